@@ -1,0 +1,92 @@
+"""fewbits: train one model across many machines while sending almost nothing, and count every byte."""
+
+from fewbits import methods
+from fewbits.codecs import (
+    Adaptive,
+    Chain,
+    Codec,
+    Delta,
+    Each,
+    ErrorFeedback,
+    Flat,
+    LookBack,
+    Predict,
+    Quantize,
+    RandK,
+    Raw,
+    Route,
+    Sign,
+    Threshold,
+    TopK,
+    Transform,
+    chain,
+    each,
+    flat,
+    route,
+)
+from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
+from fewbits.engines.memory import Federation, Result, RoundReport, Schedule, Task, federate
+from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
+from fewbits.learn import Client, FedAdam, LocalSGD, Method, Server, ServerSGD
+from fewbits.link import Broadcast, Follower, Ledger, Receiver, Sender, StateStore
+from fewbits.rng import Key
+from fewbits.spec import Contract, Spec, TreeSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adaptive",
+    "Auto",
+    "Broadcast",
+    "Chain",
+    "Client",
+    "Codec",
+    "Contract",
+    "Delta",
+    "DesyncError",
+    "Each",
+    "Elias",
+    "ErrorFeedback",
+    "FedAdam",
+    "Federation",
+    "FewbitsError",
+    "Fixed",
+    "Flat",
+    "Follower",
+    "Golomb",
+    "Key",
+    "Ledger",
+    "LocalError",
+    "LocalSGD",
+    "LookBack",
+    "Method",
+    "Predict",
+    "Quantize",
+    "RandK",
+    "Rans",
+    "Raw",
+    "Receiver",
+    "Result",
+    "RoundReport",
+    "Route",
+    "Schedule",
+    "Sender",
+    "Server",
+    "ServerSGD",
+    "Sign",
+    "Spec",
+    "StateStore",
+    "Task",
+    "Threshold",
+    "TopK",
+    "Transform",
+    "TreeSpec",
+    "WireError",
+    "Zstd",
+    "chain",
+    "each",
+    "federate",
+    "flat",
+    "methods",
+    "route",
+]

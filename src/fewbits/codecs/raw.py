@@ -1,0 +1,68 @@
+"""Raw: every value, at a chosen width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs.base import Keys, Transform
+from fewbits.errors import LocalError
+from fewbits.spec import Contract, Spec
+
+WIDTHS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+
+
+@dataclass(frozen=True)
+class Raw(Transform):
+    """Send the values themselves: as they are, or cast to fp16 or bf16 (FedPAQ's uplink) or fp32.
+
+    `Raw()` is lossless. A cast to a narrower type rounds to nearest even; a value beyond the type's range is refused,
+    never sent as infinity.
+    """
+
+    dtype: str | None = None  # "fp16", "bf16", "fp32", "fp64"; None: the tensor's own
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in WIDTHS:
+            raise LocalError(f"Raw: dtype must be one of {', '.join(WIDTHS)} or None; got {self.dtype!r}")
+
+    def __repr__(self) -> str:
+        return f"Raw({self.dtype!r})" if self.dtype else "Raw()"
+
+    def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[None, Tensor]:
+        """Cast."""
+        y = x.to(self.carrier(None, spec).torch_dtype)
+        if y.dtype != x.dtype and not bool(torch.isfinite(y).all()):
+            largest = torch.finfo(y.dtype).max
+            raise LocalError(f"Raw: {float(x.abs().max()):.4g} does not fit {self.dtype}, whose largest value is {largest:.4g}")
+        return None, y
+
+    def join(self, side: Any, carrier: Tensor, spec: Spec) -> Tensor:
+        """Cast back."""
+        return carrier.to(spec.torch_dtype)
+
+    def carrier(self, side: Any, spec: Spec) -> Spec:
+        """Same shape, chosen type."""
+        return replace(spec, dtype=WIDTHS[self.dtype] if self.dtype else spec.dtype)
+
+    def contract(self, spec: Spec) -> Contract:
+        """Lossless when nothing is narrowed; a narrowing cast promises no relative bound (denormals)."""
+        lossless = _holds(self.carrier(None, spec).dtype, spec.dtype)
+        if lossless:
+            return Contract(lossless=True, omega=0.0, delta=1.0, payload_bits=0)
+        return Contract(payload_bits=0)
+
+    @classmethod
+    def examples(cls) -> Sequence[Transform]:
+        """All widths."""
+        return [cls(), cls("fp32"), cls("fp16"), cls("bf16")]
+
+
+def _holds(carrier: str, value: str) -> bool:
+    """True when type `carrier` represents every value of type `value`."""
+    order = {"float16": 0, "bfloat16": 0, "float32": 1, "float64": 2}
+    return carrier == value or order[carrier] > order[value]

@@ -1,0 +1,162 @@
+"""One array of bytes under the cheapest of four models; the part that `Rans` and supports share.
+
+Two bits name the model, and the rest begins at a whole byte:
+    RAW       the bytes
+    CONSTANT  the one byte that they all are
+    JOINT     a weight per byte value, then rANS words
+    PRODUCT   a weight per digit, whose products are the bytes' weights (cheap to state: for short inputs), then words
+Weights travel as a bit length and a few leading bits; both ends turn them into the same frequencies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewbits import kernels
+from fewbits.coders.fixed import write_packed
+from fewbits.coders.joined import digit_table, digits
+from fewbits.errors import WireError
+from fewbits.wire import BitReader, BitWriter
+
+RAW, CONSTANT, JOINT, PRODUCT = range(4)
+MANY = 2**14  # bytes from which four lanes pay: each costs 16 bits
+LONG = 2**12  # bytes from which 15-bit frequencies pay
+VERY_LONG = 2**20  # bytes from which finer weights pay
+TAG_BITS = 8  # the model's two bits and the fill behind them
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block that is ready to be written."""
+
+    model: int
+    table: np.ndarray  # uint8: weights, zero-filled to a whole byte
+    payload: np.ndarray  # uint8
+
+    @property
+    def bits(self) -> int:
+        """Length, fill included."""
+        return TAG_BITS + 8 * (len(self.table) + len(self.payload))
+
+    def write(self, out: BitWriter) -> None:
+        """Append model, table and payload."""
+        out.write(self.model, 2)
+        out.write_bytes(self.table)
+        out.write_bytes(self.payload)
+
+
+def best_block(data: np.ndarray, levels: int) -> Block:
+    """Code bytes that hold `digits(levels)` digits below `levels` each.  # (n,) uint8, n > 0"""
+    counts = kernels.bits.histogram(data, levels ** digits(levels))
+    empty = np.zeros(0, np.uint8)
+    if counts[data[0]] == len(data):
+        return Block(CONSTANT, empty, data[:1])
+    tables = [(model, *_weigh(model, counts, levels, len(data))) for model in _models(levels)]
+    costs = [model_bits(counts, frequency) + 8 * len(table) for _, table, frequency in tables]
+    if min(costs) + TAG_BITS >= 8 * len(data):
+        return Block(RAW, empty, data)
+    model, table, frequency = tables[costs.index(min(costs))]
+    return Block(model, table, coded(data, frequency))
+
+
+def read_block(n: int, levels: int, src: BitReader) -> np.ndarray:
+    """Read `n` bytes back; WireError for bytes that no encoder writes.  # (n,) uint8"""
+    model = src.read(2)
+    if model in (RAW, CONSTANT):
+        data = src.read_bytes(n if model == RAW else 1)
+        if int(data.max()) >= levels ** digits(levels):
+            raise WireError(f"byte {data.max()} holds no {digits(levels)} digits below {levels}")
+        return data if model == RAW else np.full(n, data[0])
+    return read_coded(n, _read_frequency(model, n, levels, src), src)
+
+
+def coded(data: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+    """rANS words of bytes under frequencies that sum to a power of two and are positive for each of them.  # uint8"""
+    words = np.empty(len(data) + 8, np.uint16)
+    first = kernels.rans.encode(data, frequency, _scale(frequency), _lanes(len(data)), words)
+    return words[first:].astype(">u2").view(np.uint8)
+
+
+def read_coded(n: int, frequency: np.ndarray, src: BitReader) -> np.ndarray:
+    """Read `n` bytes that `coded` wrote under the same frequencies; WireError for anything else.  # (n,) uint8"""
+    rest = src.rest()[: 2 * (n + 8)]
+    words = rest[: len(rest) & ~1].view(">u2").astype(np.uint16)
+    data = np.empty(n, np.uint8)
+    used = kernels.rans.decode(words, frequency, _scale(frequency), _lanes(n), data)
+    if used < 0:
+        raise WireError(f"the bytes that came are not {n} rANS-coded symbols")
+    src.skip(16 * used)
+    return data
+
+
+def model_bits(counts: np.ndarray, frequency: np.ndarray) -> float:
+    """Length that rANS comes to with these frequencies, states included: sum of counts * log2(total / frequency)."""
+    some = counts > 0
+    lanes = _lanes(int(counts.sum()))
+    return float(np.dot(counts[some], np.log2(frequency.sum() / frequency[some]))) + 16 * lanes
+
+
+def _models(levels: int) -> tuple[int, ...]:
+    return (JOINT, PRODUCT) if digits(levels) > 1 else (JOINT,)
+
+
+def _lanes(n: int) -> int:
+    return 4 if n >= MANY else 1
+
+
+def _frequency_bits(n: int) -> int:
+    return 15 if n >= LONG else 12
+
+
+def _scale(frequency: np.ndarray) -> int:
+    return int(frequency.sum()).bit_length() - 1
+
+
+def _mantissa(model: int, n: int) -> int:
+    """Leading bits kept of each weight after the first: an error of 2^-4 costs 0.001 bit per symbol."""
+    return 7 if model == PRODUCT else 5 if n >= VERY_LONG else 3
+
+
+def _weigh(model: int, counts: np.ndarray, levels: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The table to send for these counts, and the frequencies that both ends make of it."""
+    if model == PRODUCT:
+        columns = digit_table(levels)[: len(counts)].T
+        counts = sum(np.bincount(column, counts, levels) for column in columns).astype(np.int64)
+    mantissa = _mantissa(model, n)
+    weights = kernels.rans.round_weights(counts, mantissa)
+    words = np.zeros(len(counts) // 2 + 2, np.uint64)  # at most 13 + 7 bits each
+    nbits = kernels.rans.write_weights(weights, mantissa, words)
+    return kernels.bits.tobytes(words, nbits), _frequencies(model, weights, levels, n)
+
+
+def _read_frequency(model: int, n: int, levels: int, src: BitReader) -> np.ndarray:
+    weights = np.zeros(levels if model == PRODUCT else levels ** digits(levels), np.int64)
+    data = src.rest()[: 4 * len(weights) + 8]
+    nbits = kernels.rans.read_weights(kernels.bits.words(data), 8 * len(data), _mantissa(model, n), weights)
+    if nbits < 0:
+        raise WireError(f"the bytes that came are no table of {len(weights)} weights")
+    src.skip(nbits)
+    src.align()
+    return _frequencies(model, weights, levels, n)
+
+
+def _frequencies(model: int, weights: np.ndarray, levels: int, n: int) -> np.ndarray:
+    shares = weights.astype(np.float64)
+    if model == PRODUCT:
+        first, *others = digit_table(levels)[: levels ** digits(levels)].T
+        products = shares[first]
+        for column in others:  # one product after the other: every machine rounds alike
+            products = products * shares[column]
+        shares = products
+    return kernels.rans.normalise(shares, _frequency_bits(n))
+
+
+def symbol_cost(counts: np.ndarray) -> float:
+    """Estimated length of a block of single-digit symbols with these counts, table included."""
+    n = int(counts.sum())
+    if n == 0 or counts.max() == n:
+        return 2.0 * TAG_BITS
+    table, frequency = _weigh(JOINT, counts, len(counts), n)
+    return min(8.0 * n, model_bits(counts, frequency) + 8 * len(table)) + TAG_BITS

@@ -1,0 +1,94 @@
+"""Every value in the same number of bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewbits import kernels
+from fewbits.coders.base import Coder
+from fewbits.coders.joined import digits, join, nothing, offsets, restore, separate, symbol_dtype, trivial, width_bits
+from fewbits.spec import Spec
+from fewbits.wire import BitReader, BitWriter
+
+
+@dataclass(frozen=True)
+class Fixed(Coder):
+    """ceil(log2 levels) bits per level, most significant bit first; floats as their little-endian words.
+
+    >>> Fixed().payload_bits(Spec((5,), "int8", -7, 7))
+    20
+    """
+
+    floats = True
+
+    def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
+        """Append numel * ceil(log2 levels) bits."""
+        symbols = offsets(values, spec)
+        if not spec.integer:
+            out.write_bytes(symbols.astype(symbols.dtype.newbyteorder("<"), copy=False))
+        elif not trivial(spec):
+            write_packed(_pack(symbols, width_bits(spec)), width_bits(spec) * spec.numel, out)
+
+    def read(self, spec: Spec, src: BitReader) -> np.ndarray:
+        """Read them back; WireError when they end too early or name no level."""
+        if trivial(spec):
+            return nothing(spec)
+        if not spec.integer:
+            words = src.read_bytes(spec.numel * spec.bits // 8).tobytes()
+            return np.frombuffer(words, f"<u{spec.bits // 8}").astype(f"u{spec.bits // 8}")
+        width = width_bits(spec)
+        symbols = np.empty(spec.numel, symbol_dtype(spec))
+        _unpack(read_packed(width * spec.numel, src), width, symbols)
+        return restore(symbols, spec)
+
+    def payload_bits(self, spec: Spec) -> int:
+        """Exact size."""
+        return width_bits(spec) * spec.numel
+
+    @classmethod
+    def examples(cls) -> Sequence[Fixed]:
+        """The only one."""
+        return (cls(),)
+
+
+def write_packed(data: np.ndarray, nbits: int, out: BitWriter) -> None:
+    """Append the first `nbits` bits of `data` (uint8): whole bytes after aligning, then the tail as bits."""
+    whole, tail = divmod(nbits, 8)
+    if whole:
+        out.write_bytes(data[:whole])
+    if tail:
+        out.write(int(data[whole]) >> (8 - tail), tail)
+
+
+def read_packed(nbits: int, src: BitReader) -> np.ndarray:
+    """Read what `write_packed` wrote, zero-filled to whole bytes.  # (ceil(nbits/8),) uint8"""
+    whole, tail = divmod(nbits, 8)
+    src.need(nbits, "a packed array")
+    data = src.read_bytes(whole) if whole else np.zeros(0, np.uint8)
+    if not tail:
+        return data
+    return np.append(data, np.uint8(src.read(tail) << (8 - tail)))
+
+
+def _pack(symbols: np.ndarray, width: int) -> np.ndarray:
+    if width in (1, 2, 4):
+        return join(symbols, 1 << width, pad=0)
+    if width in (8, 16, 32, 64):
+        return symbols.astype(symbols.dtype.newbyteorder(">"), copy=False).view(np.uint8)
+    nbits = width * len(symbols)
+    words = np.zeros(-(-nbits // 64), np.uint64)
+    kernels.bits.pack(symbols, width, words)
+    return kernels.bits.tobytes(words, nbits)
+
+
+def _unpack(data: np.ndarray, width: int, out: np.ndarray) -> None:
+    if width in (1, 2, 4):
+        assert digits(1 << width) == 8 // width
+        out[:] = separate(data, 1 << width, len(out))
+    elif width in (8, 16, 32, 64):
+        out[:] = np.frombuffer(data.tobytes(), f">u{width // 8}")
+    else:
+        kernels.bits.unpack(kernels.bits.words(data), width, out)

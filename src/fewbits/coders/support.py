@@ -1,0 +1,176 @@
+"""Sorted index sets: where a sparse vector is not zero. Both ends know k and n.
+
+Three bits name the form that came out shortest:
+    RUNS       Golomb-coded runs between indices: the least overhead, for few indices
+    RANDOM     runs in buckets under the geometric model that k and n imply; nothing is sent but rANS words
+    CLUSTERED  the same (from here on, by 0, 1 or 2 fine bits) under a model that is sent: real updates cluster
+A bucket is a run's bit length and `fine` bits below its leading one; the bits below travel raw.
+When k > n/2 the complement travels instead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fewbits import kernels
+from fewbits.coders.blocks import best_block, coded, model_bits, read_block, read_coded, symbol_cost
+from fewbits.coders.fixed import read_packed, write_packed
+from fewbits.coders.golomb import parameter
+from fewbits.errors import LocalError, WireError
+from fewbits.wire import BitReader, BitWriter
+
+RUNS, RANDOM, CLUSTERED = range(3)
+FORMS = CLUSTERED + 3
+FINE = 2  # fine bits of RANDOM, and the most of CLUSTERED
+MODEL_BITS = 15
+MAX_SIZE = 2**40
+
+
+def write_support(indices: np.ndarray, n: int, out: BitWriter) -> None:
+    """Append k distinct ascending indices below n.  # (k,) int64
+
+    Raises LocalError when they are not ascending and below n. k = 0 and k = n cost nothing.
+    """
+    _check(indices, n)
+    if len(indices) in (0, n):
+        return
+    if 2 * len(indices) > n:
+        indices = _complement(indices, n)
+    costs = _costs(indices, n)
+    form = costs.index(min(costs))
+    out.write(form, 3)
+    if form == RUNS:
+        _write_runs(indices, n, out)
+    else:
+        _write_buckets(indices, n, form, out)
+
+
+def read_support(k: int, n: int, src: BitReader) -> np.ndarray:
+    """Read k ascending indices below n; WireError when the bytes give anything else.  # (k,) int64"""
+    if not 0 <= k <= n or n > MAX_SIZE:
+        raise LocalError(f"support: need 0 <= k <= n <= 2^40; got k={k}, n={n}")
+    if k in (0, n):
+        return np.arange(k, dtype=np.int64)
+    fewer = min(k, n - k)
+    form = src.read(3)
+    if form >= FORMS:
+        raise WireError(f"support: form {form} came; there are {FORMS}")
+    found = _read_runs(fewer, n, src) if form == RUNS else _read_buckets(fewer, n, form, src)
+    return found if fewer == k else _complement(found, n)
+
+
+def _check(indices: np.ndarray, n: int) -> None:
+    if indices.dtype != np.int64 or indices.ndim != 1 or n > MAX_SIZE:
+        found = f"{indices.dtype} {indices.shape}, n={n}"
+        raise LocalError(f"support: expected int64 indices of one dimension, n up to 2^40; got {found}")
+    if len(indices) and (indices[0] < 0 or indices[-1] >= n or not bool(np.all(indices[1:] > indices[:-1]))):
+        raise LocalError(f"support: indices must be ascending, distinct and in 0..{n - 1}")
+
+
+def _complement(indices: np.ndarray, n: int) -> np.ndarray:
+    missing = np.ones(n, bool)
+    missing[indices] = False
+    return np.flatnonzero(missing)
+
+
+def _costs(indices: np.ndarray, n: int) -> list[float]:
+    """Length of each form in bits, from counts alone; RUNS exact, the others within a few bits."""
+    k = len(indices)
+    runs = float(kernels.golomb.golomb_bits(indices, parameter(k, n)))
+    counts = kernels.golomb.bucket_counts(indices, FINE)[: _buckets(n, FINE)]
+    raw = float(np.dot(counts, _spare(len(counts), FINE)))
+    random = raw + model_bits(counts, _geometric(k, n))
+    return [runs, random, *(_clustered_cost(counts, fine) for fine in range(FINE + 1))]
+
+
+def _clustered_cost(counts: np.ndarray, fine: int) -> float:
+    lowest = _lowest(len(counts), FINE)
+    spare = np.maximum(0, _bit_length(lowest) - 1 - fine)
+    merged = np.bincount((spare << fine) + (lowest >> spare), counts, 17).astype(np.int64)
+    return float(np.dot(counts, spare)) + symbol_cost(merged)
+
+
+def _write_runs(indices: np.ndarray, n: int, out: BitWriter) -> None:
+    m = parameter(len(indices), n)
+    words = np.zeros(_max_run_bits(len(indices), n, m) // 64 + 2, np.uint64)
+    nbits = kernels.golomb.golomb_encode(indices, _whole(len(indices)), np.array([m]), words)
+    out.align()
+    write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
+
+
+def _read_runs(k: int, n: int, src: BitReader) -> np.ndarray:
+    m = parameter(k, n)
+    data = src.rest()[: _max_run_bits(k, n, m) // 8 + 1]
+    src.need(k, "a run of one bit at least per index")
+    found = np.empty(k, np.int64)
+    words = kernels.bits.words(data)
+    used = kernels.golomb.golomb_decode(words, 8 * len(data), _whole(k), np.array([m]), np.array([n]), found)
+    if used < 0:
+        raise WireError(f"support: {k} indices below {n} do not fit the bytes that came")
+    src.skip(used)
+    return found
+
+
+def _whole(k: int) -> np.ndarray:
+    return np.array([0, k], np.int64)
+
+
+def _max_run_bits(k: int, n: int, m: int) -> int:
+    return n // m + k * ((m - 1).bit_length() + 1)
+
+
+def _write_buckets(indices: np.ndarray, n: int, form: int, out: BitWriter) -> None:
+    fine = FINE if form == RANDOM else form - CLUSTERED
+    symbols = np.empty(len(indices), np.uint8)
+    words = np.zeros(len(indices) * n.bit_length() // 64 + 2, np.uint64)
+    nbits = kernels.golomb.bucket_encode(indices, fine, symbols, words)
+    if form == RANDOM:
+        out.write_bytes(coded(symbols, _geometric(len(indices), n)))
+    else:
+        best_block(symbols, _buckets(n, fine)).write(out)
+    write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
+
+
+def _read_buckets(k: int, n: int, form: int, src: BitReader) -> np.ndarray:
+    fine = FINE if form == RANDOM else form - CLUSTERED
+    symbols = read_coded(k, _geometric(k, n), src) if form == RANDOM else read_block(k, _buckets(n, fine), src)
+    raw = read_packed(kernels.golomb.bucket_bits(symbols, fine), src)
+    found = np.empty(k, np.int64)
+    if not kernels.golomb.bucket_decode(symbols, fine, kernels.bits.words(raw), n, found):
+        raise WireError(f"support: {k} runs reach index {n} or beyond")
+    return found
+
+
+def _buckets(n: int, fine: int) -> int:
+    """How many buckets runs below n fall into; at least 17, so that blocks take one to a byte."""
+    spare = max(0, (n - 1).bit_length() - 1 - fine)
+    return max(17, (spare << fine) + ((n - 1) >> spare) + 1)
+
+
+def _spare(buckets: int, fine: int) -> np.ndarray:
+    """Raw bits of each bucket.  # (buckets,) int64"""
+    return np.maximum(0, (np.arange(buckets) >> fine) - 1)
+
+
+def _lowest(buckets: int, fine: int) -> np.ndarray:
+    """The shortest run of each bucket.  # (buckets,) int64"""
+    spare = _spare(buckets, fine)
+    return (np.arange(buckets) - (spare << fine)) << spare
+
+
+def _bit_length(values: np.ndarray) -> np.ndarray:
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)  # exact below 2^53
+
+
+def _geometric(k: int, n: int) -> np.ndarray:
+    """Frequencies of buckets when each index is in with probability k/n: q^lowest - q^(next lowest).  # int64
+
+    Products of doubles alone, so that both ends round alike; tiny weights are lifted to one floor, because whether
+    denormal numbers are kept is a processor setting.
+    """
+    lowest = _lowest(_buckets(n, FINE) + 1, FINE)
+    square, powers = (n - k) / n, np.ones(len(lowest))
+    for i in range(MAX_SIZE.bit_length() + 1):
+        powers[(lowest >> i) & 1 == 1] *= square
+        square *= square
+    return kernels.rans.normalise(np.maximum(powers[:-1] - powers[1:], 2.0**-60), MODEL_BITS)

@@ -1,0 +1,96 @@
+"""zstandard over joined bytes: the fast choice, and the one that finds repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewbits.coders.base import Coder
+from fewbits.coders.elias import read_delta, write_delta
+from fewbits.coders.fixed import Fixed
+from fewbits.coders.joined import digits, join, merge, nothing, offsets, planes, restore, separate, trivial, width_bits
+from fewbits.errors import LocalError, WireError
+from fewbits.spec import Spec
+from fewbits.wire import BitReader, BitWriter
+
+
+@dataclass(frozen=True)
+class Zstd(Coder):
+    """One zstandard frame without magic, size and checksum; fixed width where that is not longer (one bit says which)."""
+
+    level: int = 1  # 1..19; higher: slower, a little smaller
+
+    floats = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.level <= 19:
+            raise LocalError(f"Zstd: level must be in 1..19; got {self.level}")
+
+    def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
+        """Append the shorter of fixed width and the compressed planes."""
+        symbols = offsets(values, spec)
+        if trivial(spec):
+            return
+        packed = _compress(_joined(symbols, spec), self.level)
+        small = 8 * len(packed) + 48 < width_bits(spec) * spec.numel
+        out.write(int(small), 1)
+        if small:
+            write_delta(len(packed), out)
+            out.write_bytes(packed)
+        else:
+            Fixed().write(values, spec, out)
+
+    def read(self, spec: Spec, src: BitReader) -> np.ndarray:
+        """Read them back; memory is bounded by numel before anything is decompressed."""
+        if trivial(spec):
+            return nothing(spec)
+        if not src.read(1):
+            return Fixed().read(spec, src)
+        packed = src.read_bytes(read_delta(src, width_bits(spec) * spec.numel))
+        if width_bits(spec) > 8:
+            count = -(-width_bits(spec) // 8)
+            data = _decompress(packed.tobytes(), count * spec.numel)
+            return restore(merge(list(data.reshape(count, spec.numel)), spec), spec)
+        data = _decompress(packed.tobytes(), -(-spec.numel // digits(spec.levels)))
+        if int(data.max()) >= spec.levels ** digits(spec.levels):
+            raise WireError(f"byte {data.max()} holds no {digits(spec.levels)} digits below {spec.levels}")
+        return restore(separate(data, spec.levels, spec.numel), spec)
+
+    @classmethod
+    def examples(cls) -> Sequence[Zstd]:
+        """A fast and a slow one."""
+        return (cls(), cls(9))
+
+
+def _joined(symbols: np.ndarray, spec: Spec) -> np.ndarray:
+    if width_bits(spec) > 8:
+        return np.concatenate(planes(symbols, spec))
+    return join(symbols, spec.levels)
+
+
+def _compress(data: np.ndarray, level: int) -> bytes:
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=0, write_checksum=0, write_dict_id=0
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+
+
+def _decompress(packed: bytes, size: int) -> np.ndarray:
+    import zstandard
+
+    kind = zstandard.FORMAT_ZSTD1_MAGICLESS
+    try:
+        stated = zstandard.get_frame_parameters(packed, format=kind).content_size
+        if stated not in (zstandard.CONTENTSIZE_UNKNOWN, size):  # else it would allocate what the frame says
+            raise WireError(f"zstandard frame states {stated} bytes; {size} were expected")
+        decompressor = zstandard.ZstdDecompressor(format=kind)
+        data = decompressor.decompress(packed, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise WireError(f"zstandard frame is damaged: {error}") from None
+    if len(data) != size:
+        raise WireError(f"zstandard frame holds {len(data)} bytes; {size} were expected")
+    return np.frombuffer(data, np.uint8)

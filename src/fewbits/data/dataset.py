@@ -1,0 +1,42 @@
+"""A data set: four arrays that all clients share, and what a model must know of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from fewbits.errors import LocalError
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Training and test examples as whole arrays; a client is a list of rows.
+
+    Images are (n, channels, height, width): uint8 pixels, which `fewbits.learn.local.select` turns into floats in
+    [-1, 1], or float32 in that range. In memory they are channels_last. Text is (n, 80) int64 character numbers with
+    targets of the same shape.
+    """
+
+    train_x: Tensor  # (n, ...)
+    train_y: Tensor  # (n,) int64 class numbers, or (n, time)
+    test_x: Tensor  # (m, ...)
+    test_y: Tensor  # (m,) or (m, time)
+    classes: int  # number of classes, or of characters
+    name: str
+    groups: np.ndarray | None = None  # (n,) int64: who each training example naturally belongs to
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example: (channels, height, width) or (time,)."""
+        return tuple(self.train_x.shape[1:])
+
+    def first(self, limit: int | None) -> Data:
+        """At most `limit` training and `limit` test examples, the first ones; None: all. LocalError below 1."""
+        if limit is None:
+            return self
+        if limit < 1:
+            raise LocalError(f"load: limit must be 1 or more examples; got {limit}")
+        parts = {name: getattr(self, name)[:limit] for name in ("train_x", "train_y", "test_x", "test_y")}
+        return replace(self, **parts, groups=None if self.groups is None else self.groups[:limit])

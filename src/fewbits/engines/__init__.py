@@ -1,0 +1,1 @@
+"""Floor 6: what carries frames. The algorithms below never know."""

@@ -1,0 +1,213 @@
+"""Pool: workers in processes of one thread each, drawing clients from one shared counter.
+
+Only bytes pass between the processes: a JSON header and a frame. With one process the worker lives in this one.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import queue
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewbits.engines.memory.task import Task
+from fewbits.engines.memory.worker import Reply, Worker, chunks, one_thread
+from fewbits.errors import FewbitsError, LocalError
+from fewbits.learn.method import Method
+from fewbits.rng import Key
+
+Message = tuple[dict[str, Any], bytes]
+
+
+class Pool:
+    """Plays rounds on `processes` workers; use as a context manager."""
+
+    def __init__(self, task: Task, method: Method, key: Key, states: Path, processes: int) -> None:
+        """`processes` >= 1; results do not depend on it."""
+        if processes < 1:
+            raise LocalError(f"processes must be at least 1; got {processes}")
+        self._arguments = (task, method, key, states)
+        self._task, self._count = task, processes
+        self._threads_before = torch.get_num_threads()
+        self._pipes: list[Connection] = []
+        self._children: list[Any] = []
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Pool:
+        one_thread()
+        if self._count == 1:
+            self._worker = Worker(*self._arguments, "0")
+            return self
+        # fork: the arrays are shared without a copy, and models may be closures. Children run one thread.
+        context = multiprocessing.get_context("fork")
+        self._next = context.Value("q", 0)
+        for i in range(self._count):
+            ours, theirs = context.Pipe()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
+                child = context.Process(target=_serve, args=(theirs, self._next, *self._arguments, str(i)), daemon=True)
+                child.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._children.append(child)
+        for pipe in self._pipes:
+            threading.Thread(target=self._listen, args=(pipe,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads_before)
+        if self._worker is not None:
+            self._worker.close()
+        for pipe in self._pipes:
+            try:
+                pipe.send_bytes(_pack({"do": "stop"}))
+            except OSError:
+                continue  # that child is gone already
+        for child in self._children:
+            child.join(10)
+            if child.is_alive():
+                child.kill()
+
+    @property
+    def workers(self) -> int:
+        """How many follow the public model."""
+        return self._count
+
+    def round(self, number: int, clients: list[int], bundle: bytes) -> Iterator[tuple[Reply, bytes]]:
+        """Every client's reply, in the order of `clients`, as soon as that order allows."""
+        if self._worker is not None:
+            self._worker.follow(bundle)
+            for client in clients:
+                yield self._worker.train(number, client)
+            return
+        self._tell({"do": "round", "round": number, "clients": clients}, bundle)
+        for header, frame in self._collect(len(clients)):
+            yield Reply(**header["reply"]), frame
+
+    def evaluate(self, bundle: bytes) -> tuple[float, float]:
+        """(accuracy, mean loss) of the newest public model on the whole test set."""
+        count = chunks(self._task)
+        if self._worker is not None:
+            self._worker.follow(bundle)
+            found = [self._worker.evaluate(chunk) for chunk in range(count)]
+        else:
+            self._tell({"do": "evaluate", "chunks": count}, bundle)
+            found = [header["result"] for header, _ in self._collect(count)]
+        total = sum(n for n, _, _ in found)
+        return sum(n * a for n, a, _ in found) / total, sum(n * loss for n, _, loss in found) / total
+
+    def settle(self, number: int, failed: list[int], horizon: int) -> None:
+        """End a round in every worker's store; returns when all have."""
+        if self._worker is not None:
+            self._worker.settle(number, failed, horizon)
+            return
+        self._tell({"do": "settle", "round": number, "failed": failed, "horizon": horizon})
+        for _ in self._children:
+            self._take()
+
+    def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
+        self._next.value = 0
+        message = _pack(header, data)
+        for pipe in self._pipes:
+            pipe.send_bytes(message)
+
+    def _collect(self, count: int) -> Iterator[Message]:
+        """Messages with an index 0..count-1, in its order; returns when every worker says that it is done."""
+        early: dict[int, Message] = {}
+        wanted, working = 0, len(self._children)
+        while wanted < count or working:
+            header, data = self._take()
+            if "done" in header:
+                working -= 1
+            else:
+                early[header["index"]] = (header, data)
+            while wanted in early:
+                yield early.pop(wanted)
+                wanted += 1
+
+    def _take(self) -> Message:
+        while True:
+            try:
+                header, data = self._inbox.get(timeout=1.0)
+            except queue.Empty:
+                dead = [child.exitcode for child in self._children if child.exitcode is not None]
+                if dead:
+                    raise FewbitsError(f"a worker process ended unexpectedly (exit code {dead[0]}); the run can be resumed") from None
+                continue
+            if "error" in header:
+                kind = LocalError if header["local"] else FewbitsError
+                raise kind(header["error"])
+            return header, data
+
+    def _listen(self, pipe: Connection) -> None:
+        """A thread per worker empties its pipe, so that no worker waits for the server's decoding."""
+        try:
+            while True:
+                self._inbox.put(_unpack(pipe.recv_bytes()))
+        except (EOFError, OSError):
+            return
+
+
+def _serve(pipe: Connection, counter: Any, task: Task, method: Method, key: Key, states: Path, name: str) -> None:
+    """A worker process: take orders until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    one_thread()
+    try:
+        worker = Worker(task, method, key, states, name)
+        while True:
+            order, data = _unpack(pipe.recv_bytes())
+            if order["do"] == "stop":
+                worker.close()
+                return
+            _obey(worker, order, data, pipe, counter)
+            pipe.send_bytes(_pack({"done": order["do"]}))
+    except EOFError:
+        return  # the parent is gone
+    except FewbitsError as error:
+        pipe.send_bytes(_pack({"error": str(error), "local": isinstance(error, LocalError)}))
+    except Exception:  # noqa: BLE001 - whatever the user's model raised must reach the parent before this process ends
+        pipe.send_bytes(_pack({"error": f"a worker process failed:\n{traceback.format_exc()}", "local": False}))
+
+
+def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any) -> None:
+    if order["do"] == "settle":
+        worker.settle(order["round"], order["failed"], order["horizon"])
+        return
+    worker.follow(data)
+    if order["do"] == "round":
+        for i in _draw(counter, len(order["clients"])):
+            reply, frame = worker.train(order["round"], order["clients"][i])
+            pipe.send_bytes(_pack({"index": i, "reply": reply.asdict()}, frame))
+    else:
+        for i in _draw(counter, order["chunks"]):
+            pipe.send_bytes(_pack({"index": i, "result": worker.evaluate(i)}))
+
+
+def _draw(counter: Any, limit: int) -> Iterator[int]:
+    while True:
+        with counter.get_lock():
+            i = counter.value
+            counter.value = i + 1
+        if i >= limit:
+            return
+        yield i
+
+
+def _pack(header: dict[str, Any], data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return b"".join((len(text).to_bytes(4, "big"), text, data))
+
+
+def _unpack(message: bytes) -> Message:
+    size = int.from_bytes(message[:4], "big")
+    return json.loads(message[4 : 4 + size]), message[4 + size :]

@@ -1,0 +1,61 @@
+"""Task: a model, data cut into clients, and how a client trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fewbits.errors import LocalError
+from fewbits.learn.local import LocalSGD
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is learnt; the arrays exist once and are shared by all processes."""
+
+    model: nn.Module  # with its initial weights; trained in place
+    x: Tensor  # (n, ...) all clients' inputs
+    y: Tensor  # (n, ...) and targets
+    parts: Sequence[np.ndarray]  # each client's row numbers
+    test_x: Tensor | None = None
+    test_y: Tensor | None = None
+    local: LocalSGD = field(default_factory=lambda: LocalSGD(lr=0.1))
+    loss: Loss | None = None  # None: cross-entropy
+
+    def __post_init__(self) -> None:
+        if not self.parts or any(len(part) == 0 for part in self.parts):
+            empty = [c for c, part in enumerate(self.parts) if len(part) == 0]
+            raise LocalError(f"Task: every client needs at least one example; clients without: {empty or 'there are no clients'}")
+        if len(self.x) != len(self.y):
+            raise LocalError(f"Task: x has {len(self.x)} rows and y {len(self.y)}")
+        most = max(int(part.max()) for part in self.parts)
+        if most >= len(self.x):
+            raise LocalError(f"Task: a client refers to row {most}, but there are {len(self.x)} rows")
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        clients: Sequence[tuple[Tensor, Tensor]],
+        test: tuple[Tensor, Tensor] | None = None,
+        local: LocalSGD | None = None,
+        loss: Loss | None = None,
+    ) -> Task:
+        """From one (x, y) pair per client."""
+        if not clients:
+            raise LocalError("federate: give at least one client, as (x, y) tensors")
+        ends = np.cumsum([0] + [len(y) for _, y in clients])
+        return Task(
+            model,
+            torch.cat([x for x, _ in clients]),
+            torch.cat([y for _, y in clients]),
+            [np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)],
+            *(test or (None, None)),
+            local=local or LocalSGD(lr=0.1),
+            loss=loss,
+        )

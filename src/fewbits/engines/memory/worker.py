@@ -1,0 +1,117 @@
+"""Worker: plays clients, one at a time, in one thread of one process.
+
+All up-to-date clients hold the same public model, bit for bit (that is what Broadcast guarantees), so a worker decodes
+each version once and lends it to the clients it plays. A client's own end of the uplink is loaded from the
+StateStore, used, and stored as if the frame had arrived; `settle` takes it back for clients whose frame did not.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from fewbits.codecs import as_lift
+from fewbits.engines.memory.task import Task
+from fewbits.errors import LocalError
+from fewbits.learn import exchange
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.local import evaluate
+from fewbits.learn.method import Method
+from fewbits.link import Follower, Sender, StateStore
+from fewbits.rng import Key
+
+PART = "client.up"
+CHUNK = 500  # test examples per piece of an evaluation
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one client in one round."""
+
+    client: int
+    weight: int = 0  # examples
+    figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor
+    trouble: str = ""  # why there is no frame
+
+    def asdict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Worker:
+    """Trains clients and evaluates pieces of the test set."""
+
+    def __init__(self, task: Task, method: Method, key: Key, states: Path, name: str) -> None:
+        """`states` is the StateStore's folder, `name` this worker's file in it."""
+        self.task, self.key = task, key
+        self.model = FlatModel(copy.deepcopy(task.model))
+        spec = exchange.spec(self.model)
+        self._follower = Follower(exchange.with_buffers(as_lift(method.down, "Worker"), spec), spec)
+        self._sender = Sender(exchange.with_buffers(as_lift(method.up, "Worker"), spec), spec, key)
+        self._fresh = self._sender.dump()
+        self._store = StateStore(states, writer=name)
+
+    def follow(self, bundle: bytes) -> None:
+        """Take the newest public model."""
+        self._follower.receive(bundle)
+
+    @property
+    def version(self) -> int:
+        """Of the public model held."""
+        return self._follower.version
+
+    def train(self, round: int, client: int) -> tuple[Reply, bytes]:
+        """Play one client: load its end, train from the public model, encode what changed."""
+        task, public = self.task, self._follower.value
+        exchange.load(self.model, public)
+        part = task.parts[client]
+        key = self.key.fold("round", round, "client", client)
+        report = task.local.train(self.model, task.x, task.y, part, key, **({"loss": task.loss} if task.loss else {}))
+        update = {name: public[name] - x for name, x in exchange.values(self.model).items()}
+        sender = self._sender
+        sender.load(self._store.get(client, PART) or self._fresh)
+        sender.key = self.key.fold("client", client, "up")
+        try:
+            frame = sender.send(update, ack=self.version, common=self.key.fold("round", round, "common"))
+        except LocalError as error:
+            return Reply(client, trouble=str(error)), b""
+        figures = {"loss": report.loss} | sender.observe()
+        if "floor" in figures:  # |g/tau|^2 sin^2, with g = update / lr accumulated over tau steps
+            figures["floor"] /= (task.local.lr * max(1, report.steps)) ** 2
+        sender.commit()
+        self._store.put(client, PART, round, sender.dump())
+        return Reply(client, len(part), figures), frame
+
+    def evaluate(self, chunk: int) -> tuple[int, float, float]:
+        """(examples, accuracy, mean loss) of the public model on one piece of the test set."""
+        task = self.task
+        assert task.test_x is not None and task.test_y is not None
+        rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+        exchange.load(self.model, self._follower.value)
+        x, y = task.test_x[rows], task.test_y[rows]
+        accuracy, loss = evaluate(self.model, x, y, **({"loss": task.loss} if task.loss else {}))
+        return len(y), accuracy, loss
+
+    def settle(self, round: int, failed: list[int], horizon: int) -> None:
+        """The round is over: take back the ends whose frames did not count, make the others durable."""
+        self._store.rollback(round, failed, PART)
+        self._store.horizon = horizon
+        self._store.commit()
+        self._store.refresh()
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+
+def chunks(task: Task) -> int:
+    """Pieces of the test set."""
+    return 0 if task.test_y is None else -(-len(task.test_y) // CHUNK)
+
+
+def one_thread() -> None:
+    """All results are those of one thread, so that they do not depend on the machine."""
+    torch.set_num_threads(1)

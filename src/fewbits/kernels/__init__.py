@@ -1,0 +1,21 @@
+"""Compiled loops on NumPy arrays, one idea per file; imported on first use, because numba costs 0.3 s.
+
+Write `from fewbits import kernels` and call `kernels.select.largest(...)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fewbits.kernels import bits, golomb, quantise, rans, select
+
+__all__ = ["bits", "golomb", "quantise", "rans", "select"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"fewbits.kernels.{name}")
+    raise AttributeError(f"module 'fewbits.kernels' has no attribute {name!r}")

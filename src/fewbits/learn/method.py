@@ -1,0 +1,19 @@
+"""Method: what makes one way of federating differ from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fewbits.codecs import Lift
+from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named composition of codecs, server optimiser and weighting."""
+
+    name: str  # as on the command line
+    up: Lift  # clients to server
+    down: Lift  # server to clients
+    optimizer: ServerOptimizer = field(default_factory=ServerSGD)
+    normalise: str = "sampled"  # or "all": divide by everybody's examples (LBGM's official code)

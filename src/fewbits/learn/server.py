@@ -1,0 +1,141 @@
+"""Server: takes the clients' frames, gives each client its bundle, and owns the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewbits.codecs import Codec, Transform, TreeTotal, as_lift
+from fewbits.coders.base import Coder
+from fewbits.errors import LocalError, WireError
+from fewbits.learn import exchange
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
+from fewbits.link import Broadcast, Receiver, StateStore
+from fewbits.rng import Key
+from fewbits.wire import Frame
+
+NORMALISE = ("sampled", "all")
+PART = "server.up"
+
+
+class Server:
+    """The server of a federation (FedAvg, McMahan et al. 2017, over any codecs).
+
+    A round: `bundle` for each sampled client, `accept` their frames (in the order of their numbers, so that sums are the same every time),
+    then `step`. A frame that cannot be decoded is counted in `rejected` and left out; the round goes on.
+    The model is updated in place: theta -= lr * sum_k w_k * update_k, with w_k = n_k / sum of n over the accepted
+    (`normalise="all"`: over `total_weight`, as LBGM's official code does, which shrinks the step when sampling).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        up: Codec | Transform | Coder,
+        down: Codec | Transform | Coder,
+        key: Key,
+        optimizer: ServerOptimizer | None = None,
+        store: StateStore | None = None,
+        normalise: str = "sampled",
+        total_weight: float | None = None,
+        common: Key = Key(0),
+    ) -> None:
+        """`store` keeps the clients' states on disk; without it they stay in memory."""
+        if normalise not in NORMALISE or (normalise == "all") != (total_weight is not None):
+            raise LocalError('Server: normalise is "sampled", or "all" together with total_weight')
+        self.model = model
+        self.flat = FlatModel(model)
+        self.spec = exchange.spec(self.flat)
+        self.key, self.common = key, common
+        self.up = exchange.with_buffers(as_lift(up, "Server"), self.spec)
+        self.broadcast = Broadcast(exchange.with_buffers(as_lift(down, "Server"), self.spec), self.spec, key.fold("down"))
+        self.optimizer: ServerOptimizer = optimizer or ServerSGD()
+        self.moments: Moments = self.optimizer.init(len(self.flat.params))
+        self.normalise, self.total_weight = normalise, total_weight
+        self.round = 0  # rounds finished
+        self.versions: dict[int, int] = {}  # of the public model, by client
+        self.rejected: dict[int, int] = {}  # frames left out, by client
+        self._store = store
+        self._receivers: dict[int, Receiver] = {}
+        self._shared = Receiver(self.up, self.spec, common)  # lent to each client in turn when states are on disk
+        self._fresh = self._shared.dump()
+        self._total, self._weight = TreeTotal(self.up, self.spec), 0.0
+        self.broadcast.publish(exchange.values(self.flat))
+
+    def sample(self, clients: int, per_round: int) -> list[int]:
+        """This round's clients, ascending: a uniform subset drawn from the key and the round."""
+        return [int(c) for c in self.key.fold("round", self.round, "sample").subset(min(per_round, clients), clients)]
+
+    def bundle(self, client: int) -> bytes:
+        """What this client must receive to hold the current model, by what it is known to have."""
+        return self.broadcast.bundle(self.versions.get(client), self.receiver(client).ack)
+
+    def receiver(self, client: int) -> Receiver:
+        """The receiving end of a client's link, valid until the next call."""
+        if self._store is None:
+            return self._receivers.setdefault(client, Receiver(self.up, self.spec, self.common))
+        self._shared.load(self._store.get(client, PART) or self._fresh)
+        return self._shared
+
+    def accept(self, client: int, frame: bytes, weight: float, common: Key | None = None) -> Receiver | None:
+        """Add one client's update with `weight` (its number of examples); None when the frame was left out.
+
+        Returns the receiving end, whose `sections` and `observe` tell of the frame.
+        """
+        if not weight > 0:
+            raise LocalError(f"Server.accept: weight must be > 0; got {weight} for client {client}")
+        receiver = self.receiver(client)
+        try:
+            partials = receiver.receive_partial(frame, common)
+        except WireError:
+            self.rejected[client] = self.rejected.get(client, 0) + 1
+            return None
+        self._total.add(partials, weight)
+        self._weight += weight
+        self.versions[client] = self._version(Frame.parse(frame).header.ack)
+        if self._store is not None:
+            self._store.put(client, PART, self.round + 1, receiver.dump())
+        return receiver
+
+    def _version(self, ack: int) -> int:
+        """The version that 16 bits stand for: the latest that fits."""
+        version = self.broadcast.version
+        return version - (version - ack) % 2**16
+
+    def step(self) -> None:
+        """Finish the round: move the model by the mean update and publish it. Without any update it stays."""
+        if self._weight:
+            self._apply(self._total.value(), 1.0 / (self.total_weight or self._weight))
+        self._total, self._weight = TreeTotal(self.up, self.spec), 0.0
+        self.round += 1
+        self.broadcast.publish(exchange.values(self.flat))
+
+    def _apply(self, total: dict[str, Tensor], scale: float) -> None:
+        update = torch.cat([x.reshape(-1) for name, x in total.items() if not name.startswith(exchange.BUFFER)])
+        theta, self.moments = self.optimizer.step(self.flat.params, update * scale, self.moments)
+        self.flat.params.copy_(theta)
+        current = exchange.values(self.flat)
+        for name, x in total.items():
+            if name.startswith(exchange.BUFFER):
+                current[name].sub_(x * scale)
+
+    def dump(self) -> dict[str, Any]:
+        """Tensors and frames of a checkpoint: model, moments, public model, broadcast; clients' ends are in the store."""
+        public = self.broadcast.value
+        return {
+            "theta": self.flat.vector().clone(),
+            "public": torch.cat([x.reshape(-1) for x in public.values()]),
+            "moments": [m.clone() for m in self.moments],
+            "broadcast": self.broadcast.dump(),
+        }
+
+    def load(self, round: int, theta: Tensor, public: Tensor, moments: Sequence[Tensor], broadcast: Sequence[bytes]) -> None:
+        """Become the server that was dumped after `round` rounds."""
+        self.flat.load_vector(theta)
+        pieces = torch.split(public, [leaf.numel for _, leaf in self.spec])
+        tree = {name: x.reshape(leaf.shape) for (name, leaf), x in zip(self.spec, pieces, strict=True)}
+        self.broadcast.load(broadcast, tree)
+        self.moments, self.round = tuple(moments), round

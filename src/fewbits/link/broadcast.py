@@ -1,0 +1,182 @@
+"""Broadcast: one sender, many receivers, some of whom were away.
+
+The server's history is a log of encoded entries with versions. A receiver at version v gets what is shorter: the
+entries v+1..t, or a snapshot of the public value.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from fewbits.codecs import Codec, Delta, Lift, Transform, as_lift
+from fewbits.codecs.lifts import cut
+from fewbits.coders.base import Coder
+from fewbits.errors import LocalError, WireError
+from fewbits.link.receiver import Receiver
+from fewbits.link.sender import Sender
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+from fewbits.wire import Frame
+
+MAX_FRAMES = 2**16
+
+
+class Broadcast:
+    """The sending end: publish values, then ask for the bundle that brings a receiver up to date.
+
+    With a stateless codec every entry is the whole value and only the last one is ever needed. With `Delta(...)` the first value
+    travels as a snapshot and the entries are differences. Other stateful codecs are refused: their snapshot
+    would not hold the current value.
+    """
+
+    def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, key: Key, keep: int = 64) -> None:
+        """`keep`: entries in the log; receivers further behind get a snapshot."""
+        lift = as_lift(codec, "Broadcast")
+        if not lift.stateless and not all(isinstance(inner, Delta) for inner in lift.inner):
+            raise LocalError(f"Broadcast: needs a stateless codec or Delta(...) in every group; got {lift!r}")
+        self._sender = Sender(lift, spec, key)
+        self._log: deque[bytes] = deque(maxlen=keep)
+        self._snapshot: bytes | None = None
+        self.value: Any = None  # the public value: what every up-to-date receiver has, bit for bit
+
+    @property
+    def version(self) -> int:
+        """Of the value last published; 0: nothing yet."""
+        return self._sender.sequence
+
+    @property
+    def codec(self) -> Lift:
+        """What the entries are encoded with."""
+        return self._sender.codec
+
+    def publish(self, x: Any) -> None:
+        """Make x, as the codec renders it, the next version."""
+        sender = self._sender
+        self._snapshot = None
+        if self.version == 0 and not sender.codec.stateless:
+            sender.start(x)
+            sender.sequence = 1  # so that versions and sequence numbers agree
+            self.value = {k: v.detach().clone() for k, v in x.items()} if isinstance(x, dict) else x.detach().clone()
+        else:
+            if sender.codec.stateless:
+                sender.resync()  # an entry that is whole needs no history
+            self._log.append(sender.send(x))
+            self.value = sender.value
+            sender.commit()
+
+    def frames(self, version: int | None) -> list[bytes]:
+        """The frames for a receiver at `version` (None or 0: new): the cheapest that there are."""
+        if self.version == 0:
+            raise LocalError("Broadcast: nothing has been published")
+        if version == self.version:
+            return []
+        if self._sender.codec.stateless:
+            return [self._log[-1]]
+        missed = self.version - (version or 0)
+        entries = list(self._log)[-missed:] if version and missed <= len(self._log) else None
+        snapshot = self._snapshot = self._snapshot or self._sender.snapshot()
+        if entries is None or sum(map(len, entries)) > len(snapshot):
+            return [snapshot]
+        return entries
+
+    def bundle(self, version: int | None, ack: int = 0) -> bytes:
+        """The frames for a receiver at `version` as one message, the last one carrying the receiver's acknowledgement."""
+        frames = self.frames(version)
+        if frames:
+            frames = [*frames[:-1], bytes(Frame.parse(frames[-1]).acknowledging(ack))]
+        return pack(frames)
+
+    def dump(self) -> list[bytes]:
+        """The sender, then the log, for a checkpoint; `value` is not in it."""
+        return [self._sender.dump(), *self._log]
+
+    def load(self, dumped: Sequence[bytes], value: Any) -> None:
+        """Become the broadcast that was dumped, whose public value was `value`."""
+        self._sender.load(dumped[0])
+        self._log.clear()
+        self._log.extend(dumped[1:])
+        self.value, self._snapshot = value, None
+
+
+class Follower:
+    """The receiving end: take bundles, hold the public value."""
+
+    def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec) -> None:
+        self._codec, self._spec = as_lift(codec, "Follower"), spec
+        self._receiver = Receiver(self._codec, spec)
+        self.value: Any = None
+        self.ack: int | None = None  # what came with the last bundle: frames accepted from us, modulo 2^16
+
+    @property
+    def version(self) -> int:
+        """Of the public value held; the acknowledgement for the next frame the other way."""
+        return self._receiver.expects
+
+    def receive(self, bundle: bytes) -> Any:
+        """The public value after this bundle; entries that are already here are passed over.
+
+        On an error, the frames before the bad one have been taken.
+        """
+        self.ack = None
+        for data in unpack(bundle):
+            header = Frame.parse(data).header
+            self.ack = header.ack
+            if header.sequence < self.version and not header.snapshot:
+                continue
+            if header.snapshot:
+                self._receiver.adopt(data)
+                # Only Delta makes snapshots, and its state begins with the value.
+                self.value = _values(self._codec, self._receiver.state, self._spec)
+            else:
+                self.value = self._receiver.receive(data)
+        return self.value
+
+
+def _values(codec: Lift, state: Any, spec: Spec | TreeSpec) -> Any:
+    """The value that a Delta state stands for, cut back into tensors."""
+    return cut([own[0].clone() for own in state], codec.groups(spec), spec)
+
+
+def pack(frames: Sequence[bytes]) -> bytes:
+    """Count, then each frame after its length; all numbers LEB128."""
+    return b"".join([_leb(len(frames)), *(part for frame in frames for part in (_leb(len(frame)), frame))])
+
+
+def unpack(bundle: bytes) -> list[bytes]:
+    """Undo `pack`; WireError on anything else."""
+    count, at = _unleb(bundle, 0)
+    if count > MAX_FRAMES:
+        raise WireError(f"bundle claims {count} frames; at most {MAX_FRAMES} are allowed")
+    frames = []
+    for _ in range(count):
+        length, at = _unleb(bundle, at)
+        if length > len(bundle) - at:
+            raise WireError(f"bundle ends too early: a frame of {length} bytes at byte {at}, {len(bundle) - at} are left")
+        frames.append(bytes(bundle[at : at + length]))
+        at += length
+    if at != len(bundle):
+        raise WireError(f"bundle is too long: {len(bundle) - at} bytes follow its last frame")
+    return frames
+
+
+def _leb(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _unleb(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 35, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return value, at
+    raise WireError("bundle holds a number that does not end")

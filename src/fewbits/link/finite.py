@@ -1,0 +1,60 @@
+"""Checks on values at the ends of a link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewbits.errors import LocalError
+from fewbits.spec import Spec, TreeSpec
+
+
+def named(x: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of a value with their names."""
+    return list(x.items()) if isinstance(x, Mapping) else [("tensor", x)]
+
+
+def all_finite(x: Any) -> bool:
+    """Whether every number is finite.
+
+    Half the range is left to sums: |x| may be up to the largest float, so the sum itself could overflow; only when the
+    cheap sum is not finite are the elements looked at.
+    """
+    for _, value in named(x):
+        if not bool(torch.isfinite(value.sum())) and not bool(torch.isfinite(value).all()):
+            return False
+    return True
+
+
+def check_finite(x: Any, owner: str) -> None:
+    """Raise LocalError naming the first tensor with NaN or infinite entries, and how many of each."""
+    if all_finite(x):
+        return
+    for name, value in named(x):
+        nans, infs = int(torch.isnan(value).sum()), int(torch.isinf(value).sum())
+        if nans or infs:
+            raise LocalError(f"{owner}: {name} has {nans} NaN and {infs} infinite values of {value.numel()}; send finite updates")
+
+
+def check_tree(x: Any, spec: Spec | TreeSpec, owner: str) -> None:
+    """Raise LocalError unless x has the names, shapes and dtypes of spec."""
+    if isinstance(spec, TreeSpec):
+        if not isinstance(x, Mapping):
+            raise LocalError(f"{owner}: expected a dict of {len(spec)} tensors; got {type(x).__name__}")
+        expected = [name for name, _ in spec]
+        if list(x) != expected:
+            raise LocalError(f"{owner}: expected the tensors {expected} in this order; got {list(x)}")
+        for name, leaf in spec:
+            _check(name, x[name], leaf, owner)
+    else:
+        _check("tensor", x, spec, owner)
+
+
+def _check(name: str, x: Any, spec: Spec, owner: str) -> None:
+    if not isinstance(x, Tensor):
+        raise LocalError(f"{owner}: {name} must be a tensor; got {type(x).__name__}")
+    if tuple(x.shape) != spec.shape or x.dtype != spec.torch_dtype:
+        raise LocalError(f"{owner}: {name} must be {spec.dtype} of shape {spec.shape}; got {x.dtype} of shape {tuple(x.shape)}")

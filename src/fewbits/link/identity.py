@@ -1,0 +1,31 @@
+"""What two ends must agree on before the first frame, and the digest of what was on the wire since."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from fewbits.codecs import Codec
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+
+
+def codec_hash(codec: Codec, spec: Spec | TreeSpec) -> int:
+    """16 bits that name the codec and the Spec."""
+    return int.from_bytes(_digest(codec, spec)[:2], "big")
+
+
+def first_history(codec: Codec, spec: Spec | TreeSpec) -> int:
+    """The history of a link on which nothing has been sent: 24 more bits of the same digest."""
+    return int.from_bytes(_digest(codec, spec)[2:5], "big")
+
+
+def next_history(history: int, common: Key, sequence: int, payload_crc: int) -> int:
+    """24-bit digest of the history so far, the common key, and the frame that was just decoded."""
+    text = b"".join((history.to_bytes(3, "big"), common.digest(8), sequence.to_bytes(4, "big"), payload_crc.to_bytes(4, "big")))
+    return int.from_bytes(hashlib.blake2b(text, digest_size=3, person=b"fewbits.history").digest(), "big")
+
+
+@lru_cache(maxsize=256)
+def _digest(codec: Codec, spec: Spec | TreeSpec) -> bytes:
+    return hashlib.blake2b(f"{codec!r}\n{spec!r}".encode(), digest_size=8, person=b"fewbits.codec").digest()

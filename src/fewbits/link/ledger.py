@@ -1,0 +1,94 @@
+"""Ledger: every frame that travelled, by round, client, direction and stage; the only source of reported bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fewbits.errors import LocalError
+from fewbits.wire import Section
+
+DIRECTIONS = ("up", "down")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message between the server and one client."""
+
+    round: int
+    client: int
+    direction: str  # "up" or "down"
+    frame_bytes: int  # len() of what travelled: headers, lengths and payloads
+    payload_bytes: int  # of them, payload
+    stages: dict[str, int] = field(default_factory=dict)  # payload bits by innermost section
+
+
+class Ledger:
+    """Entries appended to a JSON-lines file (or only summed, without a path), with running totals."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Continue the file at `path` if there is one."""
+        self._path = path
+        self._lines: list[str] = []
+        self.frame_bytes = dict.fromkeys(DIRECTIONS, 0)
+        self.payload_bytes = dict.fromkeys(DIRECTIONS, 0)
+        self.messages = dict.fromkeys(DIRECTIONS, 0)
+        if path is not None and path.exists():
+            for entry in read(path):
+                self._count(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Append one message."""
+        self._count(entry)
+        if self._path is not None:
+            self._lines.append(json.dumps(vars(entry), separators=(",", ":")))
+
+    def flush(self) -> int:
+        """Write what was added since the last flush; returns the file's size in bytes."""
+        if self._path is None:
+            return 0
+        with self._path.open("a") as file:
+            file.writelines(line + "\n" for line in self._lines)
+        self._lines.clear()
+        return self._path.stat().st_size
+
+    def _count(self, entry: Entry) -> None:
+        self.frame_bytes[entry.direction] += entry.frame_bytes
+        self.payload_bytes[entry.direction] += entry.payload_bytes
+        self.messages[entry.direction] += 1
+
+
+def read(path: Path) -> Iterator[Entry]:
+    """The entries of a ledger file; LocalError names the first line that is none."""
+    with path.open() as file:
+        for number, line in enumerate(file, 1):
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError):
+                raise LocalError(f"{path}, line {number}: not a ledger entry") from None
+            if entry.direction not in DIRECTIONS:
+                raise LocalError(f"{path}, line {number}: direction must be up or down; got {entry.direction!r}")
+            yield entry
+
+
+def stages(sections: Sequence[Section]) -> dict[str, int]:
+    """Bits of the innermost sections, summed by their own name."""
+    outer = {section.name.rpartition("/")[0] for section in sections}
+    found: dict[str, int] = {}
+    for section in sections:
+        if section.name not in outer:
+            stage = section.name.rpartition("/")[2]
+            found[stage] = found.get(stage, 0) + section.stop - section.start
+    return found
+
+
+def by_stage(entries: Iterable[Entry], direction: str) -> dict[str, int]:
+    """Payload bits of one direction, by stage."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        if entry.direction == direction:
+            for stage, bits in entry.stages.items():
+                found[stage] = found.get(stage, 0) + bits
+    return found

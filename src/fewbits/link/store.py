@@ -1,0 +1,100 @@
+"""StateStore: the ends of many links on disk, in SQLite, by run, owner and part."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from fewbits.errors import LocalError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS states (
+    run TEXT NOT NULL, owner INTEGER NOT NULL, part TEXT NOT NULL, round INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (run, owner, part, round)
+)
+"""
+CACHE_KIB = 16 * 1024  # the most page cache per file and process
+
+
+class StateStore:
+    """Blobs by (run, owner, part), each version with the round that made it.
+
+    Old versions are kept back to `horizon`, so that a run can go back to its last checkpoint. Each writer has a file of its
+    own (SQLite takes one writer at a time) and reads everybody's; what others wrote is seen after their `commit`.
+    Crash-safe: write-ahead logging; a kill loses at most what was not committed.
+    """
+
+    def __init__(self, folder: Path, run: str = "", writer: str = "0") -> None:
+        """Open (and make) `folder`; `writer` names this process's file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.run = folder, run
+        self.horizon = 0  # versions superseded at or before this round may go
+        self._name = f"states-{writer}.sqlite"
+        self._files: dict[str, sqlite3.Connection] = {}
+        self._own = self._open(self._name)
+        self.refresh()
+
+    def put(self, owner: int, part: str, round: int, data: bytes) -> None:
+        """Store a version; it replaces one of the same round, and drops those that the horizon has passed."""
+        key = (self.run, owner, part)
+        self._own.execute(
+            "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round < "
+            "(SELECT MAX(round) FROM states WHERE run=? AND owner=? AND part=? AND round<=?)",
+            (*key, *key, self.horizon),
+        )
+        self._own.execute("INSERT OR REPLACE INTO states VALUES (?,?,?,?,?)", (*key, round, data))
+
+    def get(self, owner: int, part: str) -> bytes | None:
+        """The latest version, whoever wrote it, or None."""
+        best: tuple[int, bytes] | None = None
+        for file in self._files.values():
+            row = file.execute(
+                "SELECT round, data FROM states WHERE run=? AND owner=? AND part=? ORDER BY round DESC LIMIT 1",
+                (self.run, owner, part),
+            ).fetchone()
+            if row is not None and (best is None or row[0] > best[0]):
+                best = row
+        return best[1] if best else None
+
+    def commit(self) -> None:
+        """Make what was put durable and visible to the other writers."""
+        self._own.commit()
+
+    def refresh(self) -> None:
+        """See files that other writers have made since."""
+        for path in sorted(self.folder.glob("states-*.sqlite")):
+            if path.name not in self._files:
+                self._open(path.name)
+
+    def rollback(self, round: int, owners: Iterable[int], part: str) -> None:
+        """Drop the owners' versions of this round, if this writer made them."""
+        self._own.executemany(
+            "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round=?", [(self.run, o, part, round) for o in owners]
+        )
+
+    def forget_after(self, round: int) -> None:
+        """Drop, in every file, the versions made after `round`: the run goes on from there. No other writer may be open."""
+        for file in self._files.values():
+            file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
+            file.commit()
+
+    def close(self) -> None:
+        """Commit and close."""
+        self._own.commit()
+        for file in self._files.values():
+            file.close()
+
+    def _open(self, name: str) -> sqlite3.Connection:
+        path = self.folder / name
+        try:
+            file = sqlite3.connect(path, timeout=60)
+            file.execute("PRAGMA journal_mode=WAL")
+            file.execute("PRAGMA synchronous=NORMAL")
+            file.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            file.execute(SCHEMA)
+            file.commit()
+        except sqlite3.DatabaseError as error:
+            raise LocalError(f"{path}: cannot be used as a state store ({error})") from None
+        self._files[name] = file
+        return file

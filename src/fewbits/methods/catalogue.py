@@ -1,0 +1,54 @@
+"""The methods by the names they have on the command line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from fewbits.errors import LocalError
+from fewbits.learn.method import Method
+from fewbits.methods.dense import dense, fedpaq
+from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
+from fewbits.methods.predict import predict
+from fewbits.methods.sparse import randk, signsgd, topk
+
+METHODS: Mapping[str, Callable[..., Method]] = {
+    "dense": dense,
+    "fedpaq": fedpaq,
+    "topk": topk,
+    "randk": randk,
+    "signsgd": signsgd,
+    "lbgm": lbgm,
+    "lbgm+topk": lbgm_topk,
+    "lbgm+sign": lbgm_sign,
+    "predict": predict,
+}
+
+
+def options(name: str) -> dict[str, object]:
+    """A method's options with their defaults; LocalError lists the methods when there is none of that name."""
+    if name not in METHODS:
+        raise LocalError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+    return {p.name: p.default for p in inspect.signature(METHODS[name]).parameters.values()}
+
+
+def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
+    """The method of that name with options given as text, as `--set threshold=0.2` does."""
+    known = options(name)
+    values = {}
+    for key, text in (settings or {}).items():
+        if key not in known:
+            raise LocalError(f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}")
+        values[key] = _parse(name, key, text, known[key])
+    return METHODS[name](**values)
+
+
+def _parse(method: str, key: str, text: str, default: object) -> object:
+    """Text as a value of the default's type."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return type(default)(text)
+    except (KeyError, ValueError):
+        kind = "true or false" if isinstance(default, bool) else type(default).__name__
+        raise LocalError(f"method {method!r}: option {key} must be {kind}, such as {default}; got {text!r}") from None

@@ -1,0 +1,24 @@
+"""Dense updates.
+
+FedAvg: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
+FedPAQ: Reisizadeh et al., AISTATS 2020.
+"""
+
+from __future__ import annotations
+
+from fewbits.codecs import Quantize, Raw, chain, flat
+from fewbits.coders import Fixed
+from fewbits.learn.method import Method
+from fewbits.learn.optimizers import ServerSGD
+from fewbits.methods.downlink import downlink
+
+
+def dense(down: str = "dense", momentum: float = 0.0) -> Method:
+    """FedAvg: every number in float32, both ways."""
+    return Method("dense", flat(chain(Raw())), downlink(down), ServerSGD(momentum=momentum))
+
+
+def fedpaq(bits: int = 8, down: str = "dense", momentum: float = 0.0) -> Method:
+    """FedPAQ: quantised updates (16: fp16 as they are; else that many bits, dithered), dense downlink."""
+    up = chain(Raw("fp16")) if bits == 16 else chain(Quantize(bits=bits), Fixed())
+    return Method("fedpaq", flat(up), downlink(down), ServerSGD(momentum=momentum))

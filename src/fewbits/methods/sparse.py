@@ -1,0 +1,31 @@
+"""Sparse and one-bit updates with error feedback.
+
+Top-k: Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, NeurIPS 2018. Sign: Karimireddy et al., Error Feedback Fixes
+SignSGD, ICML 2019. Random-k: Konecny et al. 2016 (random mask).
+"""
+
+from __future__ import annotations
+
+from fewbits.codecs import ErrorFeedback, Quantize, RandK, Sign, chain, flat
+from fewbits.coders import Rans
+from fewbits.learn.method import Method
+from fewbits.learn.optimizers import ServerSGD
+from fewbits.methods.downlink import downlink
+from fewbits.methods.stack import sparse_stack
+
+
+def topk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
+    """Top-k with error feedback, on `bits`-bit levels (32: float32 values), on rANS."""
+    return Method("topk", flat(ErrorFeedback(sparse_stack(fraction, bits))), downlink(down), ServerSGD(momentum=momentum))
+
+
+def randk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
+    """Random-k with error feedback; the support is never sent and is one for all clients of a round."""
+    return Method(
+        "randk", flat(ErrorFeedback(chain(RandK(fraction), Quantize(bits=bits), Rans()))), downlink(down), ServerSGD(momentum=momentum)
+    )
+
+
+def signsgd(down: str = "delta8", momentum: float = 0.0) -> Method:
+    """Scaled signs with error feedback: one bit per number."""
+    return Method("signsgd", flat(ErrorFeedback(chain(Sign()))), downlink(down), ServerSGD(momentum=momentum))

@@ -1,0 +1,125 @@
+"""Randomness by name: one root seed, every draw from a key folded with the labels of its purpose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fewbits.errors import LocalError
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class Key:
+    """A name for a stream of random bits, the same on every machine, device and library version.
+
+    The stream is Philox4x64-10 (Salmon et al. 2011) in counter mode, keyed by the first 128 bits of
+    BLAKE2b over the seed and the labels; signs, uniforms and subsets are made from its raw words here, not by
+    a library's distributions, which may change.
+
+    >>> Key(0).fold("round", 3, "client", 7)
+    Key(seed=0, path=('round', 3, 'client', 7))
+    """
+
+    seed: int  # any integer
+    path: tuple[Label, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise LocalError(f"Key: the seed must be an integer; got {self.seed!r}")
+        for label in self.path:  # True == 1, so a bool would make equal keys with different streams
+            if not isinstance(label, int | str) or isinstance(label, bool):
+                raise LocalError(f"Key.fold: labels are integers and strings; got {label!r}")
+
+    def fold(self, *labels: Label) -> Key:
+        """The key of a sub-purpose; labels are integers and strings."""
+        return Key(self.seed, self.path + labels)
+
+    def text(self) -> str:
+        """This key as JSON, for `Key.parse`."""
+        return json.dumps([self.seed, *self.path])
+
+    @staticmethod
+    def parse(text: str) -> Key:
+        """The key that `text` came from; LocalError when it is none.
+
+        >>> Key.parse(Key(3).fold("round", 1).text())
+        Key(seed=3, path=('round', 1))
+        """
+        try:
+            seed, *path = json.loads(text)
+            return Key(seed).fold(*path)
+        except (ValueError, TypeError):
+            raise LocalError(f"Key.parse: expected a JSON list of a seed and labels; got {text[:60]!r}") from None
+
+    def digest(self, size: int = 16) -> bytes:
+        """`size` bytes that name this key."""
+        parts = [f"i{self.seed}", *(f"{'s' if isinstance(x, str) else 'i'}{x}" for x in self.path)]
+        text = b"".join(len(p.encode()).to_bytes(4, "little") + p.encode() for p in parts)
+        return hashlib.blake2b(text, digest_size=size, person=b"fewbits.key").digest()
+
+    def word(self) -> int:
+        """One 64-bit word, for generators that take a seed."""
+        return int.from_bytes(self.digest(8), "little")
+
+    def bits(self, n: int) -> np.ndarray:
+        """n raw 64-bit words.  # (n,) uint64"""
+        key = np.frombuffer(self.digest(16), dtype="<u8")
+        # random_raw is the bit generator itself; NumPy guarantees its stream. Words are made in fours.
+        return np.random.Philox(key=key, counter=0).random_raw(n) if n else np.zeros(0, np.uint64)
+
+    def signs(self, n: int) -> np.ndarray:
+        """n fair signs, -1 or +1.  # (n,) int8"""
+        words = self.bits(-(-n // 64)).astype("<u8")
+        return (1 - 2 * np.unpackbits(words.view(np.uint8), bitorder="little")[:n].astype(np.int8)).astype(np.int8)
+
+    def uniform(self, n: int) -> np.ndarray:
+        """n multiples of 2^-24 in [0, 1).  # (n,) float32"""
+        words = self.bits(-(-n // 2)).astype("<u8").view("<u4")[:n]
+        return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+    def below(self, bound: int, n: int) -> np.ndarray:
+        """n integers in [0, bound), unbiased by rejection.  # (n,) int64"""
+        if not 0 < bound < 2**62:
+            raise LocalError(f"Key.below: bound must be in 1..2^62-1; got {bound}")
+        limit = np.uint64(2**64 - 2**64 % bound - 1)
+        found: list[np.ndarray] = []
+        have, chunk = 0, 0
+        while have < n:
+            words = self.fold("below", chunk).bits(max(16, n - have))
+            words = words[words <= limit]
+            found.append((words % np.uint64(bound)).astype(np.int64))
+            have, chunk = have + len(words), chunk + 1
+        return np.concatenate(found)[:n] if found else np.zeros(0, np.int64)
+
+    def subset(self, k: int, n: int) -> np.ndarray:
+        """A uniform k-subset of range(n), ascending.  # (k,) int64"""
+        if not 0 <= k <= n:
+            raise LocalError(f"Key.subset: need 0 <= k <= n; got k={k}, n={n}")
+        if k > n // 2:
+            keep = np.ones(n, dtype=bool)
+            keep[self.subset(n - k, n)] = False
+            return np.flatnonzero(keep)
+        chosen = np.zeros(0, np.int64)
+        step = 0
+        while len(chosen) < k:  # k <= n/2: every draw is new with probability over 1/2
+            drawn = self.fold("subset", step).below(n, k - len(chosen) + 8)
+            both = np.concatenate([chosen, drawn])
+            first = np.sort(np.unique(both, return_index=True)[1])[:k]  # first appearances, in order of drawing
+            chosen, step = both[first], step + 1
+        return np.sort(chosen)
+
+    def permutation(self, n: int) -> np.ndarray:
+        """A permutation of range(n): the order of n distinct random words.  # (n,) int64"""
+        return np.argsort(self.bits(n), kind="stable").astype(np.int64)
+
+    def generator(self) -> torch.Generator:
+        """A torch generator for private draws, such as model initialisation, that no peer must repeat."""
+        generator = torch.Generator()
+        generator.manual_seed(self.word() & (2**63 - 1))
+        return generator

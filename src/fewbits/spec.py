@@ -1,0 +1,140 @@
+"""What a value is before it is one: shapes, number types, integer ranges, and what a codec promises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fewbits.errors import LocalError
+
+FLOATS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
+INTEGERS = {"int8": 8, "uint8": 8, "int16": 16, "int32": 32, "int64": 64}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape, number type and (for integers) inclusive range of one tensor.
+
+    `segments` gives the lengths of the tensors that were laid end to end into this vector, for codecs that
+    work tensor by tensor; empty means one segment.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    low: int | None = None  # integers only: smallest level, inclusive
+    high: int | None = None  # integers only: largest level, inclusive
+    segments: tuple[int, ...] = ()  # lengths, in elements; their sum is numel
+
+    def __post_init__(self) -> None:
+        if self.dtype not in FLOATS and self.dtype not in INTEGERS:
+            raise LocalError(f"Spec: dtype must be one of {', '.join([*FLOATS, *INTEGERS])}; got {self.dtype!r}")
+        if any(n < 0 for n in self.shape):
+            raise LocalError(f"Spec: sizes must not be negative; got {self.shape}")
+        if (self.low is None) != (self.high is None) or (self.low is not None) != self.integer:
+            raise LocalError(
+                f"Spec: integers (and only they) need low and high; got {self.dtype} {self.low}..{self.high}"
+            )
+        if self.low is not None and self.high is not None:
+            kind = torch.iinfo(self.torch_dtype)
+            if not kind.min <= self.low <= self.high <= kind.max:
+                raise LocalError(
+                    f"Spec: need {kind.min} <= low <= high <= {kind.max} for {self.dtype}; got {self.low}..{self.high}"
+                )
+        if any(n < 0 for n in self.segments):
+            raise LocalError(f"Spec: segment lengths must not be negative; got {self.segments}")
+        if self.segments and sum(self.segments) != self.numel:
+            raise LocalError(f"Spec: segments sum to {sum(self.segments)} but the tensor has {self.numel} elements")
+
+    @property
+    def integer(self) -> bool:
+        """True for levels, False for floats."""
+        return self.dtype in INTEGERS
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bits(self) -> int:
+        """Bits per element in memory."""
+        return (FLOATS | INTEGERS)[self.dtype]
+
+    @property
+    def levels(self) -> int:
+        """Size of the alphabet of an integer tensor."""
+        if self.low is None or self.high is None:
+            raise LocalError(f"Spec: {self.dtype} values have no levels; quantise them first")
+        return self.high - self.low + 1
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The torch dtype of the same name."""
+        return getattr(torch, self.dtype)
+
+    def split(self) -> list[Spec]:
+        """One flat Spec per segment."""
+        if not self.segments:
+            return [replace(self, shape=(self.numel,))]
+        return [replace(self, shape=(n,), segments=()) for n in self.segments]
+
+    @staticmethod
+    def of(x: Tensor | Mapping[str, Tensor]) -> Spec | TreeSpec:
+        """Describe a float tensor, or a dict of named float tensors.
+
+        >>> Spec.of(torch.zeros(3, 4))
+        Spec(shape=(3, 4), dtype='float32', low=None, high=None, segments=())
+        """
+        if isinstance(x, Tensor):
+            name = str(x.dtype).removeprefix("torch.")
+            if name not in FLOATS:
+                raise LocalError(f"Spec.of: expected a float tensor ({', '.join(FLOATS)}); got {name}")
+            return Spec(tuple(x.shape), name)
+        if isinstance(x, Mapping):
+            return TreeSpec(tuple((str(name), _leaf(name, value)) for name, value in x.items()))
+        raise LocalError(f"Spec.of: expected a tensor or a dict of named tensors; got {type(x).__name__}")
+
+
+def _leaf(name: object, value: object) -> Spec:
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise LocalError(f"Spec.of: a dict must map names to tensors; got {name!r}: {type(value).__name__}")
+    try:
+        spec = Spec.of(value)
+    except LocalError as error:
+        raise LocalError(f"{name}: {error}") from None
+    assert isinstance(spec, Spec)
+    return spec
+
+
+@dataclass(frozen=True)
+class TreeSpec:
+    """Names and Specs of a dict of tensors, in the dict's order (part of the wire contract)."""
+
+    entries: tuple[tuple[str, Spec], ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of all tensors together."""
+        return sum(spec.numel for _, spec in self.entries)
+
+    def __iter__(self) -> Iterator[tuple[str, Spec]]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a codec promises about C, its encode-then-decode map, for one Spec; the tests hold it to each promise."""
+
+    lossless: bool = False  # C(x) == x bit for bit
+    omega: float | None = None  # E C(x) = x and E|C(x)-x|^2 <= omega |x|^2 (None: biased, or no bound)
+    delta: float | None = None  # E|C(x)-x|^2 <= (1-delta) |x|^2 with 0 < delta <= 1 (None: no bound)
+    payload_bits: int | None = None  # exact size of every payload, when it does not depend on the values
+    portable: bool = True  # same input, same bytes on any machine and device
+    linear: bool = False  # messages of one round may be added before they are expanded

@@ -1,0 +1,107 @@
+"""The frame: 16 bytes of header, then the payload.
+
+| bits | field    | meaning                                                                  |
+|------|----------|--------------------------------------------------------------------------|
+| 8    | magic    | 0xFB                                                                     |
+| 4    | version  | of the wire format, now 1                                                |
+| 1    | key      | the link starts afresh here: both ends forget their shared state         |
+| 1    | snapshot | the payload is a shared state, not a message                             |
+| 2    | zero     | reserved                                                                 |
+| 16   | codec    | hash of the codec and the Spec                                           |
+| 24   | sequence | number of this frame on its link, from 0                                 |
+| 16   | ack      | frames accepted on the link the other way, modulo 2^16                   |
+| 24   | history  | digest of all that was on the link since its last key frame              |
+| 32   | checksum | CRC-32 of the payload, then of the 12 header bytes before this field     |
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+
+from fewbits.errors import LocalError, WireError
+
+MAGIC = 0xFB
+VERSION = 1
+HEADER_BYTES = 16
+MAX_SEQUENCE = 2**24 - 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fields of a frame's first 16 bytes."""
+
+    codec: int  # 16 bits
+    sequence: int  # 24 bits
+    history: int  # 24 bits
+    ack: int = 0  # 16 bits
+    key: bool = False
+    snapshot: bool = False
+
+    def pack(self) -> bytes:
+        """The 12 bytes before the checksum."""
+        if self.sequence > MAX_SEQUENCE:
+            raise LocalError(
+                f"frame: a link carries {MAX_SEQUENCE + 1} frames; open a new one (sequence {self.sequence})"
+            )
+        for name, bits in (("codec", 16), ("sequence", 24), ("ack", 16), ("history", 24)):
+            if not 0 <= getattr(self, name) < 2**bits:
+                raise LocalError(f"frame: {name} must fit in {bits} bits; got {getattr(self, name)}")
+        flags = VERSION << 4 | self.key << 3 | self.snapshot << 2
+        return struct.pack(
+            ">BBH3sH3s",
+            MAGIC,
+            flags,
+            self.codec,
+            self.sequence.to_bytes(3, "big"),
+            self.ack,
+            self.history.to_bytes(3, "big"),
+        )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A header and its payload; `bytes(frame)` is what travels, and its length is the only byte count."""
+
+    header: Header
+    payload: bytes
+
+    def __bytes__(self) -> bytes:
+        head = self.header.pack()
+        checksum = zlib.crc32(head, zlib.crc32(self.payload))
+        return b"".join((head, checksum.to_bytes(4, "big"), self.payload))
+
+    @staticmethod
+    def parse(data: bytes | bytearray | memoryview) -> Frame:
+        """Check magic, version, reserved bits and checksum; WireError says which one failed."""
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise WireError(f"a frame is bytes; got {type(data).__name__}")
+        data = bytes(data)  # first: the length of a memoryview counts its items, not its bytes
+        if len(data) < HEADER_BYTES:
+            raise WireError(f"a frame has at least {HEADER_BYTES} bytes; got {len(data)}")
+        magic, flags, codec, sequence, ack, history = struct.unpack(">BBH3sH3s", data[:12])
+        if magic != MAGIC:
+            raise WireError(f"not a fewbits frame: first byte is 0x{magic:02X}, expected 0x{MAGIC:02X}")
+        if flags >> 4 != VERSION:
+            raise WireError(f"frame has wire version {flags >> 4}; this library reads version {VERSION}")
+        payload = data[HEADER_BYTES:]
+        expected = zlib.crc32(data[:12], zlib.crc32(payload))
+        found = int.from_bytes(data[12:16], "big")
+        if found != expected:
+            raise WireError(f"checksum is {found:08X}, the bytes give {expected:08X}: the frame was damaged")
+        if flags & 3:
+            raise WireError("reserved header bits are not zero")
+        header = Header(
+            codec=codec,
+            sequence=int.from_bytes(sequence, "big"),
+            history=int.from_bytes(history, "big"),
+            ack=ack,
+            key=bool(flags & 8),
+            snapshot=bool(flags & 4),
+        )
+        return Frame(header, payload)
+
+    def acknowledging(self, ack: int) -> Frame:
+        """The same frame with another acknowledgement."""
+        return replace(self, header=replace(self.header, ack=ack % 2**16))

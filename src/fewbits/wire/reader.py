@@ -1,0 +1,91 @@
+"""Read what writer.py wrote; every length is checked against what is left before anything is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from fewbits.errors import WireError
+from fewbits.wire.writer import Section
+
+
+class BitReader:
+    """Walks a payload once, front to back."""
+
+    def __init__(self, data: bytes | bytearray | memoryview | np.ndarray) -> None:
+        self._data = np.frombuffer(data, dtype=np.uint8)
+        self._at = 0  # in bits
+        self._names: list[str] = []
+        self.sections: list[Section] = []
+
+    @property
+    def bits(self) -> int:
+        """Bits read so far."""
+        return self._at
+
+    @property
+    def remaining(self) -> int:
+        """Bits left, the zero fill of the last byte among them."""
+        return 8 * len(self._data) - self._at
+
+    def need(self, nbits: int, what: str) -> None:
+        """Raise WireError unless `nbits` more bits are there."""
+        if nbits < 0:
+            raise WireError(f"payload claims a length below zero: {what} needs {nbits} bits at bit {self._at}")
+        if nbits > self.remaining:
+            raise WireError(
+                f"payload ends too early: {what} needs {nbits} bits at bit {self._at}, {self.remaining} are left"
+            )
+
+    def read(self, nbits: int) -> int:
+        """The next `nbits` bits as an unsigned integer."""
+        nbits = int(nbits)
+        self.need(nbits, "a field")
+        first, last = self._at // 8, -(-(self._at + nbits) // 8)
+        word = int.from_bytes(self._data[first:last].tobytes(), "big")
+        self._at += nbits
+        return (word >> (8 * last - self._at)) & ((1 << nbits) - 1)
+
+    def align(self) -> None:
+        """Skip to the next whole byte; the skipped bits must be zero."""
+        if self.read(-self._at % 8):
+            raise WireError(f"padding before bit {self._at} is not zero")
+
+    def read_bytes(self, n: int) -> np.ndarray:
+        """The next n whole bytes, after aligning; a view, not a copy.  # (n,) uint8"""
+        n = int(n)  # a NumPy integer could overflow in 8 * n and pass the check
+        self.align()
+        self.need(8 * n, f"a block of {n} bytes")
+        start = self._at // 8
+        self._at += 8 * n
+        return self._data[start : start + n]
+
+    def rest(self) -> np.ndarray:
+        """All whole bytes left, without moving on; for decoders that find their own end.  # (m,) uint8"""
+        self.align()
+        return self._data[self._at // 8 :]
+
+    def skip(self, nbits: int) -> None:
+        """Move past `nbits` bits that a decoder took from `rest`."""
+        self.need(nbits, "a block")
+        self._at += nbits
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Record where the bits read inside begin and end."""
+        start = self.bits
+        self._names.append(name)
+        path = "/".join(self._names)
+        try:
+            yield
+        finally:
+            self._names.pop()
+            self.sections.append(Section(path, start, self.bits))
+
+    def finish(self) -> None:
+        """Raise WireError unless everything was read and the fill is zero."""
+        self.align()
+        if self.remaining:
+            raise WireError(f"payload is too long: {self.remaining} bits follow its end at bit {self._at}")
