@@ -1,4 +1,6 @@
-"""Selection and quantisation on one core, beside what else does the same: `python benchmarks/kernels.py [--n 10000000]`.
+"""Selection and quantisation on one core, beside what else does the same.
+
+    python benchmarks/kernels.py [--n 10000000]
 
 The best of several calls, all in one run and one thread: figures move from machine to machine, ratios less.
 """
@@ -68,7 +70,7 @@ def calls(n: int, s: int) -> list[tuple[str, str, Callable[[], object]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="Selection and quantisation on one core")
     parser.add_argument("--n", type=int, default=10_000_000, help="entries of the vector")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
@@ -180,16 +179,22 @@ class Total:
         self.codec, self.spec = codec, spec
         self._sum: Tensor | None = None
         self._side: Any = None
+        self._expanded: Tensor | None = None  # of messages whose side is not the first one's
 
     def add(self, partial: Partial, weight: float) -> None:
-        """Add `weight` times one message's partial; float32 (float64 for float64), in the order of the calls."""
+        """Add `weight` times one message's partial; float32 (float64 for float64), in the order of the calls.
+
+        A message whose side information differs from the first one's (a link that missed rounds draws another
+        support) is expanded by itself.
+        """
+        values = partial.values.to(wide(self.spec).torch_dtype) * (weight * partial.scale)
         if self._sum is None:
-            size = len(partial.values) if partial.support is None else self.spec.numel
-            self._sum = torch.zeros(size, dtype=wide(self.spec).torch_dtype)
-            self._side = partial.side
+            size = len(values) if partial.support is None else self.spec.numel
+            self._sum, self._side = torch.zeros(size, dtype=values.dtype), partial.side
         elif not same(partial.side, self._side):
-            raise LocalError("Total: these messages do not share their side information and cannot be added unexpanded")
-        values = partial.values.to(self._sum.dtype) * (weight * partial.scale)
+            expanded = self.codec.complete(values, partial.side, wide(self.spec))
+            self._expanded = expanded if self._expanded is None else self._expanded + expanded
+            return
         if partial.support is None:
             self._sum += values
         else:
@@ -199,7 +204,8 @@ class Total:
         """The sum, expanded; zeros when nothing was added.  # (numel,)"""
         if self._sum is None:
             return torch.zeros(self.spec.numel, dtype=wide(self.spec).torch_dtype)
-        return self.codec.complete(self._sum, self._side, wide(self.spec))
+        total = self.codec.complete(self._sum, self._side, wide(self.spec))
+        return total if self._expanded is None else total + self._expanded
 
 
 def wide(spec: Spec) -> Spec:

@@ -13,7 +13,7 @@ from fewbits.codecs.base import Codec, Keys, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.topk import TopK
-from fewbits.codecs.wrapper import Wrapper, read_vector, write_vector
+from fewbits.codecs.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
 from fewbits.coders import Rans
 from fewbits.rng import Key
 from fewbits.spec import Spec
@@ -31,6 +31,10 @@ class Delta(Wrapper):
     forbids: ClassVar[tuple[str, ...]] = ("Delta", "ErrorFeedback")
     because: ClassVar[str] = "the difference to the reference already holds what was missed; it would be counted twice"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_feedback(self.codec)
+
     def init(self, spec: Spec) -> tuple[Tensor, Any]:
         """(h = 0, the inner codec's)."""
         return torch.zeros(spec.numel, dtype=wide(spec).torch_dtype), self.codec.init(wide(spec))
@@ -46,7 +50,8 @@ class Delta(Wrapper):
 
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
         """C(x - h)."""
-        return self.codec.encode(x - state[0], wide(spec), state[1], memory, keys)
+        change = finite(x - state[0], "Delta: the vector and the reference")
+        return self.codec.encode(change, wide(spec), state[1], memory, keys)
 
     def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
         """h + C(x - h), and that is the new h."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs.base import Codec, Keys, Partial, wide
-from fewbits.codecs.chain import Chain, chain
+from fewbits.codecs.chain import chain
 from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.sign import Sign
 from fewbits.codecs.topk import TopK
-from fewbits.codecs.wrapper import Wrapper, nested, read_vector, write_vector
+from fewbits.codecs.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
 from fewbits.coders import Rans
 from fewbits.rng import Key
 from fewbits.spec import Spec
@@ -29,15 +29,12 @@ class ErrorFeedback(Wrapper):
     codec must shrink what it misses; one that multiplies by n/k is refused.
     """
 
-    forbids: ClassVar[tuple[str, ...]] = ("ErrorFeedback",)
-    because: ClassVar[str] = "the same residual would be added twice; keep one of them"
+    forbids: ClassVar[tuple[str, ...]] = ("ErrorFeedback", "Delta")
+    because: ClassVar[str] = "the same residual would be added twice, and grow; keep one of them"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for codec in nested(self.codec):
-            if isinstance(codec, Chain):
-                for transform in codec.transforms:
-                    transform.check()
+        check_feedback(self.codec)
 
     def init(self, spec: Spec) -> Any:
         """The inner codec's."""
@@ -54,7 +51,7 @@ class ErrorFeedback(Wrapper):
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
         """C(x + e), and the new e."""
         residual, inner = memory
-        u = x + residual
+        u = finite(x + residual, "ErrorFeedback: the vector and the residual")
         message, inner = self.codec.encode(u, wide(spec), state, inner, keys)
         u_hat, _ = self.codec.decode(message, wide(spec), state)
         return message, (u - u_hat, inner)

@@ -20,7 +20,7 @@ from fewbits.codecs.projection import coefficient, phase_error, read_key, read_s
 from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.raw import Raw
 from fewbits.codecs.topk import TopK
-from fewbits.codecs.wrapper import Wrapper, dot, read_optional, write_optional
+from fewbits.codecs.wrapper import Wrapper, dot, finite, read_optional, write_optional
 from fewbits.coders import Rans
 from fewbits.errors import LocalError, WireError
 from fewbits.rng import Key
@@ -141,7 +141,7 @@ class LookBack(Wrapper):
         self, x: Tensor, spec: Spec, state: LookBackState, memory: LookBackMemory, keys: Keys
     ) -> tuple[Full | Recycled, LookBackMemory]:
         l, inner_state = self.look_back(spec, state)  # noqa: E741
-        u = x if memory.residual is None else x + memory.residual
+        u = x if memory.residual is None else finite(x + memory.residual, "LookBack: the vector and the residual")
         message, inner = self.codec.encode(u, spec, inner_state, memory.inner, keys)
         v, _ = self.codec.decode(message, spec, inner_state)
         rho = coefficient(v, l)

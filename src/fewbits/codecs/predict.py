@@ -14,7 +14,7 @@ from fewbits.codecs.chain import chain
 from fewbits.codecs.projection import coefficient, read_scalar, share, write_scalar
 from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.topk import TopK
-from fewbits.codecs.wrapper import Wrapper, dot, read_optional, write_optional
+from fewbits.codecs.wrapper import Wrapper, dot, finite, read_optional, write_optional
 from fewbits.coders import Rans
 from fewbits.errors import WireError
 from fewbits.rng import Key
@@ -61,7 +61,7 @@ class Predict(Wrapper):
         h, inner = state
         x = x.to(wide(spec).torch_dtype)
         rho = coefficient(x, h)
-        rest = x if rho is None else x - h * rho
+        rest = x if rho is None else finite(x - h * rho, "Predict: the vector and its prediction")
         if self.silent > 0 and rho is not None and dot(rest, rest) <= self.silent * dot(x, x):
             return PredictMessage(rho, None), memory
         message, memory = self.codec.encode(rest, wide(spec), inner, memory, keys)

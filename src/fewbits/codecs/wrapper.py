@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs.base import Codec, wide
-from fewbits.codecs.chain import as_codec, from_words, to_words
+from fewbits.codecs.chain import Chain, as_codec, from_words, to_words
 from fewbits.coders import Fixed
 from fewbits.errors import LocalError
 from fewbits.spec import Contract, Spec
@@ -65,6 +65,22 @@ class Wrapper(Codec):
 def nested(codec: Codec) -> list[Codec]:
     """The codec and all codecs inside it."""
     return [codec, *(deep for part in codec.inner for deep in nested(part))]
+
+
+def check_feedback(codec: Codec) -> None:
+    """Raise LocalError when a transform inside may not have its own error fed back to it."""
+    for part in nested(codec):
+        if isinstance(part, Chain):
+            for transform in part.transforms:
+                transform.check()
+
+
+def finite(x: Tensor, what: str) -> Tensor:
+    """x, a sum of two finite vectors; LocalError, naming `what` was added, when it overflowed."""
+    # The sum over entries is finite for all but huge values, and costs one pass over memory.
+    if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+        raise LocalError(f"{what} sum to values beyond the largest {x.dtype}; scale the vector down")
+    return x
 
 
 def write_vector(x: Tensor, spec: Spec, out: BitWriter) -> None:

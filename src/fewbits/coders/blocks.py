@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from fewbits import kernels
-from fewbits.coders.fixed import write_packed
 from fewbits.coders.joined import digit_table, digits
 from fewbits.errors import WireError
 from fewbits.wire import BitReader, BitWriter
@@ -123,21 +122,21 @@ def _weigh(model: int, counts: np.ndarray, levels: int, n: int) -> tuple[np.ndar
     """The table to send for these counts, and the frequencies that both ends make of it."""
     if model == PRODUCT:
         columns = digit_table(levels)[: len(counts)].T
-        counts = sum(np.bincount(column, counts, levels) for column in columns).astype(np.int64)
+        counts = np.sum([np.bincount(column, counts, levels) for column in columns], axis=0).astype(np.int64)
     mantissa = _mantissa(model, n)
     weights = kernels.rans.round_weights(counts, mantissa)
     words = np.zeros(len(counts) // 2 + 2, np.uint64)  # at most 13 + 7 bits each
-    nbits = kernels.rans.write_weights(weights, mantissa, words)
+    nbits = int(kernels.rans.write_weights(weights, mantissa, words))
     return kernels.bits.tobytes(words, nbits), _frequencies(model, weights, levels, n)
 
 
 def _read_frequency(model: int, n: int, levels: int, src: BitReader) -> np.ndarray:
     weights = np.zeros(levels if model == PRODUCT else levels ** digits(levels), np.int64)
     data = src.rest()[: 4 * len(weights) + 8]
-    nbits = kernels.rans.read_weights(kernels.bits.words(data), 8 * len(data), _mantissa(model, n), weights)
+    nbits = int(kernels.rans.read_weights(kernels.bits.words(data), 8 * len(data), _mantissa(model, n), weights))
     if nbits < 0:
         raise WireError(f"the bytes that came are no table of {len(weights)} weights")
-    src.skip(nbits)
+    src.skip(int(nbits))
     src.align()
     return _frequencies(model, weights, levels, n)
 

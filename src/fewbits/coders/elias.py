@@ -39,7 +39,7 @@ class Elias(Coder):
         if trivial(spec):
             return
         delta = self.code == "delta"
-        nbits = kernels.golomb.elias_bits(symbols, low, high, delta)
+        nbits = int(kernels.golomb.elias_bits(symbols, low, high, delta))
         words = np.zeros(nbits // 64 + 2, np.uint64)
         kernels.golomb.elias_encode(symbols, low, high, delta, words)
         out.align()
@@ -57,7 +57,7 @@ class Elias(Coder):
         used = kernels.golomb.elias_decode(words, 8 * len(data), low, high, self.code == "delta", symbols)
         if used < 0:
             raise WireError(f"Elias: {spec.numel} codes of levels {low}..{high} do not fit the bytes that came")
-        src.skip(used)
+        src.skip(int(used))
         return restore(symbols, spec)
 
     @classmethod
@@ -68,7 +68,9 @@ class Elias(Coder):
 
 def _range(spec: Spec) -> tuple[int, int]:
     if spec.low is None or spec.high is None or spec.levels > MAX_LEVELS:
-        raise LocalError(f"Elias: codes integers of at most {MAX_LEVELS} levels; got {spec.dtype} {spec.low}..{spec.high}")
+        raise LocalError(
+            f"Elias: codes integers of at most {MAX_LEVELS} levels; got {spec.dtype} {spec.low}..{spec.high}"
+        )
     if max(abs(spec.low), abs(spec.high)) > 2**33 and spec.low < 0 < spec.high:
         raise LocalError(f"Elias: levels {spec.low}..{spec.high} lie too far from zero")
     return spec.low, spec.high

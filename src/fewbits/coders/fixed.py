@@ -40,8 +40,9 @@ class Fixed(Coder):
             words = src.read_bytes(spec.numel * spec.bits // 8).tobytes()
             return np.frombuffer(words, f"<u{spec.bits // 8}").astype(f"u{spec.bits // 8}")
         width = width_bits(spec)
+        data = read_packed(width * spec.numel, src)
         symbols = np.empty(spec.numel, symbol_dtype(spec))
-        _unpack(read_packed(width * spec.numel, src), width, symbols)
+        _unpack(data, width, symbols)
         return restore(symbols, spec)
 
     def payload_bits(self, spec: Spec) -> int:

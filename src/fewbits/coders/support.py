@@ -93,7 +93,7 @@ def _clustered_cost(counts: np.ndarray, fine: int) -> float:
 def _write_runs(indices: np.ndarray, n: int, out: BitWriter) -> None:
     m = parameter(len(indices), n)
     words = np.zeros(_max_run_bits(len(indices), n, m) // 64 + 2, np.uint64)
-    nbits = kernels.golomb.golomb_encode(indices, _whole(len(indices)), np.array([m]), words)
+    nbits = int(kernels.golomb.golomb_encode(indices, _whole(len(indices)), np.array([m]), words))
     out.align()
     write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
 
@@ -107,7 +107,7 @@ def _read_runs(k: int, n: int, src: BitReader) -> np.ndarray:
     used = kernels.golomb.golomb_decode(words, 8 * len(data), _whole(k), np.array([m]), np.array([n]), found)
     if used < 0:
         raise WireError(f"support: {k} indices below {n} do not fit the bytes that came")
-    src.skip(used)
+    src.skip(int(used))
     return found
 
 
@@ -123,7 +123,7 @@ def _write_buckets(indices: np.ndarray, n: int, form: int, out: BitWriter) -> No
     fine = FINE if form == RANDOM else form - CLUSTERED
     symbols = np.empty(len(indices), np.uint8)
     words = np.zeros(len(indices) * n.bit_length() // 64 + 2, np.uint64)
-    nbits = kernels.golomb.bucket_encode(indices, fine, symbols, words)
+    nbits = int(kernels.golomb.bucket_encode(indices, fine, symbols, words))
     if form == RANDOM:
         out.write_bytes(coded(symbols, _geometric(len(indices), n)))
     else:
@@ -134,7 +134,7 @@ def _write_buckets(indices: np.ndarray, n: int, form: int, out: BitWriter) -> No
 def _read_buckets(k: int, n: int, form: int, src: BitReader) -> np.ndarray:
     fine = FINE if form == RANDOM else form - CLUSTERED
     symbols = read_coded(k, _geometric(k, n), src) if form == RANDOM else read_block(k, _buckets(n, fine), src)
-    raw = read_packed(kernels.golomb.bucket_bits(symbols, fine), src)
+    raw = read_packed(int(kernels.golomb.bucket_bits(symbols, fine)), src)
     found = np.empty(k, np.int64)
     if not kernels.golomb.bucket_decode(symbols, fine, kernels.bits.words(raw), n, found):
         raise WireError(f"support: {k} runs reach index {n} or beyond")

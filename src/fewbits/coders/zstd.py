@@ -18,7 +18,7 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True)
 class Zstd(Coder):
-    """One zstandard frame without magic, size and checksum; fixed width where that is not longer (one bit says which)."""
+    """One zstandard frame without magic, size and checksum, or fixed width where that is shorter (one bit)."""
 
     level: int = 1  # 1..19; higher: slower, a little smaller
 
@@ -76,7 +76,7 @@ def _compress(data: np.ndarray, level: int) -> bytes:
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=0, write_checksum=0, write_dict_id=0
     )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(data.tobytes())
 
 
 def _decompress(packed: bytes, size: int) -> np.ndarray:

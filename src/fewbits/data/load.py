@@ -27,7 +27,7 @@ def load(name: str, data_dir: str | PathLike[str] | None = None, *, limit: int |
 
     >>> data = load("digits")
     >>> data.train_x.shape, data.test_x.shape, data.classes
-    (torch.Size([1437, 1, 8, 8]), torch.Size([360, 1, 8, 8]), 10)
+    (torch.Size([1438, 1, 8, 8]), torch.Size([359, 1, 8, 8]), 10)
     """
     if name not in NAMES:
         raise LocalError(f"load: expected a data set among {', '.join(NAMES)}; got {name!r}")

@@ -9,6 +9,8 @@ Bit strings live in uint64 words, most significant bit first; `words` and `tobyt
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -17,8 +19,7 @@ from numba.extending import intrinsic
 U = np.uint64
 
 
-@intrinsic
-def leading_zeros(context, x):  # noqa: ARG001
+def _leading_zeros(context, x):
     """Number of zero bits above the highest one bit of a uint64; 64 for zero."""
 
     def code(context, builder, signature, arguments):
@@ -27,8 +28,7 @@ def leading_zeros(context, x):  # noqa: ARG001
     return types.uint64(types.uint64), code
 
 
-@intrinsic
-def high_product(context, a, b):  # noqa: ARG001
+def _high_product(context, a, b):
     """The upper 64 bits of the 128-bit product of two uint64."""
 
     def code(context, builder, signature, arguments):
@@ -37,6 +37,10 @@ def high_product(context, a, b):  # noqa: ARG001
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return types.uint64(types.uint64, types.uint64), code
+
+
+leading_zeros: Any = intrinsic(_leading_zeros)
+high_product: Any = intrinsic(_high_product)
 
 
 def words(data: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Elias codes, Golomb-coded runs, and the peeling of levels off a position list.
 
 Plain meaning (tests hold the kernels to loops that say it):
-    Elias gamma of x >= 1: floor(log2 x) zeros, then x in binary; delta: gamma of x's bit length, then x without its top bit.
+    Elias gamma of x >= 1: floor(log2 x) zeros, then x in binary; delta: gamma of its bit length, then the lower bits.
     Golomb of a run g with parameter M: g // M zeros, a one, then g % M in truncated binary.
     peel(positions, rank): for each rank in turn, its positions counted among those not of an earlier rank.
 Peeling halves the ranks as a wavelet tree does: O(positions * log ranks) instead of O(positions * ranks).
@@ -130,12 +130,10 @@ def peel(positions, ranks, starts, spare, spare_ranks):
             a, b = 0, second - first
             for i in range(stop - first):
                 r, p = here_ranks[i], here[i]
-                if r < middle:
-                    left[a], left_ranks[a] = p, r
-                    a += 1
-                else:
-                    left[b], left_ranks[b] = p - a, r
-                    b += 1
+                later = np.int64(r >= middle)  # arithmetic instead of a branch that nobody can predict
+                to = a + later * (b - a)
+                left[to], left_ranks[to] = p - later * a, r
+                a, b = a + 1 - later, b + later
         positions, spare = spare, positions
         ranks, spare_ranks = spare_ranks, ranks
         width = half
@@ -151,14 +149,21 @@ def unpeel(positions, ranks, starts, spare, spare_ranks):
         for low in range(0, count, 2 * half):
             first = starts[low]
             second, stop = starts[min(low + half, count)], starts[min(low + 2 * half, count)]
-            a, b = first, second
-            for i in range(first, stop):
-                if b >= stop or (a < second and positions[a] <= positions[b] + (a - first)):
-                    spare[i], spare_ranks[i] = positions[a], ranks[a]
-                    a += 1
-                else:
-                    spare[i], spare_ranks[i] = positions[b] + (a - first), ranks[b]
-                    b += 1
+            a, b, i = first, second, first
+            while a < second and b < stop:
+                early, late = positions[a], positions[b] + (a - first)
+                first_wins = early <= late
+                spare[i] = early if first_wins else late
+                spare_ranks[i] = ranks[a] if first_wins else ranks[b]
+                a += first_wins
+                b += not first_wins
+                i += 1
+            for j in range(a, second):
+                spare[i], spare_ranks[i] = positions[j], ranks[j]
+                i += 1
+            for j in range(b, stop):
+                spare[i], spare_ranks[i] = positions[j] + (second - first), ranks[j]
+                i += 1
         positions, spare = spare, positions
         ranks, spare_ranks = spare_ranks, ranks
         half *= 2
@@ -166,8 +171,15 @@ def unpeel(positions, ranks, starts, spare, spare_ranks):
 
 
 @njit(cache=True, nogil=True)
+def place(positions, ranks, levels, out):
+    """out[positions] = levels[ranks]; the caller vouches that positions fit."""
+    for i in range(len(positions)):
+        out[positions[i]] = levels[ranks[i]]
+
+
+@njit(cache=True, nogil=True)
 def golomb_encode(positions, starts, parameters, bits):
-    """Code the runs between ascending positions, one stretch starts[t]:starts[t+1] after the other; return bits used."""
+    """Code the runs between ascending positions, stretch starts[t]:starts[t+1] by stretch; return bits used."""
     filled, free, acc = 0, 64, U(0)
     for t in range(len(starts) - 1):
         m = parameters[t]

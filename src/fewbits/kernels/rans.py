@@ -72,7 +72,7 @@ def round_weights(counts, mantissa):
 
 @njit(cache=True, nogil=True)
 def write_weights(weights, mantissa, bits):
-    """Write rounded weights: the change of bit length as a zigzag gamma code, then the leading bits; return bits used."""
+    """Write rounded weights: change of bit length as a zigzag gamma code, then leading bits; return bits used."""
     at, previous = 0, 0
     for w in weights:
         length = 64 - np.int64(leading_zeros(U(w)))

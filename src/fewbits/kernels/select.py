@@ -76,7 +76,7 @@ def above(x: np.ndarray, tau: float) -> np.ndarray:
         raise LocalError("above: tau must be a number; got NaN")
     words = read_only(x, np.float32).view(np.uint32)
     low = np.float32(max(tau, 0.0) if tau <= LARGEST else np.inf)
-    if low < tau:
+    if float(low) < tau:  # as float64: against a NumPy scalar, tau itself would be rounded
         low = np.nextafter(low, np.float32(np.inf))
     bits = max(int(low.view(np.uint32)), 1)
     room = int(_span(words, bits, ALL)[2])
@@ -130,7 +130,7 @@ def _guess(words: np.ndarray, k: int) -> tuple[int, int]:
 
 def _choose(words: np.ndarray, k: int) -> np.ndarray:
     """Top-k by radix select: the k-th size, then all that are larger and the first of those that are equal to it."""
-    n, k = len(words), min(k, len(words))
+    k = min(k, len(words))
     if k == 0:
         return np.zeros(0, np.int64)
     words = read_only(words, np.uint32)

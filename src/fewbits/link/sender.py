@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from typing import Any, NamedTuple
 
-
 from fewbits.codecs import Codec, Keys, Lift, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError, WireError
@@ -81,6 +80,7 @@ class Sender:
         self.codec.write(message, self.spec, out)
         payload = out.finish()
         value, state = self.codec.decode(message, self.spec, state)
+        check_finite(value, "Sender.send: after decoding,")  # the receiver would refuse the frame
         header = Header(self._hash, self.sequence, history, ack % 2**16, key=self._key_frame)
         after = next_history(history, common, self.sequence, zlib.crc32(payload))
         self._pending = _Pending(state, memory, after)
@@ -141,6 +141,8 @@ class Sender:
         frame = Frame.parse(data)
         if frame.header.codec != self._hash:
             raise WireError("a stored sender belongs to another codec or Spec")
+        if not frame.header.snapshot:
+            raise WireError("these bytes are a message, not a stored sender")
         src = BitReader(frame.payload)
         state, memory = self.codec.read_state(self.spec, src), self.codec.read_memory(self.spec, src)
         src.finish()

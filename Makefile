@@ -1,0 +1,49 @@
+# Two commands matter: `make demo` and `make test`. Everything lives in .venv; nothing outside this folder changes.
+.POSIX:
+
+PYTHON = python3
+VENV = .venv
+WORKERS = 2
+# Its date says when the environment was last brought in line with pyproject.toml and constraints.txt.
+STAMP = $(VENV)/.fewbits-installed
+
+.PHONY: help setup demo test check bench clean distclean
+
+help:
+	@echo 'make setup      create $(VENV) and install fewbits, with every version pinned'
+	@echo 'make demo       set up, then train a small model and show every byte that was sent'
+	@echo 'make test       set up, then run the whole test suite'
+	@echo 'make check      lint, formatting and types'
+	@echo 'make bench      run the benchmarks'
+	@echo 'make clean      remove caches and build products; make distclean removes $(VENV) too'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'fewbits needs Python 3.11 or newer as $(PYTHON); name another with: make PYTHON=/path/to/python3.11' >&2; \
+	  exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[data,report,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(VENV)/bin/fewbits demo
+
+test: $(STAMP)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
+
+bench: $(STAMP)
+	$(VENV)/bin/python benchmarks/run.py
+
+clean:
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache build dist
+
+distclean: clean
+	rm -rf $(VENV)

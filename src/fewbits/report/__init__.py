@@ -1,0 +1,6 @@
+"""Floor 7: what runs left behind, as tables, pictures and pages."""
+
+from fewbits.report.record import Record
+from fewbits.report.table import Row, rows
+
+__all__ = ["Record", "Row", "rows"]

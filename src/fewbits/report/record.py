@@ -1,0 +1,120 @@
+"""Record: what one run left in its folder, read back; all bytes are the ledger's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fewbits.engines.memory import RoundReport
+from fewbits.errors import LocalError
+from fewbits.link import ledger
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run."""
+
+    method: str
+    seed: int
+    reports: tuple[RoundReport, ...]  # one per round, in order
+    stages: dict[str, int]  # bits sent up, by stage; "header" among them
+    times_fewer: float | None = None  # bytes of the dense run of the same seed / ours; None: there is no such run
+
+    @staticmethod
+    def read(folder: Path, method: str, seed: int) -> Record:
+        """From metrics.jsonl and ledger.jsonl; LocalError when a file is missing or not what it should be."""
+        metrics, entries = folder / "metrics.jsonl", folder / "ledger.jsonl"
+        for path in (metrics, entries):
+            if not path.exists():
+                raise LocalError(f"{folder} holds no finished round: there is no {path.name}")
+        try:
+            reports = tuple(RoundReport(**json.loads(line)) for line in metrics.read_text().splitlines())
+        except (ValueError, TypeError):
+            raise LocalError(f"{metrics} is not the log of a run") from None
+        if not reports:
+            raise LocalError(f"{folder} holds no finished round: {metrics.name} is empty")
+        return Record(method, seed, reports, _stages(entries))
+
+    @property
+    def last(self) -> RoundReport:
+        """The last round's; its byte figures are the whole run's."""
+        return self.reports[-1]
+
+    @property
+    def curve(self) -> list[tuple[int, int, float]]:
+        """(round, bytes up and down so far, accuracy) for every evaluated round."""
+        return [(r.round, total(r), r.accuracy) for r in self.reports if r.accuracy is not None]
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last one measured."""
+        return self.curve[-1][2] if self.curve else None
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """The largest one measured."""
+        return max((accuracy for _, _, accuracy in self.curve), default=None)
+
+    @property
+    def recycled(self) -> float | None:
+        """Share of all updates that were recycled (or silent); None when the method has no such thing."""
+        counted = [(r.recycled, r.clients + r.rejected) for r in self.reports if r.recycled is not None]
+        sent = sum(n for _, n in counted)
+        return sum(share * n for share, n in counted) / sent if sent else None
+
+    def bytes_to(self, accuracy: float) -> int | None:
+        """Bytes up and down until that accuracy was first measured; None: never."""
+        return next((sent for _, sent, found in self.curve if found >= accuracy), None)
+
+    def summary(self, target: float | None = None) -> dict[str, object]:
+        """One object of summary.json."""
+        last = self.last
+        found: dict[str, object] = {
+            "method": self.method,
+            "seed": self.seed,
+            "rounds": last.round,
+            "accuracy": self.accuracy,
+            "best_accuracy": self.best_accuracy,
+            "up_frame_bytes": last.up_frame_bytes,
+            "down_frame_bytes": last.down_frame_bytes,
+            "up_payload_bytes": last.up_payload_bytes,
+            "down_payload_bytes": last.down_payload_bytes,
+            "times_fewer": self.times_fewer,
+            "recycled": self.recycled,
+            "skipped": sum(r.skipped for r in self.reports),
+            "rejected": sum(r.rejected for r in self.reports),
+            "seconds": last.seconds,
+        }
+        if target is not None:
+            found |= {"target_accuracy": target, "bytes_to_target": self.bytes_to(target)}
+        return found
+
+
+def total(report: RoundReport) -> int:
+    """Frame bytes in both directions so far."""
+    return report.up_frame_bytes + report.down_frame_bytes
+
+
+def against_dense(records: Sequence[Record]) -> list[Record]:
+    """The records, each with how many times fewer bytes it took than the dense run of its seed and length."""
+    dense = {(r.seed, r.last.round): total(r.last) for r in records if r.method == "dense"}
+    found = []
+    for record in records:
+        reference = dense.get((record.seed, record.last.round))
+        found.append(replace(record, times_fewer=None if reference is None else reference / total(record.last)))
+    return found
+
+
+def _stages(path: Path) -> dict[str, int]:
+    header, found = 0, {}
+    for entry in ledger.read(path):
+        if entry.direction == "up":
+            header += 8 * (entry.frame_bytes - entry.payload_bytes)
+            for stage, bits in entry.stages.items():
+                found[stage] = found.get(stage, 0) + bits
+            rest = 8 * entry.payload_bytes - sum(entry.stages.values())
+            if rest:
+                found["fill"] = found.get("fill", 0) + rest
+    return {"header": header, **found}
