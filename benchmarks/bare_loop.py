@@ -85,7 +85,7 @@ def worker(rank: int, work: Workload, shared: Shared, module: nn.Module, lock, s
         while True:
             with lock:
                 position = shared.next.item()
-                shared.next += 1
+                shared.next.add_(1)
             if position >= work.per_round:
                 break
             flat.copy_(shared.weights)
@@ -115,7 +115,7 @@ def run(workload: str, data_dir: str, rounds: int) -> list[float]:
         next=torch.zeros(1, dtype=torch.int64).share_memory_(),
     )
     context = mp.get_context("spawn")
-    lock, start, end = context.Lock(), context.Barrier(PROCESSES + 1), context.Barrier(PROCESSES + 1)
+    lock, start, end = context.Lock(), *(context.Barrier(PROCESSES + 1, timeout=120) for _ in range(2))
     fresh = build("simcnn", data, Key(0))
     processes = [
         context.Process(target=worker, args=(rank, work, shared, fresh, lock, start, end), daemon=True)

@@ -236,7 +236,9 @@ def test_hard_values_come_out_finite(codec):
             try:
                 deliver(sender, receiver, tree(hard.astype(np.float32)))
             except LocalError as error:
-                assert "fp16" in repr(codec), f"{name}: {error}"  # the one type of the examples that is too small
+                # 1e38 fits neither fp16 nor, times n/k, float32.
+                assert name in ("large", "all scales"), error
+                assert "fp16" in repr(codec) or "unbiased" in repr(codec), error
                 assert sender.dump() == before
             assert same(sender.state, receiver.state)
 

@@ -23,14 +23,17 @@ class Coder(ABC):
 
     @abstractmethod
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
-        """Append `values`.  # (numel,)"""
+        """Append `values`; LocalError for values that the Spec does not allow.  # (numel,)"""
 
     @abstractmethod
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
         """Read back exactly what `write` was given; WireError on anything else.  # (numel,)"""
 
     def payload_bits(self, spec: Spec) -> int | None:
-        """Bits of every output, when they do not depend on the values; else None."""
+        """Bits of every output that starts at a whole byte, when they do not depend on the values; else None.
+
+        Neither the fill before it (at most 7 bits, when something else ended inside a byte) nor after it is counted.
+        """
         return None
 
     @classmethod

@@ -27,9 +27,11 @@ class Fixed(Coder):
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
         """Append numel * ceil(log2 levels) bits."""
         symbols = offsets(values, spec)
+        if trivial(spec):  # not even the fill before floats: `read` stops here too
+            return
         if not spec.integer:
             out.write_bytes(symbols.astype(symbols.dtype.newbyteorder("<"), copy=False))
-        elif not trivial(spec):
+        else:
             write_packed(_pack(symbols, width_bits(spec)), width_bits(spec) * spec.numel, out)
 
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:

@@ -58,7 +58,7 @@ class Server:
         self.round = 0  # rounds finished
         self.versions: dict[int, int] = {}  # of the public model, by client
         self.rejected: dict[int, int] = {}  # frames left out, by client
-        self._store = store
+        self.store = store
         self._receivers: dict[int, Receiver] = {}
         self._shared = Receiver(self.up, self.spec, common)  # lent to each client in turn when states are on disk
         self._fresh = self._shared.dump()
@@ -75,9 +75,9 @@ class Server:
 
     def receiver(self, client: int) -> Receiver:
         """The receiving end of a client's link, valid until the next call."""
-        if self._store is None:
+        if self.store is None:
             return self._receivers.setdefault(client, Receiver(self.up, self.spec, self.common))
-        self._shared.load(self._store.get(client, PART) or self._fresh)
+        self._shared.load(self.store.get(client, PART) or self._fresh)
         return self._shared
 
     def accept(self, client: int, frame: bytes, weight: float, common: Key | None = None) -> Receiver | None:
@@ -96,8 +96,8 @@ class Server:
         self._total.add(partials, weight)
         self._weight += weight
         self.versions[client] = self._version(Frame.parse(frame).header.ack)
-        if self._store is not None:
-            self._store.put(client, PART, self.round + 1, receiver.dump())
+        if self.store is not None:
+            self.store.put(client, PART, self.round + 1, receiver.dump())
         return receiver
 
     def _version(self, ack: int) -> int:

@@ -80,7 +80,7 @@ class Sender:
         self.codec.write(message, self.spec, out)
         payload = out.finish()
         value, state = self.codec.decode(message, self.spec, state)
-        check_finite(value, "Sender.send: after decoding,")  # the receiver would refuse the frame
+        check_finite(value, "Sender.send, decoding its own frame")  # the receiver would refuse the frame
         header = Header(self._hash, self.sequence, history, ack % 2**16, key=self._key_frame)
         after = next_history(history, common, self.sequence, zlib.crc32(payload))
         self._pending = _Pending(state, memory, after)

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import LocalError
 from fewbits.learn.server import Server
 
 KEEP = 2
@@ -25,22 +25,28 @@ class Note:
     """What the JSON beside a checkpoint says."""
 
     round: int
-    digest: str  # BLAKE2b of the safetensors file
     sizes: dict[str, int]  # bytes of each log that belong to the rounds so far
     seconds: float  # of training so far
+    settings: dict[str, str]  # what makes the run this run, by name
+
+    def digest(self, data: bytes) -> str:
+        """BLAKE2b of this note and of the safetensors file."""
+        text = json.dumps(vars(self), sort_keys=True).encode()
+        return hashlib.blake2b(data, digest_size=16, key=hashlib.blake2b(text).digest()).hexdigest()
 
 
-def save(folder: Path, server: Server, sizes: dict[str, int], seconds: float) -> None:
+def save(folder: Path, server: Server, note: Note) -> None:
     """Write the server's checkpoint atomically, then drop all but the last two."""
     folder.mkdir(parents=True, exist_ok=True)
     data = save_tensors(_tensors(server))
-    stem = folder / f"round-{server.round:08d}"
-    note = Note(server.round, hashlib.blake2b(data, digest_size=16).hexdigest(), sizes, seconds)
+    stem = folder / f"round-{note.round:08d}"
     write_atomically(stem.with_suffix(".safetensors"), data)
-    write_atomically(stem.with_suffix(".json"), json.dumps(vars(note)).encode())
+    write_atomically(stem.with_suffix(".json"), json.dumps({"note": vars(note), "digest": note.digest(data)}).encode())
     for old in sorted(folder.glob("round-*.json"))[:-KEEP]:
         old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    for tensors in folder.glob("round-*.safetensors"):
+        if not tensors.with_suffix(".json").exists():
+            tensors.unlink()
 
 
 def rounds(folder: Path) -> list[int]:
@@ -51,22 +57,41 @@ def rounds(folder: Path) -> list[int]:
 def restore(folder: Path, server: Server) -> tuple[Note | None, list[str]]:
     """Load the newest checkpoint that is sound: (its note or None when there is none, complaints about the others).
 
-    Raises LocalError when there are checkpoints and none of them is sound.
+    The unsound ones are set aside (renamed), because the run will pass their rounds again. Raises LocalError when there
+    are checkpoints and none of them is sound; then all stay where they are.
     """
     complaints: list[str] = []
+    unsound: list[Path] = []
     for path in sorted(folder.glob("round-*.json"), reverse=True):
         try:
-            note = Note(**json.loads(path.read_text()))
-            data = path.with_suffix(".safetensors").read_bytes()
-            if hashlib.blake2b(data, digest_size=16).hexdigest() != note.digest:
-                raise LocalError("its digest does not match")
+            note, data = _read(path)
             _load(server, note, load_tensors(data))
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            complaints.append(f"{path.with_suffix('.safetensors')} (with its .json) cannot be used: {error}")
+            unsound.append(path)
+        else:
+            for bad in unsound:
+                _set_aside(bad)
             return note, complaints
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError, WireError) as error:
-            complaints.append(f"{path.with_suffix('.safetensors')} cannot be used: {error}")
     if complaints:
         raise LocalError("no checkpoint is sound. " + "; ".join(complaints))
     return None, []
+
+
+def _read(path: Path) -> tuple[Note, bytes]:
+    """The note and the tensors' bytes, checked against their digest."""
+    content = json.loads(path.read_text())
+    note = Note(**content["note"])
+    data = path.with_suffix(".safetensors").read_bytes()
+    if note.digest(data) != content["digest"]:
+        raise LocalError("its digest does not match")
+    return note, data
+
+
+def _set_aside(path: Path) -> None:
+    for file in (path, path.with_suffix(".safetensors")):
+        if file.exists():
+            file.replace(file.with_name(file.name + ".unsound"))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -77,6 +102,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too
+    finally:
+        os.close(folder)
 
 
 def _tensors(server: Server) -> dict[str, Tensor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +20,13 @@ from fewbits.engines.memory.worker import Reply
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.learn.server import Server
-from fewbits.link import Entry, Ledger, StateStore
+from fewbits.link import Entry, Ledger, Receiver, StateStore
 from fewbits.link.broadcast import unpack
 from fewbits.link.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
+
+LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -83,70 +87,106 @@ class Federation:
 
     def __init__(self, task: Task, method: Method, schedule: Schedule, key: Key, folder: Path | None = None) -> None:
         """`folder` may hold an earlier part of the same run, which is continued after its last sound checkpoint."""
-        self.task, self.method, self.schedule, self.key = task, method, schedule, key
-        self._temporary = tempfile.TemporaryDirectory(prefix="fewbits-") if folder is None else None
-        self._root = folder or Path(self._temporary.name if self._temporary else "")
-        self._logs = folder is not None
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._store = StateStore(self._root / "states", writer="server")
+        self.task, self.method, self.schedule, self.key, self.folder = task, method, schedule, key, folder
         everybody = float(sum(len(part) for part in task.parts)) if method.normalise == "all" else None
         self.server = Server(
-            task.model, method.up, method.down, key.fold("server"), method.optimizer, self._store, method.normalise, everybody
+            task.model,
+            method.up,
+            method.down,
+            key.fold("server"),
+            method.optimizer,
+            normalise=method.normalise,
+            total_weight=everybody,
         )
         self.notes: list[str] = []
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
-        self._resume()
-        self.ledger = Ledger(self._root / "ledger.jsonl" if self._logs else None)
+        if folder is not None:
+            self._resume(folder)
+        self.ledger = Ledger(folder / LEDGER if folder else None)
         self._down: dict[int | None, tuple[int, int]] = {}
+        # Sees (round, client, direction, message) of all that travels, when set.
+        self.tap: Callable[[int, int, str, bytes], None] | None = None
+        self._saved = self.server.round  # the round of the last checkpoint
+        self._whole = True  # between two rounds; else the model, the ledger and the clients' states do not fit together
 
-    def _resume(self) -> None:
+    def _resume(self, folder: Path) -> None:
         """Go back to the last sound checkpoint: model, ends of links, and logs cut to their length then."""
-        note, complaints = checkpoint.restore(self._root / "checkpoints", self.server)
+        folder.mkdir(parents=True, exist_ok=True)
+        note, complaints = checkpoint.restore(folder / "checkpoints", self.server)
         self.notes += complaints
-        self._seconds = note.seconds if note else 0.0
-        for name in ("ledger.jsonl", "metrics.jsonl"):
-            path = self._root / name
-            if path.exists():
-                size = note.sizes[name] if note else 0
-                if path.stat().st_size < size:
-                    raise LocalError(f"{path} is shorter than its checkpoint says ({path.stat().st_size} of {size} bytes)")
-                with path.open("r+b") as file:
-                    file.truncate(size)
-        self._store.forget_after(self.server.round)
-        metrics = self._root / "metrics.jsonl"
-        if metrics.exists():
-            self.reports = [RoundReport(**json.loads(line)) for line in metrics.read_text().splitlines()]
+        if note is not None:
+            self._check_settings(folder, note.settings)
+            self._seconds = note.seconds
+        for name in (LEDGER, METRICS):
+            _cut(folder / name, note.sizes[name] if note else 0)
+        store = StateStore(folder / "states", writer="server")
+        store.forget_after(self.server.round)
+        store.close()
+        self.reports = [RoundReport(**json.loads(line)) for line in (folder / METRICS).read_text().splitlines()]
+
+    def _settings(self) -> dict[str, str]:
+        """What a resumed run must have in common with its earlier part; how long it runs and how often it looks are free."""
+        return {
+            "method": repr(self.method),
+            "key": self.key.text(),
+            "local training": repr(self.task.local),
+            "clients": f"{len(self.task.parts)} with {sum(len(part) for part in self.task.parts)} examples",
+            "clients per round": str(self.schedule.per_round or len(self.task.parts)),
+        }
+
+    def _check_settings(self, folder: Path, before: dict[str, str]) -> None:
+        for name, value in self._settings().items():
+            if before.get(name) != value:
+                raise LocalError(f"{folder} holds a run with another {name}: {before.get(name)}; got {value}. Use a new folder")
 
     def run(self, watch: Callable[[RoundReport], None] | None = None, stop: Callable[[], bool] | None = None) -> Result:
         """Play the rounds that are left; `watch` sees each report, `stop` is asked after each round."""
-        for report in self:
-            if watch:
-                watch(report)
-            if stop and stop():
-                break
+        with closing(iter(self)) as reports:
+            for report in reports:
+                if watch:
+                    watch(report)
+                if stop and stop():
+                    break
         return Result(self.task.model, self.reports, self.ledger, self.notes)
 
-    def __iter__(self) -> Iterator[RoundReport]:
-        states = self._root / "states"
-        saved = self.server.round
+    def __iter__(self) -> Generator[RoundReport]:
+        if self.server.round >= self.schedule.rounds:
+            return
+        if not self._whole:
+            raise LocalError("this Federation ended within a round or lost its clients' states; make a new one, with a folder to resume")
+        with self._states() as states, Pool(self.task, self.method, self.key, states, self.schedule.processes) as pool:
+            # Only now: an SQLite connection must not be carried through the fork.
+            with closing(StateStore(states, writer="server")) as self.server.store:
+                yield from self._play(pool)
+
+    @contextmanager
+    def _states(self) -> Iterator[Path]:
+        """Where the clients' states are: in the run's folder, or in a temporary one, gone after."""
+        if self.folder is not None:
+            yield self.folder / "states"
+            return
+        with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:
+            try:
+                yield Path(temporary)
+            finally:
+                self._whole = False
+
+    def _play(self, pool: Pool) -> Iterator[RoundReport]:
+        first = self.server.broadcast.bundle(None)
         try:
-            if saved < self.schedule.rounds:
-                with Pool(self.task, self.method, self.key, states, self.schedule.processes) as pool:
-                    first = self.server.broadcast.bundle(None)
-                    while self.server.round < self.schedule.rounds:
-                        report = self._round(pool, first)
-                        first = None
-                        self._log(report)
-                        if self.server.round % self.schedule.checkpoint_every == 0:
-                            saved = self._save(pool)
-                        yield report
+            while self.server.round < self.schedule.rounds:
+                self._whole = False
+                report = self._round(pool, first)
+                first = None
+                self._log(report)
+                if report.round % self.schedule.checkpoint_every == 0 or report.round == self.schedule.rounds:
+                    self._save()
+                self._whole = True
+                yield report
         finally:
-            if saved < self.server.round and self._logs:
-                self._save(None)
-            self._store.close()
-            if self._temporary:
-                self._temporary.cleanup()
+            if self._whole and self._saved < self.server.round:
+                self._save()
 
     def _round(self, pool: Pool, first: bytes | None) -> RoundReport:
         """Sample, train, decode and sum in the clients' order, step, evaluate."""
@@ -161,20 +201,26 @@ class Federation:
             self._count_down(number, reply.client)
             if not reply.trouble:
                 receiver = server.accept(reply.client, frame, reply.weight, common)
-                if receiver is not None:
-                    payload = len(frame) - HEADER_BYTES
-                    self.ledger.add(Entry(number, reply.client, "up", len(frame), payload, stages(receiver.sections)))
-                else:
+                if receiver is None:
                     failed.append(reply.client)
+                self._count_up(number, reply.client, frame, receiver)
+                if self.tap:
+                    self.tap(number, reply.client, "up", frame)
             replies.append(reply)
         server.step()
         pool.settle(number, failed, self._horizon())
-        self._store.commit()
+        assert server.store is not None
+        server.store.commit()
         accuracy = loss = None
         if self.task.test_y is not None and (number % self.schedule.evaluate_every == 0 or number == self.schedule.rounds):
             accuracy, loss = pool.evaluate(server.broadcast.bundle(server.broadcast.version - 1))
         self._seconds += time.perf_counter() - began
         return self._report(number, replies, len(failed), accuracy, loss)
+
+    def _count_up(self, number: int, client: int, frame: bytes, receiver: Receiver | None) -> None:
+        """Enter a client's frame; one that was left out has travelled, too."""
+        payload = max(0, len(frame) - HEADER_BYTES)
+        self.ledger.add(Entry(number, client, "up", len(frame), payload, stages(receiver.sections) if receiver else {}))
 
     def _count_down(self, number: int, client: int) -> None:
         """Enter the bundle that brings this client from its version to the newest, by its real length."""
@@ -183,6 +229,8 @@ class Federation:
             bundle = self.server.broadcast.bundle(version)
             self._down[version] = (len(bundle), sum(len(frame) - HEADER_BYTES for frame in unpack(bundle)))
         self.ledger.add(Entry(number, client, "down", *self._down[version]))
+        if self.tap:
+            self.tap(number, client, "down", self.server.broadcast.bundle(version))
 
     def _report(self, number: int, replies: list[Reply], failed: int, accuracy: float | None, loss: float | None) -> RoundReport:
         used = [r for r in replies if not r.trouble]
@@ -211,16 +259,26 @@ class Federation:
 
     def _horizon(self) -> int:
         """The oldest round that a resume may go back to."""
-        return self.server.round if not self._logs else min(checkpoint.rounds(self._root / "checkpoints"), default=0)
+        return self.server.round if self.folder is None else min(checkpoint.rounds(self.folder / "checkpoints"), default=0)
 
     def _log(self, report: RoundReport) -> None:
-        if self._logs:
-            with (self._root / "metrics.jsonl").open("a") as file:
+        if self.folder is not None:
+            with (self.folder / METRICS).open("a") as file:
                 file.write(json.dumps(vars(report)) + "\n")
 
-    def _save(self, pool: Pool | None) -> int:
+    def _save(self) -> None:
         """Checkpoint after the round that just ended; the states of that round are already on disk."""
-        if self._logs:
-            sizes = {"ledger.jsonl": self.ledger.flush(), "metrics.jsonl": (self._root / "metrics.jsonl").stat().st_size}
-            checkpoint.save(self._root / "checkpoints", self.server, sizes, self._seconds)
-        return self.server.round
+        if self.folder is None:
+            return
+        sizes = {LEDGER: self.ledger.flush(), METRICS: (self.folder / METRICS).stat().st_size}
+        note = checkpoint.Note(self.server.round, sizes, self._seconds, self._settings())
+        checkpoint.save(self.folder / "checkpoints", self.server, note)
+        self._saved = self.server.round
+
+
+def _cut(path: Path, size: int) -> None:
+    """Drop what was logged after the checkpoint; LocalError when something from before it is missing."""
+    path.touch()
+    if path.stat().st_size < size:
+        raise LocalError(f"{path} is shorter than its checkpoint says ({path.stat().st_size} of {size} bytes)")
+    os.truncate(path, size)

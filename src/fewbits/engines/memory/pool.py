@@ -12,7 +12,8 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from fewbits.engines.memory.task import Task
 from fewbits.engines.memory.worker import Reply, Worker, chunks, one_thread
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn.method import Method
+from fewbits.link import StateStore
 from fewbits.rng import Key
 
 Message = tuple[dict[str, Any], bytes]
+NO_MORE = 2**62  # the shared counter, past any client's number
 
 
 class Pool:
@@ -40,43 +43,61 @@ class Pool:
         self._threads_before = torch.get_num_threads()
         self._pipes: list[Connection] = []
         self._children: list[Any] = []
+        self._listeners: list[threading.Thread] = []
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._worker: Worker | None = None
 
     def __enter__(self) -> Pool:
         one_thread()
-        if self._count == 1:
-            self._worker = Worker(*self._arguments, "0")
-            return self
-        # fork: the arrays are shared without a copy, and models may be closures. Children run one thread.
+        try:
+            if self._count == 1:
+                self._worker = Worker(*self._arguments, "0")
+            else:
+                self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        """Fork: the arrays are shared without a copy, and models may be closures. Children run one thread."""
+        states = self._arguments[-1]
+        for i in range(self._count):  # here, one by one: workers that make and open each other's files at once would collide
+            StateStore(states, writer=str(i)).close()
         context = multiprocessing.get_context("fork")
         self._next = context.Value("q", 0)
         for i in range(self._count):
             ours, theirs = context.Pipe()
+            self._pipes.append(ours)
+            arguments = (theirs, tuple(self._pipes), self._next, *self._arguments, str(i))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
-                child = context.Process(target=_serve, args=(theirs, self._next, *self._arguments, str(i)), daemon=True)
+                child = context.Process(target=_serve, args=arguments, daemon=True)
                 child.start()
             theirs.close()
-            self._pipes.append(ours)
             self._children.append(child)
-        for pipe in self._pipes:
-            threading.Thread(target=self._listen, args=(pipe,), daemon=True).start()
-        return self
+        for pipe, child in zip(self._pipes, self._children, strict=True):
+            self._listeners.append(threading.Thread(target=self._listen, args=(pipe, child), daemon=True))
+            self._listeners[-1].start()
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
         if self._worker is not None:
             self._worker.close()
+        if self._children:
+            self._next.value = NO_MORE  # after a failure: workers stop after the client in hand
         for pipe in self._pipes:
-            try:
+            with suppress(OSError):  # that child is gone already
                 pipe.send_bytes(_pack({"do": "stop"}))
-            except OSError:
-                continue  # that child is gone already
         for child in self._children:
             child.join(10)
             if child.is_alive():
                 child.kill()
+                child.join()
+        for listener in self._listeners:
+            listener.join(10)
+        for pipe in self._pipes:
+            pipe.close()
 
     @property
     def workers(self) -> int:
@@ -119,7 +140,11 @@ class Pool:
         self._next.value = 0
         message = _pack(header, data)
         for pipe in self._pipes:
-            pipe.send_bytes(message)
+            try:
+                pipe.send_bytes(message)
+            except (BrokenPipeError, ConnectionResetError):
+                while True:  # until the listener tells of the end of that worker
+                    self._take()
 
     def _collect(self, count: int) -> Iterator[Message]:
         """Messages with an index 0..count-1, in its order; returns when every worker says that it is done."""
@@ -136,31 +161,32 @@ class Pool:
                 wanted += 1
 
     def _take(self) -> Message:
-        while True:
-            try:
-                header, data = self._inbox.get(timeout=1.0)
-            except queue.Empty:
-                dead = [child.exitcode for child in self._children if child.exitcode is not None]
-                if dead:
-                    raise FewbitsError(f"a worker process ended unexpectedly (exit code {dead[0]}); the run can be resumed") from None
-                continue
-            if "error" in header:
-                kind = LocalError if header["local"] else FewbitsError
-                raise kind(header["error"])
-            return header, data
+        header, data = self._inbox.get()
+        if "gone" in header:
+            raise FewbitsError(f"a worker process ended unexpectedly (exit code {header['gone']}); the run can be resumed")
+        if "error" in header:
+            kind = LocalError if header["local"] else FewbitsError
+            raise kind(header["error"])
+        return header, data
 
-    def _listen(self, pipe: Connection) -> None:
+    def _listen(self, pipe: Connection, child: Any) -> None:
         """A thread per worker empties its pipe, so that no worker waits for the server's decoding."""
         try:
             while True:
                 self._inbox.put(_unpack(pipe.recv_bytes()))
         except (EOFError, OSError):
-            return
+            child.join(10)
+            self._inbox.put(({"gone": child.exitcode}, b""))
 
 
-def _serve(pipe: Connection, counter: Any, task: Task, method: Method, key: Key, states: Path, name: str) -> None:
-    """A worker process: take orders until told to stop."""
+def _serve(
+    pipe: Connection, inherited: Sequence[Connection], counter: Any, task: Task, method: Method, key: Key, states: Path, name: str
+) -> None:
+    """A worker process: take orders until told to stop, or until the parent is gone."""
+    for end in inherited:
+        end.close()  # while any child holds the parent's end of a pipe, nobody is told that the parent has died
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     one_thread()
     try:
         worker = Worker(task, method, key, states, name)
@@ -171,12 +197,17 @@ def _serve(pipe: Connection, counter: Any, task: Task, method: Method, key: Key,
                 return
             _obey(worker, order, data, pipe, counter)
             pipe.send_bytes(_pack({"done": order["do"]}))
-    except EOFError:
-        return  # the parent is gone
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone; what was not committed is undone
     except FewbitsError as error:
-        pipe.send_bytes(_pack({"error": str(error), "local": isinstance(error, LocalError)}))
+        _complain(pipe, str(error), isinstance(error, LocalError))
     except Exception:  # noqa: BLE001 - whatever the user's model raised must reach the parent before this process ends
-        pipe.send_bytes(_pack({"error": f"a worker process failed:\n{traceback.format_exc()}", "local": False}))
+        _complain(pipe, f"a worker process failed:\n{traceback.format_exc()}", False)
+
+
+def _complain(pipe: Connection, error: str, local: bool) -> None:
+    with suppress(OSError):  # the parent is gone
+        pipe.send_bytes(_pack({"error": error, "local": local}))
 
 
 def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any) -> None:

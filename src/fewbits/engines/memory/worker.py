@@ -48,6 +48,8 @@ class Worker:
         """`states` is the StateStore's folder, `name` this worker's file in it."""
         self.task, self.key = task, key
         self.model = FlatModel(copy.deepcopy(task.model))
+        kept = dict(self.model.module.named_buffers())
+        self._untravelled = {name: kept[name].clone() for name in kept if name not in self.model.buffer_names}
         spec = exchange.spec(self.model)
         self._follower = Follower(exchange.with_buffers(as_lift(method.down, "Worker"), spec), spec)
         self._sender = Sender(exchange.with_buffers(as_lift(method.up, "Worker"), spec), spec, key)
@@ -67,6 +69,8 @@ class Worker:
         """Play one client: load its end, train from the public model, encode what changed."""
         task, public = self.task, self._follower.value
         exchange.load(self.model, public)
+        for name, buffer in self._untravelled.items():  # counters of batches: no client may see another's
+            self.model.module.get_buffer(name).copy_(buffer)
         part = task.parts[client]
         key = self.key.fold("round", round, "client", client)
         report = task.local.train(self.model, task.x, task.y, part, key, **({"loss": task.loss} if task.loss else {}))

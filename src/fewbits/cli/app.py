@@ -1,0 +1,46 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import typer
+from click import Context
+from rich.console import Console
+from typer.core import TyperGroup
+
+from fewbits.cli import commands, demo, inspect, lists
+from fewbits.errors import FewbitsError, LocalError
+
+
+class Sentences(TyperGroup):
+    """Errors raised on purpose end the command with their sentence: exit code 2 for the caller's mistakes, else 1."""
+
+    def invoke(self, ctx: Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except FewbitsError as error:
+            Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            ctx.exit(2 if isinstance(error, LocalError) else 1)
+
+
+app = typer.Typer(
+    cls=Sentences,
+    name="fewbits",
+    help="Train one model across many machines while sending almost nothing, and count every byte.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(commands.train)
+app.command()(commands.compare)
+app.command()(demo.demo)
+app.command("inspect")(inspect.inspect)
+app.command("methods")(lists.methods)
+app.command("data")(lists.data_sets)
+app.command("models")(lists.models)
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,54 @@
+"""From a RunConfig to a Federation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fewbits import data, models
+from fewbits.cli.config import RunConfig
+from fewbits.cli.frames import Keeper
+from fewbits.codecs import Lift
+from fewbits.data import Data
+from fewbits.engines.memory import Federation, Task
+from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.learn import exchange
+from fewbits.learn.flat_model import FlatModel
+from fewbits.link.identity import codec_hash
+from fewbits.rng import Key
+from fewbits.spec import TreeSpec
+
+WIRE = "wire.json"
+
+
+def load_data(config: RunConfig) -> Data:
+    """The data set."""
+    return data.load(config.data, config.data_dir)
+
+
+def build_task(config: RunConfig, found: Data) -> Task:
+    """Partition and initial model: the same for every method, because they depend on the seed alone."""
+    key = Key(config.seed)
+    parts = data.partition(found.train_y, config.split, config.clients, key.fold("partition"), found.groups)
+    model = models.build(config.model, found, key.fold("model"))
+    return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local())
+
+
+def build_federation(config: RunConfig, folder: Path, task: Task) -> Federation:
+    """The run in `folder`, new or continued; notes there what travels, for `fewbits inspect`."""
+    method = config.build_method()
+    spec = exchange.spec(FlatModel(task.model))
+    federation = Federation(task, method, config.schedule(), Key(config.seed), folder)
+    note = {
+        "up": _end(exchange.with_buffers(method.up, spec), spec),
+        "down": _end(exchange.with_buffers(method.down, spec), spec),
+        "tensors": [[name, list(leaf.shape), leaf.dtype] for name, leaf in spec],
+    }
+    write_atomically(folder / WIRE, (json.dumps(note, indent=2) + "\n").encode())
+    keeper = Keeper(folder / "frames", config.keep_frames)
+    federation.tap = keeper if keeper.wants else None
+    return federation
+
+
+def _end(codec: Lift, spec: TreeSpec) -> dict[str, str]:
+    return {"codec": repr(codec), "hash": f"{codec_hash(codec, spec):04X}"}

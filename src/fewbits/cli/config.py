@@ -1,0 +1,118 @@
+"""RunConfig: all that a run from the command line depends on, as it stands in its folder's config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, get_type_hints
+
+from fewbits import data, models
+from fewbits.engines.memory import Schedule
+from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.errors import LocalError
+from fewbits.learn import LocalSGD, Method
+from fewbits.methods import build
+
+NAME = "config.json"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run; every name and number is checked when it is made, but the split, which needs the data."""
+
+    data: str = "digits"  # `fewbits data` lists them
+    data_dir: str | None = None  # folder with the data set's files; None: where it comes from by itself
+    model: str = "mlp"  # `fewbits models` lists them
+    clients: int = 20
+    per_round: int | None = None  # clients sampled in each round; None: all
+    split: str = "iid"  # iid, dirichlet:A, classes:K or natural
+    method: str = "dense"  # `fewbits methods` lists them
+    settings: Mapping[str, str] = field(default_factory=dict)  # the method's options, as text
+    rounds: int = 50
+    seed: int = 0  # of everything: partition, initial model, sampling, batches, dither
+    lr: float = 0.1  # of the clients' SGD
+    momentum: float = 0.0  # of the clients' SGD, from zero in every round
+    weight_decay: float = 0.0
+    batch_size: int = 10  # examples; 0: all of the client's
+    epochs: int = 1  # passes over the client's examples per round
+    steps: int | None = None  # exactly so many steps per round, instead of epochs
+    clip: float | None = None  # largest 2-norm of a gradient; None: no limit
+    processes: int = 2  # results do not depend on it
+    evaluate_every: int = 1  # rounds
+    checkpoint_every: int = 10  # rounds
+    keep_frames: int = 0  # save the first so many messages of the run as files
+
+    def __post_init__(self) -> None:
+        if self.data not in data.NAMES:
+            raise LocalError(f"unknown data set {self.data!r}; choose one of {', '.join(data.NAMES)}")
+        if self.model not in models.NAMES:
+            raise LocalError(f"unknown model {self.model!r}; choose one of {', '.join(models.NAMES)}")
+        if self.clients < 1 or self.keep_frames < 0:
+            raise LocalError(f"need clients >= 1 and keep_frames >= 0; got {self.clients} and {self.keep_frames}")
+        if self.per_round is not None and self.per_round > self.clients:
+            raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} clients")
+        self.build_method(), self.local(), self.schedule()
+
+    def build_method(self) -> Method:
+        """The method with its options."""
+        return build(self.method, self.settings)
+
+    def local(self) -> LocalSGD:
+        """How a client trains."""
+        return LocalSGD(self.lr, self.momentum, self.weight_decay, self.batch_size, self.epochs, self.steps, self.clip)
+
+    def schedule(self) -> Schedule:
+        """How long and with whom."""
+        return Schedule(self.rounds, self.per_round, self.evaluate_every, self.checkpoint_every, self.processes)
+
+    def asdict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"settings": dict(self.settings)}
+
+    def write(self, folder: Path) -> None:
+        """Make this the configuration of the run in `folder`."""
+        write_atomically(folder / NAME, (json.dumps(self.asdict(), indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The configuration of the run in `folder`."""
+        return cls.parse(read_json(folder / NAME), str(folder / NAME))
+
+    @classmethod
+    def parse(cls, found: object, where: str) -> Self:
+        """From a JSON object; LocalError names an unknown key or a value of the wrong type."""
+        if not isinstance(found, dict):
+            raise LocalError(f"{where}: expected a JSON object; got {type(found).__name__}")
+        known = [f.name for f in fields(cls)]
+        for key in found:
+            if key not in known:
+                raise LocalError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
+        hints = get_type_hints(cls)
+        return cls(**{key: _typed(value, hints[key], f"{where}: {key}") for key, value in found.items()})
+
+
+def read_json(path: Path) -> object:
+    """A JSON file; LocalError when it is missing or is none."""
+    try:
+        return json.loads(path.read_text())
+    except OSError:
+        raise LocalError(f"{path.parent} holds no run: there is no {path.name}") from None
+    except ValueError as error:
+        raise LocalError(f"{path} is not JSON: {error}") from None
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` when it is of the type that the field is declared with."""
+    kinds = hint.__args__ if isinstance(hint, UnionType) else (hint,)
+    if dict in map(type, [value]) and kinds[0] not in (str, int, float):
+        if all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+            return value
+    elif float in kinds and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif not isinstance(value, bool) and type(value) in kinds:
+        return value
+    names = " or ".join("null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise LocalError(f"{where} must be {names}; got {value!r}")

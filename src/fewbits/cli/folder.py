@@ -1,0 +1,53 @@
+"""The output folder: never write over what is there unless told to, and then remove only what a run left."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fewbits.cli import comparison, config
+from fewbits.errors import LocalError
+
+FILES = (
+    *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors"),
+    *("summary.json", "report.html", "accuracy.png", config.NAME, comparison.NAME),
+)
+FOLDERS = ("checkpoints", "states", "frames")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a run or a comparison lives here."""
+    return any((folder / name).is_file() for name in (config.NAME, comparison.NAME))
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """LocalError unless the folder can be taken: it is new or empty, or `force` and what it holds is a run."""
+    if folder.exists() and not folder.is_dir():
+        raise LocalError(f"{folder} is a file; give a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not is_ours(folder):
+        raise LocalError(f"{folder} is not empty, and what it holds is no fewbits run; give another folder")
+    if not force:
+        raise LocalError(f"{folder} already holds a run; continue it with --resume {folder}, replace it with --force, or give another folder")
+
+
+def claim(folder: Path, force: bool) -> None:
+    """Make the folder ready for a new run."""
+    check_free(folder, force)
+    if folder.exists():
+        wipe(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def wipe(folder: Path) -> None:
+    """Remove what runs leave, in this folder and in the runs of a comparison below it; strangers' files stay."""
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and child.name in FOLDERS:
+            shutil.rmtree(child)
+        elif child.is_dir() and not child.is_symlink() and is_ours(child):
+            wipe(child)
+            if not any(child.iterdir()):
+                child.rmdir()
+        elif child.name.removesuffix(".part") in FILES:
+            child.unlink()

@@ -1,0 +1,122 @@
+"""`fewbits inspect`: what is in a frame, bit by bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fewbits.cli.assemble import WIRE
+from fewbits.cli.codec_text import parse
+from fewbits.cli.config import read_json
+from fewbits.cli.options import numbers
+from fewbits.codecs import Lift, as_lift
+from fewbits.errors import LocalError
+from fewbits.link.identity import codec_hash
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+from fewbits.wire import BitReader, Frame, Section
+from fewbits.wire.frame import HEADER_BYTES
+
+
+class Contents(NamedTuple):
+    """What is needed to read a payload."""
+
+    direction: str  # for a person: "up", "down", or ""
+    codec: Lift
+    spec: Spec | TreeSpec
+
+
+def inspect(
+    frame: Annotated[Path, typer.Argument(help="A frame as a file; `fewbits train --keep-frames N` saves some.", metavar="FRAME")],
+    run: Annotated[Path | None, typer.Option(help="The run the frame is from: its folder knows codec and shapes.")] = None,
+    codec: Annotated[str | None, typer.Option(help="The codec's text, such as 'flat(LookBack(chain(Raw())))'.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Sizes of the tensor that was sent, such as 431080 or 10,64.")] = None,
+) -> None:
+    """Show a frame's header and, when its codec is known, the sections of its payload in bits.
+
+    A frame names its codec only by a hash: say which run it is from, or give codec and shape.
+    """
+    if (codec is None) != (shape is None) or (run is not None and codec is not None):
+        raise LocalError("inspect: give --run, or --codec together with --shape, or neither")
+    try:
+        parsed = Frame.parse(frame.read_bytes())
+    except OSError as error:
+        raise LocalError(f"{frame} cannot be read: {error.strerror}") from None
+    console = Console()
+    console.print(_header(parsed))
+    if run is not None:
+        contents = of_run(run, parsed.header.codec)
+    elif codec is not None and shape is not None:
+        contents = Contents("", as_lift(parse(codec), "inspect"), Spec(numbers(shape, "--shape")))
+        own = codec_hash(contents.codec, contents.spec)
+        if own != parsed.header.codec:
+            console.print(
+                f"note: this codec and shape have the hash {own:04X}, not the frame's; the reading below is a guess", style="yellow"
+            )
+    else:
+        console.print("The codec is not known; give --run, or --codec and --shape, to see what the payload holds.")
+        return
+    console.print(f"codec {contents.direction}: {contents.codec!r}", markup=False, highlight=False, soft_wrap=True)
+    console.print(_sections(sections(parsed, contents), len(parsed.payload)))
+
+
+def of_run(folder: Path, wanted: int) -> Contents:
+    """The end of the run's links whose hash this is."""
+    path = folder / WIRE
+    note: Any = read_json(path)
+    try:
+        spec = TreeSpec(tuple((str(name), Spec(tuple(sizes), dtype)) for name, sizes, dtype in note["tensors"]))
+        ends = [Contents(way, as_lift(parse(note[way]["codec"]), "inspect"), spec) for way in ("up", "down")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise LocalError(f"{path} does not describe a run's codecs: {error}") from None
+    for end in ends:
+        if codec_hash(end.codec, spec) == wanted:
+            return end
+    hashes = ", ".join(f"{end.direction} {codec_hash(end.codec, spec):04X}" for end in ends)
+    raise LocalError(f"the frame's codec hash is {wanted:04X}; the run in {folder} has {hashes}")
+
+
+def sections(frame: Frame, contents: Contents) -> list[Section]:
+    """The payload's sections, outer before inner, in order; WireError when it is not of this codec."""
+    src = BitReader(frame.payload)
+    if frame.header.snapshot:
+        with src.section("state"):
+            contents.codec.read_state(contents.spec, src)
+    else:
+        # The common key decides values, never lengths: any will do.
+        contents.codec.read(contents.spec, src, Key(0))
+    src.finish()
+    return sorted(src.sections, key=lambda s: (s.start, -s.stop, s.name.count("/")))
+
+
+def _header(frame: Frame) -> Table:
+    header, size = frame.header, HEADER_BYTES + len(frame.payload)
+    table = Table(show_header=False, title=f"frame of {size:,} bytes", title_justify="left", title_style="bold")
+    for name, value in {
+        "codec hash": f"{header.codec:04X}",
+        "sequence": f"{header.sequence}",
+        "acknowledges": f"{header.ack} frames the other way",
+        "key frame": "yes: the link starts afresh here" if header.key else "no",
+        "snapshot": "yes: the payload is a state" if header.snapshot else "no",
+        "history": f"{header.history:06X}",
+        "header": f"{HEADER_BYTES} bytes",
+        "payload": f"{len(frame.payload):,} bytes",
+    }.items():
+        table.add_row(name, value)
+    return table
+
+
+def _sections(found: list[Section], payload: int) -> Table:
+    table = Table("section", header_style="bold")
+    for name in ("from bit", "bits", "share"):
+        table.add_column(name, justify="right")
+    for section in found:
+        outer, _, own = section.name.rpartition("/")
+        bits = section.stop - section.start
+        indent = "  " * (outer.count("/") + bool(outer))
+        table.add_row(indent + own, f"{section.start:,}", f"{bits:,}", f"{bits / max(1, 8 * payload):.1%}")
+    return table

@@ -1,0 +1,40 @@
+"""Interrupt: the first Ctrl-C asks for a stop after this round, the second aborts at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from types import FrameType
+
+EXIT_CODE = 130  # 128 + SIGINT, as shells have it
+SENTENCE = b"\nFinishing this round; press Ctrl-C again to abort at once.\n"
+
+
+class Interrupt:
+    """While in the context, SIGINT sets `asked`; again, it ends our processes and raises KeyboardInterrupt.
+
+    What an abort leaves can be resumed too: from the last checkpoint instead of from the last round.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: object = None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)  # pyright: ignore[reportArgumentType] - it is what signal() gave
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise KeyboardInterrupt
+        self.asked = True
+        os.write(2, SENTENCE)  # not print: the main thread may be printing

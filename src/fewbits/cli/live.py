@@ -1,0 +1,54 @@
+"""Live: one progress bar per run, with its accuracy and the megabytes that went up and down so far."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from fewbits.engines.memory import RoundReport
+from fewbits.report.table import NONE, megabytes
+
+
+class Live:
+    """Use as a context manager; bars are drawn anew with every report, by no thread: runs fork."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:>4.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[accuracy]:>7}"),
+            TextColumn("up {task.fields[up]:>7} MB  down {task.fields[down]:>7} MB"),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+            auto_refresh=False,
+        )
+
+    def __enter__(self) -> Live:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def lane(self, name: str, rounds: int) -> Lane:
+        """A new bar."""
+        task = self._progress.add_task(name, total=rounds, accuracy="", up=NONE, down=NONE, note="")
+        self._progress.refresh()
+        return Lane(self._progress, task)
+
+
+class Lane:
+    """One bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def show(self, report: RoundReport) -> None:
+        """Bring the bar to this report."""
+        fields = {"up": megabytes(report.up_frame_bytes), "down": megabytes(report.down_frame_bytes)}
+        if report.accuracy is not None:
+            fields["accuracy"] = f"{report.accuracy:.2%}"
+        if report.recycled is not None:
+            fields["note"] = f"{report.recycled:.0%} recycled"
+        self._progress.update(self._task, completed=report.round, refresh=True, **fields)

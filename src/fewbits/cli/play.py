@@ -1,0 +1,129 @@
+"""Play runs: from a configuration and a folder to the record of what happened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from safetensors.torch import save
+from torch import nn
+
+from fewbits.cli.assemble import build_federation, build_task, load_data
+from fewbits.cli.comparison import Comparison
+from fewbits.cli.config import NAME, RunConfig
+from fewbits.cli.interrupt import EXIT_CODE, Interrupt
+from fewbits.cli.live import Lane, Live
+from fewbits.engines.memory import Task
+from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.report import Record, rows
+from fewbits.report.record import against_dense
+from fewbits.report.table import terminal
+from fewbits.report.write import write
+
+SUMMARY, MODEL = "summary.json", "model.safetensors"
+NOTES_SHOWN = 5
+
+
+def play(config: RunConfig, folder: Path, task: Task, lane: Lane, interrupt: Interrupt, console: Console) -> Record | None:
+    """One run, new or continued, in its folder; None when it was interrupted before its last round."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+    config.write(folder)
+    federation = build_federation(config, folder, task)
+    if federation.reports:
+        lane.show(federation.reports[-1])
+    result = federation.run(watch=lane.show, stop=lambda: interrupt.asked)
+    for note in result.notes[:NOTES_SHOWN]:
+        console.print(f"note: {note}", markup=False, style="yellow")
+    if result.reports[-1].round < config.rounds:
+        return None
+    save_model(result.model, folder / MODEL)
+    record = Record.read(folder, config.method, config.seed)
+    write_atomically(folder / SUMMARY, (json.dumps(record.summary(), indent=2) + "\n").encode())
+    return record
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """The model's state dict as safetensors."""
+    # Parameters are views of one buffer, which safetensors refuses.
+    write_atomically(path, save({name: x.detach().clone().contiguous() for name, x in model.state_dict().items()}))
+
+
+def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None:
+    """One run with its report."""
+    try:
+        with Interrupt() as interrupt, Live(console) as live:
+            record = play(config, folder, task, live.lane(config.method, config.rounds), interrupt, console)
+    except KeyboardInterrupt:
+        raise _aborted(console, f"fewbits train --resume {folder}") from None
+    if record is None:
+        raise _stopped(console, f"fewbits train --resume {folder}")
+    title = f"{config.method} on {config.data}"
+    notes = write(folder, title, [record], config.asdict(), record.summary())
+    _conclude(folder, [record], notes, console)
+
+
+def compare(comparison: Comparison, folder: Path, console: Console, title: str, again: str) -> None:
+    """All runs of a comparison, those that are finished already left out, with one report."""
+    comparison.write(folder)
+    try:
+        with Interrupt() as interrupt, Live(console) as live:
+            records = _play_all(comparison, folder, live, interrupt, console)
+    except KeyboardInterrupt:
+        raise _aborted(console, again) from None
+    if records is None:
+        raise _stopped(console, again)
+    records, target = against_dense(records), comparison.target_accuracy
+    config = comparison.base.asdict() | {"settings": list(comparison.settings), "methods": comparison.methods, "seeds": comparison.seeds}
+    del config["method"], config["seed"]
+    notes = write(folder, title, records, config, [record.summary(target) for record in records], target)
+    _conclude(folder, records, notes, console, target)
+
+
+def _play_all(
+    comparison: Comparison, folder: Path, live: Live, interrupt: Interrupt, console: Console
+) -> list[Record] | None:
+    found = load_data(comparison.base)
+    records = []
+    for name, config in comparison.runs().items():
+        label = config.method if len(comparison.seeds) == 1 else f"{config.method} seed {config.seed}"
+        lane = live.lane(label, config.rounds)
+        record = finished(config, folder / name)
+        if record is not None:
+            lane.show(record.last)
+        elif not interrupt.asked:
+            record = play(config, folder / name, build_task(config, found), lane, interrupt, console)
+        if record is None:
+            return None
+        records.append(record)
+    return records
+
+
+def finished(config: RunConfig, folder: Path) -> Record | None:
+    """The record of the run in `folder` when it is this one, finished."""
+    if not ((folder / SUMMARY).is_file() and (folder / NAME).is_file()):
+        return None
+    earlier = RunConfig.read(folder)
+    same = replace(earlier, processes=config.processes, checkpoint_every=config.checkpoint_every) == config
+    return Record.read(folder, config.method, config.seed) if same else None
+
+
+def _conclude(folder: Path, records: list[Record], notes: list[str], console: Console, target: float | None = None) -> None:
+    console.print()
+    console.print(terminal(rows(records, target)))
+    for note in notes:
+        console.print(f"note: {note}", markup=False, style="yellow")
+    console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False)
+
+
+def _stopped(console: Console, again: str) -> typer.Exit:
+    console.print(f"stopped; all rounds so far are kept. Continue with: {again}", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(EXIT_CODE)
+
+
+def _aborted(console: Console, again: str) -> typer.Exit:
+    console.print(f"aborted; continue from the last checkpoint with: {again}", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(EXIT_CODE)
