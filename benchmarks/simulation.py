@@ -56,7 +56,7 @@ def main() -> None:
         for name, (method, settings) in METHODS.items():
             pairs = []
             for _ in range(options.pairs):
-                bare = statistics.median(bare_loop.run(workload, options.data_dir, options.rounds + 1)[1:])
+                bare = statistics.median(bare_loop.run(workload, options.data_dir, options.rounds))
                 pairs.append((bare, statistics.median(ours(workload, images, method, settings, options.rounds))))
             ratios = sorted(b / a for a, b in pairs)
             print(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from fewbits import codecs
 from fewbits.codecs import Codec, Transform, chain
 from fewbits.codecs.base import words
@@ -61,6 +62,13 @@ def law(function: Callable[[Codec], None]) -> Callable[[Codec], None]:
     return pytest.mark.parametrize("codec", CODECS, ids=[repr(codec).replace(" ", "") for codec in CODECS])(function)
 
 
+def laws() -> list[Callable[[Codec], None]]:
+    """All laws, each a function of one codec that raises when the codec breaks it."""
+    for module in ("test_every_codec", "test_every_promise", "test_every_hostile_frame"):
+        importlib.import_module(module)
+    return LAWS
+
+
 def vector(key: Key, n: int) -> np.ndarray:
     """n numbers that look normal, the same on every machine: sums of four uniforms.  # (n,) float32"""
     return key.uniform(4 * n).reshape(4, n).sum(0, dtype=np.float32) * np.float32(1.7) - np.float32(3.4)
@@ -70,7 +78,8 @@ def tree(x: np.ndarray, dtype: torch.dtype = torch.float32) -> dict[str, torch.T
     """41 numbers as named tensors."""
     pieces = np.split(x, np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])[:-1])
     return {
-        name: torch.from_numpy(p.copy()).reshape(s).to(dtype) for (name, s), p in zip(SHAPES.items(), pieces, strict=True)
+        name: torch.from_numpy(p.copy()).reshape(s).to(dtype)
+        for (name, s), p in zip(SHAPES.items(), pieces, strict=True)
     }
 
 
@@ -111,6 +120,11 @@ def fingerprint(value: Any) -> str:
         digest.update(f"{name} {tuple(x.shape)} {x.dtype} ".encode())
         digest.update(words(x.contiguous().reshape(-1)).numpy().tobytes())
     return digest.hexdigest()
+
+
+def payload_of(frame: bytes) -> bytes:
+    """What follows the header."""
+    return bytes(frame[16:])
 
 
 def restamp(frame: bytes, payload: bytes | None = None, **header: Any) -> bytes:

@@ -1,15 +1,15 @@
 """The receiving ends of many links, in a process of their own: frames in on stdin, digests and states out on stdout.
 
-Messages are their length in four bytes, then themselves. Per link: the codec's repr, then frames, then an empty message.
-Each frame is answered with the value's fingerprint, each link's end with the shared state.
+Messages are their length in four bytes, then themselves. Per link: the codec's repr, then frames, then an empty
+message. Each frame is answered with the value's fingerprint, each link's end with the shared state.
 """
 
 import sys
 
 import fewbits
-from every_codec import COMMON, TREE, fingerprint
+from every_codec import COMMON, TREE, fingerprint, payload_of
+from fewbits import codecs
 from fewbits.link import Receiver
-from fewbits.wire import Frame
 
 
 def read() -> bytes | None:
@@ -25,12 +25,12 @@ def write(message: bytes) -> None:
 
 def main() -> None:
     """Serve links until stdin ends."""
-    names = {name: getattr(fewbits, name) for name in fewbits.__all__}
+    names = {name: getattr(fewbits, name) for name in fewbits.__all__} | vars(codecs)
     while (text := read()) is not None:
         receiver = Receiver(eval(text.decode(), names), TREE, COMMON)
         while frame := read():
             write(fingerprint(receiver.receive(frame)).encode())
-        write(Frame.parse(receiver.dump()).payload)
+        write(payload_of(receiver.dump()))
     sys.stdout.buffer.flush()
 
 

@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from every_codec import TREE, ends, fingerprint, law, restamp, run, stream
+
+from every_codec import TREE, ends, fingerprint, law, payload_of, restamp, run, stream
 from fewbits.errors import DesyncError, WireError
-from fewbits.link import Receiver
 from fewbits.link.finite import all_finite
 from fewbits.rng import Key
 from fewbits.spec import Spec
@@ -27,7 +27,7 @@ class Victim:
             self.receiver.receive(frame)
         self.before = self.receiver.dump()
         self.frame, self.value = frames[-1], fingerprint(values[-1])
-        self.payload = Frame.parse(self.frame).payload
+        self.payload = payload_of(self.frame)
 
     def attack(self, frame: bytes) -> bool:
         """True when the frame was taken; then its value is finite and of the right shape."""
@@ -166,7 +166,7 @@ def test_a_damaged_or_foreign_store_is_refused_and_changes_nothing(codec):
                     with pytest.raises(WireError):
                         end.load(bad)
                     assert end.dump() == dumped
-        spoiled = bytearray(Frame.parse(dumped).payload)
+        spoiled = bytearray(payload_of(dumped))
         for at in range(len(spoiled)):
             spoiled[at] ^= 0x55
             try:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from every_codec import CODECS, ends, fingerprint, run, stream
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "frames-v1.json").read_text())

@@ -12,6 +12,8 @@ from fewbits.codecs import Codec, Transform
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 
+EXAMPLE = "flat(chain(TopK(0.05), Rans()))"
+
 
 def _constructors() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
@@ -24,7 +26,8 @@ def _constructors() -> dict[str, Callable[..., Any]]:
     for package in (codecs, coders):
         for name in package.__all__:
             thing = getattr(package, name)
-            if inspect.isclass(thing) and issubclass(thing, Transform | Codec | Coder) and not inspect.isabstract(thing):
+            codec = inspect.isclass(thing) and issubclass(thing, Transform | Codec | Coder)
+            if codec and not inspect.isabstract(thing):
                 found[name] = thing
     return found
 
@@ -43,7 +46,7 @@ def parse(text: str) -> Any:
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise LocalError(f"not a codec: {text[:80]!r}; expected one as fewbits prints it, such as flat(chain(TopK(0.05), Rans()))") from None
+        raise LocalError(f"not a codec: {text[:80]!r}; write one as fewbits prints it, such as {EXAMPLE}") from None
     found = _value(tree.body)
     if not isinstance(found, Codec | Transform | Coder):
         raise LocalError(f"not a codec: {text[:80]!r} is of type {type(found).__name__}")
@@ -58,8 +61,8 @@ def _value(node: ast.expr) -> Any:
             return -value
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             return tuple(_value(part) for part in parts)
-        case ast.Call(func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id="fb"), attr=name), args=args, keywords=keywords):
-            return _call(name, [_value(a) for a in args], {str(k.arg): _value(k.value) for k in keywords})
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id="fb"), attr=name)):
+            return _call(name, [_value(a) for a in node.args], {str(k.arg): _value(k.value) for k in node.keywords})
     raise LocalError(f"not part of a codec: {ast.unparse(node)[:80]!r}")
 
 

@@ -19,7 +19,7 @@ from fewbits.errors import LocalError
 
 
 def train(
-    method: Annotated[str | None, typer.Option(help="Method; `fewbits methods` lists them.", show_default="dense")] = None,
+    method: Annotated[str | None, typer.Option(help="Method; `fewbits methods` lists them. Default: dense.")] = None,
     settings: o.Settings = None,
     data: o.DataName = None,
     data_dir: o.DataDir = None,
@@ -35,7 +35,7 @@ def train(
     epochs: o.Epochs = None,
     steps: o.Steps = None,
     clip: o.Clip = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything: same seed, same bytes.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything: same seed, same bytes. Default: 0.")] = None,
     processes: o.Processes = None,
     evaluate_every: o.EvaluateEvery = None,
     checkpoint_every: o.CheckpointEvery = None,
@@ -62,8 +62,10 @@ def train(
 
 
 def compare(
-    methods: Annotated[str | None, typer.Option(help="Methods, separated by commas; `fewbits methods` lists them.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas.", show_default="0")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, separated by commas; `fewbits methods` lists them.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas. Default: 0.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,7 +75,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    target_accuracy: Annotated[float | None, typer.Option(help="Report the bytes it takes to get there, such as 0.9.")] = None,
+    target_accuracy: Annotated[float | None, typer.Option(help="Report the bytes that it takes, such as 0.9.")] = None,
     data: o.DataName = None,
     data_dir: o.DataDir = None,
     model: o.Model = None,
@@ -112,9 +114,8 @@ def compare(
         if methods is None:
             raise LocalError("compare: give --methods, such as --methods dense,topk,lbgm, or --resume")
         folder = _folder(out)
-        comparison = Comparison(
-            RunConfig(**found), tuple(o.words(methods)), o.numbers(seeds or "0", "seeds"), tuple(settings or ()), target_accuracy
-        )
+        names, found_seeds = tuple(o.words(methods)), o.numbers(seeds or "0", "seeds")
+        comparison = Comparison(RunConfig(**found), names, found_seeds, tuple(settings or ()), target_accuracy)
         check_free(folder, force)
         build_task(comparison.base, load_data(comparison.base))  # before anything is removed
         claim(folder, force)
@@ -131,5 +132,5 @@ def _folder(out: Path | None) -> Path:
 def _extended(config: RunConfig, found: dict[str, Any]) -> RunConfig:
     """The configuration of a run that is continued."""
     if found.get("rounds", config.rounds) < config.rounds:
-        raise LocalError(f"--rounds can extend a run, not shorten it: it was begun with {config.rounds}; got {found['rounds']}")
+        raise LocalError(f"--rounds can extend a run, not shorten it: it has {config.rounds}; got {found['rounds']}")
     return replace(config, **found)

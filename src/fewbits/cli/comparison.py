@@ -28,7 +28,8 @@ class Comparison:
     def __post_init__(self) -> None:
         for what, found in (("methods", self.methods), ("seeds", self.seeds)):
             if not found or len(set(found)) != len(found):
-                raise LocalError(f"compare: give one or more {what}, each once; got {', '.join(map(str, found)) or 'none'}")
+                got = ", ".join(map(str, found)) or "none"
+                raise LocalError(f"compare: give one or more {what}, each once; got {got}")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise LocalError(f"target_accuracy must be in (0, 1], such as 0.9 for 90%; got {self.target_accuracy}")
         self.runs()  # says what is wrong with a method or a setting

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, get_type_hints
+from typing import Any, Self, get_origin, get_type_hints
 
 from fewbits import data, models
 from fewbits.engines.memory import Schedule
@@ -54,7 +54,8 @@ class RunConfig:
             raise LocalError(f"need clients >= 1 and keep_frames >= 0; got {self.clients} and {self.keep_frames}")
         if self.per_round is not None and self.per_round > self.clients:
             raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} clients")
-        self.build_method(), self.local(), self.schedule()
+        for check in (self.build_method, self.local, self.schedule):
+            check()
 
     def build_method(self) -> Method:
         """The method with its options."""
@@ -107,9 +108,10 @@ def read_json(path: Path) -> object:
 def _typed(value: Any, hint: Any, where: str) -> Any:
     """`value` when it is of the type that the field is declared with."""
     kinds = hint.__args__ if isinstance(hint, UnionType) else (hint,)
-    if dict in map(type, [value]) and kinds[0] not in (str, int, float):
-        if all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+    if get_origin(hint) is Mapping:
+        if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):
             return value
+        kinds = (dict,)
     elif float in kinds and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif not isinstance(value, bool) and type(value) in kinds:

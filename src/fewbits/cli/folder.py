@@ -29,7 +29,7 @@ def check_free(folder: Path, force: bool) -> None:
     if not is_ours(folder):
         raise LocalError(f"{folder} is not empty, and what it holds is no fewbits run; give another folder")
     if not force:
-        raise LocalError(f"{folder} already holds a run; continue it with --resume {folder}, replace it with --force, or give another folder")
+        raise LocalError(f"{folder} already holds a run; continue it with --resume {folder} or replace it with --force")
 
 
 def claim(folder: Path, force: bool) -> None:

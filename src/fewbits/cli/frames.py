@@ -8,7 +8,7 @@ from fewbits.link.broadcast import unpack
 
 
 class Keeper:
-    """Saves every frame of the first `count` messages as round-client-direction.bin (a bundle's frames are numbered)."""
+    """Saves the frames of the first `count` messages, one file each, named by round, client and direction."""
 
     def __init__(self, folder: Path, count: int) -> None:
         """Frames that are in `folder` already count."""

@@ -25,16 +25,16 @@ from fewbits.wire.frame import HEADER_BYTES
 class Contents(NamedTuple):
     """What is needed to read a payload."""
 
-    direction: str  # for a person: "up", "down", or ""
+    direction: str  # for a person: "uplink ", "downlink ", or ""
     codec: Lift
     spec: Spec | TreeSpec
 
 
 def inspect(
-    frame: Annotated[Path, typer.Argument(help="A frame as a file; `fewbits train --keep-frames N` saves some.", metavar="FRAME")],
-    run: Annotated[Path | None, typer.Option(help="The run the frame is from: its folder knows codec and shapes.")] = None,
-    codec: Annotated[str | None, typer.Option(help="The codec's text, such as 'flat(LookBack(chain(Raw())))'.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Sizes of the tensor that was sent, such as 431080 or 10,64.")] = None,
+    frame: Annotated[Path, typer.Argument(help="A file; `fewbits train --keep-frames N` saves some.", metavar="FRAME")],
+    run: Annotated[Path | None, typer.Option(help="Folder of the run that the frame is from.")] = None,
+    codec: Annotated[str | None, typer.Option(help="Or the codec, such as 'flat(LookBack(chain(Raw())))',")] = None,
+    shape: Annotated[str | None, typer.Option(help="and the sizes of what was sent, such as 431080 or 10,64.")] = None,
 ) -> None:
     """Show a frame's header and, when its codec is known, the sections of its payload in bits.
 
@@ -55,12 +55,12 @@ def inspect(
         own = codec_hash(contents.codec, contents.spec)
         if own != parsed.header.codec:
             console.print(
-                f"note: this codec and shape have the hash {own:04X}, not the frame's; the reading below is a guess", style="yellow"
+                f"note: this codec and shape have another hash, {own:04X}; what follows is a guess", style="yellow"
             )
     else:
         console.print("The codec is not known; give --run, or --codec and --shape, to see what the payload holds.")
         return
-    console.print(f"codec {contents.direction}: {contents.codec!r}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{contents.direction}codec: {contents.codec!r}", markup=False, highlight=False, soft_wrap=True)
     console.print(_sections(sections(parsed, contents), len(parsed.payload)))
 
 
@@ -70,13 +70,13 @@ def of_run(folder: Path, wanted: int) -> Contents:
     note: Any = read_json(path)
     try:
         spec = TreeSpec(tuple((str(name), Spec(tuple(sizes), dtype)) for name, sizes, dtype in note["tensors"]))
-        ends = [Contents(way, as_lift(parse(note[way]["codec"]), "inspect"), spec) for way in ("up", "down")]
+        ends = [Contents(f"{way}link ", as_lift(parse(note[way]["codec"]), "inspect"), spec) for way in ("up", "down")]
     except (KeyError, TypeError, ValueError) as error:
         raise LocalError(f"{path} does not describe a run's codecs: {error}") from None
     for end in ends:
         if codec_hash(end.codec, spec) == wanted:
             return end
-    hashes = ", ".join(f"{end.direction} {codec_hash(end.codec, spec):04X}" for end in ends)
+    hashes = ", ".join(f"{end.direction}{codec_hash(end.codec, spec):04X}" for end in ends)
     raise LocalError(f"the frame's codec hash is {wanted:04X}; the run in {folder} has {hashes}")
 
 
@@ -117,6 +117,8 @@ def _sections(found: list[Section], payload: int) -> Table:
     for section in found:
         outer, _, own = section.name.rpartition("/")
         bits = section.stop - section.start
+        if not bits:
+            continue
         indent = "  " * (outer.count("/") + bool(outer))
         table.add_row(indent + own, f"{section.start:,}", f"{bits:,}", f"{bits / max(1, 8 * payload):.1%}")
     return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
@@ -46,7 +48,7 @@ class Lane:
 
     def show(self, report: RoundReport) -> None:
         """Bring the bar to this report."""
-        fields = {"up": megabytes(report.up_frame_bytes), "down": megabytes(report.down_frame_bytes)}
+        fields: dict[str, Any] = {"up": megabytes(report.up_frame_bytes), "down": megabytes(report.down_frame_bytes)}
         if report.accuracy is not None:
             fields["accuracy"] = f"{report.accuracy:.2%}"
         if report.recycled is not None:

@@ -18,7 +18,8 @@ TASK, LOCAL, RUN = "Task", "Local training", "Run"
 
 def _option(help: str, panel: str, name: str = "", *flags: str, **more: Any) -> Any:
     default = getattr(DEFAULT, name) if name else None
-    return typer.Option(*flags, help=help, rich_help_panel=panel, show_default="" if default is None else str(default), **more)
+    help = help if default is None else f"{help} Default: {default}."
+    return typer.Option(*flags, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
 DataName = Annotated[str | None, _option("Data set; `fewbits data` lists them.", TASK, "data")]
@@ -29,7 +30,9 @@ PerRound = Annotated[int | None, _option("Clients sampled in each round; all whe
 Split = Annotated[str | None, _option("iid, dirichlet:A, classes:K or natural.", TASK, "split")]
 Rounds = Annotated[int | None, _option("Rounds of communication.", TASK, "rounds")]
 Lr = Annotated[float | None, _option("Learning rate of the clients' SGD.", LOCAL, "lr")]
-Momentum = Annotated[float | None, _option("Momentum of the clients' SGD (the server's: --set momentum=0.9).", LOCAL, "momentum")]
+Momentum = Annotated[
+    float | None, _option("Momentum of clients' SGD (the server's: --set momentum=0.9).", LOCAL, "momentum")
+]
 WeightDecay = Annotated[float | None, _option("Weight decay of the clients' SGD.", LOCAL, "weight_decay")]
 BatchSize = Annotated[int | None, _option("Examples per step; 0: all of the client's.", LOCAL, "batch_size")]
 Epochs = Annotated[int | None, _option("Passes over a client's examples per round.", LOCAL, "epochs")]
@@ -38,20 +41,22 @@ Clip = Annotated[float | None, _option("Largest 2-norm of a gradient.", LOCAL)]
 Processes = Annotated[int | None, _option("Worker processes; results do not depend on it.", RUN, "processes")]
 EvaluateEvery = Annotated[int | None, _option("Rounds between evaluations.", RUN, "evaluate_every")]
 CheckpointEvery = Annotated[int | None, _option("Rounds between checkpoints.", RUN, "checkpoint_every")]
-KeepFrames = Annotated[int | None, _option("Save the run's first N messages in OUT/frames, for `fewbits inspect`.", RUN, "keep_frames")]
+KeepFrames = Annotated[int | None, _option("Save the first N messages in OUT/frames, for inspect.", RUN, "keep_frames")]
 Out = Annotated[Path | None, _option("Folder for everything the run leaves; must be new or empty.", RUN)]
 Resume = Annotated[
     Path | None, _option("Continue the run in this folder; all else is read there (--rounds may extend it).", RUN)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that OUT holds.", rich_help_panel=RUN)]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the method; may be repeated.", show_default=False)
+    list[str] | None,
+    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the method; may be repeated.", show_default=False),
 ]
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a command's parameters that stand in a RunConfig and were given."""
-    found = {name: value for name, value in parameters.items() if name in RunConfig.__dataclass_fields__ and value is not None}
+    known = RunConfig.__dataclass_fields__
+    found = {name: value for name, value in parameters.items() if name in known and value is not None}
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
     return found

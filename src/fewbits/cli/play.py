@@ -27,7 +27,9 @@ SUMMARY, MODEL = "summary.json", "model.safetensors"
 NOTES_SHOWN = 5
 
 
-def play(config: RunConfig, folder: Path, task: Task, lane: Lane, interrupt: Interrupt, console: Console) -> Record | None:
+def play(
+    config: RunConfig, folder: Path, task: Task, lane: Lane, interrupt: Interrupt, console: Console
+) -> Record | None:
     """One run, new or continued, in its folder; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
@@ -77,8 +79,10 @@ def compare(comparison: Comparison, folder: Path, console: Console, title: str, 
     if records is None:
         raise _stopped(console, again)
     records, target = against_dense(records), comparison.target_accuracy
-    config = comparison.base.asdict() | {"settings": list(comparison.settings), "methods": comparison.methods, "seeds": comparison.seeds}
-    del config["method"], config["seed"]
+    config = {
+        name: value for name, value in comparison.base.asdict().items() if name not in ("method", "seed", "settings")
+    }
+    config |= {"methods": comparison.methods, "seeds": comparison.seeds, "settings": comparison.settings}
     notes = write(folder, title, records, config, [record.summary(target) for record in records], target)
     _conclude(folder, records, notes, console, target)
 
@@ -111,7 +115,9 @@ def finished(config: RunConfig, folder: Path) -> Record | None:
     return Record.read(folder, config.method, config.seed) if same else None
 
 
-def _conclude(folder: Path, records: list[Record], notes: list[str], console: Console, target: float | None = None) -> None:
+def _conclude(
+    folder: Path, records: list[Record], notes: list[str], console: Console, target: float | None = None
+) -> None:
     console.print()
     console.print(terminal(rows(records, target)))
     for note in notes:
@@ -120,10 +126,13 @@ def _conclude(folder: Path, records: list[Record], notes: list[str], console: Co
 
 
 def _stopped(console: Console, again: str) -> typer.Exit:
-    console.print(f"stopped; all rounds so far are kept. Continue with: {again}", markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(EXIT_CODE)
+    return _exit(console, f"stopped; all rounds so far are kept. Continue with: {again}")
 
 
 def _aborted(console: Console, again: str) -> typer.Exit:
-    console.print(f"aborted; continue from the last checkpoint with: {again}", markup=False, highlight=False, soft_wrap=True)
+    return _exit(console, f"aborted; continue from the last checkpoint with: {again}")
+
+
+def _exit(console: Console, sentence: str) -> typer.Exit:
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(EXIT_CODE)

@@ -4,6 +4,7 @@ from fewbits.codecs.base import Codec, Keys, Partial, Total, Transform, same
 from fewbits.codecs.chain import Chain, chain
 from fewbits.codecs.delta import Delta
 from fewbits.codecs.error_feedback import ErrorFeedback
+from fewbits.codecs.hold import Hold
 from fewbits.codecs.lifts import Each, Flat, Lift, Route, TreeTotal, as_lift, each, flat, route
 from fewbits.codecs.look_back import Adaptive, LookBack
 from fewbits.codecs.predict import Predict
@@ -22,6 +23,7 @@ __all__ = [
     "Each",
     "ErrorFeedback",
     "Flat",
+    "Hold",
     "Keys",
     "Lift",
     "LookBack",

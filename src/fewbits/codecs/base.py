@@ -51,7 +51,7 @@ class Transform(ABC):
     def carrier(self, side: Any, spec: Spec) -> Spec:
         """The Spec the next step will see; with side None, that of the largest carrier."""
 
-    def write(self, side: Any, spec: Spec, out: BitWriter) -> None:
+    def write(self, side: Any, spec: Spec, out: BitWriter) -> None:  # noqa: B027 - a step without side writes nothing
         """Append the side information; nothing by default."""
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
@@ -62,7 +62,7 @@ class Transform(ABC):
     def contract(self, spec: Spec) -> Contract:
         """What is promised for vectors of this Spec; payload_bits counts the side only."""
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most steps may
         """Raise LocalError when this transform may not stand under error feedback; by default it may."""
 
     @classmethod
@@ -187,18 +187,18 @@ class Total:
         A message whose side information differs from the first one's (a link that missed rounds draws another
         support) is expanded by itself.
         """
-        values = partial.values.to(wide(self.spec).torch_dtype) * (weight * partial.scale)
+        values, share = partial.values.to(wide(self.spec).torch_dtype), weight * partial.scale
         if self._sum is None:
             size = len(values) if partial.support is None else self.spec.numel
             self._sum, self._side = torch.zeros(size, dtype=values.dtype), partial.side
         elif not same(partial.side, self._side):
-            expanded = self.codec.complete(values, partial.side, wide(self.spec))
+            expanded = self.codec.complete(values * share, partial.side, wide(self.spec))
             self._expanded = expanded if self._expanded is None else self._expanded + expanded
             return
         if partial.support is None:
-            self._sum += values
+            self._sum.add_(values, alpha=share)
         else:
-            self._sum.index_add_(0, partial.support, values)
+            self._sum.index_add_(0, partial.support, values, alpha=share)
 
     def value(self) -> Tensor:
         """The sum, expanded; zeros when nothing was added.  # (numel,)"""

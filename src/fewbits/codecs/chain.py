@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.coders import Elias, Fixed, Golomb, Rans
-from fewbits.coders.base import Coder
 from fewbits.codecs.base import Codec, Keys, Partial, Transform
 from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.randk import RandK
@@ -19,7 +17,9 @@ from fewbits.codecs.raw import Raw
 from fewbits.codecs.sign import Sign
 from fewbits.codecs.threshold import Threshold
 from fewbits.codecs.topk import TopK
-from fewbits.errors import LocalError, WireError
+from fewbits.coders import Elias, Fixed, Golomb, Rans
+from fewbits.coders.base import Coder
+from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
@@ -196,9 +196,13 @@ def chain(*parts: Transform | Coder) -> Chain:
     """
     for i, part in enumerate(parts):
         if isinstance(part, Codec):
-            raise LocalError(f"chain: {part!r} is a whole codec; chain takes transforms and a coder. Wrap the chain in it")
+            raise LocalError(
+                f"chain: {part!r} is a whole codec; chain takes transforms and a coder. Wrap the chain in it"
+            )
         if not isinstance(part, Transform | Coder):
-            raise LocalError(f"chain: part {i} must be a transform or a coder, such as TopK(0.01) or Rans(); got {part!r}")
+            raise LocalError(
+                f"chain: part {i} must be a transform or a coder, such as TopK(0.01) or Rans(); got {part!r}"
+            )
         if isinstance(part, Coder) and i < len(parts) - 1:
             raise LocalError(f"chain: the coder {part!r} must come last, but {parts[i + 1]!r} follows it")
     transforms = tuple(part for part in parts if isinstance(part, Transform))
@@ -228,14 +232,12 @@ def to_words(x: Tensor) -> np.ndarray:
 
 
 def from_words(values: np.ndarray, spec: Spec) -> Tensor:
-    """Back from `to_words`; floats that are not finite are the peer's mistake."""
+    """Back from `to_words`, in memory of its own; whether floats are finite, the receiver checks once, at the end."""
+    values = np.ascontiguousarray(values)
+    values = values if values.flags.writeable else values.copy()  # read-only: a view of the frame
     if spec.integer:
-        return torch.from_numpy(np.ascontiguousarray(values))
-    signed = np.ascontiguousarray(values).view({16: np.int16, 32: np.int32, 64: np.int64}[spec.bits])
-    x = torch.from_numpy(signed if signed.flags.writeable else signed.copy()).view(spec.torch_dtype)
-    if not bool(torch.isfinite(x).all()):
-        raise WireError("payload holds values that are not finite")
-    return x
+        return torch.from_numpy(values)
+    return torch.from_numpy(values.view({16: np.int16, 32: np.int32, 64: np.int64}[spec.bits])).view(spec.torch_dtype)
 
 
 __all__ = ["Chain", "ChainMessage", "as_codec", "chain"]

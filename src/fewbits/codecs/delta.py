@@ -24,8 +24,8 @@ from fewbits.wire import BitReader, BitWriter
 class Delta(Wrapper):
     """Shared reference h; send C(x - h); both ends set h := h + C(x - h), which is also what is delivered.
 
-    EF21 (Richtarik et al. 2021) on gradients; CHOCO's public copies (Koloskova et al. 2019) and Malcom-PSGD's residuals on
-    models; EF21-P on a downlink. It needs no error feedback: what C misses is still in x - h next time.
+    EF21 (Richtarik et al. 2021) on gradients; CHOCO's public copies (Koloskova et al. 2019) and Malcom-PSGD's residuals
+    on models; EF21-P on a downlink. It needs no error feedback: what C misses is still in x - h next time.
     """
 
     forbids: ClassVar[tuple[str, ...]] = ("Delta", "ErrorFeedback")

@@ -98,7 +98,9 @@ class ErrorFeedback(Wrapper):
         """The inner codec's figures, and |e|^2 at the sender."""
         if memory is None:
             return self.codec.observe(message)
-        return self.codec.observe(message, memory[1]) | {"residual2": float(memory[0].square().sum(dtype=torch.float64))}
+        return self.codec.observe(message, memory[1]) | {
+            "residual2": float(memory[0].square().sum(dtype=torch.float64))
+        }
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:

@@ -50,9 +50,13 @@ class Lift(Codec):
 
     lift: ClassVar[bool] = True
 
-    @abstractmethod
     def groups(self, spec: AnySpec) -> list[Group]:
         """Who travels with whom; LocalError when the lift does not fit the tree."""
+        return _grouped(self, spec)
+
+    @abstractmethod
+    def _groups(self, spec: AnySpec) -> list[Group]:
+        """The same, worked out afresh."""
 
     def check(self, spec: Any) -> None:
         """Every group's codec must fit its vector."""
@@ -76,7 +80,13 @@ class Lift(Codec):
         """Each group by its codec, with keys of its own when there are several."""
         groups, leaves = self.groups(spec), _leaves(x, spec)
         pairs = [
-            g.codec.encode(_lay(leaves, g), g.spec, state[i], memory[i], Keys(_own(keys.private, i, groups), _own(keys.common, i, groups)))
+            g.codec.encode(
+                _lay(leaves, g),
+                g.spec,
+                state[i],
+                memory[i],
+                Keys(_own(keys.private, i, groups), _own(keys.common, i, groups)),
+            )
             for i, g in enumerate(groups)
         ]
         return tuple(m for m, _ in pairs), tuple(after for _, after in pairs)
@@ -187,8 +197,7 @@ class Flat(Lift):
         """The one inside."""
         return (self.codec,)
 
-    @lru_cache(maxsize=64)  # noqa: B019 - codecs and Specs are small values, and a link asks for every frame
-    def groups(self, spec: AnySpec) -> list[Group]:
+    def _groups(self, spec: AnySpec) -> list[Group]:
         """One."""
         return [_group("flat", range(len(_entries(spec))), spec, self.codec)]
 
@@ -198,7 +207,11 @@ class Flat(Lift):
     @classmethod
     def examples(cls) -> Sequence[Codec]:
         """A plain stack and a stateful one."""
-        return [cls(chain(TopK(0.2), Quantize(bits=4), Rans())), cls(ErrorFeedback(chain(TopK(0.2)))), cls(Delta(chain(Raw())))]
+        return [
+            cls(chain(TopK(0.2), Quantize(bits=4), Rans())),
+            cls(ErrorFeedback(chain(TopK(0.2)))),
+            cls(Delta(chain(Raw()))),
+        ]
 
 
 @dataclass(frozen=True)
@@ -218,8 +231,7 @@ class Each(Lift):
         """The one inside."""
         return (self.codec,)
 
-    @lru_cache(maxsize=64)  # noqa: B019 - as above
-    def groups(self, spec: AnySpec) -> list[Group]:
+    def _groups(self, spec: AnySpec) -> list[Group]:
         """One per tensor."""
         return [_group(name, [i], spec, self.codec) for i, (name, _) in enumerate(_entries(spec))]
 
@@ -252,20 +264,23 @@ class Route(Lift):
         """One per rule."""
         return tuple(codec for _, codec in self.rules)
 
-    @lru_cache(maxsize=64)  # noqa: B019 - as above
-    def groups(self, spec: AnySpec) -> list[Group]:
+    def _groups(self, spec: AnySpec) -> list[Group]:
         """One per rule; every rule must match a tensor and every tensor a rule."""
         names = [name for name, _ in _entries(spec)]
         found: list[list[int]] = [[] for _ in self.rules]
         for i, name in enumerate(names):
             rule = next((r for r, (pattern, _) in enumerate(self.rules) if fnmatchcase(name, pattern)), None)
             if rule is None:
-                raise LocalError(f'route: no rule for {name!r}; end with ("*", ...). Rules: {[p for p, _ in self.rules]}')
+                raise LocalError(
+                    f'route: no rule for {name!r}; end with ("*", ...). Rules: {[p for p, _ in self.rules]}'
+                )
             found[rule].append(i)
         for (pattern, _), members in zip(self.rules, found, strict=True):
             if not members:
                 raise LocalError(f"route: the pattern {pattern!r} gets no tensor of {names}")
-        return [_group(pattern, members, spec, codec) for (pattern, codec), members in zip(self.rules, found, strict=True)]
+        return [
+            _group(pattern, members, spec, codec) for (pattern, codec), members in zip(self.rules, found, strict=True)
+        ]
 
     def _codecs(self, groups: int) -> Sequence[Codec]:
         return self.inner
@@ -305,6 +320,11 @@ def as_lift(codec: Codec | Transform | Coder, owner: str) -> Lift:
     """A lift as it is; anything else under `flat`."""
     codec = as_codec(codec, owner)
     return codec if isinstance(codec, Lift) else Flat(codec)
+
+
+@lru_cache(maxsize=64)  # a link asks for every frame
+def _grouped(lift: Lift, spec: AnySpec) -> list[Group]:
+    return lift._groups(spec)
 
 
 def _vector_codec(codec: Codec | Transform | Coder, owner: str) -> Codec:

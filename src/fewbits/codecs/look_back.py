@@ -16,11 +16,11 @@ from torch import Tensor
 from fewbits.codecs.base import Codec, Keys, Partial, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.error_feedback import ErrorFeedback
-from fewbits.codecs.projection import coefficient, phase_error, read_key, read_scalar, share, write_key, write_scalar
+from fewbits.codecs.projection import Overlap, read_key, read_scalar, share, write_key, write_scalar
 from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.raw import Raw
 from fewbits.codecs.topk import TopK
-from fewbits.codecs.wrapper import Wrapper, dot, finite, read_optional, write_optional
+from fewbits.codecs.wrapper import Wrapper, finite, read_optional, write_optional
 from fewbits.coders import Rans
 from fewbits.errors import LocalError, WireError
 from fewbits.rng import Key
@@ -33,7 +33,7 @@ GRANULARITIES = ("model", "tensor")
 
 @dataclass(frozen=True)
 class Adaptive:
-    """The theory's rule (Theorem 1): recycle iff |g/tau|^2 sin^2 <= Delta^2 = c*eta, g = x/eta accumulated over tau steps."""
+    """The theory's rule (Theorem 1): recycle iff |g/tau|^2 sin^2 <= Delta^2 = c*eta, g = x/eta over tau steps."""
 
     lr: float  # eta: the local learning rate that x was made with
     steps: int  # tau: local steps in x
@@ -41,7 +41,9 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         if not (self.lr > 0 and self.steps >= 1 and self.c > 0):
-            raise LocalError(f"Adaptive: lr and c must be > 0 and steps >= 1; got lr={self.lr}, steps={self.steps}, c={self.c}")
+            raise LocalError(
+                f"Adaptive: lr and c must be > 0 and steps >= 1; got lr={self.lr}, steps={self.steps}, c={self.c}"
+            )
 
     def allows(self, v2: float, sin2: float) -> bool:
         """Whether a vector with |v|^2 = v2 may be recycled."""
@@ -83,11 +85,11 @@ class LookBackMemory(NamedTuple):
 class LookBack(Wrapper):
     """Send the scalar rho = <v, l>/|l|^2 when v points where l does: sin^2(v, l) <= threshold; else send v in full.
 
-    v is the decoded output of the inner codec ("plug and play": compress first, then look back on the compressed vector) and
-    l the last v sent in full. Full when there is no l, or it is zero. rho may be negative. threshold = 0 never recycles,
-    so it equals the inner codec. `granularity="tensor"` decides for each tensor (the official code); the inner codec then
-    works on each tensor by itself. `feedback` adds u - rho*l of recycled rounds to the next vector, until a full send
-    (our option; the paper drops it).
+    v is the decoded output of the inner codec ("plug and play": compress first, then look back on the compressed
+    vector) and l the last v sent in full. Full when there is no l, or it is zero. rho may be negative. threshold = 0
+    never recycles, so it equals the inner codec. `granularity="tensor"` decides for each tensor (the official code);
+    the inner codec then works on each tensor by itself. `feedback` adds u - rho*l of recycled rounds to the next
+    vector, until a full send (our option; the paper drops it).
     """
 
     threshold: float | Adaptive = 0.2  # delta in [0, 1]: larger recycles more
@@ -102,7 +104,9 @@ class LookBack(Wrapper):
         if not isinstance(self.threshold, Adaptive):
             share("LookBack", "threshold", self.threshold)
         if self.granularity not in GRANULARITIES:
-            raise LocalError(f"LookBack: granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}")
+            raise LocalError(
+                f"LookBack: granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}"
+            )
 
     @property
     def stateless(self) -> bool:
@@ -144,12 +148,12 @@ class LookBack(Wrapper):
         u = x if memory.residual is None else finite(x + memory.residual, "LookBack: the vector and the residual")
         message, inner = self.codec.encode(u, spec, inner_state, memory.inner, keys)
         v, _ = self.codec.decode(message, spec, inner_state)
-        rho = coefficient(v, l)
-        sin2 = 1.0 if l is None else phase_error(v, l)
-        v2 = dot(v, v)
-        if l is None or rho is None or not self._recycles(v2, sin2):
+        overlap = Overlap.of(v, l) if l is not None else None
+        rho = overlap.rho if overlap else None
+        if l is None or overlap is None or rho is None or not self._recycles(overlap.xx, overlap.sin2):
             return Full(message, keys.common), LookBackMemory(inner, None, 0.0)
-        return Recycled(rho), LookBackMemory(inner, u - l * rho if self.feedback else None, v2 * sin2)
+        residual = u - l * rho if self.feedback else None
+        return Recycled(rho), LookBackMemory(inner, residual, overlap.xx * overlap.sin2)
 
     def _recycles(self, v2: float, sin2: float) -> bool:
         if isinstance(self.threshold, Adaptive):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fewbits.codecs.base import Codec, Keys, wide
 from fewbits.codecs.chain import chain
-from fewbits.codecs.projection import coefficient, read_scalar, share, write_scalar
+from fewbits.codecs.projection import Overlap, read_scalar, share, write_scalar
 from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.topk import TopK
-from fewbits.codecs.wrapper import Wrapper, dot, finite, read_optional, write_optional
+from fewbits.codecs.wrapper import Wrapper, finite, read_optional, write_optional
 from fewbits.coders import Rans
 from fewbits.errors import WireError
 from fewbits.rng import Key
@@ -41,7 +41,9 @@ class Predict(Wrapper):
     silent: float = 0.0  # in [0, 1]: larger is silent more often; 0 always sends the rest
 
     forbids: ClassVar[tuple[str, ...]] = ("Predict", "LookBack", "Delta", "ErrorFeedback")
-    because: ClassVar[str] = "what it predicts from is already the last decoded vector; feed errors back outside, not inside"
+    because: ClassVar[str] = (
+        "what it predicts from is already the last decoded vector; feed errors back outside, not inside"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,10 +62,11 @@ class Predict(Wrapper):
         """rho and C(u - rho*h), or rho alone."""
         h, inner = state
         x = x.to(wide(spec).torch_dtype)
-        rho = coefficient(x, h)
-        rest = x if rho is None else finite(x - h * rho, "Predict: the vector and its prediction")
-        if self.silent > 0 and rho is not None and dot(rest, rest) <= self.silent * dot(x, x):
+        overlap = Overlap.of(x, h) if h is not None else None
+        rho = overlap.rho if overlap else None
+        if overlap and rho is not None and self.silent > 0 and overlap.missed(rho) <= self.silent * overlap.xx:
             return PredictMessage(rho, None), memory
+        rest = x if h is None or rho is None else finite(x - h * rho, "Predict: the vector and its prediction")
         message, memory = self.codec.encode(rest, wide(spec), inner, memory, keys)
         return PredictMessage(rho, message), memory
 

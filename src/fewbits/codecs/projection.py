@@ -4,34 +4,51 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewbits.codecs.wrapper import dot
+from fewbits import kernels
 from fewbits.errors import LocalError, WireError
 from fewbits.rng import Key
 from fewbits.wire import BitReader, BitWriter
 
 
-def coefficient(x: Tensor, base: Tensor | None) -> float | None:
-    """rho = <x, base>/|base|^2 as a float32, or None when there is no base, or it is zero or too small to divide by."""
-    if base is None:
-        return None
-    norm2 = dot(base, base)
-    if norm2 == 0.0:
-        return None
-    rho = float(torch.tensor(dot(x, base) / norm2, dtype=torch.float64).to(torch.float32))
-    reach = abs(rho) * float(base.abs().max()) if base.numel() else 0.0
-    return rho if math.isfinite(rho) and reach <= torch.finfo(base.dtype).max else None
+class Overlap(NamedTuple):
+    """The inner products of a vector x and a base, in float64."""
 
+    xx: float
+    xy: float
+    yy: float
 
-def phase_error(x: Tensor, base: Tensor) -> float:
-    """sin^2 of the angle between them: 1 - (<x, base>/(|x| |base|))^2, clamped to [0, 1]; 0 when x is zero."""
-    norms2 = dot(x, x) * dot(base, base)
-    if norms2 == 0.0:
-        return 0.0 if dot(x, x) == 0.0 else 1.0
-    return min(1.0, max(0.0, 1.0 - dot(x, base) ** 2 / norms2))
+    @staticmethod
+    def of(x: Tensor, base: Tensor) -> Overlap:
+        """One pass over both, for float32 on a CPU.  # (n,) each"""
+        if x.dtype == torch.float32 and x.device.type == "cpu":
+            return Overlap(*kernels.dots.products(x.detach().numpy(), base.detach().numpy()))
+        u, v = x.to(torch.float64), base.to(torch.float64)
+        return Overlap(float(u @ u), float(u @ v), float(v @ v))
+
+    @property
+    def rho(self) -> float | None:
+        """<x, base>/|base|^2 as a float32; None when the base is zero, or rho times it might not be finite."""
+        if self.yy == 0.0:
+            return None
+        rho = float(torch.tensor(self.xy / self.yy, dtype=torch.float64).to(torch.float32))
+        reach = abs(rho) * math.sqrt(self.yy)  # at least rho times the largest entry
+        return rho if math.isfinite(rho) and reach <= torch.finfo(torch.float32).max else None
+
+    @property
+    def sin2(self) -> float:
+        """Phase error: 1 - (<x, base>/(|x| |base|))^2, clamped to [0, 1]; 0 when x is zero, 1 when only the base is."""
+        if self.xx == 0.0:
+            return 0.0
+        return 1.0 if self.yy == 0.0 else min(1.0, max(0.0, 1.0 - self.xy / self.xx * (self.xy / self.yy)))
+
+    def missed(self, rho: float) -> float:
+        """|x - rho*base|^2."""
+        return max(0.0, self.xx - 2 * rho * self.xy + rho * rho * self.yy)
 
 
 def write_scalar(value: float, out: BitWriter) -> None:

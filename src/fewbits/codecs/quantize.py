@@ -50,7 +50,9 @@ class Quantize(Transform):
 
     def __repr__(self) -> str:
         default = Quantize(2)
-        shown = [f"{k}={getattr(self, k)!r}" for k in ("norm", "bucket", "mode") if getattr(self, k) != getattr(default, k)]
+        shown = [
+            f"{k}={getattr(self, k)!r}" for k in ("norm", "bucket", "mode") if getattr(self, k) != getattr(default, k)
+        ]
         return f"Quantize({', '.join([f'bits={self.bits}', *shown])})"
 
     @property

@@ -23,8 +23,8 @@ MODES = ("contractive", "unbiased")
 class RandK(Transform):
     """Keep ceil(fraction*n) entries at positions drawn from the common key; the support is never sent.
 
-    `contractive` keeps the values as they are: delta = k/n. `unbiased` multiplies them by n/k: omega = n/k - 1 (Stich et
-    al. 2018; Konecny et al. 2016, random mask). All senders that share a common key share the support, so their
+    `contractive` keeps the values as they are: delta = k/n. `unbiased` multiplies them by n/k: omega = n/k - 1 (Stich
+    et al. 2018; Konecny et al. 2016, random mask). All senders that share a common key share the support, so their
     carriers may be added before they are expanded.
     """
 
@@ -78,7 +78,8 @@ class RandK(Transform):
         """Multiplying by n/k under error feedback diverges: the residual grows by n/k - 1 in every round."""
         if self.mode == "unbiased":
             raise LocalError(
-                f'{self!r} multiplies by n/k and is not a contraction, so feedback of its error diverges; use RandK(mode="contractive")'
+                f"{self!r} multiplies by n/k and is not a contraction, so feedback of its error diverges; "
+                'use RandK(mode="contractive")'
             )
 
     @classmethod

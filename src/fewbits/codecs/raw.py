@@ -38,7 +38,9 @@ class Raw(Transform):
         y = x.to(self.carrier(None, spec).torch_dtype)
         if y.dtype != x.dtype and not bool(torch.isfinite(y).all()):
             largest = torch.finfo(y.dtype).max
-            raise LocalError(f"Raw: {float(x.abs().max()):.4g} does not fit {self.dtype}, whose largest value is {largest:.4g}")
+            raise LocalError(
+                f"Raw: {float(x.abs().max()):.4g} does not fit {self.dtype}, whose largest value is {largest:.4g}"
+            )
         return None, y
 
     def join(self, side: Any, carrier: Tensor, spec: Spec) -> Tensor:

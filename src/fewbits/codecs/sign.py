@@ -22,8 +22,8 @@ from fewbits.wire import BitReader, BitWriter
 class Sign(Transform):
     """C(x) = mean|x| * sign(x): scaled signSGD (Karimireddy et al. 2019, EF-SIGNSGD, Remark 7).
 
-    A contraction with delta = |x|_1^2 / (n |x|_2^2) >= 1/n, n the longest stretch. sign(0) is +1, and sign(-0.0) too, so
-    that one bit is enough.
+    A contraction with delta = |x|_1^2 / (n |x|_2^2) >= 1/n, n the longest stretch. sign(0) is +1, and sign(-0.0) too,
+    so that one bit is enough.
     """
 
     bucket: str | int = "whole"  # one scale per "whole" vector, per "tensor", or per so many elements

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.codecs.base import Keys, Transform
 from fewbits.coders import read_support, write_support
 from fewbits.coders.elias import read_delta, write_delta
-from fewbits.codecs.base import Keys, Transform
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter

@@ -56,5 +56,5 @@ def check_fraction(owner: str, fraction: float) -> None:
 
 
 def count(fraction: float, n: int) -> int:
-    """ceil(fraction*n), safe against 0.07 * 100 = 7.000000000000001."""
-    return min(n, math.ceil(round(fraction * n, 6)))
+    """ceil(fraction*n), at least 1 of n > 0, safe against 0.07 * 100 = 7.000000000000001."""
+    return min(n, max(1, math.ceil(round(fraction * n, 6))))

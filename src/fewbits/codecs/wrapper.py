@@ -12,7 +12,7 @@ from torch import Tensor
 from fewbits.codecs.base import Codec, wide
 from fewbits.codecs.chain import Chain, as_codec, from_words, to_words
 from fewbits.coders import Fixed
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, WireError
 from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
 
@@ -31,7 +31,9 @@ class Wrapper(Codec):
         object.__setattr__(self, "codec", as_codec(self.codec, name))
         for codec in nested(self.codec):
             if codec.lift:
-                raise LocalError(f"{name}: {codec!r} takes a dict of tensors; put it outermost, as in flat({name}(...))")
+                raise LocalError(
+                    f"{name}: {codec!r} takes a dict of tensors; put it outermost, as in flat({name}(...))"
+                )
             if type(codec).__name__ in self.forbids:
                 raise LocalError(f"{name} around {type(codec).__name__}: {self.because}")
 
@@ -90,7 +92,10 @@ def write_vector(x: Tensor, spec: Spec, out: BitWriter) -> None:
 
 def read_vector(spec: Spec, src: BitReader) -> Tensor:
     """Read back; WireError unless finite."""
-    return from_words(Fixed().read(spec, src), spec)
+    x = from_words(Fixed().read(spec, src), spec)
+    if not bool(torch.isfinite(x).all()):
+        raise WireError("a stored vector holds values that are not finite")
+    return x
 
 
 def write_optional(x: Tensor | None, spec: Spec, out: BitWriter) -> None:
@@ -103,8 +108,3 @@ def write_optional(x: Tensor | None, spec: Spec, out: BitWriter) -> None:
 def read_optional(spec: Spec, src: BitReader) -> Tensor | None:
     """One bit, then the vector if it says so."""
     return read_vector(spec, src) if src.read(1) else None
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    """<a, b>, accumulated in float64."""
-    return float(torch.dot(a.to(torch.float64), b.to(torch.float64)))

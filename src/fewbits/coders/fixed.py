@@ -39,8 +39,8 @@ class Fixed(Coder):
         if trivial(spec):
             return nothing(spec)
         if not spec.integer:
-            words = src.read_bytes(spec.numel * spec.bits // 8).tobytes()
-            return np.frombuffer(words, f"<u{spec.bits // 8}").astype(f"u{spec.bits // 8}")
+            words = src.read_bytes(spec.numel * spec.bits // 8).view(f"<u{spec.bits // 8}")
+            return words.astype(f"u{spec.bits // 8}")  # a copy: what was read is a view of the frame
         width = width_bits(spec)
         data = read_packed(width * spec.numel, src)
         symbols = np.empty(spec.numel, symbol_dtype(spec))

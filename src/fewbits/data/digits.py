@@ -18,9 +18,8 @@ def digits() -> Data:
         from sklearn.datasets import load_digits
     except ImportError:
         raise LocalError("load: digits needs scikit-learn; pip install fewbits[data]") from None
-    bunch = load_digits()
-    pixels, labels = np.asarray(bunch.images), np.asarray(bunch.target)  # (n, 8, 8) in 0..16, (n,)
-    x = torch.from_numpy(pixels / 8 - 1).float()[:, None]
+    pixels, labels = (np.asarray(part) for part in load_digits(return_X_y=True))  # (n, 64) in 0..16, (n,)
+    x = torch.from_numpy(pixels / 8 - 1).float().view(-1, 1, 8, 8)
     y = torch.from_numpy(labels).long()
     test = np.zeros(len(labels), dtype=bool)
     for label in range(10):

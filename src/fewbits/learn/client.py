@@ -15,13 +15,18 @@ from fewbits.rng import Key
 class Client:
     """One client of a federation.
 
-    `receive` a bundle from the server: the model then holds the public weights. Train it however you like. `reply` gives the frame
-    with start - end. The bundle also says whether the last reply arrived; if not, it is rolled back, and if the
-    server has lost track, the next reply is a key frame.
+    `receive` a bundle from the server: the model then holds the public weights. Train it however you like. `reply`
+    gives the frame with start - end. The bundle also says whether the last reply arrived; if not, it is rolled back,
+    and if the server has lost track, the next reply is a key frame.
     """
 
     def __init__(
-        self, model: nn.Module, up: Codec | Transform | Coder, down: Codec | Transform | Coder, key: Key, common: Key = Key(0)
+        self,
+        model: nn.Module,
+        up: Codec | Transform | Coder,
+        down: Codec | Transform | Coder,
+        key: Key,
+        common: Key = Key(0),
     ) -> None:
         """`key` is this client's own; `up`, `down` and `common` are the server's."""
         self.model = model

@@ -1,7 +1,7 @@
 """What client and server exchange: a model's parameters and float buffers, as a dict of named tensors.
 
-BatchNorm's rule: running statistics travel with every update as they are (float32, never through the lossy codec) and are
-averaged like parameters, with server learning rate 1 and no momentum; integer buffers (`num_batches_tracked`) stay
+BatchNorm's rule: running statistics travel with every update as they are (float32, never through the lossy codec) and
+are averaged like parameters, with server learning rate 1 and no momentum; integer buffers (`num_batches_tracked`) stay
 where they are. On the wire a buffer's name begins with "buffer:".
 """
 
@@ -46,4 +46,4 @@ def with_buffers(codec: Lift, tree: TreeSpec) -> Lift:
         return Route((buffers, ("*", codec.codec)))
     if isinstance(codec, Route):
         return codec if codec.rules[0][0].startswith(BUFFER) else Route((buffers, *codec.rules))
-    raise LocalError(f"{codec!r} would send float buffers through a lossy codec; use flat(...), or route(...) with buffers first")
+    raise LocalError(f"{codec!r} would send float buffers through a lossy codec; use flat(...) or route(...)")

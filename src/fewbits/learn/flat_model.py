@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.errors import LocalError
+from fewbits.learn.noise import draws
 
 
 class FlatModel:
@@ -34,13 +35,14 @@ class FlatModel:
     buffers: Tensor  # (B,) float32: all float buffers
     parameter_names: tuple[str, ...]
     buffer_names: tuple[str, ...]
+    draws: bool  # the module may draw at random while it trains (dropout)
 
     def __init__(self, module: nn.Module) -> None:
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         saved = module.state_dict(keep_vars=True).keys()
         buffers = {name: b for name, b in module.named_buffers() if name in saved and b.is_floating_point()}
         device = _device({**parameters, **buffers})
-        self.module = module
+        self.module, self.draws = module, draws(module)
         self.parameter_names, self.buffer_names = tuple(parameters), tuple(buffers)
         self.params, views = _lay_out(parameters, device)
         self.buffers, buffer_views = _lay_out(buffers, device)
@@ -72,7 +74,9 @@ class FlatModel:
         """Copy in a tensor for every name of `named()`; LocalError, and no change, on another set of names or shape."""
         missing, extra = self._views.keys() - values.keys(), values.keys() - self._views.keys()
         if missing or extra:
-            raise LocalError(f"FlatModel.load: names differ; missing {sorted(missing)}, not in the model {sorted(extra)}")
+            raise LocalError(
+                f"FlatModel.load: names differ; missing {sorted(missing)}, not in the model {sorted(extra)}"
+            )
         for name, view in self._views.items():
             if values[name].shape != view.shape:
                 raise LocalError(

@@ -14,7 +14,7 @@ Moments = tuple[Tensor, ...]
 
 
 class ServerOptimizer(ABC):
-    """Frozen value; `step` is pure. `update` is the weighted mean of start - end over the clients: a pseudo-gradient."""
+    """Frozen value; `step` is pure. `update` is the clients' weighted mean of start - end: a pseudo-gradient."""
 
     @abstractmethod
     def init(self, numel: int) -> Moments:
@@ -27,14 +27,17 @@ class ServerOptimizer(ABC):
 
 @dataclass(frozen=True)
 class ServerSGD(ServerOptimizer):
-    """theta -= lr * m, m = momentum * m + update. FedAvg (McMahan et al. 2017) with lr 1 and momentum 0; FedAvgM (Hsu et al. 2019)."""
+    """theta -= lr * m, m = momentum * m + update.
+
+    FedAvg (McMahan et al. 2017) with lr 1 and momentum 0; FedAvgM (Hsu et al. 2019).
+    """
 
     lr: float = 1.0  # larger: bolder
     momentum: float = 0.0  # in [0, 1)
 
     def __post_init__(self) -> None:
         if not (self.lr > 0 and 0 <= self.momentum < 1):
-            raise LocalError(f"ServerSGD: lr must be > 0 and momentum in [0, 1); got lr={self.lr}, momentum={self.momentum}")
+            raise LocalError(f"ServerSGD: lr must be > 0 and momentum in [0, 1); got {self.lr} and {self.momentum}")
 
     def init(self, numel: int) -> Moments:
         """m = 0, if there is momentum."""

@@ -16,7 +16,6 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
 from fewbits.link import Broadcast, Receiver, StateStore
 from fewbits.rng import Key
-from fewbits.wire import Frame
 
 NORMALISE = ("sampled", "all")
 PART = "server.up"
@@ -25,8 +24,9 @@ PART = "server.up"
 class Server:
     """The server of a federation (FedAvg, McMahan et al. 2017, over any codecs).
 
-    A round: `bundle` for each sampled client, `accept` their frames (in the order of their numbers, so that sums are the same every time),
-    then `step`. A frame that cannot be decoded is counted in `rejected` and left out; the round goes on.
+    A round: `bundle` for each sampled client, `accept` their frames (in the order of their numbers, so that
+    sums are the same every time), then `step`. A frame that cannot be decoded is counted in `rejected`
+    and left out; the round goes on.
     The model is updated in place: theta -= lr * sum_k w_k * update_k, with w_k = n_k / sum of n over the accepted
     (`normalise="all"`: over `total_weight`, as LBGM's official code does, which shrinks the step when sampling).
     """
@@ -51,7 +51,9 @@ class Server:
         self.spec = exchange.spec(self.flat)
         self.key, self.common = key, common
         self.up = exchange.with_buffers(as_lift(up, "Server"), self.spec)
-        self.broadcast = Broadcast(exchange.with_buffers(as_lift(down, "Server"), self.spec), self.spec, key.fold("down"))
+        self.broadcast = Broadcast(
+            exchange.with_buffers(as_lift(down, "Server"), self.spec), self.spec, key.fold("down")
+        )
         self.optimizer: ServerOptimizer = optimizer or ServerSGD()
         self.moments: Moments = self.optimizer.init(len(self.flat.params))
         self.normalise, self.total_weight = normalise, total_weight
@@ -95,7 +97,7 @@ class Server:
             return None
         self._total.add(partials, weight)
         self._weight += weight
-        self.versions[client] = self._version(Frame.parse(frame).header.ack)
+        self.versions[client] = self._version(receiver.peer_ack)
         if self.store is not None:
             self.store.put(client, PART, self.round + 1, receiver.dump())
         return receiver
@@ -123,7 +125,7 @@ class Server:
                 current[name].sub_(x * scale)
 
     def dump(self) -> dict[str, Any]:
-        """Tensors and frames of a checkpoint: model, moments, public model, broadcast; clients' ends are in the store."""
+        """A checkpoint's tensors and frames: model, moments, public model, broadcast. Clients' ends are in the store."""
         public = self.broadcast.value
         return {
             "theta": self.flat.vector().clone(),
@@ -132,7 +134,9 @@ class Server:
             "broadcast": self.broadcast.dump(),
         }
 
-    def load(self, round: int, theta: Tensor, public: Tensor, moments: Sequence[Tensor], broadcast: Sequence[bytes]) -> None:
+    def load(
+        self, round: int, theta: Tensor, public: Tensor, moments: Sequence[Tensor], broadcast: Sequence[bytes]
+    ) -> None:
         """Become the server that was dumped after `round` rounds."""
         self.flat.load_vector(theta)
         pieces = torch.split(public, [leaf.numel for _, leaf in self.spec])

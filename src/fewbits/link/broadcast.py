@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from fewbits.codecs import Codec, Delta, Lift, Transform, as_lift
+from fewbits.codecs import Codec, Delta, Hold, Lift, Route, Transform, as_lift
 from fewbits.codecs.lifts import cut
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError, WireError
@@ -26,17 +26,14 @@ MAX_FRAMES = 2**16
 class Broadcast:
     """The sending end: publish values, then ask for the bundle that brings a receiver up to date.
 
-    With a stateless codec every entry is the whole value and only the last one is ever needed. With `Delta(...)` the first value
-    travels as a snapshot and the entries are differences. Other stateful codecs are refused: their snapshot
-    would not hold the current value.
+    With a stateless codec every entry is the whole value and only the last one is ever needed. With `Delta(...)` the
+    first value travels as a snapshot and the entries are differences; groups of a `route` that are stateless beside
+    such a one are put under `Hold`. Other stateful codecs are refused: their snapshot would not hold the current value.
     """
 
     def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, key: Key, keep: int = 64) -> None:
         """`keep`: entries in the log; receivers further behind get a snapshot."""
-        lift = as_lift(codec, "Broadcast")
-        if not lift.stateless and not all(isinstance(inner, Delta) for inner in lift.inner):
-            raise LocalError(f"Broadcast: needs a stateless codec or Delta(...) in every group; got {lift!r}")
-        self._sender = Sender(lift, spec, key)
+        self._sender = Sender(_holding(codec, "Broadcast"), spec, key)
         self._log: deque[bytes] = deque(maxlen=keep)
         self._snapshot: bytes | None = None
         self.value: Any = None  # the public value: what every up-to-date receiver has, bit for bit
@@ -82,11 +79,14 @@ class Broadcast:
         return entries
 
     def bundle(self, version: int | None, ack: int = 0) -> bytes:
-        """The frames for a receiver at `version` as one message, the last one carrying the receiver's acknowledgement."""
+        """The frames for a receiver at `version` as one message, the last one carrying the receiver's acknowledgement.
+
+        Without frames (the receiver is up to date) the acknowledgement follows the count.
+        """
         frames = self.frames(version)
-        if frames:
-            frames = [*frames[:-1], bytes(Frame.parse(frames[-1]).acknowledging(ack))]
-        return pack(frames)
+        if not frames:
+            return pack([]) + _leb(ack % 2**16)
+        return pack([*frames[:-1], bytes(Frame.parse(frames[-1]).acknowledging(ack))])
 
     def dump(self) -> list[bytes]:
         """The sender, then the log, for a checkpoint; `value` is not in it."""
@@ -104,7 +104,7 @@ class Follower:
     """The receiving end: take bundles, hold the public value."""
 
     def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec) -> None:
-        self._codec, self._spec = as_lift(codec, "Follower"), spec
+        self._codec, self._spec = _holding(codec, "Follower"), spec
         self._receiver = Receiver(self._codec, spec)
         self.value: Any = None
         self.ack: int | None = None  # what came with the last bundle: frames accepted from us, modulo 2^16
@@ -120,6 +120,9 @@ class Follower:
         On an error, the frames before the bad one have been taken.
         """
         self.ack = None
+        if bundle[:1] == pack([]):
+            self.ack = _lone_ack(bundle)
+            return self.value
         for data in unpack(bundle):
             header = Frame.parse(data).header
             self.ack = header.ack
@@ -127,15 +130,25 @@ class Follower:
                 continue
             if header.snapshot:
                 self._receiver.adopt(data)
-                # Only Delta makes snapshots, and its state begins with the value.
+                # Only Delta and Hold make snapshots, and their states begin with the value.
                 self.value = _values(self._codec, self._receiver.state, self._spec)
             else:
                 self.value = self._receiver.receive(data)
         return self.value
 
 
+def _holding(codec: Codec | Transform | Coder, owner: str) -> Lift:
+    """The lift, changed so that its shared state holds the value when any of it does."""
+    lift = as_lift(codec, owner)
+    if isinstance(lift, Route) and not lift.stateless:
+        lift = Route(tuple((pattern, Hold(own) if own.stateless else own) for pattern, own in lift.rules))
+    if not lift.stateless and not all(isinstance(own, Delta | Hold) for own in lift.inner):
+        raise LocalError(f"{owner}: every group needs a stateless codec or Delta(...); got {lift!r}")
+    return lift
+
+
 def _values(codec: Lift, state: Any, spec: Spec | TreeSpec) -> Any:
-    """The value that a Delta state stands for, cut back into tensors."""
+    """The value that a state of Delta or Hold stands for, cut back into tensors."""
     return cut([own[0].clone() for own in state], codec.groups(spec), spec)
 
 
@@ -153,12 +166,21 @@ def unpack(bundle: bytes) -> list[bytes]:
     for _ in range(count):
         length, at = _unleb(bundle, at)
         if length > len(bundle) - at:
-            raise WireError(f"bundle ends too early: a frame of {length} bytes at byte {at}, {len(bundle) - at} are left")
+            raise WireError(
+                f"bundle ends too early: a frame of {length} bytes at byte {at}, {len(bundle) - at} are left"
+            )
         frames.append(bytes(bundle[at : at + length]))
         at += length
     if at != len(bundle):
         raise WireError(f"bundle is too long: {len(bundle) - at} bytes follow its last frame")
     return frames
+
+
+def _lone_ack(bundle: bytes) -> int:
+    ack, end = _unleb(bundle, 1)
+    if ack >= 2**16 or end != len(bundle):
+        raise WireError("a bundle without frames holds a count of zero and an acknowledgement of 16 bits, no more")
+    return ack
 
 
 def _leb(value: int) -> bytes:

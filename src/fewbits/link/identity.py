@@ -22,7 +22,9 @@ def first_history(codec: Codec, spec: Spec | TreeSpec) -> int:
 
 def next_history(history: int, common: Key, sequence: int, payload_crc: int) -> int:
     """24-bit digest of the history so far, the common key, and the frame that was just decoded."""
-    text = b"".join((history.to_bytes(3, "big"), common.digest(8), sequence.to_bytes(4, "big"), payload_crc.to_bytes(4, "big")))
+    text = b"".join(
+        (history.to_bytes(3, "big"), common.digest(8), sequence.to_bytes(4, "big"), payload_crc.to_bytes(4, "big"))
+    )
     return int.from_bytes(hashlib.blake2b(text, digest_size=3, person=b"fewbits.history").digest(), "big")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fewbits.errors import LocalError
 from fewbits.wire import Section
 
-DIRECTIONS = ("up", "down")
+DIRECTIONS: tuple[str, ...] = ("up", "down")
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Ledger:
         """Continue the file at `path` if there is one."""
         self._path = path
         self._lines: list[str] = []
-        self.frame_bytes = dict.fromkeys(DIRECTIONS, 0)
-        self.payload_bytes = dict.fromkeys(DIRECTIONS, 0)
-        self.messages = dict.fromkeys(DIRECTIONS, 0)
+        self.frame_bytes: dict[str, int] = dict.fromkeys(DIRECTIONS, 0)
+        self.payload_bytes: dict[str, int] = dict.fromkeys(DIRECTIONS, 0)
+        self.messages: dict[str, int] = dict.fromkeys(DIRECTIONS, 0)
         if path is not None and path.exists():
             for entry in read(path):
                 self._count(entry)

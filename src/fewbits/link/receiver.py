@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 from fewbits.codecs import Codec, Lift, Partial, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, WireError
-from fewbits.link.finite import all_finite, named
+from fewbits.link.finite import all_finite, finite_partial, named
 from fewbits.link.identity import codec_hash, first_history, next_history
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
@@ -18,8 +17,8 @@ from fewbits.wire import BitReader, BitWriter, Frame, Header, Section
 class Receiver:
     """Decode frames in their order; anything else raises before a value is decoded, and changes nothing.
 
-    WireError: damaged, foreign or malformed. DesyncError: well-formed, but not the next frame of this link (one was missed,
-    repeated or reordered, or the ends' states differ); ask the sender for `resync()`.
+    WireError: damaged, foreign or malformed. DesyncError: well-formed, but not the next frame of this link (one was
+    missed, repeated or reordered, or the ends' states differ); ask the sender for `resync()`.
     """
 
     def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, common: Key = Key(0)) -> None:
@@ -32,7 +31,8 @@ class Receiver:
         self.state: Any = self.codec.init(spec)
         self.history = first_history(self.codec, spec)
         self.sections: list[Section] = []  # of the last accepted frame's payload
-        self.message: Any = None  # the last accepted one
+        self._observed: dict[str, float] = {}
+        self.peer_ack = 0  # what the last accepted frame acknowledged
 
     @property
     def ack(self) -> int:
@@ -41,25 +41,25 @@ class Receiver:
 
     def receive(self, frame: bytes, common: Key | None = None) -> Any:
         """The value in the next frame, in fresh memory: a tensor, or a dict of tensors."""
-        header, payload, message, state, src, common = self._open(frame, common)
-        if header.snapshot:
+        parsed, message, state, src, common = self._open(frame, common)
+        if parsed.header.snapshot:
             raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
         value, state = self.codec.decode(message, self.spec, state)
         if not all_finite(value):
             raise WireError("the frame decodes to values that are not finite")
-        self._accept(header, payload, message, state, src, common)
+        self._accept(parsed, message, state, src, common)
         fresh = {name: x.clone() for name, x in named(value)}
         return fresh if isinstance(self.spec, TreeSpec) else fresh["tensor"]
 
     def receive_partial(self, frame: bytes, common: Key | None = None) -> tuple[Partial, ...]:
         """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`."""
-        header, payload, message, state, src, common = self._open(frame, common)
-        if header.snapshot:
+        parsed, message, state, src, common = self._open(frame, common)
+        if parsed.header.snapshot:
             raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
         partials, state = self.codec.partials(message, self.spec, state)
-        if not all(all_finite(p.values) for p in partials):
+        if not all(map(finite_partial, partials)):
             raise WireError("the frame decodes to values that are not finite")
-        self._accept(header, payload, message, state, src, common)
+        self._accept(parsed, message, state, src, common)
         return partials
 
     def adopt(self, frame: bytes) -> None:
@@ -76,7 +76,7 @@ class Receiver:
 
     def observe(self) -> dict[str, float]:
         """Figures of the last accepted frame that both ends can see, such as `recycled`."""
-        return self.codec.observe(self.message)
+        return dict(self._observed)
 
     def dump(self) -> bytes:
         """This end as bytes, for a StateStore."""
@@ -92,11 +92,12 @@ class Receiver:
         parsed = Frame.parse(frame)
         if parsed.header.codec != self._hash:
             raise WireError(
-                f"frame is of another codec or Spec: its hash is {parsed.header.codec:04X}, {self.codec!r} has {self._hash:04X}"
+                f"frame is of another codec or Spec: its hash is {parsed.header.codec:04X}, "
+                f"{self.codec!r} has {self._hash:04X}"
             )
         return parsed
 
-    def _open(self, frame: bytes, common: Key | None) -> tuple[Header, bytes, Any, Any, BitReader, Key]:
+    def _open(self, frame: bytes, common: Key | None) -> tuple[Frame, Any, Any, BitReader, Key]:
         """Check and read a frame, changing nothing."""
         parsed = self._parse(frame)
         header = parsed.header
@@ -108,16 +109,21 @@ class Receiver:
         elif header.sequence != self.expects:
             raise DesyncError(f"frame {self.expects} comes next on this link; got frame {header.sequence}")
         if header.history != history:
-            raise DesyncError(f"the ends differ: the sender's history is {header.history:06X}, ours {history:06X}; a key frame heals it")
+            raise DesyncError(
+                f"the ends differ: the sender's history is {header.history:06X}, ours {history:06X}; "
+                "a key frame heals it"
+            )
         common = common or self.common.fold(header.sequence)
         src = BitReader(parsed.payload)
         message = None
         if not header.snapshot:
             message = self.codec.read(self.spec, src, common)
             src.finish()
-        return header, parsed.payload, message, state, src, common
+        return parsed, message, state, src, common
 
-    def _accept(self, header: Header, payload: bytes, message: Any, state: Any, src: BitReader, common: Key) -> None:
-        self.state, self.message, self.sections = state, message, src.sections
-        self.history = next_history(header.history, common, header.sequence, zlib.crc32(payload))
-        self.expects = header.sequence + 1
+    def _accept(self, frame: Frame, message: Any, state: Any, src: BitReader, common: Key) -> None:
+        self.state, self.sections = state, src.sections
+        self._observed = self.codec.observe(message)
+        header = frame.header
+        self.history = next_history(header.history, common, header.sequence, frame.crc)
+        self.expects, self.peer_ack = header.sequence + 1, header.ack

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, NamedTuple
 
 from fewbits.codecs import Codec, Keys, Lift, Transform, as_lift
@@ -26,8 +25,8 @@ class _Pending(NamedTuple):
 class Sender:
     """Encode values into frames, one at a time.
 
-    `send` leaves everything pending: `commit` once the peer has the frame, or `rollback`, after which the same value gives
-    the same bytes. The new shared state comes from decoding the own message with the receiver's function.
+    `send` leaves everything pending: `commit` once the peer has the frame, or `rollback`, after which the same value
+    gives the same bytes. The new shared state comes from decoding the own message with the receiver's function.
 
     >>> import torch, fewbits as fb
     >>> x = torch.arange(4.0)
@@ -44,6 +43,7 @@ class Sender:
         self.codec: Lift = as_lift(codec, "Sender")
         self.spec, self.key, self.common = spec, key, common
         self.codec.check(spec)
+        self._lossless = self.codec.contract(spec).lossless
         self._hash = codec_hash(self.codec, spec)
         self.sequence = 0  # of the next frame
         self.state: Any = self.codec.init(spec)
@@ -63,8 +63,8 @@ class Sender:
     def send(self, x: Any, ack: int = 0, common: Key | None = None) -> bytes:
         """The next frame, for `x` of this link's Spec.
 
-        `ack` is the count of frames accepted on the link the other way; `common` overrides the frame's common key (both ends
-        must do so). Raises LocalError, with nothing changed, when the last frame is neither committed nor rolled
+        `ack` is the count of frames accepted on the link the other way; `common` overrides the frame's common key (both
+        ends must do so). Raises LocalError, with nothing changed, when the last frame is neither committed nor rolled
         back, when x does not fit the Spec, or naming the tensor that is not finite.
         """
         if self._pending is not None:
@@ -78,14 +78,14 @@ class Sender:
         message, memory = self.codec.encode(x, self.spec, state, self.memory, keys)
         out = BitWriter()
         self.codec.write(message, self.spec, out)
-        payload = out.finish()
         value, state = self.codec.decode(message, self.spec, state)
-        check_finite(value, "Sender.send, decoding its own frame")  # the receiver would refuse the frame
+        if not self._lossless:  # levels or sums may have left the range, and the receiver would refuse the frame
+            check_finite(value, "Sender.send, decoding its own frame")
         header = Header(self._hash, self.sequence, history, ack % 2**16, key=self._key_frame)
-        after = next_history(history, common, self.sequence, zlib.crc32(payload))
-        self._pending = _Pending(state, memory, after)
+        frame, crc = Frame.seal(header, out.chunks())
+        self._pending = _Pending(state, memory, next_history(history, common, self.sequence, crc))
         self.sections, self.message, self.value = out.sections, message, value
-        return bytes(Frame(header, payload))
+        return frame
 
     def commit(self) -> None:
         """The peer has the last frame."""
@@ -148,5 +148,3 @@ class Sender:
         src.finish()
         self.state, self.memory, self._pending = state, memory, None
         self.sequence, self._history, self._key_frame = frame.header.sequence, frame.header.history, frame.header.key
-
-

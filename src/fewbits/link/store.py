@@ -20,8 +20,8 @@ CACHE_KIB = 16 * 1024  # the most page cache per file and process
 class StateStore:
     """Blobs by (run, owner, part), each version with the round that made it.
 
-    Old versions are kept back to `horizon`, so that a run can go back to its last checkpoint. Each writer has a file of its
-    own (SQLite takes one writer at a time) and reads everybody's; what others wrote is seen after their `commit`.
+    Old versions are kept back to `horizon`, so that a run can go back to its last checkpoint. Each writer has a file of
+    its own (SQLite takes one writer at a time) and reads everybody's; what others wrote is seen after their `commit`.
     Crash-safe: write-ahead logging; a kill loses at most what was not committed.
     """
 
@@ -29,20 +29,27 @@ class StateStore:
         """Open (and make) `folder`; `writer` names this process's file."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.run = folder, run
-        self.horizon = 0  # versions superseded at or before this round may go
+        self.horizon = 0  # the oldest round to go back to: versions superseded at or before it may go
+        self.saved: int | None = None  # the newest one, if known: of later versions, only the last two are kept
         self._name = f"states-{writer}.sqlite"
         self._files: dict[str, sqlite3.Connection] = {}
         self._own = self._open(self._name)
         self.refresh()
 
     def put(self, owner: int, part: str, round: int, data: bytes) -> None:
-        """Store a version; it replaces one of the same round, and drops those that the horizon has passed."""
+        """Store a version; it replaces one of the same round, and drops those that no way back leads to."""
         key = (self.run, owner, part)
         self._own.execute(
             "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round < "
             "(SELECT MAX(round) FROM states WHERE run=? AND owner=? AND part=? AND round<=?)",
             (*key, *key, self.horizon),
         )
+        if self.saved is not None:
+            self._own.execute(
+                "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round > ? AND round < "
+                "(SELECT MAX(round) FROM states WHERE run=? AND owner=? AND part=? AND round < ?)",
+                (*key, self.saved, *key, round),
+            )
         self._own.execute("INSERT OR REPLACE INTO states VALUES (?,?,?,?,?)", (*key, round, data))
 
     def get(self, owner: int, part: str) -> bytes | None:
@@ -70,11 +77,12 @@ class StateStore:
     def rollback(self, round: int, owners: Iterable[int], part: str) -> None:
         """Drop the owners' versions of this round, if this writer made them."""
         self._own.executemany(
-            "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round=?", [(self.run, o, part, round) for o in owners]
+            "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round=?",
+            [(self.run, o, part, round) for o in owners],
         )
 
     def forget_after(self, round: int) -> None:
-        """Drop, in every file, the versions made after `round`: the run goes on from there. No other writer may be open."""
+        """Drop, in every file, the versions made after `round`: the run goes on from there; no other writer is open."""
         for file in self._files.values():
             file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
             file.commit()

@@ -20,18 +20,27 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem } h2 { font-size: 1.
 p { max-width: 44rem } .soft { color: var(--soft) } img { max-width: 100%; height: auto; display: block }
 .wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .4rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { font-weight: 600; color: var(--soft); font-size: .88rem } th:first-child, td:first-child { text-align: left; padding-left: 0 }
-td:first-child { font-weight: 600 } .stages td:nth-child(2), .stages th:nth-child(2) { text-align: left; font-weight: 400 }
-.bar { width: 38%; min-width: 8rem } .bar div { background: var(--bar); height: .65rem; border-radius: 2px; min-width: 1px }
-pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .9rem 1.1rem; border-radius: 6px; overflow-x: auto;
-  font: .86rem/1.5 ui-monospace, monospace }
+th { font-weight: 600; color: var(--soft); font-size: .88rem }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+td:first-child { font-weight: 600 }
+.stages td:nth-child(2), .stages th:nth-child(2) { text-align: left }
+.bar { width: 38%; min-width: 8rem }
+.bar div { background: var(--bar); height: .65rem; border-radius: 2px; min-width: 1px }
+pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .9rem 1.1rem; border-radius: 6px;
+  overflow-x: auto; font: .86rem/1.5 ui-monospace, monospace }
+"""
+
+STAGES = """
+<p class="soft">TopK says which entries, Quantize their scales, Rans or Fixed the values themselves; recycled and rho
+are LBGM's scalars; header is what frames add, fill what is left of a last byte.</p>
 """
 
 MEASURED = """
-<p>Every figure is the length of frames that were really encoded, sent and decoded, summed by the ledger: 16 bytes of header and the
-payload. <em>MB up</em> is what clients sent. <em>MB down</em> is what they received: for each client, all it took to bring its copy of the
-model up to date, rounds it had missed included. A transport's own overhead (HTTP, TLS) is not in it. 1 MB is 10<sup>6</sup> bytes.
-<em>Accuracy</em> is that of the model as clients hold it, on held-out examples, after the last round.</p>
+<p>Every figure is the length of frames that were really encoded, sent and decoded, summed by the ledger: 16 bytes of
+header and the payload. <em>MB up</em> is what clients sent. <em>MB down</em> is what they received: for each client,
+all it took to bring its copy of the model up to date, rounds it had missed included. What a transport adds (HTTP, TLS)
+is not in it. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em> is that of the model as clients hold it, on held-out
+examples, after the last round.</p>
 """
 
 
@@ -52,6 +61,7 @@ def html(
         f"<h2>Bytes and accuracy{many}</h2>",
         _table(found),
         "<h2>Where the bits go, clients to server</h2>",
+        STAGES,
         _stages(records),
         "<h2>What is measured</h2>",
         MEASURED,
@@ -60,7 +70,9 @@ def html(
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    )
 
 
 def _subject(config: Mapping[str, object]) -> str:
@@ -78,7 +90,7 @@ def _picture(pictures: tuple[bytes, bytes] | None, seeds: int) -> str:
     band = " Lines are means over seeds, bands reach from the worst to the best." if seeds > 1 else ""
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" width="1200" height="720" alt="Test accuracy against bytes sent, one line per method"></picture>'
+        f'<img src="{light}" width="1200" height="720" alt="Test accuracy against bytes, a line per method"></picture>'
         f'<p class="soft">Further left is cheaper.{band}</p>'
     )
 
@@ -86,7 +98,9 @@ def _picture(pictures: tuple[bytes, bytes] | None, seeds: int) -> str:
 def _table(found: Sequence[Row]) -> str:
     names = columns(found)
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells(row, names)) + "</tr>\n" for row in found)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells(row, names)) + "</tr>\n" for row in found
+    )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 
@@ -107,4 +121,6 @@ def _stages(records: Sequence[Record]) -> str:
                 f'<td>{share:.1%}</td><td class="bar"><div style="width:{100 * share:.1f}%"></div></td></tr>\n'
             )
     head = "<tr><th>method</th><th>stage</th><th>MB</th><th>share</th><th></th></tr>"
-    return f'<div class="wide"><table class="stages"><thead>{head}</thead><tbody>\n{"".join(lines)}</tbody></table></div>'
+    return (
+        f'<div class="wide"><table class="stages"><thead>{head}</thead><tbody>\n{"".join(lines)}</tbody></table></div>'
+    )

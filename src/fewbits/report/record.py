@@ -117,4 +117,4 @@ def _stages(path: Path) -> dict[str, int]:
             rest = 8 * entry.payload_bytes - sum(entry.stages.values())
             if rest:
                 found["fill"] = found.get("fill", 0) + rest
-    return {"header": header, **found}
+    return {"header": header} | {stage: bits for stage, bits in found.items() if bits}

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fewbits.report.record import Record
@@ -64,7 +65,7 @@ def columns(found: Sequence[Row]) -> list[str]:
     names += ["× fewer"] if any(r.times_fewer is not None for r in found) else []
     names += ["recycled"] if any(r.recycled is not None for r in found) else []
     names += ["MB to target"] if any(r.reached is not None for r in found) else []
-    return [*names, "seconds"]
+    return [*names, "time"]
 
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
@@ -78,7 +79,7 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "× fewer": NONE if row.times_fewer is None else f"{row.times_fewer:.3g}",
         "recycled": NONE if row.recycled is None else f"{row.recycled:.0%}",
         "MB to target": _target(row),
-        "seconds": f"{row.seconds:.1f}",
+        "time": f"{row.seconds:.1f} s" if row.seconds < 100 else f"{row.seconds:,.0f} s",
     }
     return [texts[name] for name in names]
 
@@ -100,14 +101,14 @@ def megabytes(count: float) -> str:
     """Bytes in units of 10^6, with three figures."""
     value = count / 1e6
     if value < 1:
-        return f"{value:.3g}"
+        return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
     return f"{value:,.{max(0, 3 - len(str(int(value))))}f}"
 
 
 def terminal(found: Sequence[Row]) -> Table:
     """The table for rich."""
     names = columns(found)
-    table = Table(header_style="bold", caption="bytes are frames that were really sent, headers included; 1 MB = 10⁶ bytes")
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     for i, name in enumerate(names):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in found:

@@ -13,7 +13,12 @@ from fewbits.report.table import rows
 
 
 def write(
-    folder: Path, title: str, records: Sequence[Record], config: Mapping[str, object], summary: object, target: float | None = None
+    folder: Path,
+    title: str,
+    records: Sequence[Record],
+    config: Mapping[str, object],
+    summary: object,
+    target: float | None = None,
 ) -> list[str]:
     """Write the three files into `folder`; returns sentences about what could not be made (the picture)."""
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -24,5 +29,6 @@ def write(
         (folder / "accuracy.png").write_bytes(pictures[0])
     except LocalError as error:
         notes.append(str(error))
-    (folder / "report.html").write_text(page.html(title, records, rows(records, target), config, pictures), encoding="utf-8")
+    text = page.html(title, records, rows(records, target), config, pictures)
+    (folder / "report.html").write_text(text, encoding="utf-8")
     return notes

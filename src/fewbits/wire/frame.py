@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fewbits.errors import LocalError, WireError
 
@@ -65,19 +67,35 @@ class Frame:
     """A header and its payload; `bytes(frame)` is what travels, and its length is the only byte count."""
 
     header: Header
-    payload: bytes
+    payload: bytes | memoryview
+
+    @cached_property
+    def crc(self) -> int:
+        """CRC-32 of the payload alone."""
+        return zlib.crc32(self.payload)
 
     def __bytes__(self) -> bytes:
-        head = self.header.pack()
-        checksum = zlib.crc32(head, zlib.crc32(self.payload))
-        return b"".join((head, checksum.to_bytes(4, "big"), self.payload))
+        return Frame.seal(self.header, [self.payload])[0]
+
+    @staticmethod
+    def seal(header: Header, chunks: Sequence[bytes | memoryview]) -> tuple[bytes, int]:
+        """(the frame whose payload is the chunks end to end, the payload's CRC-32); the payload is copied once."""
+        head, crc = header.pack(), 0
+        for chunk in chunks:
+            crc = zlib.crc32(chunk, crc)
+        return b"".join((head, zlib.crc32(head, crc).to_bytes(4, "big"), *chunks)), crc
 
     @staticmethod
     def parse(data: bytes | bytearray | memoryview) -> Frame:
-        """Check magic, version, reserved bits and checksum; WireError says which one failed."""
+        """Check magic, version, reserved bits and checksum; WireError says which one failed.
+
+        The payload is a view of `data`, not a copy.
+        """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise WireError(f"a frame is bytes; got {type(data).__name__}")
-        data = bytes(data)  # first: the length of a memoryview counts its items, not its bytes
+        if isinstance(data, memoryview) and not data.c_contiguous:
+            data = bytes(data)
+        data = memoryview(data).cast("B")  # first: the length of a memoryview counts its items, not its bytes
         if len(data) < HEADER_BYTES:
             raise WireError(f"a frame has at least {HEADER_BYTES} bytes; got {len(data)}")
         magic, flags, codec, sequence, ack, history = struct.unpack(">BBH3sH3s", data[:12])
@@ -86,7 +104,8 @@ class Frame:
         if flags >> 4 != VERSION:
             raise WireError(f"frame has wire version {flags >> 4}; this library reads version {VERSION}")
         payload = data[HEADER_BYTES:]
-        expected = zlib.crc32(data[:12], zlib.crc32(payload))
+        crc = zlib.crc32(payload)
+        expected = zlib.crc32(data[:12], crc)
         found = int.from_bytes(data[12:16], "big")
         if found != expected:
             raise WireError(f"checksum is {found:08X}, the bytes give {expected:08X}: the frame was damaged")
@@ -100,7 +119,9 @@ class Frame:
             key=bool(flags & 8),
             snapshot=bool(flags & 4),
         )
-        return Frame(header, payload)
+        frame = Frame(header, payload)
+        frame.__dict__["crc"] = crc  # known already
+        return frame
 
     def acknowledging(self, ack: int) -> Frame:
         """The same frame with another acknowledgement."""

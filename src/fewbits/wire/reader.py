@@ -16,6 +16,7 @@ class BitReader:
 
     def __init__(self, data: bytes | bytearray | memoryview | np.ndarray) -> None:
         self._data = np.frombuffer(data, dtype=np.uint8)
+        self._data.flags.writeable = False  # whoever keeps what was read must copy it: the buffer may be used again
         self._at = 0  # in bits
         self._names: list[str] = []
         self.sections: list[Section] = []

@@ -24,7 +24,7 @@ class BitWriter:
     """Collects bits; small integers go through an accumulator, bulk arrays as whole bytes after `align`."""
 
     def __init__(self) -> None:
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
         self._bytes = 0  # bytes in _chunks
         self._pending = 0  # bits not yet in a chunk, as an integer
         self._pending_bits = 0
@@ -51,10 +51,10 @@ class BitWriter:
         self.write(0, -self.bits % 8)
 
     def write_bytes(self, data: bytes | np.ndarray) -> None:
-        """Append whole bytes, after aligning."""
+        """Append whole bytes, after aligning. An array is not copied before `chunks` or `finish`: leave it as it is."""
         self.align()
         self._flush()
-        chunk = data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
+        chunk = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else bytes(data)
         self._chunks.append(chunk)
         self._bytes += len(chunk)
 
@@ -72,9 +72,13 @@ class BitWriter:
 
     def finish(self) -> bytes:
         """Everything written, zero-filled to a whole byte."""
+        return b"".join(self.chunks())
+
+    def chunks(self) -> list[bytes | memoryview]:
+        """The same in pieces, so that a frame is put together with one copy."""
         self.align()
         self._flush()
-        return b"".join(self._chunks)
+        return self._chunks
 
     def _flush(self) -> None:
         whole, rest = divmod(self._pending_bits, 8)

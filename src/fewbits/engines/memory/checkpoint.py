@@ -113,7 +113,10 @@ def _tensors(server: Server) -> dict[str, Tensor]:
     dumped = server.dump()
     found = {"theta": dumped["theta"], "public": dumped["public"]}
     found |= {f"moment.{i}": m for i, m in enumerate(dumped["moments"])}
-    found |= {f"broadcast.{i:04d}": torch.frombuffer(bytearray(b), dtype=torch.uint8) for i, b in enumerate(dumped["broadcast"])}
+    found |= {
+        f"broadcast.{i:04d}": torch.frombuffer(bytearray(b), dtype=torch.uint8)
+        for i, b in enumerate(dumped["broadcast"])
+    }
     found |= {"versions": _table(server.versions), "rejected": _table(server.rejected)}
     return found
 
@@ -132,5 +135,3 @@ def _table(counts: dict[int, int]) -> Tensor:
 
 def _dict(table: Tensor) -> dict[int, int]:
     return {int(k): int(v) for k, v in table.tolist()}
-
-

@@ -31,10 +31,10 @@ def federate(
 ) -> Result:
     """Train `model` (in place) on the clients' data by `method`, counting real bytes in both directions.
 
-    `clients`: one (x, y) pair of tensors each. `test`: evaluated after every round. `local`: how a client trains, by default
-    one epoch of SGD with learning rate 0.1 and batches of 10. `loss(output, y)`: by default cross-entropy. `folder`: where to keep logs
-    and checkpoints; a folder with an earlier part of the same run continues it. Same key, same bytes, for any
-    number of processes.
+    `clients`: one (x, y) pair of tensors each. `test`: evaluated after every round. `local`: how a client trains, by
+    default one epoch of SGD with learning rate 0.1 and batches of 10. `loss(output, y)`: by default cross-entropy.
+    `folder`: where to keep logs and checkpoints; a folder with an earlier part of the same run continues it. Same key,
+    same bytes, for any number of processes.
     """
     task = Task.of(model, clients, test, local, loss)
     return Federation(task, method, Schedule(rounds, per_round, processes=processes), key, folder).run(watch)

@@ -126,7 +126,7 @@ class Federation:
         self.reports = [RoundReport(**json.loads(line)) for line in (folder / METRICS).read_text().splitlines()]
 
     def _settings(self) -> dict[str, str]:
-        """What a resumed run must have in common with its earlier part; how long it runs and how often it looks are free."""
+        """What a resumed run must have in common with its earlier part; its length and how often it looks are free."""
         return {
             "method": repr(self.method),
             "key": self.key.text(),
@@ -138,7 +138,9 @@ class Federation:
     def _check_settings(self, folder: Path, before: dict[str, str]) -> None:
         for name, value in self._settings().items():
             if before.get(name) != value:
-                raise LocalError(f"{folder} holds a run with another {name}: {before.get(name)}; got {value}. Use a new folder")
+                raise LocalError(
+                    f"{folder} holds a run with another {name}: {before.get(name)}; got {value}. Use a new folder"
+                )
 
     def run(self, watch: Callable[[RoundReport], None] | None = None, stop: Callable[[], bool] | None = None) -> Result:
         """Play the rounds that are left; `watch` sees each report, `stop` is asked after each round."""
@@ -154,11 +156,14 @@ class Federation:
         if self.server.round >= self.schedule.rounds:
             return
         if not self._whole:
-            raise LocalError("this Federation ended within a round or lost its clients' states; make a new one, with a folder to resume")
-        with self._states() as states, Pool(self.task, self.method, self.key, states, self.schedule.processes) as pool:
-            # Only now: an SQLite connection must not be carried through the fork.
-            with closing(StateStore(states, writer="server")) as self.server.store:
-                yield from self._play(pool)
+            raise LocalError("this Federation ended within a round, or its clients' states are gone; make a new one")
+        with (
+            self._states() as states,
+            Pool(self.task, self.method, self.key, states, self.schedule.processes) as pool,
+            # After the workers have forked: an SQLite connection must not be carried into a child.
+            closing(StateStore(states, writer="server")) as self.server.store,
+        ):
+            yield from self._play(pool)
 
     @contextmanager
     def _states(self) -> Iterator[Path]:
@@ -208,11 +213,13 @@ class Federation:
                     self.tap(number, reply.client, "up", frame)
             replies.append(reply)
         server.step()
-        pool.settle(number, failed, self._horizon())
         assert server.store is not None
+        server.store.horizon, server.store.saved = self._ways_back()
+        pool.settle(number, failed, server.store.horizon, server.store.saved)
         server.store.commit()
         accuracy = loss = None
-        if self.task.test_y is not None and (number % self.schedule.evaluate_every == 0 or number == self.schedule.rounds):
+        due = number % self.schedule.evaluate_every == 0 or number == self.schedule.rounds
+        if self.task.test_y is not None and due:
             accuracy, loss = pool.evaluate(server.broadcast.bundle(server.broadcast.version - 1))
         self._seconds += time.perf_counter() - began
         return self._report(number, replies, len(failed), accuracy, loss)
@@ -232,7 +239,9 @@ class Federation:
         if self.tap:
             self.tap(number, client, "down", self.server.broadcast.bundle(version))
 
-    def _report(self, number: int, replies: list[Reply], failed: int, accuracy: float | None, loss: float | None) -> RoundReport:
+    def _report(
+        self, number: int, replies: list[Reply], failed: int, accuracy: float | None, loss: float | None
+    ) -> RoundReport:
         used = [r for r in replies if not r.trouble]
         self.notes += [f"round {number}: client {r.client} was skipped: {r.trouble}" for r in replies if r.trouble][:10]
         recycled = [r.figures["recycled"] for r in used if "recycled" in r.figures]
@@ -257,9 +266,12 @@ class Federation:
         self.reports.append(report)
         return report
 
-    def _horizon(self) -> int:
-        """The oldest round that a resume may go back to."""
-        return self.server.round if self.folder is None else min(checkpoint.rounds(self.folder / "checkpoints"), default=0)
+    def _ways_back(self) -> tuple[int, int]:
+        """The oldest and the newest round that a resume may go back to."""
+        if self.folder is None:
+            return self.server.round, self.server.round
+        saved = checkpoint.rounds(self.folder / "checkpoints") or [0]
+        return saved[0], saved[-1]
 
     def _log(self, report: RoundReport) -> None:
         if self.folder is not None:

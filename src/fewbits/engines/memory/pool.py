@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -62,12 +62,12 @@ class Pool:
     def _start(self) -> None:
         """Fork: the arrays are shared without a copy, and models may be closures. Children run one thread."""
         states = self._arguments[-1]
-        for i in range(self._count):  # here, one by one: workers that make and open each other's files at once would collide
+        for i in range(self._count):  # one by one: workers that made and opened each other's at once would collide
             StateStore(states, writer=str(i)).close()
         context = multiprocessing.get_context("fork")
         self._next = context.Value("q", 0)
         for i in range(self._count):
-            ours, theirs = context.Pipe()
+            ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
             self._pipes.append(ours)
             arguments = (theirs, tuple(self._pipes), self._next, *self._arguments, str(i))
             with warnings.catch_warnings():
@@ -127,12 +127,12 @@ class Pool:
         total = sum(n for n, _, _ in found)
         return sum(n * a for n, a, _ in found) / total, sum(n * loss for n, _, loss in found) / total
 
-    def settle(self, number: int, failed: list[int], horizon: int) -> None:
+    def settle(self, number: int, failed: list[int], horizon: int, saved: int) -> None:
         """End a round in every worker's store; returns when all have."""
         if self._worker is not None:
-            self._worker.settle(number, failed, horizon)
+            self._worker.settle(number, failed, horizon, saved)
             return
-        self._tell({"do": "settle", "round": number, "failed": failed, "horizon": horizon})
+        self._tell({"do": "settle", "round": number, "failed": failed, "horizon": horizon, "saved": saved})
         for _ in self._children:
             self._take()
 
@@ -163,7 +163,8 @@ class Pool:
     def _take(self) -> Message:
         header, data = self._inbox.get()
         if "gone" in header:
-            raise FewbitsError(f"a worker process ended unexpectedly (exit code {header['gone']}); the run can be resumed")
+            code = header["gone"]
+            raise FewbitsError(f"a worker process ended unexpectedly (exit code {code}); the run can be resumed")
         if "error" in header:
             kind = LocalError if header["local"] else FewbitsError
             raise kind(header["error"])
@@ -180,7 +181,14 @@ class Pool:
 
 
 def _serve(
-    pipe: Connection, inherited: Sequence[Connection], counter: Any, task: Task, method: Method, key: Key, states: Path, name: str
+    pipe: Connection,
+    inherited: Sequence[Connection],
+    counter: Any,
+    task: Task,
+    method: Method,
+    key: Key,
+    states: Path,
+    name: str,
 ) -> None:
     """A worker process: take orders until told to stop, or until the parent is gone."""
     for end in inherited:
@@ -212,7 +220,7 @@ def _complain(pipe: Connection, error: str, local: bool) -> None:
 
 def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any) -> None:
     if order["do"] == "settle":
-        worker.settle(order["round"], order["failed"], order["horizon"])
+        worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
         return
     worker.follow(data)
     if order["do"] == "round":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ class Task:
     def __post_init__(self) -> None:
         if not self.parts or any(len(part) == 0 for part in self.parts):
             empty = [c for c, part in enumerate(self.parts) if len(part) == 0]
-            raise LocalError(f"Task: every client needs at least one example; clients without: {empty or 'there are no clients'}")
+            found = f"clients without: {empty}" if empty else "there are no clients"
+            raise LocalError(f"Task: every client needs at least one example; {found}")
         if len(self.x) != len(self.y):
             raise LocalError(f"Task: x has {len(self.x)} rows and y {len(self.y)}")
         most = max(int(part.max()) for part in self.parts)
@@ -54,7 +56,7 @@ class Task:
             model,
             torch.cat([x for x, _ in clients]),
             torch.cat([y for _, y in clients]),
-            [np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)],
+            [np.arange(a, b) for a, b in pairwise(ends)],
             *(test or (None, None)),
             local=local or LocalSGD(lr=0.1),
             loss=loss,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from fewbits.codecs import as_lift
 from fewbits.engines.memory.task import Task
@@ -73,7 +74,7 @@ class Worker:
             self.model.module.get_buffer(name).copy_(buffer)
         part = task.parts[client]
         key = self.key.fold("round", round, "client", client)
-        report = task.local.train(self.model, task.x, task.y, part, key, **({"loss": task.loss} if task.loss else {}))
+        report = task.local.train(self.model, task.x, task.y, part, key, loss=task.loss or cross_entropy)
         update = {name: public[name] - x for name, x in exchange.values(self.model).items()}
         sender = self._sender
         sender.load(self._store.get(client, PART) or self._fresh)
@@ -96,13 +97,13 @@ class Worker:
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         exchange.load(self.model, self._follower.value)
         x, y = task.test_x[rows], task.test_y[rows]
-        accuracy, loss = evaluate(self.model, x, y, **({"loss": task.loss} if task.loss else {}))
+        accuracy, loss = evaluate(self.model, x, y, loss=task.loss or cross_entropy)
         return len(y), accuracy, loss
 
-    def settle(self, round: int, failed: list[int], horizon: int) -> None:
+    def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
         """The round is over: take back the ends whose frames did not count, make the others durable."""
         self._store.rollback(round, failed, PART)
-        self._store.horizon = horizon
+        self._store.horizon, self._store.saved = horizon, saved
         self._store.commit()
         self._store.refresh()
 

@@ -1,0 +1,36 @@
+"""Modules that draw at random, such as dropout, know only torch's global generator: lend it to a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from fewbits.rng import Key
+
+# Classes known not to draw. Any other class may call torch's functions with noise in its forward.
+QUIET = {
+    *(nn.Sequential, nn.Identity, nn.Flatten, nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Softmax, nn.LogSoftmax),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d),
+}
+
+
+def draws(module: nn.Module) -> bool:
+    """False only when no part of the module can draw at random."""
+    return any(type(part) not in QUIET for part in module.modules())
+
+
+@contextmanager
+def seeded(key: Key, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's global generator, and the device's, from the key; put them back as they were afterwards."""
+    device, seed = torch.device(device), key.word() & (2**63 - 1)
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,470 @@
+"""The commands, on digits and for a few rounds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from fewbits.cli.app import app
+from fewbits.cli.codec_text import parse
+from fewbits.cli.comparison import Comparison, distribute
+from fewbits.cli.config import RunConfig
+from fewbits.cli.frames import Keeper
+from fewbits.errors import LocalError
+from fewbits.link.broadcast import pack
+from fewbits.methods import METHODS, build
+
+KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes", "down_frame_bytes", "seconds"} | {
+    "up_payload_bytes",
+    "down_payload_bytes",
+    "recycled",
+    "skipped",
+    "rejected",
+    "times_fewer",
+}
+SMALL = ["--clients", "4", "--batch-size", "60", "--processes", "1"]
+
+
+def call(*arguments, code=0):
+    """The command's output, stdout and stderr."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def json_of(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with frames kept."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    call(
+        "train",
+        *SMALL,
+        "--method",
+        "lbgm",
+        "--set",
+        "threshold=0.5",
+        "--rounds",
+        3,
+        "--keep-frames",
+        99,
+        "--out",
+        folder,
+    )
+    return folder
+
+
+# train
+
+
+def test_train_leaves_everything(run):
+    summary = json_of(run / "summary.json")
+    assert set(summary) == KEYS
+    assert (summary["method"], summary["seed"], summary["rounds"]) == ("lbgm", 0, 3)
+    assert summary["up_frame_bytes"] == summary["up_payload_bytes"] + 3 * 4 * 16
+    text = (run / "report.html").read_text()
+    assert "http:" not in text and "https:" not in text and len(text) < 1_000_000
+    with Image.open(run / "accuracy.png") as picture:
+        picture.verify()
+    assert {tuple(x.shape) for x in load_file(run / "model.safetensors").values()} == {
+        (128, 64),
+        (128,),
+        (10, 128),
+        (10,),
+    }
+
+
+def test_train_says_what_it_reached(tmp_path):
+    text = call("train", *SMALL, "--rounds", 1, "--out", tmp_path / "a")
+    assert "dense" in text and "MB up" in text and str(tmp_path / "a" / "report.html") in text
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(run):
+    before = (run / "summary.json").read_bytes()
+    text = call("train", *SMALL, "--out", run, code=2)
+    assert "--resume" in text and "--force" in text
+    assert (run / "summary.json").read_bytes() == before
+
+
+def test_force_replaces_a_run_and_keeps_what_is_not_ours(tmp_path):
+    call("train", *SMALL, "--rounds", 2, "--out", tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    call("train", *SMALL, "--rounds", 1, "--method", "topk", "--out", tmp_path, "--force")
+    assert json_of(tmp_path / "summary.json")["method"] == "topk"
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_force_does_not_touch_a_folder_that_holds_no_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    assert "no fewbits run" in call("train", *SMALL, "--out", tmp_path, "--force", code=2)
+    assert (tmp_path / "checkpoints").exists()
+
+
+def test_a_bad_request_removes_nothing(tmp_path):
+    call("train", *SMALL, "--rounds", 1, "--out", tmp_path)
+    call("train", "--split", "sideways", "--out", tmp_path, "--force", code=2)
+    assert (tmp_path / "summary.json").exists()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    settings = [*SMALL, "--method", "lbgm+topk", "--split", "classes:3", "--per-round", 3]
+    call("train", *settings, "--rounds", 4, "--out", tmp_path / "whole")
+    call("train", *settings, "--rounds", 2, "--out", tmp_path / "parts")
+    call("train", "--resume", tmp_path / "parts", "--rounds", 4)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    logs = [
+        [line | {"seconds": 0} for line in map(json.loads, (tmp_path / n / "metrics.jsonl").open())]
+        for n in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1]
+    assert json_of(tmp_path / "parts" / "config.json")["rounds"] == 4
+
+
+def test_a_finished_run_can_be_resumed_again(run):
+    text = call("train", "--resume", run)
+    assert "3/3" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--method", "magic"], "choose one of dense"),
+        (["--model", "magic"], "choose one of mlp"),
+        (["--data", "magic"], "choose one of digits"),
+        (["--split", "magic"], "iid, dirichlet:A"),
+        (["--set", "magic=1"], "has no option 'magic'"),
+        (["--set", "magic"], "option=value"),
+        (["--method", "topk", "--set", "bits=many"], "must be int"),
+        (["--lr", "-1"], "lr is out of range"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--per-round", "50"], "there are 20 clients"),
+        (["--data", "mnist", "--data-dir", "/nowhere"], "no folder /nowhere"),
+    ],
+)
+def test_bad_input_is_a_sentence(tmp_path, arguments, sentence):
+    text = call("train", *arguments, "--out", tmp_path / "x", code=2)
+    assert sentence in text and "Traceback" not in text and text.startswith("fewbits: ")
+    assert not (tmp_path / "x").exists()
+
+
+def test_out_is_needed():
+    assert "--out" in call("train", code=2)
+
+
+def test_resume_takes_no_other_settings(run):
+    assert "--lr cannot be changed" in call("train", "--resume", run, "--lr", 1, code=2)
+    assert "not shorten" in call("train", "--resume", run, "--rounds", 1, code=2)
+
+
+def test_resume_needs_a_run(tmp_path):
+    assert "holds no run" in call("train", "--resume", tmp_path, code=2)
+
+
+# Ctrl-C
+
+
+def start(*arguments):
+    command = [sys.executable, "-W", "error", "-m", "fewbits", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for_round(folder, process, rounds=2):
+    """Until the run has logged so many rounds."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        log = folder / "metrics.jsonl"
+        if log.exists() and log.read_bytes().count(b"\n") >= rounds:
+            return
+        time.sleep(0.02)
+    process.kill()
+    pytest.fail(f"no round was played: {process.communicate()}")
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_after_ctrl_c_the_run_goes_on_as_if_nothing_had_happened(tmp_path, presses):
+    settings = ["--clients", 8, "--processes", 2, "--batch-size", 20, "--method", "topk", "--checkpoint-every", 4]
+    process = start("train", *settings, "--rounds", 100_000, "--out", tmp_path / "cut")
+    wait_for_round(tmp_path / "cut", process, rounds=5)
+    for _ in range(presses):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"fewbits train --resume {tmp_path / 'cut'}" in out.replace("\n", "") and "Traceback" not in err
+    if presses == 1:
+        assert "Finishing this round" in err
+    done = len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines())
+    config = json_of(tmp_path / "cut" / "config.json") | {"rounds": done + 2}
+    (tmp_path / "cut" / "config.json").write_text(json.dumps(config))
+    call("train", "--resume", tmp_path / "cut")
+    call("train", *settings, "--rounds", done + 2, "--out", tmp_path / "whole")
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert models[0] == models[1]
+    summaries = [json_of(tmp_path / name / "summary.json") | {"seconds": 0} for name in ("cut", "whole")]
+    assert summaries[0] == summaries[1]
+
+
+# compare
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "comparison"
+    arguments = [
+        "--methods",
+        "dense,topk,lbgm+topk",
+        "--seeds",
+        "0,1",
+        "--set",
+        "topk.fraction=0.1",
+        "--set",
+        "down=delta4",
+    ]
+    text = call("compare", *SMALL, *arguments, "--rounds", 2, "--target-accuracy", 0.2, "--out", folder)
+    return folder, text
+
+
+def test_a_bad_value_of_an_option_is_refused(tmp_path):
+    text = call("compare", *SMALL, "--methods", "dense,topk", "--set", "fraction=2", "--out", tmp_path / "x", code=2)
+    assert "fraction" in text and not (tmp_path / "x").exists()
+
+
+def test_compare_sums_up_every_run(comparison):
+    folder, text = comparison
+    found = json_of(folder / "summary.json")
+    assert [(s["method"], s["seed"]) for s in found] == [(m, s) for s in (0, 1) for m in ("dense", "topk", "lbgm+topk")]
+    assert all(set(s) == KEYS | {"target_accuracy", "bytes_to_target"} for s in found)
+    for one in found:
+        dense = next(s for s in found if s["method"] == "dense" and s["seed"] == one["seed"])
+        assert one["times_fewer"] == pytest.approx(sum_of(dense) / sum_of(one))
+        own = json_of(folder / f"{one['method']}-seed{one['seed']}" / "summary.json")
+        assert own["up_frame_bytes"] == one["up_frame_bytes"]
+    for heading in ("method", "accuracy", "MB up", "× fewer", "recycled", "MB to target", "±"):
+        assert heading in text
+    assert "http" not in (folder / "report.html").read_text()
+
+
+def sum_of(summary):
+    return summary["up_frame_bytes"] + summary["down_frame_bytes"]
+
+
+def test_settings_reach_the_methods_they_are_for(comparison):
+    configs = {path.parent.name: json_of(path)["settings"] for path in comparison[0].glob("*/config.json")}
+    assert configs["topk-seed0"] == {"fraction": "0.1", "down": "delta4"}
+    assert configs["lbgm+topk-seed1"] == {"down": "delta4"}
+
+
+def test_a_stopped_comparison_goes_on(comparison):
+    folder, _ = comparison
+    before = json_of(folder / "summary.json")
+    (folder / "topk-seed1" / "summary.json").unlink()  # as if it had been stopped there
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*/model.safetensors")}
+    call("compare", "--resume", folder)
+    assert json_of(folder / "summary.json") == before
+    again = {path for path, when in times.items() if path.stat().st_mtime_ns != when}
+    assert {path.parent.name for path in again} == {"topk-seed1"}
+
+
+def test_methods_of_one_seed_start_from_one_model_and_partition():
+    runs = Comparison(RunConfig(clients=4), ("dense", "topk"), (0, 1)).runs()
+    assert list(runs) == ["dense-seed0", "topk-seed0", "dense-seed1", "topk-seed1"]
+    assert {name: (c.method, c.seed) for name, c in runs.items()}["topk-seed1"] == ("topk", 1)
+
+
+def test_settings_that_nobody_has_are_refused():
+    with pytest.raises(LocalError, match="none of dense, topk"):
+        distribute(["threshold=1"], ["dense", "topk"])
+    with pytest.raises(LocalError, match="not among"):
+        distribute(["lbgm.threshold=1"], ["dense", "topk"])
+    assert distribute(["lbgm+topk.fraction=0.1"], ["lbgm+topk"]) == {"lbgm+topk": {"fraction": "0.1"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--methods"),
+        (["--methods", "dense,dense"], "each once"),
+        (["--methods", "dense", "--seeds", "a"], "whole numbers"),
+        (["--methods", "dense,magic"], "unknown method 'magic'"),
+        (["--methods", "dense", "--target-accuracy", "90"], "0.9 for 90%"),
+    ],
+)
+def test_bad_comparisons_are_sentences(tmp_path, arguments, sentence):
+    assert sentence in call("compare", *arguments, "--out", tmp_path / "x", code=2)
+
+
+# demo
+
+
+def test_demo_compares_five_methods_and_replaces_itself(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from fewbits.cli import demo
+
+    monkeypatch.setattr(demo, "TASK", replace(demo.TASK, rounds=2, processes=1))
+    for _ in range(2):
+        text = call("demo", "--out", tmp_path)
+    found = json_of(tmp_path / "summary.json")
+    assert [s["method"] for s in found] == ["dense", "topk", "lbgm", "lbgm+topk", "predict"]
+    assert all(method in text for method in demo.METHODS)
+    assert (tmp_path / "accuracy.png").exists() and (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+def test_demo_does_not_write_over_strangers_files(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years")
+    assert "no fewbits run" in call("demo", "--out", tmp_path, code=2)
+
+
+# inspect
+
+
+def test_inspect_reads_every_frame_of_a_run(run):
+    frames = sorted((run / "frames").glob("*.bin"))
+    assert len(frames) == 2 * 4 * 3
+    for frame in frames:
+        text = call("inspect", frame, "--run", run)
+        way = "uplink" if "-up" in frame.name else "downlink"
+        assert f"frame of {frame.stat().st_size:,} bytes" in text and f"{way} codec: flat(" in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_inspect_accounts_for_every_bit_of_every_method(tmp_path, method):
+    from fewbits.cli.inspect import of_run, sections
+    from fewbits.wire import Frame
+
+    call(
+        "train",
+        *SMALL,
+        "--method",
+        method,
+        "--rounds",
+        2,
+        "--keep-frames",
+        99,
+        "--out",
+        tmp_path,
+        "--checkpoint-every",
+        50,
+    )
+    for path in sorted((tmp_path / "frames").glob("*.bin")):
+        frame = Frame.parse(path.read_bytes())
+        found = sections(frame, of_run(tmp_path, frame.header.codec))
+        tops = [s for s in found if "/" not in s.name]
+        assert tops[0].start == 0 and 0 <= 8 * len(frame.payload) - tops[-1].stop < 8
+        assert all(a.stop == b.start for a, b in pairwise(tops))
+
+
+def test_inspect_without_a_codec_shows_the_header(run):
+    text = call("inspect", run / "frames" / "round0002-client1-up.bin")
+    assert "sequence" in text and "codec is not known" in text
+
+
+def test_inspect_takes_codec_and_shape(run):
+    frame = run / "frames" / "round0001-client1-up.bin"
+    text = call("inspect", frame, "--codec", "fb.flat(fb.LookBack(fb.Raw(), threshold=0.5))", "--shape", 9610)
+    assert "recycled" in text and "another hash" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "code"),
+    [
+        (["--codec", "flat(Raw())"], "together with --shape", 2),
+        (["--codec", "__import__('os').system('true')", "--shape", "3"], "not part of a codec", 2),
+        (["--codec", "open('x')", "--shape", "3"], "unknown codec 'open'", 2),
+        (["--codec", "flat(", "--shape", "3"], "not a codec", 2),
+        (["--codec", "TopK(nonsense=1)", "--shape", "3"], "TopK", 2),
+        (["--codec", "flat(Raw())", "--shape", "-3"], "negative", 2),
+        (["--codec", "flat(Raw())", "--shape", "3"], "too long", 1),
+    ],
+)
+def test_inspect_refuses_with_a_sentence(run, arguments, sentence, code):
+    text = call("inspect", run / "frames" / "round0001-client1-up.bin", *arguments, code=code)
+    assert sentence in text and "Traceback" not in text
+
+
+def test_inspect_refuses_what_is_no_frame(run, tmp_path):
+    assert "not a fewbits frame" in call("inspect", run / "config.json", code=1)
+    assert "cannot be read" in call("inspect", tmp_path / "none.bin", code=2)
+
+
+def test_inspect_refuses_another_runs_frame(run, tmp_path):
+    call("train", *SMALL, "--method", "topk", "--rounds", 1, "--keep-frames", 2, "--out", tmp_path)
+    frame = next((tmp_path / "frames").glob("*up.bin"))
+    assert "hash is" in call("inspect", frame, "--run", run, code=2)
+
+
+def test_a_bundle_of_several_frames_becomes_several_files(tmp_path):
+    keeper = Keeper(tmp_path, 1)
+    keeper(3, 7, "down", pack([b"a", b"b"]))
+    keeper(3, 8, "up", b"c")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {
+        "round0003-client7-down.0.bin": b"a",
+        "round0003-client7-down.1.bin": b"b",
+    }
+
+
+# codecs as text, configurations, lists
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_codecs_text_gives_the_codec_back(method):
+    made = build(method)
+    for codec in (made.up, made.down):
+        assert parse(repr(codec)) == codec
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "'a'", "x", "Raw", "Raw().codec", "lambda: 1", "[Raw() for i in (1,)]", "Raw() | Raw()", "f'{1}'"]
+)
+def test_what_is_no_codec_is_refused(text):
+    with pytest.raises(LocalError):
+        parse(text)
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = RunConfig(method="topk", settings={"fraction": "0.1"}, steps=3, clip=1.0, data_dir="/x")
+    config.write(tmp_path)
+    assert RunConfig.read(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        ({"speed": 1}, "unknown key 'speed'"),
+        ({"rounds": "3"}, "rounds must be int"),
+        ({"rounds": True}, "rounds must be int"),
+        ({"clip": "x"}, "clip must be float or null"),
+        ({"settings": {"a": 1}}, "settings must be dict"),
+        ([], "expected a JSON object"),
+    ],
+)
+def test_a_configuration_is_checked_when_read(found, sentence):
+    with pytest.raises(LocalError, match=sentence):
+        RunConfig.parse(found, "config.json")
+
+
+@pytest.mark.parametrize("command", ["methods", "data", "models"])
+def test_lists_show_every_name(command):
+    from fewbits import data, models
+
+    names = {"methods": METHODS, "data": data.NAMES, "models": models.NAMES}[command]
+    text = call(command)
+    assert all(name in text for name in names)
+
+
+@pytest.mark.parametrize("command", ["", "train", "compare", "demo", "inspect", "methods", "data", "models"])
+def test_help_is_there(command):
+    assert "Usage" in call(*command.split(), "--help")

@@ -1,0 +1,251 @@
+"""Data sets and partitions: nothing is used twice, nobody is empty, the key decides; no downloads."""
+
+import io
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from fewbits.data import NAMES, load, partition
+from fewbits.errors import LocalError
+from fewbits.rng import Key
+
+LABELS = np.repeat(np.arange(10), 60)
+GROUPS = np.repeat(np.arange(30), 20)
+SPLITS = ["iid", "dirichlet:0.1", "dirichlet:100", "classes:1", "classes:3", "classes:10", "natural"]
+
+
+# --- partitions
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("clients", [1, 7, 30])
+def test_no_example_is_used_twice_and_nobody_is_empty(split, clients):
+    parts = partition(LABELS, split, clients, Key(0), GROUPS)
+    used = np.concatenate(parts)
+    assert len(parts) == clients
+    assert len(np.unique(used)) == len(used)
+    assert all(len(rows) and rows.dtype == np.int64 and (np.diff(rows) > 0).all() for rows in parts)
+    assert used.min() >= 0
+    assert used.max() < len(LABELS)
+
+
+@pytest.mark.parametrize("split", SPLITS[:-1])
+def test_the_key_decides(split):
+    a, b, c = (np.concatenate(partition(torch.from_numpy(LABELS), split, 9, Key(s))).tolist() for s in (0, 0, 1))
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize("split", ["iid", "dirichlet:0.5", "classes:10"])
+def test_these_splits_use_every_example(split):
+    assert sum(map(len, partition(LABELS, split, 30, Key(0)))) == len(LABELS)
+
+
+def test_iid_shares_are_equal():
+    sizes = {len(rows) for rows in partition(LABELS, "iid", 7, Key(0))}
+    assert sizes == {85, 86}
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_classes_gives_each_client_exactly_k_and_each_class_equally_many_holders(k):
+    held = [np.unique(LABELS[rows]) for rows in partition(LABELS, f"classes:{k}", 20, Key(0))]
+    assert {len(classes) for classes in held} == {k}
+    assert set(np.bincount(np.concatenate(held))) == {2 * k}
+
+
+def test_smaller_alpha_is_more_skewed():
+    def largest_share(alpha: float) -> float:
+        parts = partition(LABELS, f"dirichlet:{alpha}", 10, Key(0))
+        return float(np.mean([np.bincount(LABELS[rows]).max() / len(rows) for rows in parts]))
+
+    assert largest_share(100) < 0.2 < 0.4 < largest_share(0.1)
+
+
+def test_dirichlet_fills_clients_that_drew_nothing():
+    assert min(map(len, partition(LABELS, "dirichlet:0.001", 600, Key(0)))) == 1
+
+
+def test_natural_clients_are_whole_groups_and_fewer_clients_are_a_choice_of_them():
+    assert [GROUPS[rows].tolist() for rows in partition(LABELS, "natural", 30, Key(0), GROUPS)] == [
+        [group] * 20 for group in range(30)
+    ]
+    chosen = [set(GROUPS[rows]) for rows in partition(LABELS, "natural", 5, Key(0), GROUPS)]
+    assert all(len(groups) == 1 for groups in chosen)
+    assert len(set.union(*chosen)) == 5
+
+
+@pytest.mark.parametrize(
+    "split", ["", "IID", "iid:3", "dirichlet", "dirichlet:x", "dirichlet:0", "dirichlet:nan", "classes:-1"]
+)
+def test_a_bad_split_lists_the_valid_forms(split):
+    with pytest.raises(LocalError, match=r"dirichlet:A .* classes:K"):
+        partition(LABELS, split, 3, Key(0))
+
+
+@pytest.mark.parametrize(
+    "split,clients,match",
+    [("iid", 0, "clients"), ("iid", 601, "clients"), ("classes:11", 3, "10 classes"), ("classes:1.5", 3, "whole"),
+     ("classes:10", 100, "60 examples for its 100"), ("natural", 3, "none"), ("natural", 31, "30 groups")],
+)  # fmt: skip
+def test_too_few_examples_classes_or_groups_are_sentences(split, clients, match):
+    with pytest.raises(LocalError, match=match):
+        partition(LABELS, split, clients, Key(0), GROUPS if clients == 31 else None)
+
+
+def test_sequence_targets_have_no_class_split():
+    with pytest.raises(LocalError, match="one label"):
+        partition(np.zeros((5, 80)), "classes:1", 2, Key(0))
+    assert len(partition(np.zeros((5, 80)), "iid", 2, Key(0))) == 2
+
+
+# --- digits
+
+
+def test_digits_are_split_by_class_and_always_the_same():
+    a, b = load("digits"), load("digits")
+    assert torch.equal(a.test_x, b.test_x)
+    assert a.shape == (1, 8, 8)
+    assert len(a.train_x) + len(a.test_x) == 1797
+    shares = torch.bincount(a.test_y) / (torch.bincount(a.test_y) + torch.bincount(a.train_y))
+    assert bool(((shares - 0.2).abs() < 0.01).all())
+    assert float(a.train_x.min()) == -1
+    assert float(a.train_x.max()) == 1
+    assert len(load("digits", limit=7).train_x) == 7
+
+
+# --- images
+
+
+def parquet(folder, name, pixels, labels, column="image", mode=None):
+    cells = []
+    for image in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(image, mode).save(buffer, "PNG") if mode else Image.fromarray(image).save(buffer, "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": "x.png"})
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({column: cells, "label": labels}), folder / name)
+
+
+PIXELS = np.random.Generator(np.random.Philox(0)).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("below", [".", "cifar10", "cifar10/plain/data"])
+def test_parquet_files_are_found_below_the_folder_and_decoded_exactly(tmp_path, below):
+    parquet(tmp_path / below, "train-00000-of-00002.parquet", PIXELS[:2], [3, 4], "img")
+    parquet(tmp_path / below, "train-00001-of-00002.parquet", PIXELS[2:4], [5, 6], "img")
+    parquet(tmp_path / below, "test-00000-of-00001.parquet", PIXELS[4:], [7, 9], "img")
+    data = load("cifar10", tmp_path)
+    assert np.array_equal(data.train_x.permute(0, 2, 3, 1).numpy(), PIXELS[:4])
+    assert data.train_x.is_contiguous(memory_format=torch.channels_last)
+    assert (data.train_x.dtype, data.shape, data.classes) == (torch.uint8, (3, 32, 32), 10)
+    assert data.train_y.tolist() == [3, 4, 5, 6]
+    assert data.test_y.tolist() == [7, 9]
+    few = load("cifar10", str(tmp_path), limit=3)
+    assert torch.equal(few.train_x, data.train_x[:3])
+    assert len(few.test_x) == 2
+
+
+def test_grey_images_have_one_channel(tmp_path):
+    grey = PIXELS[:2, :28, :28, 0].copy()
+    for part in ("train", "test"):
+        parquet(tmp_path, f"{part}-0.parquet", grey, [0, 1])
+    assert np.array_equal(load("mnist", tmp_path).train_x[:, 0].numpy(), grey)
+
+
+def test_without_a_folder_the_hub_is_asked_by_name(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        images = [Image.fromarray(image) for image in PIXELS]
+        features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(10)})
+        return datasets.Dataset.from_dict({"img": images, "label": [0, 1, 2, 3, 4, 5]}, features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = load("cifar10", limit=4)
+    assert asked == [("uoft-cs/cifar10", "train"), ("uoft-cs/cifar10", "test")]
+    assert np.array_equal(data.train_x.permute(0, 2, 3, 1).numpy(), PIXELS[:4])
+    assert data.test_y.tolist() == [0, 1, 2, 3]
+
+
+def test_missing_folders_and_files_say_what_was_looked_for(tmp_path):
+    with pytest.raises(LocalError, match=r"no folder .*nowhere"):
+        load("mnist", tmp_path / "nowhere")
+    with pytest.raises(LocalError, match=r"train-\*\.parquet .*ylecun/mnist"):
+        load("mnist", tmp_path)
+    with pytest.raises(LocalError, match=r"input\.txt"):
+        load("shakespeare", tmp_path)
+    with pytest.raises(LocalError, match="data_dir"):
+        load("shakespeare")
+
+
+def test_foreign_files_are_sentences(tmp_path):
+    parquet(tmp_path, "test-0.parquet", PIXELS, [0] * 6)
+    good = tmp_path / "train-0.parquet"
+    good.write_bytes(b"not parquet")
+    with pytest.raises(LocalError, match="cannot be read"):
+        load("cifar10", tmp_path)
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), good)
+    with pytest.raises(LocalError, match="image"):
+        load("cifar10", tmp_path)
+    pq.write_table(pa.table({"image": [{"bytes": b"xyz", "path": ""}], "label": [1]}), good)
+    with pytest.raises(LocalError, match="row 0 is not an encoded image"):
+        load("cifar10", tmp_path)
+    parquet(tmp_path, "train-0.parquet", PIXELS[:, :16], [0] * 6)
+    with pytest.raises(LocalError, match="should be"):
+        load("cifar10", tmp_path)
+    parquet(tmp_path, "train-0.parquet", PIXELS, [10] * 6)
+    with pytest.raises(LocalError, match="labels"):
+        load("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "library,name", [("sklearn.datasets", "digits"), ("datasets", "mnist"), ("pyarrow", "cifar10")]
+)
+def test_a_missing_library_names_the_extra(monkeypatch, tmp_path, library, name):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(LocalError, match=r"pip install fewbits\[data\]"):
+        load(name, tmp_path if library == "pyarrow" else None)
+
+
+def test_unknown_names_and_bad_limits_are_refused():
+    with pytest.raises(LocalError, match=", ".join(NAMES)):
+        load("imagenet")
+    with pytest.raises(LocalError, match="limit"):
+        load("digits", limit=0)
+
+
+# --- shakespeare
+
+
+def test_windows_stay_with_their_speaker_and_targets_are_the_next_character(tmp_path):
+    long, other = "abcdefghij" * 90, "klmnopqrst" * 30
+    text = f"Anna:\n{long[:450]}\n\nBob:\n{other}\n\nAnna:\n{long[450:]}\n\nPage:\nshort\n"
+    (tmp_path / "plays").mkdir()
+    (tmp_path / "plays" / "input.txt").write_text(text)
+    data = load("shakespeare", tmp_path)
+    alphabet = np.array(sorted(set(text)))
+    assert data.classes == len(alphabet)
+    assert torch.equal(data.train_x[:, 1:], data.train_y[:, :-1])
+    assert data.groups is not None
+    assert np.bincount(data.groups).tolist() == [10, 2]  # 11 and 3 windows, one of each held out
+    assert len(data.test_x) == 2
+    first = "".join(alphabet[data.train_x[0].numpy()])
+    assert first == long[:80]
+    for row, group in zip(data.train_x, data.groups, strict=True):
+        assert set(alphabet[row.numpy()]) <= set((long, other)[group] + "\n")
+    assert len(partition(data.train_y, "natural", 2, Key(0), data.groups)) == 2
+
+
+def test_two_plays_are_ambiguous(tmp_path):
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "input.txt").write_text("A:\nb\n")
+    with pytest.raises(LocalError, match="found 2"):
+        load("shakespeare", tmp_path)

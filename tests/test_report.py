@@ -1,0 +1,170 @@
+"""The report: figures are those of the logs, the page needs nothing from outside, the picture is one."""
+
+import io
+import json
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from fewbits.engines.memory import RoundReport
+from fewbits.errors import LocalError
+from fewbits.report import Record, figure, page, rows
+from fewbits.report.record import against_dense, total
+from fewbits.report.table import cells, columns, megabytes
+from fewbits.report.write import write
+
+
+def report(round, accuracy=None, up=100, down=200, recycled=None, clients=2, **more):
+    return RoundReport(
+        round=round,
+        accuracy=accuracy,
+        loss=None,
+        train_loss=1.0,
+        up_frame_bytes=up * round,
+        down_frame_bytes=down * round,
+        up_payload_bytes=(up - 16) * round,
+        down_payload_bytes=(down - 16) * round,
+        clients=clients,
+        skipped=0,
+        rejected=0,
+        recycled=recycled,
+        floor=None,
+        seconds=0.5 * round,
+        **more,
+    )
+
+
+def record(method="dense", seed=0, up=100, accuracies=(0.3, 0.8, 0.7), **more):
+    reports = [report(n, a, up, recycled=more.get("recycled")) for n, a in enumerate(accuracies, 1)]
+    return Record(method, seed, tuple(reports), {"header": 128, "Fixed": 700})
+
+
+def test_a_record_reads_what_the_run_wrote(tmp_path):
+    reports = [report(1, 0.5), report(2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(vars(r)) + "\n" for r in reports))
+    entries = [
+        {
+            "round": 1,
+            "client": 0,
+            "direction": "up",
+            "frame_bytes": 20,
+            "payload_bytes": 4,
+            "stages": {"TopK": 20, "Rans": 5, "Raw": 0},
+        },
+        {"round": 1, "client": 0, "direction": "down", "frame_bytes": 50, "payload_bytes": 30, "stages": {}},
+        {"round": 2, "client": 1, "direction": "up", "frame_bytes": 18, "payload_bytes": 2, "stages": {"TopK": 16}},
+    ]
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    found = Record.read(tmp_path, "topk", 3)
+    assert found.reports == tuple(reports)
+    assert found.stages == {"header": 2 * 128, "TopK": 36, "Rans": 5, "fill": 7}
+
+
+def test_a_folder_without_a_round_is_refused(tmp_path):
+    with pytest.raises(LocalError, match=r"no metrics\.jsonl"):
+        Record.read(tmp_path, "dense", 0)
+
+
+def test_a_summary_is_the_last_round_and_the_whole_run():
+    found = record(recycled=0.5).summary(target=0.75)
+    assert (found["rounds"], found["accuracy"], found["best_accuracy"]) == (3, 0.7, 0.8)
+    assert (found["up_frame_bytes"], found["down_frame_bytes"]) == (300, 600)
+    assert found["bytes_to_target"] == 600 and found["recycled"] == 0.5
+    assert record().bytes_to(0.9) is None
+
+
+def test_the_recycled_share_weighs_rounds_by_their_clients():
+    reports = (report(1, recycled=1.0, clients=1), report(2, recycled=0.0, clients=3))
+    assert Record("lbgm", 0, reports, {}).recycled == 0.25
+
+
+def test_times_fewer_compares_runs_of_one_seed_and_length():
+    short = replace(record("topk", 1, up=10), reports=record("topk", 1, up=10).reports[:2])
+    found = against_dense([record(), record("topk", up=10), record("topk", 1, up=10), record("dense", 1), short])
+    assert [r.times_fewer for r in found] == [1.0, 300 / 210, 300 / 210, 1.0, None]
+
+
+def test_rows_average_over_seeds():
+    (row,) = rows([record(accuracies=(0.5,)), record(seed=1, accuracies=(0.7,), up=300)], target=0.6)
+    assert row.accuracy == pytest.approx(0.6) and row.spread == pytest.approx(0.1414, abs=1e-4)
+    assert (row.up, row.down, row.seeds) == (200, 200, 2)
+    assert (row.reached, row.to_target) == (1, 500)
+
+
+def test_columns_that_nothing_fills_are_left_out():
+    assert columns(rows([record()])) == ["method", "accuracy", "MB up", "MB down", "MB total", "time"]
+    full = rows(against_dense([record(recycled=0.5)]), target=0.99)
+    assert {"× fewer", "recycled", "MB to target"} <= set(columns(full))
+    assert "not reached" in cells(full[0], columns(full))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (1234, "0.0012"), (123_456, "0.123"), (1_234_567, "1.23"), (123_456_789, "123"), (5e9, "5,000")],
+)
+def test_megabytes_have_three_figures(count, text):
+    assert megabytes(count) == text
+
+
+@pytest.mark.parametrize("theme", [figure.LIGHT, figure.DARK])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_picture_is_a_png(theme, seeds):
+    records = [record(method, seed, up) for method, up in (("dense", 10_000), ("topk", 30)) for seed in range(seeds)]
+    with Image.open(io.BytesIO(figure.png(records, theme))) as picture:
+        picture.verify()
+        assert picture.format == "PNG" and picture.width == 1200
+
+
+def test_runs_that_were_never_evaluated_have_no_picture(tmp_path):
+    never = record(accuracies=(None, None))
+    with pytest.raises(LocalError, match="evaluated"):
+        figure.png([never])
+    (note,) = write(tmp_path, "t", [never], {}, {})
+    assert "evaluated" in note and (tmp_path / "report.html").exists()
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(LocalError, match=r"fewbits\[report\]"):
+        figure.png([record()])
+
+
+class Outside(HTMLParser):
+    """Collects tags and every address that a browser would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.fetched = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "srcset") and not v.startswith("data:")]
+
+
+def test_the_page_is_self_contained_and_escapes_text(tmp_path):
+    records = [record(), record("topk", up=10), record("<script>", up=5)]
+    assert write(tmp_path, "a <b> title", records, {"data": "<i>"}, {"x": 1}, 0.5) == []
+    text = (tmp_path / "report.html").read_text()
+    parser = Outside()
+    parser.feed(text)
+    assert parser.fetched == [] and not re.search(r"https?:|@import|url\(", text)
+    assert not {"script", "i", "b", "link"} & set(parser.tags)
+    assert parser.tags.count("img") == 1 and parser.tags.count("source") == 1
+    assert len(text) < 1_000_000
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"x": 1}
+    with Image.open(tmp_path / "accuracy.png") as picture:
+        picture.verify()
+
+
+def test_the_page_shows_every_stage_and_its_share():
+    text = page.html("t", [record()], rows([record()]), {}, None)
+    assert "Fixed" in text and f"{700 / 828:.1%}" in text
+    assert "<picture>" not in text
+
+
+def test_totals_add_both_directions():
+    assert total(report(2)) == 600

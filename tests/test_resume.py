@@ -1,0 +1,425 @@
+"""Laws of resuming: a run that was killed, stopped or damaged anywhere ends with the bytes of one that was left alone."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from digits_task import KEY, evidence, federation, mlp, model_bytes, task
+from fewbits.engines.memory import Federation, checkpoint
+from fewbits.engines.memory.pool import Pool
+from fewbits.engines.memory.worker import Worker
+from fewbits.errors import FewbitsError, LocalError
+from fewbits.learn import FedAdam, LocalSGD
+from fewbits.learn.server import Server
+from fewbits.link import Ledger, StateStore
+from fewbits.methods import build, dense, lbgm, topk
+
+ROUNDS = 9
+METHODS = {
+    "lbgm+topk": (build("lbgm+topk"), {}),
+    "topk": (replace(topk(momentum=0.9)), {}),
+    "predict, sampled": (build("predict"), {"per_round": 3}),
+    "lbgm, FedAdam": (replace(lbgm(), optimizer=FedAdam()), {"per_round": 4}),
+}
+FORK = multiprocessing.get_context("fork")
+
+
+def start(name, folder, **settings):
+    """The run of that name, new or continued."""
+    method, own = METHODS[name]
+    return federation(method, folder, **({"rounds": ROUNDS, "checkpoint_every": 2} | own | settings))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Evidence of each method's run when it is left alone."""
+    found = {}
+    for name in METHODS:
+        run = start(name, tmp_path_factory.mktemp("undisturbed"))
+        run.run()
+        found[name] = evidence(run)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    """A test that waits for ever fails instead."""
+
+    def give_up(*_):
+        raise TimeoutError("the test hangs")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(100)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def alone(action):
+    """Start `action` in a process that leads its own group, so that its workers can be found."""
+
+    def lead():
+        os.setsid()
+        signal.alarm(0)
+        action()
+
+    child = FORK.Process(target=lead)
+    child.start()
+    return child
+
+
+def living(group):
+    """Processes of a group that still run; a zombie does not."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until_gone(group):
+    while living(group):
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_been_left_alone(name, tmp_path):
+    def run(folder, processes=1):
+        run = start(name, folder, processes=processes, rounds=25, checkpoint_every=3)
+        run.run()
+        return run
+
+    moments, ends = random.Random(name), []
+    expected = evidence(run(tmp_path / "left alone"))
+    while len(ends) < 16 or ends[-1] != 0:
+        child = alone(lambda: run(tmp_path / "killed", processes=1 + len(ends) % 2))
+        child.join(moments.uniform(0.01, 0.15) if len(ends) < 16 else None)
+        child.kill()
+        child.join()
+        ends.append(child.exitcode)
+    assert set(ends) == {0, -signal.SIGKILL} and ends.count(-signal.SIGKILL) > 1
+    final = run(tmp_path / "killed")
+    assert evidence(final) == expected and final.notes == []
+
+
+def test_workers_end_when_their_run_is_killed(tmp_path):
+    ready, tell = FORK.Pipe(duplex=False)
+
+    def action():
+        start("topk", tmp_path, processes=3, rounds=10**6).run(lambda _: tell.send("a round"))
+
+    child = alone(action)
+    ready.recv()
+    assert len(living(child.pid)) == 4
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    wait_until_gone(child.pid)
+
+
+PLACES = [  # owner, name, which call, after it?
+    (checkpoint, "write_atomically", 1, False),  # no checkpoint yet
+    (checkpoint, "write_atomically", 2, False),  # the first one's tensors without its note
+    (checkpoint, "write_atomically", 3, True),  # new tensors, old note
+    (checkpoint, "write_atomically", 4, True),  # two notes, nothing pruned
+    (Path, "replace", 5, False),  # a whole file under its temporary name
+    (os, "fsync", 5, False),  # the same, not brought to disk
+    (Path, "unlink", 1, False),  # three checkpoints
+    (Path, "unlink", 1, True),  # tensors whose note is gone
+    (Ledger, "flush", 2, False),
+    (Ledger, "flush", 2, True),
+    (Federation, "_log", 6, False),  # a round in the states, not in the metrics
+    (Federation, "_log", 6, True),
+    (Federation, "_save", 3, False),
+    (Server, "accept", 27, True),  # within a round
+    (Server, "step", 5, True),
+    (StateStore, "commit", 7, False),  # one end of the links is on disk, the other is not
+    (StateStore, "commit", 7, True),
+    (Worker, "settle", 7, False),
+    (Worker, "settle", 7, True),
+    (Worker, "train", 20, True),
+]
+IN_RESUMING = [
+    (StateStore, "forget_after", 1, False),
+    (StateStore, "forget_after", 1, True),
+    (checkpoint, "restore", 1, True),
+    (os, "truncate", 1, True),
+    (os, "truncate", 2, True),
+]
+
+
+def deadly(place):
+    """From now on in this process, be killed at that call."""
+    owner, name, number, after = place
+    original, calls = getattr(owner, name), [0]
+
+    def wrapped(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == number and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if calls[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def killed_at(place, folder, name):
+    def action():
+        deadly(place)
+        start(name, folder).run()
+
+    child = alone(action)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda p: f"{p[0].__name__}.{p[1]}-{p[2]}-{'after' if p[3] else 'before'}")
+def test_a_run_killed_in_this_place_ends_as_if_it_had_been_left_alone(place, tmp_path, undisturbed):
+    killed_at(place, tmp_path, "lbgm+topk")
+    run = start("lbgm+topk", tmp_path, processes=2)
+    run.run()
+    assert evidence(run) == undisturbed["lbgm+topk"] and run.notes == []
+    kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {f"round-0000000{n}.{kind}" for n in (8, 9) for kind in ("json", "safetensors")}
+
+
+def test_a_run_killed_while_it_resumes_ends_as_if_it_had_been_left_alone(tmp_path, undisturbed):
+    killed_at((Server, "step", 5, True), tmp_path, "topk")
+    for place in IN_RESUMING:
+        killed_at(place, tmp_path, "topk")
+    run = start("topk", tmp_path)
+    run.run()
+    assert evidence(run) == undisturbed["topk"]
+
+
+def test_a_killed_worker_ends_the_run_and_the_run_can_be_resumed(tmp_path, undisturbed):
+    def watch(report):
+        if report.round == 5:
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(FewbitsError, match="can be resumed"):
+        start("lbgm+topk", tmp_path, processes=3).run(watch)
+    run = start("lbgm+topk", tmp_path, processes=3)
+    assert run.server.round == 4, "the last checkpoint before the accident, or the round that was whole"
+    run.run()
+    assert evidence(run) == undisturbed["lbgm+topk"]
+
+
+@pytest.mark.parametrize("place", [(Server, "accept"), (Server, "step"), (Pool, "settle"), (Pool, "evaluate"), (Ledger, "flush")])
+def test_an_interruption_within_a_round_leaves_no_half_of_it(place, tmp_path, undisturbed, monkeypatch):
+    owner, name = place
+    original, calls = getattr(owner, name), [0]
+
+    def interrupted(*args):
+        calls[0] += 1
+        result = original(*args)
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        run = start("predict, sampled", tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+        with pytest.raises(LocalError, match="make a new one"):
+            run.run()
+    run = start("predict, sampled", tmp_path)
+    run.run()
+    assert evidence(run) == undisturbed["predict, sampled"]
+
+
+def test_stopping_leaves_a_checkpoint_of_the_round_that_ended(tmp_path, undisturbed):
+    run = start("predict, sampled", tmp_path, checkpoint_every=100)
+    reports = []
+    run.run(reports.append, stop=lambda: len(reports) == 3)
+    assert run.server.round == 3 and checkpoint.rounds(tmp_path / "checkpoints") == [3]
+    run.run()  # the same object goes on, too
+    assert evidence(run) == undisturbed["predict, sampled"]
+
+
+def test_what_watch_raises_leaves_a_checkpoint_of_the_round_that_ended(tmp_path, undisturbed):
+    def watch(report):
+        if report.round == 5:
+            raise OSError("the screen is gone")
+
+    with pytest.raises(OSError, match="the screen is gone"):
+        start("topk", tmp_path, checkpoint_every=100).run(watch)
+    run = start("topk", tmp_path, checkpoint_every=100)
+    assert run.server.round == 5 and [r.round for r in run.reports] == [1, 2, 3, 4, 5]
+    result = run.run()
+    assert evidence(run) == undisturbed["topk"] and [r.round for r in result.reports] == list(range(1, ROUNDS + 1))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_processes_rounds_and_checkpoints_may_change_between_the_parts_of_a_run(name, tmp_path, undisturbed):
+    for rounds, processes, every in ((2, 3, 1), (3, 1, 5), (5, 2, 1), (6, 4, 3), (ROUNDS, 1, 2)):
+        run = start(name, tmp_path, rounds=rounds, processes=processes, checkpoint_every=every)
+        run.run()
+        assert run.server.round == rounds
+    assert evidence(run) == undisturbed[name]
+
+
+def test_a_finished_run_resumed_is_there_again_and_plays_nothing(tmp_path, undisturbed):
+    first = start("topk", tmp_path).run()
+    again = start("topk", tmp_path)
+    result = again.run()
+    assert evidence(again) == undisturbed["topk"]
+    assert result.reports == first.reports and result.ledger.frame_bytes == first.ledger.frame_bytes
+
+
+@pytest.mark.parametrize(
+    "other, named",
+    [
+        ({"method": build("lbgm", {"threshold": "0.3"})}, "method"),
+        ({"per_round": 2}, "clients per round"),
+        ({"task": task(local=LocalSGD(lr=0.2))}, "local training"),
+        ({"task": task(clients=5)}, "clients: 6 with"),
+        ({"key": KEY.fold("other")}, "key"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_and_left_as_it_is(other, named, tmp_path):
+    federation(lbgm(), tmp_path, rounds=2).run()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
+    run = federation(lbgm(), rounds=3)
+    settings = {"task": run.task, "method": run.method, "schedule": run.schedule, "key": run.key} | other
+    settings["schedule"] = replace(run.schedule, per_round=settings.pop("per_round", None))
+    with pytest.raises(LocalError, match=f"holds a run with another {named}"):
+        Federation(folder=tmp_path, **settings)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    federation(dense(), tmp_path, rounds=2).run()
+    with pytest.raises(LocalError, match="no checkpoint is sound.*parameters"):
+        federation(dense(), tmp_path, rounds=3, task=task(model=lambda: mlp(13)))
+
+
+# --- damaged checkpoints ---
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that stopped after round 7, with checkpoints of rounds 6 and 7."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run = start("lbgm+topk", folder)
+    run.run(stop=lambda: run.server.round == 7)
+    assert checkpoint.rounds(folder / "checkpoints") == [6, 7]
+    return folder
+
+
+def flip(path, at=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 0x10
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a bit of the tensors": lambda tensors, note: flip(tensors),
+    "a bit of the tensors' header": lambda tensors, note: flip(tensors, 0.001),
+    "tensors cut short": lambda tensors, note: os.truncate(tensors, 1000),
+    "no bytes of tensors": lambda tensors, note: os.truncate(tensors, 0),
+    "no tensors": lambda tensors, note: tensors.unlink(),
+    "a bit of the note": lambda tensors, note: flip(note),
+    "a note cut short": lambda tensors, note: os.truncate(note, 50),
+    "a note that is no table": lambda tensors, note: note.write_text("[]"),
+    "a note without a digest": lambda tensors, note: note.write_text("{}"),
+    "a note that is no text": lambda tensors, note: note.write_bytes(b"\xff\xfe"),
+    "another round's tensors": lambda tensors, note: shutil.copy(str(tensors).replace("7.", "6."), tensors),
+    "another round's note": lambda tensors, note: shutil.copy(str(note).replace("7.", "6."), note),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(kind, tmp_path, stopped, undisturbed):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    tensors = folder / "checkpoints" / "round-00000007.safetensors"
+    DAMAGE[kind](tensors, tensors.with_suffix(".json"))
+    run = start("lbgm+topk", folder)
+    assert run.server.round == 6 and len(run.notes) == 1 and str(tensors) in run.notes[0]
+    run.run()
+    assert evidence(run) == undisturbed["lbgm+topk"]
+    assert start("lbgm+topk", folder).notes == [], "it is complained about once"
+
+
+def test_a_missing_note_is_a_checkpoint_that_was_never_finished(tmp_path, stopped, undisturbed):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    (folder / "checkpoints" / "round-00000007.json").unlink()
+    run = start("lbgm+topk", folder, processes=2)
+    assert run.server.round == 6 and run.notes == []
+    run.run()
+    assert evidence(run) == undisturbed["lbgm+topk"]
+
+
+def test_no_flipped_bit_of_a_note_goes_unnoticed(tmp_path, stopped):
+    whole = (stopped / "checkpoints" / "round-00000007.json").read_bytes()
+    server = start("lbgm+topk", None).server
+    for at in range(0, len(whole), 3):
+        folder = tmp_path / str(at)
+        shutil.copytree(stopped / "checkpoints", folder)
+        flip(folder / "round-00000007.json", at / len(whole))
+        note, complaints = checkpoint.restore(folder, server)
+        assert note is not None and note.round == 6 and len(complaints) == 1
+
+
+def test_without_a_sound_checkpoint_the_run_is_refused_with_all_their_names_and_nothing_is_lost(tmp_path, stopped):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    for number in (6, 7):
+        flip(folder / "checkpoints" / f"round-0000000{number}.safetensors")
+    before = {p: p.read_bytes() for p in folder.rglob("*.*") if p.is_file()}
+    with pytest.raises(LocalError, match="no checkpoint is sound.*round-00000007.safetensors.*round-00000006.safetensors"):
+        start("lbgm+topk", folder)
+    assert {p: p.read_bytes() for p in folder.rglob("*.*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("log", ["ledger.jsonl", "metrics.jsonl"])
+@pytest.mark.parametrize("lost", ["all", "an end"])
+def test_a_log_that_lost_what_belongs_to_the_checkpoint_is_named(log, lost, tmp_path, stopped):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    if lost == "all":
+        (folder / log).unlink()
+    else:
+        os.truncate(folder / log, 10)
+    with pytest.raises(LocalError, match=f"{log} is shorter than its checkpoint says"):
+        start("lbgm+topk", folder)
+
+
+def test_a_checkpoint_holds_all_that_the_server_is(tmp_path):
+    run = start("lbgm, FedAdam", tmp_path)
+    run.run(stop=lambda: run.server.round == 5)
+    run.server.rejected = {3: 2}
+    run._save()
+    other = start("lbgm, FedAdam", None).server
+    note, _ = checkpoint.restore(tmp_path / "checkpoints", other)
+    server = run.server
+    assert (note.round, note.sizes["ledger.jsonl"]) == (5, (tmp_path / "ledger.jsonl").stat().st_size)
+    assert (other.round, other.versions, other.rejected) == (5, server.versions, {3: 2})
+    assert model_bytes(other.model) == model_bytes(server.model)
+    assert all(torch.equal(a, b) for a, b in zip(other.moments, server.moments, strict=True)) and len(server.moments) == 2
+    assert other.broadcast.dump() == server.broadcast.dump() and other.broadcast.version == server.broadcast.version
+    assert all(torch.equal(x, server.broadcast.value[k]) for k, x in other.broadcast.value.items())
+
+
+def test_metrics_are_lines_of_json_that_end_with_the_round(tmp_path):
+    run = start("topk", tmp_path, rounds=3)
+    run.run()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2, 3]
+    assert [vars(r) for r in run.reports] == [json.loads(line) for line in lines]

@@ -1,0 +1,128 @@
+"""StateStore: versions by round, many writers, and what a kill leaves."""
+
+import sqlite3
+
+import pytest
+
+from fewbits.errors import LocalError
+from fewbits.link import StateStore
+
+
+def test_what_was_put_is_there_after_closing(tmp_path):
+    store = StateStore(tmp_path / "states")
+    store.put(7, "up", 1, b"seven")
+    assert store.get(7, "up") == b"seven"
+    store.close()
+    again = StateStore(tmp_path / "states")
+    assert again.get(7, "up") == b"seven"
+    assert again.get(7, "down") is None
+    assert again.get(8, "up") is None
+    again.close()
+
+
+def test_the_latest_round_wins_and_the_same_round_is_replaced(tmp_path):
+    store = StateStore(tmp_path)
+    for round, data in ((1, b"a"), (3, b"c"), (2, b"b"), (3, b"d")):
+        store.put(1, "up", round, data)
+    assert store.get(1, "up") == b"d"
+    store.close()
+
+
+def test_runs_do_not_see_each_other(tmp_path):
+    first, second = StateStore(tmp_path, run="a", writer="1"), StateStore(tmp_path, run="b", writer="2")
+    first.put(1, "up", 1, b"a")
+    first.commit()
+    assert second.get(1, "up") is None
+    first.close()
+    second.close()
+
+
+def test_writers_see_what_others_committed_and_nothing_else(tmp_path):
+    first, second = StateStore(tmp_path, writer="1"), StateStore(tmp_path, writer="2")
+    first.refresh()
+    first.put(1, "up", 1, b"new")
+    assert second.get(1, "up") is None
+    first.commit()
+    assert second.get(1, "up") == b"new"
+    second.put(1, "up", 2, b"newer")
+    second.commit()
+    assert first.get(1, "up") == b"newer"
+    first.close()
+    second.close()
+
+
+def test_versions_back_to_the_horizon_are_kept_for_going_back(tmp_path):
+    store = StateStore(tmp_path)
+    for round in range(1, 7):
+        store.horizon = max(0, round - 3)
+        store.put(1, "up", round, str(round).encode())
+    kept = [r for (r,) in store._own.execute("SELECT round FROM states ORDER BY round")]
+    assert kept == [3, 4, 5, 6]
+    store.forget_after(4)
+    assert store.get(1, "up") == b"4"
+    store.forget_after(2)
+    assert store.get(1, "up") is None
+    store.close()
+
+
+def test_forgetting_reaches_every_writers_file_and_no_other_run(tmp_path):
+    for writer, round in (("1", 1), ("2", 2)):
+        store = StateStore(tmp_path, run="a", writer=writer)
+        store.put(1, "up", round, writer.encode())
+        store.close()
+    other = StateStore(tmp_path, run="b", writer="3")
+    other.put(1, "up", 9, b"other")
+    other.close()
+    store = StateStore(tmp_path, run="a", writer="1")
+    assert store.get(1, "up") == b"2"
+    store.forget_after(1)
+    assert store.get(1, "up") == b"1"
+    store.close()
+    other = StateStore(tmp_path, run="b", writer="3")
+    assert other.get(1, "up") == b"other"
+    other.close()
+
+
+def test_a_round_can_be_taken_back_for_some_owners(tmp_path):
+    store = StateStore(tmp_path)
+    for owner in range(4):
+        for round in (1, 2):
+            store.put(owner, "up", round, bytes([owner, round]))
+    store.rollback(2, [1, 3], "up")
+    assert [store.get(owner, "up") for owner in range(4)] == [b"\0\2", b"\1\1", b"\2\2", b"\3\1"]
+    store.close()
+
+
+def test_what_was_not_committed_is_gone_after_a_kill(tmp_path):
+    store = StateStore(tmp_path)
+    store.put(1, "up", 1, b"kept")
+    store.commit()
+    store.put(1, "up", 2, b"lost")
+    for file in store._files.values():
+        file.close()  # as a kill does: no commit
+    again = StateStore(tmp_path)
+    assert again.get(1, "up") == b"kept"
+    again.close()
+
+
+def test_ten_thousand_clients_are_two_files_at_most(tmp_path):
+    store = StateStore(tmp_path)
+    for owner in range(10_000):
+        store.put(owner, "up", 1, b"x" * 40)
+    store.close()
+    assert len(list(tmp_path.iterdir())) <= 3  # the file, and what SQLite keeps beside it while open
+
+
+def test_a_file_that_is_no_store_is_named(tmp_path):
+    (tmp_path / "states-0.sqlite").write_bytes(b"this is not a database, and long enough to be read as one" * 20)
+    with pytest.raises(LocalError, match=r"states-0\.sqlite: cannot be used as a state store"):
+        StateStore(tmp_path)
+
+
+def test_a_store_is_an_sqlite_file_that_others_can_read(tmp_path):
+    store = StateStore(tmp_path, run="r")
+    store.put(5, "up", 2, b"data")
+    store.close()
+    file = sqlite3.connect(tmp_path / "states-0.sqlite")
+    assert file.execute("SELECT run, owner, part, round, data FROM states").fetchall() == [("r", 5, "up", 2, b"data")]
+    file.close()
