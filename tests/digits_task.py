@@ -3,16 +3,18 @@
 import json
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
 from fewbits.engines.memory import Federation, Schedule, Task
 from fewbits.learn import LocalSGD, Method
 from fewbits.rng import Key
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
 
 KEY = Key(7)
 LOCAL = LocalSGD(lr=0.1, batch_size=10)
@@ -43,7 +45,7 @@ def task(
     x, y = digits()
     order = torch.argsort(y[:1500] // 4, stable=True).numpy()
     ends = np.cumsum([0] + [size + i % 5 for i in range(clients)])
-    parts = [order[np.arange(a, b) % 1500] for a, b in zip(ends, ends[1:], strict=False)]
+    parts = [order[np.arange(a, b) % 1500] for a, b in pairwise(ends)]
     return Task(model(), x, y, parts, x[1500:1700], y[1500:1700], local=local, **changes)
 
 

@@ -1,4 +1,4 @@
-"""Laws of the in-memory engine: what a run gives, whatever the number of processes, clients' accidents and bad frames."""
+"""Laws of the in-memory engine: what a run gives, whatever the processes, the clients' accidents and bad frames."""
 
 import multiprocessing
 import os
@@ -9,6 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
 from digits_task import KEY, LOCAL, digits, evidence, federation, filled, metrics, mlp, model_bytes, task
 from fewbits.engines.memory import Federation, Schedule, Task, federate
 from fewbits.engines.memory.worker import Worker
@@ -19,8 +22,6 @@ from fewbits.link import Follower
 from fewbits.link.broadcast import pack
 from fewbits.link.ledger import read
 from fewbits.methods import METHODS, build, dense, lbgm, topk
-from torch import nn
-from torch.nn.functional import cross_entropy
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,11 @@ def test_a_run_does_not_depend_on_the_number_of_processes(name, tmp_path):
     found = []
     for processes in (1, 2, 3):
         run = federation(
-            build(name), tmp_path / str(processes), per_round=4, processes=processes, task=task(local=replace(LOCAL, momentum=0.5))
+            build(name),
+            tmp_path / str(processes),
+            per_round=4,
+            processes=processes,
+            task=task(local=replace(LOCAL, momentum=0.5)),
         )
         run.run()
         found.append(evidence(run))
@@ -372,7 +377,12 @@ def test_a_task_or_schedule_that_makes_no_sense_is_refused_with_a_sentence():
         Task(mlp(), x, y, [np.arange(1795, 1798)])
     with pytest.raises(LocalError, match="rows"):
         Task(mlp(), x, y[:5], [np.arange(3)])
-    for wrong in ({"rounds": 0}, {"rounds": 1, "processes": 0}, {"rounds": 1, "per_round": 0}, {"rounds": 1, "evaluate_every": 0}):
+    for wrong in (
+        {"rounds": 0},
+        {"rounds": 1, "processes": 0},
+        {"rounds": 1, "per_round": 0},
+        {"rounds": 1, "evaluate_every": 0},
+    ):
         with pytest.raises(LocalError, match="must be at least 1"):
             Schedule(**wrong)
 

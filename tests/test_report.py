@@ -9,12 +9,13 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from fewbits.engines.memory import RoundReport
 from fewbits.errors import LocalError
 from fewbits.report import Record, figure, page, rows
 from fewbits.report.record import against_dense, total
-from fewbits.report.table import cells, columns, megabytes
+from fewbits.report.table import cells, columns, megabytes, terminal
 from fewbits.report.write import write
 
 
@@ -99,7 +100,7 @@ def test_columns_that_nothing_fills_are_left_out():
     assert columns(rows([record()])) == ["method", "accuracy", "MB up", "MB down", "MB total", "time"]
     full = rows(against_dense([record(recycled=0.5)]), target=0.99)
     assert {"× fewer", "recycled", "MB to target"} <= set(columns(full))
-    assert "not reached" in cells(full[0], columns(full))
+    assert "never" in cells(full[0], columns(full))
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,14 @@ def test_the_page_shows_every_stage_and_its_share():
 
 def test_totals_add_both_directions():
     assert total(report(2)) == 600
+
+
+def test_the_widest_table_fits_80_columns_uncut():
+    records = [
+        record(method, seed, 1_000_000, accuracies=(0.1 * seed, 0.9 + 0.01 * seed), recycled=0.5)
+        for method in ("dense", "lbgm+topk")
+        for seed in (1, 2)
+    ]
+    out = io.StringIO()
+    Console(file=out, width=80, color_system=None).print(terminal(rows(against_dense(records), target=0.5)))
+    assert "…" not in out.getvalue() and "91.50%±0.71" in out.getvalue() and out.getvalue().count("1.5s") == 2

@@ -1,4 +1,4 @@
-"""Laws of resuming: a run that was killed, stopped or damaged anywhere ends with the bytes of one that was left alone."""
+"""Laws of resuming: a run killed, stopped or damaged anywhere ends with the bytes of one that was left alone."""
 
 import json
 import multiprocessing
@@ -6,12 +6,13 @@ import os
 import random
 import shutil
 import signal
-import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
 from digits_task import KEY, evidence, federation, mlp, model_bytes, task
 from fewbits.engines.memory import Federation, checkpoint
 from fewbits.engines.memory.pool import Pool
@@ -57,10 +58,13 @@ def no_hang():
         raise TimeoutError("the test hangs")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(100)
+    signal.alarm(60)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+GROUPS = []  # of processes that tests have started
 
 
 def alone(action):
@@ -73,7 +77,17 @@ def alone(action):
 
     child = FORK.Process(target=lead)
     child.start()
+    GROUPS.append(child.pid)
     return child
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    """After a failure, end what the test has started."""
+    yield
+    while GROUPS:
+        with suppress(ProcessLookupError):
+            os.killpg(GROUPS.pop(), signal.SIGKILL)
 
 
 def living(group):
@@ -91,7 +105,7 @@ def living(group):
 
 def wait_until_gone(group):
     while living(group):
-        time.sleep(0.01)
+        os.sched_yield()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -186,7 +200,9 @@ def killed_at(place, folder, name):
     assert child.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda p: f"{p[0].__name__}.{p[1]}-{p[2]}-{'after' if p[3] else 'before'}")
+@pytest.mark.parametrize(
+    "place", PLACES, ids=lambda p: f"{p[0].__name__}.{p[1]}-{p[2]}-{'after' if p[3] else 'before'}"
+)
 def test_a_run_killed_in_this_place_ends_as_if_it_had_been_left_alone(place, tmp_path, undisturbed):
     killed_at(place, tmp_path, "lbgm+topk")
     run = start("lbgm+topk", tmp_path, processes=2)
@@ -218,7 +234,9 @@ def test_a_killed_worker_ends_the_run_and_the_run_can_be_resumed(tmp_path, undis
     assert evidence(run) == undisturbed["lbgm+topk"]
 
 
-@pytest.mark.parametrize("place", [(Server, "accept"), (Server, "step"), (Pool, "settle"), (Pool, "evaluate"), (Ledger, "flush")])
+@pytest.mark.parametrize(
+    "place", [(Server, "accept"), (Server, "step"), (Pool, "settle"), (Pool, "evaluate"), (Ledger, "flush")]
+)
 def test_an_interruption_within_a_round_leaves_no_half_of_it(place, tmp_path, undisturbed, monkeypatch):
     owner, name = place
     original, calls = getattr(owner, name), [0]
@@ -240,6 +258,26 @@ def test_an_interruption_within_a_round_leaves_no_half_of_it(place, tmp_path, un
     run = start("predict, sampled", tmp_path)
     run.run()
     assert evidence(run) == undisturbed["predict, sampled"]
+
+
+def test_workers_ahead_of_an_interrupted_server_end_by_themselves(tmp_path, monkeypatch):
+    pools, children, begin = [], [], Pool._start
+
+    def started(self):
+        pools.append(self)
+        begin(self)
+
+    def interrupted(*_):
+        children.extend(multiprocessing.active_children())
+        while any(mailbox._free.get_value() for mailbox in pools[0]._mailboxes):
+            os.sched_yield()  # until no worker has room for another frame
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pool, "_start", started)
+    monkeypatch.setattr(Server, "accept", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        federation(dense(), tmp_path, processes=2, task=task(30)).run()
+    assert [child.exitcode for child in children] == [0, 0]
 
 
 def test_stopping_leaves_a_checkpoint_of_the_round_that_ended(tmp_path, undisturbed):
@@ -304,7 +342,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_is(other, named, tmp_
 
 def test_a_folder_of_another_model_is_refused(tmp_path):
     federation(dense(), tmp_path, rounds=2).run()
-    with pytest.raises(LocalError, match="no checkpoint is sound.*parameters"):
+    with pytest.raises(LocalError, match=r"no checkpoint is sound.*parameters"):
         federation(dense(), tmp_path, rounds=3, task=task(model=lambda: mlp(13)))
 
 
@@ -383,7 +421,9 @@ def test_without_a_sound_checkpoint_the_run_is_refused_with_all_their_names_and_
     for number in (6, 7):
         flip(folder / "checkpoints" / f"round-0000000{number}.safetensors")
     before = {p: p.read_bytes() for p in folder.rglob("*.*") if p.is_file()}
-    with pytest.raises(LocalError, match="no checkpoint is sound.*round-00000007.safetensors.*round-00000006.safetensors"):
+    with pytest.raises(
+        LocalError, match=r"no checkpoint is sound.*round-00000007\.safetensors.*round-00000006\.safetensors"
+    ):
         start("lbgm+topk", folder)
     assert {p: p.read_bytes() for p in folder.rglob("*.*") if p.is_file()} == before
 
@@ -412,7 +452,9 @@ def test_a_checkpoint_holds_all_that_the_server_is(tmp_path):
     assert (note.round, note.sizes["ledger.jsonl"]) == (5, (tmp_path / "ledger.jsonl").stat().st_size)
     assert (other.round, other.versions, other.rejected) == (5, server.versions, {3: 2})
     assert model_bytes(other.model) == model_bytes(server.model)
-    assert all(torch.equal(a, b) for a, b in zip(other.moments, server.moments, strict=True)) and len(server.moments) == 2
+    assert (
+        all(torch.equal(a, b) for a, b in zip(other.moments, server.moments, strict=True)) and len(server.moments) == 2
+    )
     assert other.broadcast.dump() == server.broadcast.dump() and other.broadcast.version == server.broadcast.version
     assert all(torch.equal(x, server.broadcast.value[k]) for k, x in other.broadcast.value.items())
 

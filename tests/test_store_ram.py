@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from digits_task import federation, mlp, task
 from fewbits.engines.memory.checkpoint import rounds
 from fewbits.link import Receiver, Sender

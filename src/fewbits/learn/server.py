@@ -125,7 +125,7 @@ class Server:
                 current[name].sub_(x * scale)
 
     def dump(self) -> dict[str, Any]:
-        """A checkpoint's tensors and frames: model, moments, public model, broadcast. Clients' ends are in the store."""
+        """Tensors and frames of a checkpoint: models, moments, broadcast; clients' ends are in the store."""
         public = self.broadcast.value
         return {
             "theta": self.flat.vector().clone(),

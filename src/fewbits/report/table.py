@@ -92,8 +92,8 @@ def _accuracy(row: Row) -> str:
 
 def _target(row: Row) -> str:
     if row.to_target is None:
-        return "not reached"
-    part = f" ({row.reached} of {row.seeds} seeds)" if row.reached != row.seeds else ""
+        return "never"
+    part = f" ({row.reached} of {row.seeds})" if row.reached != row.seeds else ""
     return megabytes(row.to_target) + part
 
 
@@ -106,11 +106,12 @@ def megabytes(count: float) -> str:
 
 
 def terminal(found: Sequence[Row]) -> Table:
-    """The table for rich."""
+    """The table for rich; two-line headings and no spaces in cells let the widest one fit 80 columns."""
     names = columns(found)
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     for i, name in enumerate(names):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+        heading = "\n".join(name.rsplit(" ", 1))
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True, vertical="bottom")
     for row in found:
-        table.add_row(*cells(row, names))
+        table.add_row(*(text.replace(" ", "") for text in cells(row, names)))
     return table

@@ -210,7 +210,7 @@ class Federation:
                     failed.append(reply.client)
                 self._count_up(number, reply.client, frame, receiver)
                 if self.tap:
-                    self.tap(number, reply.client, "up", frame)
+                    self.tap(number, reply.client, "up", bytes(frame))
             replies.append(reply)
         server.step()
         assert server.store is not None

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 
+from fewbits.engines.memory.mailbox import Mailbox
 from fewbits.engines.memory.task import Task
 from fewbits.engines.memory.worker import Reply, Worker, chunks, one_thread
 from fewbits.errors import FewbitsError, LocalError
@@ -66,10 +67,12 @@ class Pool:
             StateStore(states, writer=str(i)).close()
         context = multiprocessing.get_context("fork")
         self._next = context.Value("q", 0)
+        dense = 4 * sum(x.numel() for x in self._task.model.state_dict().values())
+        self._mailboxes = [Mailbox(context, dense) for _ in range(self._count)]
         for i in range(self._count):
             ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
             self._pipes.append(ours)
-            arguments = (theirs, tuple(self._pipes), self._next, *self._arguments, str(i))
+            arguments = (theirs, tuple(self._pipes), self._next, self._mailboxes[i], *self._arguments, str(i))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
                 child = context.Process(target=_serve, args=arguments, daemon=True)
@@ -86,6 +89,8 @@ class Pool:
             self._worker.close()
         if self._children:
             self._next.value = NO_MORE  # after a failure: workers stop after the client in hand
+            for mailbox in self._mailboxes:
+                mailbox.free()  # one may wait for room for its frame
         for pipe in self._pipes:
             with suppress(OSError):  # that child is gone already
                 pipe.send_bytes(_pack({"do": "stop"}))
@@ -104,8 +109,8 @@ class Pool:
         """How many follow the public model."""
         return self._count
 
-    def round(self, number: int, clients: list[int], bundle: bytes) -> Iterator[tuple[Reply, bytes]]:
-        """Every client's reply, in the order of `clients`, as soon as that order allows."""
+    def round(self, number: int, clients: list[int], bundle: bytes) -> Iterator[tuple[Reply, bytes | memoryview]]:
+        """Every client's reply, in the order of `clients`, as soon as that order allows; a frame is valid until the next."""
         if self._worker is not None:
             self._worker.follow(bundle)
             for client in clients:
@@ -113,7 +118,12 @@ class Pool:
             return
         self._tell({"do": "round", "round": number, "clients": clients}, bundle)
         for header, frame in self._collect(len(clients)):
-            yield Reply(**header["reply"]), frame
+            if header["slot"] is None:
+                yield Reply(**header["reply"]), frame
+            else:
+                mailbox = self._mailboxes[header["worker"]]
+                yield Reply(**header["reply"]), mailbox.view(header["slot"], header["length"])
+                mailbox.free()
 
     def evaluate(self, bundle: bytes) -> tuple[float, float]:
         """(accuracy, mean loss) of the newest public model on the whole test set."""
@@ -184,6 +194,7 @@ def _serve(
     pipe: Connection,
     inherited: Sequence[Connection],
     counter: Any,
+    mailbox: Mailbox,
     task: Task,
     method: Method,
     key: Key,
@@ -203,7 +214,7 @@ def _serve(
             if order["do"] == "stop":
                 worker.close()
                 return
-            _obey(worker, order, data, pipe, counter)
+            _obey(worker, order, data, pipe, counter, mailbox)
             pipe.send_bytes(_pack({"done": order["do"]}))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone; what was not committed is undone
@@ -218,7 +229,7 @@ def _complain(pipe: Connection, error: str, local: bool) -> None:
         pipe.send_bytes(_pack({"error": error, "local": local}))
 
 
-def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any) -> None:
+def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any, mailbox: Mailbox) -> None:
     if order["do"] == "settle":
         worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
         return
@@ -226,7 +237,9 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
     if order["do"] == "round":
         for i in _draw(counter, len(order["clients"])):
             reply, frame = worker.train(order["round"], order["clients"][i])
-            pipe.send_bytes(_pack({"index": i, "reply": reply.asdict()}, frame))
+            slot = mailbox.put(frame) if frame else None
+            header = {"index": i, "reply": reply.asdict(), "slot": slot, "length": len(frame), "worker": worker.number}
+            pipe.send_bytes(_pack(header, b"" if slot is not None else frame))
     else:
         for i in _draw(counter, order["chunks"]):
             pipe.send_bytes(_pack({"index": i, "result": worker.evaluate(i)}))

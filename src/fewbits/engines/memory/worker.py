@@ -47,7 +47,7 @@ class Worker:
 
     def __init__(self, task: Task, method: Method, key: Key, states: Path, name: str) -> None:
         """`states` is the StateStore's folder, `name` this worker's file in it."""
-        self.task, self.key = task, key
+        self.task, self.key, self.number = task, key, int(name)
         self.model = FlatModel(copy.deepcopy(task.model))
         kept = dict(self.model.module.named_buffers())
         self._untravelled = {name: kept[name].clone() for name in kept if name not in self.model.buffer_names}

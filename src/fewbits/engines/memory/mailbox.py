@@ -1,0 +1,44 @@
+"""Mailbox: frames from one worker to the server, in memory that both processes share.
+
+A pipe moves 64 KiB at a time and wakes both ends for each; a dense frame is megabytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from multiprocessing.context import BaseContext
+
+SLOTS = 4  # frames a worker may be ahead of the server
+MARGIN = 64 * 1024  # bytes beyond the dense size: headers and side information
+
+
+class Mailbox:
+    """A ring of slots. Make it before forking; the worker puts, the server views and frees, both in the same order."""
+
+    def __init__(self, context: BaseContext, dense_bytes: int) -> None:
+        """`dense_bytes`: size of an uncompressed update; a frame far beyond it must go another way."""
+        self._size = dense_bytes + MARGIN
+        self._memory = mmap.mmap(-1, SLOTS * self._size)  # pages are only taken when they are written
+        self._free = context.Semaphore(SLOTS)
+        self._next = 0
+        self._parent = os.getpid()
+
+    def put(self, frame: bytes) -> int | None:
+        """The worker: copy a frame into the next slot and return its number; None when it does not fit."""
+        if len(frame) > self._size:
+            return None
+        while not self._free.acquire(timeout=1.0):
+            if os.getppid() != self._parent:
+                raise BrokenPipeError("the parent is gone")
+        slot, self._next = self._next, (self._next + 1) % SLOTS
+        self._memory[slot * self._size : slot * self._size + len(frame)] = frame
+        return slot
+
+    def view(self, slot: int, length: int) -> memoryview:
+        """The server: a frame, valid until `free`."""
+        return memoryview(self._memory)[slot * self._size : slot * self._size + length]
+
+    def free(self) -> None:
+        """The server: the oldest frame viewed is no longer needed."""
+        self._free.release()
