@@ -179,4 +179,4 @@ def test_the_widest_table_fits_80_columns_uncut():
     ]
     out = io.StringIO()
     Console(file=out, width=80, color_system=None).print(terminal(rows(against_dense(records), target=0.5)))
-    assert "…" not in out.getvalue() and "91.50%±0.71" in out.getvalue() and out.getvalue().count("1.5s") == 2
+    assert "…" not in out.getvalue() and "91.50%±0.71" in out.getvalue() and out.getvalue().count("1.0s") == 2

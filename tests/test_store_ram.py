@@ -80,9 +80,9 @@ def test_without_a_folder_a_client_has_at_most_the_version_to_go_back_to():
 
 def test_versions_that_a_resume_may_need_are_kept(tmp_path):
     """Every kept checkpoint finds, for every client, the version of its own round."""
-    run = federation(topk(), tmp_path, rounds=11, checkpoint_every=3, per_round=3, task=task(7))
+    run = federation(topk(), tmp_path, rounds=14, checkpoint_every=5, per_round=5, task=task(7))
     run.run()
-    assert rounds(tmp_path / "checkpoints") == [9, 11]
+    assert rounds(tmp_path / "checkpoints") == [10, 14]
     played = {}  # by client: the rounds it sent in
     for line in (tmp_path / "ledger.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -90,7 +90,7 @@ def test_versions_that_a_resume_may_need_are_kept(tmp_path):
             played.setdefault(entry["client"], []).append(entry["round"])
     with closing(sqlite3.connect(tmp_path / "states" / "states-0.sqlite")) as file:
         kept = set(file.execute("SELECT owner, round FROM states WHERE part='client.up'").fetchall())
-    for checkpoint in (9, 11):
+    for checkpoint in (10, 14):
         for client, own in played.items():
             latest = max((number for number in own if number <= checkpoint), default=None)
             assert latest is None or (client, latest) in kept

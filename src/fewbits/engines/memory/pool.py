@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import torch
 
+from fewbits.engines.memory.allocator import keep_memory
 from fewbits.engines.memory.mailbox import Mailbox
 from fewbits.engines.memory.task import Task
 from fewbits.engines.memory.worker import Reply, Worker, chunks, one_thread
@@ -50,6 +51,7 @@ class Pool:
 
     def __enter__(self) -> Pool:
         one_thread()
+        keep_memory()  # before forking: the workers inherit it
         try:
             if self._count == 1:
                 self._worker = Worker(*self._arguments, "0")
