@@ -2,18 +2,18 @@
 
     python benchmarks/simulation.py --data-dir DIR [--rounds 6] [--pairs 3] [--workloads w1 w3]
 
-The bare loop (bare_loop.py) sums floats in memory: no encoding, no frames, no ledger. Runs alternate, so that a machine whose speed
-drifts slows both; the ratio is taken pair by pair and its median is quoted.
+The bare loop (bare_loop.py) sums floats in memory: no encoding, no frames, no ledger. Runs alternate, so that a
+machine whose speed drifts slows both; the ratio is taken pair by pair and its median is quoted.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import statistics
 
 import bare_loop
-
 import fewbits as fb
 from fewbits import data, models
 
@@ -40,7 +40,7 @@ def ours(workload: str, images: data.Data, method: str, settings: dict[str, str]
     schedule = fb.Schedule(rounds + 1, per_round=shape.per_round, processes=2)
     reports = fb.Federation(task, fb.methods.build(method, settings), schedule, key).run().reports
     ends = [r.seconds for r in reports]
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 def main() -> None:
@@ -60,7 +60,8 @@ def main() -> None:
                 pairs.append((bare, statistics.median(ours(workload, images, method, settings, options.rounds))))
             ratios = sorted(b / a for a, b in pairs)
             print(
-                f"| {workload} | {statistics.median(a for a, _ in pairs):.3f} | {name} | {statistics.median(b for _, b in pairs):.3f} "
+                f"| {workload} | {statistics.median(a for a, _ in pairs):.3f} | {name}"
+                f" | {statistics.median(b for _, b in pairs):.3f} "
                 f"| **{statistics.median(ratios):.2f}** ({', '.join(f'{r:.2f}' for r in ratios)}) |",
                 flush=True,
             )

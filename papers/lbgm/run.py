@@ -40,11 +40,22 @@ def cases() -> list[Case]:
     found += [Case("lbgm 0.2 + residual feedback", "lbgm", {"threshold": "0.2", "feedback": "true"})]
     top = {"fraction": "0.1", "bits": "32", "down": "dense"}
     found += [Case("top-k 10% + EF", "topk", top)]
-    found += [Case(f"lbgm 0.4 on top-k 10%, EF {f}", "lbgm+topk", top | {"threshold": "0.4", "feedback": f}) for f in ("none", "inside", "outside")]
-    found += [Case(f"top-k {k} + EF, 4 bit", "topk", {"fraction": k, "down": "dense"}) for k in ("0.1", "0.01", "0.002", "0.0005")]
+    found += [
+        Case(f"lbgm 0.4 on top-k 10%, EF {f}", "lbgm+topk", top | {"threshold": "0.4", "feedback": f})
+        for f in ("none", "inside", "outside")
+    ]
+    found += [
+        Case(f"top-k {k} + EF, 4 bit", "topk", {"fraction": k, "down": "dense"}) for k in ("0.01", "0.002", "0.0005")
+    ]
     small = {"fraction": "0.01", "down": "dense"}
     found += [Case("lbgm 0.4 on top-k 1%, 4 bit", "lbgm+topk", small | {"threshold": "0.4"})]
-    found += [Case(f"predict 1%, 4 bit, silent {s}", "predict", small | {"silent": s}) for s in ("0", "0.5", "0.9", "0.98")]
+    found += [
+        Case(f"predict {s} on top-k 1%, 4 bit, EF outside", "predict", small | {"silent": s}) for s in ("0", "0.9")
+    ]
+    found += [
+        Case(f"predict {s} on top-k 1%, 4 bit, no EF", "predict", small | {"silent": s, "feedback": "none"})
+        for s in ("0.2", "0.5")
+    ]
     found += [Case("fedavg, 30 of 100", "dense", {}, 30), Case("lbgm 0.2, 30 of 100", "lbgm", {"threshold": "0.2"}, 30)]
     return found
 
@@ -55,9 +66,9 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/lbgm"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--examples", type=int, default=30, help="per worker (the paper: 600)")
-    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--examples", type=int, default=20, help="per worker (the paper: 600)")
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
@@ -70,8 +81,8 @@ def main() -> None:
                 result = play(case, seed, mnist, options)
                 write_atomically(path, json.dumps(result).encode())
                 print(
-                    f"{case.name:36s} seed {seed}: accuracy {result['accuracy'][-1]:.4f}, up {result['up'][-1] / 1e6:9.3f} MB,"
-                    f" recycled {result['recycled']:.3f}, {result['seconds']:.0f} s",
+                    f"{case.name:40s} seed {seed}: accuracy {result['accuracy'][-1]:.4f},"
+                    f" up {result['up'][-1] / 1e6:9.3f} MB, recycled {result['recycled']:.3f}, {result['seconds']:.0f} s",
                     flush=True,
                 )
 
@@ -81,11 +92,23 @@ def play(case: Case, seed: int, mnist: data.Data, options: argparse.Namespace) -
     key = fb.Key(seed)
     everybody = data.partition(mnist.train_y, "classes:3", 100, key.fold("partition"))
     # A worker keeps an even slice of its examples, so that it keeps all of its classes.
-    parts = [rows[np.argsort(mnist.train_y[rows].numpy(), kind="stable")][:: max(1, len(rows) // options.examples)] for rows in everybody]
-    parts = [rows[: options.examples] if len(rows) > options.examples else rows for rows in (np.random.Generator(np.random.Philox(seed)).permutation(r) for r in parts)]
+    parts = [
+        rows[np.argsort(mnist.train_y[rows].numpy(), kind="stable")][:: max(1, len(rows) // options.examples)]
+        for rows in everybody
+    ]
+    parts = [
+        rows[: options.examples] if len(rows) > options.examples else rows
+        for rows in (np.random.Generator(np.random.Philox(seed)).permutation(r) for r in parts)
+    ]
     model = models.build("cnn", mnist, key.fold("model"))
     task = fb.Task(
-        model, mnist.train_x, mnist.train_y, parts, mnist.test_x[:5000], mnist.test_y[:5000], fb.LocalSGD(lr=options.lr, batch_size=0)
+        model,
+        mnist.train_x,
+        mnist.train_y,
+        parts,
+        mnist.test_x[:5000],
+        mnist.test_y[:5000],
+        fb.LocalSGD(lr=options.lr, batch_size=0),
     )
     method = fb.methods.build(case.method, case.settings | {"momentum": "0.9"})
     schedule = fb.Schedule(options.rounds, case.per_round, evaluate_every=10, processes=options.processes)

@@ -14,7 +14,7 @@ from fewbits.errors import LocalError, WireError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
-from fewbits.link import Broadcast, Receiver, StateStore
+from fewbits.link import Broadcast, Receiver, StateStore, ends
 from fewbits.rng import Key
 
 NORMALISE = ("sampled", "all")
@@ -64,6 +64,7 @@ class Server:
         self._receivers: dict[int, Receiver] = {}
         self._shared = Receiver(self.up, self.spec, common)  # lent to each client in turn when states are on disk
         self._fresh = self._shared.dump()
+        self._before: bytes | None = None  # what it was lent as
         self._total, self._weight = TreeTotal(self.up, self.spec), 0.0
         self.broadcast.publish(exchange.values(self.flat))
 
@@ -79,10 +80,13 @@ class Server:
         """The receiving end of a client's link, valid until the next call."""
         if self.store is None:
             return self._receivers.setdefault(client, Receiver(self.up, self.spec, self.common))
-        self._shared.load(self.store.get(client, PART) or self._fresh)
+        self._before = ends.restore(self.store, client, PART)
+        self._shared.load(self._before or self._fresh)
         return self._shared
 
-    def accept(self, client: int, frame: bytes, weight: float, common: Key | None = None) -> Receiver | None:
+    def accept(
+        self, client: int, frame: bytes | memoryview, weight: float, common: Key | None = None
+    ) -> Receiver | None:
         """Add one client's update with `weight` (its number of examples); None when the frame was left out.
 
         Returns the receiving end, whose `sections` and `observe` tell of the frame.
@@ -99,7 +103,7 @@ class Server:
         self._weight += weight
         self.versions[client] = self._version(receiver.peer_ack)
         if self.store is not None:
-            self.store.put(client, PART, self.round + 1, receiver.dump())
+            ends.save(self.store, client, PART, self.round + 1, receiver.dump(), self._before)
         return receiver
 
     def _version(self, ack: int) -> int:

@@ -39,7 +39,7 @@ class Receiver:
         """For the next frame the other way: frames accepted so far, modulo 2^16."""
         return self.expects % 2**16
 
-    def receive(self, frame: bytes, common: Key | None = None) -> Any:
+    def receive(self, frame: bytes | memoryview, common: Key | None = None) -> Any:
         """The value in the next frame, in fresh memory: a tensor, or a dict of tensors."""
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:
@@ -51,7 +51,7 @@ class Receiver:
         fresh = {name: x.clone() for name, x in named(value)}
         return fresh if isinstance(self.spec, TreeSpec) else fresh["tensor"]
 
-    def receive_partial(self, frame: bytes, common: Key | None = None) -> tuple[Partial, ...]:
+    def receive_partial(self, frame: bytes | memoryview, common: Key | None = None) -> tuple[Partial, ...]:
         """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`."""
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:
@@ -62,7 +62,7 @@ class Receiver:
         self._accept(parsed, message, state, src, common)
         return partials
 
-    def adopt(self, frame: bytes) -> None:
+    def adopt(self, frame: bytes | memoryview) -> None:
         """Take over the shared state in a snapshot frame; the next frame expected is the one after it."""
         parsed = self._parse(frame)
         if not parsed.header.snapshot:
@@ -88,7 +88,7 @@ class Receiver:
         """Become the end that was dumped; WireError when the bytes are damaged or another codec's."""
         self.adopt(data)
 
-    def _parse(self, frame: bytes) -> Frame:
+    def _parse(self, frame: bytes | memoryview) -> Frame:
         parsed = Frame.parse(frame)
         if parsed.header.codec != self._hash:
             raise WireError(
@@ -97,7 +97,7 @@ class Receiver:
             )
         return parsed
 
-    def _open(self, frame: bytes, common: Key | None) -> tuple[Frame, Any, Any, BitReader, Key]:
+    def _open(self, frame: bytes | memoryview, common: Key | None) -> tuple[Frame, Any, Any, BitReader, Key]:
         """Check and read a frame, changing nothing."""
         parsed = self._parse(frame)
         header = parsed.header

@@ -6,4 +6,16 @@ from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.predict import predict
 from fewbits.methods.sparse import randk, signsgd, topk
 
-__all__ = ["METHODS", "build", "dense", "fedpaq", "lbgm", "lbgm_sign", "lbgm_topk", "predict", "randk", "signsgd", "topk"]
+__all__ = [
+    "METHODS",
+    "build",
+    "dense",
+    "fedpaq",
+    "lbgm",
+    "lbgm_sign",
+    "lbgm_topk",
+    "predict",
+    "randk",
+    "signsgd",
+    "topk",
+]

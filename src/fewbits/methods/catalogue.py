@@ -38,7 +38,9 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
     values = {}
     for key, text in (settings or {}).items():
         if key not in known:
-            raise LocalError(f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}")
+            raise LocalError(
+                f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}"
+            )
         values[key] = _parse(name, key, text, known[key])
     return METHODS[name](**values)
 
@@ -48,7 +50,7 @@ def _parse(method: str, key: str, text: str, default: object) -> object:
     try:
         if isinstance(default, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return type(default)(text)
+        return text if isinstance(default, str) else int(text) if isinstance(default, int) else float(text)
     except (KeyError, ValueError):
         kind = "true or false" if isinstance(default, bool) else type(default).__name__
         raise LocalError(f"method {method!r}: option {key} must be {kind}, such as {default}; got {text!r}") from None

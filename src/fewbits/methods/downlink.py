@@ -10,7 +10,7 @@ DOWNLINKS = ("dense", "fp16", "delta8", "delta4")
 
 
 def downlink(name: str) -> Lift:
-    """`dense` and `fp16`: the whole model every time; `delta8` and `delta4`: differences to the public model, in 8 or 4 bits.
+    """`dense`, `fp16`: the whole model every time; `delta8`, `delta4`: differences to the public model in 8 or 4 bits.
 
     Differences with a shared reference need no error feedback: EF21-P (Gruntkowska et al. 2023).
     """

@@ -1,16 +1,16 @@
-"""LBGM: Azam, Hosseinalipour, Qiu, Brinton, Recycling Model Updates in Federated Learning, ICLR 2022 (arXiv 2202.00280)."""
+"""LBGM: recycle the last update that was sent in full.
+
+Azam, Hosseinalipour, Qiu, Brinton, Recycling Model Updates in Federated Learning, ICLR 2022 (arXiv 2202.00280).
+"""
 
 from __future__ import annotations
 
 from fewbits.codecs import ErrorFeedback, LookBack, Raw, Sign, chain, flat
 from fewbits.codecs.base import Codec
-from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
 from fewbits.methods.downlink import downlink
-from fewbits.methods.stack import sparse_stack
-
-FEEDBACK = ("none", "inside", "outside")
+from fewbits.methods.stack import one_of, sparse_stack
 
 
 def lbgm(
@@ -34,19 +34,26 @@ def lbgm_topk(
     down: str = "delta8",
     momentum: float = 0.0,
 ) -> Method:
-    """Plug and play on top-k. `feedback`: error feedback "none", "inside" (around the top-k: the paper) or "outside" (around all)."""
+    """Plug and play on top-k.
+
+    `feedback`: error feedback "none", "inside" (around the top-k: the paper) or "outside" (around all).
+    """
     return Method(
-        "lbgm+topk", flat(_stacked(sparse_stack(fraction, bits), threshold, feedback)), downlink(down), ServerSGD(momentum=momentum)
+        "lbgm+topk",
+        flat(_stacked(sparse_stack(fraction, bits), threshold, feedback)),
+        downlink(down),
+        ServerSGD(momentum=momentum),
     )
 
 
 def lbgm_sign(threshold: float = 0.6, feedback: str = "none", down: str = "delta8", momentum: float = 0.0) -> Method:
     """Plug and play on scaled signs."""
-    return Method("lbgm+sign", flat(_stacked(chain(Sign()), threshold, feedback)), downlink(down), ServerSGD(momentum=momentum))
+    return Method(
+        "lbgm+sign", flat(_stacked(chain(Sign()), threshold, feedback)), downlink(down), ServerSGD(momentum=momentum)
+    )
 
 
 def _stacked(inner: Codec, threshold: float, feedback: str) -> Codec:
-    if feedback not in FEEDBACK:
-        raise LocalError(f"feedback must be one of {', '.join(FEEDBACK)}; got {feedback!r}")
+    one_of("feedback", feedback, ("none", "inside", "outside"))
     looked = LookBack(ErrorFeedback(inner) if feedback == "inside" else inner, threshold=threshold)
     return ErrorFeedback(looked) if feedback == "outside" else looked

@@ -1,4 +1,7 @@
-"""Predict: our own marriage of LBGM (Azam et al. 2022) and error feedback: the last vector predicts, only the rest is compressed."""
+"""Predict: the last vector predicts, only the rest is compressed.
+
+Our own marriage of LBGM (Azam et al., ICLR 2022) and error feedback.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,23 @@ from fewbits.codecs import ErrorFeedback, Predict, flat
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
 from fewbits.methods.downlink import downlink
-from fewbits.methods.stack import sparse_stack
+from fewbits.methods.stack import one_of, sparse_stack
 
 
-def predict(silent: float = 0.2, fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
-    """ErrorFeedback(Predict(top-k, levels, rANS)); rho alone is sent when it explains all but a share `silent` of the update."""
-    up = flat(ErrorFeedback(Predict(sparse_stack(fraction, bits), silent=silent)))
+def predict(
+    silent: float = 0.2,
+    fraction: float = 0.05,
+    bits: int = 4,
+    feedback: str = "outside",
+    down: str = "delta8",
+    momentum: float = 0.0,
+) -> Method:
+    """ErrorFeedback(Predict(top-k, levels, rANS)); rho alone when it explains all but a share `silent` of the update.
+
+    With `feedback="none"` there is no error feedback: what the top-k missed is still missing from the prediction next
+    time, which makes up for most of it, and many rounds fall silent (docs/error-feedback-and-recycling.md).
+    """
+    one_of("feedback", feedback, ("none", "outside"))
+    predicted = Predict(sparse_stack(fraction, bits), silent=silent)
+    up = flat(predicted if feedback == "none" else ErrorFeedback(predicted))
     return Method("predict", up, downlink(down), ServerSGD(momentum=momentum))

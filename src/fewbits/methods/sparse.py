@@ -1,7 +1,7 @@
 """Sparse and one-bit updates with error feedback.
 
-Top-k: Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, NeurIPS 2018. Sign: Karimireddy et al., Error Feedback Fixes
-SignSGD, ICML 2019. Random-k: Konecny et al. 2016 (random mask).
+Top-k: Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, NeurIPS 2018. Sign: Karimireddy et al., Error Feedback
+Fixes SignSGD, ICML 2019. Random-k: Konecny et al. 2016 (random mask).
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from fewbits.methods.stack import sparse_stack
 
 def topk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
     """Top-k with error feedback, on `bits`-bit levels (32: float32 values), on rANS."""
-    return Method("topk", flat(ErrorFeedback(sparse_stack(fraction, bits))), downlink(down), ServerSGD(momentum=momentum))
+    return Method(
+        "topk", flat(ErrorFeedback(sparse_stack(fraction, bits))), downlink(down), ServerSGD(momentum=momentum)
+    )
 
 
 def randk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
     """Random-k with error feedback; the support is never sent and is one for all clients of a round."""
     return Method(
-        "randk", flat(ErrorFeedback(chain(RandK(fraction), Quantize(bits=bits), Rans()))), downlink(down), ServerSGD(momentum=momentum)
+        "randk",
+        flat(ErrorFeedback(chain(RandK(fraction), Quantize(bits=bits), Rans()))),
+        downlink(down),
+        ServerSGD(momentum=momentum),
     )
 
 

@@ -54,7 +54,7 @@ class BitWriter:
         """Append whole bytes, after aligning. An array is not copied before `chunks` or `finish`: leave it as it is."""
         self.align()
         self._flush()
-        chunk = memoryview(np.ascontiguousarray(data)).cast("B") if isinstance(data, np.ndarray) else bytes(data)
+        chunk = np.ascontiguousarray(data).data.cast("B") if isinstance(data, np.ndarray) else bytes(data)
         self._chunks.append(chunk)
         self._bytes += len(chunk)
 

@@ -120,7 +120,7 @@ class Federation:
             self._seconds = note.seconds
         for name in (LEDGER, METRICS):
             _cut(folder / name, note.sizes[name] if note else 0)
-        store = StateStore(folder / "states", writer="server")
+        store = StateStore(folder / "states", writer="server", durable=False)
         store.forget_after(self.server.round)
         store.close()
         self.reports = [RoundReport(**json.loads(line)) for line in (folder / METRICS).read_text().splitlines()]
@@ -161,7 +161,7 @@ class Federation:
             self._states() as states,
             Pool(self.task, self.method, self.key, states, self.schedule.processes) as pool,
             # After the workers have forked: an SQLite connection must not be carried into a child.
-            closing(StateStore(states, writer="server")) as self.server.store,
+            closing(StateStore(states, writer="server", durable=False)) as self.server.store,
         ):
             yield from self._play(pool)
 
@@ -224,7 +224,7 @@ class Federation:
         self._seconds += time.perf_counter() - began
         return self._report(number, replies, len(failed), accuracy, loss)
 
-    def _count_up(self, number: int, client: int, frame: bytes, receiver: Receiver | None) -> None:
+    def _count_up(self, number: int, client: int, frame: bytes | memoryview, receiver: Receiver | None) -> None:
         """Enter a client's frame; one that was left out has travelled, too."""
         payload = max(0, len(frame) - HEADER_BYTES)
         self.ledger.add(Entry(number, client, "up", len(frame), payload, stages(receiver.sections) if receiver else {}))

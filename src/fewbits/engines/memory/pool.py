@@ -66,7 +66,7 @@ class Pool:
         """Fork: the arrays are shared without a copy, and models may be closures. Children run one thread."""
         states = self._arguments[-1]
         for i in range(self._count):  # one by one: workers that made and opened each other's at once would collide
-            StateStore(states, writer=str(i)).close()
+            StateStore(states, writer=str(i), durable=False).close()
         context = multiprocessing.get_context("fork")
         self._next = context.Value("q", 0)
         dense = 4 * sum(x.numel() for x in self._task.model.state_dict().values())
@@ -112,7 +112,10 @@ class Pool:
         return self._count
 
     def round(self, number: int, clients: list[int], bundle: bytes) -> Iterator[tuple[Reply, bytes | memoryview]]:
-        """Every client's reply, in the order of `clients`, as soon as that order allows; a frame is valid until the next."""
+        """Every client's reply, in the order of `clients`, as soon as that order allows.
+
+        A frame may be a view of shared memory, valid until the next reply is asked for.
+        """
         if self._worker is not None:
             self._worker.follow(bundle)
             for client in clients:

@@ -21,7 +21,7 @@ from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate
 from fewbits.learn.method import Method
-from fewbits.link import Follower, Sender, StateStore
+from fewbits.link import Follower, Sender, StateStore, ends
 from fewbits.rng import Key
 
 PART = "client.up"
@@ -55,7 +55,7 @@ class Worker:
         self._follower = Follower(exchange.with_buffers(as_lift(method.down, "Worker"), spec), spec)
         self._sender = Sender(exchange.with_buffers(as_lift(method.up, "Worker"), spec), spec, key)
         self._fresh = self._sender.dump()
-        self._store = StateStore(states, writer=name)
+        self._store = StateStore(states, writer=name, durable=False)
 
     def follow(self, bundle: bytes) -> None:
         """Take the newest public model."""
@@ -77,7 +77,8 @@ class Worker:
         report = task.local.train(self.model, task.x, task.y, part, key, loss=task.loss or cross_entropy)
         update = {name: public[name] - x for name, x in exchange.values(self.model).items()}
         sender = self._sender
-        sender.load(self._store.get(client, PART) or self._fresh)
+        before = ends.restore(self._store, client, PART)
+        sender.load(before or self._fresh)
         sender.key = self.key.fold("client", client, "up")
         try:
             frame = sender.send(update, ack=self.version, common=self.key.fold("round", round, "common"))
@@ -87,7 +88,7 @@ class Worker:
         if "floor" in figures:  # |g/tau|^2 sin^2, with g = update / lr accumulated over tau steps
             figures["floor"] /= (task.local.lr * max(1, report.steps)) ** 2
         sender.commit()
-        self._store.put(client, PART, round, sender.dump())
+        ends.save(self._store, client, PART, round, sender.dump(), before)
         return Reply(client, len(part), figures), frame
 
     def evaluate(self, chunk: int) -> tuple[int, float, float]:
@@ -102,7 +103,7 @@ class Worker:
 
     def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
         """The round is over: take back the ends whose frames did not count, make the others durable."""
-        self._store.rollback(round, failed, PART)
+        ends.rollback(self._store, round, failed, PART)
         self._store.horizon, self._store.saved = horizon, saved
         self._store.commit()
         self._store.refresh()
