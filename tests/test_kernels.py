@@ -318,3 +318,17 @@ def test_quantise_refuses_what_does_not_fit_together() -> None:
             kernels.quantise.dither(x, whole, one, s, 0)
     with pytest.raises(LocalError, match="int8 or int16"):
         kernels.quantise.undither(np.zeros(10, np.int32), whole, one, 7, 1.0)
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 1000])
+def test_products_are_numpys_inner_products(n):
+    draw = np.random.Generator(np.random.Philox(n))
+    x, y = draw.standard_normal(n).astype(np.float32), draw.standard_normal(n).astype(np.float32)
+    u, v = x.astype(np.float64), y.astype(np.float64)
+    np.testing.assert_allclose(kernels.dots.products(x, y), (u @ u, u @ v, v @ v), rtol=1e-12, atol=1e-12)
+
+
+def test_products_of_the_largest_and_smallest_floats_neither_overflow_nor_vanish():
+    huge, tiny = np.full(100, 3e38, np.float32), np.full(100, 1e-44, np.float32)
+    xx, xy, yy = kernels.dots.products(huge, tiny)
+    assert 8e78 < xx < 1e79 and xy > 0 and yy > 0
