@@ -40,6 +40,7 @@ ONCE = {
     "lbgm 0.4 on top-k 10%, EF outside",
     "top-k 0.0005 + EF, 4 bit",
     "predict 0 on top-k 1%, 4 bit, EF outside",
+    "predict 0.9 on top-k 1%, 4 bit, EF outside",
 }
 
 

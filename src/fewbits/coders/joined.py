@@ -99,7 +99,10 @@ def join(symbols: np.ndarray, levels: int, pad: int | None = None) -> np.ndarray
 
 
 def separate(data: np.ndarray, levels: int, n: int) -> np.ndarray:
-    """Undo `join`; bytes must be below levels**digits.  # (n,) uint8"""
+    """Undo `join`; bytes must be below levels**digits.  # (n,) uint8
+
+    The digits that fill up the last byte are passed over: any value of theirs decodes to the same symbols.
+    """
     count = digits(levels)
     if count == 1:
         return data

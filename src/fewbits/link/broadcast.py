@@ -200,5 +200,7 @@ def _unleb(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 0x7F) << shift
         if not byte & 0x80:
+            if shift and not byte:
+                raise WireError("bundle holds a number with needless bytes")
             return value, at
     raise WireError("bundle holds a number that does not end")
