@@ -1,7 +1,7 @@
 """All benchmarks, one after the other.
 
 make bench                                                        # kernels, coders, stacks
-.venv/bin/python benchmarks/run.py --data-dir DIR                 # and simulation, on CIFAR-10 in DIR
+make bench DATA_DIR=DIR                                           # and simulation, on CIFAR-10 in DIR
 .venv/bin/python benchmarks/run.py --data-dir DIR --write         # and put the output into benchmarks/README.md
 """
 

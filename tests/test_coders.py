@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import constriction
 import numpy as np
 import pytest
 
@@ -240,6 +241,34 @@ def test_rans_is_tight() -> None:
     for n, slack in ((1_000_000, 1.003), (100_000, 1.01)):
         values, spec = bell(n)
         assert written(Rans(), values, spec).bits <= slack * entropy_bits(values)
+
+
+def reference_bits(values: np.ndarray, spec: Spec) -> int:
+    """The shorter of constriction's coders under the empirical model, and a plain table of how often each level is."""
+    assert spec.low is not None
+    symbols = values.astype(np.int32) - spec.low
+    counts = np.bincount(symbols, minlength=spec.levels)
+    model = constriction.stream.model.Categorical(counts / spec.numel, perfect=False)
+    ans, ranges = constriction.stream.stack.AnsCoder(), constriction.stream.queue.RangeEncoder()
+    ans.encode_reverse(symbols, model)
+    ranges.encode(symbols, model)
+    table = spec.levels + np.count_nonzero(counts) * spec.numel.bit_length()  # which there are, and their counts
+    return min(ans.num_bits(), ranges.num_bits()) + int(table)
+
+
+@pytest.mark.parametrize("kind", [("uint8", 0, 1), ("int8", -1, 1), ("int8", -2, 2), ("int8", -7, 7), ("uint8", 0, 255)])
+def test_rans_is_within_a_percent_of_another_librarys_entropy_coders(kind: tuple[str, int, int]) -> None:
+    """For independent levels of at most a byte; wider ones are coded byte by byte, which loses more."""
+    generator, (_, low, high), n = np.random.default_rng(15), kind, 200_000
+    spec = Spec((n,), *kind)
+    levels = np.arange(low, high + 1)
+    for spread in (0.15, 0.5):
+        bell_shaped = np.rint(generator.normal((low + high) / 2, spread * (high - low) / 2, n))
+        geometric = max(0, low) + (generator.geometric(0.6, n) - 1) * generator.choice([1, -1 if low < 0 else 1], n)
+        any_shape = generator.choice(levels, n, p=generator.dirichlet(np.ones(len(levels))))
+        for values in (bell_shaped, geometric, any_shape):
+            values = np.clip(values, low, high).astype(spec.dtype)
+            assert written(Rans(), values, spec).bits <= 1.01 * reference_bits(values, spec)
 
 
 def test_rans_goes_below_entropy_when_neighbours_agree() -> None:

@@ -198,9 +198,10 @@ def test_dumped_ends_continue_with_the_same_bytes(codec):
 
 @law
 def test_repr_builds_an_equal_codec(codec):
-    names = {name: getattr(fewbits, name) for name in fewbits.__all__}
-    own = {type(part).__name__: type(part) for part in (codec, *getattr(codec, "transforms", ()))}
-    again = eval(repr(codec), {**names, **own})
+    public = {name: thing for name, thing in vars(fewbits).items() if not name.startswith("_")}
+    parts = [type(part) for part in (codec, *getattr(codec, "transforms", ()))]
+    foreign = {cls.__name__: cls for cls in parts if not cls.__module__.startswith("fewbits.")}
+    again = eval(repr(codec), public | foreign)
     assert again == codec
     assert hash(again) == hash(codec)
     assert repr(again) == repr(codec)

@@ -150,13 +150,14 @@ class Lift(Codec):
         return tuple(p for p, _ in pairs), tuple(new for _, new in pairs)
 
     def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
-        """The mean over groups of each figure."""
+        """Each figure over all groups: the mean, but the largest floor and the sum of residuals."""
         memories = memory if memory is not None else [None] * len(message)
         found: dict[str, list[float]] = {}
         for codec, m, own in zip(self._codecs(len(message)), message, memories, strict=True):
             for name, value in codec.observe(m, own).items():
                 found.setdefault(name, []).append(value)
-        return {name: sum(values) / len(values) for name, values in found.items()}
+        combine = {"floor": max, "residual2": sum}
+        return {name: combine.get(name, _mean)(values) for name, values in found.items()}
 
     @abstractmethod
     def _codecs(self, groups: int) -> Sequence[Codec]:
@@ -354,7 +355,7 @@ def _leaves(x: Any, spec: AnySpec) -> list[Tensor]:
 def _lay(leaves: Sequence[Tensor], group: Group) -> Tensor:
     """Lay the group's tensors end to end, in memory of its own: messages and states must not change with the model."""
     dtype = group.spec.torch_dtype
-    flats = [leaves[i].detach().reshape(-1).to(dtype) for i in group.members]
+    flats = [leaves[i].detach().reshape(-1).cpu().to(dtype) for i in group.members]
     return flats[0].clone() if len(flats) == 1 else torch.cat(flats or [torch.zeros(0, dtype=dtype)])
 
 
@@ -369,6 +370,10 @@ def cut(vectors: Sequence[Tensor], groups: Sequence[Group], spec: AnySpec) -> An
     if isinstance(spec, TreeSpec):
         return {name: x for (name, _), x in zip(entries, found, strict=True)}
     return found[0]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _own(key: Key, i: int, groups: Sequence[Group]) -> Key:

@@ -103,6 +103,7 @@ class LookBack(Wrapper):
         super().__post_init__()
         if not isinstance(self.threshold, Adaptive):
             share("LookBack", "threshold", self.threshold)
+            object.__setattr__(self, "threshold", float(self.threshold))
         if self.granularity not in GRANULARITIES:
             raise LocalError(
                 f"LookBack: granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}"

@@ -48,6 +48,7 @@ class Predict(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         share("Predict", "silent", self.silent)
+        object.__setattr__(self, "silent", float(self.silent))
 
     @property
     def stateless(self) -> bool:

@@ -14,6 +14,8 @@ from fewbits.errors import LocalError, WireError
 from fewbits.rng import Key
 from fewbits.wire import BitReader, BitWriter
 
+MAX_KEY_BYTES = 1024
+
 
 class Overlap(NamedTuple):
     """The inner products of a vector x and a base, in float64."""
@@ -67,15 +69,22 @@ def read_scalar(src: BitReader) -> float:
 def write_key(key: Key, out: BitWriter) -> None:
     """A key's text, after its length in 16 bits."""
     text = key.text().encode()
+    if len(text) > MAX_KEY_BYTES:
+        raise LocalError(f"a common key's text has {len(text)} bytes; at most {MAX_KEY_BYTES} can be stored")
     out.write(len(text), 16)
     out.write_bytes(text)
 
 
 def read_key(src: BitReader) -> Key:
     """Read back what was written."""
+    size = src.read(16)
+    if size > MAX_KEY_BYTES:
+        raise WireError(f"a stored key has {size} bytes; at most {MAX_KEY_BYTES} are allowed")
     try:
-        return Key.parse(src.read_bytes(src.read(16)).tobytes().decode())
-    except ValueError as error:  # UnicodeDecodeError and LocalError are both
+        key = Key.parse(src.read_bytes(size).tobytes().decode())
+        key.digest()  # labels that cannot be encoded show here
+        return key
+    except (ValueError, RecursionError) as error:  # UnicodeError and LocalError are ValueErrors
         raise WireError(f"a stored key cannot be read: {error}") from None
 
 

@@ -35,6 +35,7 @@ class RandK(Transform):
 
     def __post_init__(self) -> None:
         check_fraction("RandK", self.fraction)
+        object.__setattr__(self, "fraction", float(self.fraction))
         if self.mode not in MODES:
             raise LocalError(f"RandK: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
 

@@ -29,6 +29,7 @@ class Threshold(Sparse):
     def __post_init__(self) -> None:
         if isinstance(self.tau, bool) or not isinstance(self.tau, int | float) or not 0 <= self.tau < math.inf:
             raise LocalError(f"Threshold: tau must be a finite number >= 0; got {self.tau!r}")
+        object.__setattr__(self, "tau", float(self.tau))
 
     def most(self, spec: Spec) -> int:
         """All of them."""

@@ -29,6 +29,7 @@ class TopK(Sparse):
 
     def __post_init__(self) -> None:
         check_fraction("TopK", self.fraction)
+        object.__setattr__(self, "fraction", float(self.fraction))  # 1 and 1.0: one repr, one hash on the wire
 
     def most(self, spec: Spec) -> int:
         """k = ceil(fraction*n)."""

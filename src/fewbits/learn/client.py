@@ -6,6 +6,7 @@ from torch import nn
 
 from fewbits.codecs import Codec, Transform, as_lift
 from fewbits.coders.base import Coder
+from fewbits.errors import LocalError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.link import Follower, Sender
@@ -38,6 +39,7 @@ class Client:
 
     def receive(self, bundle: bytes) -> None:
         """Load the public weights; settle the last reply."""
+        self._flat.attach()  # says so when the model was moved, or another Client holds it
         public = self.down.receive(bundle)
         if self.down.ack is not None:
             self._settle(self.down.ack)
@@ -54,10 +56,13 @@ class Client:
 
     def reply(self) -> bytes:
         """The frame with what training changed; LocalError names a tensor that is not finite."""
+        if self.down.value is None:
+            raise LocalError("Client.reply: receive a bundle from the server first")
+        self._flat.attach()
         if self._waiting:  # nothing was heard of the last one
             self.up.rollback()
             self._waiting = False
-        update = {name: self.down.value[name] - x for name, x in exchange.values(self._flat).items()}
+        update = {name: self.down.value[name] - x.cpu() for name, x in exchange.values(self._flat).items()}
         frame = self.up.send(update, ack=self.down.version % 2**16)
         self._waiting = True
         return frame

@@ -19,6 +19,7 @@ from fewbits.rng import Key
 
 NORMALISE = ("sampled", "all")
 PART = "server.up"
+LARGEST = torch.finfo(torch.float32).max
 
 
 class Server:
@@ -46,8 +47,12 @@ class Server:
         """`store` keeps the clients' states on disk; without it they stay in memory."""
         if normalise not in NORMALISE or (normalise == "all") != (total_weight is not None):
             raise LocalError('Server: normalise is "sampled", or "all" together with total_weight')
+        if not isinstance(key, Key):
+            raise LocalError(f"Server: key must be a Key, such as Key(0); got {key!r}")
         self.model = model
         self.flat = FlatModel(model)
+        if self.flat.params.device.type != "cpu":
+            raise LocalError(f"Server: sums are taken on the CPU; the model is on {self.flat.params.device}")
         self.spec = exchange.spec(self.flat)
         self.key, self.common = key, common
         self.up = exchange.with_buffers(as_lift(up, "Server"), self.spec)
@@ -66,6 +71,7 @@ class Server:
         self._fresh = self._shared.dump()
         self._before: bytes | None = None  # what it was lent as
         self._total, self._weight = TreeTotal(self.up, self.spec), 0.0
+        self._reach = 0.0  # no entry of the sum is larger
         self.broadcast.publish(exchange.values(self.flat))
 
     def sample(self, clients: int, per_round: int) -> list[int]:
@@ -79,7 +85,9 @@ class Server:
     def receiver(self, client: int) -> Receiver:
         """The receiving end of a client's link, valid until the next call."""
         if self.store is None:
-            return self._receivers.setdefault(client, Receiver(self.up, self.spec, self.common))
+            if client not in self._receivers:
+                self._receivers[client] = Receiver(self.up, self.spec, self.common)
+            return self._receivers[client]
         self._before = ends.restore(self.store, client, PART)
         self._shared.load(self._before or self._fresh)
         return self._shared
@@ -89,6 +97,8 @@ class Server:
     ) -> Receiver | None:
         """Add one client's update with `weight` (its number of examples); None when the frame was left out.
 
+        Left out are frames that cannot be decoded, and finite values so large that the sum could leave float32.
+
         Returns the receiving end, whose `sections` and `observe` tell of the frame.
         """
         if not weight > 0:
@@ -97,10 +107,13 @@ class Server:
         try:
             partials = receiver.receive_partial(frame, common)
         except WireError:
+            partials = None
+        if partials is None or self._reach + weight * receiver.reach > LARGEST:
             self.rejected[client] = self.rejected.get(client, 0) + 1
             return None
         self._total.add(partials, weight)
         self._weight += weight
+        self._reach += weight * receiver.reach
         self.versions[client] = self._version(receiver.peer_ack)
         if self.store is not None:
             ends.save(self.store, client, PART, self.round + 1, receiver.dump(), self._before)
@@ -113,16 +126,20 @@ class Server:
 
     def step(self) -> None:
         """Finish the round: move the model by the mean update and publish it. Without any update it stays."""
+        self.flat.attach()  # says so when the model was moved off the memory that we write
         if self._weight:
             self._apply(self._total.value(), 1.0 / (self.total_weight or self._weight))
-        self._total, self._weight = TreeTotal(self.up, self.spec), 0.0
+        self._total, self._weight, self._reach = TreeTotal(self.up, self.spec), 0.0, 0.0
         self.round += 1
         self.broadcast.publish(exchange.values(self.flat))
 
     def _apply(self, total: dict[str, Tensor], scale: float) -> None:
         update = torch.cat([x.reshape(-1) for name, x in total.items() if not name.startswith(exchange.BUFFER)])
-        theta, self.moments = self.optimizer.step(self.flat.params, update * scale, self.moments)
+        theta, moments = self.optimizer.step(self.flat.params, update * scale, self.moments)
+        if not bool(torch.isfinite(theta).all()):
+            raise LocalError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
         self.flat.params.copy_(theta)
+        self.moments = moments
         current = exchange.values(self.flat)
         for name, x in total.items():
             if name.startswith(exchange.BUFFER):

@@ -13,7 +13,7 @@ from typing import Any
 from fewbits.codecs import Codec, Delta, Hold, Lift, Route, Transform, as_lift
 from fewbits.codecs.lifts import cut
 from fewbits.coders.base import Coder
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.link.receiver import Receiver
 from fewbits.link.sender import Sender
 from fewbits.rng import Key
@@ -32,9 +32,9 @@ class Broadcast:
     """
 
     def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, key: Key, keep: int = 64) -> None:
-        """`keep`: entries in the log; receivers further behind get a snapshot."""
+        """`keep`: entries in the log (one, of whole values); receivers further behind get a snapshot."""
         self._sender = Sender(_holding(codec, "Broadcast"), spec, key)
-        self._log: deque[bytes] = deque(maxlen=keep)
+        self._log: deque[bytes] = deque(maxlen=1 if self._sender.codec.stateless else keep)
         self._snapshot: bytes | None = None
         self.value: Any = None  # the public value: what every up-to-date receiver has, bit for bit
 
@@ -121,10 +121,14 @@ class Follower:
         """
         self.ack = None
         if bundle[:1] == pack([]):
+            if self.value is None:
+                raise WireError("a first bundle must hold the public value; this one is empty")
             self.ack = _lone_ack(bundle)
             return self.value
+        latest = self.version
         for data in unpack(bundle):
             header = Frame.parse(data).header
+            latest = header.sequence + (not header.snapshot)
             self.ack = header.ack
             if header.sequence < self.version and not header.snapshot:
                 continue
@@ -134,6 +138,11 @@ class Follower:
                 self.value = _values(self._codec, self._receiver.state, self._spec)
             else:
                 self.value = self._receiver.receive(data)
+        if latest < self.version:
+            raise DesyncError(
+                f"the bundle ends at version {latest}, we hold version {self.version}: the server has gone back; "
+                "begin with a new Follower"
+            )
         return self.value
 
 

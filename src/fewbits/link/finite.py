@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,13 +32,17 @@ def _finite(x: Tensor) -> bool:
     return bool(torch.isfinite(x).all())
 
 
-def finite_partial(partial: Partial) -> bool:
-    """Whether scale * values is finite: a recycled vector may be, and its coefficient, but not their product."""
-    if not all_finite(partial.values):
-        return False
-    if partial.scale == 1.0 or not len(partial.values):
-        return True
-    return abs(partial.scale) * float(partial.values.abs().max()) <= torch.finfo(partial.values.dtype).max
+def reach(partial: Partial) -> float:
+    """The largest magnitude in scale * values; infinite or NaN when not all of it is finite."""
+    x = partial.values
+    if x.numel() == 0:
+        return 0.0
+    if x.dtype == torch.float32 and x.is_contiguous() and x.device.type == "cpu":
+        largest = float(kernels.quantise.max_abs(x.detach().numpy(), np.array([0, x.numel()]))[0])
+    else:
+        largest = float(x.abs().max())
+    product = abs(partial.scale) * largest
+    return product if product <= torch.finfo(x.dtype).max else math.inf
 
 
 def check_finite(x: Any, owner: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 
 from fewbits.codecs import Codec
 from fewbits.rng import Key
@@ -28,6 +27,5 @@ def next_history(history: int, common: Key, sequence: int, payload_crc: int) -> 
     return int.from_bytes(hashlib.blake2b(text, digest_size=3, person=b"fewbits.history").digest(), "big")
 
 
-@lru_cache(maxsize=256)
 def _digest(codec: Codec, spec: Spec | TreeSpec) -> bytes:
     return hashlib.blake2b(f"{codec!r}\n{spec!r}".encode(), digest_size=8, person=b"fewbits.codec").digest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fewbits.codecs import Codec, Lift, Partial, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, WireError
-from fewbits.link.finite import all_finite, finite_partial, named
+from fewbits.link.finite import all_finite, named, reach
 from fewbits.link.identity import codec_hash, first_history, next_history
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
@@ -29,9 +30,10 @@ class Receiver:
         self._hash = codec_hash(self.codec, spec)
         self.expects = 0  # sequence number of the next frame
         self.state: Any = self.codec.init(spec)
-        self.history = first_history(self.codec, spec)
+        self.history = self._first = first_history(self.codec, spec)
         self.sections: list[Section] = []  # of the last accepted frame's payload
         self._observed: dict[str, float] = {}
+        self.reach = 0.0  # largest magnitude in the last partial
         self.peer_ack = 0  # what the last accepted frame acknowledged
 
     @property
@@ -57,7 +59,8 @@ class Receiver:
         if parsed.header.snapshot:
             raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
         partials, state = self.codec.partials(message, self.spec, state)
-        if not all(map(finite_partial, partials)):
+        self.reach = max(map(reach, partials), default=0.0)
+        if self.reach == math.inf:
             raise WireError("the frame decodes to values that are not finite")
         self._accept(parsed, message, state, src, common)
         return partials
@@ -103,7 +106,7 @@ class Receiver:
         header = parsed.header
         state, history = self.state, self.history
         if header.key:
-            state, history = self.codec.init(self.spec), first_history(self.codec, self.spec)
+            state, history = self.codec.init(self.spec), self._first
             if header.sequence < self.expects:
                 raise DesyncError(f"key frame {header.sequence} is a repeat: frame {self.expects} comes next")
         elif header.sequence != self.expects:

@@ -42,13 +42,15 @@ class Sender:
         """`key` is private (dither); `common` must be the receiver's too (supports that are never sent)."""
         self.codec: Lift = as_lift(codec, "Sender")
         self.spec, self.key, self.common = spec, key, common
+        if not isinstance(key, Key) or not isinstance(common, Key):
+            raise LocalError(f"Sender: key and common must be Keys, such as Key(0); got {key!r} and {common!r}")
         self.codec.check(spec)
         self._lossless = self.codec.contract(spec).lossless
         self._hash = codec_hash(self.codec, spec)
         self.sequence = 0  # of the next frame
         self.state: Any = self.codec.init(spec)
         self.memory: Any = self.codec.memory(spec)
-        self._history = first_history(self.codec, spec)
+        self._history = self._first = first_history(self.codec, spec)
         self._key_frame = False
         self._pending: _Pending | None = None
         self.sections: list[Section] = []  # of the last frame's payload
@@ -73,7 +75,7 @@ class Sender:
         check_finite(x, "Sender.send")
         common = common or self.common.fold(self.sequence)
         state = self.codec.init(self.spec) if self._key_frame else self.state
-        history = first_history(self.codec, self.spec) if self._key_frame else self._history
+        history = self._first if self._key_frame else self._history
         keys = Keys(self.key.fold(self.sequence), common)
         message, memory = self.codec.encode(x, self.spec, state, self.memory, keys)
         out = BitWriter()
