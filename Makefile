@@ -39,7 +39,7 @@ check: $(STAMP)
 	$(VENV)/bin/basedpyright
 
 bench: $(STAMP)
-	@data_dir='$(DATA_DIR)'; set -x; \
+	data_dir='$(DATA_DIR)'; \
 	  $(VENV)/bin/python benchmarks/run.py $${data_dir:+--data-dir "$$data_dir"}
 
 clean:

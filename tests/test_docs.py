@@ -19,7 +19,9 @@ PAGES = [
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)")
 NAME = re.compile(r"\bfb\.(\w+(?:\.\w+)*)")
-LEFT_OPEN = re.compile(r"^\W*[A-Z][A-Z_]{3,}\W*$|\b(?:DEMO_TABLE|TABLES|NOTES|RECYCLING|TODO|TBD|FIXME|XXX)\b", re.MULTILINE)
+LEFT_OPEN = re.compile(
+    r"^\W*[A-Z][A-Z_]{3,}\W*$|\b(?:DEMO_TABLE|TABLES|NOTES|RECYCLING|TODO|TBD|FIXME|XXX)\b", re.MULTILINE
+)
 
 
 def prose(page: Path) -> str:

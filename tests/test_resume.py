@@ -6,7 +6,8 @@ import os
 import random
 import shutil
 import signal
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,16 @@ import pytest
 import torch
 
 from digits_task import KEY, evidence, federation, mlp, model_bytes, task
+from fewbits.codecs import LookBack, Raw, chain
 from fewbits.engines.memory import Federation, checkpoint
 from fewbits.engines.memory.pool import Pool
 from fewbits.engines.memory.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn import FedAdam, LocalSGD
 from fewbits.learn.server import Server
-from fewbits.link import Ledger, StateStore
+from fewbits.link import Ledger, Sender, StateStore, ends
 from fewbits.methods import build, dense, lbgm, topk
+from fewbits.spec import Spec
 
 ROUNDS = 9
 METHODS = {
@@ -466,3 +469,98 @@ def test_metrics_are_lines_of_json_that_end_with_the_round(tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [1, 2, 3]
     assert [vars(r) for r in run.reports] == [json.loads(line) for line in lines]
+
+
+# --- ends whose header is newer than their state ---
+
+
+def look_back():
+    """A sender that recycles multiples of its first vector: its state stays as it was."""
+    return Sender(LookBack(chain(Raw()), threshold=0.5), Spec((8,)), KEY)
+
+
+def play(sender, store, round, factor):
+    """One round of one worker: load, send, store."""
+    before = ends.restore(store, 3, "client.up")
+    if before:
+        sender.load(before)
+    sender.send(factor * torch.arange(1.0, 9.0))
+    sender.commit()
+    ends.save(store, 3, "client.up", round, sender.dump(), before)
+    return sender.dump()
+
+
+def versions(folder, part):
+    """By owner: the rounds of a part's rows, in all files of a store."""
+    found = {}
+    for path in folder.glob("states-*.sqlite"):
+        with closing(sqlite3.connect(path)) as file:
+            for owner, round in file.execute("SELECT owner, round FROM states WHERE part=?", (part,)):
+                found.setdefault(owner, []).append(round)
+    return {owner: sorted(rounds) for owner, rounds in found.items()}
+
+
+@pytest.fixture
+def stores(tmp_path):
+    """Two writers of one folder."""
+    for writer in "ab":
+        StateStore(tmp_path, writer=writer).close()
+    pair = [StateStore(tmp_path, writer=writer) for writer in "ab"]
+    yield pair
+    for store in pair:
+        store.close()
+
+
+def test_a_header_and_a_state_of_two_writers_make_the_right_end(tmp_path, stores):
+    first, second = stores
+    sender = look_back()
+    play(sender, second, 1, 1.0)
+    second.commit()
+    expected = play(sender, first, 2, 2.0)
+    first.commit()
+    assert versions(tmp_path, "client.up") == {3: [1, 2]} and versions(tmp_path, "client.up.state") == {3: [1]}
+    for store in stores:
+        assert ends.restore(store, 3, "client.up") == expected
+    again = look_back()
+    again.load(expected)
+    assert again.sequence == 2 and again.send(torch.ones(8)) == sender.send(torch.ones(8))
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_round_in_which_only_the_header_was_stored_can_be_taken_back(committed, tmp_path, stores):
+    first, second = stores
+    sender = look_back()
+    expected = play(sender, second, 1, 1.0)
+    second.commit()
+    play(sender, first, 2, 2.0)
+    if committed:
+        first.commit()
+    ends.rollback(first, 2, [3], "client.up")
+    first.commit()
+    assert versions(tmp_path, "client.up") == versions(tmp_path, "client.up.state") == {3: [1]}
+    for store in stores:
+        assert ends.restore(store, 3, "client.up") == expected
+    sender.load(expected)
+    assert play(sender, first, 2, 3.0) == ends.restore(first, 3, "client.up")
+
+
+def test_a_killed_run_with_headers_newer_than_their_states_ends_as_if_it_had_been_left_alone(tmp_path, monkeypatch):
+    name = "lbgm, mostly recycled"
+    monkeypatch.setitem(METHODS, name, (build("lbgm", {"threshold": "0.8"}), {}))
+    undisturbed = start(name, tmp_path / "left alone")
+    undisturbed.run()
+    folder = tmp_path / "killed"
+    killed_at((Federation, "_log", 6, True), folder, name)  # the last checkpoint is that of round 4
+    for part in ("client.up", "server.up"):
+        headers = versions(folder / "states", part)
+        states = versions(folder / "states", part + ends.STATE)
+        assert all(rounds[-1] == 6 for rounds in headers.values())
+        assert any(rounds[-1] < 4 for rounds in states.values()), "a header goes back, its state stays"
+        assert any(rounds[-1] > 4 for rounds in states.values()), "both go back, to different rounds"
+    run = start(name, folder, processes=2)
+    assert run.server.round == 4
+    for part in ("client.up", "server.up"):
+        assert {rounds[-1] for rounds in versions(folder / "states", part).values()} == {4}
+        assert {rounds[-1] for rounds in versions(folder / "states", part + ends.STATE).values()} == {1}
+    run.run()
+    assert evidence(run) == evidence(undisturbed) and run.notes == []

@@ -1,7 +1,6 @@
 """Laws of memory: what clients keep is on disk, and the disk holds no more than a resume may need."""
 
 import gc
-import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from digits_task import federation, mlp, task
 from fewbits.engines.memory.checkpoint import rounds
-from fewbits.link import Receiver, Sender
+from fewbits.link import Receiver, Sender, StateStore, ends
 from fewbits.methods import lbgm, topk
 
 HIDDEN = 256
@@ -78,19 +77,28 @@ def test_without_a_folder_a_client_has_at_most_the_version_to_go_back_to():
     assert not run.server.store.folder.exists()
 
 
-def test_versions_that_a_resume_may_need_are_kept(tmp_path):
-    """Every kept checkpoint finds, for every client, the version of its own round."""
-    run = federation(topk(), tmp_path, rounds=14, checkpoint_every=5, per_round=5, task=task(7))
-    run.run()
+@pytest.mark.parametrize(("method", "parts"), [(topk(), {"client.up"}), (lbgm(), {"client.up", "server.up"})])
+def test_versions_that_a_resume_may_need_are_kept(method, parts, tmp_path, monkeypatch):
+    """Every kept checkpoint finds, for every client, the version of its own round: of headers, and of states."""
+    made, put = {}, StateStore.put  # by owner and part: the data by the round that made it
+
+    def noted(self, owner, part, round, data):
+        made.setdefault((owner, part), {})[round] = data
+        put(self, owner, part, round, data)
+
+    monkeypatch.setattr(StateStore, "put", noted)
+    federation(method, tmp_path, rounds=14, checkpoint_every=5, per_round=5, task=task(7)).run()
     assert rounds(tmp_path / "checkpoints") == [10, 14]
-    played = {}  # by client: the rounds it sent in
-    for line in (tmp_path / "ledger.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        if entry["direction"] == "up":
-            played.setdefault(entry["client"], []).append(entry["round"])
-    with closing(sqlite3.connect(tmp_path / "states" / "states-0.sqlite")) as file:
-        kept = set(file.execute("SELECT owner, round FROM states WHERE part='client.up'").fetchall())
-    for checkpoint in (10, 14):
-        for client, own in played.items():
-            latest = max((number for number in own if number <= checkpoint), default=None)
-            assert latest is None or (client, latest) in kept
+    assert {part for _, part in made} == {"client.up", "server.up"} | {part + ends.STATE for part in parts}
+    kept = {}
+    for path in (tmp_path / "states").glob("states-*.sqlite"):
+        with closing(sqlite3.connect(path)) as file:
+            kept |= {row[:3]: row[3] for row in file.execute("SELECT owner, part, round, data FROM states")}
+    for (owner, part), versions in made.items():
+        for checkpoint in (10, 14):
+            latest = max((number for number in versions if number <= checkpoint), default=None)
+            assert latest is None or kept[owner, part, latest] == versions[latest]
+    sent = sum(len(versions) for (_, part), versions in made.items() if part == "server.up")
+    assert sent == 14 * 5, "a header for each frame"
+    states = sum(len(versions) for (_, part), versions in made.items() if part == "server.up" + ends.STATE)
+    assert states < sent, "recycled rounds leave the state as it was"

@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    settle(options.out / "config", {"rounds": options.rounds, "examples": options.examples, "lr": options.lr})
     mnist = data.load("mnist", options.data_dir)
     for seed in options.seeds:
         for case in cases():
@@ -98,6 +99,15 @@ def main() -> None:
                     f" {result['seconds']:.0f} s",
                     flush=True,
                 )
+
+
+def settle(path: Path, config: dict[str, float]) -> None:
+    """Keep the configuration beside the results; refuse to mix results of two."""
+    if path.exists() and json.loads(path.read_text()) != config:
+        raise SystemExit(
+            f"{path} holds results of {path.read_text()}; asked for {json.dumps(config)}: give another --out"
+        )
+    write_atomically(path, json.dumps(config).encode())
 
 
 def play(case: Case, seed: int, mnist: data.Data, options: argparse.Namespace) -> dict:

@@ -5,7 +5,8 @@ from fewbits.codecs.chain import Chain, chain
 from fewbits.codecs.delta import Delta
 from fewbits.codecs.error_feedback import ErrorFeedback
 from fewbits.codecs.hold import Hold
-from fewbits.codecs.lifts import Each, Flat, Lift, Route, TreeTotal, as_lift, each, flat, route
+from fewbits.codecs.lift import Lift, TreeTotal
+from fewbits.codecs.lifts import Each, Flat, Route, as_lift, each, flat, route
 from fewbits.codecs.look_back import Adaptive, LookBack
 from fewbits.codecs.predict import Predict
 from fewbits.codecs.quantize import Quantize

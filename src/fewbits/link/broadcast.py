@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewbits.codecs import Codec, Delta, Hold, Lift, Route, Transform, as_lift
-from fewbits.codecs.lifts import cut
+from fewbits.codecs.lift import cut
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.link.receiver import Receiver
