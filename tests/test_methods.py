@@ -51,12 +51,24 @@ def test_every_option_can_be_given_as_text(name):
     assert build(name, given) == build(name)
 
 
+def test_the_adaptive_threshold_can_be_given_as_text():
+    method = build("lbgm", {"threshold": "adaptive:2:0.1:5"})
+    assert method.up == fb.flat(fb.LookBack(fb.Raw(), threshold=fb.Adaptive(lr=0.1, steps=5, c=2.0)))
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
         ("lbmg", {}, "choose one of dense, fedpaq"),
         ("lbgm", {"treshold": "0.2"}, "has no option 'treshold'; it has threshold=0.2"),
-        ("lbgm", {"threshold": "high"}, "option threshold must be float, such as 0.2; got 'high'"),
+        (
+            "lbgm",
+            {"threshold": "high"},
+            "option threshold must be float or adaptive:C:LR:STEPS, such as 0.2; got 'high'",
+        ),
+        ("lbgm", {"threshold": "adaptive:1"}, "option threshold must be float or adaptive:C:LR:STEPS"),
+        ("lbgm", {"threshold": "adaptive:1:0:5"}, "lr and c must be > 0"),
+        ("lbgm", {"normalise": "some"}, "normalise must be one of sampled, all; got 'some'"),
         ("lbgm", {"threshold": "2"}, r"threshold must be a number in \[0, 1\]; got 2.0"),
         ("lbgm", {"feedback": "perhaps"}, "option feedback must be true or false"),
         ("lbgm+topk", {"feedback": "both"}, "feedback must be one of none, inside, outside; got 'both'"),

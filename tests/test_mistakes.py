@@ -104,3 +104,22 @@ def test_a_floor_over_several_tensors_is_the_largest_of_theirs():
     sender.commit()
     sender.send(second)
     assert sender.observe() == pytest.approx({"recycled": 1.0, "floor": 4.0})
+
+
+def rows(n):
+    return torch.zeros(n, 2), torch.zeros(n, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("clients", "options", "said"),
+    [
+        ([(torch.zeros(3, 2), rows(2)[1]), rows(4)], {}, "client 0 has 3 rows of x and 2 of y"),
+        ([rows(3)], {"test": rows(0)}, "at least one; got 0 and 0"),
+        ([rows(3)], {"test": (rows(3)[0], rows(2)[1])}, "got 3 and 2"),
+        ([], {}, "at least one client"),
+        ([rows(3)], {"method": "lbgm"}, "method must be a Method"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_anything_is_trained(clients, options, said):
+    with pytest.raises(fb.LocalError, match=said):
+        fb.federate(nn.Linear(2, 2), clients, **{"method": fb.methods.lbgm(), "rounds": 1} | options)

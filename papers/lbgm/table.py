@@ -45,7 +45,8 @@ def main() -> None:
         runs = found[name]
         up = float(np.mean([run["up"][-1] for run in runs]))
         floors = [run["floor"] for run in runs if run["floor"] is not None]
-        recycled = spread([100 * run["recycled"] for run in runs], ".1f") if floors else "–"
+        recycles = name.startswith(("lbgm", "predict"))
+        recycled = spread([100 * run["recycled"] for run in runs], ".1f") if recycles else "–"
         floor = f"{max(floors):.3g}" if floors else "–"
         accuracy = spread([100 * run["accuracy"][-1] for run in runs], ".2f")
         print(f"| {name} | {len(runs)} | {accuracy} | {up / 1e6:,.2f} | {dense / up:,.1f} | {recycled} | {floor} |")

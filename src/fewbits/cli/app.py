@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import typer
 from click import Context
 from rich.console import Console
@@ -21,6 +23,9 @@ class Sentences(TyperGroup):
         except FewbitsError as error:
             Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             ctx.exit(2 if isinstance(error, LocalError) else 1)
+        except (OSError, sqlite3.Error) as error:  # a path that is none, no permission, a full disk
+            Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            ctx.exit(1)
 
 
 app = typer.Typer(

@@ -28,4 +28,4 @@ def demo(
     console = Console()
     console.print(f"{TASK.clients} clients with three digits each, {TASK.rounds} rounds, five methods", highlight=False)
     comparison = Comparison(TASK, METHODS, (seed,), SETTINGS)
-    play.compare(comparison, out, console, "fewbits demo: five methods, one task", "fewbits demo")
+    play.compare(comparison, out, console, "fewbits demo: five methods, one task", f"fewbits compare --resume {out}")

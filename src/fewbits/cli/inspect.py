@@ -38,7 +38,8 @@ def inspect(
 ) -> None:
     """Show a frame's header and, when its codec is known, the sections of its payload in bits.
 
-    A frame names its codec only by a hash: say which run it is from, or give codec and shape.
+    A frame names its codec only by a hash: say which run it is from, or give codec and shape. A frame that
+    `fewbits train --keep-frames` saved is found in its run by itself.
     """
     if (codec is None) != (shape is None) or (run is not None and codec is not None):
         raise LocalError("inspect: give --run, or --codec together with --shape, or neither")
@@ -48,6 +49,8 @@ def inspect(
         raise LocalError(f"{frame} cannot be read: {error.strerror}") from None
     console = Console()
     console.print(_header(parsed))
+    if run is None and codec is None:
+        run = _home(frame, parsed.header.codec)
     if run is not None:
         contents = of_run(run, parsed.header.codec)
     elif codec is not None and shape is not None:
@@ -62,6 +65,14 @@ def inspect(
         return
     console.print(f"{contents.direction}codec: {contents.codec!r}", markup=False, highlight=False, soft_wrap=True)
     console.print(_sections(sections(parsed, contents), len(parsed.payload)))
+
+
+def _home(frame: Path, wanted: int) -> Path | None:
+    """The run whose folder the frame lies in or below, as `--keep-frames` leaves it, if its codec is the frame's."""
+    for folder in (frame.parent, frame.parent.parent):
+        if (folder / WIRE).exists() and f"{wanted:04X}" in (folder / WIRE).read_text():
+            return folder
+    return None
 
 
 def of_run(folder: Path, wanted: int) -> Contents:

@@ -13,11 +13,11 @@ from fewbits.coders.base import Coder
 from fewbits.errors import LocalError, WireError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.method import NORMALISE
 from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
 from fewbits.link import Broadcast, Receiver, StateStore, ends
 from fewbits.rng import Key
 
-NORMALISE = ("sampled", "all")
 PART = "server.up"
 LARGEST = torch.finfo(torch.float32).max
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 
+from fewbits.codecs import Adaptive
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.methods.dense import dense, fedpaq
@@ -48,9 +49,15 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
 def _parse(method: str, key: str, text: str, default: object) -> object:
     """Text as a value of the default's type."""
     try:
+        if key == "threshold" and text.startswith("adaptive:"):
+            c, lr, steps = text.removeprefix("adaptive:").split(":")
+            return Adaptive(lr=float(lr), steps=int(steps), c=float(c))
         if isinstance(default, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         return text if isinstance(default, str) else int(text) if isinstance(default, int) else float(text)
+    except LocalError:
+        raise  # a sentence already
     except (KeyError, ValueError):
         kind = "true or false" if isinstance(default, bool) else type(default).__name__
+        kind += " or adaptive:C:LR:STEPS" if key == "threshold" else ""
         raise LocalError(f"method {method!r}: option {key} must be {kind}, such as {default}; got {text!r}") from None

@@ -5,7 +5,7 @@ Azam, Hosseinalipour, Qiu, Brinton, Recycling Model Updates in Federated Learnin
 
 from __future__ import annotations
 
-from fewbits.codecs import ErrorFeedback, LookBack, Raw, Sign, chain, flat
+from fewbits.codecs import Adaptive, ErrorFeedback, LookBack, Raw, Sign, chain, flat
 from fewbits.codecs.base import Codec
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
@@ -14,14 +14,17 @@ from fewbits.methods.stack import one_of, sparse_stack
 
 
 def lbgm(
-    threshold: float = 0.2,
+    threshold: float | Adaptive = 0.2,
     granularity: str = "model",
     feedback: bool = False,
     down: str = "dense",
     momentum: float = 0.0,
     normalise: str = "sampled",
 ) -> Method:
-    """Algorithm 1: full updates in float32, or one scalar when the phase error is at most `threshold`."""
+    """Algorithm 1: full updates in float32, or one scalar when the phase error is at most `threshold`.
+
+    `threshold` may also be the theory's rule, `Adaptive(lr, steps, c)`; on the command line adaptive:C:LR:STEPS.
+    """
     up = LookBack(chain(Raw()), threshold=threshold, granularity=granularity, feedback=feedback)
     return Method("lbgm", flat(up), downlink(down), ServerSGD(momentum=momentum), normalise)
 

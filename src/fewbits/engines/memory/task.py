@@ -36,9 +36,14 @@ class Task:
             raise LocalError(f"Task: every client needs at least one example; {found}")
         if len(self.x) != len(self.y):
             raise LocalError(f"Task: x has {len(self.x)} rows and y {len(self.y)}")
-        most = max(int(part.max()) for part in self.parts)
-        if most >= len(self.x):
-            raise LocalError(f"Task: a client refers to row {most}, but there are {len(self.x)} rows")
+        least, most = min(int(np.min(p)) for p in self.parts), max(int(np.max(p)) for p in self.parts)
+        if least < 0 or most >= len(self.x):
+            raise LocalError(f"Task: clients refer to rows {least} to {most}, but there are {len(self.x)} rows")
+        if (self.test_x is None) != (self.test_y is None):
+            raise LocalError("Task: give both test_x and test_y, or neither")
+        if self.test_x is not None and self.test_y is not None and not 0 < len(self.test_x) == len(self.test_y):
+            rows = f"{len(self.test_x)} and {len(self.test_y)}"
+            raise LocalError(f"Task: test_x and test_y need the same number of rows, at least one; got {rows}")
 
     @staticmethod
     def of(
@@ -51,6 +56,9 @@ class Task:
         """From one (x, y) pair per client."""
         if not clients:
             raise LocalError("federate: give at least one client, as (x, y) tensors")
+        for number, (x, y) in enumerate(clients):
+            if len(x) != len(y):
+                raise LocalError(f"federate: client {number} has {len(x)} rows of x and {len(y)} of y")
         ends = np.cumsum([0] + [len(y) for _, y in clients])
         return Task(
             model,
