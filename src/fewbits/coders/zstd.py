@@ -76,7 +76,7 @@ def _compress(data: np.ndarray, level: int) -> bytes:
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=0, write_checksum=0, write_dict_id=0
     )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(data.tobytes())
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(np.ascontiguousarray(data).data)
 
 
 def _decompress(packed: bytes, size: int) -> np.ndarray:
