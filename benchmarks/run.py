@@ -32,7 +32,8 @@ def main() -> None:
             [sys.executable, str(HERE / command[0]), *command[1:]], stdout=subprocess.PIPE, text=True, check=True
         )
         print(done.stdout, flush=True)
-        parts.append(f"## `{shown}`\n\n{done.stdout.strip()}\n")
+        shown_as = done.stdout.strip() if "|---|" in done.stdout else f"```\n{done.stdout.strip()}\n```"
+        parts.append(f"## `{shown}`\n\n{shown_as}\n")
     if options.write:
         page = HERE / "README.md"
         head = page.read_text().partition(MARK)[0]
