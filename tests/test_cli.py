@@ -366,9 +366,17 @@ def test_inspect_accounts_for_every_bit_of_every_method(tmp_path, method):
         assert all(a.stop == b.start for a, b in pairwise(tops))
 
 
-def test_inspect_without_a_codec_shows_the_header(run):
-    text = call("inspect", run / "frames" / "round0002-client1-up.bin")
+def test_inspect_of_a_frame_away_from_its_run_shows_the_header(run, tmp_path):
+    lone = tmp_path / "elsewhere" / "deep" / "frame.bin"
+    lone.parent.mkdir(parents=True)
+    lone.write_bytes((run / "frames" / "round0002-client1-up.bin").read_bytes())
+    text = call("inspect", lone)
     assert "sequence" in text and "codec is not known" in text
+
+
+def test_inspect_of_a_kept_frame_finds_its_run(run):
+    frame = run / "frames" / "round0002-client1-up.bin"
+    assert call("inspect", frame) == call("inspect", frame, "--run", run)
 
 
 def test_inspect_takes_codec_and_shape(run):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import typer
 from click import Context
 from rich.console import Console
@@ -11,6 +9,7 @@ from typer.core import TyperGroup
 
 from fewbits.cli import commands, demo, inspect, lists
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.link.store import StoreError
 
 
 class Sentences(TyperGroup):
@@ -23,7 +22,7 @@ class Sentences(TyperGroup):
         except FewbitsError as error:
             Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             ctx.exit(2 if isinstance(error, LocalError) else 1)
-        except (OSError, sqlite3.Error) as error:  # a path that is none, no permission, a full disk
+        except (OSError, StoreError) as error:  # a path that is none, no permission, a full disk
             Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             ctx.exit(1)
 

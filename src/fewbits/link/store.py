@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS states (
     PRIMARY KEY (run, owner, part, round)
 )
 """
+StoreError = sqlite3.Error  # a full or failing disk, for those who need not know SQLite
 PAGE_BYTES = 32 * 1024
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
 CACHE_KIB = 16 * 1024  # the most page cache per file and process

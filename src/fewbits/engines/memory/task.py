@@ -38,7 +38,8 @@ class Task:
             raise LocalError(f"Task: x has {len(self.x)} rows and y {len(self.y)}")
         least, most = min(int(np.min(p)) for p in self.parts), max(int(np.max(p)) for p in self.parts)
         if least < 0 or most >= len(self.x):
-            raise LocalError(f"Task: clients refer to rows {least} to {most}, but there are {len(self.x)} rows")
+            wrong = least if least < 0 else most
+            raise LocalError(f"Task: a client refers to row {wrong}, but there are {len(self.x)} rows")
         if (self.test_x is None) != (self.test_y is None):
             raise LocalError("Task: give both test_x and test_y, or neither")
         if self.test_x is not None and self.test_y is not None and not 0 < len(self.test_x) == len(self.test_y):
