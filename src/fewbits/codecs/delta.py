@@ -15,7 +15,6 @@ from fewbits.codecs.quantize import Quantize
 from fewbits.codecs.topk import TopK
 from fewbits.codecs.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
 from fewbits.coders import Rans
-from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
 
@@ -58,14 +57,6 @@ class Delta(Wrapper):
         change, inner = self.codec.decode(message, wide(spec), state[1])
         h = state[0] + change
         return h.to(spec.torch_dtype), (h, inner)
-
-    def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
-        """As the inner codec."""
-        self.codec.write(message, wide(spec), out)
-
-    def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
-        """As the inner codec."""
-        return self.codec.read(wide(spec), src, common)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
         """h, then the inner codec's."""

@@ -16,7 +16,6 @@ from fewbits.codecs.sign import Sign
 from fewbits.codecs.topk import TopK
 from fewbits.codecs.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
 from fewbits.coders import Rans
-from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
 
@@ -60,14 +59,6 @@ class ErrorFeedback(Wrapper):
         """As the inner codec."""
         x, state = self.codec.decode(message, wide(spec), state)
         return x.to(spec.torch_dtype), state
-
-    def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
-        """As the inner codec."""
-        self.codec.write(message, wide(spec), out)
-
-    def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
-        """As the inner codec."""
-        return self.codec.read(wide(spec), src, common)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
         """As the inner codec."""

@@ -13,7 +13,6 @@ from fewbits.codecs.base import Codec, Keys, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.raw import Raw
 from fewbits.codecs.wrapper import Wrapper, read_vector, write_vector
-from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
 
@@ -46,14 +45,6 @@ class Hold(Wrapper):
         """C(x), and that is the new state."""
         x, inner = self.codec.decode(message, wide(spec), state[1])
         return x.to(spec.torch_dtype), (x, inner)
-
-    def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
-        """As the inner codec."""
-        self.codec.write(message, wide(spec), out)
-
-    def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
-        """As the inner codec."""
-        return self.codec.read(wide(spec), src, common)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
         """The vector, then the inner codec's."""

@@ -13,6 +13,7 @@ from fewbits.codecs.base import Codec, wide
 from fewbits.codecs.chain import Chain, as_codec, from_words, to_words
 from fewbits.coders import Fixed
 from fewbits.errors import LocalError, WireError
+from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
 
@@ -50,6 +51,14 @@ class Wrapper(Codec):
     def memory(self, spec: Spec) -> Any:
         """The inner codec's."""
         return self.codec.memory(wide(spec))
+
+    def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
+        """As the inner codec."""
+        self.codec.write(message, wide(spec), out)
+
+    def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
+        """As the inner codec."""
+        return self.codec.read(wide(spec), src, common)
 
     def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
         """The inner codec's."""
