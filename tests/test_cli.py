@@ -146,6 +146,7 @@ def test_a_finished_run_can_be_resumed_again(run):
         (["--set", "magic=1"], "has no option 'magic'"),
         (["--set", "magic"], "option=value"),
         (["--method", "topk", "--set", "bits=many"], "must be int"),
+        (["--method", "lbgm", "--set", "normalise=some"], "normalise must be one of sampled, all"),
         (["--lr", "-1"], "lr is out of range"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--per-round", "50"], "there are 20 clients"),
@@ -169,6 +170,24 @@ def test_resume_takes_no_other_settings(run):
 
 def test_resume_needs_a_run(tmp_path):
     assert "holds no run" in call("train", "--resume", tmp_path, code=2)
+
+
+def test_a_path_that_is_none_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    text = call("train", *SMALL, "--rounds", 1, "--out", tmp_path / "file" / "x", code=1)
+    assert text.startswith("fewbits: ") and "Traceback" not in text and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("keep", [0, 200])
+def test_a_truncated_parquet_file_is_named(tmp_path, keep):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole = tmp_path / "train-0.parquet"
+    pq.write_table(pa.table({"label": list(range(1000))}), whole)
+    whole.write_bytes(b"PAR1" * (keep > 0) + whole.read_bytes()[-keep:] * (keep > 0))
+    text = call("train", "--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "x", code=2)
+    assert "train-0.parquet cannot be read" in text and not (tmp_path / "x").exists()
 
 
 # Ctrl-C
@@ -320,6 +339,29 @@ def test_demo_compares_five_methods_and_replaces_itself(tmp_path, monkeypatch):
     assert [s["method"] for s in found] == ["dense", "topk", "lbgm", "lbgm+topk", "predict"]
     assert all(method in text for method in demo.METHODS)
     assert (tmp_path / "accuracy.png").exists() and (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+def test_a_demo_that_was_stopped_goes_on_by_compare(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from fewbits.cli import demo, play
+    from fewbits.cli.interrupt import Interrupt
+
+    class Pressed(Interrupt):
+        def __init__(self):
+            super().__init__()
+            self.asked = True
+
+    monkeypatch.setattr(demo, "TASK", replace(demo.TASK, rounds=2, processes=1))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(play, "Interrupt", Pressed)
+        folder = tmp_path / "demo"
+        folder.mkdir()
+        (folder / "compare.json").write_text("{}")  # an earlier one, to be replaced
+        text = call("demo", "--out", folder, code=130)
+    assert f"fewbits compare --resume {folder}" in text
+    call("compare", "--resume", folder)
+    assert [s["method"] for s in json_of(folder / "summary.json")] == list(demo.METHODS)
 
 
 def test_demo_does_not_write_over_strangers_files(tmp_path):

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from digits_task import KEY, LOCAL, digits, evidence, federation, filled, metrics, mlp, model_bytes, task
-from fewbits.engines.memory import Federation, Schedule, Task, federate
+from fewbits.engines.memory import Federation, Schedule, Task, checkpoint, federate
+from fewbits.engines.memory.pool import Pool
 from fewbits.engines.memory.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn import FedAdam, FlatModel, LocalSGD, ServerSGD
@@ -385,6 +386,65 @@ def test_a_task_or_schedule_that_makes_no_sense_is_refused_with_a_sentence():
     ):
         with pytest.raises(LocalError, match="must be at least 1"):
             Schedule(**wrong)
+
+
+def test_parts_may_be_lists_of_whole_numbers():
+    own = task()
+    assert model_bytes(
+        federation(lbgm(), task=replace(own, model=mlp(), parts=[p.tolist() for p in own.parts])).run().model
+    ) == (model_bytes(federation(lbgm()).run().model))
+    for wrong in ([[0, 1], [0.5]], [[0, 1], [True]], [[0, 1], [[2]]]):
+        with pytest.raises(LocalError, match="part of client 1 must be a list of row numbers"):
+            replace(own, parts=wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "lbgm"}, "method must be a Method"),
+        ({"key": 0}, r"key must be a Key, such as Key\(0\); got 0"),
+        ({"schedule": Schedule(1, per_round=7)}, "per_round is 7, but there are 6 clients"),
+    ],
+)
+def test_a_federation_of_wrong_arguments_is_refused_before_its_folder_is_made(changes, said, tmp_path):
+    given = {"task": task(), "method": lbgm(), "schedule": Schedule(1), "key": KEY} | changes
+    with pytest.raises(LocalError, match=said):
+        Federation(**given, folder=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_may_be_text(tmp_path):
+    federation(lbgm(), str(tmp_path / "x"), rounds=1).run()
+    assert len(metrics(tmp_path / "x")) == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_states_and_logs_are_on_disk_before_a_checkpoint_names_them(processes, tmp_path, monkeypatch):
+    synced, saved, fsync = set(), [], os.fsync
+
+    def note(file):
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    def save(folder, *rest):
+        kept = [p for p in tmp_path.rglob("*") if p.suffix in (".jsonl", ".sqlite") or p.name.endswith("-wal")]
+        assert len(kept) >= 2 + processes + 1 and {p.stat().st_ino for p in kept} <= synced
+        synced.clear()
+        saved.append(rest[-1].round)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(checkpoint, "save", save)
+    federation(lbgm(), tmp_path, rounds=4, processes=processes, checkpoint_every=2).run()
+    assert saved == [2, 4]
+
+
+def test_a_worker_that_died_with_the_counters_lock_does_not_hold_up_the_end(tmp_path):
+    with pytest.raises(RuntimeError, match="enough"), Pool(task(), lbgm(), KEY, tmp_path, 2) as pool:
+        thief = multiprocessing.get_context("fork").Process(target=pool._next.get_lock().acquire)
+        thief.start()
+        thief.join()
+        raise RuntimeError("enough")
+    assert multiprocessing.active_children() == []
 
 
 def test_a_run_without_a_folder_cannot_go_on_after_it_was_stopped():

@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 
 from fewbits.cli import play
+from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
-from fewbits.cli.folder import claim
+from fewbits.cli.folder import check_free, claim
 
 TASK = RunConfig(data="digits", model="mlp", clients=20, split="classes:3", rounds=60, lr=0.1, batch_size=20, epochs=2)
 METHODS = ("dense", "topk", "lbgm", "lbgm+topk", "predict")
@@ -24,8 +25,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
 ) -> None:
     """Train a small model on handwritten digits by five methods, and show accuracy against bytes. Needs no download."""
+    comparison = Comparison(TASK, METHODS, (seed,), SETTINGS)
+    check_free(out, force=True)
+    build_task(TASK, load_data(TASK))  # before anything is removed
     claim(out, force=True)
     console = Console()
     console.print(f"{TASK.clients} clients with three digits each, {TASK.rounds} rounds, five methods", highlight=False)
-    comparison = Comparison(TASK, METHODS, (seed,), SETTINGS)
     play.compare(comparison, out, console, "fewbits demo: five methods, one task", f"fewbits compare --resume {out}")

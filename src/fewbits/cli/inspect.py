@@ -70,7 +70,7 @@ def inspect(
 def _home(frame: Path, wanted: int) -> Path | None:
     """The run whose folder the frame lies in or below, as `--keep-frames` leaves it, if its codec is the frame's."""
     for folder in (frame.parent, frame.parent.parent):
-        if (folder / WIRE).exists() and f"{wanted:04X}" in (folder / WIRE).read_text():
+        if (folder / WIRE).exists() and f'"hash": "{wanted:04X}"' in (folder / WIRE).read_text():
             return folder
     return None
 

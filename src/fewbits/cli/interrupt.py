@@ -8,12 +8,14 @@ import signal
 import threading
 from types import FrameType
 
+from fewbits.engines.memory.pool import WORKER
+
 EXIT_CODE = 130  # 128 + SIGINT, as shells have it
 SENTENCE = b"\nFinishing this round; press Ctrl-C again to abort at once.\n"
 
 
 class Interrupt:
-    """While in the context, SIGINT sets `asked`; again, it ends our processes and raises KeyboardInterrupt.
+    """While in the context, SIGINT sets `asked`; again, it ends the worker processes and raises KeyboardInterrupt.
 
     What an abort leaves can be resumed too: from the last checkpoint instead of from the last round.
     """
@@ -34,7 +36,8 @@ class Interrupt:
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.asked:
             for child in multiprocessing.active_children():
-                child.kill()
+                if child.name.startswith(WORKER):
+                    child.kill()
             raise KeyboardInterrupt
         self.asked = True
         os.write(2, SENTENCE)  # not print: the main thread may be printing

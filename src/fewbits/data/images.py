@@ -40,10 +40,16 @@ def _local(name: str, folder: Path, part: str) -> pa.Table:
             f"load: no {part}-*.parquet below {folder}; put the parquet files of {SETS[name][0]!r} there, "
             "or leave data_dir out to fetch them through the datasets library"
         )
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.read_table(file))
+        except (pa.ArrowInvalid, OSError) as error:  # OSError: cut short
+            raise LocalError(f"load: {file} cannot be read as parquet: {error}") from None
     try:
-        return pa.concat_tables([pq.read_table(file) for file in files])
+        return pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
-        raise LocalError(f"load: {folder} holds parquet files that cannot be read: {error}") from None
+        raise LocalError(f"load: the {part}-*.parquet below {folder} do not fit together: {error}") from None
 
 
 def _hub(hub: str, part: str) -> pa.Table:

@@ -30,7 +30,7 @@ def lbgm(
 
 
 def lbgm_topk(
-    threshold: float = 0.2,
+    threshold: float | Adaptive = 0.2,
     fraction: float = 0.05,
     bits: int = 4,
     feedback: str = "none",
@@ -49,14 +49,16 @@ def lbgm_topk(
     )
 
 
-def lbgm_sign(threshold: float = 0.6, feedback: str = "none", down: str = "delta8", momentum: float = 0.0) -> Method:
+def lbgm_sign(
+    threshold: float | Adaptive = 0.6, feedback: str = "none", down: str = "delta8", momentum: float = 0.0
+) -> Method:
     """Plug and play on scaled signs."""
     return Method(
         "lbgm+sign", flat(_stacked(chain(Sign()), threshold, feedback)), downlink(down), ServerSGD(momentum=momentum)
     )
 
 
-def _stacked(inner: Codec, threshold: float, feedback: str) -> Codec:
+def _stacked(inner: Codec, threshold: float | Adaptive, feedback: str) -> Codec:
     one_of("feedback", feedback, ("none", "inside", "outside"))
     looked = LookBack(ErrorFeedback(inner) if feedback == "inside" else inner, threshold=threshold)
     return ErrorFeedback(looked) if feedback == "outside" else looked

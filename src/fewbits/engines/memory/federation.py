@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.engines.memory import checkpoint
+from fewbits.engines.memory.disk import Disk, sync
 from fewbits.engines.memory.pool import Pool
 from fewbits.engines.memory.task import Task
 from fewbits.engines.memory.worker import Reply
@@ -85,8 +86,12 @@ class Schedule:
 class Federation:
     """A run: iterate over it for its RoundReports. With a folder it leaves logs and checkpoints, and can be resumed."""
 
-    def __init__(self, task: Task, method: Method, schedule: Schedule, key: Key, folder: Path | None = None) -> None:
+    def __init__(
+        self, task: Task, method: Method, schedule: Schedule, key: Key, folder: Path | str | None = None
+    ) -> None:
         """`folder` may hold an earlier part of the same run, which is continued after its last sound checkpoint."""
+        _check(task, method, schedule, key)
+        folder = Path(folder) if folder is not None else None
         self.task, self.method, self.schedule, self.key, self.folder = task, method, schedule, key, folder
         everybody = float(sum(len(part) for part in task.parts)) if method.normalise == "all" else None
         self.server = Server(
@@ -107,6 +112,7 @@ class Federation:
         self._down: dict[int | None, tuple[int, int]] = {}
         # Sees (round, client, direction, message) of all that travels, when set.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
+        self._disk: Disk | None = None  # while rounds are played
         self._saved = self.server.round  # the round of the last checkpoint
         self._whole = True  # between two rounds; else the model, the ledger and the clients' states do not fit together
 
@@ -159,6 +165,7 @@ class Federation:
             raise LocalError("this Federation ended within a round, or its clients' states are gone; make a new one")
         with (
             self._states() as states,
+            Disk(states) as self._disk,  # its end is after that of all connections
             Pool(self.task, self.method, self.key, states, self.schedule.processes) as pool,
             # After the workers have forked: an SQLite connection must not be carried into a child.
             closing(StateStore(states, writer="server", durable=False)) as self.server.store,
@@ -279,13 +286,30 @@ class Federation:
                 file.write(json.dumps(vars(report)) + "\n")
 
     def _save(self) -> None:
-        """Checkpoint after the round that just ended; the states of that round are already on disk."""
-        if self.folder is None:
+        """Checkpoint after the round that just ended, once logs and states up to it are on disk.
+
+        A killed process loses nothing that was committed. A machine that loses power keeps checkpoint, logs and states
+        when nothing was written since; later rounds write the states without waiting, so that power lost then can
+        damage the states' files, while checkpoint and logs stay whole.
+        """
+        if self.folder is None or self._disk is None:
             return
         sizes = {LEDGER: self.ledger.flush(), METRICS: (self.folder / METRICS).stat().st_size}
+        for name in (LEDGER, METRICS):
+            sync(self.folder / name)
+        self._disk.sync()
         note = checkpoint.Note(self.server.round, sizes, self._seconds, self._settings())
         checkpoint.save(self.folder / "checkpoints", self.server, note)
         self._saved = self.server.round
+
+
+def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
+    if not isinstance(method, Method):
+        raise LocalError(f"Federation: method must be a Method, such as fewbits.methods.lbgm(); got {method!r}")
+    if not isinstance(key, Key):
+        raise LocalError(f"Federation: key must be a Key, such as Key(0); got {key!r}")
+    if schedule.per_round is not None and schedule.per_round > len(task.parts):
+        raise LocalError(f"per_round is {schedule.per_round}, but there are {len(task.parts)} clients")
 
 
 def _cut(path: Path, size: int) -> None:

@@ -30,6 +30,7 @@ from fewbits.link import StateStore
 from fewbits.rng import Key
 
 Message = tuple[dict[str, Any], bytes]
+WORKER = "fewbits-worker-"  # how the names of worker processes begin
 NO_MORE = 2**62  # the shared counter, past any client's number
 
 
@@ -77,7 +78,7 @@ class Pool:
             arguments = (theirs, tuple(self._pipes), self._next, self._mailboxes[i], *self._arguments, str(i))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
-                child = context.Process(target=_serve, args=arguments, daemon=True)
+                child = context.Process(target=_serve, args=arguments, name=f"{WORKER}{i}", daemon=True)
                 child.start()
             theirs.close()
             self._children.append(child)
@@ -90,7 +91,7 @@ class Pool:
         if self._worker is not None:
             self._worker.close()
         if self._children:
-            self._next.value = NO_MORE  # after a failure: workers stop after the client in hand
+            self._draw_no_more()
             for mailbox in self._mailboxes:
                 mailbox.free()  # one may wait for room for its frame
         for pipe in self._pipes:
@@ -105,6 +106,15 @@ class Pool:
             listener.join(10)
         for pipe in self._pipes:
             pipe.close()
+
+    def _draw_no_more(self) -> None:
+        """After a failure: workers stop after the client in hand. One that was killed may have died with the lock."""
+        lock = self._next.get_lock()
+        if lock.acquire(timeout=1.0):
+            try:
+                self._next.value = NO_MORE
+            finally:
+                lock.release()
 
     @property
     def workers(self) -> int:

@@ -30,12 +30,16 @@ class Task:
     loss: Loss | None = None  # None: cross-entropy
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", [np.asarray(part) for part in self.parts])  # lists will do
         if not self.parts or any(len(part) == 0 for part in self.parts):
             empty = [c for c, part in enumerate(self.parts) if len(part) == 0]
             found = f"clients without: {empty}" if empty else "there are no clients"
             raise LocalError(f"Task: every client needs at least one example; {found}")
         if len(self.x) != len(self.y):
             raise LocalError(f"Task: x has {len(self.x)} rows and y {len(self.y)}")
+        odd = next((c for c, part in enumerate(self.parts) if part.ndim != 1 or part.dtype.kind not in "iu"), None)
+        if odd is not None:
+            raise LocalError(f"Task: the part of client {odd} must be a list of row numbers; got {self.parts[odd]!r}")
         least, most = min(int(np.min(p)) for p in self.parts), max(int(np.max(p)) for p in self.parts)
         if least < 0 or most >= len(self.x):
             wrong = least if least < 0 else most

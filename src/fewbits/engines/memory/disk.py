@@ -1,0 +1,46 @@
+"""Disk: bring the clients' states to disk when a checkpoint is about to refer to them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+
+class Disk:
+    """Syncs the SQLite files of a folder; use as a context manager around everything that has them open.
+
+    A file stays open from its first sync until the end: closing any descriptor of a file drops all locks that this
+    process has on it (POSIX), those of its SQLite connections too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[Path, int] = {}
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def sync(self) -> None:
+        """Wait until what all writers have committed is on disk: databases, their logs, and the files' names."""
+        for path in sorted(self._folder.glob("states-*.sqlite*")):
+            if path.name.endswith("-shm"):
+                continue  # an index that SQLite makes anew
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDWR)
+            os.fsync(self._files[path])
+        sync(self._folder)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk; not for a file that SQLite has open here."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
