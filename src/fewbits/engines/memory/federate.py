@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from fewbits.engines.memory.federation import Federation, Result, RoundReport, Schedule
 from fewbits.engines.memory.task import Loss, Task
-from fewbits.errors import LocalError
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.rng import Key
@@ -37,8 +36,5 @@ def federate(
     `folder`: where to keep logs and checkpoints; a folder with an earlier part of the same run continues it. Same key,
     same bytes, for any number of processes.
     """
-    if not isinstance(method, Method):
-        raise LocalError(f"federate: method must be a Method, such as fewbits.methods.lbgm(); got {method!r}")
-    folder = Path(folder) if folder is not None else None
     task = Task.of(model, clients, test, local, loss)
     return Federation(task, method, Schedule(rounds, per_round, processes=processes), key, folder).run(watch)
