@@ -13,8 +13,8 @@ CLIENTS = 120
 @pytest.mark.parametrize(
     ("name", "rounds", "per_round"),
     [
-        ("lbgm", 1, None),
-        ("lbgm+topk", 2, None),
+        ("lbgm", 2, None),
+        ("lbgm+topk", 1, None),
         ("topk", 12, 20),
         ("pfedpara", 9, 40),
         pytest.param("topk", 26, 60, marks=pytest.mark.slow),
