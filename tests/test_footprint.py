@@ -14,7 +14,7 @@ CLIENTS = 120
     ("name", "rounds", "per_round"),
     [
         ("lbgm", 2, None),
-        ("lbgm+topk", 1, None),
+        ("lbgm", 1, 50),
         ("topk", 12, 20),
         ("pfedpara", 9, 40),
         pytest.param("topk", 26, 60, marks=pytest.mark.slow),
