@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
 
 LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
+FIGURES = ("loss", "recycled", "floor", "isotropy", "effective_step")  # that replies may bring
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class RoundReport:
     own_accuracy: float | None = None  # mean over all clients of each one's on its own held-out examples
     own_spread: float | None = None  # their standard deviation
     own_worst: float | None = None  # mean of the worst tenth of the clients
+    # In subspaces: mean over the round's clients of (D/d) |A^T u|^2 / |u|^2, u what a client's training changed: 1 when
+    # its subspace holds as much of it as of a random vector.
+    isotropy: float | None = None
+    effective_step: float | None = None  # in subspaces: how far a local step moves theta along an isotropic gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,9 +283,7 @@ class Federation:
     def _report(self, number: int, replies: list[Reply], failed: int, judged: dict[str, float]) -> RoundReport:
         used = [r for r in replies if not r.trouble]
         self.notes += [f"round {number}: client {r.client} was skipped: {r.trouble}" for r in replies if r.trouble][:10]
-        recycled = [r.figures["recycled"] for r in used if "recycled" in r.figures]
-        floors = [r.figures["floor"] for r in used if "floor" in r.figures]
-        losses = [r.figures["loss"] for r in used]
+        found = {name: [r.figures[name] for r in used if name in r.figures] for name in FIGURES}
         report = RoundReport(
             round=number,
             accuracy=judged.get("accuracy"),
@@ -288,7 +291,7 @@ class Federation:
             own_accuracy=judged.get("own_accuracy"),
             own_spread=judged.get("own_spread"),
             own_worst=judged.get("own_worst"),
-            train_loss=sum(losses) / max(1, len(losses)),
+            train_loss=_mean(found["loss"]) or 0.0,
             up_frame_bytes=self.ledger.frame_bytes["up"],
             down_frame_bytes=self.ledger.frame_bytes["down"],
             up_payload_bytes=self.ledger.payload_bytes["up"],
@@ -296,9 +299,11 @@ class Federation:
             clients=len(used) - failed,
             skipped=len(replies) - len(used),
             rejected=failed,
-            recycled=sum(recycled) / len(recycled) if recycled else None,
-            floor=max(floors) if floors else None,
+            recycled=_mean(found["recycled"]),
+            floor=max(found["floor"], default=None),
             seconds=self._seconds,
+            isotropy=_mean(found["isotropy"]),
+            effective_step=_mean(found["effective_step"]),
         )
         self.reports.append(report)
         return report
@@ -341,6 +346,10 @@ def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
     if schedule.per_round is not None and schedule.per_round > len(task.parts):
         raise LocalError(f"per_round is {schedule.per_round}, but there are {len(task.parts)} clients")
     method.objective.check(task.local)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _cut(path: Path, size: int) -> None:

@@ -20,6 +20,7 @@ from fewbits.codecs import as_lift
 from fewbits.engines.memory.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn import exchange, turn
+from fewbits.learn.diagnosis import effective_step
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate
 from fewbits.learn.method import Method
@@ -39,7 +40,7 @@ class Reply:
 
     client: int
     weight: int = 0  # examples
-    figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor
+    figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
     trouble: str = ""  # why there is no frame
 
     def asdict(self) -> dict[str, object]:
@@ -102,12 +103,11 @@ class Worker:
         sender.key = self.key.fold("client", client, "up")
         try:
             check_finite({"what it keeps": keep}, "a client's turn")
-            frame = sender.pieces(
-                self._sent(round, client), ack=self.version, common=self.key.fold("round", round, "common")
-            )
+            sent, held = self._sent(round, client)
+            frame = sender.pieces(sent, ack=self.version, common=self.key.fold("round", round, "common"))
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
-        figures = {"loss": report.loss} | sender.observe()
+        figures = {"loss": report.loss} | sender.observe() | held
         if "floor" in figures:  # |g/tau|^2 sin^2, with g = update / lr accumulated over tau steps
             figures["floor"] /= (task.local.lr * max(1, report.steps)) ** 2
         sender.commit()
@@ -115,12 +115,17 @@ class Worker:
         turn.remember(self._store, client, round, self.model, self.objective, keep)
         return Reply(client, len(part), figures), frame
 
-    def _sent(self, round: int, client: int) -> dict[str, Tensor]:
-        """The update as it travels: as it is, or A^T of it."""
+    def _sent(self, round: int, client: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
         if self.space is None or not isinstance(self._follower, EpochFollower):
-            return self._tree
-        matrix = self.space.matrix(len(self._update), self._follower.epoch, self.space.which(round, client))
-        return {SENT: matrix.project(self._update.cpu())}
+            return self._tree, {}
+        update = self._update.cpu()
+        matrix = self.space.matrix(len(update), self._follower.epoch, self.space.which(round, client))
+        s = matrix.project(update)
+        return {SENT: s}, {
+            "isotropy": matrix.captured(update, s),
+            "effective_step": effective_step(matrix, self.task.local.lr),
+        }
 
     def _become(self, client: int) -> Tensor:
         """Load the public model and what this client keeps, which is returned."""
