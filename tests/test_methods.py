@@ -1,10 +1,12 @@
 """Nesting has meaning: every method pins its own, and its options."""
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
 import fewbits as fb
-from fewbits.learn import FlatModel
+from fewbits.learn import FlatModel, Protection
 from fewbits.methods import METHODS, build, fedpara, topk
 from fewbits.methods.catalogue import OVER, options
 
@@ -20,7 +22,7 @@ UP = {
     "lbgm+sign": "flat(LookBack(chain(Sign()), threshold=0.6))",
     "predict": f"flat(ErrorFeedback(Predict({STACK}, silent=0.2)))",
     **dict.fromkeys(["fedprox", "scaffold", "feddyn", "fedadam", "fedyogi", "local"], "flat(chain(Raw()))"),
-    **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic"], "flat(chain(Raw()))"),
+    **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic", "dp"], "flat(chain(Raw()))"),
 }
 
 
@@ -60,7 +62,12 @@ def test_the_adaptive_threshold_can_be_given_as_text():
     assert method.up == fb.flat(fb.LookBack(fb.Raw(), threshold=fb.Adaptive(lr=0.1, steps=5, c=2.0)))
 
 
-OVERLAID = [f"{outer}+{inner}" for outer in OVER for inner in METHODS if inner not in OVER]
+OVERLAID = [
+    f"{outer}+{inner}"
+    for outer in OVER
+    for inner in METHODS
+    if inner not in OVER and (outer, inner) != ("dp", "scaffold")  # refused
+]
 
 
 @pytest.mark.parametrize("name", OVERLAID)
@@ -78,6 +85,13 @@ def test_a_method_over_another_has_its_links_and_the_options_of_both(name):
     assert options(name) == own | inside and not own.keys() & inside.keys()
     given = {key: str(value) for key, value in options(name).items()}
     assert build(name, given) == method
+
+
+def test_noise_may_stand_over_a_method_over_another():
+    method, below = build("dp+fedpara+topk", {"noise": "2", "gamma": "0.3"}), build("fedpara+topk", {"gamma": "0.3"})
+    assert method == replace(below, name="dp+fedpara+topk", protection=Protection(noise=2.0))
+    assert options("dp+intrinsic+fedpaq").keys() > {"clip", "noise", "delta", "share", "dim", "mode", "bits"}
+    assert build("dp+intrinsic", {"mode": "static"}).name == "dp+intrinsic"
 
 
 def test_factors_over_look_back_over_topk_nest_as_pinned():
@@ -125,6 +139,13 @@ def test_methods_compose_as_values():
             "unknown method 'magic'; choose one of dense.*put one of fedpara, lowrank, pfedpara, fedper",
         ),
         ("topk+fedpara", {}, r"unknown method 'topk\+fedpara'; choose.*as in fedpara\+lbgm\+topk"),
+        ("dp+dp", {}, r"unknown method 'dp\+dp'"),
+        ("fedpara+dp", {}, r"unknown method 'fedpara\+dp'; .*dp may stand over these, as in dp\+fedpara\+topk"),
+        ("dp+scaffold", {}, "would keep all noise of dp; take another objective"),
+        ("dp", {"share": "shared"}, "share must be one of local, central; got 'shared'"),
+        ("dp", {"noise": "0"}, r"noise must be in 0\.01\.\.1e6; got 0\.0"),
+        ("dp", {"delta": "1"}, "delta must be above 0 and below 1; got 1.0"),
+        ("dp", {"clip": "-1"}, r"clip must be in 1e-20\.\.1e20; got -1\.0"),
         ("fedpara+fedper", {}, r"unknown method 'fedpara\+fedper'"),
         ("fedpara+pfedpara+topk", {}, r"unknown method 'fedpara\+pfedpara\+topk'"),
         ("fedpara+", {}, r"unknown method 'fedpara\+'"),

@@ -8,6 +8,7 @@ from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import FedDyn, FedProx, Plain, Scaffold
 from fewbits.learn.optimizers import FedAdam, FedDynServer, FedYogi, ServerSGD
 from fewbits.learn.privacy import GaussianMechanism, epsilon
+from fewbits.learn.protection import Protection
 from fewbits.learn.server import Server
 from fewbits.learn.space import Space
 
@@ -24,6 +25,7 @@ __all__ = [
     "Method",
     "Objective",
     "Plain",
+    "Protection",
     "Scaffold",
     "Server",
     "ServerSGD",

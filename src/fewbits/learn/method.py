@@ -13,6 +13,7 @@ from fewbits.factor.names import mark_private, staying
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
+from fewbits.learn.protection import Protection
 from fewbits.learn.space import Space
 from fewbits.rng import Key
 
@@ -34,6 +35,7 @@ class Method:
     factor: Factorisation | None = None  # the model's weights become factors before the first round
     space: Space | None = None  # the subspaces that the model moves in
     private: tuple[str, ...] = ()  # shell patterns on names: parameters that stay with their client
+    protection: Protection | None = None  # noise on what clients send
 
     def __post_init__(self) -> None:
         if self.normalise not in NORMALISE:
@@ -44,6 +46,16 @@ class Method:
             raise LocalError(
                 f"Method: {self.objective!r} weighs by everybody's examples itself; use normalise='sampled'"
             )
+
+        if self.protection is not None and self.objective.extra:
+            raise LocalError(
+                f"Method: {self.objective!r} adds up all that clients ever sent beside their updates, and would keep "
+                "all noise of dp; take another objective"
+            )
+
+    def weight(self, examples: int) -> int:
+        """What a client with so many examples counts in a mean; under dp all count alike."""
+        return examples if self.protection is None else 1
 
     @property
     def server_optimizer(self) -> ServerOptimizer:

@@ -105,7 +105,7 @@ class Server:
 
     def sample(self, clients: int, per_round: int) -> list[int]:
         """This round's clients, ascending: a uniform subset drawn from the key and the round."""
-        return [int(c) for c in self.key.fold("round", self.round, "sample").subset(min(per_round, clients), clients)]
+        return sampled(self.key, self.round, clients, per_round)
 
     def bundle(self, client: int) -> bytes:
         """What this client must receive to hold the current model, by what it is known to have."""
@@ -235,3 +235,8 @@ class Server:
             tree = {name: x.reshape(leaf.shape) for (name, leaf), x in zip(self.spec, pieces, strict=True)}
             self.broadcast.load(broadcast, tree)
         self.moments, self.extra, self.round = tuple(moments), tuple(extra), round
+
+
+def sampled(key: Key, round: int, clients: int, per_round: int) -> list[int]:
+    """The clients of one round, counted from 0, ascending; `key` is the server's."""
+    return [int(c) for c in key.fold("round", round, "sample").subset(min(per_round, clients), clients)]

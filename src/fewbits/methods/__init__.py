@@ -7,12 +7,14 @@ from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
+from fewbits.methods.protected import dp
 from fewbits.methods.sparse import randk, signsgd, topk
 
 __all__ = [
     "METHODS",
     "build",
     "dense",
+    "dp",
     "fedadam",
     "feddyn",
     "fedpaq",

@@ -14,6 +14,7 @@ from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
+from fewbits.methods.protected import dp
 from fewbits.methods.sparse import randk, signsgd, topk
 
 OVER: Mapping[str, Callable[..., Method]] = {
@@ -22,7 +23,9 @@ OVER: Mapping[str, Callable[..., Method]] = {
     "pfedpara": pfedpara,
     "fedper": fedper,
     "intrinsic": intrinsic,
+    "dp": dp,
 }
+OUTERMOST = ("dp",)  # may stand over the others of these, too
 METHODS: Mapping[str, Callable[..., Method]] = {
     "dense": dense,
     "fedpaq": fedpaq,
@@ -60,11 +63,13 @@ def _layers(name: str) -> tuple[str, str]:
         outer, inner = name, ""
     elif not plus:
         inner = "dense"
-    if outer not in METHODS or (outer in OVER and not inner) or inner.partition("+")[0] in OVER:
+    below = inner.partition("+")[0]
+    deep = below in OVER and (outer not in OUTERMOST or below in OUTERMOST)
+    if outer not in METHODS or (outer in OVER and not inner) or deep:
         over = ", ".join(OVER)
         raise LocalError(
             f"unknown method {name!r}; choose one of {', '.join(METHODS)}, or put one of {over} over another of them, "
-            "as in fedpara+lbgm+topk"
+            f"as in fedpara+lbgm+topk; {', '.join(OUTERMOST)} may stand over these, as in dp+fedpara+topk"
         )
     return outer, inner
 
@@ -79,11 +84,15 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
                 f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}"
             )
         values[key] = _parse(name, key, text, known[key])
+    return _stacked(name, values)
+
+
+def _stacked(name: str, values: Mapping[str, object]) -> Method:
     outer, inner = _layers(name)
     if not inner:
         return METHODS[name](**values)
-    inside = {key: value for key, value in options(inner).items() if key in known}
-    over = METHODS[inner](**{key: value for key, value in values.items() if key in inside})
+    inside = options(inner)
+    over = _stacked(inner, {key: value for key, value in values.items() if key in inside})
     return METHODS[outer](over, **{key: value for key, value in values.items() if key not in inside})
 
 

@@ -83,6 +83,11 @@ class Record:
         """Mean over the rounds, all alike unless the learning rate changes; None without a subspace."""
         return _mean([r.effective_step for r in self.reports if r.effective_step is not None])
 
+    @property
+    def epsilon(self) -> float | None:
+        """Of the whole run, under dp."""
+        return self.last.epsilon
+
     def bytes_to(self, accuracy: float) -> int | None:
         """Bytes up and down until that accuracy was first measured; None: never."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
@@ -110,6 +115,8 @@ class Record:
             found |= {"own_accuracy": own[0], "own_spread": own[1], "own_worst": own[2]}
         if self.isotropy is not None:
             found |= {"isotropy": self.isotropy, "effective_step": self.effective_step}
+        if self.epsilon is not None:
+            found["epsilon"] = self.epsilon
         if target is not None:
             found |= {"target_accuracy": target, "bytes_to_target": self.bytes_to(target)}
         return found

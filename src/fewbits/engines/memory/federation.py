@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from fewbits.errors import LocalError
 from fewbits.learn import exchange, turn
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.learn.server import Server
+from fewbits.learn.server import Server, sampled
 from fewbits.link import Entry, Ledger, Receiver, StateStore
 from fewbits.link.broadcast import unpack
 from fewbits.link.ledger import stages
@@ -63,6 +64,7 @@ class RoundReport:
     # its subspace holds as much of it as of a random vector.
     isotropy: float | None = None
     effective_step: float | None = None  # in subspaces: how far a local step moves theta along an isotropic gradient
+    epsilon: float | None = None  # under dp: of the rounds so far, for the delta given; see docs/secure-aggregation.md
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +100,21 @@ class Federation:
             key.fold("server"),
             method.server_optimizer,
             normalise=method.normalise,
-            total_weight=float(sum(len(part) for part in task.parts)),
+            total_weight=float(sum(method.weight(len(part)) for part in task.parts)),
             objective=method.objective,
             space=method.space,
         )
+        if method.protection is not None:
+            method.protection.check(self.server.up.contract(self.server.spec))
         self.notes: list[str] = []
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
         if folder is not None:
             self._resume(folder)
         self.ledger = Ledger(folder / LEDGER if folder else None)
+        self._turns: Counter[int] = Counter()  # rounds that each client was asked in
+        for round in range(self.server.round):
+            self._turns.update(self._sample(round))
         self._down: dict[int | None, tuple[int, int]] = {}
         # Sees (round, client, direction, message) of all that travels, when set.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
@@ -224,7 +231,8 @@ class Federation:
     def _round(self, pool: Pool, first: bytes | None) -> RoundReport:
         """Sample, train, decode and sum in the clients' order, step, evaluate."""
         began, server, number = time.perf_counter(), self.server, self.server.round + 1
-        clients = server.sample(len(self.task.parts), self.schedule.per_round or len(self.task.parts))
+        clients = self._sample(server.round)
+        self._turns.update(clients)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
         common = self.key.fold("round", number, "common")
         self._down.clear()
@@ -249,6 +257,11 @@ class Federation:
         judged = self._judge(pool) if due else {}
         self._seconds += time.perf_counter() - began
         return self._report(number, replies, len(failed), judged)
+
+    def _sample(self, round: int) -> list[int]:
+        """The clients asked in a round, counted from 0."""
+        everybody = len(self.task.parts)
+        return sampled(self.server.key, round, everybody, self.schedule.per_round or everybody)
 
     def _judge(self, pool: Pool) -> dict[str, float]:
         """The public model on the test set, and every client's own on what it holds out."""
@@ -304,9 +317,19 @@ class Federation:
             seconds=self._seconds,
             isotropy=_mean(found["isotropy"]),
             effective_step=_mean(found["effective_step"]),
+            epsilon=self._epsilon(len(used) - failed),
         )
         self.reports.append(report)
         return report
+
+    def _epsilon(self, arrived: int) -> float | None:
+        """After a round in whose sum so many clients are."""
+        if self.method.protection is None:
+            return None
+        rounds, everybody = [*(report.clients for report in self.reports), arrived], len(self.task.parts)
+        return self.method.protection.epsilon(
+            max(self._turns.values()), rounds, self.schedule.per_round or everybody, everybody
+        )
 
     def _ways_back(self) -> tuple[int, int]:
         """The oldest and the newest round that a resume may go back to."""

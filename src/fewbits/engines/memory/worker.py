@@ -39,7 +39,7 @@ class Reply:
     """What came of one client in one round."""
 
     client: int
-    weight: int = 0  # examples
+    weight: int = 0  # examples, or 1 under dp
     figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
     trouble: str = ""  # why there is no frame
 
@@ -55,7 +55,8 @@ class Worker:
         """`states` is the StateStore's folder, `name` this worker's file in it; training happens on `device`."""
         self.device = torch.device(device)
         task = task if self.device.type == "cpu" else task.on(self.device)
-        self.task, self.key, self.number, self.objective = task, key, int(name), method.objective
+        self.task, self.key, self.number = task, key, int(name)
+        self.method, self.objective = method, method.objective
         self.model = FlatModel(copy.deepcopy(task.model).to(self.device))
         buffers = dict(self.model.module.named_buffers())
         self._untravelled = {name: buffers[name].clone() for name in buffers if name not in self.model.buffer_names}
@@ -87,8 +88,8 @@ class Worker:
         """Of the public model held."""
         return self._follower.version
 
-    def train(self, round: int, client: int) -> tuple[Reply, list[bytes | memoryview]]:
-        """Play one client: load its end, train from the public model, encode what changed: the pieces of its frame."""
+    def train(self, round: int, client: int, asked: int) -> tuple[Reply, list[bytes | memoryview]]:
+        """Play one of the round's `asked` clients: load its end, train, encode what changed: its frame's pieces."""
         task, part = self.task, self.task.parts[client]
         own = self._become(client)
         key = self.key.fold("round", round, "client", client)
@@ -103,7 +104,7 @@ class Worker:
         sender.key = self.key.fold("client", client, "up")
         try:
             check_finite({"what it keeps": keep}, "a client's turn")
-            sent, held = self._sent(round, client)
+            sent, held = self._sent(round, client, asked)
             frame = sender.pieces(sent, ack=self.version, common=self.key.fold("round", round, "common"))
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
@@ -113,19 +114,26 @@ class Worker:
         sender.commit()
         ends.save(self._store, client, PART, round, sender.dump(), before)
         turn.remember(self._store, client, round, self.model, self.objective, keep)
-        return Reply(client, len(part), figures), frame
+        return Reply(client, self.method.weight(len(part)), figures), frame
 
-    def _sent(self, round: int, client: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _sent(self, round: int, client: int, asked: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
         if self.space is None or not isinstance(self._follower, EpochFollower):
+            self._update.copy_(self._protected(self._update, round, client, asked))
             return self._tree, {}
         update = self._update.cpu()
         matrix = self.space.matrix(len(update), self._follower.epoch, self.space.which(round, client))
         s = matrix.project(update)
-        return {SENT: s}, {
+        return {SENT: self._protected(s, round, client, asked)}, {
             "isotropy": matrix.captured(update, s),
             "effective_step": effective_step(matrix, self.task.local.lr),
         }
+
+    def _protected(self, x: Tensor, round: int, client: int, asked: int) -> Tensor:
+        """All that is about to leave the client, with its own noise; in a subspace that is s, whose norm is bounded."""
+        protection = self.method.protection
+        key = self.key.fold("client", client, "dp", round)
+        return x if protection is None else protection.apply(x, asked, key)
 
     def _become(self, client: int) -> Tensor:
         """Load the public model and what this client keeps, which is returned."""
