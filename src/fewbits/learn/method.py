@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -56,6 +56,10 @@ class Method:
     def weight(self, examples: int) -> int:
         """What a client with so many examples counts in a mean; under dp all count alike."""
         return examples if self.protection is None else 1
+
+    def among(self, clients: int) -> Method:
+        """As a run with so many clients in each round uses it."""
+        return self if self.protection is None else replace(self, protection=replace(self.protection, clients=clients))
 
     @property
     def server_optimizer(self) -> ServerOptimizer:

@@ -119,7 +119,7 @@ def _cost(noise_multiplier: float, sampling_rate: float) -> np.ndarray:
 
 def _rdp() -> ModuleType:
     try:
-        from opacus.accountants import analysis
+        from opacus.accountants.analysis import rdp
     except ImportError:
         raise LocalError("epsilon needs Opacus's privacy accountant: pip install 'fewbits[dp]'") from None
-    return analysis.rdp
+    return rdp

@@ -31,6 +31,7 @@ class Protection:
     noise: float = 1.0  # sigma; larger: more private, slower
     delta: float = 1e-5  # of the (epsilon, delta) that is reported; well below 1 / clients
     share: str = "local"  # or "central"
+    clients: int = 1  # n, whose messages are in one sum; a run sets it
 
     def __post_init__(self) -> None:
         for name, fine in (
@@ -51,21 +52,23 @@ class Protection:
             )
         epsilon_of(self.delta, {(self.noise, 1.0): 1})
 
-    def apply(self, x: Tensor, clients: int, key: Key) -> Tensor:
-        """x clipped and noisy, as one of `clients` in this round; `key`: secret, and another one for each x.  # (n,)"""
+    def apply(self, x: Tensor, key: Key) -> Tensor:
+        """x clipped and noisy; `key`: secret, and another one for each x.  # (n,)"""
         mechanism = GaussianMechanism(self.clip, self.noise)
-        return (mechanism if self.share == "local" else mechanism.share(clients)).apply(x, key)
+        return (mechanism if self.share == "local" else mechanism.share(self.clients)).apply(x, key)
 
-    def epsilon(self, messages: int, arrived: Iterable[int], per_round: int, clients: int) -> float:
+    def epsilon(self, messages: int, arrived: Iterable[int], everybody: int) -> float:
         """What a run has come to.
 
         Local: `messages`, the most that any client has sent. Central: `arrived`, the clients in each round's sum, of
-        `per_round` that were asked of `clients`; noise of those that did not arrive is missing.
+        those asked among `everybody`; noise of those that did not arrive is missing.
         """
         if self.share == "local":
             return epsilon_of(self.delta, {(self.noise, 1.0): messages})
         rounds = Counter(count for count in arrived if count)
-        spent = {(self.noise * math.sqrt(n / per_round), per_round / clients): times for n, times in rounds.items()}
+        spent = {
+            (self.noise * math.sqrt(n / self.clients), self.clients / everybody): times for n, times in rounds.items()
+        }
         return epsilon_of(self.delta, spent)
 
 

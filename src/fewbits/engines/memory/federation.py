@@ -90,6 +90,7 @@ class Federation:
     ) -> None:
         """`folder` may hold an earlier part of the same run, which is continued after its last sound checkpoint."""
         _check(task, method, schedule, key)
+        method = method.among(min(schedule.per_round or len(task.parts), len(task.parts)))
         method.prepare(task.model, key.fold("factor"))
         folder = Path(folder) if folder is not None else None
         self.task, self.method, self.schedule, self.key, self.folder = task, method, schedule, key, folder
@@ -326,10 +327,8 @@ class Federation:
         """After a round in whose sum so many clients are."""
         if self.method.protection is None:
             return None
-        rounds, everybody = [*(report.clients for report in self.reports), arrived], len(self.task.parts)
-        return self.method.protection.epsilon(
-            max(self._turns.values()), rounds, self.schedule.per_round or everybody, everybody
-        )
+        rounds = [*(report.clients for report in self.reports), arrived]
+        return self.method.protection.epsilon(max(self._turns.values()), rounds, len(self.task.parts))
 
     def _ways_back(self) -> tuple[int, int]:
         """The oldest and the newest round that a resume may go back to."""

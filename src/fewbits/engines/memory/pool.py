@@ -122,7 +122,7 @@ class Pool:
         if self._worker is not None:
             self._worker.follow(bundle)
             for client in clients:
-                reply, pieces = self._worker.train(number, client, len(clients))
+                reply, pieces = self._worker.train(number, client)
                 yield reply, b"".join(pieces)
             return
         self._tell({"do": "round", "round": number, "clients": clients}, bundle)
@@ -255,7 +255,7 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
     worker.follow(data)
     if order["do"] == "round":
         for i in _draw(counter, len(order["clients"])):
-            reply, pieces = worker.train(order["round"], order["clients"][i], len(order["clients"]))
+            reply, pieces = worker.train(order["round"], order["clients"][i])
             slot = mailbox.put(pieces) if pieces else None
             length = sum(map(len, pieces))
             header = {"index": i, "reply": reply.asdict(), "slot": slot, "length": length, "worker": worker.number}

@@ -88,8 +88,8 @@ class Worker:
         """Of the public model held."""
         return self._follower.version
 
-    def train(self, round: int, client: int, asked: int) -> tuple[Reply, list[bytes | memoryview]]:
-        """Play one of the round's `asked` clients: load its end, train, encode what changed: its frame's pieces."""
+    def train(self, round: int, client: int) -> tuple[Reply, list[bytes | memoryview]]:
+        """Play one client: load its end, train from the public model, encode what changed: the pieces of its frame."""
         task, part = self.task, self.task.parts[client]
         own = self._become(client)
         key = self.key.fold("round", round, "client", client)
@@ -104,7 +104,7 @@ class Worker:
         sender.key = self.key.fold("client", client, "up")
         try:
             check_finite({"what it keeps": keep}, "a client's turn")
-            sent, held = self._sent(round, client, asked)
+            sent, held = self._sent(round, client)
             frame = sender.pieces(sent, ack=self.version, common=self.key.fold("round", round, "common"))
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
@@ -116,24 +116,23 @@ class Worker:
         turn.remember(self._store, client, round, self.model, self.objective, keep)
         return Reply(client, self.method.weight(len(part)), figures), frame
 
-    def _sent(self, round: int, client: int, asked: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _sent(self, round: int, client: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
         if self.space is None or not isinstance(self._follower, EpochFollower):
-            self._update.copy_(self._protected(self._update, round, client, asked))
+            self._update.copy_(self._protected(self._update, round, client))
             return self._tree, {}
         update = self._update.cpu()
         matrix = self.space.matrix(len(update), self._follower.epoch, self.space.which(round, client))
         s = matrix.project(update)
-        return {SENT: self._protected(s, round, client, asked)}, {
+        return {SENT: self._protected(s, round, client)}, {
             "isotropy": matrix.captured(update, s),
             "effective_step": effective_step(matrix, self.task.local.lr),
         }
 
-    def _protected(self, x: Tensor, round: int, client: int, asked: int) -> Tensor:
-        """All that is about to leave the client, with its own noise; in a subspace that is s, whose norm is bounded."""
+    def _protected(self, x: Tensor, round: int, client: int) -> Tensor:
+        """All that is about to leave the client, with its own noise under dp; in a subspace that is s."""
         protection = self.method.protection
-        key = self.key.fold("client", client, "dp", round)
-        return x if protection is None else protection.apply(x, asked, key)
+        return x if protection is None else protection.apply(x, self.key.fold("client", client, "dp", round))
 
     def _become(self, client: int) -> Tensor:
         """Load the public model and what this client keeps, which is returned."""
