@@ -15,7 +15,7 @@ from fewbits.coders import Fixed
 from fewbits.data import NAMES, load
 from fewbits.data.outline import outline
 from fewbits.errors import LocalError
-from fewbits.learn.forecast import Link, forecast
+from fewbits.learn.forecast import Link, forecast, frames
 from fewbits.learn.forecast.downlink import Entries, Epochs, Whole, downlink
 from fewbits.learn.space import Space
 from fewbits.link import Broadcast
@@ -81,14 +81,14 @@ def test_buffers_are_in_a_plan():
 
 @pytest.mark.parametrize("name", ["topk", "randk", "signsgd", "topk+delta4", "intrinsic+topk", "fedpara+topk"])
 def test_a_plan_measured_on_random_updates_is_near_what_a_run_sends(name):
-    """Within 15% up, 25% down, on a model of 910 parameters; what is random there is smooth here and there."""
+    """Within 5% up, 10% down; Gaussian updates have no small tensors with large entries, as real ones do."""
     settings = {"dim": "256"} if "intrinsic" in name else {"down": "delta4"} if "delta4" in name else {}
     name = name.removesuffix("+delta4")
     (line,) = planned(name, settings)
     up, down = played(name, settings)
     assert line.basis == "random update"
-    assert line.up_total == pytest.approx(up, rel=0.15)
-    assert line.down_total == pytest.approx(down, rel=0.25)
+    assert line.up_total == pytest.approx(up, rel=0.05)
+    assert line.down_total == pytest.approx(down, rel=0.1)
 
 
 @pytest.mark.parametrize(("threshold", "case"), [("0", "all in full"), ("1", "all recycled")])
@@ -114,6 +114,18 @@ def test_what_is_kept_for_a_client_is_what_its_ends_take_on_disk():
     assert topk.server_keeps == 16 and topk.client_keeps > 4 * topk.numbers, "a residual is the client's alone"
     (own,) = planned("local", {})
     assert own.client_keeps == 16 + 4 * sum(p.numel() for p in mlp().parameters())
+
+
+@pytest.mark.parametrize(("name", "down"), [("topk", "delta8"), ("scaffold", "delta4")])
+def test_a_model_too_large_for_a_round_of_updates_is_planned_by_a_smaller_one(name, down, monkeypatch):
+    def plan():
+        return forecast(lambda: of_shapes({"a.b": (60_000,)}), build(name, {"down": down}), 9, 5, 7, KEY)[0]
+
+    whole = plan()
+    monkeypatch.setattr(frames, "NUMBERS", 2**17)
+    small = plan()
+    assert small.up_total == pytest.approx(whole.up_total, rel=0.01)
+    assert small.down_total == pytest.approx(whole.down_total, rel=0.03) and small.down_total != whole.down_total
 
 
 # what a client gets that was away

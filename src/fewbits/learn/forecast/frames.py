@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fewbits.codecs import Codec
 from fewbits.errors import LocalError
 from fewbits.learn import turn
-from fewbits.learn.forecast.downlink import Downlink, downlink
+from fewbits.learn.forecast.downlink import Downlink, Entries, downlink
 from fewbits.learn.method import Method
 from fewbits.learn.server import Server
 from fewbits.link import Sender
@@ -18,7 +18,8 @@ from fewbits.link.broadcast import Broadcast
 from fewbits.rng import Key
 
 ROUNDS = 3  # frames of each client that are made
-NUMBERS = 2**25  # most entries of random updates in a round, unless one update has more
+NUMBERS = 2**25  # most entries of random updates in a round of several clients
+LEAST = 2**12  # numbers in the small model that stands for a large one
 SIZE = 0.01  # standard deviation of their entries; no codec's frames depend on it but an absolute threshold's
 FAR = 1000.0  # so many times what was decoded last drowns any residual: recycled wherever a method recycles
 
@@ -40,7 +41,8 @@ class Frames:
 def measure(model: nn.Module, method: Method, clients: int, per_round: int, key: Key) -> Frames:
     """Play rounds of random updates on a prepared model, which is changed: three, or one where all are alike.
 
-    Where the downlink depends on the mean update, `per_round` clients make it, or as many as `NUMBERS` allows.
+    Where the downlink depends on the mean update, `per_round` clients make it, of a smaller model where they would have
+    more than `NUMBERS` entries.
     """
     server = Server(
         model,
@@ -54,9 +56,9 @@ def measure(model: nn.Module, method: Method, clients: int, per_round: int, key:
         space=method.space,
     )
     broadcast = server.broadcast
-    moves = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
-    count = min(per_round, max(1, NUMBERS // max(1, server.spec.numel))) if moves else 1
-    senders = [Sender(server.up, server.spec, key.fold("client", c, "up")) for c in range(count)]
+    differs = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
+    moves = differs and per_round * server.spec.numel <= NUMBERS
+    senders = [Sender(server.up, server.spec, key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
     fixed = all(_innermost(g.codec).contract(g.spec).payload_bits is not None for g in server.up.groups(server.spec))
     lengths: list[int] = []
     for round in range(ROUNDS if moves or not fixed else 1):
@@ -74,10 +76,26 @@ def measure(model: nn.Module, method: Method, clients: int, per_round: int, key:
         sum(later) / len(later) if later else first,
         recycled,
         fixed,
-        downlink(broadcast, method.space),
+        _scaled(server, method, clients, per_round, key)
+        if differs and not moves
+        else downlink(broadcast, method.space),
         server.spec.numel,
         len(server.receiver(0).dump()),
         len(senders[0].dump()) + 4 * len(kept),
+    )
+
+
+def _scaled(server: Server, method: Method, clients: int, per_round: int, key: Key) -> Entries:
+    """Differences in proportion to those of a model that has fewer numbers, in one tensor."""
+    numbers = max(LEAST, NUMBERS // per_round // (1 + method.objective.extra))
+    few = min(per_round, NUMBERS // numbers // (1 + method.objective.extra))
+    small = measure(
+        nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, private=()), clients, few, key
+    )
+    assert isinstance(small.down, Entries)
+    (snapshot,) = server.broadcast.frames(None)
+    return replace(
+        small.down, snapshot=len(snapshot), entry=round(small.down.entry * server.spec.numel / small.numbers)
     )
 
 
