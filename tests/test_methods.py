@@ -21,6 +21,7 @@ UP = {
     "lbgm+topk": f"flat(LookBack({STACK}))",
     "lbgm+sign": "flat(LookBack(chain(Sign()), threshold=0.6))",
     "predict": f"flat(ErrorFeedback(Predict({STACK}, silent=0.2)))",
+    "fetchsgd": "flat(chain(MeanSketch(columns=400, rows=5, seed=7, mode='unbiased')))",
     **dict.fromkeys(["fedprox", "scaffold", "feddyn", "fedadam", "fedyogi", "local"], "flat(chain(Raw()))"),
     **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic", "dp"], "flat(chain(Raw()))"),
 }
@@ -49,6 +50,7 @@ def test_a_downlink_is_the_whole_model_or_differences_to_the_public_one():
     assert repr(build("dense").down) == "flat(chain(Raw()))"
     assert repr(build("dense", {"down": "fp16"}).down) == "flat(chain(Raw('fp16')))"
     assert repr(build("topk").down) == "flat(Delta(chain(Quantize(bits=8), Rans())))"
+    assert repr(build("fetchsgd").down) == "flat(Delta(chain(Threshold(tau=0.0))))"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -62,12 +64,8 @@ def test_the_adaptive_threshold_can_be_given_as_text():
     assert method.up == fb.flat(fb.LookBack(fb.Raw(), threshold=fb.Adaptive(lr=0.1, steps=5, c=2.0)))
 
 
-OVERLAID = [
-    f"{outer}+{inner}"
-    for outer in OVER
-    for inner in METHODS
-    if inner not in OVER and (outer, inner) != ("dp", "scaffold")  # refused
-]
+REFUSED = [("dp", "scaffold"), ("intrinsic", "fetchsgd")]  # the latter steps on sketches
+OVERLAID = [f"{a}+{b}" for a in OVER for b in METHODS if b not in OVER and (a, b) not in REFUSED]
 
 
 @pytest.mark.parametrize("name", OVERLAID)
@@ -131,7 +129,7 @@ def test_methods_compose_as_values():
         ("lbgm", {"feedback": "perhaps"}, "option feedback must be true or false"),
         ("lbgm+topk", {"feedback": "both"}, "feedback must be one of none, inside, outside; got 'both'"),
         ("predict", {"feedback": "inside"}, "feedback must be one of none, outside"),
-        ("topk", {"down": "delta3"}, "unknown downlink 'delta3'; choose one of dense, fp16, delta8, delta4"),
+        ("topk", {"down": "delta3"}, "unknown downlink 'delta3'; choose one of dense, fp16, delta8, delta4, changes"),
         ("dense", {"momentum": "1"}, r"momentum in \[0, 1\)"),
         (
             "fedpara+magic",
@@ -148,6 +146,8 @@ def test_methods_compose_as_values():
         ("dp", {"clip": "-1"}, r"clip must be in 1e-20\.\.1e20; got -1\.0"),
         ("fedpara+fedper", {}, r"unknown method 'fedpara\+fedper'"),
         ("fedpara+pfedpara+topk", {}, r"unknown method 'fedpara\+pfedpara\+topk'"),
+        ("intrinsic+fetchsgd", {}, "steps on sketches, not in a subspace"),
+        ("fetchsgd", {"feedback": "some"}, "feedback must be one of subtract, zero; got 'some'"),
         ("fedpara+", {}, r"unknown method 'fedpara\+'"),
         ("+topk", {}, r"unknown method '\+topk'"),
         (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewbits.codecs import Codec, Transform, TreeTotal, as_lift
+from fewbits.codecs import Chain, Codec, Flat, Transform, TreeTotal, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError, WireError
 from fewbits.learn import exchange
@@ -86,6 +86,7 @@ class Server:
         else:
             expand = partial(space.expand, len(self.flat.shared))
             self.broadcast = EpochBroadcast(self.flat.shared, space.numel, expand, key.fold("down"))
+        self._check_carrier()
         self.moments: Moments = self.optimizer.init(space.numel if space else len(self.flat.shared_params))
         self.normalise, self.total_weight = normalise, total_weight
         self.round = 0  # rounds finished
@@ -97,6 +98,18 @@ class Server:
         self._fresh = self._shared.dump()
         self._before: bytes | None = None  # what it was lent as
         self._clear()
+
+    def _check_carrier(self) -> None:
+        """An optimiser that steps on carriers needs them, of one vector with all that travels, as they were added."""
+        front, codec = self.optimizer.carrier, self.up.inner[0]
+        if front is None:
+            return
+        if self.space or not isinstance(self.up, Flat) or not isinstance(codec, Chain) or codec.front != (front,):
+            raise LocalError(
+                f"Server: {self.optimizer!r} steps on sums of what {front!r} leaves, so the uplink must be "
+                f"flat(chain({front!r}, ...)), not in a subspace, and nothing but parameters may travel (use GroupNorm "
+                f"instead of BatchNorm); got {self.up!r}"
+            )
 
     def _clear(self) -> None:
         """Begin the sums of a round: one for each subspace that clients send from."""
@@ -158,19 +171,23 @@ class Server:
         self.flat.attach()  # says so when the model was moved off the memory that we write
         scale = 1.0 / ((self.total_weight if self.normalise == "all" else None) or self._weight or 1.0)
         share = self._weight / self.total_weight if self.total_weight else 1.0
-        totals = [{name: x * scale for name, x in total.value().items()} for total in self._totals]
         if isinstance(self.broadcast, EpochBroadcast):
-            self._move(self.broadcast, torch.cat([total[SENT] for total in totals]), share)
+            self._move(self.broadcast, torch.cat([total.value()[SENT] * scale for total in self._totals]), share)
         else:
             if self._weight:
-                self._apply(totals[0], share)
+                self._apply(self._totals[0], scale, share)
             self.broadcast.publish(exchange.values(self.flat, self.extra))
         self.round += 1
         self._clear()
 
-    def _apply(self, mean: dict[str, Tensor], share: float) -> None:
-        parameters = [x.reshape(-1) for name, x in mean.items() if not name.startswith(exchange.AS_THEY_ARE)]
-        update = torch.cat([torch.zeros(0), *parameters])
+    def _apply(self, total: TreeTotal, scale: float, share: float) -> None:
+        mean: dict[str, Tensor] = {}
+        if self.optimizer.carrier is not None:
+            update = total.carried[0] * scale
+        else:
+            mean = {name: x * scale for name, x in total.value().items()}
+            parameters = [x.reshape(-1) for name, x in mean.items() if not name.startswith(exchange.AS_THEY_ARE)]
+            update = torch.cat([torch.zeros(0), *parameters])
         theta, moments = self.optimizer.step(self.flat.shared_params, update, self.moments, share=share)
         changed = tuple(x for name, x in mean.items() if name.startswith(exchange.CONTROL))
         extra = self.objective.absorb(self.extra, changed, share)

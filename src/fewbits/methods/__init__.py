@@ -3,6 +3,7 @@
 from fewbits.methods.catalogue import METHODS, build
 from fewbits.methods.dense import dense, fedpaq
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
+from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
@@ -22,6 +23,7 @@ __all__ = [
     "fedper",
     "fedprox",
     "fedyogi",
+    "fetchsgd",
     "intrinsic",
     "lbgm",
     "lbgm_sign",

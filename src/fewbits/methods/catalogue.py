@@ -10,6 +10,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.methods.dense import dense, fedpaq
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
+from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
@@ -36,6 +37,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "lbgm+topk": lbgm_topk,
     "lbgm+sign": lbgm_sign,
     "predict": predict,
+    "fetchsgd": fetchsgd,
     "fedprox": fedprox,
     "scaffold": scaffold,
     "feddyn": feddyn,
@@ -70,6 +72,10 @@ def _layers(name: str) -> tuple[str, str]:
         raise LocalError(
             f"unknown method {name!r}; choose one of {', '.join(METHODS)}, or put one of {over} over another of them, "
             f"as in fedpara+lbgm+topk; {', '.join(OUTERMOST)} may stand over these, as in dp+fedpara+topk"
+        )
+    if (outer, inner) == ("intrinsic", "fetchsgd"):
+        raise LocalError(
+            "intrinsic+fetchsgd: FetchSGD's server steps on sketches, not in a subspace; choose one of them"
         )
     return outer, inner
 
