@@ -289,7 +289,8 @@ class Federation:
         version = self.server.versions.get(client)
         if version not in self._down:
             bundle = self.server.broadcast.bundle(version)
-            self._down[version] = (len(bundle), sum(len(frame) - HEADER_BYTES for frame in unpack(bundle)))
+            frames = unpack(bundle) if bundle[0] else []  # a client that is up to date gets an acknowledgement alone
+            self._down[version] = (len(bundle), sum(len(frame) - HEADER_BYTES for frame in frames))
         self.ledger.add(Entry(number, client, "down", *self._down[version]))
         if self.tap:
             self.tap(number, client, "down", self.server.broadcast.bundle(version))
