@@ -1,0 +1,97 @@
+"""The rows of the tables: settings, methods, and the learning rates that the tuning found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+DIMS = {"mnist": (64, 256, 1024, 4096), "cifar10": (256, 1024, 4096)}
+MODES = ("static", "time-varying", "k-subspace")
+PARAMETERS = {"mnist": 101_770, "cifar10": 85_642}  # D of the two models
+GRID = (0.03, 0.1, 0.3, 1.0)  # learning rates tried for every method; in subspaces times sqrt(D/d)
+EPOCH = 20  # rounds with the same matrices
+LINKS = "links"  # the setting of the downlink question
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row."""
+
+    name: str
+    setting: str  # "mnist", "cifar10": FetchSGD's setting; "links": few clients who come back
+    method: str
+    settings: dict[str, str] = field(default_factory=dict)
+    rate: str = ""  # the row whose tuned rate is used; "": its own
+    stateless: bool = False  # without error feedback, as a client that never comes back cannot have any
+    per_round: int = 100  # clients
+    rounds: int = 100
+    lr: float = 0.0
+
+    @property
+    def tuned(self) -> str:
+        """The row whose rate this one has."""
+        return self.rate or self.name
+
+
+def subspaces(setting: str) -> list[Case]:
+    """Static, time-varying and K-subspace, all at the rate that is best for static."""
+    return [
+        Case(
+            f"{mode} {dim}",
+            setting,
+            "intrinsic",
+            {"dim": str(dim), "mode": mode, "k": "4", "epoch": str(EPOCH), "momentum": "0.9"},
+            rate=f"static {dim}",
+        )
+        for dim in DIMS[setting]
+        for mode in MODES
+    ]
+
+
+def rivals(setting: str) -> list[Case]:
+    """FetchSGD, local top-k and FedAvg."""
+    large = {"rows": "5", "columns": "2000", "k": "500"}
+    found = [Case("fetchsgd 10,000", setting, "fetchsgd", large)]
+    local = {"bits": "32", "momentum": "0.9", "down": "delta8"}
+    found += [Case("local top-k 10%", setting, "topk", local | {"fraction": "0.1"}, stateless=True)]
+    found += [Case("fedavg", setting, "dense", {"momentum": "0.9"}, rounds=50)]
+    if setting == "mnist":
+        small = {"rows": "5", "columns": "400", "k": "100"}
+        found += [Case("fetchsgd 2,000", setting, "fetchsgd", small)]
+        found += [Case("local top-k 1%", setting, "topk", local | {"fraction": "0.01"}, stateless=True)]
+        found += [Case("fedavg, 10 a round", setting, "dense", {"momentum": "0.9"}, per_round=10)]
+    return found
+
+
+def links() -> list[Case]:
+    """FedAvg, LBGM and top-k, each with a dense downlink and with quantised differences."""
+    methods = {"fedavg": ("dense", {}), "lbgm 0.2": ("lbgm", {"threshold": "0.2"}), "top-k 5%": ("topk", {})}
+    return [
+        Case(f"{name}, {down} down", LINKS, method, own | {"down": down}, per_round=10, rounds=40, lr=0.1)
+        for name, (method, own) in methods.items()
+        for down in ("dense", "delta8", "delta4")
+    ]
+
+
+def cases() -> list[Case]:
+    """All rows with their rates."""
+    found = [case for setting in DIMS for case in (*subspaces(setting), *rivals(setting))]
+    return links() + [replace(case, lr=RATES[case.setting][case.tuned]) for case in found]
+
+
+def tuning() -> list[Case]:
+    """The grid of rates; modes share static's."""
+    found = []
+    for setting, size in PARAMETERS.items():
+        for case in (*subspaces(setting), *rivals(setting)):
+            if not case.rate or case.rate == case.name:
+                times = (size / int(case.settings["dim"])) ** 0.5 if "dim" in case.settings else 1.0
+                rates = [float(f"{rate * times:.2g}") for rate in GRID]
+                short = replace(case, rounds=min(case.rounds, 50))
+                found += [replace(short, name=f"{case.name} at {lr:g}", rate=case.name, lr=lr) for lr in rates]
+    return found
+
+
+RATES: dict[str, dict[str, float]] = {
+    "mnist": {},
+    "cifar10": {},
+}
