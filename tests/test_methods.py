@@ -7,6 +7,7 @@ from torch import nn
 
 import fewbits as fb
 from fewbits.learn import FlatModel, Protection
+from fewbits.learn.masking import Masking
 from fewbits.methods import METHODS, build, fedpara, topk
 from fewbits.methods.catalogue import OVER, options
 
@@ -23,7 +24,9 @@ UP = {
     "predict": f"flat(ErrorFeedback(Predict({STACK}, silent=0.2)))",
     "fetchsgd": "flat(chain(MeanSketch(columns=400, rows=5, seed=7, mode='unbiased')))",
     **dict.fromkeys(["fedprox", "scaffold", "feddyn", "fedadam", "fedyogi", "local"], "flat(chain(Raw()))"),
-    **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic", "dp"], "flat(chain(Raw()))"),
+    **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic"], "flat(chain(Raw()))"),
+    "masked": "flat(chain(Words(bits=32)))",
+    "dp": "flat(chain(Raw()))",
 }
 
 
@@ -65,7 +68,12 @@ def test_the_adaptive_threshold_can_be_given_as_text():
 
 
 REFUSED = [("dp", "scaffold"), ("intrinsic", "fetchsgd")]  # the latter steps on sketches
-OVERLAID = [f"{a}+{b}" for a in OVER for b in METHODS if b not in OVER and (a, b) not in REFUSED]
+OVERLAID = [
+    f"{outer}+{inner}"
+    for outer in OVER
+    for inner in METHODS
+    if inner not in OVER and outer != "masked" and (outer, inner) not in REFUSED
+]
 
 
 @pytest.mark.parametrize("name", OVERLAID)
@@ -90,6 +98,16 @@ def test_noise_may_stand_over_a_method_over_another():
     assert method == replace(below, name="dp+fedpara+topk", protection=Protection(noise=2.0))
     assert options("dp+intrinsic+fedpaq").keys() > {"clip", "noise", "delta", "share", "dim", "mode", "bits"}
     assert build("dp+intrinsic", {"mode": "static"}).name == "dp+intrinsic"
+
+
+@pytest.mark.parametrize("name", ["masked+intrinsic", "masked+fedpara", "masked+fedprox", "dp+masked+pfedpara"])
+def test_masks_stand_over_whatever_sends_dense_numbers(name):
+    method, below = build(name, {"bits": "40"}), build(name.rpartition("+")[2])
+    assert method.masking == Masking(40) and repr(method.up) == "flat(chain(Words(bits=40)))"
+    for field in ("down", "optimizer", "objective", "factor", "space", "private"):
+        assert getattr(method, field) == getattr(below, field)
+    given = {key: str(value) for key, value in options(name).items()}
+    assert build(name, given) == build(name)
 
 
 def test_factors_over_look_back_over_topk_nest_as_pinned():
@@ -137,6 +155,13 @@ def test_methods_compose_as_values():
             "unknown method 'magic'; choose one of dense.*put one of fedpara, lowrank, pfedpara, fedper",
         ),
         ("topk+fedpara", {}, r"unknown method 'topk\+fedpara'; choose.*as in fedpara\+lbgm\+topk"),
+        ("masked+topk", {}, r"words stand for the numbers of a dense uplink.*; topk sends by flat\(ErrorFeedback"),
+        ("masked+fedpaq", {}, "fedpaq sends by"),
+        ("masked+feddyn", {}, "masks need clients that keep nothing"),
+        ("masked+scaffold", {}, "masks need clients that keep nothing"),
+        ("masked+intrinsic", {"mode": "k-subspace"}, "one subspace for all"),
+        ("masked", {"bits": "60"}, r"bits must be an integer in 2\.\.48; got 60"),
+        ("masked+dp", {}, r"unknown method 'masked\+dp'"),
         ("dp+dp", {}, r"unknown method 'dp\+dp'"),
         ("fedpara+dp", {}, r"unknown method 'fedpara\+dp'; .*dp may stand over these, as in dp\+fedpara\+topk"),
         ("dp+scaffold", {}, "would keep all noise of dp; take another objective"),

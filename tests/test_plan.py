@@ -44,6 +44,8 @@ EXACT = {
     "pfedpara": {},
     "fedpara+fedpaq": {},
     "dp+dense": {},
+    "masked": {"bits": "20"},
+    "dp+masked+intrinsic": {"dim": "32", "mode": "time-varying", "share": "central"},
     "signsgd": {"down": "dense"},
     **{f"intrinsic, {mode}": {"dim": "32", "mode": mode, "k": "3", "epoch": "2"} for mode in ("static", "k-subspace")},
     "intrinsic, time-varying": {"dim": "300", "mode": "time-varying", "epoch": "1"},  # theta is sent when finals add up
@@ -79,7 +81,9 @@ def test_buffers_are_in_a_plan():
     assert (line.up_total, line.down_total) == played("fedpaq", {}, task=task(model=normed))
 
 
-@pytest.mark.parametrize("name", ["topk", "randk", "signsgd", "topk+delta4", "intrinsic+topk", "fedpara+topk"])
+@pytest.mark.parametrize(
+    "name", ["topk", "randk", "signsgd", "topk+delta4", "intrinsic+topk", "fedpara+topk", "masked+delta4"]
+)
 def test_a_plan_measured_on_random_updates_is_near_what_a_run_sends(name):
     """Within 5% up, 10% down; Gaussian updates have no small tensors with large entries, as real ones do."""
     settings = {"dim": "256"} if "intrinsic" in name else {"down": "delta4"} if "delta4" in name else {}

@@ -12,7 +12,6 @@ from torch import Tensor
 from fewbits.errors import LocalError
 from fewbits.learn.privacy import GaussianMechanism, epsilon_of
 from fewbits.rng import Key
-from fewbits.spec import Contract
 
 SHARES = ("local", "central")
 
@@ -43,9 +42,12 @@ class Protection:
             if not fine:
                 raise LocalError(f"Protection: {name} must be {_RANGES[name]}; got {getattr(self, name)!r}")
 
-    def check(self, up: Contract) -> None:
-        """LocalError unless the uplink keeps the promise; says so, too, when the accountant is missing."""
-        if self.share == "central" and not up.lossless:
+    def check(self, lossless: bool) -> None:
+        """LocalError unless the uplink keeps the promise; says so, too, when the accountant is missing.
+
+        `lossless`: the uplink's codec loses nothing, but for a field's steps.
+        """
+        if self.share == "central" and not lossless:
             raise LocalError(
                 "dp: share=central needs an uplink that loses nothing (dense, intrinsic): what a lossy codec makes of "
                 "one client's message does not follow from the sum that the noise protects; take share=local"

@@ -16,6 +16,7 @@ from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.masking import MaskedTotal, Masking
 from fewbits.learn.method import NORMALISE
 from fewbits.learn.objective import Objective, Vectors
 from fewbits.learn.objectives import Plain
@@ -53,11 +54,13 @@ class Server:
         common: Key = Key(0),
         objective: Objective | None = None,
         space: Space | None = None,
+        masking: Masking | None = None,
     ) -> None:
         """`store` keeps the clients' states on disk; without it they stay in memory.
 
         `total_weight` is everybody's examples; normalise="all", SCAFFOLD and FedDyn need it. Without an `optimizer`,
         the objective's own half or ServerSGD. In a `space`, the optimiser steps on s, and s travels down as it is.
+        With `masking`, only the sum of all its clients' words is read; `up` is masking's own.
         """
         self.objective: Objective = objective or Plain()
         self.optimizer: ServerOptimizer = optimizer or self.objective.server() or ServerSGD()
@@ -80,7 +83,9 @@ class Server:
         )
         self.extra: Vectors = (torch.zeros_like(self.flat.shared_params),) * self.objective.extra
         self.key, self.common = key, common
-        self.up = exchange.with_buffers(as_lift(up, "Server"), self.spec)
+        self.masking, self.void = masking, False  # whether the last round's masks did not cancel
+        self.up_spec = self.spec if masking is None else masking.spec(self.spec)  # of what a client sends
+        self.up = exchange.with_buffers(as_lift(up, "Server"), self.up_spec)
         self.broadcast: Broadcast | EpochBroadcast
         if space is None:
             lift = exchange.with_buffers(as_lift(down, "Server"), self.spec)
@@ -97,7 +102,7 @@ class Server:
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.store = store
         self._receivers: dict[int, Receiver] = {}
-        self._shared = Receiver(self.up, self.spec, common)  # lent to each client in turn when states are on disk
+        self._shared = Receiver(self.up, self.up_spec, common)  # lent to each client in turn when states are on disk
         self._fresh = self._shared.dump()
         self._before: bytes | None = None  # what it was lent as
         self._clear()
@@ -116,7 +121,11 @@ class Server:
 
     def _clear(self) -> None:
         """Begin the sums of a round: one for each subspace that clients send from."""
-        self._totals = [TreeTotal(self.up, self.spec) for _ in range(self.space.subspaces if self.space else 1)]
+        count = self.space.subspaces if self.space else 1
+        self._totals = [
+            TreeTotal(self.up, self.spec) if self.masking is None else MaskedTotal(self.masking, self.spec)
+            for _ in range(count)
+        ]
         self._weight = self._reach = 0.0  # no entry of a sum is larger than the latter
         self._plain: Tensor | None = None  # the sum of updates that came without a link
 
@@ -132,7 +141,7 @@ class Server:
         """The receiving end of a client's link, valid until the next call."""
         if self.store is None:
             if client not in self._receivers:
-                self._receivers[client] = Receiver(self.up, self.spec, self.common)
+                self._receivers[client] = Receiver(self.up, self.up_spec, self.common)
             return self._receivers[client]
         self._before = ends.restore(self.store, client, PART)
         self._shared.load(self._before or self._fresh)
@@ -214,8 +223,14 @@ class Server:
         return version - (version - ack) % 2**16
 
     def step(self) -> None:
-        """Finish the round: move the model by the mean update and publish it. Without any update it stays."""
+        """Finish the round: move the model by the mean update and publish it. Without any update it stays.
+
+        Under masks it stays, too, unless all clients arrived: the round is void.
+        """
         self.flat.attach()  # says so when the model was moved off the memory that we write
+        self.void = any(isinstance(total, MaskedTotal) and not total.whole for total in self._totals)
+        if self.void:
+            self._clear()
         scale = 1.0 / ((self.total_weight if self.normalise == "all" else None) or self._weight or 1.0)
         share = self._weight / self.total_weight if self.total_weight else 1.0
         if isinstance(self.broadcast, EpochBroadcast):

@@ -8,7 +8,7 @@ from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
-from fewbits.methods.protected import dp
+from fewbits.methods.protected import dp, masked
 from fewbits.methods.sparse import randk, signsgd, topk
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "lbgm_topk",
     "local",
     "lowrank",
+    "masked",
     "pfedpara",
     "predict",
     "randk",

@@ -15,7 +15,7 @@ from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
-from fewbits.methods.protected import dp
+from fewbits.methods.protected import dp, masked
 from fewbits.methods.sparse import randk, signsgd, topk
 
 OVER: Mapping[str, Callable[..., Method]] = {
@@ -24,9 +24,10 @@ OVER: Mapping[str, Callable[..., Method]] = {
     "pfedpara": pfedpara,
     "fedper": fedper,
     "intrinsic": intrinsic,
+    "masked": masked,
     "dp": dp,
 }
-OUTERMOST = ("dp",)  # may stand over the others of these, too
+OUTERMOST = ("masked", "dp")  # may stand over the others of these, too, and the second over the first
 METHODS: Mapping[str, Callable[..., Method]] = {
     "dense": dense,
     "fedpaq": fedpaq,
@@ -66,7 +67,7 @@ def _layers(name: str) -> tuple[str, str]:
     elif not plus:
         inner = "dense"
     below = inner.partition("+")[0]
-    deep = below in OVER and (outer not in OUTERMOST or below in OUTERMOST)
+    deep = below in OVER and (outer not in OUTERMOST or below in OUTERMOST[OUTERMOST.index(outer) :])
     if outer not in METHODS or (outer in OVER and not inner) or deep:
         over = ", ".join(OVER)
         raise LocalError(

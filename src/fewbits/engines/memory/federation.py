@@ -104,9 +104,11 @@ class Federation:
             total_weight=float(sum(method.weight(len(part)) for part in task.parts)),
             objective=method.objective,
             space=method.space,
+            masking=method.masking,
         )
         if method.protection is not None:
-            method.protection.check(self.server.up.contract(self.server.spec))
+            lossless = method.masking is not None or self.server.up.contract(self.server.spec).lossless
+            method.protection.check(lossless)
         self.notes: list[str] = []
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
@@ -257,6 +259,8 @@ class Federation:
         due = number % self.schedule.evaluate_every == 0 or number == self.schedule.rounds
         judged = self._judge(pool) if due else {}
         self._seconds += time.perf_counter() - began
+        if server.void:
+            self.notes.append(f"round {number} is void: not all clients arrived, and masks stayed in the sum")
         return self._report(number, replies, len(failed), judged)
 
     def _sample(self, round: int) -> list[int]:
@@ -299,6 +303,7 @@ class Federation:
         used = [r for r in replies if not r.trouble]
         self.notes += [f"round {number}: client {r.client} was skipped: {r.trouble}" for r in replies if r.trouble][:10]
         found = {name: [r.figures[name] for r in used if name in r.figures] for name in FIGURES}
+        arrived = 0 if self.server.void else len(used) - failed
         report = RoundReport(
             round=number,
             accuracy=judged.get("accuracy"),
@@ -311,7 +316,7 @@ class Federation:
             down_frame_bytes=self.ledger.frame_bytes["down"],
             up_payload_bytes=self.ledger.payload_bytes["up"],
             down_payload_bytes=self.ledger.payload_bytes["down"],
-            clients=len(used) - failed,
+            clients=arrived,
             skipped=len(replies) - len(used),
             rejected=failed,
             recycled=_mean(found["recycled"]),
@@ -319,7 +324,7 @@ class Federation:
             seconds=self._seconds,
             isotropy=_mean(found["isotropy"]),
             effective_step=_mean(found["effective_step"]),
-            epsilon=self._epsilon(len(used) - failed),
+            epsilon=self._epsilon(arrived),
         )
         self.reports.append(report)
         return report

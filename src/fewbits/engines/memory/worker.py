@@ -24,6 +24,7 @@ from fewbits.learn.diagnosis import effective_step
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate
 from fewbits.learn.method import Method
+from fewbits.learn.server import sampled
 from fewbits.learn.space import SENT
 from fewbits.link import Follower, Sender, StateStore, ends
 from fewbits.link.epochs import EpochFollower
@@ -70,6 +71,8 @@ class Worker:
         else:
             self._follower = EpochFollower(size, self.space.numel, partial(self.space.expand, size))
             spec = self.space.spec(self.model, self.objective)
+        if method.masking is not None:
+            spec = method.masking.spec(spec)
         # Written anew for each client, once the last one's end is stored: the sender is lent, and keeps nothing.
         self._update = torch.empty_like(self._public)
         self._tree = exchange.cut(self._update, self.model, self.objective.extra)
@@ -120,11 +123,11 @@ class Worker:
         """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
         if self.space is None or not isinstance(self._follower, EpochFollower):
             self._update.copy_(self._protected(self._update, round, client))
-            return self._tree, {}
+            return self._hidden(self._tree, round, client), {}
         update = self._update.cpu()
         matrix = self.space.matrix(len(update), self._follower.epoch, self.space.which(round, client))
         s = matrix.project(update)
-        return {SENT: self._protected(s, round, client)}, {
+        return self._hidden({SENT: self._protected(s, round, client)}, round, client), {
             "isotropy": matrix.captured(update, s),
             "effective_step": effective_step(matrix, self.task.local.lr),
         }
@@ -133,6 +136,15 @@ class Worker:
         """All that is about to leave the client, with its own noise under dp; in a subspace that is s."""
         protection = self.method.protection
         return x if protection is None else protection.apply(x, self.key.fold("client", client, "dp", round))
+
+    def _hidden(self, tree: dict[str, Tensor], round: int, client: int) -> dict[str, Tensor]:
+        """The same under masks, where the method has them: they cancel over the round's clients, whom the key tells."""
+        masking = self.method.masking
+        if masking is None:
+            return tree
+        clients = sampled(self.key.fold("server"), round - 1, len(self.task.parts), masking.clients)
+        private, pairs = self.key.fold("client", client, "field", round), self.key.fold("round", round, "pair")
+        return masking.hide(exchange.vector(tree).cpu(), client, clients, private, pairs)
 
     def _become(self, client: int) -> Tensor:
         """Load the public model and what this client keeps, which is returned."""

@@ -95,7 +95,7 @@ def forecast(
             f"forecast: every contact is walked, {MOST_CONTACTS:,} at most; got {rounds} rounds of {per_round}. "
             "Plan fewer rounds: bytes grow in proportion"
         )
-    model = make()
+    method, model = method.among(per_round), make()
     method.prepare(model, key.fold("factor"))
     frames = measure(model, method, clients, per_round, key)
     contacts, newcomers, down = _walk(frames.down, clients, per_round, rounds, key.fold("server"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewbits.codecs import Codec
 from fewbits.errors import LocalError
-from fewbits.learn import turn
+from fewbits.learn import exchange, turn
 from fewbits.learn.forecast.downlink import Downlink, Entries, downlink
 from fewbits.learn.method import Method
 from fewbits.learn.server import Server
@@ -54,16 +54,18 @@ def measure(model: nn.Module, method: Method, clients: int, per_round: int, key:
         total_weight=float(clients),
         objective=method.objective,
         space=method.space,
+        masking=method.masking,
     )
     broadcast = server.broadcast
     differs = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
     moves = differs and per_round * server.spec.numel <= NUMBERS
-    senders = [Sender(server.up, server.spec, key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
-    fixed = all(_innermost(g.codec).contract(g.spec).payload_bits is not None for g in server.up.groups(server.spec))
+    senders = [Sender(server.up, server.up_spec, key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
+    fixed = all(_innermost(g.codec).contract(g.spec).payload_bits is not None for g in server.up.groups(server.up_spec))
     lengths: list[int] = []
     for round in range(ROUNDS if moves or not fixed else 1):
         for client, sender in enumerate(senders):
-            length = _play(server, client, sender, key.fold("random update", round, client))
+            update = key.fold("random update", round, client)
+            length = _play(server, client, sender, update, key.fold("pair", round))
             if client == 0 and (round == 0 or not _recycled(sender)):
                 lengths.append(length)
         if moves:
@@ -105,10 +107,13 @@ def _innermost(codec: Codec) -> Codec:
     return codec
 
 
-def _play(server: Server, client: int, sender: Sender, key: Key) -> int:
-    """One frame there, and its length."""
+def _play(server: Server, client: int, sender: Sender, key: Key, pairs: Key) -> int:
+    """One frame there, and its length; `pairs`: the root of masks, where there are any."""
     generator = key.generator()
     x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.spec}
+    if server.masking is not None:
+        everybody = range(server.masking.clients)
+        x = server.masking.hide(exchange.vector(x), client, everybody, key.fold("field"), pairs)
     frame = sender.send(x, ack=server.broadcast.version % 2**16)
     if server.accept(client, frame, 1.0) is None:
         raise LocalError(f"forecast: the server refused a frame of {len(frame)} bytes of a random update")
