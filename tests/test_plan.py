@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from digits_task import KEY, federation, filled, mlp, task
 from fewbits import codecs
 from fewbits.cli.app import app
-from fewbits.cli.plan import SHAPES, read_shapes
+from fewbits.cli.subject import OUTLINES, read_shapes
 from fewbits.coders import Fixed
 from fewbits.data import NAMES, load
 from fewbits.data.outline import outline
@@ -191,7 +191,7 @@ def test_every_data_set_has_an_outline(name):
 
 
 def test_every_model_has_data_whose_outline_it_takes_by_default():
-    assert SHAPES.keys() == set(MODELS) and set(SHAPES.values()) <= set(NAMES)
+    assert OUTLINES.keys() == set(MODELS) and set(OUTLINES.values()) <= set(NAMES)
 
 
 def test_shapes_make_a_model_with_layers_that_can_be_factored():

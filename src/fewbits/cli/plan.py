@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,26 +11,21 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from fewbits import models
 from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
-from fewbits.data.outline import outline
+from fewbits.cli.subject import subject
 from fewbits.engines.memory.checkpoint import write_atomically
 from fewbits.errors import LocalError
-from fewbits.learn.forecast import Link, forecast
+from fewbits.learn.forecast import Forecast, Link, forecast
 from fewbits.learn.space import MODES
 from fewbits.methods import METHODS, build
 from fewbits.methods.catalogue import options
-from fewbits.models.shapes import of_shapes
 from fewbits.report.forecast import figures, terminal
 from fewbits.rng import Key
 
 DEFAULT = "dense,fedpaq,topk,lbgm,intrinsic,fedpara"
 # Lines of a method one of whose layers is that one, when its option is not set.
 CASES = {"intrinsic": ("mode", MODES), "fedpara": ("gamma", ("0.1", "0.3", "0.5"))}
-SHAPES = {"mlp": "digits", "cnn": "mnist", "simcnn": "cifar10", "resnet8": "cifar10", "vgg16": "cifar10"} | {
-    "charlstm": "shakespeare"
-}  # the data whose outline a model has by default
 WORDS = """
 A turn is one client's in one round: it receives what it has missed, then sends. Bytes are lengths of frames that were
 really encoded, with 16 bytes of header. "any update": exact whatever the data; "random update": measured on Gaussian
@@ -89,41 +84,44 @@ def plan(
     """
     link, key = Link(uplink_mbps, downlink_mbps), Key(seed)
     names = _names(method)
-    given = distribute(settings or (), names)
-    make, subject = _maker(model, data, params, shapes, key)
-    console, found, refused = Console(), [], []
-    (dense,) = forecast(make, build("dense"), clients, per_round, rounds, key)
-    known = {("dense", ""): [dense]}
-    for name in names:
-        for case, chosen in _cases(name, given[name]):
-            try:
-                lines = known.get((name, case)) or forecast(
-                    make, build(name, chosen), clients, per_round, rounds, key, case
-                )
-            except LocalError as error:
-                refused.append(f"{name}{f', {case}' if case else ''}: {error}")
-            else:
-                found += [line.against(dense) for line in lines]
-    if not found:
+    make, what = subject(model, data, params, shapes, key)
+    sizes = (clients, per_round, rounds, key)
+    lines, refused = _lines(make, names, distribute(settings or (), names), sizes)
+    if not lines:
         raise LocalError("plan: no method fits. " + "; ".join(refused))
+    console = Console()
     sampled = f"{per_round or clients:,} of {clients:,} clients in each of {rounds:,} rounds"
-    console.print(f"{subject}; {sampled}", markup=False, highlight=False, soft_wrap=True)
-    console.print(terminal(found, link))
+    console.print(f"{what}; {sampled}", markup=False, highlight=False, soft_wrap=True)
+    console.print(terminal(lines, link))
     console.print(" ".join(WORDS.split()).format(up=uplink_mbps, down=downlink_mbps), style="dim", highlight=False)
     for sentence in refused:
         console.print(f"not planned: {sentence}", markup=False, style="yellow", soft_wrap=True)
     if out is not None:
-        note = {
-            "subject": subject,
-            "clients": clients,
-            "per_round": per_round or clients,
-            "rounds": rounds,
-            "seed": seed,
-        }
+        note = {"subject": what, "clients": clients, "per_round": per_round or clients, "rounds": rounds, "seed": seed}
         note |= {"uplink_mbps": uplink_mbps, "downlink_mbps": downlink_mbps, "not_planned": refused}
-        write_atomically(
-            out, (json.dumps(note | {"methods": [figures(line, link) for line in found]}, indent=2) + "\n").encode()
-        )
+        note |= {"methods": [figures(line, link) for line in lines]}
+        write_atomically(out, (json.dumps(note, indent=2) + "\n").encode())
+
+
+def _lines(
+    make: Callable[[], nn.Module],
+    names: Sequence[str],
+    given: Mapping[str, dict[str, str]],
+    sizes: tuple[int, int | None, int, Key],
+) -> tuple[list[Forecast], list[str]]:
+    """A method's lines, all compared with dense ones; and sentences about what does not fit."""
+    (dense,) = forecast(make, build("dense"), *sizes)
+    known = {("dense", ""): [dense]}
+    lines: list[Forecast] = []
+    refused: list[str] = []
+    for name, case, settings in ((one, *each) for one in names for each in _cases(one, given[one])):
+        try:
+            found = known.get((name, case)) or forecast(make, build(name, settings), *sizes, case)
+        except LocalError as error:
+            refused.append(f"{name}{f', {case}' if case else ''}: {error}")
+        else:
+            lines += [line.against(dense) for line in found]
+    return lines, refused
 
 
 def _names(given: Sequence[str] | None) -> list[str]:
@@ -146,42 +144,3 @@ def _cases(name: str, given: dict[str, str]) -> Iterator[tuple[str, dict[str, st
     for value in values:
         settings = {option: value} | given
         yield ", ".join(f"{key}={value}" for key, value in settings.items()), settings
-
-
-def _maker(
-    model: str, data: str | None, params: int | None, shapes: Path | None, key: Key
-) -> tuple[Callable[[], nn.Module], str]:
-    """What makes a new model, and its description."""
-    if params is not None and shapes is not None:
-        raise LocalError("plan: give --params or --shapes, not both")
-    if params is not None:
-        return lambda: of_shapes({"model.numbers": (params,)}), f"{params:,} parameters"
-    if shapes is not None:
-        found = read_shapes(shapes)
-        return lambda: of_shapes(found), f"{shapes.name}, {_count(of_shapes(found))}"
-    data = data or SHAPES.get(model, "digits")
-    known = outline(data)
-
-    def make() -> nn.Module:
-        return models.build(model, known, key.fold("model"))
-
-    return make, f"{model} on {data}, {_count(make())}"
-
-
-def _count(model: nn.Module) -> str:
-    return f"{sum(p.numel() for p in model.parameters()):,} parameters"
-
-
-def read_shapes(path: Path) -> dict[str, list[int]]:
-    """The names and shapes in a JSON file; `of_shapes` checks them."""
-    try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise LocalError(f"--shapes {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise LocalError(f"--shapes {path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise LocalError(
-            f'--shapes {path}: expected an object such as {{"fc.weight": [10, 64]}}; got {type(found).__name__}'
-        )
-    return found
