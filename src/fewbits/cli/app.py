@@ -7,7 +7,7 @@ from click import Context
 from rich.console import Console
 from typer.core import TyperGroup
 
-from fewbits.cli import commands, demo, diagnose, export, inspect, lists, plan
+from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.link.store import StoreError
 
@@ -44,6 +44,7 @@ app.command()(plan.plan)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
 app.command("methods")(lists.methods)
+app.add_typer(flower.app)
 app.command("data")(lists.data_sets)
 app.command("models")(lists.models)
 
