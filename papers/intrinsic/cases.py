@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-DIMS = {"mnist": (64, 256, 1024, 4096), "cifar10": (256, 1024, 4096)}
+CLIENTS = {"mnist": 10_000, "cifar10": 5_000}
+DIMS = {"mnist": (64, 256, 1024, 4096), "cifar10": (256, 4096)}
 MODES = ("static", "time-varying", "k-subspace")
 PARAMETERS = {"mnist": 101_770, "cifar10": 85_642}  # D of the two models
 GRID = (0.03, 0.1, 0.3, 1.0)  # learning rates tried for every method; in subspaces times sqrt(D/d)
+MORE = (("mnist", "local top-k 1%", 0.01), ("mnist", "fedavg, 10 a round", 0.01))
 EPOCH = 20  # rounds with the same matrices
 LINKS = "links"  # the setting of the downlink question
 
@@ -22,7 +24,7 @@ class Case:
     settings: dict[str, str] = field(default_factory=dict)
     rate: str = ""  # the row whose tuned rate is used; "": its own
     stateless: bool = False  # without error feedback, as a client that never comes back cannot have any
-    per_round: int = 100  # clients
+    per_round: int = 100  # clients; on CIFAR-10 half as many
     rounds: int = 100
     lr: float = 0.0
 
@@ -62,6 +64,12 @@ def rivals(setting: str) -> list[Case]:
     return found
 
 
+def rows(setting: str) -> list[Case]:
+    """All of FetchSGD's setting, 1% of the clients in each round."""
+    found = subspaces(setting) + rivals(setting)
+    return found if setting == "mnist" else [replace(case, per_round=case.per_round // 2) for case in found]
+
+
 def links() -> list[Case]:
     """FedAvg, LBGM and top-k, each with a dense downlink and with quantised differences."""
     methods = {"fedavg": ("dense", {}), "lbgm 0.2": ("lbgm", {"threshold": "0.2"}), "top-k 5%": ("topk", {})}
@@ -74,15 +82,29 @@ def links() -> list[Case]:
 
 def cases() -> list[Case]:
     """All rows with their rates."""
-    found = [case for setting in DIMS for case in (*subspaces(setting), *rivals(setting))]
-    return links() + [replace(case, lr=RATES[case.setting][case.tuned]) for case in found]
+    found = [case for setting in DIMS for case in rows(setting)]
+    return links() + [replace(c, lr=RATES[c.setting][c.tuned]) for c in found if c.tuned in RATES[c.setting]]
 
 
 def tuning() -> list[Case]:
-    """The grid of rates; modes share static's."""
+    """The grid of rates, then what its edges asked for, and FetchSGD's k."""
+    found = {(case.setting, case.name): case for case in grid()}
+    for setting, name, lr in MORE:
+        found[setting, f"{name} at {lr:g}"] = replace(
+            found[setting, f"{name} at {GRID[0]:g}"], name=f"{name} at {lr:g}", lr=lr
+        )
+    middle = found["mnist", "fetchsgd 10,000 at 0.1"]
+    for k in ("100", "2000"):
+        name = f"fetchsgd 10,000, k {k}"
+        found["mnist", name] = replace(middle, name=name, rate=name, settings=middle.settings | {"k": k})
+    return list(found.values())
+
+
+def grid() -> list[Case]:
+    """Every rate for every method; modes share static's."""
     found = []
     for setting, size in PARAMETERS.items():
-        for case in (*subspaces(setting), *rivals(setting)):
+        for case in rows(setting):
             if not case.rate or case.rate == case.name:
                 times = (size / int(case.settings["dim"])) ** 0.5 if "dim" in case.settings else 1.0
                 rates = [float(f"{rate * times:.2g}") for rate in GRID]
@@ -92,6 +114,17 @@ def tuning() -> list[Case]:
 
 
 RATES: dict[str, dict[str, float]] = {
-    "mnist": {},
+    "mnist": {
+        "static 64": 12,
+        "static 256": 6,
+        "static 1024": 3,
+        "static 4096": 0.5,
+        "fetchsgd 10,000": 0.1,
+        "fetchsgd 2,000": 0.1,
+        "local top-k 10%": 0.1,
+        "local top-k 1%": 0.03,
+        "fedavg, 10 a round": 0.01,
+        "fedavg": 0.1,
+    },
     "cifar10": {},
 }

@@ -1,8 +1,8 @@
 """Training in random subspaces against FetchSGD, local top-k and FedAvg, at equal total bytes.
 
 Wang and Melas-Kyriazi, arXiv 2112.02656, in the setting of Rothchild et al. (FetchSGD, ICML 2020): 10,000 clients with
-five images of one class each, 1% of them a round, one gradient each; cut in network and rounds to what one core
-does (README.md beside this file says how). And what a quantised downlink does for FedAvg, LBGM and top-k.
+five images of one class each (5,000 on CIFAR-10), 1% of them a round, one gradient each; cut in network and rounds to
+what one core does (README.md beside this file says how). And what a quantised downlink does for FedAvg, LBGM and top-k.
 
     python papers/intrinsic/run.py --data-dir DIR [--out runs/intrinsic]     # resumes where it was stopped
     python papers/intrinsic/run.py --data-dir DIR --tune                     # the grid of learning rates
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cases import LINKS, Case, cases, tuning
+from cases import CLIENTS, LINKS, Case, cases, tuning
 from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
 from fewbits.engines.memory.checkpoint import write_atomically
 
-CLIENTS, IMAGES, TESTED = 10_000, 5, 2000  # images of each client; of the test set, the first
+IMAGES, TESTED = 5, 2000  # images of each client; of the test set, the first
 MODEL = {"mnist": "mlp", "cifar10": "simcnn", LINKS: "mlp"}
 
 
@@ -94,7 +94,8 @@ def many(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
     """FetchSGD's clients: five images of one class each; a turn is one gradient of them all."""
     found = loaded(case.setting, options.data_dir)
     local = fb.LocalSGD(lr=case.lr, batch_size=0, steps=1)
-    return task(found, MODEL[case.setting], one_class(found.train_y, key.fold("partition")), local, key)
+    parts = one_class(found.train_y, CLIENTS[case.setting], key.fold("partition"))
+    return task(found, MODEL[case.setting], parts, local, key)
 
 
 def few(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
@@ -111,12 +112,12 @@ def task(found: data.Data, model: str, parts: list[np.ndarray], local: fb.LocalS
     return fb.Task(module, found.train_x, found.train_y, parts, *test, local=local)
 
 
-def one_class(labels: torch.Tensor, key: fb.Key) -> list[np.ndarray]:
-    """Row numbers of 10,000 clients, 1,000 of each class.  # clients x (5,)"""
+def one_class(labels: torch.Tensor, clients: int, key: fb.Key) -> list[np.ndarray]:
+    """Row numbers of each client; a tenth of them has each class.  # clients x (5,)"""
     parts: list[np.ndarray] = []
     for label in range(10):
         rows = np.flatnonzero(labels.numpy() == label)
-        rows = rows[key.fold(label).permutation(len(rows))][: CLIENTS // 10 * IMAGES]
+        rows = rows[key.fold(label).permutation(len(rows))][: clients // 10 * IMAGES]
         parts += [np.sort(own) for own in rows.reshape(-1, IMAGES)]
     return parts
 
