@@ -10,7 +10,7 @@ MODES = ("static", "time-varying", "k-subspace")
 PARAMETERS = {"mnist": 101_770, "cifar10": 85_642}  # D of the two models
 GRID = (0.03, 0.1, 0.3, 1.0)  # learning rates tried for every method; in subspaces times sqrt(D/d)
 MORE = (("mnist", "local top-k 1%", 0.01), ("mnist", "fedavg, 10 a round", 0.01))
-EPOCH = 20  # rounds with the same matrices
+EPOCH = 15  # rounds with the same matrices
 LINKS = "links"  # the setting of the downlink question
 
 
@@ -25,7 +25,7 @@ class Case:
     rate: str = ""  # the row whose tuned rate is used; "": its own
     stateless: bool = False  # without error feedback, as a client that never comes back cannot have any
     per_round: int = 100  # clients; on CIFAR-10 half as many
-    rounds: int = 100
+    rounds: int = 60
     lr: float = 0.0
 
     @property
@@ -55,7 +55,7 @@ def rivals(setting: str) -> list[Case]:
     found = [Case("fetchsgd 10,000", setting, "fetchsgd", large)]
     local = {"bits": "32", "momentum": "0.9", "down": "delta8"}
     found += [Case("local top-k 10%", setting, "topk", local | {"fraction": "0.1"}, stateless=True)]
-    found += [Case("fedavg", setting, "dense", {"momentum": "0.9"}, rounds=50)]
+    found += [Case("fedavg", setting, "dense", {"momentum": "0.9"}, rounds=40)]
     if setting == "mnist":
         small = {"rows": "5", "columns": "400", "k": "100"}
         found += [Case("fetchsgd 2,000", setting, "fetchsgd", small)]
