@@ -47,7 +47,7 @@ def main() -> None:
     order = [(s, seed, c) for s in options.settings for seed in seeds for c in found if c.setting == s]
     for setting, seed, case in order:
         path = folder / f"{setting}-{case.name.replace(' ', '_').replace(',', '').replace('%', 'pc')}-seed{seed}.json"
-        if options.only in case.name and not path.exists():
+        if options.only in case.name and not path.exists() and not (case.once and seed != seeds[0]):
             result = play(case, seed, options)
             write_atomically(path, json.dumps(result).encode())
             print(
