@@ -37,6 +37,7 @@ from fewbits.codecs import (
     summand,
 )
 from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
+from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun, gossip
 from fewbits.engines.memory import Federation, Result, RoundReport, Schedule, Task, federate
 from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.factor import (
@@ -115,6 +116,9 @@ __all__ = [
     "GaussianMechanism",
     "Golomb",
     "GossipMethod",
+    "GossipReport",
+    "GossipResult",
+    "GossipRun",
     "GroupL1",
     "Hold",
     "Key",
@@ -165,6 +169,7 @@ __all__ = [
     "field_sum",
     "flat",
     "from_loha",
+    "gossip",
     "jacobian_correction",
     "load_model",
     "lowrank",
