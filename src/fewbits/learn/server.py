@@ -251,9 +251,10 @@ class Server:
         self.round += 1
         self._clear()
 
-    def _apply(self, total: TreeTotal, scale: float, share: float) -> None:
+    def _apply(self, total: TreeTotal | MaskedTotal, scale: float, share: float) -> None:
         mean: dict[str, Tensor] = {}
         if self.optimizer.carrier is not None:
+            assert isinstance(total, TreeTotal)
             update = total.carried[0] * scale
         else:
             mean = {name: x * scale for name, x in total.value().items()}
