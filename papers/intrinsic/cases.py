@@ -76,9 +76,9 @@ def links() -> list[Case]:
     """FedAvg, LBGM and top-k, each with a dense downlink and with quantised differences."""
     methods = {"fedavg": ("dense", {}), "lbgm 0.2": ("lbgm", {"threshold": "0.2"}), "top-k 5%": ("topk", {})}
     return [
-        Case(f"{name}, {down} down", LINKS, method, own | {"down": down}, per_round=10, rounds=40, lr=0.1)
+        Case(f"{name}, {down} down", LINKS, method, own | {"down": down}, per_round=10, rounds=25, lr=0.1)
         for name, (method, own) in methods.items()
-        for down in ("dense", "delta8", "delta4")
+        for down in ("dense", "delta8")
     ]
 
 
