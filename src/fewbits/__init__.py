@@ -65,7 +65,7 @@ from fewbits.learn import (
     Space,
     epsilon,
 )
-from fewbits.link import Broadcast, Follower, Ledger, Receiver, Sender, StateStore
+from fewbits.link import Broadcast, Follower, Ledger, Receiver, Sender, StateStore, load_model, save_model
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec, TreeSpec
 
@@ -145,6 +145,7 @@ __all__ = [
     "flat",
     "from_loha",
     "jacobian_correction",
+    "load_model",
     "lowrank",
     "merge",
     "methods",
@@ -152,6 +153,7 @@ __all__ = [
     "pfedpara",
     "private",
     "route",
+    "save_model",
     "shared",
     "summand",
     "to_loha",

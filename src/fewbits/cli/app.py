@@ -7,7 +7,7 @@ from click import Context
 from rich.console import Console
 from typer.core import TyperGroup
 
-from fewbits.cli import commands, demo, diagnose, inspect, lists
+from fewbits.cli import commands, demo, diagnose, export, inspect, lists
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.link.store import StoreError
 
@@ -41,6 +41,7 @@ app.command()(commands.compare)
 app.command()(demo.demo)
 app.command()(diagnose.diagnose)
 app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
 app.command("methods")(lists.methods)
 app.command("data")(lists.data_sets)
 app.command("models")(lists.models)
