@@ -20,7 +20,7 @@ FACTS = {"codec": "flat(chain(Raw()))", "own path": "/tmp"}
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(life, "GRACE", 0.5)
+    monkeypatch.setattr(life, "GRACE", 1.0)
     monkeypatch.setattr(life, "EVERY", 0.2)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
@@ -46,6 +46,8 @@ def rounds(world: World, mishap=lambda world, round: None, limit=10**6) -> int:
             assert found.round == round
             assert bytes(found.frame) == frame(found.peer, round)
             total += len(found.frame)
+        exchange.answer(ring(world.place), ())
+        assert exchange.asked() == set()
     return total
 
 
@@ -76,7 +78,7 @@ def test_every_neighbour_receives_the_frame_that_was_sent(size):
         assert outcome.value == sum(sum(sizes[peer]) for peer in ring(place))
 
 
-def test_a_node_may_be_left_out_of_a_round():
+def test_a_node_may_be_left_out_of_a_round_and_may_be_asked_for_a_key_frame():
     def act(place):
         with World(place, FACTS, patience=20, limit=20) as world:
             exchange, heard = Exchange(world, 100), []
@@ -84,13 +86,16 @@ def test_a_node_may_be_left_out_of_a_round():
                 others = {rank for rank in range(3) if rank != round} - {place.rank}
                 others = others if place.rank != round else set()
                 exchange.open(round, others)
-                exchange.send(b"x" * (1 + place.rank), others, {1})
-                heard.append([[found.peer, len(found.frame), found.asks] for found in exchange.receive()])
+                exchange.send(b"x" * (1 + place.rank), others)
+                found = [[found.peer, len(found.frame)] for found in exchange.receive()]
+                exchange.answer(others, {1} if round == 3 else ())
+                heard.append([found, sorted(exchange.asked())])
             return heard, exchange.sent_bytes
 
-    first, _, last = play(act, places(3))
-    assert first.value == [[[], [[2, 3, False]], [[1, 2, False]], [[1, 2, False], [2, 3, False]]], 4 * (24 + 1)]
-    assert last.value[1] == 6 * (24 + 3) - 2 * (24 + 3)
+    first, middle, last = play(act, places(3))
+    assert first.value == [[[[], []], [[[2, 3]], []], [[[1, 2]], []], [[[1, 2], [2, 3]], []]], 4 * (16 + 1 + 1)]
+    assert middle.value[0][-1] == [[[0, 1], [2, 3]], [0, 2]]
+    assert last.value[1] == 4 * (16 + 3 + 1)
 
 
 def test_nodes_of_different_runs_are_told_both_descriptions():
