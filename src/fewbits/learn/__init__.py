@@ -1,7 +1,19 @@
 """Floor 5: local training, server optimisers, and the two sides of a federation."""
 
+from fewbits.learn import topology
 from fewbits.learn.client import Client
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.gossip import (
+    DSGD,
+    L1,
+    Choco,
+    DeepSqueeze,
+    GossipMethod,
+    GroupL1,
+    Malcom,
+    Node,
+    NoProx,
+)
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.objective import Objective
@@ -12,7 +24,10 @@ from fewbits.learn.server import Server
 from fewbits.learn.space import Space
 
 __all__ = [
+    "Choco",
     "Client",
+    "DSGD",
+    "DeepSqueeze",
     "FedAdam",
     "FedDyn",
     "FedDynServer",
@@ -20,8 +35,14 @@ __all__ = [
     "FedYogi",
     "FlatModel",
     "GaussianMechanism",
+    "GossipMethod",
+    "GroupL1",
+    "L1",
     "LocalSGD",
+    "Malcom",
     "Method",
+    "NoProx",
+    "Node",
     "Objective",
     "Plain",
     "Scaffold",
@@ -29,4 +50,5 @@ __all__ = [
     "ServerSGD",
     "Space",
     "epsilon",
+    "topology",
 ]
