@@ -36,6 +36,7 @@ from fewbits.codecs import (
     summand,
 )
 from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
+from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun, gossip
 from fewbits.engines.memory import Federation, Result, RoundReport, Schedule, Task, federate
 from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.factor import (
@@ -114,6 +115,9 @@ __all__ = [
     "GaussianMechanism",
     "Golomb",
     "GossipMethod",
+    "GossipReport",
+    "GossipResult",
+    "GossipRun",
     "GroupL1",
     "Hold",
     "Key",
@@ -163,6 +167,7 @@ __all__ = [
     "field_sum",
     "flat",
     "from_loha",
+    "gossip",
     "jacobian_correction",
     "load_model",
     "lowrank",

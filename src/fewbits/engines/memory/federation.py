@@ -124,7 +124,7 @@ class Federation:
             self._check_settings(folder, note.settings)
             self._seconds = note.seconds
         for name in (LEDGER, METRICS):
-            _cut(folder / name, note.sizes[name] if note else 0)
+            cut_log(folder / name, note.sizes[name] if note else 0)
         store = StateStore(folder / "states", writer="server", durable=False)
         store.forget_after(self.server.round)
         store.close()
@@ -343,7 +343,7 @@ def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
     method.objective.check(task.local)
 
 
-def _cut(path: Path, size: int) -> None:
+def cut_log(path: Path, size: int) -> None:
     """Drop what was logged after the checkpoint; LocalError when something from before it is missing."""
     path.touch()
     if path.stat().st_size < size:

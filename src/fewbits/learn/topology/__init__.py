@@ -15,8 +15,8 @@ from fewbits.learn.topology.graphs import (
     star,
     torus,
 )
-from fewbits.learn.topology.network import Network
-from fewbits.learn.topology.value import Topology, from_weights, graph
+from fewbits.learn.topology.make import from_weights, graph
+from fewbits.learn.topology.value import Network, Topology
 
 __all__ = [
     "NAMED",

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from fewbits.errors import LocalError
-from fewbits.learn.topology.network import Network
-from fewbits.learn.topology.value import Topology
+from fewbits.learn.topology.value import Network, Topology
 from fewbits.rng import Key
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fewbits.errors import LocalError
-from fewbits.learn.topology.value import Topology, graph
+from fewbits.learn.topology.make import graph
+from fewbits.learn.topology.value import Topology
 from fewbits.rng import Key
 
 TRIES = 200  # draws of a random graph until it is connected

@@ -1,20 +1,55 @@
-"""Topology: an undirected graph with a symmetric, doubly stochastic mixing matrix."""
+"""Network: who may hear whom with which weights, round by round; Topology: the one that never changes."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from fewbits.errors import LocalError
-from fewbits.learn.topology.network import Network
 
-RULES = ("metropolis", "uniform")
 ROUNDING = 1e-9  # how far a row of W may be from 1
+
+
+class Network(ABC):
+    """A graph per round, on the same nodes 0..n-1. A `Topology` is the network that never changes."""
+
+    n: int
+
+    @abstractmethod
+    def at(self, round: int) -> Topology:
+        """The graph and weights of a round, from 1."""
+
+    @abstractmethod
+    def expected(self) -> Topology:
+        """Mean mixing weights over the rounds, on the union of all graphs: who has a link with whom at all."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every round has the same weights."""
+        return False
+
+    @property
+    def spectral_gap(self) -> float:
+        """1 - |lambda_2| of the mean mixing matrix, in [0, 1]; larger: nodes agree sooner."""
+        return self.expected().gap
+
+    def neighbours(self, i: int) -> tuple[int, ...]:
+        """Nodes with a link to i, ascending, whether it is used in this round or not."""
+        return tuple(self.expected().row(i))
+
+    def check(self) -> None:
+        """LocalError unless, over time, every node can hear of every other."""
+        reached = self.expected().component(0)
+        if len(reached) < self.n:
+            outside = sorted(set(range(self.n)) - reached)
+            shown = ", ".join(map(str, outside[:8])) + (", ..." if len(outside) > 8 else "")
+            raise LocalError(f"the graph is not connected: from node 0 there is no way to {shown}; add edges")
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,49 +170,3 @@ class Topology(Network):
             reached.update(found)
             ahead += found
         return reached
-
-
-def graph(n: int, edges: Iterable[tuple[int, int]], weights: str = "metropolis") -> Topology:
-    """A connected graph from its edges, in any order, with weights by rule.
-
-    metropolis: w_ij = 1 / (1 + max(d_i, d_j)) (Metropolis-Hastings; Xiao and Boyd 2004). uniform: 1 / (1 + largest d).
-
-    >>> graph(3, [(1, 0), (1, 2)]).weights.round(2).tolist()
-    [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33], [0.0, 0.33, 0.67]]
-    """
-    if weights not in RULES:
-        raise LocalError(f"topology: weights must be one of {', '.join(RULES)}; got {weights!r}")
-    pairs = tuple(sorted({(min(i, j), max(i, j)) for i, j in edges}))
-    degree = [0] * n
-    for i, j in pairs:
-        if not 0 <= i < j < n:
-            raise LocalError(f"topology: an edge joins two different nodes among 0..{n - 1}; got {i}-{j}")
-        degree[i] += 1
-        degree[j] += 1
-    largest = max(degree, default=0)
-    rule = (lambda i, j: max(degree[i], degree[j])) if weights == "metropolis" else (lambda i, j: largest)
-    found = Topology(n, pairs, tuple(1 / (1 + rule(i, j)) for i, j in pairs))
-    found.check()
-    return found
-
-
-def from_weights(w: np.ndarray) -> Topology:
-    """A connected graph from a mixing matrix; LocalError unless it is symmetric and doubly stochastic.  # (n, n)"""
-    w = np.asarray(w, np.float64)
-    if w.ndim != 2 or w.shape[0] != w.shape[1] or not np.isfinite(w).all():
-        raise LocalError(f"topology: a mixing matrix is square and finite; got shape {w.shape}")
-    off = np.argwhere(np.abs(w - w.T) > ROUNDING)
-    if len(off):
-        i, j = off[0].tolist()
-        raise LocalError(f"topology: W must be symmetric; w[{i}, {j}] is {w[i, j]:.6g} and w[{j}, {i}] {w[j, i]:.6g}")
-    if (w < 0).any():
-        i, j = np.argwhere(w < 0)[0].tolist()
-        raise LocalError(f"topology: mixing weights must not be negative; w[{i}, {j}] is {w[i, j]:.6g}")
-    sums = w.sum(1)
-    if (np.abs(sums - 1) > 1e-6).any():
-        i = int(np.argmax(np.abs(sums - 1)))
-        raise LocalError(f"topology: rows and columns of W must sum to 1; row {i} sums to {sums[i]:.6g}")
-    pairs = [(i, j) for i, j in np.argwhere(np.triu(w, 1) > 0).tolist()]
-    found = Topology(len(w), tuple(pairs), tuple(float(w[i, j]) for i, j in pairs))
-    found.check()
-    return found
