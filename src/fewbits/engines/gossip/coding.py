@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from fewbits import kernels
 from fewbits.codecs import Chain
 from fewbits.codecs.wrapper import Wrapper
 from fewbits.coders import Golomb
 from fewbits.coders.golomb import predicted_bits
+from fewbits.coders.joined import offsets
 from fewbits.link import Sender
 from fewbits.link.ledger import stages
 
@@ -24,14 +26,12 @@ def coding(sender: Sender) -> dict[str, float]:
             codec = codec.codec
         if not isinstance(codec, Chain) or message.carrier.dtype.is_floating_point:
             continue
-        counts = np.unique(message.carrier.numpy(), return_counts=True)[1]
-        shares = counts / max(1, counts.sum())
-        found["entropy"] -= float(counts @ np.log2(shares))
+        levels = codec.specs(message.sides, group.spec)[-1]
+        every = kernels.bits.histogram(offsets(message.carrier.numpy(), levels), levels.levels)
+        counts = every[every > 0]
+        found["entropy"] += float(counts @ np.log2(counts.sum() / counts))
         coders.add(type(codec.coder).__name__)
         if isinstance(codec.coder, Golomb) and len(counts) > 1:
-            levels = codec.specs(message.sides, group.spec)[-1]
-            assert levels.low is not None
-            every = np.bincount(message.carrier.numpy().astype(np.int64) - levels.low, minlength=levels.levels)
             found["predicted"] += predicted_bits(every, codec.coder.order)
     bits = stages(sender.sections)
     found["coded"] = float(sum(bits.get(name, 0) for name in coders))
