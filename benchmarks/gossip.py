@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.dist import Exchange, Place, World
+from fewbits.engines.dist import Exchange, World
 from fewbits.engines.dist.exchange import Arrived
 from fewbits.engines.dist.peer import Peer
 from fewbits.engines.gossip.trainer import Trainer
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with World(Place.of(), {"benchmark": "gossip"}) as world:
+    with World() as world:
         found = data.load("mnist", options.data_dir, limit=2000)
         if world.rank == 0:
             print(f"{world.size} nodes on a ring, batches of 32, one step a round, {options.rounds} rounds a turn\n")

@@ -104,7 +104,7 @@ def over_the_network(method, kind="ring", fault=None, before_step=lambda node: N
     """Outcomes whose value is (frames, final model, repair bytes by round)."""
 
     def act(place: Place):
-        with World(place, {}, patience=20, limit=20) as world:
+        with World(place, patience=20, limit=20) as world:
             exchange, frames = Meddled(world, 10**6), {}
             exchange.fault = fault if world.rank == 1 else None
             node = node_of(method, world.rank, kind)
@@ -183,7 +183,7 @@ def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
 
 def test_a_frame_that_is_never_right_ends_the_run_with_a_sentence():
     def act(place: Place):
-        with World(place, {}, patience=20, limit=20) as world:
+        with World(place, patience=20, limit=20) as world:
 
             class Deaf(Exchange):
                 def send(self, frame, receivers):
@@ -221,7 +221,11 @@ def run_of_one(folder, kind="ring"):
 
 def runs_of_four(folder, kind="ring", die=None, method=lambda rank: WHOLE, where=None):
     def act(place: Place):
-        run = DistRun(task_of(), method(place.rank), network(kind), SCHEDULE, KEY, folder, place, 20, 20)
+        with World(place, 20, 20) as world:
+            return of_node(place, world)
+
+    def of_node(place, world):
+        run = DistRun(task_of(), method(place.rank), network(kind), SCHEDULE, KEY, folder, world)
         if die:
             taken = run.node.step
 

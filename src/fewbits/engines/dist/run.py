@@ -55,25 +55,23 @@ class DistRun:
         schedule: Schedule,
         key: Key,
         folder: Path | str | None = None,
-        place: Place | None = None,
-        patience: float = 60.0,
-        limit: float = 1800.0,
-        backend: str = "gloo",
+        world: World | None = None,
     ) -> None:
-        """`place`: what torchrun says when not given. For the last three see World."""
-        self.place = place or Place.of()
-        _check(network, task, self.place)
+        """`world`: the processes, which have come together; it ends them all when one of them fails."""
+        if world is None:
+            raise LocalError("DistRun: give the World in whose context it is made: `with World() as world:`")
+        self.world, rank = world, world.rank
+        _check(network, task, world.place)
         self.task, self.network, self.schedule, self.key = task, network, schedule, key
         self.folder = Path(folder) if folder is not None else None
-        self.node = Node(task.model, method, network, self.place.rank, key)
+        self.node = Node(task.model, method, network, rank, key)
         self.method = self.node.method
         self.reports: list[GossipReport] = []  # of evaluated rounds, at rank 0
         self.models: Tensor | None = None  # (n, P+B) float32, at rank 0, after the last evaluated round
         self.repairs = 0  # bytes that this node had to send again
-        self._saved = Saved(self.folder / "checkpoints", self.place.rank) if self.folder else None
-        self._arguments = (patience, limit, backend)
+        self._saved = Saved(self.folder / "checkpoints", rank) if self.folder else None
         self._trainer = Trainer(task, key, self.node.flat)
-        self._judge = Judge(task, method) if self.place.rank == 0 else None
+        self._judge = Judge(task, method) if rank == 0 else None
         self._told: list[list[dict[str, object]]] = []  # of rounds since rank 0 last heard
         self._seconds = 0.0
 
@@ -82,11 +80,10 @@ class DistRun:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in the other engines: the same bits, and no fight for the machine's cores
         try:
-            with World(self.place, self._facts(), *self._arguments) as world:
-                self._resume(world)
-                peer = Peer(self.node, Exchange(world, 8 * len(self.node.flat.shared) + MARGIN))
-                while self.node.round < self.schedule.rounds:
-                    self._play(world, peer, watch)
+            self._resume()
+            peer = Peer(self.node, Exchange(self.world, 8 * len(self.node.flat.shared) + MARGIN))
+            while self.node.round < self.schedule.rounds:
+                self._play(peer, watch)
         finally:
             torch.set_num_threads(threads)
         models = self.models if self.models is not None else self.node.vectors.x[None]
@@ -94,15 +91,14 @@ class DistRun:
         return GossipResult(self.task.model, models, self.reports, self.ledger, [])
 
     def _facts(self) -> dict[str, str]:
-        """What all processes must have in common, and of which rounds each has checkpoints."""
+        """What all processes must have in common."""
         start = self.node.flat.whole.cpu().numpy().tobytes()
-        facts = self._settings() | {
+        return self._settings() | {
             "initial model": f"{len(start)} bytes, digest {hashlib.blake2b(start, digest_size=8).hexdigest()}",
             "spec": repr(self.node.spec),
             "schedule": f"{self.schedule.rounds} rounds, evaluated every {self.schedule.evaluate_every}, "
             f"saved every {self.schedule.checkpoint_every}",
         }
-        return facts | {"own checkpoints": self._saved.describe() if self._saved else "[]"}
 
     def _settings(self) -> dict[str, str]:
         """What a resumed run must have in common with its earlier part."""
@@ -114,14 +110,15 @@ class DistRun:
             "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
         }
 
-    def _resume(self, world: World) -> None:
+    def _resume(self) -> None:
         """Go back to the newest round that all nodes have kept: this node, and at rank 0 the logs."""
-        round, note = common([facts["own checkpoints"] for facts in world.facts]), None
+        own = {"checkpoints": self._saved.describe() if self._saved else "[]"}
+        round, note = common([facts["checkpoints"] for facts in self.world.agree(self._facts(), own)]), None
         if self._saved and round:
             note, found = self._saved.read(round, self._settings())
             self.node.load(found)
             self._seconds = note.seconds
-        logs = self.folder if world.rank == 0 else None
+        logs = self.folder if self.world.rank == 0 else None
         if logs is not None:
             logs.mkdir(parents=True, exist_ok=True)
             for name in (LEDGER, METRICS):
@@ -129,7 +126,7 @@ class DistRun:
             self.reports = [GossipReport(**json.loads(line)) for line in (logs / METRICS).read_text().splitlines()]
         self.ledger = Ledger(logs / LEDGER if logs else None)
 
-    def _play(self, world: World, peer: Peer, watch: Callable[[GossipReport], None] | None) -> None:
+    def _play(self, peer: Peer, watch: Callable[[GossipReport], None] | None) -> None:
         began, number, sent = time.perf_counter(), self.node.round + 1, list[Sent]()
 
         def step() -> bytes:
@@ -144,17 +141,15 @@ class DistRun:
             last or number % every == 0 for every in (self.schedule.evaluate_every, self.schedule.checkpoint_every)
         )
         if judged or kept:
-            self._tell(world, number, judged, began, watch)
+            self._tell(number, judged, began, watch)
         else:
             self._seconds += time.perf_counter() - began
         if kept and self._saved:
             self._keep(number)
 
-    def _tell(
-        self, world: World, number: int, judged: bool, began: float, watch: Callable[[GossipReport], None] | None
-    ) -> None:
+    def _tell(self, number: int, judged: bool, began: float, watch: Callable[[GossipReport], None] | None) -> None:
         """Rank 0 hears of all rounds since it last did, and in a judged one sees all models."""
-        own = {"rounds": self._told, "accuracy": self._accuracy() if judged else None}
+        world, own = self.world, {"rounds": self._told, "accuracy": self._accuracy() if judged else None}
         told = [json.loads(bytes(text)) for text in collect(world, json.dumps(own).encode(), TOLD * len(self._told))]
         self._told = []
         x = self.node.vectors.x
@@ -213,7 +208,7 @@ class DistRun:
         """Checkpoint, at rank 0 once its logs are on disk."""
         assert self._saved is not None
         sizes: dict[str, int] = {}
-        if self.place.rank == 0 and self.folder is not None:
+        if self.world.rank == 0 and self.folder is not None:
             sizes = {LEDGER: self.ledger.flush(), METRICS: 0}
             with suppress(FileNotFoundError):
                 sizes[METRICS] = (self.folder / METRICS).stat().st_size
