@@ -30,6 +30,12 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Load the kernels once, before forking."""
+    in_one_process(METHODS["malcom"])
+
+
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")

@@ -11,7 +11,7 @@ from fewbits.cli.assemble import load_data
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.gossip.play import SUMMARY, build_task, conclude, finished, keep, show
-from fewbits.cli.live import Live
+from fewbits.cli.live import Lane, Live
 from fewbits.data import Data
 from fewbits.engines.dist import DistRun, World
 from fewbits.report.gossip import GossipRecord
@@ -34,15 +34,17 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
     world.agree({"command": repr(shown)})  # and rank 0 has the folder ready
     console = Console(quiet=world.rank != 0)
     with Live(console) as live:
-        records = [_play(config, folder / name, name, found, live, world) for name, config in comparison.runs().items()]
+        records = []
+        for name, config in comparison.runs().items():
+            assert isinstance(config, GossipConfig)
+            lane = live.lane(name if len(comparison.seeds) > 1 else config.method, config.rounds)
+            records.append(_play(config, folder / name, found, lane, world))
     if world.rank == 0:
         conclude(comparison, folder, [record for record in records if record is not None], console)
 
 
-def _play(config: object, folder: Path, name: str, found: Data, live: Live, world: World) -> GossipRecord | None:
+def _play(config: GossipConfig, folder: Path, found: Data, lane: Lane, world: World) -> GossipRecord | None:
     """One run, unless it is finished already; its record, at rank 0."""
-    assert isinstance(config, GossipConfig)
-    lane = live.lane(name, config.rounds)
     record = finished(config, folder) if world.rank == 0 else None
     first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
     if first["finished"]:
