@@ -9,8 +9,8 @@ from fewbits.cli import comparison, config
 from fewbits.errors import LocalError
 
 FILES = (
-    *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors"),
-    *("summary.json", "report.html", "accuracy.png", config.NAME, comparison.NAME),
+    *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors", "nodes.safetensors", "vectors.bin"),
+    *("summary.json", "report.html", "accuracy.png", "gossip.png", config.NAME, comparison.NAME),
 )
 FOLDERS = ("checkpoints", "states", "frames")
 

@@ -78,7 +78,7 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
             raise LocalError(
                 f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}"
             )
-        values[key] = _parse(name, key, text, known[key])
+        values[key] = parse(name, key, text, known[key])
     outer, inner = _layers(name)
     if not inner:
         return METHODS[name](**values)
@@ -87,7 +87,7 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
     return METHODS[outer](over, **{key: value for key, value in values.items() if key not in inside})
 
 
-def _parse(method: str, key: str, text: str, default: object) -> object:
+def parse(method: str, key: str, text: str, default: object) -> object:
     """Text as a value of the default's type."""
     try:
         if key == "threshold" and text.startswith("adaptive:"):
