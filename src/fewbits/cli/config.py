@@ -136,7 +136,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         kinds = (dict,)
     elif float in kinds and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    elif not isinstance(value, bool) and type(value) in kinds:
+    elif type(value) in kinds:
         return value
     names = " or ".join("null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise LocalError(f"{where} must be {names}; got {value!r}")

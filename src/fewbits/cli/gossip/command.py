@@ -81,9 +81,9 @@ def gossip(
 ) -> None:
     """Train without a server: nodes of a graph send compressed models to their neighbours alone.
 
-    Several methods, from the same initial model, partition and graph, are compared. Every run has its own folder in
-    OUT. Started as `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node has a process of its own; the
-    frames and the models are the same.
+    Several methods, from the same initial model, partition and graph, are compared. Each run has its own folder in OUT.
+    Started as `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node has a process of its own; the frames
+    and the models are the same.
     """
     given = {name: value for name, value in locals().items() if value is not None and name not in ("force", "on_disk")}
     given |= {"clients": nodes} if nodes is not None else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,8 @@ def png(records: Sequence[GossipRecord], graph: Topology, theme: Theme = LIGHT) 
     methods = list(dict.fromkeys(record.method for record in records))
     shown = methods[:GRAPHS]
     figure = Figure(figsize=(8, 7.4), dpi=DPI, layout="constrained", facecolor=theme.paper)
-    above, below = figure.subfigures(2, 1, height_ratios=(1.3, 1), facecolor=theme.paper)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1), facecolor=theme.paper)  # stubs say that it is one
+    above, below = parts
     left, right = above.subplots(1, 2)
     for i, method in enumerate(methods):
         own = [r for r in records if r.method == method]
@@ -95,7 +96,7 @@ def _graph(axes: Axes, graph: Topology, places: np.ndarray, sent: np.ndarray, ti
     from matplotlib.collections import LineCollection
 
     lines = [(places[i], places[j]) for i, j in graph.edges]
-    axes.add_collection(LineCollection(lines, colors=theme.grid, linewidths=1.0, zorder=1))
+    axes.add_collection(LineCollection(lines, colors=theme.ink, alpha=0.25, linewidths=1.0, zorder=1))
     dots = axes.scatter(*places.T, c=sent, cmap="cividis", s=max(12, 900 / max(10, graph.n)), zorder=2)
     low, high = float(sent.min()), float(sent.max())
     if high <= low * 1.001:

@@ -9,8 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fewbits.report.gossip.record import GossipRecord
-from fewbits.report.table import NONE, megabytes
+from fewbits.report.table import NONE, WIDTH, megabytes
 
+ROOM = ("loss", "MB links", "over entropy", "apart")  # columns that give way, in this order; the page has all
 Figure = Callable[[GossipRecord], float | None]
 
 
@@ -63,11 +64,19 @@ def _accuracy(records: Sequence[GossipRecord]) -> str:
 
 
 def terminal(found: Sequence[dict[str, str]]) -> Table:
-    """The table for rich."""
+    """The table for rich; where it would be too wide, the columns of `ROOM` are left out one by one."""
+    names = list(found[0])
+    for name in ROOM:
+        if name in names and sum(_width(found, n) for n in names) > WIDTH:
+            names.remove(name)
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    for name in found[0]:
+    for name in names:
         heading = "\n".join(name.rsplit(" ", 1))
         table.add_column(heading, justify="left" if name == "method" else "right", no_wrap=True, vertical="bottom")
     for row in found:
-        table.add_row(*row.values())
+        table.add_row(*(row[name] for name in names))
     return table
+
+
+def _width(found: Sequence[dict[str, str]], name: str) -> int:
+    return 2 + max(len(text) for text in [*name.rsplit(" ", 1), *(row[name] for row in found)])
