@@ -13,7 +13,7 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.dist import DistRun, Exchange, Place, World
+from fewbits.engines.dist import DistRun, Exchange, Place, World, life
 from fewbits.engines.dist.peer import Peer
 from fewbits.learn.flat_model import FlatModel
 from fewbits.rng import Key
@@ -38,6 +38,8 @@ def warm():
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
+    monkeypatch.setattr(life, "GRACE", 1.0)
+    monkeypatch.setattr(life, "EVERY", 0.2)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
 
