@@ -13,7 +13,7 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.dist import DistRun, Exchange, Place, World
+from fewbits.engines.dist import DistRun, Exchange, Place, World, life
 from fewbits.engines.dist.peer import Peer
 from fewbits.learn.flat_model import FlatModel
 from fewbits.rng import Key
@@ -30,8 +30,16 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Load the kernels once, before forking."""
+    in_one_process(METHODS["malcom"])
+
+
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
+    monkeypatch.setattr(life, "GRACE", 1.0)
+    monkeypatch.setattr(life, "EVERY", 0.2)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
 

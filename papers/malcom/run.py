@@ -125,7 +125,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     reports = [r for r in run.run().reports if r.accuracy is not None]
     curve = {field: [getattr(r, field) for r in reports] for field in asdict(reports[0]) if field != "accuracies"}
     assert not isinstance(run.method.gamma, str)
-    labels = {"case": case.name, "graph": case.graph, "data": case.data, "inactive": case.inactive, "seed": seed}
+    labels = {"case": case.name, "graph": case.graph, "data": case.data, "seed": seed}
     return labels | {"gamma": run.method.gamma, "numbers": len(run.flat.shared)} | curve
 
 

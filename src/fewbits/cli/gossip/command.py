@@ -12,8 +12,10 @@ from rich.console import Console
 from fewbits.cli import options as o
 from fewbits.cli.assemble import load_data
 from fewbits.cli.folder import check_free, claim
+from fewbits.cli.gossip import nodes as each
 from fewbits.cli.gossip import play
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
+from fewbits.engines.dist import Place, World
 from fewbits.errors import LocalError
 from fewbits.learn.topology import NAMED
 from fewbits.methods.gossip import GOSSIP
@@ -80,6 +82,8 @@ def gossip(
     """Train without a server: nodes of a graph send compressed models to their neighbours alone.
 
     Several methods, from the same initial model, partition and graph, are compared. Each run has its own folder in OUT.
+    Started as `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node has a process of its own; the frames
+    and the models are the same.
     """
     given = {name: value for name, value in locals().items() if value is not None and name not in ("force", "on_disk")}
     given |= {"clients": nodes} if nodes is not None else {}
@@ -88,22 +92,40 @@ def gossip(
     found = {name: value for name, value in given.items() if name in known}
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
-    if resume is not None:
-        o.check_resume(found, {"out": out, "force": force, "methods": methods, "seeds": seeds, "set": settings})
-        earlier = GossipComparison.read(resume)
-        if found.get("rounds", earlier.base.rounds) < earlier.base.rounds:
-            raise LocalError(f"--rounds can extend a run, not shorten it: it has {earlier.base.rounds}")
-        target = target_accuracy or earlier.target_accuracy
-        comparison, folder = replace(earlier, base=replace(earlier.base, **found), target_accuracy=target), resume
-    else:
-        folder = _folder(out)
-        names, numbers = tuple(o.words(methods or DEFAULT.method)), o.numbers(seeds or "0", "seeds")
-        comparison = GossipComparison(GossipConfig(**found), names, numbers, tuple(settings or ()), target_accuracy)
+    text = {"methods": methods, "seeds": seeds, "set": settings}
+    if Place.given():
+        with World() as world:
+            comparison, folder = _wanted(found, text, target_accuracy, resume, out, force)
+            each.compare(comparison, folder, resume is None, force, world)
+        return
+    comparison, folder = _wanted(found, text, target_accuracy, resume, out, force)
+    if resume is None:
         check_free(folder, force)
         first = next(iter(comparison.runs().values()))
         play.build_task(first, load_data(comparison.base))  # before anything is removed
         claim(folder, force)
     play.compare(comparison, folder, Console())
+
+
+def _wanted(
+    found: dict[str, Any],
+    text: dict[str, Any],
+    target_accuracy: float | None,
+    resume: Path | None,
+    out: Path | None,
+    force: bool,
+) -> tuple[GossipComparison, Path]:
+    """What is to be played, and in which folder."""
+    if resume is None:
+        names = tuple(o.words(text["methods"] or DEFAULT.method))
+        numbers, settings = o.numbers(text["seeds"] or "0", "seeds"), tuple(text["set"] or ())
+        return GossipComparison(GossipConfig(**found), names, numbers, settings, target_accuracy), _folder(out)
+    o.check_resume(found, {"out": out, "force": force} | text)
+    earlier = GossipComparison.read(resume)
+    if found.get("rounds", earlier.base.rounds) < earlier.base.rounds:
+        raise LocalError(f"--rounds can extend a run, not shorten it: it has {earlier.base.rounds}")
+    target = target_accuracy or earlier.target_accuracy
+    return replace(earlier, base=replace(earlier.base, **found), target_accuracy=target), resume
 
 
 def _folder(out: Path | None) -> Path:

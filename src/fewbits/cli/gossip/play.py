@@ -17,7 +17,7 @@ from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Lane, Live
 from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, aborted, save_model, stopped
 from fewbits.data import Data
-from fewbits.engines.gossip import GossipReport, GossipRun
+from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.memory import Task
 from fewbits.engines.memory.checkpoint import write_atomically
 from fewbits.report.gossip import GossipRecord, against_dsgd, rows, terminal, write
@@ -49,10 +49,15 @@ def play(
     config.write(folder)
     run = build_run(config, folder, found)
     if run.reports:
-        _show(lane, run.reports[-1])
-    result = run.run(watch=lambda report: _show(lane, report), stop=lambda: interrupt.asked)
+        show(lane, run.reports[-1])
+    result = run.run(watch=lambda report: show(lane, report), stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
         console.print(f"note: {note}", markup=False, style="yellow")
+    return keep(result, config, folder)
+
+
+def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipRecord | None:
+    """Save what a run that came to its last round leaves; None when it did not."""
     if not result.reports or result.reports[-1].round < config.rounds:
         return None
     save_model(result.model, folder / MODEL)
@@ -62,7 +67,8 @@ def play(
     return record
 
 
-def _show(lane: Lane, report: GossipReport) -> None:
+def show(lane: Lane, report: GossipReport) -> None:
+    """Bring a run's bar to a report."""
     note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
     lane.bring(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
 
@@ -78,6 +84,11 @@ def compare(comparison: GossipComparison, folder: Path, console: Console) -> Non
         raise aborted(console, again) from None
     if records is None:
         raise stopped(console, again)
+    conclude(comparison, folder, records, console)
+
+
+def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRecord], console: Console) -> None:
+    """The report of all runs, and the table on the console."""
     records, target, base = against_dsgd(records), comparison.target_accuracy, comparison.base
     assert isinstance(base, GossipConfig)
     left_out = ("method", "seed", "settings", "per_round", "holdout", "keep_frames", "device")
@@ -102,7 +113,7 @@ def _play_all(
         lane = live.lane(name if len(comparison.seeds) > 1 else config.method, config.rounds)
         record = finished(config, folder / name)
         if record is not None:
-            _show(lane, record.last)
+            show(lane, record.last)
         elif not interrupt.asked:
             record = play(config, folder / name, found, lane, interrupt, console)
         if record is None:
