@@ -21,7 +21,7 @@ from fewbits.cli.comparison import Comparison, distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frames import Keeper
 from fewbits.errors import LocalError
-from fewbits.link.broadcast import pack
+from fewbits.link.bundle import pack
 from fewbits.methods import METHODS, build
 
 KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes", "down_frame_bytes", "seconds"} | {

@@ -20,7 +20,7 @@ from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn import FedAdam, FlatModel, LocalSGD, ServerSGD
 from fewbits.learn.server import Server
 from fewbits.link import Follower
-from fewbits.link.broadcast import pack
+from fewbits.link.bundle import pack
 from fewbits.link.ledger import read
 from fewbits.methods import METHODS, build, dense, lbgm, topk
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewbits.codecs import Codec, Transform, TreeTotal, as_lift
 from fewbits.coders.base import Coder
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import NORMALISE
@@ -19,11 +19,15 @@ from fewbits.learn.objective import Objective, Vectors
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
 from fewbits.learn.space import SENT, Space
-from fewbits.link import Broadcast, Receiver, StateStore, ends
+from fewbits.link import Broadcast, Downlink, Receiver, Seed, StateStore, ends
+from fewbits.link.bundle import wrap
 from fewbits.link.epochs import WHOLE, EpochBroadcast
+from fewbits.link.own import Recipe
 from fewbits.rng import Key
+from fewbits.wire import Frame
 
 PART = "server.up"
+HELD = "server.held"  # the recipe of what a client holds
 LARGEST = torch.finfo(torch.float32).max
 
 
@@ -41,7 +45,7 @@ class Server:
         self,
         model: nn.Module,
         up: Codec | Transform | Coder,
-        down: Codec | Transform | Coder,
+        down: Codec | Transform | Coder | Downlink,
         key: Key,
         optimizer: ServerOptimizer | None = None,
         store: StateStore | None = None,
@@ -50,11 +54,13 @@ class Server:
         common: Key = Key(0),
         objective: Objective | None = None,
         space: Space | None = None,
+        seed: tuple[Key, Callable[[Key], nn.Module]] | None = None,
     ) -> None:
         """`store` keeps the clients' states on disk; without it they stay in memory.
 
         `total_weight` is everybody's examples; normalise="all", SCAFFOLD and FedDyn need it. Without an `optimizer`,
-        the objective's own half or ServerSGD. In a `space`, the optimiser steps on s, and s travels down as it is.
+        the objective's own half or ServerSGD. In a `space`, the optimiser steps on s, and s travels down as it is. `seed`: the key that `model` was
+        made from and what made it; clients with the same `build` get that key at first contact, not the model.
         """
         self.objective: Objective = objective or Plain()
         self.optimizer: ServerOptimizer = optimizer or self.objective.server() or ServerSGD()
@@ -80,8 +86,9 @@ class Server:
         self.up = exchange.with_buffers(as_lift(up, "Server"), self.spec)
         self.broadcast: Broadcast | EpochBroadcast
         if space is None:
-            lift = exchange.with_buffers(as_lift(down, "Server"), self.spec)
-            self.broadcast = Broadcast(lift, self.spec, key.fold("down"))
+            way = exchange.downlink(down, self.spec)
+            first = None if seed is None else Seed(seed[0], exchange.initial(seed[1], self.objective.extra))
+            self.broadcast = Broadcast(way, self.spec, key.fold("down"), seed=first)
             self.broadcast.publish(exchange.values(self.flat, self.extra))
         else:
             expand = partial(space.expand, len(self.flat.shared))
@@ -91,11 +98,14 @@ class Server:
         self.round = 0  # rounds finished
         self.versions: dict[int, int] = {}  # of the public model, by client
         self.rejected: dict[int, int] = {}  # frames left out, by client
+        self.reasons: dict[int, str] = {}  # why the last one was, by client
         self.store = store
         self._receivers: dict[int, Receiver] = {}
         self._shared = Receiver(self.up, self.spec, common)  # lent to each client in turn when states are on disk
         self._fresh = self._shared.dump()
         self._before: bytes | None = None  # what it was lent as
+        self._held: dict[int, Recipe] = {}  # what clients hold that have left the public model, if not in the store
+        self._offered: dict[int, Recipe] = {}  # what they will, once the last bundle has arrived
         self._clear()
 
     def _clear(self) -> None:
@@ -108,8 +118,44 @@ class Server:
         return [int(c) for c in self.key.fold("round", self.round, "sample").subset(min(per_round, clients), clients)]
 
     def bundle(self, client: int) -> bytes:
-        """What this client must receive to hold the current model, by what it is known to have."""
-        return self.broadcast.bundle(self.versions.get(client), self.receiver(client).ack)
+        """What this client must receive to hold the current model, or one near it, by what it is known to have."""
+        ack = self.receiver(client).ack
+        if not self.alone or isinstance(self.broadcast, EpochBroadcast):
+            return self.broadcast.bundle(self.versions.get(client), ack)
+        route = self.broadcast.route(self.held(client))
+        self._offered[client] = route.after
+        return wrap(route.frames, ack)
+
+    @property
+    def alone(self) -> bool:
+        """Whether clients may hold models of their own, near the public one."""
+        return isinstance(self.broadcast, Broadcast) and self.broadcast.own is not None
+
+    def held(self, client: int) -> Recipe:
+        """What this client is known to hold: a public version, and frames that were made for it alone since."""
+        version = self.versions.get(client, 0)
+        data = None if self.store is None else self.store.get(client, HELD)
+        recipe = Recipe.read(data) if data else self._held.get(client, Recipe())
+        return recipe if version and recipe.version == version else Recipe(version)
+
+    def _settle(self, client: int, version: int) -> None:
+        """The client holds this version: what the last bundle offered, or what it held before it.
+
+        An acknowledgement of neither is of a bundle that another has replaced, and changes nothing: whoever took that
+        bundle still has what it began from (see Follower).
+        """
+        if not self.alone or isinstance(self.broadcast, EpochBroadcast):
+            self.versions[client] = version
+            return
+        offered = self._offered.get(client)
+        if offered is None or offered.version != version:
+            return
+        recipe = self.broadcast.compact(self._offered.pop(client))
+        self.versions[client] = version
+        if self.store is not None:
+            self.store.put(client, HELD, self.round + 1, bytes(recipe if recipe.frames else Recipe()))
+        else:
+            self._held[client] = recipe
 
     def receiver(self, client: int) -> Receiver:
         """The receiving end of a client's link, valid until the next call."""
@@ -134,24 +180,31 @@ class Server:
             raise LocalError(f"Server.accept: weight must be > 0; got {weight} for client {client}")
         receiver = self.receiver(client)
         try:
+            version = self._version(Frame.parse(frame).header.ack)
             partials = receiver.receive_partial(frame, common)
-        except WireError:
-            partials = None
-        if partials is None or self._reach + weight * receiver.reach > LARGEST:
+            if self._reach + weight * receiver.reach > LARGEST:
+                raise WireError(f"with it, the round's sum could leave float32: it reaches {receiver.reach:.3g}")
+        except WireError as error:
             self.rejected[client] = self.rejected.get(client, 0) + 1
+            self.reasons[client] = str(error)
             return None
         self._totals[self.space.which(self.round + 1, client) if self.space else 0].add(partials, weight)
         self._weight += weight
         self._reach += weight * receiver.reach
-        self.versions[client] = self._version(receiver.peer_ack)
+        self._settle(client, version)
         if self.store is not None:
             ends.save(self.store, client, PART, self.round + 1, receiver.dump(), self._before)
         return receiver
 
     def _version(self, ack: int) -> int:
-        """The version that 16 bits stand for: the latest that fits."""
+        """The version that 16 bits stand for: the latest that fits. DesyncError when only a later one than ours does."""
         version = self.broadcast.version
-        return version - (version - ack) % 2**16
+        found = version - (version - ack) % 2**16
+        if found < 0:
+            raise DesyncError(
+                f"the client holds version {ack} of the model, but version {version} is the newest that there is"
+            )
+        return found
 
     def step(self) -> None:
         """Finish the round: move the model by the mean update and publish it. Without any update it stays."""
@@ -200,11 +253,9 @@ class Server:
             raise LocalError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
 
     def dump(self) -> dict[str, Any]:
-        """Tensors and frames of a checkpoint: models, moments, broadcast; clients' ends are in the store."""
-        public = self.broadcast.value
+        """Tensors and frames of a checkpoint: model, moments, broadcast; clients' ends are in the store."""
         return {
             "theta": self.flat.vector().clone(),
-            "public": exchange.vector(public),
             "extra": [x.clone() for x in self.extra],
             "moments": [m.clone() for m in self.moments],
             "broadcast": self.broadcast.dump(),
@@ -214,24 +265,17 @@ class Server:
         self,
         round: int,
         theta: Tensor,
-        public: Tensor,
         moments: Sequence[Tensor],
         broadcast: Sequence[bytes],
         extra: Sequence[Tensor] = (),
     ) -> None:
         """Become the server that was dumped after `round` rounds; LocalError when it had another model or objective."""
         self.flat.load_vector(theta)
-        travels = self.spec.numel if self.space is None else len(self.flat.shared)
-        if len(public) != travels or len(extra) != len(self.extra):
-            raise LocalError(
-                f"Server.load: expected {travels} values that travel, {len(self.extra)} vectors of an "
-                f"objective among them; got {len(public)} and {len(extra)}"
-            )
+        if len(extra) != len(self.extra):
+            raise LocalError(f"Server.load: expected {len(self.extra)} vectors of an objective; got {len(extra)}")
         if isinstance(self.broadcast, EpochBroadcast):
             assert self.space is not None
             self.broadcast.load(broadcast, self.space.epoch_of)
         else:
-            pieces = torch.split(public, [leaf.numel for _, leaf in self.spec])
-            tree = {name: x.reshape(leaf.shape) for (name, leaf), x in zip(self.spec, pieces, strict=True)}
-            self.broadcast.load(broadcast, tree)
+            self.broadcast.load(broadcast)
         self.moments, self.extra, self.round = tuple(moments), tuple(extra), round

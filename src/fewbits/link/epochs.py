@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewbits.codecs import Lift, Raw, chain, flat
 from fewbits.errors import DesyncError, WireError
-from fewbits.link.broadcast import acknowledged, unpack
+from fewbits.link.bundle import unpack, wrap
 from fewbits.link.identity import codec_hash
 from fewbits.link.receiver import Receiver
 from fewbits.link.sender import Sender
@@ -84,7 +84,7 @@ class EpochBroadcast:
 
     def bundle(self, version: int | None, ack: int = 0) -> bytes:
         """As `Broadcast.bundle`."""
-        return acknowledged(self.frames(version) or [self._now], ack)
+        return wrap(self.frames(version) or [self._now], ack)
 
     def _frame(self, name: str, x: Tensor, number: int) -> bytes:
         sender = self._senders[name]

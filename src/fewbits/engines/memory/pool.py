@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -114,18 +115,22 @@ class Pool:
         """How many follow the public model."""
         return self._count
 
-    def round(self, number: int, clients: list[int], bundle: bytes) -> Iterator[tuple[Reply, bytes | memoryview]]:
+    def round(
+        self, number: int, clients: list[int], bundle: bytes, own: Sequence[bytes] = ()
+    ) -> Iterator[tuple[Reply, bytes | memoryview]]:
         """Every client's reply, in the order of `clients`, as soon as that order allows.
 
-        A frame may be a view of shared memory, valid until the next reply is asked for.
+        `bundle`: the public model's; `own`: one per client, where they hold models of their own. A frame may be a view of shared memory, valid until the next reply is asked for.
         """
         if self._worker is not None:
             self._worker.follow(bundle)
-            for client in clients:
-                reply, pieces = self._worker.train(number, client)
+            for i, client in enumerate(clients):
+                reply, pieces = self._worker.train(number, client, own[i] if own else None)
                 yield reply, b"".join(pieces)
             return
-        self._tell({"do": "round", "round": number, "clients": clients}, bundle)
+        lengths = [len(one) for one in own]
+        order = {"do": "round", "round": number, "clients": clients, "public": len(bundle), "own": lengths}
+        self._tell(order, b"".join([bundle, *own]) if own else bundle)
         for header, frame in self._collect(len(clients)):
             if header["slot"] is None:
                 yield Reply(**header["reply"]), frame
@@ -252,10 +257,13 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
     if order["do"] == "settle":
         worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
         return
-    worker.follow(data)
+    public = order.get("public", len(data))
+    worker.follow(data[:public])
     if order["do"] == "round":
+        ends = [public + end for end in accumulate(order["own"], initial=0)]
         for i in _draw(counter, len(order["clients"])):
-            reply, pieces = worker.train(order["round"], order["clients"][i])
+            own = data[ends[i] : ends[i + 1]] if order["own"] else None
+            reply, pieces = worker.train(order["round"], order["clients"][i], own)
             slot = mailbox.put(pieces) if pieces else None
             length = sum(map(len, pieces))
             header = {"index": i, "reply": reply.asdict(), "slot": slot, "length": length, "worker": worker.number}

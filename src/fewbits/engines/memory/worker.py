@@ -30,6 +30,7 @@ from fewbits.link.finite import check_finite
 from fewbits.rng import Key
 
 PART = "client.up"
+HELD = "client.held"  # its end of the downlink, where that has an own part
 CHUNK = 500  # test examples per piece of an evaluation
 
 
@@ -63,8 +64,12 @@ class Worker:
         spec = exchange.spec(self.model, self.objective.extra)
         self._public = torch.zeros(spec.numel, device=self.device)  # what every up-to-date client holds, end to end
         self._follower: Follower | EpochFollower
+        self._alone: Follower | None = None
         if self.space is None:
-            self._follower = Follower(exchange.with_buffers(as_lift(method.down, "Worker"), spec), spec)
+            down = exchange.downlink(method.down, spec)
+            made = None if task.build is None else exchange.initial(task.build, self.objective.extra)
+            self._follower = Follower(down, spec, made)
+            self._alone = None if down.own is None else Follower(down, spec, made)  # lent to each client in turn
         else:
             self._follower = EpochFollower(size, self.space.numel, partial(self.space.expand, size))
             spec = self.space.spec(self.model, self.objective)
@@ -86,16 +91,22 @@ class Worker:
         """Of the public model held."""
         return self._follower.version
 
-    def train(self, round: int, client: int) -> tuple[Reply, list[bytes | memoryview]]:
-        """Play one client: load its end, train from the public model, encode what changed: the pieces of its frame."""
+    def train(
+        self, round: int, client: int, bundle: bytes | None = None
+    ) -> tuple[Reply, list[bytes | memoryview]]:
+        """Play one client: load its end, train from the public model, encode what changed: the pieces of its frame.
+
+        `bundle`: what the server has made for this client, where the downlink has an own part.
+        """
         task, part = self.task, self.task.parts[client]
-        own = self._become(client)
+        start = self._public if bundle is None else self._received(client, bundle)
+        own = self._become(client, start)
         key = self.key.fold("round", round, "client", client)
-        correct = turn.correction(self.model, self._public, own, self.objective)
+        correct = turn.correction(self.model, start, own, self.objective)
         report = task.local.train(
             self.model, task.x, task.y, part, key, loss=task.loss or cross_entropy, correct=correct
         )
-        keep = turn.finish(self.model, self._public, own, self.objective, report.steps, task.local.lr, out=self._update)
+        keep = turn.finish(self.model, start, own, self.objective, report.steps, task.local.lr, out=self._update)
         sender = self._sender
         before = ends.restore(self._store, client, PART)
         sender.load(before or self._fresh)
@@ -113,7 +124,16 @@ class Worker:
         sender.commit()
         ends.save(self._store, client, PART, round, sender.dump(), before)
         turn.remember(self._store, client, round, self.model, self.objective, keep)
+        if bundle is not None:
+            assert self._alone is not None
+            self._store.put(client, HELD, round, self._alone.dump())
         return Reply(client, len(part), figures), frame
+
+    def _received(self, client: int, bundle: bytes) -> Tensor:
+        """What this client holds after its own bundle."""
+        assert self._alone is not None
+        self._alone.load(self._store.get(client, HELD))
+        return exchange.vector(self._alone.receive(bundle)).to(self.device)
 
     def _sent(self, round: int, client: int) -> dict[str, Tensor]:
         """The update as it travels: as it is, or A^T of it."""
@@ -122,10 +142,10 @@ class Worker:
         matrix = self.space.matrix(len(self._update), self._follower.epoch, self.space.which(round, client))
         return {SENT: matrix.project(self._update.cpu())}
 
-    def _become(self, client: int) -> Tensor:
-        """Load the public model and what this client keeps, which is returned."""
+    def _become(self, client: int, start: Tensor) -> Tensor:
+        """Load what this client received and what it keeps, which is returned."""
         own = turn.recall(self._store, client, self.model, self.objective, self._newcomer).to(self.device)
-        turn.load(self.model, self._public, own)
+        turn.load(self.model, start, own)
         for name, buffer in self._untravelled.items():  # counters of batches: no client may see another's
             self.model.module.get_buffer(name).copy_(buffer)
         return own
@@ -133,7 +153,7 @@ class Worker:
     def evaluate_own(self, client: int) -> tuple[int, float, float]:
         """(examples, accuracy, mean loss) of this client's own model on its own held-out examples."""
         task, rows = self.task, torch.from_numpy(self.task.held[client]).to(self.device)
-        self._become(client)
+        self._become(client, self._public)
         x, y = task.x.index_select(0, rows), task.y.index_select(0, rows)
         return len(rows), *evaluate(self.model, x, y, loss=task.loss or cross_entropy)
 
@@ -151,6 +171,7 @@ class Worker:
         """The round is over: take back the ends whose frames did not count, make the others durable."""
         ends.rollback(self._store, round, failed, PART)
         self._store.rollback(round, failed, turn.KEPT)
+        self._store.rollback(round, failed, HELD)
         self._store.horizon, self._store.saved = horizon, saved
         self._store.commit()
         self._store.refresh()
