@@ -449,7 +449,7 @@ def test_inspect_reads_every_frame_of_a_run(run):
     for frame in frames:
         text = call("inspect", frame, "--run", run)
         way = "uplink" if "-up" in frame.name else "downlink"
-        assert f"frame of {frame.stat().st_size:,} bytes" in text and f"{way} codec: flat(" in text
+        assert f"frame of {frame.stat().st_size:,} bytes" in text and f"{way} codec: " in text
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -34,6 +34,8 @@ METHODS = {
     "lbgm, FedAdam": (replace(lbgm(), optimizer=FedAdam()), {"per_round": 4}),
     "pfedpara": (build("pfedpara"), {"per_round": 3}),
     "scaffold": (build("scaffold"), {"per_round": 4}),
+    "patches": (build("topk", {"down": "sparse"}), {"per_round": 2}),
+    "own": (build("topk", {"down": "own4"}), {"per_round": 2}),
 }
 FORK = multiprocessing.get_context("fork")
 

@@ -66,13 +66,15 @@ def build_federation(config: RunConfig, folder: Path, task: Task) -> Federation:
     """The run in `folder`, new or continued; notes there what travels, for `fewbits inspect`."""
     federation = Federation(task, config.build_method(), config.schedule(), Key(config.seed), folder)
     server = federation.server
-    note = [_link("uplink", server.up, server.spec), *(_link("downlink", *pair) for pair in server.broadcast.codecs)]
+    note = [_link("uplink", "", server.up, server.spec)]
+    note += [_link("downlink", *kind) for kind in server.broadcast.kinds]
     write_atomically(folder / WIRE, (json.dumps(note, indent=2) + "\n").encode())
     keeper = Keeper(folder / "frames", config.keep_frames)
     federation.tap = keeper if keeper.wants else None
     return federation
 
 
-def _link(way: str, codec: Lift, spec: AnySpec) -> dict[str, object]:
+def _link(way: str, kind: str, codec: Lift, spec: AnySpec) -> dict[str, object]:
     tensors = [[name, list(leaf.shape), leaf.dtype] for name, leaf in entries(spec)]
-    return {"link": way, "codec": repr(codec), "hash": f"{codec_hash(codec, spec):04X}", "tensors": tensors}
+    name = f"{codec_hash(codec, spec, kind):04X}"
+    return {"link": way, "kind": kind, "codec": repr(codec), "hash": name, "tensors": tensors}

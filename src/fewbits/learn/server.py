@@ -59,8 +59,9 @@ class Server:
         """`store` keeps the clients' states on disk; without it they stay in memory.
 
         `total_weight` is everybody's examples; normalise="all", SCAFFOLD and FedDyn need it. Without an `optimizer`,
-        the objective's own half or ServerSGD. In a `space`, the optimiser steps on s, and s travels down as it is. `seed`: the key that `model` was
-        made from and what made it; clients with the same `build` get that key at first contact, not the model.
+        the objective's own half or ServerSGD. In a `space`, the optimiser steps on s, and s travels down as it is.
+        `seed`: the key that `model` was made from, and what made it: clients that were given the same `build` get the
+        key at first contact, not the model.
         """
         self.objective: Objective = objective or Plain()
         self.optimizer: ServerOptimizer = optimizer or self.objective.server() or ServerSGD()
@@ -197,7 +198,7 @@ class Server:
         return receiver
 
     def _version(self, ack: int) -> int:
-        """The version that 16 bits stand for: the latest that fits. DesyncError when only a later one than ours does."""
+        """The version that 16 bits stand for: the latest that fits; DesyncError when only one from the future does."""
         version = self.broadcast.version
         found = version - (version - ack) % 2**16
         if found < 0:

@@ -17,11 +17,12 @@ from fewbits.errors import LocalError, WireError
 from fewbits.link.bundle import wrap, wrapped_bytes
 from fewbits.link.downlink import Downlink, Part, patchable, value_of, vectors
 from fewbits.link.finite import named
+from fewbits.link.identity import OWN, PATCH, SEED, codec_hash
 from fewbits.link.log import Log
 from fewbits.link.own import Own, Recipe
 from fewbits.link.patch import Changes, write_patch
 from fewbits.link.receiver import Receiver
-from fewbits.link.seed import Seed, check_seed, digest, seed_hash, write_seed
+from fewbits.link.seed import Seed, check_seed, digest, write_seed
 from fewbits.link.sender import Sender
 from fewbits.link.track import Track
 from fewbits.rng import Key
@@ -70,12 +71,12 @@ class Broadcast:
         self._keep, self._seed = keep, seed
         # Differences from old versions need values rebuilt: nearer bases cost memory and save time.
         self._every = keep if self._own is None else max(1, keep // 4)
-        self._hash = Receiver(self.codec, spec).hash
+        self._hash = codec_hash(self.codec, spec)
         self._log = Log(None, self._every, self._hash)
         self._first_frame: bytes | None = None  # the seed's
         self._whole = b""  # the last entry, of a stateless codec
         self._changes: Changes | None = None
-        self.horizon: int | None = None  # the oldest version that `load` may go back to, if it is older than `keep` says
+        self.horizon: int | None = None  # the oldest version that `load` may go back to, beyond `keep`
         self.value: Any = None  # the public value: what every up-to-date receiver has, bit for bit
         self._clear()
 
@@ -101,10 +102,11 @@ class Broadcast:
         return self._own
 
     @property
-    def codecs(self) -> list[tuple[Lift, Spec | TreeSpec]]:
-        """What its frames are made with."""
-        own = [] if self._own is None else [(self._own.codec, self._own.spec)]
-        return [(self.codec, self._sender.spec), *own]
+    def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
+        """Its kinds of frame, with what each is made with."""
+        spec, own = self._sender.spec, self._own
+        found = [(kind, self.codec, spec) for kind in ("", SEED, PATCH)]
+        return found if own is None else [*found, (OWN, own.codec, spec)]
 
     @property
     def oldest(self) -> int:
@@ -181,7 +183,7 @@ class Broadcast:
         return best
 
     def _exact(self, version: int, held: Recipe | None = None) -> Iterator[Way]:
-        """Ways to the public value; """
+        """Ways to the public value;"""
         here = Recipe(self.version)
         if self.version == (held or Recipe(version)).version:
             yield 0, lambda: Route((), held or here)
@@ -296,7 +298,7 @@ class Broadcast:
         self._sender.load(dumped[0])
         spec, records = self._sender.spec, list(dumped[1:])
         self._first_frame = None
-        if records and Frame.parse(records[0]).header.codec == seed_hash(self.codec, spec):
+        if records and Frame.parse(records[0]).header.codec == codec_hash(self.codec, spec, SEED):
             self._first_frame = records.pop(0)
         self._clear()
         if self.codec.stateless:

@@ -11,7 +11,7 @@ MAX_FRAMES = 2**16
 
 
 def wrap(frames: Sequence[bytes], ack: int) -> bytes:
-    """Frames as a bundle, the last one carrying the receiver's acknowledgement; without frames, it follows the count."""
+    """Frames as a bundle, the last one carrying the receiver's acknowledgement; without any, it follows the count."""
     if not frames:
         return pack([]) + leb(ack % 2**16)
     return pack([*frames[:-1], bytes(Frame.parse(frames[-1]).acknowledging(ack))])

@@ -52,9 +52,9 @@ class EpochBroadcast:
         self.publish(self.s, 0)
 
     @property
-    def codecs(self) -> list[tuple[Lift, Spec | TreeSpec]]:
-        """What its frames are made with."""
-        return [(sender.codec, sender.spec) for sender in self._senders.values()]
+    def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
+        """Its kinds of frame, with what each is made with."""
+        return [("", sender.codec, sender.spec) for sender in self._senders.values()]
 
     def publish(self, s: Tensor, epoch: int) -> None:
         """Make s the next version; when `epoch` is a new one, s is the final of the one before, and s = 0 follows."""

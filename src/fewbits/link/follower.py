@@ -8,10 +8,11 @@ from typing import Any
 from fewbits.errors import DesyncError, WireError
 from fewbits.link.bundle import lone_ack, unpack
 from fewbits.link.downlink import Downlink, Part, value_of
+from fewbits.link.identity import PATCH, SEED, codec_hash
 from fewbits.link.own import Own
-from fewbits.link.patch import patch_hash, read_patch
+from fewbits.link.patch import read_patch
 from fewbits.link.receiver import Receiver
-from fewbits.link.seed import Build, read_seed, seed_hash
+from fewbits.link.seed import Build, read_seed
 from fewbits.link.track import Track
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitWriter, Frame, Header
@@ -33,8 +34,8 @@ class Follower:
         self._none = Track(None, 0, self._receiver.history, self._receiver.state)
         self._now, self._before = self._none, self._none
         self._steps: dict[int, Callable[[Frame, bytes, Track], Track]] = {
-            seed_hash(self._codec, spec): self._seed,
-            patch_hash(self._codec, spec): self._patch,
+            codec_hash(self._codec, spec, SEED): self._seed,
+            codec_hash(self._codec, spec, PATCH): self._patch,
             self._receiver.hash: self._public,
         }
         if self._own is not None:

@@ -8,6 +8,9 @@ from fewbits.codecs import Codec
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
+# Kinds of frame that are no messages of the codec itself; each has a hash of its own.
+SEED, PATCH, OWN = "seed of ", "patch of ", "own "
+
 
 def codec_hash(codec: Codec, spec: Spec | TreeSpec, kind: str = "") -> int:
     """16 bits that name the codec and the Spec; `kind`: of frames that are no messages of the codec itself."""

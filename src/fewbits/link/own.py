@@ -14,13 +14,11 @@ from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.link.bundle import leb, pack, unleb, unpack
 from fewbits.link.downlink import value_of
 from fewbits.link.finite import all_finite
-from fewbits.link.identity import codec_hash, first_history, next_history
+from fewbits.link.identity import OWN, codec_hash, first_history, next_history
 from fewbits.link.track import Track
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, BitWriter, Frame, Header
-
-KIND = "own "
 
 
 class Recipe(NamedTuple):
@@ -59,8 +57,8 @@ class Own:
         """`codec`: groups of Delta or Hold over stateless codecs (`Downlink.own`)."""
         self.codec, self.spec = codec, spec
         codec.check(spec)
-        self.hash = codec_hash(codec, spec, KIND)
-        self._first = first_history(codec, spec, KIND)
+        self.hash = codec_hash(codec, spec, OWN)
+        self._first = first_history(codec, spec, OWN)
 
     def blank(self) -> Track:
         """What a receiver without anything starts from: zeros."""

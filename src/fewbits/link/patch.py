@@ -5,21 +5,21 @@ Exact whatever codec the entries have, and never longer than what changed: the e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Codec, Lift
-from fewbits.codecs.base import words
-from fewbits.codecs.lift import AnySpec
+from fewbits.codecs import Lift
+from fewbits.codecs.base import wide, words
+from fewbits.codecs.lift import AnySpec, Group
 from fewbits.codecs.wrapper import read_vector, write_vector
 from fewbits.coders import read_support, write_support
 from fewbits.coders.elias import read_delta, write_delta
 from fewbits.errors import DesyncError
 from fewbits.link.downlink import value_of, vectors, with_vectors
-from fewbits.link.identity import codec_hash
+from fewbits.link.identity import PATCH, codec_hash
 from fewbits.link.seed import DIGEST_BYTES, digest
 from fewbits.link.track import Track
 from fewbits.spec import Spec
@@ -48,50 +48,64 @@ class Changes:
         return [torch.nonzero(last > version).reshape(-1).numpy() for last in self._last]
 
 
-def patch_hash(codec: Codec, spec: AnySpec) -> int:
-    """What names a patch of this broadcast."""
-    return codec_hash(codec, spec, "patch of ")
-
-
 def write_patch(codec: Lift, spec: AnySpec, now: Track, since: int, changed: list[np.ndarray]) -> bytes:
     """A frame that leads from any version from `since` on to `now`."""
     out = BitWriter()
-    write_delta(now.version - since, out)
-    out.write_bytes(digest(vectors(now.state)))
-    for x, positions in zip(vectors(now.state), changed, strict=True):
-        write_delta(len(positions) + 1, out)
-        write_support(positions, len(x), out)
-        write_vector(x[torch.from_numpy(positions)], _some(x, len(positions)), out)
-    header = Header(patch_hash(codec, spec), now.version, now.history, snapshot=True)
+    with out.section("steps"):
+        write_delta(now.version - since, out)
+    with out.section("digest"):
+        out.write_bytes(digest(vectors(now.state)))
+    for group, x, positions in zip(codec.groups(spec), vectors(now.state), changed, strict=True):
+        with out.section(group.name):
+            write_delta(len(positions) + 1, out)
+            write_support(positions, len(x), out)
+            write_vector(x[torch.from_numpy(positions)], _some(group, len(positions)), out)
+    header = Header(codec_hash(codec, spec, PATCH), now.version, now.history, snapshot=True)
     return bytes(Frame(header, out.finish()))
+
+
+class Patch(NamedTuple):
+    """What is in a patch's payload."""
+
+    steps: int  # versions back that it leads from, at most
+    digest: bytes  # of the value that it leads to
+    words: list[tuple[Tensor, Tensor]]  # (positions, values there) by group  # each (k,) int64 and (k,)
+
+
+def parse_patch(src: BitReader, codec: Lift, spec: AnySpec) -> Patch:
+    """Read what `write_patch` wrote."""
+    with src.section("steps"):
+        steps = read_delta(src, MAX_SEQUENCE)
+    with src.section("digest"):
+        expected = src.read_bytes(DIGEST_BYTES).tobytes()
+    words = []
+    for group in codec.groups(spec):
+        with src.section(group.name):
+            count = read_delta(src, group.spec.numel + 1) - 1
+            positions = torch.from_numpy(read_support(count, group.spec.numel, src))
+            words.append((positions, read_vector(_some(group, count), src)))
+    return Patch(steps, expected, words)
 
 
 def read_patch(frame: Frame, codec: Lift, spec: AnySpec, track: Track) -> Track:
     """What the receiver holds after it; DesyncError, when it is not for what the receiver holds."""
     src, header = BitReader(frame.payload), frame.header
-    since = header.sequence - read_delta(src, MAX_SEQUENCE)
-    expected = src.read_bytes(DIGEST_BYTES).tobytes()
+    patch = parse_patch(src, codec, spec)
+    src.finish()
+    since = header.sequence - patch.steps
     if track.own or not 1 <= since <= track.version:
         raise DesyncError(
             f"the patch leads from public version {since} to {header.sequence}; we hold "
             + ("a value of our own" if track.own else f"version {track.version}")
         )
-    changed = [_patched(x, src) for x in vectors(track.state)]
-    src.finish()
-    if digest(changed) != expected:
+    changed = [x.clone() for x in vectors(track.state)]
+    for x, (positions, values) in zip(changed, patch.words, strict=True):
+        x[positions] = values
+    if digest(changed) != patch.digest:
         raise DesyncError(f"the patch to version {header.sequence} does not give the server's value: the ends differ")
     state = with_vectors(track.state, changed)
     return Track(value_of(codec, state, spec), header.sequence, header.history, state)
 
 
-def _patched(x: Tensor, src: BitReader) -> Tensor:
-    """x with the words that come next.  # (n,)"""
-    count = read_delta(src, len(x) + 1) - 1
-    positions = torch.from_numpy(read_support(count, len(x), src))
-    found = x.clone()
-    found[positions] = read_vector(_some(x, count), src)
-    return found
-
-
-def _some(x: Tensor, count: int) -> Spec:
-    return Spec((count,), str(x.dtype).removeprefix("torch."))
+def _some(group: Group, count: int) -> Spec:
+    return Spec((count,), wide(group.spec).dtype)

@@ -14,7 +14,7 @@ from fewbits.codecs.chain import to_words
 from fewbits.codecs.projection import read_key, write_key
 from fewbits.errors import DesyncError, LocalError
 from fewbits.link.finite import all_finite, check_tree, named
-from fewbits.link.identity import codec_hash, first_history
+from fewbits.link.identity import SEED, codec_hash, first_history
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, BitWriter, Frame, Header
@@ -31,25 +31,21 @@ class Seed:
     build: Build
 
 
-def seed_hash(codec: Codec, spec: Spec | TreeSpec) -> int:
-    """What names a seed frame of this broadcast."""
-    return codec_hash(codec, spec, "seed of ")
-
-
 def write_seed(key: Key, value: Any, codec: Codec, spec: Spec | TreeSpec) -> bytes:
     """A frame with the key and the digest of the value that it gives."""
     out = BitWriter()
-    write_key(key, out)
-    out.write_bytes(digest(x for _, x in named(value)))
-    header = Header(seed_hash(codec, spec), 1, first_history(codec, spec), snapshot=True)
+    with out.section("key"):
+        write_key(key, out)
+    with out.section("digest"):
+        out.write_bytes(digest(x for _, x in named(value)))
+    header = Header(codec_hash(codec, spec, SEED), 1, first_history(codec, spec), snapshot=True)
     return bytes(Frame(header, out.finish()))
 
 
 def read_seed(frame: Frame, spec: Spec | TreeSpec, build: Build | None) -> Any:
     """The value of version 1; DesyncError when it cannot be made here, or is another one here."""
     src = BitReader(frame.payload)
-    key = read_key(src)
-    expected = src.read_bytes(DIGEST_BYTES).tobytes()
+    key, expected = parse_seed(src)
     src.finish()
     if build is None:
         raise DesyncError(f"the server sends the seed {key.text()} of its first model; this end was given no build")
@@ -62,6 +58,14 @@ def read_seed(frame: Frame, spec: Spec | TreeSpec, build: Build | None) -> Any:
             f"{expected.hex()}; use the server's library versions and code, or a server without a seed"
         )
     return value
+
+
+def parse_seed(src: BitReader) -> tuple[Key, bytes]:
+    """(the key, the digest) in a seed's payload."""
+    with src.section("key"):
+        key = read_key(src)
+    with src.section("digest"):
+        return key, src.read_bytes(DIGEST_BYTES).tobytes()
 
 
 def digest(tensors: Iterable[Tensor]) -> bytes:

@@ -120,16 +120,18 @@ class Pool:
     ) -> Iterator[tuple[Reply, bytes | memoryview]]:
         """Every client's reply, in the order of `clients`, as soon as that order allows.
 
-        `bundle`: the public model's; `own`: one per client, where they hold models of their own. A frame may be a view of shared memory, valid until the next reply is asked for.
+        `bundle`: the public model's; `own`: one per client, where the downlink has an own part. A frame may be a view
+        of shared memory, valid until the next reply is asked for.
         """
         if self._worker is not None:
             self._worker.follow(bundle)
-            for i, client in enumerate(clients):
-                reply, pieces = self._worker.train(number, client, own[i] if own else None)
+            self._worker.deal(dict(zip(clients, own, strict=False)))
+            for client in clients:
+                reply, pieces = self._worker.train(number, client)
                 yield reply, b"".join(pieces)
             return
-        lengths = [len(one) for one in own]
-        order = {"do": "round", "round": number, "clients": clients, "public": len(bundle), "own": lengths}
+        lengths = [len(bundle), *map(len, own)]
+        order = {"do": "round", "round": number, "clients": clients, "lengths": lengths}
         self._tell(order, b"".join([bundle, *own]) if own else bundle)
         for header, frame in self._collect(len(clients)):
             if header["slot"] is None:
@@ -257,13 +259,12 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
     if order["do"] == "settle":
         worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
         return
-    public = order.get("public", len(data))
-    worker.follow(data[:public])
+    public, *own = _cut(data, order.get("lengths", [len(data)]))
+    worker.follow(public)
+    worker.deal(dict(zip(order.get("clients", []), own, strict=False)))
     if order["do"] == "round":
-        ends = [public + end for end in accumulate(order["own"], initial=0)]
         for i in _draw(counter, len(order["clients"])):
-            own = data[ends[i] : ends[i + 1]] if order["own"] else None
-            reply, pieces = worker.train(order["round"], order["clients"][i], own)
+            reply, pieces = worker.train(order["round"], order["clients"][i])
             slot = mailbox.put(pieces) if pieces else None
             length = sum(map(len, pieces))
             header = {"index": i, "reply": reply.asdict(), "slot": slot, "length": length, "worker": worker.number}
@@ -272,6 +273,10 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
         judge = worker.evaluate_own if order["do"] == "evaluate_own" else worker.evaluate
         for i in _draw(counter, order["count"]):
             pipe.send_bytes(_pack({"index": i, "result": judge(i)}))
+
+
+def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
+    return [data[end - n : end] for n, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def _draw(counter: Any, limit: int) -> Iterator[int]:

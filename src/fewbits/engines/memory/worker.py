@@ -8,6 +8,7 @@ StateStore, used, and stored as if the frame had arrived; `settle` takes it back
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ class Worker:
         self._public = torch.zeros(spec.numel, device=self.device)  # what every up-to-date client holds, end to end
         self._follower: Follower | EpochFollower
         self._alone: Follower | None = None
+        self._bundles: Mapping[int, bytes] = {}
         if self.space is None:
             down = exchange.downlink(method.down, spec)
             made = None if task.build is None else exchange.initial(task.build, self.objective.extra)
@@ -80,6 +82,10 @@ class Worker:
         self._fresh = self._sender.dump()
         self._store = StateStore(states, writer=name, durable=False)
 
+    def deal(self, bundles: Mapping[int, bytes]) -> None:
+        """A round's bundles by client, where the downlink has an own part; opened when their clients are played."""
+        self._bundles = bundles
+
     def follow(self, bundle: bytes) -> None:
         """Take the newest public model."""
         before = self._follower.value
@@ -91,15 +97,10 @@ class Worker:
         """Of the public model held."""
         return self._follower.version
 
-    def train(
-        self, round: int, client: int, bundle: bytes | None = None
-    ) -> tuple[Reply, list[bytes | memoryview]]:
-        """Play one client: load its end, train from the public model, encode what changed: the pieces of its frame.
-
-        `bundle`: what the server has made for this client, where the downlink has an own part.
-        """
+    def train(self, round: int, client: int) -> tuple[Reply, list[bytes | memoryview]]:
+        """Play one client: load its end, train from what it holds, encode what changed: the pieces of its frame."""
         task, part = self.task, self.task.parts[client]
-        start = self._public if bundle is None else self._received(client, bundle)
+        start = self._received(client)
         own = self._become(client, start)
         key = self.key.fold("round", round, "client", client)
         correct = turn.correction(self.model, start, own, self.objective)
@@ -124,16 +125,16 @@ class Worker:
         sender.commit()
         ends.save(self._store, client, PART, round, sender.dump(), before)
         turn.remember(self._store, client, round, self.model, self.objective, keep)
-        if bundle is not None:
-            assert self._alone is not None
+        if self._alone is not None:
             self._store.put(client, HELD, round, self._alone.dump())
         return Reply(client, len(part), figures), frame
 
-    def _received(self, client: int, bundle: bytes) -> Tensor:
-        """What this client holds after its own bundle."""
-        assert self._alone is not None
+    def _received(self, client: int) -> Tensor:
+        """What this client holds: the public model, or what its own bundle made of what it held before."""
+        if self._alone is None:
+            return self._public
         self._alone.load(self._store.get(client, HELD))
-        return exchange.vector(self._alone.receive(bundle)).to(self.device)
+        return exchange.vector(self._alone.receive(self._bundles[client])).to(self.device)
 
     def _sent(self, round: int, client: int) -> dict[str, Tensor]:
         """The update as it travels: as it is, or A^T of it."""
