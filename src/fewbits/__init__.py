@@ -65,13 +65,15 @@ from fewbits.learn import (
     Space,
     epsilon,
 )
-from fewbits.link import Broadcast, Follower, Ledger, Receiver, Sender, StateStore
+from fewbits.link import Broadcast, Downlink, Follower, Ledger, Receiver, Seed, Sender, StateStore
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec, TreeSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Seed",
+    "Downlink",
     "Adaptive",
     "Auto",
     "Basis",

@@ -28,7 +28,7 @@ from fewbits.link.track import Track
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import Frame
-from fewbits.wire.frame import HEADER_BYTES
+from fewbits.wire.frame import HEADER_BYTES, MAX_SEQUENCE
 
 REBUILT = 8  # old public values kept in memory, of those that receivers' own differences begin from
 
@@ -76,7 +76,7 @@ class Broadcast:
         self._first_frame: bytes | None = None  # the seed's
         self._whole = b""  # the last entry, of a stateless codec
         self._changes: Changes | None = None
-        self.horizon: int | None = None  # the oldest version that `load` may go back to, beyond `keep`
+        self.horizon: int | None = None  # the oldest version that `load` may go back to, and offer what it did then
         self.value: Any = None  # the public value: what every up-to-date receiver has, bit for bit
         self._clear()
 
@@ -130,7 +130,7 @@ class Broadcast:
         else:
             self._enter(x)
         if self.version == 1 and self._seed is not None:
-            self._first_frame = self._seeded(x)
+            self._first_frame = self._seeded(self._seed)
         rebuilt = self._rebuilt
         self._clear()
         self._rebuilt = rebuilt
@@ -146,15 +146,13 @@ class Broadcast:
         self._log.append(entry)
         if self._changes is not None:
             self._changes.note(before, sender.state, self.version)
-        horizon = self.version if self.horizon is None else self.horizon
-        self._log.forget(min(self.version - self._keep, horizon))
+        back = self.version if self.horizon is None else min(self.version, self.horizon)
+        self._log.forget(back - self._keep)
 
-    def _seeded(self, x: Any) -> bytes | None:
-        """The seed's frame; None when the codec has changed the value that it gives."""
-        assert self._seed is not None
-        if digest(v for _, v in named(x)) != digest(v for _, v in named(self.value)):
-            return None
-        return write_seed(self._seed.key, self.value, self.codec, self._sender.spec)
+    def _seeded(self, seed: Seed) -> bytes | None:
+        """The seed's frame; None when what it gives is not version 1: another model, or one that the codec changed."""
+        given, ours = (digest(x for _, x in named(value)) for value in (seed.build(seed.key), self.value))
+        return write_seed(seed.key, self.value, self.codec, self._sender.spec) if given == ours else None
 
     def frames(self, version: int | None) -> list[bytes]:
         """The frames that give a receiver at public `version` (None or 0: new) the public value: the shortest."""
@@ -321,9 +319,11 @@ class Broadcast:
         if self.codec.stateless:
             return []
         self._log = Log(folder, self._every, self._hash)
-        if self.version or not self._log.last:
-            return self._replay() if self.version else self._log.rewind(0)
-        said = self._log.rewind(2**63)
+        if self.version:
+            return self._replay()
+        said = self._log.rewind(MAX_SEQUENCE)
+        if not self._log.last:
+            return said
         receiver = self._walk(*self._log.way(self._log.last))
         self._sender.load(receiver.dump())
         self.value = value_of(self.codec, self._sender.state, self._sender.spec)
