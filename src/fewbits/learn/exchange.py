@@ -19,6 +19,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.link import Downlink
 from fewbits.link.downlink import Part
+from fewbits.link.epochs import WHOLE
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
@@ -41,11 +42,18 @@ def spec(model: FlatModel, extra: int = 0) -> TreeSpec:
     return found
 
 
-def initial(build: Callable[[Key], nn.Module], extra: int = 0) -> Callable[[Key], dict[str, Tensor]]:
-    """What gives all that travels at first, from the key that `build` makes the model from; vectors begin at zero."""
+def initial(
+    build: Callable[[Key], nn.Module], extra: int = 0, space: object | None = None
+) -> Callable[[Key], dict[str, Tensor]]:
+    """What gives all that travels at first, by name, from the key that `build` makes the model from.
+
+    The objective's vectors begin at zero. In a `space`, it is one vector, theta_0.
+    """
 
     def made(key: Key) -> dict[str, Tensor]:
         model = FlatModel(build(key))
+        if space is not None:
+            return {WHOLE: model.shared.clone()}
         return values(model, [torch.zeros_like(model.shared_params)] * extra)
 
     return made

@@ -85,15 +85,17 @@ class Server:
         self.extra: Vectors = (torch.zeros_like(self.flat.shared_params),) * self.objective.extra
         self.key, self.common = key, common
         self.up = exchange.with_buffers(as_lift(up, "Server"), self.spec)
+        first = None if seed is None else Seed(seed[0], exchange.initial(seed[1], self.objective.extra, space))
         self.broadcast: Broadcast | EpochBroadcast
         if space is None:
             way = exchange.downlink(down, self.spec)
-            first = None if seed is None else Seed(seed[0], exchange.initial(seed[1], self.objective.extra))
             self.broadcast = Broadcast(way, self.spec, key.fold("down"), seed=first)
             self.broadcast.publish(exchange.values(self.flat, self.extra))
         else:
             expand = partial(space.expand, len(self.flat.shared))
-            self.broadcast = EpochBroadcast(self.flat.shared, space.numel, expand, key.fold("down"))
+            self.broadcast = EpochBroadcast(
+                self.flat.shared, space.numel, expand, key.fold("down"), epochs=space.epoch_of, seed=first
+            )
         self.moments: Moments = self.optimizer.init(space.numel if space else len(self.flat.shared_params))
         self.normalise, self.total_weight = normalise, total_weight
         self.round = 0  # rounds finished
@@ -121,7 +123,7 @@ class Server:
     def bundle(self, client: int) -> bytes:
         """What this client must receive to hold the current model, or one near it, by what it is known to have."""
         ack = self.receiver(client).ack
-        if not self.alone or isinstance(self.broadcast, EpochBroadcast):
+        if isinstance(self.broadcast, EpochBroadcast) or not self.alone:
             return self.broadcast.bundle(self.versions.get(client), ack)
         route = self.broadcast.route(self.held(client))
         self._offered[client] = route.after
@@ -130,7 +132,7 @@ class Server:
     @property
     def alone(self) -> bool:
         """Whether clients may hold models of their own, near the public one."""
-        return isinstance(self.broadcast, Broadcast) and self.broadcast.own is not None
+        return self.broadcast.own is not None
 
     def held(self, client: int) -> Recipe:
         """What this client is known to hold: a public version, and frames that were made for it alone since."""
@@ -145,7 +147,7 @@ class Server:
         An acknowledgement of neither is of a bundle that another has replaced, and changes nothing: whoever took that
         bundle still has what it began from (see Follower).
         """
-        if not self.alone or isinstance(self.broadcast, EpochBroadcast):
+        if isinstance(self.broadcast, EpochBroadcast) or not self.alone:
             self.versions[client] = version
             return
         offered = self._offered.get(client)
@@ -274,9 +276,5 @@ class Server:
         self.flat.load_vector(theta)
         if len(extra) != len(self.extra):
             raise LocalError(f"Server.load: expected {len(self.extra)} vectors of an objective; got {len(extra)}")
-        if isinstance(self.broadcast, EpochBroadcast):
-            assert self.space is not None
-            self.broadcast.load(broadcast, self.space.epoch_of)
-        else:
-            self.broadcast.load(broadcast)
+        self.broadcast.load(broadcast)
         self.moments, self.extra, self.round = tuple(moments), tuple(extra), round

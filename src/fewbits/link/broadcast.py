@@ -22,7 +22,7 @@ from fewbits.link.log import Log
 from fewbits.link.own import Own, Recipe
 from fewbits.link.patch import Changes, write_patch
 from fewbits.link.receiver import Receiver
-from fewbits.link.seed import Seed, check_seed, digest, write_seed
+from fewbits.link.seed import Seed, check_seed
 from fewbits.link.sender import Sender
 from fewbits.link.track import Track
 from fewbits.rng import Key
@@ -130,7 +130,7 @@ class Broadcast:
         else:
             self._enter(x)
         if self.version == 1 and self._seed is not None:
-            self._first_frame = self._seeded(self._seed)
+            self._first_frame = self._seed.frame(self.value, self.codec, sender.spec)
         rebuilt = self._rebuilt
         self._clear()
         self._rebuilt = rebuilt
@@ -148,11 +148,6 @@ class Broadcast:
             self._changes.note(before, sender.state, self.version)
         back = self.version if self.horizon is None else min(self.version, self.horizon)
         self._log.forget(back - self._keep)
-
-    def _seeded(self, seed: Seed) -> bytes | None:
-        """The seed's frame; None when what it gives is not version 1: another model, or one that the codec changed."""
-        given, ours = (digest(x for _, x in named(value)) for value in (seed.build(seed.key), self.value))
-        return write_seed(seed.key, self.value, self.codec, self._sender.spec) if given == ours else None
 
     def frames(self, version: int | None) -> list[bytes]:
         """The frames that give a receiver at public `version` (None or 0: new) the public value: the shortest."""

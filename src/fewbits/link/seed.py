@@ -30,6 +30,11 @@ class Seed:
     key: Key
     build: Build
 
+    def frame(self, value: Any, codec: Codec, spec: Spec | TreeSpec) -> bytes | None:
+        """The frame that stands for version 1; None when the seed gives another value."""
+        given, ours = (digest(x for _, x in named(tree)) for tree in (self.build(self.key), value))
+        return write_seed(self.key, value, codec, spec) if given == ours else None
+
 
 def write_seed(key: Key, value: Any, codec: Codec, spec: Spec | TreeSpec) -> bytes:
     """A frame with the key and the digest of the value that it gives."""

@@ -26,7 +26,7 @@ from fewbits.learn import exchange, turn
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.learn.server import Server
-from fewbits.link import Broadcast, Entry, Ledger, Receiver, StateStore
+from fewbits.link import Entry, Ledger, Receiver, StateStore
 from fewbits.link.bundle import unpack
 from fewbits.link.ledger import stages
 from fewbits.rng import Key
@@ -126,8 +126,7 @@ class Federation:
             self._seconds = note.seconds
         for name in (LEDGER, METRICS):
             _cut(folder / name, note.sizes[name] if note else 0)
-        if isinstance(self.server.broadcast, Broadcast):
-            self.notes += self.server.broadcast.attach(folder / DOWN)
+        self.notes += self.server.broadcast.attach(folder / DOWN)
         store = StateStore(folder / "states", writer="server", durable=False)
         store.forget_after(self.server.round)
         store.close()
@@ -242,8 +241,7 @@ class Federation:
         server.step()
         assert server.store is not None
         server.store.horizon, server.store.saved = self._ways_back()
-        if isinstance(server.broadcast, Broadcast):
-            server.broadcast.horizon = server.store.horizon + 1  # round t begins from version t + 1
+        server.broadcast.horizon = server.store.horizon + 1  # round t ends with version t + 1
         pool.settle(number, failed, server.store.horizon, server.store.saved)
         server.store.commit()
         due = number % self.schedule.evaluate_every == 0 or number == self.schedule.rounds
@@ -334,8 +332,7 @@ class Federation:
         for name in (LEDGER, METRICS):
             sync(self.folder / name)
         self._disk.sync()
-        if isinstance(self.server.broadcast, Broadcast):
-            self.server.broadcast.sync()
+        self.server.broadcast.sync()
         note = checkpoint.Note(self.server.round, sizes, self._seconds, self._settings())
         checkpoint.save(self.folder / "checkpoints", self.server, note)
         self._saved = self.server.round

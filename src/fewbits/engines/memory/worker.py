@@ -67,13 +67,13 @@ class Worker:
         self._follower: Follower | EpochFollower
         self._alone: Follower | None = None
         self._bundles: Mapping[int, bytes] = {}
+        made = None if task.build is None else exchange.initial(task.build, self.objective.extra, self.space)
         if self.space is None:
             down = exchange.downlink(method.down, spec)
-            made = None if task.build is None else exchange.initial(task.build, self.objective.extra)
             self._follower = Follower(down, spec, made)
             self._alone = None if down.own is None else Follower(down, spec, made)  # lent to each client in turn
         else:
-            self._follower = EpochFollower(size, self.space.numel, partial(self.space.expand, size))
+            self._follower = EpochFollower(size, self.space.numel, partial(self.space.expand, size), made)
             spec = self.space.spec(self.model, self.objective)
         # Written anew for each client, once the last one's end is stored: the sender is lent, and keeps nothing.
         self._update = torch.empty_like(self._public)
