@@ -2,9 +2,9 @@
 
     python benchmarks/downlink.py [--rounds 115]
 
-Real runs on digits: 20 clients with three digits each, 5 per round, uplink top-k. In each of the last ten rounds: what a
-client would get that was away for so many rounds, `len` of the bundle, which is really encoded. Under `own4` and `own8` it
-was served in three rounds in a row before it went away, so that it may have left the public model.
+Real runs on digits: 20 clients with three digits each, 5 per round, uplink top-k. In each of the last ten rounds, what
+a client would get that was away for so many rounds: `len` of the bundle, which is really encoded. Under `own4` and
+`own8` it was served in three rounds in a row before it went away, so that it may have left the public model.
 Figures are means over those rounds, and mean and range over seeds 0, 1, 2.
 """
 

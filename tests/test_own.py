@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -322,3 +323,11 @@ def test_a_seed_saves_the_first_model_of_every_client_and_nothing_else_changes(t
     assert saved == 6 * ((size + 16 + 3) - (2 + 16 + 2 + key + 8))
     with pytest.raises(LocalError, match="both seed and build"):
         task(seed=KEY)
+
+
+def test_the_example_of_the_page_runs_and_its_figures_are_right():
+    page = (Path(__file__).parents[1] / "docs" / "broadcast.md").read_text()
+    names = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    sizes = len(names["first"]), sum(map(len, names["entries"])), len(names["back"])
+    assert f"the seed takes {sizes[0]} bytes, the 20 entries {sizes[1]:,}, the patch {sizes[2]:,}," in page

@@ -22,7 +22,7 @@ from fewbits.link.log import Log
 from fewbits.link.own import Own, Recipe
 from fewbits.link.patch import Changes, write_patch
 from fewbits.link.receiver import Receiver
-from fewbits.link.seed import Seed, check_seed
+from fewbits.link.seed import Seed, check_seed, digest
 from fewbits.link.sender import Sender
 from fewbits.link.track import Track
 from fewbits.rng import Key
@@ -83,6 +83,7 @@ class Broadcast:
     def _clear(self) -> None:
         """Forget what is known of the newest version and of those before it."""
         self._snapshot: bytes | None = None
+        self._digest: bytes | None = None
         self._made: dict[int, Route] = {}  # differences from public versions
         self._rebuilt: dict[int, Track] = {}
 
@@ -209,7 +210,8 @@ class Broadcast:
     def _patch(self, since: int) -> bytes:
         assert self._changes is not None
         now = Track(self.value, self.version, self._sender.history, self._sender.state)
-        return write_patch(self.codec, self._sender.spec, now, since, self._changes.since(since))
+        self._digest = self._digest or digest(vectors(now.state))
+        return write_patch(self.codec, self._sender.spec, now, since, self._changes.since(since), self._digest)
 
     def _lossy(self, held: Recipe) -> Iterator[Way]:
         """A difference to what the receiver holds; to zeros, when that is unknown here."""

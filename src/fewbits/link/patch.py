@@ -32,29 +32,31 @@ class Changes:
 
     def __init__(self, state: Any) -> None:
         """`state`: of Delta or Hold, at the oldest version that will be asked for."""
-        self._last = [torch.zeros(len(x), dtype=torch.int32) for x in vectors(state)]  # each (n,)
+        self._last = [np.zeros(len(x), np.int32) for x in vectors(state)]  # each (n,)
 
     def note(self, before: Any, after: Any, version: int) -> None:
         """The state became `after` with this version."""
         for last, old, new in zip(self._last, vectors(before), vectors(after), strict=True):
-            last.masked_fill_(words(old) != words(new), version)
+            np.copyto(last, version, where=words(old).numpy() != words(new).numpy())
 
     def least_bytes(self, version: int) -> int:
         """A patch from this version has at least so many bytes: its header, its digest and its words."""
-        return HEADER_BYTES + DIGEST_BYTES + 4 * sum(int((last > version).sum()) for last in self._last)
+        return HEADER_BYTES + DIGEST_BYTES + 4 * sum(int(np.count_nonzero(last > version)) for last in self._last)
 
     def since(self, version: int) -> list[np.ndarray]:
         """Positions that changed after this version, ascending, by group.  # each (k,) int64"""
-        return [torch.nonzero(last > version).reshape(-1).numpy() for last in self._last]
+        return [np.flatnonzero(last > version) for last in self._last]
 
 
-def write_patch(codec: Lift, spec: AnySpec, now: Track, since: int, changed: list[np.ndarray]) -> bytes:
-    """A frame that leads from any version from `since` on to `now`."""
+def write_patch(
+    codec: Lift, spec: AnySpec, now: Track, since: int, changed: list[np.ndarray], digested: bytes
+) -> bytes:
+    """A frame that leads from any version from `since` on to `now`; `digested`: the digest of its vectors."""
     out = BitWriter()
     with out.section("steps"):
         write_delta(now.version - since, out)
     with out.section("digest"):
-        out.write_bytes(digest(vectors(now.state)))
+        out.write_bytes(digested)
     for group, x, positions in zip(codec.groups(spec), vectors(now.state), changed, strict=True):
         with out.section(group.name):
             write_delta(len(positions) + 1, out)
