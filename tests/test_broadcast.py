@@ -1,18 +1,22 @@
 """Broadcast and Follower: the cheapest way back for those who were away, and one public value for all."""
 
+import hashlib
 import random
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from every_codec import TREE, fingerprint, payload_of, restamp, stream
 from fewbits.codecs import Delta, ErrorFeedback, LookBack, Quantize, Raw, TopK, chain, each, flat, route
-from fewbits.coders import Rans
-from fewbits.errors import LocalError, WireError
-from fewbits.link import Broadcast, Follower
-from fewbits.link.broadcast import pack, unpack
+from fewbits.coders import Rans, write_delta, write_support
+from fewbits.errors import DesyncError, LocalError, WireError
+from fewbits.link import Broadcast, Follower, Seed
+from fewbits.link.bundle import pack, unpack, wrap
+from fewbits.link.identity import SEED, codec_hash
 from fewbits.rng import Key
-from fewbits.wire import Frame
+from fewbits.wire import BitWriter, Frame, Header
 
 DIFFERENCES = [
     Delta(chain(Quantize(8), Rans())),
@@ -49,30 +53,216 @@ def test_every_follower_has_the_public_value_bit_for_bit_however_long_it_was_awa
         assert fingerprint(follower.value) == fingerprint(server.value)
 
 
+def build(key):
+    """What a seed of these tests gives."""
+    return {name: v * (1 + key.seed) for name, v in next(versions(1)).items()}
+
+
+def entries_of(server):
+    """Every entry that the log still has."""
+    return [record for record in server.dump()[1:] if not Frame.parse(record).header.snapshot]
+
+
+def patch_by_hand(server, states, since):
+    """docs/wire-format.md, dumbly: words that differ between any two neighbours of the states from `since` on."""
+    groups, now, out = server.codec.groups(TREE), server.version, BitWriter()
+    write_delta(now - since, out)
+    vectors = [[own[0].numpy() for own in state] for state in states[since - 1 :]]
+    out.write_bytes(hashlib.blake2b(b"".join(map(bytes, vectors[-1])), digest_size=8, person=b"fewbits.value").digest())
+    for i, _ in enumerate(groups):
+        mine = [v[i].view(np.uint32) for v in vectors]
+        changed = [j for j in range(len(mine[0])) if any(a[j] != b[j] for a, b in pairwise(mine))]
+        write_delta(len(changed) + 1, out)
+        write_support(np.array(changed, np.int64), len(mine[0]), out)
+        if changed:
+            out.write_bytes(vectors[-1][i][changed])
+    history = Frame.parse(server.frames(None)[-1]).header
+    header = Header(codec_hash(server.codec, TREE, "patch of "), now, history.history, snapshot=True)
+    return bytes(Frame(header, out.finish()))
+
+
+@pytest.mark.parametrize("seeded", [False, True])
 @pytest.mark.parametrize("codec", DIFFERENCES, ids=repr)
-def test_the_cheaper_of_entries_and_snapshot_is_sent_by_real_length(codec):
-    server = Broadcast(codec, TREE, Key(0), keep=64)
+def test_the_shortest_of_all_ways_is_taken_whoever_was_away_for_however_long(codec, seeded):
+    """Against every way there is, written by hand: entries, patch, snapshot, each behind a seed at first contact."""
+    keep = 12
+    server = Broadcast(codec, TREE, Key(0), keep=keep, seed=Seed(Key(0), build) if seeded else None)
+    latest = Follower(codec, TREE, build)
+    states, taken = [], set()
     for x in versions(20):
         server.publish(x)
-    snapshot, log = server.frames(None)[0], server.dump()[1:]
-    assert Frame.parse(snapshot).header.snapshot
-    kinds = set()
-    for version in range(1, server.version):
-        missed = log[version - 1 :]
-        assert sum(map(len, server.frames(version))) == min(sum(map(len, missed)), len(snapshot))
-        kinds.add(server.frames(version) == missed)
-    assert server.frames(server.version) == []
-    assert kinds == {False, True}
+        latest.receive(server.bundle(latest.version))
+        states.append(latest._now.state)
+        now, entries, snapshot = server.version, entries_of(server), latest.dump()
+        seed = [f for f in server.dump()[1:2] if Frame.parse(f).header.codec == codec_hash(server.codec, TREE, SEED)]
+        assert bool(seed) == seeded
+        for version in range(now):
+            ways = {"snapshot": [snapshot]}
+            since, before = (1, seed) if version == 0 and seeded else (version, [])
+            if version == 0 and seeded and now == 1:
+                ways["seed"] = seed
+            elif max(1, now - keep) <= since < now:
+                ways["entries"] = [*before, *entries[since - now :]]
+                patch = patch_by_hand(server, states, since)
+                ways["patch"] = [*before, patch]
+            lengths = {name: len(pack(frames)) for name, frames in ways.items()}
+            found = server.frames(version or None)
+            assert len(pack(found)) == min(lengths.values())
+            assert found in [frames for name, frames in ways.items() if lengths[name] == min(lengths.values())]
+            taken |= {name for name, frames in ways.items() if frames == found}
+        assert server.frames(now) == []
+    assert taken >= {"entries", "snapshot"} | ({"seed"} if seeded else set())
+    if "TopK(fraction=0.2)" in repr(codec) or "TopK(fraction=0.3)" in repr(codec):
+        assert "patch" in taken
 
 
 def test_who_missed_more_than_the_log_holds_gets_a_snapshot():
     server = Broadcast(Delta(chain(TopK(0.02))), TREE, Key(0), keep=3)
     for x in versions(8):
         server.publish(x)
-    assert [Frame.parse(f).header.snapshot for f in server.frames(5)] == [False] * 3
-    assert [Frame.parse(f).header.snapshot for f in server.frames(4)] == [True]
-    assert [Frame.parse(f).header.snapshot for f in server.frames(0)] == [True]
-    assert [Frame.parse(f).header.snapshot for f in server.frames(-70_000)] == [True]
+    assert len(server.frames(5)) == 1 and len(server.frames(7)) == 1
+    assert [len(f) < 16 + 4 * 41 for f in server.frames(5)] == [True], "a patch"
+    for version in (4, 0, None, -70_000, 9, 70_000):
+        (frame,) = server.frames(version)
+        header = Frame.parse(frame).header
+        assert header.snapshot and header.codec == codec_hash(server.codec, TREE) and len(frame) == 16 + 4 * 41
+
+
+@pytest.mark.parametrize("codec", DIFFERENCES, ids=repr)
+def test_a_patch_leads_from_every_version_between_and_from_no_other(codec):
+    server, states, froms = Broadcast(codec, TREE, Key(0)), [], []
+    latest = Follower(codec, TREE)
+    for x in versions(7):
+        server.publish(x)
+        latest.receive(server.bundle(latest.version))
+        states.append(latest._now.state)
+        froms.append(latest.dump())
+    patch = patch_by_hand(server, states, 3)
+    for version, held in enumerate(froms, start=1):
+        follower = Follower(codec, TREE)
+        follower.load(held)
+        if version < 3:
+            with pytest.raises(DesyncError, match=f"leads from public version 3 to 7; we hold version {version}"):
+                follower.receive(pack([patch]))
+            assert follower.version == version
+        else:
+            assert fingerprint(follower.receive(pack([patch]))) == fingerprint(server.value)
+            assert follower.version == 7
+    with pytest.raises(DesyncError, match="we hold version 0"):
+        Follower(codec, TREE).receive(pack([patch]))
+
+
+def test_a_patch_of_another_history_is_noticed_by_its_digest():
+    codec = Delta(TopK(0.2))
+    ours, theirs = Broadcast(codec, TREE, Key(0)), Broadcast(codec, TREE, Key(0))
+    follower = Follower(codec, TREE)
+    for i, x in enumerate(versions(6)):
+        ours.publish(x)
+        theirs.publish(x if i else {name: v + 1 for name, v in x.items()})
+        if i == 0:
+            follower.receive(ours.bundle(None))
+    before = fingerprint(follower.value)
+    (patch,) = theirs.frames(2)
+    bad = restamp(patch)
+    with pytest.raises(DesyncError, match="public version 2"):
+        follower.receive(pack([bad]))
+    follower.receive(ours.bundle(1))
+    follower.load(follower.dump())
+    assert fingerprint(follower.value) == fingerprint(ours.value) != before
+    late = Follower(codec, TREE)
+    late.receive(pack([ours.frames(None)[0]]))
+    stale = restamp(patch, sequence=7)
+    with pytest.raises(DesyncError, match="does not give the server's value"):
+        late.receive(pack([stale]))
+    assert fingerprint(late.value) == fingerprint(ours.value)
+
+
+def test_damaged_patches_are_refused_and_change_nothing():
+    codec = Delta(TopK(0.1))
+    server, follower = Broadcast(codec, TREE, Key(0)), Follower(codec, TREE)
+    for i, x in enumerate(versions(5)):
+        server.publish(x)
+        if i == 0:
+            follower.receive(server.bundle(None))
+    (patch,) = server.frames(1)
+    before, payload = fingerprint(follower.value), bytearray(payload_of(patch))
+    for bit in range(8 * len(payload)):
+        bad = bytearray(payload)
+        bad[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(WireError):
+            follower.receive(pack([restamp(patch, bytes(bad))]))
+    for cut in range(len(payload)):
+        with pytest.raises(WireError):
+            follower.receive(pack([restamp(patch, bytes(payload[:cut]))]))
+    assert fingerprint(follower.value) == before
+    assert fingerprint(follower.receive(pack([patch]))) == fingerprint(server.value)
+
+
+# First contact by a seed
+
+
+@pytest.mark.parametrize("codec", [DIFFERENCES[1], DIFFERENCES[3], WHOLE[0]], ids=repr)
+def test_first_contact_by_a_seed_takes_few_bytes_and_gives_the_same_bits(codec):
+    server = Broadcast(codec, TREE, Key(0), seed=Seed(Key(5).fold("model"), build))
+    server.publish(build(Key(5)))
+    bundle = server.bundle(None, ack=3)
+    assert len(bundle) == 2 + 16 + 2 + len('[5, "model"]') + 8
+    follower = Follower(codec, TREE, build)
+    assert fingerprint(follower.receive(bundle)) == fingerprint(server.value)
+    assert (follower.version, follower.ack) == (1, 3)
+    for x in versions(3):
+        server.publish(x)
+        assert fingerprint(follower.receive(server.bundle(follower.version))) == fingerprint(server.value)
+    late = Follower(codec, TREE, build)
+    assert fingerprint(late.receive(server.bundle(None))) == fingerprint(server.value)
+
+
+def test_a_seed_that_gives_another_model_is_refused_and_nothing_is_held():
+    server = Broadcast(DIFFERENCES[1], TREE, Key(0), seed=Seed(Key(5), build))
+    server.publish(build(Key(5)))
+    for other, said in (
+        (lambda key: build(Key(6)), "gives another model here"),
+        (None, "was given no build"),
+        (lambda key: {name: v * torch.nan for name, v in build(key).items()}, "gives another model here"),
+    ):
+        follower = Follower(DIFFERENCES[1], TREE, other)
+        with pytest.raises(DesyncError, match=said):
+            follower.receive(server.bundle(None))
+        assert (follower.version, follower.value) == (0, None)
+    with pytest.raises(LocalError, match="build: expected the tensors"):
+        Follower(DIFFERENCES[1], TREE, lambda key: {"w": torch.zeros(1)}).receive(server.bundle(None))
+
+
+def test_a_model_that_the_codec_changes_or_that_is_not_the_seeds_is_sent_and_not_the_seed():
+    for codec, x in ((Raw("fp16"), build(Key(0))), (Delta(Raw()), build(Key(1)))):
+        server = Broadcast(codec, TREE, Key(0), seed=Seed(Key(0), build))
+        server.publish({name: v + 1e-3 for name, v in x.items()})
+        follower = Follower(codec, TREE, build)
+        assert fingerprint(follower.receive(server.bundle(None))) == fingerprint(server.value)
+    with pytest.raises(LocalError, match=r"seed must be a Seed\(key, build\)"):
+        Broadcast(Raw(), TREE, Key(0), seed=Key(0))
+
+
+def test_a_seed_frame_cut_short_or_stretched_is_refused():
+    server = Broadcast(DIFFERENCES[0], TREE, Key(0), seed=Seed(Key(5), build))
+    server.publish(build(Key(5)))
+    (frame,) = server.frames(None)
+    payload = payload_of(frame)
+    for bad in (*(payload[:cut] for cut in range(len(payload))), payload + b"\0", b"\xff\xff" + payload[2:]):
+        with pytest.raises(WireError):
+            Follower(DIFFERENCES[0], TREE, build).receive(pack([restamp(frame, bad)]))
+
+
+@pytest.mark.parametrize("codec", DIFFERENCES + WHOLE, ids=repr)
+def test_a_value_that_is_not_finite_is_not_published_and_the_next_one_is(codec):
+    xs = list(versions(4))
+    plain, tried = Broadcast(codec, TREE, Key(0)), Broadcast(codec, TREE, Key(0))
+    for x in xs:
+        with pytest.raises(LocalError, match=r"bias has \d+ NaN"):
+            tried.publish({name: v * torch.nan if name == "bias" else v for name, v in x.items()})
+        plain.publish(x)
+        tried.publish(x)
+        assert [tried.bundle(v) for v in range(tried.version)] == [plain.bundle(v) for v in range(plain.version)]
 
 
 def test_running_statistics_are_exact_beside_differences():
@@ -101,7 +291,7 @@ def test_entries_that_are_already_here_are_passed_over(codec):
     follower.receive(server.bundle(None))
     for x in xs[1:]:
         server.publish(x)
-    entries = pack(server.dump()[1:])
+    entries = pack(server.frames(None) if codec in WHOLE else server.dump()[2:])
     for _ in range(3):
         assert fingerprint(follower.receive(entries)) == fingerprint(server.value)
     follower.receive(server.bundle(2))  # overlaps what it has
@@ -129,7 +319,8 @@ def test_the_acknowledgement_is_on_the_last_frame_of_a_bundle():
         server.publish(x)
         follower.receive(server.bundle(follower.version, ack=41))
         assert follower.ack == 41
-    assert [Frame.parse(f).header.ack for f in unpack(server.bundle(1, ack=7))] == [0, 7]
+    follower.receive(pack(frames := [*entries_of(server)]))
+    assert len(frames) == 2 and [Frame.parse(f).header.ack for f in unpack(wrap(frames, 7))] == [0, 7]
 
 
 def test_damaged_bundles_are_refused_and_the_right_one_still_works():
@@ -181,7 +372,7 @@ def test_a_dumped_broadcast_goes_on_with_the_same_bytes(codec):
     for x in xs[:5]:
         server.publish(x)
     again = Broadcast(codec, TREE, Key(0), keep=4)
-    again.load(server.dump(), server.value)
+    again.load(server.dump())
     for x in xs[5:]:
         server.publish(x)
         again.publish(x)

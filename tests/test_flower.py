@@ -20,7 +20,7 @@ from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.site import Site
 from fewbits.errors import LocalError
 from fewbits.learn import Method
-from fewbits.link.broadcast import unpack
+from fewbits.link.bundle import unpack
 from flower_task import DirectGrid, app, grid, node
 
 CLIENTS, ROUNDS = 6, 4

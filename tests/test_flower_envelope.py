@@ -12,7 +12,7 @@ from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.envelope import Envelope
 from fewbits.engines.flower.layout import Layout
 from fewbits.errors import FewbitsError, LocalError, WireError
-from fewbits.link.broadcast import pack
+from fewbits.link.bundle import pack
 from fewbits.rng import Key
 
 LAYOUT = Layout.of(

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from every_codec import CODECS, ends, fingerprint, run, stream
+from broadcasts import DOWNLINKS, followed, played
+from every_codec import CODECS, TREE, ends, fingerprint, run, stream
+from fewbits.link.bundle import unpack
+from fewbits.link.identity import OWN, PATCH, SEED, codec_hash
+from fewbits.wire import Frame
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "frames-v1.json").read_text())
+FOLDER = Path(__file__).parent / "golden"
+GOLDEN = json.loads((FOLDER / "frames-v1.json").read_text())
 
 
 def test_every_example_has_golden_frames():
@@ -34,3 +39,32 @@ def test_golden_frames_decode_to_the_same_values_and_the_same_state(codec):
 @pytest.mark.parametrize("codec", [c for c in CODECS if repr(c) in GOLDEN], ids=repr)
 def test_the_same_values_still_give_the_golden_frames(codec):
     assert [frame.hex() for frame in run(codec, list(stream(4)))[0]] == GOLDEN[repr(codec)]["frames"]
+
+
+BUNDLES = json.loads((FOLDER / "bundles-v1.json").read_text())
+SCENES = [(name, seeded) for name in DOWNLINKS for seeded in (False, True)]
+
+
+@pytest.mark.parametrize(("name", "seeded"), SCENES)
+def test_golden_bundles_of_seeds_patches_and_own_differences_give_the_same_values(name, seeded):
+    golden = BUNDLES[f"{name} {seeded}"]
+    assert followed(name, [bytes.fromhex(bundle) for bundle, _ in golden]) == [value for _, value in golden]
+
+
+@pytest.mark.parametrize(("name", "seeded"), SCENES)
+def test_the_same_models_still_give_the_golden_bundles(name, seeded):
+    assert [[bundle.hex(), value] for bundle, value in played(name, seeded)] == BUNDLES[f"{name} {seeded}"]
+
+
+def test_golden_bundles_hold_every_kind_of_frame():
+    found = set()
+    for name, seeded in SCENES:
+        down = DOWNLINKS[name]
+        kinds = {codec_hash(down.public, TREE, kind): kind for kind in ("", SEED, PATCH)}
+        kinds[codec_hash(down.own, TREE, OWN) if down.own else -1] = OWN
+        for bundle, _ in BUNDLES[f"{name} {seeded}"]:
+            for frame in unpack(bytes.fromhex(bundle)):
+                header = Frame.parse(frame).header
+                found.add((kinds[header.codec], header.key, header.snapshot))
+    plain = {("", False, False), ("", False, True), ("", True, False)}
+    assert found == plain | {(SEED, False, True), (PATCH, False, True), (OWN, True, False), (OWN, False, False)}

@@ -19,7 +19,7 @@ from fewbits.learn.forecast import Link, forecast, frames
 from fewbits.learn.forecast.downlink import Entries, Epochs, Whole, downlink
 from fewbits.learn.space import Space
 from fewbits.link import Broadcast
-from fewbits.link.broadcast import pack, packed_bytes
+from fewbits.link.bundle import pack, wrapped_bytes
 from fewbits.link.epochs import EpochBroadcast
 from fewbits.methods import build
 from fewbits.models import NAMES as MODELS
@@ -137,7 +137,9 @@ def test_a_model_too_large_for_a_round_of_updates_is_planned_by_a_smaller_one(na
 
 def test_the_length_of_a_bundle_is_that_of_its_frames_packed():
     for lengths in ([], [16], [16, 127, 128], [2**14, 2**14 - 1] * 100):
-        assert packed_bytes(lengths) == len(pack([bytes(n) for n in lengths]))
+        assert wrapped_bytes(lengths) == len(pack([bytes(n) for n in lengths])) + (
+            not lengths
+        )  # with an acknowledgement
 
 
 def test_entries_missed_or_a_snapshot_as_the_broadcast_does():

@@ -36,6 +36,8 @@ METHODS = {
     "scaffold": (build("scaffold"), {"per_round": 4}),
     # epochs end after rounds 4, 8, ...: checkpoints of every second or third round fall within them, and at their ends
     "time-varying": (intrinsic(dense(momentum=0.5), dim=48, mode="time-varying", epoch=4), {"per_round": 3}),
+    "patches": (build("topk", {"down": "sparse"}), {"per_round": 2}),
+    "own": (build("topk", {"down": "own4"}), {"per_round": 2}),
 }
 FORK = multiprocessing.get_context("fork")
 

@@ -12,6 +12,7 @@ from fewbits.codecs import Basis
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.space import Space
+from fewbits.link import Seed
 from fewbits.link.epochs import EpochBroadcast, EpochFollower
 from fewbits.link.ledger import read
 from fewbits.methods import build, dense, intrinsic
@@ -100,6 +101,30 @@ def test_every_receiver_holds_the_same_bits_however_long_it_was_away():
         one.receive(server.bundle(one.version or None))
         assert torch.equal(one.value["theta_e"], server.value["theta_e"])
         assert (one.version, one.epoch) == (server.version, server.epoch)
+
+
+def test_a_seed_stands_for_theta_0_until_the_finals_since_are_longer():
+    start = torch.randn(200, generator=Key(99).generator())
+    seed = Seed(Key(99), lambda key: {"theta_e": torch.randn(200, generator=key.generator())})
+    matrices = {e: torch.randn(200, 8, generator=Key(e).generator()) for e in range(40)}
+    calls = (200, 8, lambda e, s: matrices[e] @ s)
+    server = EpochBroadcast(start, 8, calls[2], Key(0), epochs=lambda v: v // 2, seed=seed)
+    s, whole = HEADER_BYTES + 32, HEADER_BYTES + 800
+    lengths = []
+    for version in range(1, 50):
+        late = EpochFollower(*calls, seed.build)
+        assert torch.equal(late.receive(server.bundle(None))["theta_e"], server.value["theta_e"])
+        lengths.append(sum(map(len, server.frames(None))))
+        again = EpochBroadcast(start, 8, calls[2], Key(0), epochs=lambda v: v // 2)
+        again.load(server.dump())
+        assert again.frames(None) == server.frames(None)
+        server.publish(torch.ones(8), (version + 1) // 2)
+    assert lengths[0] == s + HEADER_BYTES + 2 + len("[99]") + 8
+    assert lengths == sorted(lengths) and lengths[-1] == whole + s
+    with pytest.raises(DesyncError, match="another model"):
+        EpochFollower(*calls, lambda key: {"theta_e": torch.zeros(200)}).receive(
+            EpochBroadcast(start, 8, calls[2], Key(0), seed=seed).bundle(None)
+        )
 
 
 def test_the_shorter_way_is_taken_and_an_old_version_falls_back_to_the_whole():

@@ -1,12 +1,13 @@
 """The examples in docs/wire-format.md, read by a reader that was written from that page alone."""
 
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from fewbits import Key, Raw, Sender, Spec
+from fewbits import Broadcast, Delta, Key, Raw, Seed, Sender, Spec
 from fewbits.codecs import LookBack, Quantize, TopK, chain
 from fewbits.coders import Rans
 
@@ -161,3 +162,44 @@ def test_the_library_writes_the_examples(codec, values):
         frame = sender.send(x)
         sender.commit()
         assert Bits(frame[16:]).text == bits.text
+
+
+def digest(x):
+    return hashlib.blake2b(x.numpy().astype("<f4").tobytes(), digest_size=8, person=b"fewbits.value").hexdigest()
+
+
+PATCHED = "flat(Delta(chain(TopK(fraction=0.05))))"
+
+
+def test_the_seed_example():
+    (bits,) = example(f"seed of {PATCHED}")
+    assert bytes(bits.take(8) for _ in range(bits.take(16))) == b"[3]"
+    assert f"{bits.take(64):016x}" == digest(torch.zeros(40))
+    bits.finish()
+
+
+def test_the_patch_example():
+    (bits,) = example(f"patch of {PATCHED}")
+    assert bits.delta() == 3
+    bits.align()
+    expected = f"{bits.take(64):016x}"
+    k = bits.delta() - 1
+    assert bits.take(3) == 0
+    bits.align()
+    support = runs(bits, k, 40)
+    bits.align()
+    found = {position: bits.float32() for position in support}
+    bits.finish()
+    assert found == {3: 0.5, 17: 2.0, 18: 3.5, 36: 7.0} and expected == digest(vector(40, found))
+
+
+def test_the_library_writes_the_seed_and_the_patch():
+    seed = Seed(Key(3), lambda key: torch.zeros(40))
+    server = Broadcast(Delta(TopK(0.05)), Spec((40,)), Key(0), seed=seed)
+    assert repr(server.codec) == PATCHED
+    server.publish(torch.zeros(40))
+    frames = server.frames(None)
+    for entries in ({3: 1.5, 17: -7}, {3: 1.5, 17: 2, 18: 3.5}, {3: 0.5, 17: 2, 18: 3.5, 36: 7}):
+        server.publish(vector(40, entries))
+    for kind, (frame,) in (("seed of ", frames), ("patch of ", server.frames(1))):
+        assert Bits(frame[16:]).text == example(kind + PATCHED)[0].text

@@ -77,13 +77,26 @@ from fewbits.learn import (
     epsilon,
     topology,
 )
-from fewbits.link import Broadcast, Follower, Ledger, Receiver, Sender, StateStore, load_model, save_model
+from fewbits.link import (
+    Broadcast,
+    Downlink,
+    Follower,
+    Ledger,
+    Receiver,
+    Seed,
+    Sender,
+    StateStore,
+    load_model,
+    save_model,
+)
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec, TreeSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Seed",
+    "Downlink",
     "Adaptive",
     "Auto",
     "Basis",

@@ -22,7 +22,7 @@ from fewbits.engines.flower.envelope import Envelope, described, opened, restore
 from fewbits.engines.flower.layout import Layout
 from fewbits.errors import FewbitsError
 from fewbits.link import Broadcast, Follower, ledger
-from fewbits.link.broadcast import pack, unpack
+from fewbits.link.bundle import pack, unpack
 from fewbits.link.epochs import EpochBroadcast, EpochFollower
 from fewbits.link.kept import open_sealed, seal
 from fewbits.rng import Key

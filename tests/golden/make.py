@@ -11,9 +11,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from broadcasts import DOWNLINKS, played  # noqa: E402
 from every_codec import CODECS, fingerprint, run, stream  # noqa: E402
 
 FILE = HERE / "frames-v1.json"
+BUNDLES = HERE / "bundles-v1.json"
 ROUNDS = 4
 
 
@@ -33,6 +35,11 @@ def main() -> None:
     added = {repr(codec): golden(codec) for codec in CODECS if repr(codec) not in known}
     FILE.write_text(json.dumps(known | added, indent=1) + "\n")
     print(f"{FILE.name}: {len(known)} kept, {len(added)} added")
+    kept = json.loads(BUNDLES.read_text()) if BUNDLES.exists() else {}
+    scenes = [(name, seeded) for name in DOWNLINKS for seeded in (False, True) if f"{name} {seeded}" not in kept]
+    new = {f"{name} {seeded}": [(b.hex(), value) for b, value in played(name, seeded)] for name, seeded in scenes}
+    BUNDLES.write_text(json.dumps(kept | new, indent=1) + "\n")
+    print(f"{BUNDLES.name}: {len(kept)} kept, {len(new)} added")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,11 @@ def load_data(config: RunConfig) -> Data:
 
 def build_model(config: RunConfig, found: Data) -> nn.Module:
     """The initial model, prepared as Federation would: a pattern that matches nothing is told of now."""
-    key = Key(config.seed)
+    return model_of(config, found, Key(config.seed))
+
+
+def model_of(config: RunConfig, found: Data, key: Key) -> nn.Module:
+    """The model that a seed gives: what a client makes for itself at first contact."""
     model = models.build(config.model, found, key.fold("model"))
     config.build_method().prepare(model, key.fold("factor"))
     return model
@@ -43,20 +48,33 @@ def build_task(config: RunConfig, found: Data) -> Task:
     if config.held_share:
         parts, held = data.hold_out(parts, config.held_share, key.fold("holdout"))
     model = build_model(config, found)
-    return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local(), held=held)
+    return Task(
+        model,
+        found.train_x,
+        found.train_y,
+        parts,
+        found.test_x,
+        found.test_y,
+        config.local(),
+        held=held,
+        seed=key,
+        build=partial(model_of, config, found),
+    )
 
 
 def build_federation(config: RunConfig, folder: Path, task: Task) -> Federation:
     """The run in `folder`, new or continued; notes there what travels, for `fewbits inspect`."""
     federation = Federation(task, config.build_method(), config.schedule(), Key(config.seed), folder)
     server = federation.server
-    note = [_link("uplink", server.up, server.up_spec), *(_link("downlink", *pair) for pair in server.broadcast.codecs)]
+    note = [_link("uplink", "", server.up, server.up_spec)]
+    note += [_link("downlink", *kind) for kind in server.broadcast.kinds]
     write_atomically(folder / WIRE, (json.dumps(note, indent=2) + "\n").encode())
     keeper = Keeper(folder / "frames", config.keep_frames)
     federation.tap = keeper if keeper.wants else None
     return federation
 
 
-def _link(way: str, codec: Lift, spec: AnySpec) -> dict[str, object]:
+def _link(way: str, kind: str, codec: Lift, spec: AnySpec) -> dict[str, object]:
     tensors = [[name, list(leaf.shape), leaf.dtype] for name, leaf in entries(spec)]
-    return {"link": way, "codec": repr(codec), "hash": f"{codec_hash(codec, spec):04X}", "tensors": tensors}
+    name = f"{codec_hash(codec, spec, kind):04X}"
+    return {"link": way, "kind": kind, "codec": repr(codec), "hash": name, "tensors": tensors}

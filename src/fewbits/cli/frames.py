@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewbits.link.broadcast import unpack
+from fewbits.link.bundle import unpack
 
 
 class Keeper:

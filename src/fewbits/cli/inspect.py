@@ -15,7 +15,9 @@ from fewbits.cli.config import read_json
 from fewbits.cli.options import numbers
 from fewbits.codecs import Lift, as_lift
 from fewbits.errors import LocalError
-from fewbits.link.identity import codec_hash
+from fewbits.link.identity import PATCH, SEED, codec_hash
+from fewbits.link.patch import parse_patch
+from fewbits.link.seed import parse_seed
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, Frame, Section
@@ -28,6 +30,12 @@ class Contents(NamedTuple):
     direction: str  # for a person: "uplink ", "downlink ", or ""
     codec: Lift
     spec: Spec | TreeSpec
+    kind: str = ""  # of frame: "" for messages and states of the codec itself, else what `codec_hash` takes
+
+    @property
+    def hash(self) -> int:
+        """As in the frame's header."""
+        return codec_hash(self.codec, self.spec, self.kind)
 
 
 def inspect(
@@ -55,7 +63,7 @@ def inspect(
         contents = described(note, parsed.header.codec)
     elif codec is not None and shape is not None:
         contents = Contents("", as_lift(parse(codec), "inspect"), Spec(numbers(shape, "--shape")))
-        own = codec_hash(contents.codec, contents.spec)
+        own = contents.hash
         if own != parsed.header.codec:
             console.print(
                 f"note: this codec and shape have another hash, {own:04X}; what follows is a guess", style="yellow"
@@ -63,7 +71,9 @@ def inspect(
     else:
         console.print("The codec is not known; give --run, or --codec and --shape, to see what the payload holds.")
         return
-    console.print(f"{contents.direction}codec: {contents.codec!r}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{contents.direction}codec: {contents.kind}{contents.codec!r}", markup=False, highlight=False, soft_wrap=True
+    )
     console.print(_sections(sections(parsed, contents), len(parsed.payload)))
 
 
@@ -83,21 +93,25 @@ def described(path: Path, wanted: int) -> Contents:
     except (KeyError, TypeError, ValueError) as error:
         raise LocalError(f"{path} does not describe a run's codecs: {error}") from None
     for end in ends:
-        if codec_hash(end.codec, end.spec) == wanted:
+        if end.hash == wanted:
             return end
-    hashes = ", ".join(f"{end.direction}{codec_hash(end.codec, end.spec):04X}" for end in ends)
+    hashes = ", ".join(f"{end.direction}{end.hash:04X}" for end in ends)
     raise LocalError(f"the frame's codec hash is {wanted:04X}; {path} has {hashes}")
 
 
 def _contents(link: Any) -> Contents:
     spec = TreeSpec(tuple((str(name), Spec(tuple(sizes), dtype)) for name, sizes, dtype in link["tensors"]))
-    return Contents(f"{link['link']} ", as_lift(parse(link["codec"]), "inspect"), spec)
+    return Contents(f"{link['link']} ", as_lift(parse(link["codec"]), "inspect"), spec, link.get("kind", ""))
 
 
 def sections(frame: Frame, contents: Contents) -> list[Section]:
     """The payload's sections, outer before inner, in order; WireError when it is not of this codec."""
     src = BitReader(frame.payload)
-    if frame.header.snapshot:
+    if contents.kind == SEED:
+        parse_seed(src)
+    elif contents.kind == PATCH:
+        parse_patch(src, contents.codec, contents.spec)
+    elif frame.header.snapshot:
         with src.section("state"):
             contents.codec.read_state(contents.spec, src)
     else:

@@ -86,7 +86,7 @@ def plan(
     names = _names(method)
     make, what = subject(model, data, params, shapes, key)
     sizes = (clients, per_round, rounds, key)
-    lines, refused = _lines(make, names, distribute(settings or (), names), sizes)
+    lines, refused = _lines(make, names, distribute(settings or (), names), sizes, params is None and shapes is None)
     if not lines:
         raise LocalError("plan: no method fits. " + "; ".join(refused))
     console = Console()
@@ -108,15 +108,16 @@ def _lines(
     names: Sequence[str],
     given: Mapping[str, dict[str, str]],
     sizes: tuple[int, int | None, int, Key],
+    seeded: bool,
 ) -> tuple[list[Forecast], list[str]]:
     """A method's lines, all compared with dense ones; and sentences about what does not fit."""
-    (dense,) = forecast(make, build("dense"), *sizes)
+    (dense,) = forecast(make, build("dense"), *sizes, seeded=seeded)
     known = {("dense", ""): [dense]}
     lines: list[Forecast] = []
     refused: list[str] = []
     for name, case, settings in ((one, *each) for one in names for each in _cases(one, given[one])):
         try:
-            found = known.get((name, case)) or forecast(make, build(name, settings), *sizes, case)
+            found = known.get((name, case)) or forecast(make, build(name, settings), *sizes, case, seeded)
         except LocalError as error:
             refused.append(f"{name}{f', {case}' if case else ''}: {error}")
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
-from fewbits.link import Follower, Sender
+from fewbits.link import Downlink, Follower, Sender
 from fewbits.rng import Key
 
 
@@ -30,12 +32,16 @@ class Client:
         self,
         model: nn.Module,
         up: Codec | Transform | Coder,
-        down: Codec | Transform | Coder,
+        down: Codec | Transform | Coder | Downlink,
         key: Key,
         common: Key = Key(0),
         objective: Objective | None = None,
+        build: Callable[[Key], nn.Module] | None = None,
     ) -> None:
-        """`key` is this client's own; `up`, `down`, `common` and `objective` are the server's."""
+        """`key` is this client's own; `up`, `down`, `common` and `objective` are the server's.
+
+        `build` makes the initial model from a key, for servers that have a seed.
+        """
         self.model = model
         self.objective: Objective = objective or Plain()
         self._flat = FlatModel(model)
@@ -43,7 +49,8 @@ class Client:
         self._next: Tensor | None = None  # what it becomes when the reply has arrived
         spec = exchange.spec(self._flat, self.objective.extra)
         self.up = Sender(exchange.with_buffers(as_lift(up, "Client"), spec), spec, key.fold("up"), common)
-        self.down = Follower(exchange.with_buffers(as_lift(down, "Client"), spec), spec)
+        made = exchange.initial(build, self.objective.extra) if build is not None else None
+        self.down = Follower(exchange.downlink(down, spec), spec, made)
         self._waiting = False  # a reply has not been acknowledged
 
     def receive(self, bundle: bytes) -> None:

@@ -8,15 +8,19 @@ variate) are called "control:0" and so on, and travel as they are, too: what a l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewbits.codecs import Flat, Lift, Raw, Route, chain
 from fewbits.codecs.span import pieces
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
+from fewbits.link import Downlink
+from fewbits.link.downlink import Part
+from fewbits.link.epochs import WHOLE
+from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
 BUFFER, CONTROL = "buffer:", "control:"
@@ -38,6 +42,23 @@ def spec(model: FlatModel, extra: int = 0) -> TreeSpec:
     return found
 
 
+def initial(
+    build: Callable[[Key], nn.Module], extra: int = 0, space: object | None = None
+) -> Callable[[Key], dict[str, Tensor]]:
+    """What gives all that travels at first, by name, from the key that `build` makes the model from.
+
+    The objective's vectors begin at zero. In a `space`, it is one vector, theta_0.
+    """
+
+    def made(key: Key) -> dict[str, Tensor]:
+        model = FlatModel(build(key))
+        if space is not None:
+            return {WHOLE: model.shared.clone()}
+        return values(model, [torch.zeros_like(model.shared_params)] * extra)
+
+    return made
+
+
 def vector(tree: Mapping[str, Tensor]) -> Tensor:
     """All that travels, end to end, in fresh memory: as `FlatModel.shared`, then the objective's vectors."""
     return torch.cat([torch.zeros(0), *(x.reshape(-1) for x in tree.values())])
@@ -56,6 +77,11 @@ def controls(vector: Tensor, model: FlatModel, extra: int) -> tuple[Tensor, ...]
 def split(rest: Tensor, size: int, count: int) -> tuple[Tensor, ...]:
     """So many vectors that lie end to end; where nothing travels, each of them is empty.  # each (size,)"""
     return tuple(rest[i * size : (i + 1) * size] for i in range(count))
+
+
+def downlink(part: Part | Downlink, tree: TreeSpec) -> Downlink:
+    """The server's way to its clients, buffers and an objective's vectors taken out of lossy hands."""
+    return Downlink.of(part).map(lambda lift: with_buffers(lift, tree))
 
 
 def with_buffers(codec: Lift, tree: TreeSpec) -> Lift:

@@ -16,6 +16,7 @@ from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
 from fewbits.learn.protection import Protection
 from fewbits.learn.space import Space
+from fewbits.link import Downlink
 from fewbits.rng import Key
 
 NORMALISE = ("sampled", "all")
@@ -29,7 +30,7 @@ class Method:
 
     name: str  # as on the command line
     up: Lift  # clients to server
-    down: Lift  # server to clients
+    down: Lift | Downlink  # server to clients
     optimizer: ServerOptimizer | None = None  # None: the objective's own half, else ServerSGD()
     normalise: str = "sampled"  # or "all": divide by everybody's examples (LBGM's official code)
     objective: Objective = field(default_factory=Plain)  # what clients follow besides their loss

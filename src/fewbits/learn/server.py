@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,13 +22,16 @@ from fewbits.learn.objective import Objective, Vectors
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
 from fewbits.learn.space import SENT, Space
-from fewbits.link import Broadcast, Receiver, StateStore, ends
+from fewbits.link import Broadcast, Downlink, Receiver, Seed, StateStore, ends
+from fewbits.link.bundle import wrap
 from fewbits.link.epochs import WHOLE, EpochBroadcast
 from fewbits.link.finite import all_finite
+from fewbits.link.own import Recipe
 from fewbits.rng import Key
 from fewbits.wire import Frame
 
 PART = "server.up"
+HELD = "server.held"  # the recipe of what a client holds
 LARGEST = torch.finfo(torch.float32).max
 
 
@@ -46,7 +49,7 @@ class Server:
         self,
         model: nn.Module,
         up: Codec | Transform | Coder,
-        down: Codec | Transform | Coder,
+        down: Codec | Transform | Coder | Downlink,
         key: Key,
         optimizer: ServerOptimizer | None = None,
         store: StateStore | None = None,
@@ -56,12 +59,15 @@ class Server:
         objective: Objective | None = None,
         space: Space | None = None,
         masking: Masking | None = None,
+        seed: tuple[Key, Callable[[Key], nn.Module]] | None = None,
     ) -> None:
         """`store` keeps the clients' states on disk; without it they stay in memory.
 
         `total_weight` is everybody's examples; normalise="all", SCAFFOLD and FedDyn need it. Without an `optimizer`,
         the objective's own half or ServerSGD. In a `space`, the optimiser steps on s, and s travels down as it is.
         With `masking`, only the sum of all its clients' words is read; `up` is masking's own.
+        `seed`: the key that `model` was made from, and what made it: clients that were given the same `build` get the
+        key at first contact, not the model.
         """
         self.objective: Objective = objective or Plain()
         self.optimizer: ServerOptimizer = optimizer or self.objective.server() or ServerSGD()
@@ -87,25 +93,31 @@ class Server:
         self.masking, self.void = masking, False  # whether the last round's masks did not cancel
         self.up_spec = self.spec if masking is None else masking.spec(self.spec)  # of what a client sends
         self.up = exchange.with_buffers(as_lift(up, "Server"), self.up_spec)
+        first = None if seed is None else Seed(seed[0], exchange.initial(seed[1], self.objective.extra, space))
         self.broadcast: Broadcast | EpochBroadcast
         if space is None:
-            lift = exchange.with_buffers(as_lift(down, "Server"), self.spec)
-            self.broadcast = Broadcast(lift, self.spec, key.fold("down"))
+            way = exchange.downlink(down, self.spec)
+            self.broadcast = Broadcast(way, self.spec, key.fold("down"), seed=first)
             self.broadcast.publish(exchange.values(self.flat, self.extra))
         else:
             expand = partial(space.expand, len(self.flat.shared))
-            self.broadcast = EpochBroadcast(self.flat.shared, space.numel, expand, key.fold("down"))
+            self.broadcast = EpochBroadcast(
+                self.flat.shared, space.numel, expand, key.fold("down"), epochs=space.epoch_of, seed=first
+            )
         self._check_carrier()
         self.moments: Moments = self.optimizer.init(space.numel if space else len(self.flat.shared_params))
         self.normalise, self.total_weight = normalise, total_weight
         self.round = 0  # rounds finished
         self.versions: dict[int, int] = {}  # of the public model, by client
         self.rejected: dict[int, int] = {}  # frames left out, by client
+        self.reasons: dict[int, str] = {}  # why the last one was, by client
         self.store = store
         self._receivers: dict[int, Receiver] = {}
         self._shared = Receiver(self.up, self.up_spec, common)  # lent to each client in turn when states are on disk
         self._fresh = self._shared.dump()
         self._before: bytes | None = None  # what it was lent as
+        self._held: dict[int, Recipe] = {}  # what clients hold that have left the public model, if not in the store
+        self._offered: dict[int, Recipe] = {}  # what they will, once the last bundle has arrived
         self._clear()
 
     def _check_carrier(self) -> None:
@@ -140,8 +152,44 @@ class Server:
             self.store.fetch(clients, PART)
 
     def bundle(self, client: int) -> bytes:
-        """What this client must receive to hold the current model, by what it is known to have."""
-        return self.broadcast.bundle(self.versions.get(client), self.receiver(client).ack)
+        """What this client must receive to hold the current model, or one near it, by what it is known to have."""
+        ack = self.receiver(client).ack
+        if isinstance(self.broadcast, EpochBroadcast) or not self.alone:
+            return self.broadcast.bundle(self.versions.get(client), ack)
+        route = self.broadcast.route(self.held(client))
+        self._offered[client] = route.after
+        return wrap(route.frames, ack)
+
+    @property
+    def alone(self) -> bool:
+        """Whether clients may hold models of their own, near the public one."""
+        return self.broadcast.own is not None
+
+    def held(self, client: int) -> Recipe:
+        """What this client is known to hold: a public version, and frames that were made for it alone since."""
+        version = self.versions.get(client, 0)
+        data = None if self.store is None else self.store.get(client, HELD)
+        recipe = Recipe.read(data) if data else self._held.get(client, Recipe())
+        return recipe if version and recipe.version == version else Recipe(version)
+
+    def _settle(self, client: int, version: int) -> None:
+        """The client holds this version: what the last bundle offered, or what it held before it.
+
+        An acknowledgement of neither is of a bundle that another has replaced, and changes nothing: whoever took that
+        bundle still has what it began from (see Follower).
+        """
+        if isinstance(self.broadcast, EpochBroadcast) or not self.alone:
+            self.versions[client] = version
+            return
+        offered = self._offered.get(client)
+        if offered is None or offered.version != version:
+            return
+        recipe = self.broadcast.compact(self._offered.pop(client))
+        self.versions[client] = version
+        if self.store is not None:
+            self.store.put(client, HELD, self.round + 1, bytes(recipe if recipe.frames else Recipe()))
+        else:
+            self._held[client] = recipe
 
     def receiver(self, client: int) -> Receiver:
         """The receiving end of a client's link, valid until the next call."""
@@ -164,8 +212,9 @@ class Server:
         """
         try:
             return self.take(client, frame, weight, common)
-        except WireError:
+        except WireError as error:
             self.rejected[client] = self.rejected.get(client, 0) + 1
+            self.reasons[client] = str(error)
             return None
 
     def take(self, client: int, frame: bytes | memoryview, weight: float, common: Key | None = None) -> Receiver:
@@ -173,6 +222,7 @@ class Server:
         if not weight > 0:
             raise LocalError(f"Server.accept: weight must be > 0; got {weight} for client {client}")
         receiver = self.receiver(client)
+        version = self._version(Frame.parse(frame).header.ack)
         with self._desynchronised(client, receiver, frame):
             partials = receiver.receive_partial(frame, common)
         if self._reach + weight * receiver.reach > LARGEST:
@@ -180,7 +230,7 @@ class Server:
         self._totals[self.space.which(self.round + 1, client) if self.space else 0].add(partials, weight)
         self._weight += weight
         self._reach += weight * receiver.reach
-        self._keep(client, receiver)
+        self._keep(client, receiver, version)
         return receiver
 
     def read(
@@ -188,9 +238,10 @@ class Server:
     ) -> tuple[Receiver, dict[str, Tensor]]:
         """(the receiving end, the update) of one client, for those who sum by themselves and `replace` the model."""
         receiver = self.receiver(client)
+        version = self._version(Frame.parse(frame).header.ack)
         with self._desynchronised(client, receiver, frame):
             update = receiver.receive(frame, common)
-        self._keep(client, receiver)
+        self._keep(client, receiver, version)
         return receiver, update
 
     def add(self, update: Mapping[str, Tensor], weight: float) -> None:
@@ -205,9 +256,9 @@ class Server:
         self._plain = vector if self._plain is None else self._plain + vector
         self._weight += weight
 
-    def _keep(self, client: int, receiver: Receiver) -> None:
+    def _keep(self, client: int, receiver: Receiver, version: int) -> None:
         """A frame counts: store the client's end and the version it acknowledged."""
-        self.versions[client] = self._version(receiver.peer_ack)
+        self._settle(client, version)
         if self.store is not None:
             ends.save(self.store, client, PART, self.round + 1, receiver.dump(), self._before)
 
@@ -224,9 +275,14 @@ class Server:
             raise
 
     def _version(self, ack: int) -> int:
-        """The version that 16 bits stand for: the latest that fits."""
+        """The version that 16 bits stand for: the latest that fits; DesyncError when only one from the future does."""
         version = self.broadcast.version
-        return version - (version - ack) % 2**16
+        found = version - (version - ack) % 2**16
+        if found < 0:
+            raise DesyncError(
+                f"the client holds version {ack} of the model, but version {version} is the newest that there is"
+            )
+        return found
 
     def step(self) -> None:
         """Finish the round: move the model by the mean update and publish it. Without any update it stays.
@@ -298,11 +354,9 @@ class Server:
             raise LocalError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
 
     def dump(self) -> dict[str, Any]:
-        """Tensors and frames of a checkpoint: models, moments, broadcast; clients' ends are in the store."""
-        public = self.broadcast.value
+        """Tensors and frames of a checkpoint: model, moments, broadcast; clients' ends are in the store."""
         return {
             "theta": self.flat.vector().clone(),
-            "public": exchange.vector(public),
             "extra": [x.clone() for x in self.extra],
             "moments": [m.clone() for m in self.moments],
             "broadcast": self.broadcast.dump(),
@@ -312,26 +366,15 @@ class Server:
         self,
         round: int,
         theta: Tensor,
-        public: Tensor,
         moments: Sequence[Tensor],
         broadcast: Sequence[bytes],
         extra: Sequence[Tensor] = (),
     ) -> None:
         """Become the server that was dumped after `round` rounds; LocalError when it had another model or objective."""
         self.flat.load_vector(theta)
-        travels = self.spec.numel if self.space is None else len(self.flat.shared)
-        if len(public) != travels or len(extra) != len(self.extra):
-            raise LocalError(
-                f"Server.load: expected {travels} values that travel, {len(self.extra)} vectors of an "
-                f"objective among them; got {len(public)} and {len(extra)}"
-            )
-        if isinstance(self.broadcast, EpochBroadcast):
-            assert self.space is not None
-            self.broadcast.load(broadcast, self.space.epoch_of)
-        else:
-            pieces = torch.split(public, [leaf.numel for _, leaf in self.spec])
-            tree = {name: x.reshape(leaf.shape) for (name, leaf), x in zip(self.spec, pieces, strict=True)}
-            self.broadcast.load(broadcast, tree)
+        if len(extra) != len(self.extra):
+            raise LocalError(f"Server.load: expected {len(self.extra)} vectors of an objective; got {len(extra)}")
+        self.broadcast.load(broadcast)
         self.moments, self.extra, self.round = tuple(moments), tuple(extra), round
 
 

@@ -8,15 +8,17 @@ entries of all missed rounds would add up to. All ends take the same sums in the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fewbits.codecs import Lift, Raw, chain, flat
 from fewbits.errors import DesyncError, WireError
-from fewbits.link.broadcast import acknowledged, pack, unpack
-from fewbits.link.identity import codec_hash
+from fewbits.link.bundle import pack, unpack, wrap
+from fewbits.link.identity import SEED, codec_hash
 from fewbits.link.receiver import Receiver
+from fewbits.link.seed import Build, Seed, read_seed
 from fewbits.link.sender import Sender
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
@@ -35,9 +37,25 @@ def _spec(name: str, numel: int) -> TreeSpec:
 class EpochBroadcast:
     """The sending end. A frame's number is the epoch for theta_e and finals, the version for s."""
 
-    def __init__(self, start: Tensor, numel: int, expand: Expand, key: Key, keep: int = 1024) -> None:
-        """`start`: theta_0, (D,); `numel`: of s; `keep`: finals in the log, receivers further behind get theta_e."""
-        self._expand, self.keep = expand, keep
+    own = None  # nobody leaves the shared value here: s is all that a receiver needs
+
+    def __init__(
+        self,
+        start: Tensor,
+        numel: int,
+        expand: Expand,
+        key: Key,
+        keep: int = 1024,
+        epochs: Callable[[int], int] | None = None,
+        seed: Seed | None = None,
+    ) -> None:
+        """`start`: theta_0, (D,); `numel`: of s; `keep`: finals in the log, receivers further behind get theta_e.
+
+        `epochs` gives a version's epoch, for `load`; `seed`: what theta_0, under the name WHOLE, is made from.
+        """
+        self._expand, self.keep, self._epoch_of = expand, keep, epochs
+        self.horizon: int | None = None  # as `Broadcast.horizon`; a checkpoint holds everything here
+        self.seed_frame = None if seed is None else seed.frame({WHOLE: start}, _RAW, _spec(WHOLE, len(start)))
         self._senders = {
             name: Sender(_RAW, _spec(name, size), key.fold(name))
             for name, size in ((WHOLE, len(start)), (FINAL, numel), (NOW, numel))
@@ -52,9 +70,10 @@ class EpochBroadcast:
         self.publish(self.s, 0)
 
     @property
-    def codecs(self) -> list[tuple[Lift, Spec | TreeSpec]]:
-        """What its frames are made with."""
-        return [(sender.codec, sender.spec) for sender in self._senders.values()]
+    def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
+        """Its kinds of frame, with what each is made with."""
+        seed = (SEED, _RAW, self._senders[WHOLE].spec)
+        return [*(("", sender.codec, sender.spec) for sender in self._senders.values()), seed]
 
     def publish(self, s: Tensor, epoch: int) -> None:
         """Make s the next version; when `epoch` is a new one, s is the final of the one before, and s = 0 follows."""
@@ -70,21 +89,25 @@ class EpochBroadcast:
         self.value = {WHOLE: self._base + self._expand(self.epoch, self.s)}
 
     def frames(self, version: int | None) -> list[bytes]:
-        """The frames for a receiver at `version` (None: new): the shorter of finals and s, or theta_e and s."""
+        """The frames for a receiver at `version` (None: new): the shorter of finals and s, or theta_e and s.
+
+        At first contact a seed stands for theta_0, and all finals follow it.
+        """
         if version == self.version:
             return []
-        began = self._epochs.get(version) if version else None
-        finals = [] if began is None else [self._finals.get(e) for e in range(began, self.epoch)]
-        known = [final for final in finals if final is not None]
-        whole = 4 * len(self._base)
-        if began is None or len(known) < len(finals) or sum(map(len, known)) > whole + HEADER_BYTES:
-            self._whole = self._whole or self._frame(WHOLE, self._base, self.epoch)
-            return [self._whole, self._now]
-        return [*known, self._now]
+        seed = [self.seed_frame] if self.seed_frame and not version else []
+        began = 0 if seed else self._epochs.get(version or 0)
+        finals = None if began is None else [self._finals.get(e) for e in range(began, self.epoch)]
+        if finals is not None and None not in finals:
+            known = [*seed, *(final for final in finals if final is not None)]
+            if sum(map(len, known)) <= 4 * len(self._base) + HEADER_BYTES:
+                return [*known, self._now]
+        self._whole = self._whole or self._frame(WHOLE, self._base, self.epoch)
+        return [self._whole, self._now]
 
     def bundle(self, version: int | None, ack: int = 0) -> bytes:
         """As `Broadcast.bundle`."""
-        return acknowledged(self.frames(version) or [self._now], ack)
+        return wrap(self.frames(version) or [self._now], ack)
 
     def _frame(self, name: str, x: Tensor, number: int) -> bytes:
         sender = self._senders[name]
@@ -95,18 +118,31 @@ class EpochBroadcast:
         return frame
 
     def dump(self) -> list[bytes]:
-        """theta_e, s, then the finals, for a checkpoint."""
-        return [self._frame(WHOLE, self._base, self.epoch), self._now, *self._finals.values()]
+        """theta_e, s, then the finals and the seed's frame, for a checkpoint."""
+        first = [self.seed_frame] if self.seed_frame else []
+        return [self._frame(WHOLE, self._base, self.epoch), self._now, *self._finals.values(), *first]
 
-    def load(self, dumped: Sequence[bytes], epochs: Callable[[int], int]) -> None:
-        """Become the broadcast that was dumped; `epochs` gives a version's epoch."""
-        whole, now, *finals = (Frame.parse(frame) for frame in dumped)
+    def attach(self, folder: Path) -> list[str]:
+        """As `Broadcast.attach`; nothing is kept there, since a checkpoint holds everything."""
+        return []
+
+    def sync(self) -> None:
+        """As `Broadcast.sync`."""
+
+    def load(self, dumped: Sequence[bytes]) -> list[str]:
+        """Become the broadcast that was dumped."""
+        assert self._epoch_of is not None
+        whole, now, *rest = (Frame.parse(frame) for frame in dumped)
+        seed = codec_hash(_RAW, self._senders[WHOLE].spec, SEED)
+        finals = [frame for frame in rest if frame.header.codec != seed]
+        self.seed_frame = dumped[-1] if len(finals) < len(rest) else None
         self._base, self.s = self._read(WHOLE, dumped[0]), self._read(NOW, dumped[1])
         self.epoch, self.version = whole.header.sequence, now.header.sequence + 1
         self._now, self._whole = dumped[1], None
         self.value = {WHOLE: self._base + self._expand(self.epoch, self.s)}
-        self._finals = {final.header.sequence: data for final, data in zip(finals, dumped[2:], strict=True)}
-        self._epochs = {version: epochs(version) for version in range(1, self.version + 1)}
+        self._finals = {final.header.sequence: data for final, data in zip(finals, dumped[2:], strict=False)}
+        self._epochs = {version: self._epoch_of(version) for version in range(1, self.version + 1)}
+        return []
 
     def _read(self, name: str, frame: bytes) -> Tensor:
         sender = self._senders[name]
@@ -116,11 +152,12 @@ class EpochBroadcast:
 class EpochFollower:
     """The receiving end: folds finals, holds theta."""
 
-    def __init__(self, size: int, numel: int, expand: Expand) -> None:
-        """`size`: D; `numel`: of s."""
+    def __init__(self, size: int, numel: int, expand: Expand, build: Build | None = None) -> None:
+        """`size`: D; `numel`: of s; `build` makes {WHOLE: theta_0} from a key."""
         self._expand = expand
         self._specs = {name: _spec(name, n) for name, n in ((WHOLE, size), (FINAL, numel), (NOW, numel))}
         self._names = {codec_hash(_RAW, spec): name for name, spec in self._specs.items()}
+        self._build, self._seed = build, codec_hash(_RAW, self._specs[WHOLE], SEED)
         self._base: Tensor | None = None
         self.value: dict[str, Tensor] = {}
         self.epoch, self.version = 0, 0
@@ -132,6 +169,10 @@ class EpochFollower:
         """As `Follower.dump`."""
         return pack([*self._path, self._now])
 
+    def load(self, data: bytes) -> None:
+        """As `Follower.load`, of a new one."""
+        self.receive(data)
+
     def receive(self, bundle: bytes) -> dict[str, Tensor]:
         """theta after this bundle; what is here already is passed over.
 
@@ -141,6 +182,11 @@ class EpochFollower:
         path, latest = self._path, b""
         for data in unpack(bundle):
             header = Frame.parse(data).header
+            if header.codec == self._seed:
+                if base is None:
+                    base, ack = read_seed(Frame.parse(data), self._specs[WHOLE], self._build)[WHOLE], header.ack
+                    path = [data]
+                continue
             name = self._names.get(header.codec)
             if name is None:
                 raise WireError(f"frame is of another codec or Spec: its hash is {header.codec:04X}")

@@ -8,15 +8,18 @@ from fewbits.codecs import Codec
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
-
-def codec_hash(codec: Codec, spec: Spec | TreeSpec) -> int:
-    """16 bits that name the codec and the Spec."""
-    return int.from_bytes(_digest(codec, spec)[:2], "big")
+# Kinds of frame that are no messages of the codec itself; each has a hash of its own.
+SEED, PATCH, OWN = "seed of ", "patch of ", "own "
 
 
-def first_history(codec: Codec, spec: Spec | TreeSpec) -> int:
+def codec_hash(codec: Codec, spec: Spec | TreeSpec, kind: str = "") -> int:
+    """16 bits that name the codec and the Spec; `kind`: of frames that are no messages of the codec itself."""
+    return int.from_bytes(_digest(codec, spec, kind)[:2], "big")
+
+
+def first_history(codec: Codec, spec: Spec | TreeSpec, kind: str = "") -> int:
     """The history of a link on which nothing has been sent: 24 more bits of the same digest."""
-    return int.from_bytes(_digest(codec, spec)[2:5], "big")
+    return int.from_bytes(_digest(codec, spec, kind)[2:5], "big")
 
 
 def next_history(history: int, common: Key, sequence: int, payload_crc: int) -> int:
@@ -27,5 +30,5 @@ def next_history(history: int, common: Key, sequence: int, payload_crc: int) -> 
     return int.from_bytes(hashlib.blake2b(text, digest_size=3, person=b"fewbits.history").digest(), "big")
 
 
-def _digest(codec: Codec, spec: Spec | TreeSpec) -> bytes:
-    return hashlib.blake2b(f"{codec!r}\n{spec!r}".encode(), digest_size=8, person=b"fewbits.codec").digest()
+def _digest(codec: Codec, spec: Spec | TreeSpec, kind: str) -> bytes:
+    return hashlib.blake2b(f"{kind}{codec!r}\n{spec!r}".encode(), digest_size=8, person=b"fewbits.codec").digest()

@@ -28,7 +28,7 @@ class Receiver:
         self.codec: Lift = as_lift(codec, "Receiver")
         self.spec, self.common = spec, common
         self.codec.check(spec)
-        self._hash = codec_hash(self.codec, spec)
+        self.hash = codec_hash(self.codec, spec)
         self.expects = 0  # sequence number of the next frame
         self.state: Any = self.codec.init(spec)
         self.history = self._first = first_history(self.codec, spec)
@@ -95,7 +95,7 @@ class Receiver:
         """This end as bytes, for a StateStore."""
         out = BitWriter()
         self.codec.write_state(self.state, self.spec, out)
-        return bytes(Frame(Header(self._hash, self.expects, self.history, snapshot=True), out.finish()))
+        return bytes(Frame(Header(self.hash, self.expects, self.history, snapshot=True), out.finish()))
 
     def load(self, data: bytes) -> None:
         """Become the end that was dumped; WireError when the bytes are damaged or another codec's."""
@@ -103,10 +103,10 @@ class Receiver:
 
     def _parse(self, frame: bytes | memoryview) -> Frame:
         parsed = Frame.parse(frame)
-        if parsed.header.codec != self._hash:
+        if parsed.header.codec != self.hash:
             raise WireError(
                 f"frame is of another codec or Spec: its hash is {parsed.header.codec:04X}, "
-                f"{self.codec!r} has {self._hash:04X}"
+                f"{self.codec!r} has {self.hash:04X}"
             )
         return parsed
 

@@ -1,6 +1,6 @@
 """Envelope: everything one message says, as one record of one value, because every record costs Flower kilobytes.
 
-A value is `link.broadcast.pack` of a JSON object and the parts it speaks of: a bundle or a frame first, then whatever
+A value is `link.bundle.pack` of a JSON object and the parts it speaks of: a bundle or a frame first, then whatever
 the kind calls for. Metrics and the user's own configuration ride in the JSON. Nothing is believed before it is bounded.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fewbits.errors import WireError
-from fewbits.link.broadcast import pack, unpack
+from fewbits.link.bundle import pack, unpack
 
 NAME = "fewbits"  # of the record, of its value, and the stype of large ones
 VERSION = 1

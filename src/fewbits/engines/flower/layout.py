@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 
 from fewbits.errors import LocalError, WireError
-from fewbits.link.broadcast import pack, unpack
+from fewbits.link.bundle import pack, unpack
 
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's: buffers, which no lossy codec may touch
 MAX_HEADER = 10_000  # bytes of an .npy file before its numbers

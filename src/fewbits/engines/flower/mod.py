@@ -16,6 +16,7 @@ from fewbits.engines.flower.envelope import Envelope
 from fewbits.engines.flower.site import Site
 from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.learn.method import Method
+from fewbits.link import Downlink
 from fewbits.rng import Key
 
 App = Callable[[Message, Context], Message]
@@ -54,6 +55,16 @@ def check(method: Method) -> None:
         raise LocalError(
             f"fewbits.flower: {method.name} changes how clients train or are weighed ({method.objective!r}, normalise="
             f"{method.normalise!r}), which belongs to the app; choose a method that is about bytes alone"
+        )
+    if method.protection is not None or method.masking is not None:
+        raise LocalError(
+            f"fewbits.flower: {method.name} protects clients by dp or masks, which only the engine `memory` carries "
+            "out; take Flower's own mods for them, with a method that is about bytes alone"
+        )
+    if Downlink.of(method.down).own is not None:
+        raise LocalError(
+            f"fewbits.flower: the downlink of {method.name} gives each client differences of its own, which only the "
+            "engine `memory` and fb.Server keep account of; take delta8, delta4 or sparse"
         )
 
 

@@ -19,7 +19,7 @@ from fewbits.engines.flower.roll import Roll
 from fewbits.errors import LocalError, WireError
 from fewbits.learn import Server
 from fewbits.link import Entry, Ledger
-from fewbits.link.broadcast import unpack
+from fewbits.link.bundle import unpack
 from fewbits.wire.frame import HEADER_BYTES
 
 log = logging.getLogger("flwr")

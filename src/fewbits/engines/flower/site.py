@@ -53,13 +53,12 @@ class Site:
         self.spec = exchange.spec(model, objective.extra)
         self.follower: Follower | EpochFollower
         if space is None:
-            down = exchange.with_buffers(as_lift(self.method.down, "mod"), self.spec)
-            self.follower = Follower(down, self.spec)
+            self.follower = Follower(exchange.downlink(self.method.down, self.spec), self.spec)
         else:
             self.follower = EpochFollower(len(model.shared), space.numel, partial(space.expand, len(model.shared)))
             self.spec = space.spec(model, objective)
         if (before := self.store.get(self.client, DOWN)) and not layout:
-            self.follower.receive(before)
+            self.follower.load(before)
         self.public = exchange.vector(self.follower.receive(bundle))
         self.store.put(self.client, DOWN, round, self.follower.dump())
         model.shared.copy_(self.public)

@@ -132,7 +132,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def _tensors(server: Server) -> dict[str, Tensor]:
     dumped = server.dump()
-    found = {"theta": dumped["theta"], "public": dumped["public"]}
+    found = {"theta": dumped["theta"]}
     found |= {f"moment.{i}": m for i, m in enumerate(dumped["moments"])}
     found |= {f"extra.{i}": x for i, x in enumerate(dumped["extra"])}
     found |= {
@@ -147,7 +147,7 @@ def _load(server: Server, note: Note, found: dict[str, Tensor]) -> None:
     moments = [found[k] for k in sorted(k for k in found if k.startswith("moment."))]
     broadcast = [found[k].numpy().tobytes() for k in sorted(k for k in found if k.startswith("broadcast."))]
     extra = [found[k] for k in sorted(k for k in found if k.startswith("extra."))]
-    server.load(note.round, found["theta"], found["public"], moments, broadcast, extra)
+    server.load(note.round, found["theta"], moments, broadcast, extra)
     server.versions = _dict(found["versions"])
     server.rejected = _dict(found["rejected"])
 

@@ -28,12 +28,12 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.learn.server import Server, sampled
 from fewbits.link import Entry, Ledger, Receiver, StateStore
-from fewbits.link.broadcast import unpack
+from fewbits.link.bundle import unpack
 from fewbits.link.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
 
-LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
+LEDGER, METRICS, DOWN = "ledger.jsonl", "metrics.jsonl", "downlink"
 FIGURES = ("loss", "recycled", "floor", "isotropy", "effective_step")  # that replies may bring
 
 
@@ -105,6 +105,7 @@ class Federation:
             objective=method.objective,
             space=method.space,
             masking=method.masking,
+            seed=(task.seed, task.build) if task.seed and task.build else None,
         )
         if method.protection is not None:
             lossless = method.masking is not None or self.server.up.contract(self.server.spec).lossless
@@ -140,6 +141,7 @@ class Federation:
             self._seconds = note.seconds
         for name in (LEDGER, METRICS):
             cut_log(folder / name, note.sizes[name] if note else 0)
+        self.notes += self.server.broadcast.attach(folder / DOWN)
         store = StateStore(folder / "states", writer="server", durable=False)
         store.forget_after(self.server.round)
         store.close()
@@ -242,8 +244,9 @@ class Federation:
         self._down.clear()
         replies: list[Reply] = []
         failed: list[int] = []
-        for reply, frame in pool.round(number, clients, bundle):
-            self._count_down(number, reply.client)
+        own = [server.bundle(client) for client in clients] if server.alone else []
+        for i, (reply, frame) in enumerate(pool.round(number, clients, bundle, own)):
+            self._count_down(number, reply.client, own[i] if own else None)
             if not reply.trouble:
                 receiver = server.accept(reply.client, frame, reply.weight, common)
                 if receiver is None:
@@ -255,6 +258,7 @@ class Federation:
         server.step()
         assert server.store is not None
         server.store.horizon, server.store.saved = self._ways_back()
+        server.broadcast.horizon = server.store.horizon + 1  # round t ends with version t + 1
         pool.settle(number, failed, server.store.horizon, server.store.saved)
         server.store.commit()
         due = number % self.schedule.evaluate_every == 0 or number == self.schedule.rounds
@@ -289,16 +293,16 @@ class Federation:
         payload = max(0, len(frame) - HEADER_BYTES)
         self.ledger.add(Entry(number, client, "up", len(frame), payload, stages(receiver.sections) if receiver else {}))
 
-    def _count_down(self, number: int, client: int) -> None:
-        """Enter the bundle that brings this client from its version to the newest, by its real length."""
+    def _count_down(self, number: int, client: int, own: bytes | None) -> None:
+        """Enter the bundle that brings this client up to date, by its real length: its own, or its version's."""
         version = self.server.versions.get(client)
-        if version not in self._down:
-            bundle = self.server.broadcast.bundle(version)
+        if own is not None or version not in self._down:
+            bundle = self.server.broadcast.bundle(version) if own is None else own
             frames = unpack(bundle) if bundle[0] else []  # a client that is up to date gets an acknowledgement alone
             self._down[version] = (len(bundle), sum(len(frame) - HEADER_BYTES for frame in frames))
         self.ledger.add(Entry(number, client, "down", *self._down[version]))
         if self.tap:
-            self.tap(number, client, "down", self.server.broadcast.bundle(version))
+            self.tap(number, client, "down", self.server.broadcast.bundle(version) if own is None else own)
 
     def _report(self, number: int, replies: list[Reply], failed: int, judged: dict[str, float]) -> RoundReport:
         used = [r for r in replies if not r.trouble]
@@ -362,6 +366,7 @@ class Federation:
         for name in (LEDGER, METRICS):
             sync(self.folder / name)
         self._disk.sync()
+        self.server.broadcast.sync()
         note = checkpoint.Note(self.server.round, sizes, self._seconds, self._settings())
         checkpoint.save(self.folder / "checkpoints", self.server, note)
         self._saved = self.server.round

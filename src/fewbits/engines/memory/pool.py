@@ -14,6 +14,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -119,19 +120,25 @@ class Pool:
         """How many follow the public model."""
         return self._count
 
-    def round(self, number: int, clients: list[int], bundle: bytes) -> Iterator[tuple[Reply, bytes | memoryview]]:
+    def round(
+        self, number: int, clients: list[int], bundle: bytes, own: Sequence[bytes] = ()
+    ) -> Iterator[tuple[Reply, bytes | memoryview]]:
         """Every client's reply, in the order of `clients`, as soon as that order allows.
 
-        A frame may be a view of shared memory, valid until the next reply is asked for.
+        `bundle`: the public model's; `own`: one per client, where the downlink has an own part. A frame may be a view
+        of shared memory, valid until the next reply is asked for.
         """
         if self._worker is not None:
             self._worker.follow(bundle)
+            self._worker.deal(dict(zip(clients, own, strict=False)))
             self._worker.expect(clients)
             left = iter(clients)
             while replies := [(reply, b"".join(pieces)) for reply, pieces in self._worker.play(number, left)]:
                 yield from replies
             return
-        self._tell({"do": "round", "round": number, "clients": clients}, bundle)
+        lengths = [len(bundle), *map(len, own)]
+        order = {"do": "round", "round": number, "clients": clients, "lengths": lengths}
+        self._tell(order, b"".join([bundle, *own]) if own else bundle)
         for header, frame in self._collect(clients):
             if header["slot"] is None:
                 yield Reply(**header["reply"]), frame
@@ -256,7 +263,9 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
     if order["do"] == "settle":
         worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
         return
-    worker.follow(data)
+    public, *own = _cut(data, order.get("lengths", [len(data)]))
+    worker.follow(public)
+    worker.deal(dict(zip(order.get("clients", []), own, strict=False)))
     if order["do"] == "round":
         worker.expect(order["clients"])
         left = (order["clients"][i] for i in _draw(counter, len(order["clients"])))
@@ -273,6 +282,10 @@ def _post(reply: Reply, pieces: Sequence[bytes | memoryview], mailbox: Mailbox, 
     slot = mailbox.put(pieces) if pieces else None
     header = {"of": reply.client, "reply": vars(reply), "slot": slot, "worker": number}
     return header | {"length": sum(map(len, pieces))}, b"" if slot is not None else b"".join(pieces)
+
+
+def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
+    return [data[end - n : end] for n, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def _draw(counter: Any, limit: int) -> Iterator[int]:

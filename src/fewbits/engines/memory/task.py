@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fewbits.errors import LocalError
 from fewbits.learn.local import LocalSGD
+from fewbits.rng import Key
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,6 +30,9 @@ class Task:
     local: LocalSGD = field(default_factory=lambda: LocalSGD(lr=0.1))
     loss: Loss | None = None  # None: cross-entropy
     held: Sequence[np.ndarray] = ()  # row numbers of x on which each client's own model is judged, one or more; or ()
+    # `model` is build(seed), in this process and in any other: clients get the seed at first contact, not the model.
+    seed: Key | None = None
+    build: Callable[[Key], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", [np.asarray(part) for part in self.parts])  # lists will do
@@ -39,6 +43,8 @@ class Task:
         if len(self.x) != len(self.y):
             raise LocalError(f"Task: x has {len(self.x)} rows and y {len(self.y)}")
         _check_rows("part", self.parts, len(self.x))
+        if (self.seed is None) != (self.build is None):
+            raise LocalError(f"Task: give both seed and build, or neither; got {self.seed!r} and {self.build!r}")
         object.__setattr__(self, "held", [np.asarray(rows) for rows in self.held])
         if self.held:
             if len(self.held) != len(self.parts) or any(len(rows) == 0 for rows in self.held):

@@ -8,7 +8,7 @@ StateStore, used, and stored as if the frame had arrived; `settle` takes it back
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from fewbits.link.finite import check_finite
 from fewbits.rng import Key
 
 PART = "client.up"
+HELD = "client.held"  # its end of the downlink, where that has an own part
 CHUNK = 500  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded
 BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
@@ -63,6 +64,7 @@ class Trained(NamedTuple):
     update: Update
     keep: Tensor  # what never travels
     report: LocalReport
+    held: bytes | None  # its end of the downlink, where that has an own part
 
 
 class Worker:
@@ -82,10 +84,15 @@ class Worker:
         spec = exchange.spec(self.model, self.objective.extra)
         self._public = torch.zeros(spec.numel, device=self.device)  # what every up-to-date client holds, end to end
         self._follower: Follower | EpochFollower
+        self._alone: Follower | None = None
+        self._bundles: Mapping[int, bytes] = {}
+        made = None if task.build is None else exchange.initial(task.build, self.objective.extra, self.space)
         if self.space is None:
-            self._follower = Follower(exchange.with_buffers(as_lift(method.down, "Worker"), spec), spec)
+            down = exchange.downlink(method.down, spec)
+            self._follower = Follower(down, spec, made)
+            self._alone = None if down.own is None else Follower(down, spec, made)  # lent to each client in turn
         else:
-            self._follower = EpochFollower(size, self.space.numel, partial(self.space.expand, size))
+            self._follower = EpochFollower(size, self.space.numel, partial(self.space.expand, size), made)
             spec = self.space.spec(self.model, self.objective)
         if method.masking is not None:
             spec = method.masking.spec(spec)
@@ -95,6 +102,10 @@ class Worker:
         self._sender = Sender(exchange.with_buffers(as_lift(method.up, "Worker"), spec), spec, key)
         self._fresh = self._sender.dump()
         self._store = StateStore(states, writer=name, durable=False)
+
+    def deal(self, bundles: Mapping[int, bytes]) -> None:
+        """A round's bundles by client, where the downlink has an own part; opened when their clients are played."""
+        self._bundles = bundles
 
     def follow(self, bundle: bytes) -> None:
         """Take the newest public model."""
@@ -122,17 +133,19 @@ class Worker:
             yield self.encode(round, one)
 
     def train(self, round: int, client: int, update: Update) -> Trained:
-        """Train one client from the public model; `update` takes start - end."""
+        """Train one client from what it holds; `update` takes start - end."""
         task, part = self.task, self.task.parts[client]
-        own = self._become(client)
+        start = self._received(client)
+        own = self._become(client, start)
         key = self.key.fold("round", round, "client", client)
-        correct = turn.correction(self.model, self._public, own, self.objective)
+        correct = turn.correction(self.model, start, own, self.objective)
         report = task.local.train(
             self.model, task.x, task.y, part, key, loss=task.loss or cross_entropy, correct=correct
         )
         size = task.local.lr
-        keep = turn.finish(self.model, self._public, own, self.objective, report.steps, size, out=update.vector)
-        return Trained(client, update, keep, report)
+        keep = turn.finish(self.model, start, own, self.objective, report.steps, size, out=update.vector)
+        held = None if self._alone is None else self._alone.dump()
+        return Trained(client, update, keep, report, held)
 
     def encode(self, round: int, trained: Trained) -> tuple[Reply, list[bytes | memoryview]]:
         """Load the client's end, encode what changed, store the end as it is when the frame arrives."""
@@ -153,7 +166,16 @@ class Worker:
         sender.commit()
         ends.save(self._store, client, PART, round, sender.dump(), before)
         turn.remember(self._store, client, round, self.model, self.objective, trained.keep)
+        if trained.held is not None:
+            self._store.put(client, HELD, round, trained.held)
         return Reply(client, self.method.weight(report.examples), figures), frame
+
+    def _received(self, client: int) -> Tensor:
+        """What this client holds: the public model, or what its own bundle made of what it held before."""
+        if self._alone is None:
+            return self._public
+        self._alone.load(self._store.get(client, HELD))
+        return exchange.vector(self._alone.receive(self._bundles[client])).to(self.device)
 
     def _sent(self, round: int, trained: Trained) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
@@ -184,10 +206,10 @@ class Worker:
         private, pairs = self.key.fold("client", client, "field", round), self.key.fold("round", round, "pair")
         return masking.hide(exchange.vector(tree).cpu(), client, clients, private, pairs)
 
-    def _become(self, client: int) -> Tensor:
-        """Load the public model and what this client keeps, which is returned."""
+    def _become(self, client: int, start: Tensor) -> Tensor:
+        """Load what this client received and what it keeps, which is returned."""
         own = turn.recall(self._store, client, self.model, self.objective, self._newcomer).to(self.device)
-        turn.load(self.model, self._public, own)
+        turn.load(self.model, start, own)
         for name, buffer in self._untravelled.items():  # counters of batches: no client may see another's
             self.model.module.get_buffer(name).copy_(buffer)
         return own
@@ -195,7 +217,7 @@ class Worker:
     def evaluate_own(self, client: int) -> tuple[int, float, float]:
         """(examples, accuracy, mean loss) of this client's own model on its own held-out examples."""
         task, rows = self.task, torch.from_numpy(self.task.held[client]).to(self.device)
-        self._become(client)
+        self._become(client, self._public)
         x, y = task.x.index_select(0, rows), task.y.index_select(0, rows)
         return len(rows), *evaluate(self.model, x, y, loss=task.loss or cross_entropy)
 
@@ -213,6 +235,7 @@ class Worker:
         """The round is over: take back the ends whose frames did not count, make the others durable."""
         ends.rollback(self._store, round, failed, PART)
         self._store.rollback(round, failed, turn.KEPT)
+        self._store.rollback(round, failed, HELD)
         self._store.horizon, self._store.saved = horizon, saved
         self._store.commit()
         self._store.refresh()

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from fewbits.learn.space import Space
 from fewbits.link import Broadcast
-from fewbits.link.broadcast import packed_bytes
-from fewbits.link.epochs import EpochBroadcast
+from fewbits.link.bundle import wrapped_bytes
+from fewbits.link.epochs import WHOLE, EpochBroadcast
+from fewbits.wire.frame import HEADER_BYTES
 
 
 class Downlink(ABC):
@@ -23,7 +24,7 @@ class Downlink(ABC):
 
     def bundle(self, before: int | None, now: int) -> int:
         """Length of those frames as one message."""
-        return packed_bytes(self.frames(before, now))
+        return wrapped_bytes(self.frames(before, now))
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,31 @@ class Whole(Downlink):
     """The whole model every time."""
 
     model: int  # bytes of its frame
+    seed: int | None = None  # of the frame that stands for version 1 at first contact
 
     def frames(self, before: int | None, now: int) -> list[int]:
         """One."""
-        return [self.model]
+        return [self.model if self.seed is None or before or now > 1 else self.seed]
 
 
 @dataclass(frozen=True)
 class Entries(Downlink):
-    """Differences, or a snapshot when that is shorter."""
+    """Differences, or a snapshot when that is shorter. Patches, which are shorter than either at times, are not foreseen."""
 
     snapshot: int  # bytes of its frame
     entry: int  # bytes of a difference's; all are taken to be alike
     keep: int  # differences in the log
+    seed: int | None = None  # as of `Whole`
 
     exact: ClassVar[bool] = False
 
     def frames(self, before: int | None, now: int) -> list[int]:
         """All that were missed, or the snapshot."""
-        missed = now - (before or 0)
-        if not before or missed > self.keep or missed * self.entry > self.snapshot:
+        seed = [self.seed] if self.seed is not None and not before else []
+        missed = now - (before or len(seed))
+        if not (before or seed) or missed > self.keep or sum(seed) + missed * self.entry > self.snapshot:
             return [self.snapshot]
-        return [self.entry] * missed
+        return seed + [self.entry] * missed
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,25 @@ class Epochs(Downlink):
     s: int  # of s, and of a final
     space: Space
     keep: int  # finals in the log
+    seed: int | None = None  # as of `Whole`, for theta_0
 
     def frames(self, before: int | None, now: int) -> list[int]:
         """Finals and s, or theta_e and s."""
-        finals = self.space.epoch_of(now) - self.space.epoch_of(before) if before else 0
-        if not before or finals > self.keep or finals * self.s > self.whole:
+        seed = [self.seed] if self.seed is not None and not before else []
+        finals = self.space.epoch_of(now) - self.space.epoch_of(before or 1)
+        if not (before or seed) or finals > self.keep or sum(seed) + finals * self.s > self.whole:
             return [self.whole, self.s]
-        return [self.s] * (finals + 1)
+        return seed + [self.s] * (finals + 1)
 
 
 def downlink(broadcast: Broadcast | EpochBroadcast, space: Space | None) -> Downlink:
     """By real frames of a broadcast that has published at least one difference, where it sends differences."""
+    seed = None if broadcast.seed_frame is None else len(broadcast.seed_frame)
     if isinstance(broadcast, EpochBroadcast):
         assert space is not None
-        whole, s = map(len, broadcast.frames(None))
-        return Epochs(whole, s, space, broadcast.keep)
-    first = len(broadcast.frames(None)[0])
+        return Epochs(
+            *(HEADER_BYTES + 4 * len(x) for x in (broadcast.value[WHOLE], broadcast.s)), space, broadcast.keep, seed
+        )
     if broadcast.codec.stateless:
-        return Whole(first)
-    return Entries(first, len(broadcast.entry), broadcast.keep)
+        return Whole(len(broadcast.whole), seed)
+    return Entries(len(broadcast.whole), len(broadcast.entry), broadcast.keep, seed)

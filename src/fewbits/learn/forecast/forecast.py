@@ -79,11 +79,12 @@ def forecast(
     rounds: int,
     key: Key = Key(0),
     case: str = "",
+    seeded: bool = False,
 ) -> list[Forecast]:
     """One line, or two for a method that recycles: nothing recycled, and everything but first contacts.
 
-    `make` gives a new model; `key` is that of the run, so that the same clients are sampled. LocalError for what a run
-    would refuse, too.
+    `make` gives a new model; `key` is that of the run, so that the same clients are sampled; `seeded`: the initial model
+    comes from it, and is not sent at first contact. LocalError for what a run would refuse, too.
     """
     per_round = per_round or clients
     if not (0 < per_round <= clients and rounds > 0):
@@ -95,9 +96,14 @@ def forecast(
             f"forecast: every contact is walked, {MOST_CONTACTS:,} at most; got {rounds} rounds of {per_round}. "
             "Plan fewer rounds: bytes grow in proportion"
         )
-    method, model = method.among(per_round), make()
-    method.prepare(model, key.fold("factor"))
-    frames = measure(model, method, clients, per_round, key)
+    method = method.among(per_round)
+
+    def build(key: Key) -> nn.Module:
+        model = make()
+        method.prepare(model, key.fold("factor"))
+        return model
+
+    frames = measure(build(key), method, clients, per_round, key, build if seeded else None)
     contacts, newcomers, down = _walk(frames.down, clients, per_round, rounds, key.fold("server"))
     returning, exact = contacts - newcomers, frames.fixed and frames.down.exact
 

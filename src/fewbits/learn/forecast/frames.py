@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,7 @@ from fewbits.link import Sender
 from fewbits.link.broadcast import Broadcast
 from fewbits.rng import Key
 
+Build = Callable[[Key], nn.Module]
 ROUNDS = 3  # frames of each client that are made
 NUMBERS = 2**25  # most entries of random updates in a round of several clients
 LEAST = 2**12  # numbers in the small model that stands for a large one
@@ -38,11 +40,13 @@ class Frames:
     client_keeps: int  # by `Sender.dump`, and what never travels: residuals, private factors
 
 
-def measure(model: nn.Module, method: Method, clients: int, per_round: int, key: Key) -> Frames:
+def measure(
+    model: nn.Module, method: Method, clients: int, per_round: int, key: Key, build: Build | None = None
+) -> Frames:
     """Play rounds of random updates on a prepared model, which is changed: three, or one where all are alike.
 
     Where the downlink depends on the mean update, `per_round` clients make it, of a smaller model where they would have
-    more than `NUMBERS` entries.
+    more than `NUMBERS` entries. `build` makes the model from the key, for clients that get a seed at first contact.
     """
     server = Server(
         model,
@@ -55,6 +59,7 @@ def measure(model: nn.Module, method: Method, clients: int, per_round: int, key:
         objective=method.objective,
         space=method.space,
         masking=method.masking,
+        seed=None if build is None else (key, build),
     )
     broadcast = server.broadcast
     differs = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
@@ -94,10 +99,13 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
     small = measure(
         nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, private=()), clients, few, key
     )
-    assert isinstance(small.down, Entries)
-    (snapshot,) = server.broadcast.frames(None)
+    assert isinstance(small.down, Entries) and isinstance(server.broadcast, Broadcast)
+    seed = None if server.broadcast.seed_frame is None else len(server.broadcast.seed_frame)
     return replace(
-        small.down, snapshot=len(snapshot), entry=round(small.down.entry * server.spec.numel / small.numbers)
+        small.down,
+        snapshot=len(server.broadcast.whole),
+        entry=round(small.down.entry * server.spec.numel / small.numbers),
+        seed=seed,
     )
 
 

@@ -1,0 +1,81 @@
+"""Bundle: the frames for one receiver of a broadcast, as one message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fewbits.errors import WireError
+from fewbits.wire import Frame
+
+MAX_FRAMES = 2**16
+
+
+def wrap(frames: Sequence[bytes], ack: int) -> bytes:
+    """Frames as a bundle, the last one carrying the receiver's acknowledgement; without any, it follows the count."""
+    if not frames:
+        return pack([]) + leb(ack % 2**16)
+    return pack([*frames[:-1], bytes(Frame.parse(frames[-1]).acknowledging(ack))])
+
+
+def wrapped_bytes(lengths: Sequence[int]) -> int:
+    """len() of a bundle of frames that are so long each; without frames, with the shortest acknowledgement."""
+    return len(leb(len(lengths))) + sum(len(leb(n)) + n for n in lengths) + (not lengths)
+
+
+def pack(frames: Sequence[bytes]) -> bytes:
+    """Count, then each frame after its length; all numbers LEB128."""
+    return b"".join([leb(len(frames)), *(part for frame in frames for part in (leb(len(frame)), frame))])
+
+
+def unpack(bundle: bytes) -> list[bytes]:
+    """Undo `pack`; WireError on anything else."""
+    count, at = unleb(bundle, 0)
+    if count > MAX_FRAMES:
+        raise WireError(f"bundle claims {count} frames; at most {MAX_FRAMES} are allowed")
+    frames = []
+    for _ in range(count):
+        length, at = unleb(bundle, at)
+        if length > len(bundle) - at:
+            raise WireError(
+                f"bundle ends too early: a frame of {length} bytes at byte {at}, {len(bundle) - at} are left"
+            )
+        frames.append(bytes(bundle[at : at + length]))
+        at += length
+    if at != len(bundle):
+        raise WireError(f"bundle is too long: {len(bundle) - at} bytes follow its last frame")
+    return frames
+
+
+def lone_ack(bundle: bytes) -> int | None:
+    """The acknowledgement in a bundle without frames; None: it has frames."""
+    if bundle[:1] != pack([]):
+        return None
+    ack, end = unleb(bundle, 1)
+    if ack >= 2**16 or end != len(bundle):
+        raise WireError("a bundle without frames holds a count of zero and an acknowledgement of 16 bits, no more")
+    return ack
+
+
+def leb(value: int) -> bytes:
+    """LEB128."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def unleb(data: bytes, at: int) -> tuple[int, int]:
+    """(the number at a place, the place behind it)."""
+    value = 0
+    for shift in range(0, 35, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            if shift and not byte:
+                raise WireError("a number in LEB128 came with needless bytes")
+            return value, at
+    raise WireError("a number in LEB128 came that does not end")
