@@ -401,7 +401,7 @@ def test_the_rules_prediction_is_what_a_simulation_settles_at():
 
 def test_gamma_is_one_for_exact_frames_and_smaller_for_noisier_ones():
     modes = Counter(np.round(1 - topology.torus(16).eigenvalues, 2).tolist())
-    found = [best_gamma(1.0, noise, modes) for noise in (0.0, 0.2, 0.4, 0.8)]
+    found = [best_gamma(1.0, noise, modes) for noise in (0.0, 0.3, 0.5, 0.8)]
     assert found[0] == 1.0 and all(a > b for a, b in pairwise(found))
     with pytest.raises(LocalError, match="no step converges"):
         best_gamma(1.0, 5.0, modes)

@@ -7,9 +7,9 @@ C(r) = c r + n, E n^2 = b E r^2, where n is independent between nodes, so that e
     half:   r = x + u - e,          e' = e + c r + n,   x' = x + u - g m e'
     mixed:  x' = x + u - g m e,     r = x' - e,         e' = e + c r + n
 
-Gain c and noise b are measured by encoding random vectors. gamma is the g of a grid for which the disagreement that
-remains, the sum of E x^2 over all modes but the mean, is least. The derivation is ours; the step that CHOCO's theorem
-allows (Koloskova et al. 2019, Theorem 2) is many times smaller.
+Gain c and noise b are measured by encoding random vectors. The disagreement that remains is the sum of E x^2 over all
+modes but the mean; gamma is the largest g of a grid for which it is within a twentieth of the least. The derivation is
+ours; the step that CHOCO's theorem allows (Koloskova et al. 2019, Theorem 2) is many times smaller.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 
 GRID = tuple(np.round(np.geomspace(0.01, 1.0, 61), 4).tolist())
+FLAT = 1.05  # the curve is flat near its least, and of nearly equal steps the largest agrees soonest
 M = TypeVar("M", bound=GossipMethod)
 
 
@@ -47,18 +48,18 @@ def tuned(method: M, spec: TreeSpec, network: Network, key: Key) -> M:
 
 
 def best_gamma(gain: float, noise: float, modes: Mapping[float, int], mixes_first: bool = False) -> float:
-    """The g of a grid in (0, 1] with the least disagreement; `modes`: how often each eigenvalue of I - W occurs.
+    """The g of a grid in (0, 1] that leaves least disagreement; `modes`: how often each eigenvalue of I - W occurs.
 
     LocalError when nothing on the grid converges: the codec's error is then larger than what it is given.
     """
     left = [disagreement(g, gain, noise, modes, mixes_first) for g in GRID]
-    best = min(range(len(GRID)), key=lambda i: (float(f"{left[i]:.6g}"), i))
-    if left[best] == math.inf:
+    least = min(left)
+    if least == math.inf:
         raise LocalError(
             f'gamma="auto": no step converges: the codec keeps {gain:.3g} of a vector and adds {noise:.3g} of its '
             'squared length as noise; use more bits, norm="linf", or Quantize(..., mode="contractive")'
         )
-    return GRID[best]
+    return max(g for g, found in zip(GRID, left, strict=True) if found <= FLAT * least)
 
 
 def disagreement(g: float, gain: float, noise: float, modes: Mapping[float, int], mixes_first: bool = False) -> float:
@@ -97,9 +98,9 @@ def _mode(gm: float, c: float, mixes_first: bool) -> tuple[np.ndarray, np.ndarra
 
 @lru_cache(maxsize=64)  # all nodes of a process ask for the same
 def measured(method: GossipMethod, spec: TreeSpec, key: Key) -> tuple[float, float]:
-    """(gain, noise) of the method's codec on a random vector, normal or with heavy tails: whichever it serves worse."""
-    normal, other = (torch.from_numpy(key.fold(name).normal(spec.numel)) for name in ("normal", "other"))
-    found = [_encoded(method, spec, key, v) for v in (normal, normal * other)]
+    """(gain, noise) of the method's codec on a normal or a Laplace vector, whichever it serves worse."""
+    a, b, c, d = (torch.from_numpy(key.fold(name).normal(spec.numel)) for name in "abcd")
+    found = [_encoded(method, spec, key, v) for v in (a, a * b + c * d)]  # the second is Laplace's distribution
     return max(found, key=lambda pair: (1 - pair[0]) ** 2 + pair[1])
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewbits.errors import DesyncError, LocalError, WireError
+from fewbits.errors import DesyncError, LocalError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.auto import tuned
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.vectors import Vectors, need
@@ -98,7 +98,8 @@ class Node:
     @property
     def expected(self) -> tuple[int, ...]:
         """Neighbours that send a frame in the coming round, ascending."""
-        return tuple(j for j in self.neighbours if j not in self._now.asleep)
+        asleep = self._now.asleep
+        return tuple(j for j in self.neighbours if j not in asleep)
 
     def step(self, train: Train) -> bytes:
         """Train the model, and encode what the neighbours are to hear of it: one frame for all of them.
@@ -179,22 +180,15 @@ class Node:
             self.vectors.mixture.zero_()
 
     def key_frame(self) -> bytes:
-        """The public vector as it is after the last step, float32, from which a neighbour can take the next frame."""
-        words = np.ascontiguousarray(self.vectors.public.numpy().astype("<f4", copy=False))
-        head = Frame.parse(self.sender.snapshot()).header
-        return bytes(Frame(head, words.data.cast("B")))
+        """The public vector as the last step left it, in float32; a neighbour can take the next frame after it."""
+        return key_frame.write(self.sender, self.vectors.public)
 
     def _adopt(self, j: int, frame: bytes | memoryview) -> None:
         """Take j's public vector as it came."""
         if j not in self.wanted:
             raise DesyncError(f"node {self.me} wants no key frame of node {j}")
-        parsed, own = Frame.parse(frame), self.vectors
-        if len(parsed.payload) != own.public.nbytes:
-            raise WireError(f"a key frame holds {own.public.nbytes} bytes here; got {len(parsed.payload)}")
-        public = torch.from_numpy(np.frombuffer(parsed.payload, "<f4").astype(np.float32))
-        if not bool(torch.isfinite(public).all()):
-            raise WireError("a key frame holds values that are not finite")
-        self.receivers[j].adopt(bytes(Frame(parsed.header, b"")))
+        own = self.vectors
+        public = key_frame.read(self.receivers[j], frame, len(own.public))
         if j in own.copies:
             own.copies[j].copy_(public)
             self._row = {}  # the mixture has to be summed anew
