@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.codecs import Codec, Transform, TreeTotal, as_lift
+from fewbits.codecs.span import pieces
 from fewbits.coders.base import Coder
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import NORMALISE
@@ -22,6 +24,7 @@ from fewbits.learn.space import SENT, Space
 from fewbits.link import Broadcast, Receiver, StateStore, ends
 from fewbits.link.epochs import WHOLE, EpochBroadcast
 from fewbits.rng import Key
+from fewbits.wire import Frame
 
 PART = "server.up"
 LARGEST = torch.finfo(torch.float32).max
@@ -102,6 +105,7 @@ class Server:
         """Begin the sums of a round: one for each subspace that clients send from."""
         self._totals = [TreeTotal(self.up, self.spec) for _ in range(self.space.subspaces if self.space else 1)]
         self._weight = self._reach = 0.0  # no entry of a sum is larger than the latter
+        self._plain: Tensor | None = None  # the sum of updates that came without a link
 
     def sample(self, clients: int, per_round: int) -> list[int]:
         """This round's clients, ascending: a uniform subset drawn from the key and the round."""
@@ -130,23 +134,60 @@ class Server:
 
         Returns the receiving end, whose `sections` and `observe` tell of the frame.
         """
+        try:
+            return self.take(client, frame, weight, common)
+        except WireError:
+            self.rejected[client] = self.rejected.get(client, 0) + 1
+            return None
+
+    def take(self, client: int, frame: bytes | memoryview, weight: float, common: Key | None = None) -> Receiver:
+        """As `accept`, but nothing is counted: WireError says why the frame is left out."""
         if not weight > 0:
             raise LocalError(f"Server.accept: weight must be > 0; got {weight} for client {client}")
         receiver = self.receiver(client)
-        try:
+        with self._desynchronised(client, receiver, frame):
             partials = receiver.receive_partial(frame, common)
-        except WireError:
-            partials = None
-        if partials is None or self._reach + weight * receiver.reach > LARGEST:
-            self.rejected[client] = self.rejected.get(client, 0) + 1
-            return None
+        if self._reach + weight * receiver.reach > LARGEST:
+            raise WireError(f"values up to {receiver.reach:.3g} with weight {weight:.3g} could leave float32's range")
         self._totals[self.space.which(self.round + 1, client) if self.space else 0].add(partials, weight)
         self._weight += weight
         self._reach += weight * receiver.reach
+        self._keep(client, receiver)
+        return receiver
+
+    def read(self, client: int, frame: bytes | memoryview, common: Key | None = None) -> dict[str, Tensor]:
+        """One client's update, for those who sum by themselves and `replace` the model; it joins no sum here."""
+        receiver = self.receiver(client)
+        with self._desynchronised(client, receiver, frame):
+            update = receiver.receive(frame, common)
+        self._keep(client, receiver)
+        return update
+
+    def add(self, update: Mapping[str, Tensor], weight: float) -> None:
+        """Add an update that came without a link, from a client that sends it as it is."""
+        if self.space is not None:
+            raise LocalError("Server.add: in a run in subspaces every client sends A^T of its update, through a link")
+        vector = exchange.vector(update).mul_(weight)
+        self._plain = vector if self._plain is None else self._plain + vector
+        self._weight += weight
+
+    def _keep(self, client: int, receiver: Receiver) -> None:
+        """A frame counts: store the client's end and the version it acknowledged."""
         self.versions[client] = self._version(receiver.peer_ack)
         if self.store is not None:
             ends.save(self.store, client, PART, self.round + 1, receiver.dump(), self._before)
-        return receiver
+
+    @contextmanager
+    def _desynchronised(self, client: int, receiver: Receiver, frame: bytes | memoryview) -> Iterator[None]:
+        """Have the next acknowledgement ask for a key frame when the number fits and the history does not."""
+        try:
+            yield
+        except DesyncError:
+            if Frame.parse(frame).header.sequence == receiver.expects:
+                receiver.skip()
+                if self.store is not None:
+                    ends.save(self.store, client, PART, self.round + 1, receiver.dump(), self._before)
+            raise
 
     def _version(self, ack: int) -> int:
         """The version that 16 bits stand for: the latest that fits."""
@@ -159,12 +200,24 @@ class Server:
         scale = 1.0 / ((self.total_weight if self.normalise == "all" else None) or self._weight or 1.0)
         share = self._weight / self.total_weight if self.total_weight else 1.0
         totals = [{name: x * scale for name, x in total.value().items()} for total in self._totals]
+        if self._plain is not None:
+            plain = pieces(self._plain * scale, totals[0])
+            totals[0] = {name: x + plain[name] for name, x in totals[0].items()}
         if isinstance(self.broadcast, EpochBroadcast):
             self._move(self.broadcast, torch.cat([total[SENT] for total in totals]), share)
         else:
             if self._weight:
                 self._apply(totals[0], share)
             self.broadcast.publish(exchange.values(self.flat, self.extra))
+        self.round += 1
+        self._clear()
+
+    def replace(self, theta: Mapping[str, Tensor]) -> None:
+        """Instead of `step`: the model becomes `theta`, by the names of `FlatModel.named`, and is published."""
+        if isinstance(self.broadcast, EpochBroadcast):
+            raise LocalError("Server.replace: a run in subspaces moves the model itself; use step")
+        self.flat.load(theta)
+        self.broadcast.publish(exchange.values(self.flat, self.extra))
         self.round += 1
         self._clear()
 

@@ -114,6 +114,11 @@ class Follower:
         self._receiver = Receiver(self._codec, spec)
         self.value: Any = None
         self.ack: int | None = None  # what came with the last bundle: frames accepted from us, modulo 2^16
+        self._last = b""  # the last frame, which is all there is to know when the codec has no state
+
+    def dump(self) -> bytes:
+        """A bundle that makes a new Follower what this one is, for a StateStore; needs a value."""
+        return pack([self._last if self._codec.stateless else self._receiver.dump()])
 
     @property
     def version(self) -> int:
@@ -144,6 +149,7 @@ class Follower:
                 self.value = _values(self._codec, self._receiver.state, self._spec)
             else:
                 self.value = self._receiver.receive(data)
+                self._last = data
         if latest < self.version:
             raise DesyncError(
                 f"the bundle ends at version {latest}, we hold version {self.version}: the server has gone back; "

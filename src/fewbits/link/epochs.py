@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewbits.codecs import Lift, Raw, chain, flat
 from fewbits.errors import DesyncError, WireError
-from fewbits.link.broadcast import acknowledged, unpack
+from fewbits.link.broadcast import acknowledged, pack, unpack
 from fewbits.link.identity import codec_hash
 from fewbits.link.receiver import Receiver
 from fewbits.link.sender import Sender
@@ -125,6 +125,12 @@ class EpochFollower:
         self.value: dict[str, Tensor] = {}
         self.epoch, self.version = 0, 0
         self.ack: int | None = None
+        self._path: list[bytes] = []  # the frames that lead from nothing to the value held: theta_e and finals,
+        self._now = b""  # then s
+
+    def dump(self) -> bytes:
+        """As `Follower.dump`."""
+        return pack([*self._path, self._now])
 
     def receive(self, bundle: bytes) -> dict[str, Tensor]:
         """theta after this bundle; what is here already is passed over.
@@ -132,6 +138,7 @@ class EpochFollower:
         WireError or DesyncError, with nothing changed, when the bundle does not lead to its version.
         """
         base, epoch, now, version, ack = self._base, self.epoch, None, self.version, 0
+        path, latest = self._path, b""
         for data in unpack(bundle):
             header = Frame.parse(data).header
             name = self._names.get(header.codec)
@@ -140,17 +147,18 @@ class EpochFollower:
             x = Receiver(_RAW, self._specs[name]).receive(data)[name]
             ack = header.ack
             if name == WHOLE:
-                base, epoch = x, header.sequence
+                base, epoch, path = x, header.sequence, [data]
             elif name == FINAL:
                 if base is not None and header.sequence < epoch:
                     continue  # folded already
                 if base is None or header.sequence > epoch:
                     raise DesyncError(f"the final of epoch {epoch} comes next; got that of epoch {header.sequence}")
-                base, epoch = base + self._expand(epoch, x), epoch + 1
+                base, epoch, path = base + self._expand(epoch, x), epoch + 1, [*path, data]
             else:
-                now, version = x, header.sequence + 1
+                now, version, latest = x, header.sequence + 1, data
         if base is None or now is None or version < self.version:
             raise DesyncError(f"the bundle leads from version {self.version} to {version}, without all that it takes")
         self._base, self.epoch, self.version, self.ack = base, epoch, version, ack
+        self._path, self._now = path, latest
         self.value = {WHOLE: base + self._expand(epoch, now)}
         return self.value

@@ -81,6 +81,13 @@ class Receiver:
         """Figures of the last accepted frame that both ends can see, such as `recycled`."""
         return dict(self._observed)
 
+    def skip(self) -> None:
+        """Acknowledge frames that never were, so that the sender, whose history is another, makes a key frame.
+
+        Two, because one more than it has sent would be what it hears when its last frame arrived.
+        """
+        self.expects += 2
+
     def dump(self) -> bytes:
         """This end as bytes, for a StateStore."""
         out = BitWriter()

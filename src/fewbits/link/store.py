@@ -62,6 +62,15 @@ class StateStore:
 
     def get(self, owner: int, part: str) -> bytes | None:
         """The latest version, whoever wrote it, or None."""
+        best = self._newest(owner, part)
+        return best[1] if best else None
+
+    def newest(self, owner: int, part: str) -> int | None:
+        """The round that made the latest version, or None."""
+        best = self._newest(owner, part)
+        return best[0] if best else None
+
+    def _newest(self, owner: int, part: str) -> tuple[int, bytes] | None:
         best: tuple[int, bytes] | None = None
         for file in self._files.values():
             row = file.execute(
@@ -70,7 +79,7 @@ class StateStore:
             ).fetchone()
             if row is not None and (best is None or row[0] > best[0]):
                 best = row
-        return best[1] if best else None
+        return best
 
     def commit(self) -> None:
         """Make what was put durable and visible to the other writers."""
