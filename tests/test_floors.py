@@ -27,6 +27,7 @@ FLOORS = {
     "data": 7,
     "report": 7,
     "cli": 7,
+    "flower": 7,
 }
 # The only imports between two packages of one floor: (who, whom).
 NEIGHBOURS = {
@@ -37,6 +38,7 @@ NEIGHBOURS = {
     ("cli", "models"),
     ("cli", "data"),
     ("cli", "report"),
+    ("flower", "methods"),
 }
 # Where a library may be imported, as the start of the module's name; nowhere else.
 HOMES = {

@@ -155,13 +155,15 @@ class Server:
         self._keep(client, receiver)
         return receiver
 
-    def read(self, client: int, frame: bytes | memoryview, common: Key | None = None) -> dict[str, Tensor]:
-        """One client's update, for those who sum by themselves and `replace` the model; it joins no sum here."""
+    def read(
+        self, client: int, frame: bytes | memoryview, common: Key | None = None
+    ) -> tuple[Receiver, dict[str, Tensor]]:
+        """(the receiving end, the update) of one client, for those who sum by themselves and `replace` the model."""
         receiver = self.receiver(client)
         with self._desynchronised(client, receiver, frame):
             update = receiver.receive(frame, common)
         self._keep(client, receiver)
-        return update
+        return receiver, update
 
     def add(self, update: Mapping[str, Tensor], weight: float) -> None:
         """Add an update that came without a link, from a client that sends it as it is."""

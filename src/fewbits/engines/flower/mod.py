@@ -1,0 +1,135 @@
+"""mod: a Flower mod that stands between the wire and an app's own train and evaluate, which see plain arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+
+from fewbits.engines.flower import envelope as wire
+from fewbits.engines.flower.envelope import Envelope
+from fewbits.engines.flower.site import Site
+from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
+from fewbits.learn.method import Method
+from fewbits.rng import Key
+
+App = Callable[[Message, Context], Message]
+Mod = Callable[[Message, Context, App], Message]
+STATE = "fewbits-state"  # in the node's or the run's config: the folder for what clients remember
+
+
+def mod(method: Method, key: Key = Key(0), keep: Sequence[str] = ()) -> Mod:
+    """Speak `method` with a server whose strategy went through `compress`; first in the list of mods.
+
+    `method` and `key` are the server's. `keep`: shell patterns on the names of arrays that never travel (pFedPara's
+    second halves): they come back from this client's own disk. A message that is no envelope goes to the app as it is.
+    """
+    check(method)
+
+    def compressed(message: Message, context: Context, call_next: App) -> Message:
+        data = wire.value(message.content) if message.has_content() else None
+        if data is None:
+            return call_next(message, context)
+        asked = Envelope("nothing")
+        try:
+            asked = wire.opened(data)
+            answer = _answer(asked, method, key, keep, message, context, call_next)
+        except FewbitsError as error:
+            answer = Envelope("trouble", asked.round, {"text": str(error), "lost": isinstance(error, DesyncError)})
+        return Message(answer.seal(), reply_to=message) if isinstance(answer, Envelope) else answer
+
+    return compressed
+
+
+def check(method: Method) -> None:
+    """LocalError for a method of which an app's own training would be a part."""
+    if not isinstance(method, Method):
+        raise LocalError(f"fewbits.flower: method must be a Method or the name of one, such as 'topk'; got {method!r}")
+    if method.objective.extra or method.objective.kept or method.normalise != "sampled":
+        raise LocalError(
+            f"fewbits.flower: {method.name} changes how clients train or are weighed ({method.objective!r}, normalise="
+            f"{method.normalise!r}), which belongs to the app; choose a method that is about bytes alone"
+        )
+
+
+def identity(method: Method, key: Key) -> dict[str, str]:
+    """What both ends must have in common, in words."""
+    return {"uplink": repr(method.up), "downlink": repr(method.down), "space": repr(method.space), "seed": key.text()}
+
+
+def _answer(
+    asked: Envelope,
+    method: Method,
+    key: Key,
+    keep: Sequence[str],
+    message: Message,
+    context: Context,
+    call_next: App,
+) -> Envelope | Message:
+    client, folder = _client(context), _folder(asked, context)
+    with closing(Site(folder, client, method, key)) as site:
+        if asked.kind == "hello":
+            _compare(asked, method, key)
+            return Envelope("hello", asked.round, {"client": client, "state": site.name})
+        try:
+            layout = site.follow(asked.round, asked.part(), asked.parts[1] if len(asked.parts) > 1 else None)
+        except DesyncError:
+            site.forget()
+            raise
+        name = asked.text("arrays")
+        plain = ArrayRecord({**layout.record(site.model.named()), **_arrays(site.kept())})
+        message.content = RecordDict({name: plain, **wire.restored(asked.fields.get("records"))})
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        fields: dict[str, object] = {"records": wire.described(reply.content), "version": site.follower.version}
+        if asked.kind != "train":
+            return Envelope(asked.kind, asked.round, fields)
+        fields["arrays"], trained = _only(dict(reply.content.array_records))
+        stays = {n for n in trained if any(fnmatchcase(n, pattern) for pattern in keep)}
+        update = layout.tensors(ArrayRecord({n: x for n, x in trained.items() if n not in stays}), "reply")
+        frame = site.reply(asked.round, update)
+        site.keep(asked.round, {n: torch.from_numpy(trained[n].numpy()) for n in stays})
+        return Envelope("train", asked.round, fields, (frame,))
+
+
+def _client(context: Context) -> int:
+    found = context.node_config.get("partition-id")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise LocalError(
+            f"a node needs a number of its own, as in --node-config 'partition-id=0 num-partitions=10'; got {found!r}"
+        )
+    return found
+
+
+def _folder(asked: Envelope, context: Context) -> Path:
+    """Of this run and client: in the node's state folder, the run's, or Flower's own."""
+    run = asked.text("run")
+    if not wire.RUN.fullmatch(run):
+        raise WireError(f"a run's name has letters, digits, - and _ only, at most 64; got {run!r}")
+    home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "fewbits"
+    base = context.node_config.get(STATE) or context.run_config.get(STATE) or home
+    return Path(str(base)).expanduser() / run / str(_client(context))
+
+
+def _compare(asked: Envelope, method: Method, key: Key) -> None:
+    """LocalError when the server speaks another method."""
+    for name, ours in identity(method, key).items():
+        theirs = asked.text(name)
+        if theirs != ours:
+            raise LocalError(f"the ends differ in their {name}: the server has {theirs}, this client {ours}")
+
+
+def _only(records: Mapping[str, ArrayRecord]) -> tuple[str, ArrayRecord]:
+    if len(records) != 1:
+        raise LocalError(f"a reply to train needs one ArrayRecord; got {len(records)}: {sorted(records)}")
+    return next(iter(records.items()))
+
+
+def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, Array]:
+    return {name: Array(x.numpy()) for name, x in tensors.items()}

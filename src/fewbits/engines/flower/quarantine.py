@@ -1,0 +1,42 @@
+"""Quarantine: who sent what could not be used, and who is left alone for a while because of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Quarantine:
+    """Offences by client; after every `strikes` of them in a row a client rests for `rest` rounds."""
+
+    strikes: int = 3  # smaller: sooner left alone
+    rest: int = 10  # rounds; larger: longer
+    offences: dict[int, int] = field(default_factory=dict)  # of all time, by client
+    row: dict[int, int] = field(default_factory=dict)  # since the last reply that counted
+    until: dict[int, int] = field(default_factory=dict)  # the last round of a client's rest
+
+    def offend(self, client: int, round: int) -> str:
+        """Count one offence; what follows, as the end of a sentence."""
+        self.offences[client] = self.offences.get(client, 0) + 1
+        self.row[client] = self.row.get(client, 0) + 1
+        if self.row[client] < self.strikes:
+            return f"offence {self.row[client]} of {self.strikes}"
+        self.row[client], self.until[client] = 0, round + self.rest
+        return f"not asked again until after round {round + self.rest}"
+
+    def behave(self, client: int) -> None:
+        """A reply counted."""
+        self.row.pop(client, None)
+
+    def resting(self, client: int, round: int) -> bool:
+        """Whether to leave the client alone in this round."""
+        return round <= self.until.get(client, 0)
+
+    def dump(self) -> dict[str, dict[str, int]]:
+        """For JSON."""
+        return {name: {str(c): n for c, n in getattr(self, name).items()} for name in ("offences", "row", "until")}
+
+    def load(self, dumped: dict[str, dict[str, int]]) -> None:
+        """Undo `dump`."""
+        for name, table in dumped.items():
+            setattr(self, name, {int(c): n for c, n in table.items()})

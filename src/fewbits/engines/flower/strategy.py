@@ -1,0 +1,263 @@
+"""Compressed: any Flower strategy, with links in place of arrays between it and its clients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result, Strategy
+from torch import Tensor
+
+from fewbits.engines.flower.books import Books
+from fewbits.engines.flower.layout import Layout
+from fewbits.engines.flower.mod import check, identity
+from fewbits.engines.flower.post import Post, Turn, weight
+from fewbits.engines.flower.quarantine import Quarantine
+from fewbits.errors import LocalError, WireError
+from fewbits.learn import Server, exchange
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.method import Method
+from fewbits.link import Entry, Receiver
+from fewbits.link.ledger import stages
+from fewbits.rng import Key
+from fewbits.wire.frame import HEADER_BYTES
+
+log = logging.getLogger("flwr")
+Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class Compressed(Strategy):
+    """Wraps `inner`, which goes on choosing, weighing and aggregating: it sees plain arrays, decoded from frames.
+
+    What a client sent is theta - update, with the server's own theta, so that averaging these is FedAvg on what
+    the links carry, whatever a lossy downlink showed the clients.
+    """
+
+    def __init__(
+        self,
+        inner: Strategy,
+        method: Method,
+        key: Key = Key(0),
+        state: Path | str | None = None,
+        quorum: int = 1,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        """`state`: a folder, from which a killed run goes on. `quorum`: fewer replies leave the model as it is."""
+        check(method)
+        self.inner, self.method, self.key, self.quorum = inner, method, key, quorum
+        self.state = Path(state) if state is not None else None
+        self.quarantine = quarantine or Quarantine()
+        self.timeout = 3600.0  # seconds that a round, or a hello, may take
+        self.books: Books | None = None  # from the first round on
+
+    def summary(self) -> None:
+        """The inner strategy's, and the links."""
+        log.info("\t├──> fewbits: %s, uplink %r, downlink %r", self.method.name, self.method.up, self.method.down)
+        self.inner.summary()
+
+    # The rounds, as Flower calls them
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The inner strategy's messages, as bundles for those who have the mod."""
+        self._become(grid, arrays)
+        self.server.round = server_round - 1  # the loop counts
+        messages = list(self.inner.configure_train(server_round, arrays, config, grid))
+        return self.post.addressed("train", server_round, messages, grid, self.timeout, self._chosen())
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The same for evaluation; for clients that will train next, the bundle would have been due anyway."""
+        self._become(grid, arrays)
+        messages = list(self.inner.configure_evaluate(server_round, arrays, config, grid))
+        return self.post.addressed("evaluate", server_round, messages, grid, self.timeout)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Decode frames in the order of the clients' numbers and let `inner` do the rest."""
+        turns = self.post.usable("train", server_round, replies)
+        if len(turns) < self.quorum:
+            self.post.say(f"round {server_round}: {len(turns)} usable replies, quorum {self.quorum}; the model stays")
+            turns = []
+        plain = sum(turn.client is None for turn in turns)
+        log.info("fewbits: round %d: %d compressed and %d plain clients", server_round, len(turns) - plain, plain)
+        arrays, metrics = self._aggregate(server_round, turns)
+        self.server.round = server_round
+        return arrays, metrics
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Metrics only; a client that evaluated a version has it."""
+        turns = self.post.usable("evaluate", server_round, replies)
+        return self.inner.aggregate_evaluate(server_round, [turn.reply for turn in turns])
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Evaluate | None = None,
+    ) -> Result:
+        """As Flower's, but a run goes on after the last round in its folder. `timeout`: a round's deadline, seconds.
+
+        Replies that are later than the deadline count as lost: the client hears so with its next bundle.
+        """
+        self.timeout = timeout
+        self.summary()
+        books = self._become(grid, initial_arrays)
+        train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
+        result = books.result()
+        if evaluate_fn is not None and not books.rounds and (found := evaluate_fn(0, initial_arrays)) is not None:
+            result.evaluate_metrics_serverapp[0] = found
+        result.arrays = self.arrays
+        for number in range(self.server.round + 1, num_rounds + 1):
+            log.info("[ROUND %s/%s]", number, num_rounds)
+            asks = self.configure_train(number, result.arrays, train_config, grid)
+            arrays, trained = self.aggregate_train(number, grid.send_and_receive(asks, timeout=timeout))
+            result.arrays = arrays or result.arrays
+            asks = list(self.configure_evaluate(number, result.arrays, evaluate_config, grid))
+            evaluated = self.aggregate_evaluate(number, grid.send_and_receive(asks, timeout=timeout)) if asks else None
+            judged = evaluate_fn(number, result.arrays) if evaluate_fn else None
+            books.close_round(number, result, (trained, evaluated, judged), self.inner, self.quarantine)
+        return result
+
+    # What a round is made of
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """The server's model."""
+        return self.layout.record(self.server.flat.named())
+
+    def _chosen(self) -> set[int] | None:
+        """The clients to train with; None: all that `inner` writes to."""
+        return None
+
+    def _become(self, grid: Grid, arrays: ArrayRecord) -> Books:
+        """Build the server from the first arrays, or make it follow arrays that somebody else has changed since."""
+        if self.books is None:
+            self.books = self._build(grid, arrays)
+            return self.books
+        theirs = self.layout.tensors(arrays, "compress")
+        ours = self.server.flat.named()
+        if not all(torch.equal(ours[name], x) for name, x in theirs.items()):
+            self.server.replace(theirs)
+        return self.books
+
+    def _build(self, grid: Grid, arrays: ArrayRecord) -> Books:
+        self.layout, method = Layout.of(arrays), self.method
+        model = self.layout.module()
+        FlatModel(model).load(self.layout.tensors(arrays, "compress"))
+        self.server = Server(
+            model, method.up, method.down, self.key.fold("server"), method.server_optimizer, space=method.space
+        )
+        common = identity(method, self.key) | {"model": str(self.layout.entries), "strategy": type(self.inner).__name__}
+        books = Books(self.state, self.server, str(grid.run.run_id), common)
+        books.restore(self.inner, self.quarantine)
+        self.post = Post(self.server, self.layout, books.run, identity(method, self.key), books.ledger, self.quarantine)
+        return books
+
+    def _aggregate(self, round: int, turns: list[Turn]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The inner strategy's aggregate of theta - update."""
+        good, theta = [], self.server.flat.named()
+        for turn in turns:
+            try:
+                update = self._plain(turn) if turn.client is None else self._read(round, turn)
+                values = {name: theta[name] - x for name, x in update.items()}
+                _check_finite(values)
+            except WireError as error:
+                self.post.offend(turn, round, str(error))
+                continue
+            metrics = {n: r for n, r in turn.reply.content.items() if not isinstance(r, ArrayRecord)}
+            turn.reply.content = RecordDict({turn.arrays: self.layout.record(values), **metrics})
+            good.append(turn.reply)
+        arrays, metrics = self.inner.aggregate_train(round, good) if good else (None, None)
+        if arrays is not None:
+            self.server.replace(self.layout.tensors(arrays, "aggregate_train"))
+        return arrays, metrics
+
+    def _read(self, round: int, turn: Turn) -> dict[str, Tensor]:
+        """start - end of a client, out of its frame."""
+        assert turn.client is not None
+        receiver, update = self.server.read(turn.client, turn.frame, self._common(round))
+        self._count(round, turn, receiver)
+        return {name.removeprefix(exchange.BUFFER): x for name, x in update.items()}
+
+    def _plain(self, turn: Turn) -> dict[str, Tensor]:
+        """start - end of a client that sent arrays; WireError when they are not the model's or not finite."""
+        theta = self.server.flat.named()
+        try:
+            found = self.layout.tensors(turn.reply.content.array_records[turn.arrays], "its reply")
+        except (KeyError, LocalError) as error:
+            raise WireError(str(error)) from None
+        _check_finite(found)
+        return {name: theta[name] - x for name, x in found.items()}
+
+    def _common(self, round: int) -> Key:
+        return self.key.fold("round", round, "common")
+
+    def _count(self, round: int, turn: Turn, receiver: Receiver) -> None:
+        """A frame that counts, in the ledger."""
+        assert turn.client is not None and self.books is not None
+        self.quarantine.behave(turn.client)
+        size = len(turn.frame)
+        self.books.ledger.add(Entry(round, turn.client, "up", size, size - HEADER_BYTES, stages(receiver.sections)))
+
+
+class Federated(Compressed):
+    """fewbits' own server on Flower: sums frames before they are expanded, in any method; samples by client number.
+
+    For one key it makes the same frames and the same model, bit for bit, as the engine `memory`.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        clients: int,
+        per_round: int | None = None,
+        key: Key = Key(0),
+        state: Path | str | None = None,
+        quorum: int = 1,
+        quarantine: Quarantine | None = None,
+        evaluate: float = 1.0,
+    ) -> None:
+        """`clients`: how many partitions there are; rounds wait until all have come. `evaluate`: share that judges."""
+        inner = FedAvg(
+            fraction_evaluate=evaluate, min_train_nodes=clients, min_evaluate_nodes=0, min_available_nodes=clients
+        )
+        super().__init__(inner, method, key, state, quorum, quarantine)
+        self.clients, self.per_round = clients, per_round or clients
+
+    def _chosen(self) -> set[int]:
+        return set(self.server.sample(self.clients, self.per_round))
+
+    def _aggregate(self, round: int, turns: list[Turn]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        inner, good = self.inner, []
+        assert isinstance(inner, FedAvg)
+        for turn in turns:
+            try:
+                share = weight(turn, inner.weighted_by_key)
+                if turn.client is None:
+                    self.server.add(self._plain(turn), share)
+                else:
+                    self._count(round, turn, self.server.take(turn.client, turn.frame, share, self._common(round)))
+            except WireError as error:
+                self.post.offend(turn, round, str(error))
+                continue
+            good.append(turn.reply.content)
+        self.server.step()
+        return self.arrays, inner.train_metrics_aggr_fn(good, inner.weighted_by_key) if good else None
+
+
+def _check_finite(values: dict[str, Tensor]) -> None:
+    name = next((name for name, x in values.items() if not bool(torch.isfinite(x).all())), None)
+    if name is not None:
+        raise WireError(f"{name} is not finite")
