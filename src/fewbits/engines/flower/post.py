@@ -35,6 +35,11 @@ class Turn:
     arrays: str = ""  # the key of the ArrayRecord
     signature: str = ""  # which records and metrics there are
 
+    @property
+    def who(self) -> int:
+        """For counting: the client's number, or a negative one for a plain node."""
+        return ~self.reply.metadata.src_node_id if self.client is None else self.client
+
 
 class Post:
     """Between one server and its nodes."""
@@ -65,7 +70,8 @@ class Post:
             if peer is None:
                 continue
             if peer.client is None:
-                found[True, node] = message
+                if not self.quarantine.resting(~node, round):
+                    found[True, node] = message
             elif (only is None or peer.client in only) and not self.quarantine.resting(peer.client, round):
                 found[False, peer.client] = self._sealed(kind, round, message, peer.client)
         return [found[place] for place in sorted(found)]
@@ -86,6 +92,7 @@ class Post:
     def usable(self, kind: str, round: int, replies: Iterable[Message]) -> list[Turn]:
         """Compressed clients in the order of their numbers, then plain ones; the others are told of in sentences."""
         turns: list[Turn] = []
+        seen: set[int] = set()
         for reply in replies:
             node = reply.metadata.src_node_id
             peer = self.roll.known.get(node)
@@ -93,6 +100,9 @@ class Post:
                 continue
             turn = Turn(reply, peer.client)
             try:
+                if node in seen:
+                    raise WireError("a second reply")
+                seen.add(node)
                 if reply.has_error():
                     self.say(f"round {round}: nothing from {self.name(turn)}: {reply.error.reason}")
                 elif peer.client is None or self._open(kind, round, turn):
@@ -137,8 +147,7 @@ class Post:
 
     def offend(self, turn: Turn, round: int, why: str) -> None:
         """Say why a reply is left out, and count it."""
-        count = f" ({self.quarantine.offend(turn.client, round)})" if turn.client is not None else ""
-        self.say(f"round {round}: {self.name(turn)} is left out: {why}{count}")
+        self.say(f"round {round}: {self.name(turn)} is left out: {why} ({self.quarantine.offend(turn.who, round)})")
 
     def name(self, turn: Turn) -> str:
         """For a sentence."""
@@ -147,11 +156,11 @@ class Post:
 
 
 def weight(turn: Turn, key: str) -> float:
-    """What a reply weighs; WireError when that is no finite number above 0."""
+    """What a reply weighs; WireError when that is no finite number, 0 or more."""
     record = next(iter(turn.reply.content.metric_records.values()), {})
     found = record.get(key)
-    if isinstance(found, list) or found is None or not math.isfinite(found) or found <= 0:
-        raise WireError(f"{key} must be a finite number above 0; got {found!r}")
+    if isinstance(found, list) or found is None or not math.isfinite(found) or found < 0:
+        raise WireError(f"{key} must be a finite number, 0 or more; got {found!r}")
     return float(found)
 
 

@@ -48,6 +48,8 @@ class Compressed(Strategy):
     ) -> None:
         """`state`: a folder, from which a killed run goes on. `quorum`: fewer replies leave the model as it is."""
         check(method)
+        if method.space is not None and not isinstance(self, Federated):
+            raise LocalError(f"compress: {method.name} moves the model itself; use fewbits.flower.federated")
         self.inner, self.method, self.key, self.quorum = inner, method, key, quorum
         self.state = Path(state) if state is not None else None
         self.quarantine = quarantine or Quarantine()
@@ -170,7 +172,9 @@ class Compressed(Strategy):
         good, theta = [], self.server.flat.named()
         for turn in turns:
             try:
-                update = self._plain(turn) if turn.client is None else self._read(round, turn)
+                if isinstance(key := getattr(self.inner, "weighted_by_key", None), str):
+                    weight(turn, key)
+                update = self._update(round, turn)
                 values = {name: theta[name] - x for name, x in update.items()}
                 _check_finite(values)
             except WireError as error:
@@ -180,19 +184,23 @@ class Compressed(Strategy):
             turn.reply.content = RecordDict({turn.arrays: self.layout.record(values), **metrics})
             good.append(turn.reply)
         arrays, metrics = self.inner.aggregate_train(round, good) if good else (None, None)
-        if arrays is not None:
-            self.server.replace(self.layout.tensors(arrays, "aggregate_train"))
-        return arrays, metrics
+        if arrays is None:
+            return None, metrics
+        self.server.replace(self.layout.tensors(arrays, "aggregate_train"))
+        return self.arrays, metrics  # in the model's own types, as a run that goes on would have them
 
-    def _read(self, round: int, turn: Turn) -> dict[str, Tensor]:
-        """start - end of a client, out of its frame."""
-        assert turn.client is not None
+    def _update(self, round: int, turn: Turn) -> dict[str, Tensor]:
+        """start - end of a client, out of its frame or its arrays."""
+        if turn.client is None:
+            return self._plain(turn)
         receiver, update = self.server.read(turn.client, turn.frame, self._common(round))
         self._count(round, turn, receiver)
         return {name.removeprefix(exchange.BUFFER): x for name, x in update.items()}
 
     def _plain(self, turn: Turn) -> dict[str, Tensor]:
         """start - end of a client that sent arrays; WireError when they are not the model's or not finite."""
+        if self.method.space is not None:
+            raise WireError("in a run in subspaces every client needs the mod")
         theta = self.server.flat.named()
         try:
             found = self.layout.tensors(turn.reply.content.array_records[turn.arrays], "its reply")
@@ -247,6 +255,8 @@ class Federated(Compressed):
                 share = weight(turn, inner.weighted_by_key)
                 if turn.client is None:
                     self.server.add(self._plain(turn), share)
+                elif not share:
+                    self._update(round, turn)  # the link moves on, the sum does not
                 else:
                     self._count(round, turn, self.server.take(turn.client, turn.frame, share, self._common(round)))
             except WireError as error:
