@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx
 from torch import nn
 
@@ -15,6 +17,7 @@ from digits_task import KEY, federation, filled, mlp, model_bytes, task
 from fewbits import methods
 from fewbits.engines.flower import Compressed, Federated, mod
 from fewbits.engines.flower import envelope as wire
+from fewbits.engines.flower.site import Site
 from fewbits.errors import LocalError
 from fewbits.learn import Method
 from fewbits.link.broadcast import unpack
@@ -216,10 +219,6 @@ def test_arrays_that_are_kept_never_travel_and_come_back_to_their_client(tmp_pat
     run = federation(Method("fedper", method.up, method.down, private=("2.*",)), rounds=ROUNDS, folder=tmp_path / "run")
     run.run()
     theirs = [run.own_model(c).state_dict()["2.weight"] for c in range(CLIENTS)]
-    from contextlib import closing
-
-    from fewbits.engines.flower.site import Site
-
     for c in range(CLIENTS):
         with closing(Site(tmp_path / "1" / str(c), c, method, KEY)) as site:
             torch.testing.assert_close(site.kept()["2.weight"], theirs[c], rtol=0, atol=1e-2)
@@ -227,9 +226,6 @@ def test_arrays_that_are_kept_never_travel_and_come_back_to_their_client(tmp_pat
 
 
 def test_float16_and_float64_arrays_come_out_in_their_own_types(tmp_path):
-    from flwr.app import Array, Message, RecordDict
-    from flwr.clientapp import ClientApp
-
     client_app, method = ClientApp(mods=[mod(methods.dense())]), methods.dense()
     start = ArrayRecord(
         {"a": Array(np.ones(3, np.float16)), "b": Array(np.ones((2, 2), np.float64)), "n": Array(np.arange(3))}
@@ -273,7 +269,17 @@ def test_methods_that_change_training_are_refused_by_name():
 
 
 def test_without_flower_the_sentence_says_what_to_install():
-    code = "import sys; sys.modules['flwr'] = sys.modules['flwr.app'] = None\nimport fewbits\ntry:\n import fewbits.flower\nexcept fewbits.LocalError as e: print(e)"
+    code = """
+import sys
+
+sys.modules["flwr"] = sys.modules["flwr.app"] = None
+import fewbits
+
+try:
+    import fewbits.flower
+except fewbits.LocalError as error:
+    print(error)
+"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "fewbits.flower needs Flower: pip install 'fewbits[flower]'"
 

@@ -1,6 +1,9 @@
-"""What goes wrong on a real federation: state that is lost, servers that die, replies that lie, nodes that come and go."""
+"""What goes wrong in a federation: lost state, servers that die, replies that lie, nodes that come and go."""
 
+import io
+import re
 import shutil
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from fewbits import methods
 from fewbits.engines.flower import Compressed, Federated, Quarantine, mod
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.envelope import Envelope
+from fewbits.engines.flower.site import UP, Site
 from fewbits.errors import LocalError
+from fewbits.link import ends
 from fewbits.rng import Key
 from fewbits.wire import Frame
 from flower_task import DirectGrid, app, grid, node
@@ -52,11 +57,6 @@ def reworded(reply: Message, **changes) -> Message:
 
 def digests(strategy, server_grid: DirectGrid, tmp_path) -> bool:
     """Whether every client's end has the history and number that the server's has."""
-    from contextlib import closing
-
-    from fewbits.engines.flower.site import UP, Site
-    from fewbits.link import ends
-
     for client in range(CLIENTS):
         receiver = strategy.server.receiver(client)
         with closing(Site(tmp_path / "1" / str(client), client, METHOD, KEY)) as site:
@@ -118,10 +118,10 @@ def test_a_client_whose_state_was_deleted_costs_one_round_and_one_key_frame(tmp_
 def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, undisturbed):
     """Killed as it is about to send round 3, when all replies of round 4 have come, and between step and checkpoint."""
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
-    server_grid, seen = grid(speaking(), tmp_path), {}
+    server_grid = grid(speaking(), tmp_path)
     server_grid.run.run_id = 1
 
     def buried(strategy):  # its process would be gone, and what was not committed with it
@@ -137,7 +137,7 @@ def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, un
 
             def killed(*args):
                 if next(turns) == (2, 1, 0)[attempt]:
-                    raise Killed
+                    raise KilledError
                 return original(*args)
 
             setattr(owner, name, killed)
@@ -156,7 +156,7 @@ def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, un
         if victim is None:
             result = play(strategy, server_grid, ROUNDS)
         else:
-            with pytest.raises(Killed):
+            with pytest.raises(KilledError):
                 play(strategy, server_grid, ROUNDS)
             buried(strategy)
         server_grid.run.run_id += 1  # Flower gives the next attempt another number
@@ -237,11 +237,6 @@ def test_a_replayed_reply_is_refused_whatever_round_it_claims(tmp_path):
 
 def test_an_end_whose_history_is_another_is_healed_by_a_key_frame(tmp_path):
     """The number fits, the digest does not: a store that was restored beside one that was not."""
-    from contextlib import closing
-
-    from fewbits.engines.flower.site import UP, Site
-    from fewbits.link import ends
-
     server_grid, strategy = grid(speaking(), tmp_path), federated()
     configure = strategy.configure_train
 
@@ -369,8 +364,6 @@ def test_plain_replies_that_are_not_the_model_or_not_finite_are_left_out(tmp_pat
 
 def _promise(size: int) -> Array:
     """An array whose header says that it is larger than any memory."""
-    import io
-
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (size,)})
     return Array("float32", (12,), "numpy.ndarray", file.getvalue())
@@ -460,8 +453,6 @@ def test_a_client_of_another_method_is_left_out_with_both_values(tmp_path, spoke
     server_grid, strategy = grid(speaking(), tmp_path), Compressed(FedAvg(fraction_evaluate=0.0), METHOD, KEY)
     server_grid.nodes[900] = node(speaking(spoken, key), 0, tmp_path, 900)
     play(strategy, server_grid, 2)
-    import re
-
     assert re.search(r"node 900 is left out: the ends differ in " + sentence, strategy.post.notes[0])
     assert {c for _, c, _ in frames(server_grid)} == set(range(1, CLIENTS))
 

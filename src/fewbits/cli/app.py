@@ -7,7 +7,7 @@ from click import Context
 from rich.console import Console
 from typer.core import TyperGroup
 
-from fewbits.cli import commands, demo, diagnose, inspect, lists
+from fewbits.cli import commands, demo, diagnose, flower, inspect, lists
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.link.store import StoreError
 
@@ -42,6 +42,7 @@ app.command()(demo.demo)
 app.command()(diagnose.diagnose)
 app.command("inspect")(inspect.inspect)
 app.command("methods")(lists.methods)
+app.add_typer(flower.app)
 app.command("data")(lists.data_sets)
 app.command("models")(lists.models)
 

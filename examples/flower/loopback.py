@@ -1,0 +1,307 @@
+"""A real Flower federation on this machine: a SuperLink and SuperNodes with TLS and node authentication on loopback.
+
+    python examples/flower/loopback.py --rounds 5
+
+Certificates and keys are made on the spot, ports are free ones, every SuperNode talks through a proxy that counts its
+bytes, and everything that was started is stopped at the end, whatever happens. The last lines are a table of what
+each layer's bytes were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import ipaddress
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+BIN = Path(sys.executable).parent
+PATIENCE = 120.0  # seconds for a process to become ready
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Proxy:
+    """Passes connections on to `port`, and counts what goes each way; of TLS, it sees no more than that."""
+
+    def __init__(self, port: int) -> None:
+        self._target, self._listener = port, socket.create_server(("127.0.0.1", 0))
+        self.port, self.up, self.down = self._listener.getsockname()[1], 0, 0
+        self._lock, self._open = threading.Lock(), True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while self._open:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            client.close()
+            return
+        with client, server:
+            try:
+                while self._open:
+                    for source in select.select([client, server], [], [], 1.0)[0]:
+                        data = source.recv(1 << 16)
+                        if not data:
+                            return
+                        with self._lock:
+                            self.up += len(data) * (source is client)
+                            self.down += len(data) * (source is server)
+                        (server if source is client else client).sendall(data)
+            except OSError:
+                return
+
+    def close(self) -> None:
+        """Stop listening; open connections end within a second."""
+        self._open = False
+        self._listener.close()
+
+
+class Loopback:
+    """The federation, as a context manager. `environment` is what every process of it needs."""
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        """`folder`: for certificates, logs and states; `nodes`: SuperNodes."""
+        self.folder, self.nodes, self.port = folder, nodes, free_port()
+        self.proxies: list[Proxy] = []
+        self.supernodes: dict[int, subprocess.Popen[bytes]] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        home = folder / "home"
+        home.mkdir(parents=True)
+        self.environment = os.environ | {
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        }
+        self.certificate, self.key, self.ca = make_certificates(folder)
+        lines = ['[superlink]\ndefault = "loopback"\n[superlink.loopback]', f'address = "127.0.0.1:{self.port}"']
+        (home / "config.toml").write_text("\n".join([*lines, f'root-certificates = "{self.ca}"\n']))
+
+    def __enter__(self) -> Loopback:
+        try:
+            self._start_superlink()
+            for number in range(self.nodes):
+                self.proxies.append(Proxy(self.port))
+                public = make_node_key(self.folder / f"client_{number}")
+                self.call("flwr", "supernode", "register", str(public), "loopback")
+                self.start_supernode(number)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _start_superlink(self) -> None:
+        self._start(
+            "superlink",
+            *("flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--enable-supernode-auth"),
+            *("--ssl-certfile", str(self.certificate), "--ssl-keyfile", str(self.key)),
+            *("--ssl-ca-certfile", str(self.ca), "--disable-runtime-dependency-installation"),
+        )
+        wait_for(self.port)
+
+    def start_supernode(self, number: int) -> None:
+        """Start a SuperNode, or start it again."""
+        state = self.folder / f"node-{number}"
+        self.supernodes[number] = self._start(
+            f"supernode-{number}",
+            *("flower-supernode", "--superlink", f"127.0.0.1:{self.proxies[number].port}"),
+            *("--root-certificates", str(self.ca), "--host", "127.0.0.1", "--port", str(free_port())),
+            *("--auth-supernode-private-key", str(self.folder / f"client_{number}")),
+            *(
+                "--ssl-certfile",
+                str(self.certificate),
+                "--ssl-keyfile",
+                str(self.key),
+                "--ssl-ca-certfile",
+                str(self.ca),
+            ),
+            *("--node-config", f'partition-id={number} num-partitions={self.nodes} fewbits-state="{state}"'),
+        )
+
+    def run(self, project: Path, timeout: float, **config: object) -> str:
+        """`flwr run` with this configuration: its output, once the run has ended."""
+        text = " ".join(f"{name.replace('_', '-')}={value!r}" for name, value in config.items())
+        return self.call("flwr", "run", str(project), "loopback", "--stream", "--run-config", text, timeout=timeout)
+
+    def call(self, *command: str, timeout: float = 60) -> str:
+        """A command's output; RuntimeError with all of it when it fails."""
+        done = subprocess.run(
+            [BIN / command[0], *command[1:]], env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def log(self, name: str) -> str:
+        """What a process has written."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def _start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [BIN / command[0], *command[1:]],
+                *(-1, None, subprocess.DEVNULL, log, log),
+                env=self.environment,
+                start_new_session=True,  # so that what it starts can be ended with it
+            )
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what was started, children first asked, then made to."""
+        for process in reversed(self._processes):
+            end(process)
+        for proxy in self.proxies:
+            proxy.close()
+
+
+def end(process: subprocess.Popen[bytes], at_once: bool = False) -> None:
+    """End a process that `Loopback` started, and its own children."""
+    for signal in (() if at_once else (15,)) + (9,):
+        try:
+            os.killpg(process.pid, signal)
+        except ProcessLookupError:
+            break
+        if signal == 15:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                continue
+    process.wait()
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens on a port."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"nobody listens on port {port} after {PATIENCE:.0f} s")
+
+
+def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
+    """(certificate, key, certificate of the authority) for loopback, valid for a day."""
+    now = datetime.datetime.now(datetime.UTC)
+    authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+    def signed(name: str, public: ec.EllipticCurvePublicKey, extra: list[tuple[x509.ExtensionType, bool]]) -> bytes:
+        def named(text: str) -> x509.Name:
+            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+        builder = x509.CertificateBuilder(
+            named("fewbits loopback CA"), named(name), public, x509.random_serial_number()
+        )
+        builder = builder.not_valid_before(now - datetime.timedelta(minutes=5))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=1))
+        for extension, critical in extra:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    local = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    identifier = x509.SubjectKeyIdentifier.from_public_key(authority.public_key())
+    known = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    ca = signed(
+        "fewbits loopback CA",
+        authority.public_key(),
+        [(x509.BasicConstraints(True, None), True), (identifier, False), (usage, True)],
+    )
+    certificate = signed(
+        "localhost",
+        own.public_key(),
+        [(x509.SubjectAlternativeName(local), False), (x509.BasicConstraints(False, None), True), (known, False)],
+    )
+    paths = folder / "server.pem", folder / "server.key", folder / "ca.crt"
+    for path, data in zip(
+        paths, (certificate, private_bytes(own, serialization.PrivateFormat.TraditionalOpenSSL), ca), strict=True
+    ):
+        path.write_bytes(data)
+    return paths
+
+
+def make_node_key(path: Path) -> Path:
+    """A SuperNode's private key at `path`; returns the path of the public one."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    path.write_bytes(private_bytes(key, serialization.PrivateFormat.OpenSSH))
+    path.chmod(0o600)
+    public = path.with_suffix(".pub")
+    encoded = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    public.write_bytes(encoded + b"\n")
+    return public
+
+
+def private_bytes(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> bytes:
+    """PEM, without a password."""
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--method", default="lbgm+topk")
+    arguments = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fewbits-flower-")))
+        project = folder / "project"
+        subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
+        federation = stack.enter_context(Loopback(folder, arguments.nodes))
+        print(f"a SuperLink on port {federation.port} and {arguments.nodes} SuperNodes, TLS and node authentication on")
+        idle = time.monotonic()
+        config = {"method": arguments.method, "rounds": arguments.rounds, "clients": arguments.nodes}
+        print(federation.run(project, 900, per_round=arguments.nodes, state=str(folder / "server"), **config))
+        summary = json.loads((folder / "server" / "summary.json").read_text())
+        print(f"{time.monotonic() - idle:.0f} s in all")
+        for line in table(summary, federation.proxies):
+            print(line)
+
+
+def table(summary: dict, proxies: list[Proxy]) -> list[str]:
+    """Bytes by layer, per client-round, with what Flower and TLS add."""
+    lines = [f"{'':6}{'payload':>12}{'frames':>12}{'transport':>12}{'per client-round':>20}{'overhead':>12}"]
+    for way in ("up", "down"):
+        transport = sum(getattr(proxy, way) for proxy in proxies)
+        frames, turns = summary["frame_bytes"][way], max(1, summary["messages"][way])
+        each = (transport - frames) / turns
+        bytes_so_far = f"{summary['payload_bytes'][way]:12,}{frames:12,}{transport:12,}"
+        lines.append(f"{way:6}{bytes_so_far}{transport / turns:20,.0f}{each:12,.0f}")
+    return [*lines, "transport: all bytes of the SuperNodes' connections, polls and app download included"]
+
+
+if __name__ == "__main__":
+    main()
