@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -131,9 +131,22 @@ class Loopback:
         wait_for(self.port)
 
     def start_supernode(self, number: int) -> None:
-        """Start a SuperNode, or start it again."""
+        """Start a SuperNode, or start it again: the SuperLink refuses a killed one until its heartbeat has lapsed."""
+        until = time.monotonic() + PATIENCE
+        log = self.folder / f"supernode-{number}.log"
+        seen = log.read_text().count("SuperNode ID") if log.exists() else 0
+        while time.monotonic() < until:
+            process = self.supernodes[number] = self._launch(number)
+            while process.poll() is None and time.monotonic() < until:
+                if self.log(f"supernode-{number}").count("SuperNode ID") > seen:
+                    return
+                time.sleep(0.2)
+            end(process)
+        raise RuntimeError(f"SuperNode {number} was not let in:\n{self.log(f'supernode-{number}')[-2000:]}")
+
+    def _launch(self, number: int) -> subprocess.Popen[bytes]:
         state = self.folder / f"node-{number}"
-        self.supernodes[number] = self._start(
+        return self._start(
             f"supernode-{number}",
             *("flower-supernode", "--superlink", f"127.0.0.1:{self.proxies[number].port}"),
             *("--root-certificates", str(self.ca), "--host", "127.0.0.1", "--port", str(free_port())),
@@ -149,10 +162,10 @@ class Loopback:
             *("--node-config", f'partition-id={number} num-partitions={self.nodes} fewbits-state="{state}"'),
         )
 
-    def run(self, project: Path, timeout: float, **config: object) -> str:
-        """`flwr run` with this configuration: its output, once the run has ended."""
+    def run(self, project: Path, patience: float, /, **config: object) -> str:
+        """`flwr run` with this configuration: its output, once the run has ended, within `patience` seconds."""
         text = " ".join(f"{name.replace('_', '-')}={value!r}" for name, value in config.items())
-        return self.call("flwr", "run", str(project), "loopback", "--stream", "--run-config", text, timeout=timeout)
+        return self.call("flwr", "run", str(project), "loopback", "--stream", "--run-config", text, timeout=patience)
 
     def call(self, *command: str, timeout: float = 60) -> str:
         """A command's output; RuntimeError with all of it when it fails."""
@@ -179,9 +192,12 @@ class Loopback:
         return process
 
     def close(self) -> None:
-        """End what was started, children first asked, then made to."""
+        """End what was started, asked first, then made to."""
         for process in reversed(self._processes):
             end(process)
+        for number in started_with(self.environment["FLWR_HOME"]):  # apps that Flower started in sessions of their own
+            with suppress(ProcessLookupError):
+                os.kill(number, 9)
         for proxy in self.proxies:
             proxy.close()
 
@@ -199,6 +215,16 @@ def end(process: subprocess.Popen[bytes], at_once: bool = False) -> None:
             except subprocess.TimeoutExpired:
                 continue
     process.wait()
+
+
+def started_with(home: str) -> list[int]:
+    """The processes whose environment names this FLWR_HOME, which is ours alone; none where there is no /proc."""
+    found, mark = [], f"FLWR_HOME={home}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in path.read_bytes().split(b"\0") and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
 
 
 def wait_for(port: int) -> None:

@@ -46,7 +46,8 @@ class Site:
             raise DesyncError("the state is gone: there is no layout")
         if layout:
             self.store.put(self.client, LAYOUT, round, layout)
-        self.layout = Layout.load(known)
+        # Every number that travels takes two bytes or more of a first bundle.
+        self.layout = Layout.load(known, len(bundle) + len(layout)) if layout else Layout.load(known)
         self.model = model = FlatModel(self.layout.module())
         objective, space = self.method.objective, self.method.space
         self.spec = exchange.spec(model, objective.extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -237,12 +238,19 @@ class Federated(Compressed):
         quarantine: Quarantine | None = None,
         evaluate: float = 1.0,
     ) -> None:
-        """`clients`: how many partitions there are; rounds wait until all have come. `evaluate`: share that judges."""
+        """`clients`: how many partitions there are. `evaluate`: share of the nodes that judge after each round."""
         inner = FedAvg(
-            fraction_evaluate=evaluate, min_train_nodes=clients, min_evaluate_nodes=0, min_available_nodes=clients
+            fraction_evaluate=evaluate, min_train_nodes=quorum, min_evaluate_nodes=0, min_available_nodes=quorum
         )
         super().__init__(inner, method, key, state, quorum, quarantine)
         self.clients, self.per_round = clients, per_round or clients
+
+    def _build(self, grid: Grid, arrays: ArrayRecord) -> Books:
+        """Wait, but no longer than a round may take, until there are as many nodes as clients."""
+        until = time.monotonic() + self.timeout
+        while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
+            time.sleep(1)
+        return super()._build(grid, arrays)
 
     def _chosen(self) -> set[int]:
         return set(self.server.sample(self.clients, self.per_round))

@@ -1,0 +1,150 @@
+"""Envelopes and layouts: what is opened is what was sealed, and nobody's bytes do more than raise our error."""
+
+import tracemalloc
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fewbits.engines.flower import Quarantine
+from fewbits.engines.flower import envelope as wire
+from fewbits.engines.flower.envelope import Envelope
+from fewbits.engines.flower.layout import Layout
+from fewbits.errors import FewbitsError, LocalError, WireError
+from fewbits.link.broadcast import pack
+from fewbits.rng import Key
+
+LAYOUT = Layout.of(
+    ArrayRecord(
+        {
+            "net.0.weight": Array(np.zeros((3, 4), np.float32)),
+            "net.0.running_mean": Array(np.zeros(4, np.float64)),
+            "net.0.count": Array(np.array(7)),
+            "free": Array(np.zeros(0, np.float16)),
+        }
+    )
+)
+RECORDS = RecordDict(
+    {
+        "arrays": ArrayRecord(),
+        "metrics": MetricRecord({"a": 1, "b": 0.1, "c": [1, 2], "d": [0.5], "inf": float("inf")}),
+        "config": ConfigRecord({"s": "x", "b": b"\x00\xff", "t": True, "bs": [b"", b"1"], "ss": ["", "y"], "f": [0.1]}),
+    }
+)
+
+
+@pytest.mark.parametrize("size", [0, 10, wire.LARGE])
+def test_what_is_opened_is_what_was_sealed(size):
+    """As one record of one value: a ConfigRecord, and from 5 MB on an Array."""
+    sealed = Envelope("train", 3, {"run": "r"}, (bytes(size), b"second")).seal()
+    assert len(sealed) == 1 and len(sealed[wire.NAME]) == 1
+    assert isinstance(sealed[wire.NAME], ArrayRecord if size >= wire.LARGE else ConfigRecord)
+    found = wire.opened(wire.value(sealed))
+    assert (found.kind, found.round, dict(found.fields), found.parts) == (
+        "train",
+        3,
+        {"run": "r"},
+        (bytes(size), b"second"),
+    )
+
+
+def test_records_come_back_with_their_types():
+    fields = {"records": wire.described(RECORDS)}
+    found = wire.restored(wire.opened(wire.value(Envelope("train", 1, fields).seal())).fields["records"])
+    assert found == {name: RECORDS[name] for name in ("metrics", "config")}
+    assert [type(x) for x in found["metrics"].values()] == [type(x) for x in RECORDS["metrics"].values()]
+
+
+def test_a_layout_comes_back_and_makes_the_same_module():
+    found = Layout.load(LAYOUT.dump())
+    assert found == LAYOUT
+    assert {n: x.tolist() for n, x in found.fixed.items()} == {"net.0.count": 7}
+    names = [(n, tuple(p.shape)) for n, p in LAYOUT.module().state_dict().items()]
+    assert sorted(names) == [("free", (0,)), ("net.0.running_mean", (4,)), ("net.0.weight", (3, 4))]
+    assert [n for n, _ in LAYOUT.module().named_buffers()] == ["net.0.running_mean"]
+
+
+@pytest.mark.parametrize("names", [("a", "a.b"), ("",), ("a..b",), ("forward.x", "forward")])
+def test_names_that_cannot_stand_beside_each_other_are_named(names):
+    layout = Layout(tuple((name, (1,), "float32") for name in names))
+    with pytest.raises(LocalError, match="cannot be an array's name"):
+        layout.module()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"\x01\x02{}",
+        b"\x01\x09[1,2,3,4]",
+        b'\x01\x07{"v":9}',
+        b'\x01\x17{"v":1,"kind":1,"round":0}'[:25],
+        b'\x01\x1a{"v":1,"kind":"a","round":[]}',
+        b"\xff" * 40,
+        b"\x01\x88\x27" + b"[" * 5000,
+    ],
+)
+def test_what_is_no_envelope_is_refused(data):
+    with pytest.raises(WireError):
+        wire.opened(data)
+
+
+def test_a_message_that_could_not_be_of_use_is_not_even_read():
+    with pytest.raises(WireError, match="at most"):
+        wire.opened(bytes(3 << 20), limit=1000)
+
+
+@pytest.mark.parametrize("shape", ["[1099511627776]", "[-1]", "[1.5]", '["a"]', "7", "[true]"])
+def test_a_layout_that_promises_too_much_is_refused_before_it_is_built(shape):
+    with pytest.raises(WireError):
+        Layout.load(pack([f'[["a",{shape},"float32"]]'.encode()]))
+
+
+@pytest.mark.parametrize("kind", ["O", "V8", "U4", "[]", "no"])
+def test_a_layout_of_odd_types_is_refused_or_harmless(kind):
+    with pytest.raises(WireError):
+        Layout.load(pack([f'[["a",[1],"{kind}"]]'.encode()]))
+
+
+def test_a_slice_of_fuzz():
+    """Bytes of three real messages, changed, cut and repeated: our own errors or none, in memory of their own order."""
+    key = Key(3)
+    seeds = [
+        wire.value(Envelope("train", 1, {"arrays": "a", "records": wire.described(RECORDS)}, (bytes(99),)).seal()),
+        wire.value(Envelope("hello", 0, {"client": 3, "state": "x"}).seal()),
+        LAYOUT.dump(),
+    ]
+    tracemalloc.start()
+    for attempt in range(1000):
+        own = key.fold(attempt)
+        data = bytearray(seeds[attempt % 3])
+        for place, byte in zip(own.fold("at").below(len(data), 4), own.fold("to").below(256, 4), strict=True):
+            data[int(place)] = int(byte)
+        data = bytes(data[: int(own.fold("cut").below(2 * len(data), 1)[0])])
+        for reader in (_read, Layout.load):
+            with suppress(FewbitsError):
+                reader(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def _read(data: bytes) -> None:
+    found = wire.opened(data, 1000)
+    wire.restored(found.fields.get("records"))
+    for read in (found.number, found.text):
+        read("client")
+
+
+def test_quarantine_counts_in_a_row_and_lets_go():
+    quarantine = Quarantine(strikes=2, rest=3)
+    assert quarantine.offend(7, 1) == "offence 1 of 2"
+    quarantine.behave(7)
+    assert quarantine.offend(7, 2) == "offence 1 of 2"
+    assert quarantine.offend(7, 3) == "not asked again until after round 6"
+    assert [t for t in range(1, 9) if quarantine.resting(7, t)] == [1, 2, 3, 4, 5, 6]
+    again = Quarantine(2, 3)
+    again.load(quarantine.dump())
+    assert again == quarantine

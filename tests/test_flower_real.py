@@ -1,0 +1,99 @@
+"""Flower itself: its simulation, and a SuperLink with two SuperNodes over TLS. Processes, free ports, no network."""
+
+import hashlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import fewbits
+from digits_task import federation, model_bytes, task
+from fewbits import methods
+from fewbits.cli.assemble import build_task, load_data
+from fewbits.cli.config import RunConfig
+from fewbits.engines.memory import Federation, Schedule
+from fewbits.link.ledger import read
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
+
+
+def environment(home: Path) -> dict[str, str]:
+    source = Path(fewbits.__file__).parents[1]
+    return os.environ | {
+        "PYTHONPATH": f"{source}{os.pathsep}{HERE}",
+        "OMP_NUM_THREADS": "1",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+
+
+def test_flowers_simulation_makes_the_frames_and_the_model_of_the_engine_memory(tmp_path):
+    """10 clients, 5 rounds, LBGM + top-k: the same hash, and the same bytes per client and round."""
+    command = [sys.executable, str(HERE / "flower_simulation.py"), str(tmp_path), "10", "5", "0.9"]
+    run = subprocess.run(command, env=environment(tmp_path / "home"), capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr[-5000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    memory = federation(methods.lbgm_topk(threshold=0.9), tmp_path / "memory", 5, task=task(10))
+    memory.run()
+    assert found["model"] == hashlib.sha256(model_bytes(memory.task.model)).hexdigest()
+    entries = read(tmp_path / "memory" / "ledger.jsonl")
+    assert found["frames"] == sorted([e.round, e.client, e.direction, e.frame_bytes, e.payload_bytes] for e in entries)
+    assert found["notes"] == []
+
+
+@pytest.fixture(scope="module")
+def loopback():
+    return runpy.run_path(str(HERE.parent / "examples" / "flower" / "loopback.py"))
+
+
+def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_server(tmp_path, loopback, monkeypatch):
+    """Three rounds, then a node and the server are gone and come back for two more: the engine memory's, to the bit."""
+    for name, value in environment(tmp_path / "unused").items():
+        monkeypatch.setenv(name, value)
+    project, server = tmp_path / "project", tmp_path / "server"
+    subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
+    config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 90.0}
+    with loopback["Loopback"](tmp_path, 2) as real:
+        real.run(project, 400, rounds=3, **config)
+        before = summary(server)
+        spent = {way: sum(getattr(proxy, way) for proxy in real.proxies) for way in ("up", "down")}
+
+        assert theta(server, 3) == in_memory(3, before)
+
+        loopback["end"](real.supernodes[1], at_once=True)  # SIGKILL, it and its children
+        real.start_supernode(1)
+        real.run(project, 400, rounds=5, **config)  # another ServerApp, which goes on after round 3
+        assert theta(server, 5) == in_memory(5, summary(server))
+    assert loopback["started_with"](real.environment["FLWR_HOME"]) == []
+    print(f"transport beyond frames, per client-round of a run with its start: {overhead(spent, before)}")
+
+
+def in_memory(rounds: int, found: dict) -> bytes:
+    """The model of the same run in the engine memory; its bytes must be what was found."""
+    run = RunConfig(clients=2, method="lbgm+topk", rounds=rounds, lr=0.1, batch_size=20, epochs=2)
+    digits = build_task(run, load_data(run))
+    memory = Federation(digits, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(0))
+    memory.run()
+    assert found["frame_bytes"] == memory.ledger.frame_bytes
+    assert found["notes"] == []
+    return memory.server.flat.vector().numpy().tobytes()
+
+
+def theta(server: Path, round: int) -> bytes:
+    """The model in the server's checkpoint of a round."""
+    return load_file(server / "checkpoints" / f"round-{round:08d}.safetensors")["theta"].numpy().tobytes()
+
+
+def summary(server: Path) -> dict:
+    return json.loads((server / "summary.json").read_text())
+
+
+def overhead(spent: dict[str, int], before: dict) -> dict[str, int]:
+    return {way: (spent[way] - before["frame_bytes"][way]) // before["messages"][way] for way in spent}
