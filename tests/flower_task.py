@@ -54,6 +54,10 @@ def app(
     return client_app
 
 
+class KilledError(Exception):
+    """The server's process is gone."""
+
+
 @dataclass
 class Node:
     """One SuperNode."""

@@ -22,7 +22,7 @@ from fewbits.errors import LocalError
 from fewbits.link import ends
 from fewbits.rng import Key
 from fewbits.wire import Frame
-from flower_task import DirectGrid, app, grid, node
+from flower_task import DirectGrid, KilledError, app, grid, node
 from test_flower import CLIENTS, frames, initial, play, record_bytes
 
 ROUNDS = 6
@@ -117,9 +117,6 @@ def test_a_client_whose_state_was_deleted_costs_one_round_and_one_key_frame(tmp_
 
 def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, undisturbed):
     """Killed as it is about to send round 3, when all replies of round 4 have come, and between step and checkpoint."""
-
-    class KilledError(Exception):
-        pass
 
     server_grid = grid(speaking(), tmp_path)
     server_grid.run.run_id = 1

@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -54,25 +55,25 @@ def loopback():
 
 
 def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_server(tmp_path, loopback, monkeypatch):
-    """Three rounds, then a node and the server are gone and come back for two more: the engine memory's, to the bit."""
+    """Two rounds, then a node and the server are gone and come back for a third: the engine memory's, to the bit."""
     for name, value in environment(tmp_path / "unused").items():
         monkeypatch.setenv(name, value)
     project, server = tmp_path / "project", tmp_path / "server"
     subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
     config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 90.0}
     with loopback["Loopback"](tmp_path, 2) as real:
-        real.run(project, 400, rounds=3, **config)
+        with closing(loopback["Meter"](server / "metrics.jsonl", real.proxies)) as meter:
+            meter.start()
+            real.run(project, 400, rounds=2, **config)
         before = summary(server)
-        spent = {way: sum(getattr(proxy, way) for proxy in real.proxies) for way in ("up", "down")}
-
-        assert theta(server, 3) == in_memory(3, before)
+        assert theta(server, 2) == in_memory(2, before)
+        print("\n".join(loopback["table"](before, (server / "metrics.jsonl").read_text().splitlines(), meter)))
 
         loopback["end"](real.supernodes[1], at_once=True)  # SIGKILL, it and its children
         real.start_supernode(1)
-        real.run(project, 400, rounds=5, **config)  # another ServerApp, which goes on after round 3
-        assert theta(server, 5) == in_memory(5, summary(server))
+        real.run(project, 400, rounds=3, **config)  # another ServerApp, which goes on after round 2
+        assert theta(server, 3) == in_memory(3, summary(server))
     assert loopback["started_with"](real.environment["FLWR_HOME"]) == []
-    print(f"transport beyond frames, per client-round of a run with its start: {overhead(spent, before)}")
 
 
 def in_memory(rounds: int, found: dict) -> bytes:
@@ -93,7 +94,3 @@ def theta(server: Path, round: int) -> bytes:
 
 def summary(server: Path) -> dict:
     return json.loads((server / "summary.json").read_text())
-
-
-def overhead(spent: dict[str, int], before: dict) -> dict[str, int]:
-    return {way: (spent[way] - before["frame_bytes"][way]) // before["messages"][way] for way in spent}

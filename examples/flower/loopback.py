@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -298,7 +298,7 @@ def private_bytes(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFo
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="two or more")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--method", default="lbgm+topk")
     arguments = parser.parse_args()
@@ -308,25 +308,56 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
         federation = stack.enter_context(Loopback(folder, arguments.nodes))
         print(f"a SuperLink on port {federation.port} and {arguments.nodes} SuperNodes, TLS and node authentication on")
-        idle = time.monotonic()
-        config = {"method": arguments.method, "rounds": arguments.rounds, "clients": arguments.nodes}
-        print(federation.run(project, 900, per_round=arguments.nodes, state=str(folder / "server"), **config))
-        summary = json.loads((folder / "server" / "summary.json").read_text())
-        print(f"{time.monotonic() - idle:.0f} s in all")
-        for line in table(summary, federation.proxies):
-            print(line)
+        began, server = time.monotonic(), folder / "server"
+        with closing(Meter(server / "metrics.jsonl", federation.proxies)) as meter:
+            meter.start()
+            config = {"method": arguments.method, "rounds": arguments.rounds, "clients": arguments.nodes}
+            print(federation.run(project, 1800, per_round=arguments.nodes, state=str(server), **config))
+        summary = json.loads((server / "summary.json").read_text())
+        print(f"accuracy {summary['accuracy']:.3f}, {time.monotonic() - began:.0f} s")
+        print("\n".join(table(summary, (server / "metrics.jsonl").read_text().splitlines(), meter)))
 
 
-def table(summary: dict, proxies: list[Proxy]) -> list[str]:
-    """Bytes by layer, per client-round, with what Flower and TLS add."""
-    lines = [f"{'':6}{'payload':>12}{'frames':>12}{'transport':>12}{'per client-round':>20}{'overhead':>12}"]
+def table(summary: dict, lines: list[str], meter: Meter) -> list[str]:
+    """Bytes by layer, per client-round: of all rounds, and of Flower and TLS those after the first."""
+    rows = [f"{'per client-round':18}{'payload':>10}{'frame':>10}{'transport':>11}{'overhead':>10}"]
+    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    turns = summary["messages"]["up"] - summary["messages"]["up"] // len(lines)
     for way in ("up", "down"):
-        transport = sum(getattr(proxy, way) for proxy in proxies)
-        frames, turns = summary["frame_bytes"][way], max(1, summary["messages"][way])
-        each = (transport - frames) / turns
-        bytes_so_far = f"{summary['payload_bytes'][way]:12,}{frames:12,}{transport:12,}"
-        lines.append(f"{way:6}{bytes_so_far}{transport / turns:20,.0f}{each:12,.0f}")
-    return [*lines, "transport: all bytes of the SuperNodes' connections, polls and app download included"]
+        payload = (last["payload_bytes"][way] - first["payload_bytes"][way]) / turns
+        frame = (last["frame_bytes"][way] - first["frame_bytes"][way]) / turns
+        transport = (meter.marks[len(lines)][way] - meter.marks[1][way]) / turns
+        rows.append(f"{way:18}{payload:10,.0f}{frame:10,.0f}{transport:11,.0f}{transport - frame:10,.0f}")
+    return [
+        *rows,
+        f"rounds 2 to {len(lines)}; transport: all bytes of the SuperNodes' connections, TLS and polls included",
+    ]
+
+
+class Meter(threading.Thread):
+    """Notes what the proxies have counted whenever the server has closed a round."""
+
+    def __init__(self, metrics: Path, proxies: list[Proxy]) -> None:
+        """`metrics`: the server's file with a line per round."""
+        super().__init__(daemon=True)
+        self.marks: dict[int, dict[str, int]] = {}
+        self._metrics, self._proxies, self._done = metrics, proxies, threading.Event()
+
+    def run(self) -> None:
+        """Look four times a second."""
+        while not self._done.wait(0.25):
+            self._look()
+
+    def _look(self) -> None:
+        closed = self._metrics.read_text().count("\n") if self._metrics.exists() else 0
+        if closed not in self.marks:
+            self.marks[closed] = {way: sum(getattr(proxy, way) for proxy in self._proxies) for way in ("up", "down")}
+
+    def close(self) -> None:
+        """Look once more, and stop."""
+        self._done.set()
+        self.join()
+        self._look()
 
 
 if __name__ == "__main__":

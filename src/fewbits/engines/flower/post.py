@@ -100,12 +100,12 @@ class Post:
                 continue
             turn = Turn(reply, peer.client)
             try:
-                if node in seen:
-                    raise WireError("a second reply")
-                seen.add(node)
                 if reply.has_error():
                     self.say(f"round {round}: nothing from {self.name(turn)}: {reply.error.reason}")
                 elif peer.client is None or self._open(kind, round, turn):
+                    if node in seen:
+                        raise WireError("a second reply")
+                    seen.add(node)
                     turn.signature, turn.arrays = _signature(reply.content), turn.arrays or _array_key(reply.content)
                     turns.append(turn)
             except WireError as error:
