@@ -172,6 +172,16 @@ def test_a_strategys_own_moments_survive_the_server(tmp_path):
     assert record_bytes(result.arrays) == record_bytes(whole.arrays)
 
 
+def test_what_a_server_keeps_of_a_client_is_said_before_the_run(tmp_path, caplog):
+    caplog.set_level("INFO", "flwr")
+    strategy = federated(state=tmp_path / "server")
+    play(strategy, grid(speaking(), tmp_path), 1)
+    (said,) = [r.message for r in caplog.records if "the server keeps" in r.message]
+    promised = int(re.search(r"keeps ([0-9,]+) bytes", said).group(1).replace(",", ""))
+    kept = [len(strategy.server.receiver(c).dump()) for c in range(CLIENTS)]
+    assert 0.9 * promised < sum(kept) / len(kept) < 1.1 * promised
+
+
 def test_a_folder_of_another_run_is_refused_with_both_values(tmp_path):
     play(federated(state=tmp_path / "server"), grid(speaking(), tmp_path), 1)
     with pytest.raises(LocalError, match=r"another seed: .*7.*; got .*8.*Use a new folder"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import MetricRecord
 from flwr.serverapp.strategy import Result
 from safetensors.numpy import load, save
@@ -18,7 +19,8 @@ from fewbits.engines.memory import checkpoint
 from fewbits.engines.memory.checkpoint import Note, write_atomically
 from fewbits.errors import LocalError
 from fewbits.learn import Server
-from fewbits.link import Ledger, StateStore
+from fewbits.link import Ledger, Receiver, Sender, StateStore
+from fewbits.rng import Key
 
 LEDGER, METRICS, RUN = "ledger.jsonl", "metrics.jsonl", "run"
 KINDS = ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp")  # as in Result
@@ -103,6 +105,17 @@ class Books:
     def _kept(self, round: int) -> Path:
         assert self.folder is not None
         return self.folder / f"strategy-{round:08d}.safetensors"
+
+
+def end_bytes(server: Server) -> int:
+    """What the server keeps of one client, by a frame of normal numbers; two or three versions of it are on disk."""
+    key = Key(0)
+    update = {
+        name: torch.from_numpy(key.fold(name).normal(leaf.numel)).reshape(leaf.shape) for name, leaf in server.spec
+    }
+    receiver = Receiver(server.up, server.spec, key)
+    receiver.receive(Sender(server.up, server.spec, key, key).send(update))
+    return len(receiver.dump())
 
 
 def _arrays(strategy: object) -> dict[str, np.ndarray]:

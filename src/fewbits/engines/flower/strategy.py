@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from torch import Tensor
 
-from fewbits.engines.flower.books import Books
+from fewbits.engines.flower.books import Books, end_bytes
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
 from fewbits.engines.flower.post import Post, Turn, weight
@@ -165,6 +165,11 @@ class Compressed(Strategy):
         common = identity(method, self.key) | {"model": str(self.layout.entries), "strategy": type(self.inner).__name__}
         books = Books(self.state, self.server, str(grid.run.run_id), common)
         books.restore(self.inner, self.quarantine)
+        if self.state is not None:
+            size = end_bytes(self.server)
+            log.info(
+                "fewbits: the server keeps %s bytes per client, in two or three versions: %s", f"{size:,}", self.state
+            )
         self.post = Post(self.server, self.layout, books.run, identity(method, self.key), books.ledger, self.quarantine)
         return books
 
