@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo 'fewbits needs Python 3.11 or newer as $(PYTHON); name another with: make PYTHON=/path/to/python3.11' >&2; \
 	  exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[data,report,peft,dp,dev]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[data,report,peft,dp,gossip,flower,fuzz,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)

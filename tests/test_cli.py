@@ -454,7 +454,7 @@ def test_inspect_reads_every_frame_of_a_run(run):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_inspect_accounts_for_every_bit_of_every_method(tmp_path, method):
-    from fewbits.cli.inspect import of_run, sections
+    from fewbits.cli.inspect import described, sections
     from fewbits.wire import Frame
 
     call(
@@ -473,7 +473,7 @@ def test_inspect_accounts_for_every_bit_of_every_method(tmp_path, method):
     )
     for path in sorted((tmp_path / "frames").glob("*.bin")):
         frame = Frame.parse(path.read_bytes())
-        found = sections(frame, of_run(tmp_path, frame.header.codec))
+        found = sections(frame, described(tmp_path / "wire.json", frame.header.codec))
         tops = [s for s in found if "/" not in s.name]
         assert tops[0].start == 0 and 0 <= 8 * len(frame.payload) - tops[-1].stop < 8
         assert all(a.stop == b.start for a, b in pairwise(tops))
@@ -585,6 +585,6 @@ def test_lists_show_every_name(command):
     assert all(name in text for name in names)
 
 
-@pytest.mark.parametrize("command", ["", "train", "compare", "demo", "inspect", "methods", "data", "models"])
+@pytest.mark.parametrize("command", ["", "train", "compare", "demo", "inspect", "export", "methods", "data", "models"])
 def test_help_is_there(command):
     assert "Usage" in call(*command.split(), "--help")

@@ -45,6 +45,7 @@ HOMES = {
     "flwr": ("engines.flower",),
     "flwr_datasets": ("data",),
     "torch.distributed": ("engines.dist",),
+    "networkx": ("learn.topology",),
     "numba": ("kernels",),
     "sqlite3": ("link",),
     "peft": ("factor.loha",),
@@ -161,7 +162,18 @@ def test_nothing_unpickles():
 
 
 def test_importing_fewbits_imports_no_framework_and_no_compiler():
-    heavy = {"flwr", "flwr_datasets", "datasets", "numba", "matplotlib", "sklearn", "peft", "transformers", "opacus"}
+    heavy = {
+        "flwr",
+        "flwr_datasets",
+        "datasets",
+        "numba",
+        "matplotlib",
+        "sklearn",
+        "peft",
+        "transformers",
+        "opacus",
+        "networkx",
+    }
     check = f"import sys, fewbits; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -1,10 +1,13 @@
 """Nesting has meaning: every method pins its own, and its options."""
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
 import fewbits as fb
-from fewbits.learn import FlatModel
+from fewbits.learn import FlatModel, Protection
+from fewbits.learn.masking import Masking
 from fewbits.methods import METHODS, build, fedpara, topk
 from fewbits.methods.catalogue import OVER, options
 
@@ -19,8 +22,11 @@ UP = {
     "lbgm+topk": f"flat(LookBack({STACK}))",
     "lbgm+sign": "flat(LookBack(chain(Sign()), threshold=0.6))",
     "predict": f"flat(ErrorFeedback(Predict({STACK}, silent=0.2)))",
+    "fetchsgd": "flat(chain(MeanSketch(columns=400, rows=5, seed=7, mode='unbiased')))",
     **dict.fromkeys(["fedprox", "scaffold", "feddyn", "fedadam", "fedyogi", "local"], "flat(chain(Raw()))"),
     **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic"], "flat(chain(Raw()))"),
+    "masked": "flat(chain(Words(bits=32)))",
+    "dp": "flat(chain(Raw()))",
 }
 
 
@@ -47,6 +53,7 @@ def test_a_downlink_is_the_whole_model_or_differences_to_the_public_one():
     assert repr(build("dense").down) == "flat(chain(Raw()))"
     assert repr(build("dense", {"down": "fp16"}).down) == "flat(chain(Raw('fp16')))"
     assert repr(build("topk").down) == "flat(Delta(chain(Quantize(bits=8), Rans())))"
+    assert repr(build("fetchsgd").down) == "flat(Delta(chain(Threshold(tau=0.0))))"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -60,7 +67,13 @@ def test_the_adaptive_threshold_can_be_given_as_text():
     assert method.up == fb.flat(fb.LookBack(fb.Raw(), threshold=fb.Adaptive(lr=0.1, steps=5, c=2.0)))
 
 
-OVERLAID = [f"{outer}+{inner}" for outer in OVER for inner in METHODS if inner not in OVER]
+REFUSED = [("dp", "scaffold"), ("intrinsic", "fetchsgd")]  # the latter steps on sketches
+OVERLAID = [
+    f"{outer}+{inner}"
+    for outer in OVER
+    for inner in METHODS
+    if inner not in OVER and outer != "masked" and (outer, inner) not in REFUSED
+]
 
 
 @pytest.mark.parametrize("name", OVERLAID)
@@ -78,6 +91,23 @@ def test_a_method_over_another_has_its_links_and_the_options_of_both(name):
     assert options(name) == own | inside and not own.keys() & inside.keys()
     given = {key: str(value) for key, value in options(name).items()}
     assert build(name, given) == method
+
+
+def test_noise_may_stand_over_a_method_over_another():
+    method, below = build("dp+fedpara+topk", {"noise": "2", "gamma": "0.3"}), build("fedpara+topk", {"gamma": "0.3"})
+    assert method == replace(below, name="dp+fedpara+topk", protection=Protection(noise=2.0))
+    assert options("dp+intrinsic+fedpaq").keys() > {"clip", "noise", "delta", "share", "dim", "mode", "bits"}
+    assert build("dp+intrinsic", {"mode": "static"}).name == "dp+intrinsic"
+
+
+@pytest.mark.parametrize("name", ["masked+intrinsic", "masked+fedpara", "masked+fedprox", "dp+masked+pfedpara"])
+def test_masks_stand_over_whatever_sends_dense_numbers(name):
+    method, below = build(name, {"bits": "40"}), build(name.rpartition("+")[2])
+    assert method.masking == Masking(40) and repr(method.up) == "flat(chain(Words(bits=40)))"
+    for field in ("down", "optimizer", "objective", "factor", "space", "private"):
+        assert getattr(method, field) == getattr(below, field)
+    given = {key: str(value) for key, value in options(name).items()}
+    assert build(name, given) == build(name)
 
 
 def test_factors_over_look_back_over_topk_nest_as_pinned():
@@ -117,7 +147,7 @@ def test_methods_compose_as_values():
         ("lbgm", {"feedback": "perhaps"}, "option feedback must be true or false"),
         ("lbgm+topk", {"feedback": "both"}, "feedback must be one of none, inside, outside; got 'both'"),
         ("predict", {"feedback": "inside"}, "feedback must be one of none, outside"),
-        ("topk", {"down": "delta3"}, "unknown downlink 'delta3'; choose one of dense, fp16, delta8, delta4"),
+        ("topk", {"down": "delta3"}, "unknown downlink 'delta3'; choose one of dense, fp16, delta8, delta4, changes"),
         ("dense", {"momentum": "1"}, r"momentum in \[0, 1\)"),
         (
             "fedpara+magic",
@@ -125,8 +155,24 @@ def test_methods_compose_as_values():
             "unknown method 'magic'; choose one of dense.*put one of fedpara, lowrank, pfedpara, fedper",
         ),
         ("topk+fedpara", {}, r"unknown method 'topk\+fedpara'; choose.*as in fedpara\+lbgm\+topk"),
+        ("masked+topk", {}, r"words stand for the numbers of a dense uplink.*; topk sends by flat\(ErrorFeedback"),
+        ("masked+fedpaq", {}, "fedpaq sends by"),
+        ("masked+feddyn", {}, "masks need clients that keep nothing"),
+        ("masked+scaffold", {}, "masks need clients that keep nothing"),
+        ("masked+intrinsic", {"mode": "k-subspace"}, "one subspace for all"),
+        ("masked", {"bits": "60"}, r"bits must be an integer in 2\.\.48; got 60"),
+        ("masked+dp", {}, r"unknown method 'masked\+dp'"),
+        ("dp+dp", {}, r"unknown method 'dp\+dp'"),
+        ("fedpara+dp", {}, r"unknown method 'fedpara\+dp'; .*dp may stand over these, as in dp\+fedpara\+topk"),
+        ("dp+scaffold", {}, "would keep all noise of dp; take another objective"),
+        ("dp", {"share": "shared"}, "share must be one of local, central; got 'shared'"),
+        ("dp", {"noise": "0"}, r"noise must be in 0\.01\.\.1e6; got 0\.0"),
+        ("dp", {"delta": "1"}, "delta must be above 0 and below 1; got 1.0"),
+        ("dp", {"clip": "-1"}, r"clip must be in 1e-20\.\.1e20; got -1\.0"),
         ("fedpara+fedper", {}, r"unknown method 'fedpara\+fedper'"),
         ("fedpara+pfedpara+topk", {}, r"unknown method 'fedpara\+pfedpara\+topk'"),
+        ("intrinsic+fetchsgd", {}, "steps on sketches, not in a subspace"),
+        ("fetchsgd", {"feedback": "some"}, "feedback must be one of subtract, zero; got 'some'"),
         ("fedpara+", {}, r"unknown method 'fedpara\+'"),
         ("+topk", {}, r"unknown method '\+topk'"),
         (

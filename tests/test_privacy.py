@@ -249,7 +249,7 @@ def test_the_accountant_says_which_argument_is_wrong(arguments, name):
 
 
 def test_without_opacus_there_is_a_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
     with pytest.raises(LocalError, match=r"pip install 'fewbits\[dp\]'"):
         epsilon(1e-5, 1.0, 0.1, 10)
 

@@ -104,6 +104,22 @@ def test_a_summary_has_what_clients_reached_on_their_own_data():
     assert "own_accuracy" not in record().summary() and record().own is None
 
 
+def subspace(seed=0, isotropy=(0.9, None, 1.1)):
+    figures = [report(n, 0.5, isotropy=x, effective_step=x and 0.004) for n, x in enumerate(isotropy, 1)]
+    return Record("intrinsic", seed, tuple(figures), {})
+
+
+def test_what_subspaces_hold_is_in_summary_table_and_page():
+    found = subspace().summary()
+    assert found["isotropy"] == pytest.approx(1.0) and found["effective_step"] == pytest.approx(0.004)
+    assert "isotropy" not in record().summary()
+    mixed = rows([record(), subspace(), subspace(1, (2.0, 2.0))])
+    assert cells(mixed[0], ["isotropy", "step"]) == ["–", "–"]
+    assert cells(mixed[1], ["isotropy", "step"]) == ["1.5", "0.004"]
+    assert "isotropy" in columns(mixed) and "isotropy" not in columns(mixed[:1])
+    assert "Isotropy:" in page.html("t", [], mixed, {}, None) and "Isotropy:" not in page.html("t", [], [], {}, None)
+
+
 def test_rows_average_clients_own_figures_over_seeds():
     (row,) = rows([personal(own=(0.9, 0.1, 0.6)), personal(seed=1, own=(0.8, 0.2, 0.4))])
     assert row.own == pytest.approx((0.85, 0.15, 0.5))

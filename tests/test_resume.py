@@ -23,7 +23,7 @@ from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn import FedAdam, LocalSGD
 from fewbits.learn.server import Server
 from fewbits.link import Ledger, Sender, StateStore, ends
-from fewbits.methods import build, dense, lbgm, topk
+from fewbits.methods import build, dense, intrinsic, lbgm, topk
 from fewbits.spec import Spec
 
 ROUNDS = 9
@@ -34,6 +34,8 @@ METHODS = {
     "lbgm, FedAdam": (replace(lbgm(), optimizer=FedAdam()), {"per_round": 4}),
     "pfedpara": (build("pfedpara"), {"per_round": 3}),
     "scaffold": (build("scaffold"), {"per_round": 4}),
+    # epochs end after rounds 4, 8, ...: checkpoints of every second or third round fall within them, and at their ends
+    "time-varying": (intrinsic(dense(momentum=0.5), dim=48, mode="time-varying", epoch=4), {"per_round": 3}),
 }
 FORK = multiprocessing.get_context("fork")
 
@@ -215,6 +217,16 @@ def test_a_run_killed_in_this_place_ends_as_if_it_had_been_left_alone(place, tmp
     assert evidence(run) == undisturbed["lbgm+topk"] and run.notes == []
     kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
     assert kept == {f"round-0000000{n}.{kind}" for n in (8, 9) for kind in ("json", "safetensors")}
+
+
+@pytest.mark.parametrize("round", [4, 5, 6, 7])
+def test_a_run_killed_within_an_epoch_of_subspaces_ends_as_if_it_had_been_left_alone(round, tmp_path, undisturbed):
+    """Finals of the epochs before, s, its momentum and the matrices of the epoch are all there again."""
+    killed_at((Federation, "_log", round, True), tmp_path, "time-varying")
+    run = start("time-varying", tmp_path, processes=2)
+    assert run.server.round == round - (2 - round % 2), "the last checkpoint before"
+    run.run()
+    assert evidence(run) == undisturbed["time-varying"] and run.notes == []
 
 
 def test_a_run_killed_while_it_resumes_ends_as_if_it_had_been_left_alone(tmp_path, undisturbed):

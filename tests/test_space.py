@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from digits_task import KEY, evidence, federation, filled, mlp, task
+from digits_task import KEY, LOCAL, evidence, federation, filled, mlp, task
+from fewbits.codecs import Basis
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.space import Space
@@ -160,6 +161,38 @@ def test_any_uplink_goes_over_the_numbers_of_the_subspace(name, tmp_path):
     plain = federation(intrinsic(dim=128, mode="time-varying", epoch=2), tmp_path / "plain", rounds=4).run()
     assert result.ledger.frame_bytes["up"] < plain.ledger.frame_bytes["up"] or name == "intrinsic+lbgm"
     assert result.ledger.frame_bytes["down"] == plain.ledger.frame_bytes["down"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_round_reports_how_much_of_its_updates_the_subspaces_hold(mode, monkeypatch):
+    """(D/d) |A^T u|^2 / |u|^2 with A written out, in float64, mean over the round's clients."""
+    updates, project = [], Basis.project
+
+    def watched(self, x):
+        columns = torch.stack([self.expand(row) for row in torch.eye(self.dim)]).double()
+        inside = (columns / columns.norm(dim=1, keepdim=True).mean()) @ x.double()
+        updates.append(float(SIZE / self.dim * inside @ inside / (x.double() @ x.double())))
+        return project(self, x)
+
+    monkeypatch.setattr(Basis, "project", watched)
+    reports = federation(intrinsic(dim=48, mode=mode, k=3, epoch=2), rounds=3, per_round=4).run().reports
+    for report, own in zip(reports, np.split(np.array(updates), 3), strict=True):
+        assert report.isotropy == pytest.approx(own.mean(), rel=1e-2), "columns are of length 1, nearly"
+
+
+@pytest.mark.parametrize(("scale", "share"), [("orthonormal", 64 / SIZE), ("unbiased", 1.0)])
+def test_the_effective_step_is_how_far_the_model_goes_along_a_gradient_on_average(scale, share):
+    (report,) = federation(intrinsic(dim=64, scale=scale), rounds=1).run().reports
+    assert report.effective_step == pytest.approx(LOCAL.lr * share)
+    g = torch.randn(SIZE, generator=Key(1).generator())
+    seeds = [Space(64, scale=scale, seed=seed).matrix(SIZE, 0, 0) for seed in range(60)]
+    gone = [float(g @ (LOCAL.lr * m.expand(m.project(g))) / (g @ g)) for m in seeds]
+    assert np.mean(gone) == pytest.approx(report.effective_step, rel=4 * np.std(gone) / np.mean(gone) / 60**0.5)
+
+
+def test_a_run_without_subspaces_has_no_figures_of_them():
+    (report,) = federation(dense(), rounds=1).run().reports
+    assert report.isotropy is None and report.effective_step is None
 
 
 def test_versions_name_epochs_as_rounds_do():

@@ -28,6 +28,7 @@ from fewbits.codecs import (
     Threshold,
     TopK,
     Transform,
+    Words,
     chain,
     each,
     field_sum,
@@ -36,6 +37,7 @@ from fewbits.codecs import (
     summand,
 )
 from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
+from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun, gossip
 from fewbits.engines.memory import Federation, Result, RoundReport, Schedule, Task, federate
 from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.factor import (
@@ -51,21 +53,31 @@ from fewbits.factor import (
 )
 from fewbits.factor.loha import from_loha, to_loha
 from fewbits.learn import (
+    DSGD,
+    L1,
+    Choco,
     Client,
+    DeepSqueeze,
     FedAdam,
     FedDyn,
     FedProx,
     FedYogi,
     GaussianMechanism,
+    GossipMethod,
+    GroupL1,
     LocalSGD,
+    Malcom,
     Method,
+    Node,
+    NoProx,
     Scaffold,
     Server,
     ServerSGD,
     Space,
     epsilon,
+    topology,
 )
-from fewbits.link import Broadcast, Follower, Ledger, Receiver, Sender, StateStore
+from fewbits.link import Broadcast, Follower, Ledger, Receiver, Sender, StateStore, load_model, save_model
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec, TreeSpec
 
@@ -77,10 +89,13 @@ __all__ = [
     "Basis",
     "Broadcast",
     "Chain",
+    "Choco",
     "Client",
     "Codec",
     "Contract",
     "CountSketch",
+    "DSGD",
+    "DeepSqueeze",
     "Delta",
     "DesyncError",
     "Each",
@@ -100,15 +115,24 @@ __all__ = [
     "Follower",
     "GaussianMechanism",
     "Golomb",
+    "GossipMethod",
+    "GossipReport",
+    "GossipResult",
+    "GossipRun",
+    "GroupL1",
     "Hold",
     "Key",
+    "L1",
     "Ledger",
     "LocalError",
     "LocalSGD",
     "LookBack",
     "LowRank",
+    "Malcom",
     "MeanSketch",
     "Method",
+    "NoProx",
+    "Node",
     "Predict",
     "Quantize",
     "RandK",
@@ -135,6 +159,7 @@ __all__ = [
     "Transform",
     "TreeSpec",
     "WireError",
+    "Words",
     "Zstd",
     "chain",
     "each",
@@ -144,7 +169,9 @@ __all__ = [
     "field_sum",
     "flat",
     "from_loha",
+    "gossip",
     "jacobian_correction",
+    "load_model",
     "lowrank",
     "merge",
     "methods",
@@ -152,7 +179,9 @@ __all__ = [
     "pfedpara",
     "private",
     "route",
+    "save_model",
     "shared",
     "summand",
     "to_loha",
+    "topology",
 ]

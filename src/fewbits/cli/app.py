@@ -7,7 +7,7 @@ from click import Context
 from rich.console import Console
 from typer.core import TyperGroup
 
-from fewbits.cli import commands, demo, diagnose, flower, inspect, lists
+from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.link.store import StoreError
 
@@ -40,7 +40,9 @@ app.command()(commands.train)
 app.command()(commands.compare)
 app.command()(demo.demo)
 app.command()(diagnose.diagnose)
+app.command()(plan.plan)
 app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
 app.command("methods")(lists.methods)
 app.add_typer(flower.app)
 app.command("data")(lists.data_sets)

@@ -50,7 +50,7 @@ def build_federation(config: RunConfig, folder: Path, task: Task) -> Federation:
     """The run in `folder`, new or continued; notes there what travels, for `fewbits inspect`."""
     federation = Federation(task, config.build_method(), config.schedule(), Key(config.seed), folder)
     server = federation.server
-    note = [_link("uplink", server.up, server.spec), *(_link("downlink", *pair) for pair in server.broadcast.codecs)]
+    note = [_link("uplink", server.up, server.up_spec), *(_link("downlink", *pair) for pair in server.broadcast.codecs)]
     write_atomically(folder / WIRE, (json.dumps(note, indent=2) + "\n").encode())
     keeper = Keeper(folder / "frames", config.keep_frames)
     federation.tap = keeper if keeper.wants else None

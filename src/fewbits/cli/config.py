@@ -114,7 +114,7 @@ def read_json(path: Path) -> object:
         return json.loads(path.read_text())
     except OSError:
         raise LocalError(f"{path.parent} holds no run: there is no {path.name}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LocalError(f"{path} is not JSON: {error}") from None
 
 

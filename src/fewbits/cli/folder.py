@@ -9,7 +9,7 @@ from fewbits.cli import comparison, config
 from fewbits.errors import LocalError
 
 FILES = (
-    *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors"),
+    *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors", "model.frame", "model.frame.json"),
     *("summary.json", "report.html", "accuracy.png", config.NAME, comparison.NAME),
 )
 FOLDERS = ("checkpoints", "states", "frames")

@@ -39,7 +39,8 @@ def inspect(
     """Show a frame's header and, when its codec is known, the sections of its payload in bits.
 
     A frame names its codec only by a hash: say which run it is from, or give codec and shape. A frame that
-    `fewbits train --keep-frames` saved is found in its run by itself.
+    `fewbits train --keep-frames` saved is found in its run by itself, and what `fewbits export` wrote by the file
+    beside it.
     """
     if (codec is None) != (shape is None) or (run is not None and codec is not None):
         raise LocalError("inspect: give --run, or --codec together with --shape, or neither")
@@ -49,10 +50,9 @@ def inspect(
         raise LocalError(f"{frame} cannot be read: {error.strerror}") from None
     console = Console()
     console.print(_header(parsed))
-    if run is None and codec is None:
-        run = _home(frame, parsed.header.codec)
-    if run is not None:
-        contents = of_run(run, parsed.header.codec)
+    note = run / WIRE if run is not None else _home(frame, parsed.header.codec) if codec is None else None
+    if note is not None:
+        contents = described(note, parsed.header.codec)
     elif codec is not None and shape is not None:
         contents = Contents("", as_lift(parse(codec), "inspect"), Spec(numbers(shape, "--shape")))
         own = codec_hash(contents.codec, contents.spec)
@@ -68,16 +68,15 @@ def inspect(
 
 
 def _home(frame: Path, wanted: int) -> Path | None:
-    """The run whose folder the frame lies in or below, as `--keep-frames` leaves it, if its codec is the frame's."""
-    for folder in (frame.parent, frame.parent.parent):
-        if (folder / WIRE).exists() and f'"hash": "{wanted:04X}"' in (folder / WIRE).read_text():
-            return folder
+    """What describes the frame: the file beside it, or the run whose folder it lies in or below, if the hash is its."""
+    for note in (frame.with_name(frame.name + ".json"), frame.parent / WIRE, frame.parent.parent / WIRE):
+        if note.exists() and f'"hash": "{wanted:04X}"' in note.read_text():
+            return note
     return None
 
 
-def of_run(folder: Path, wanted: int) -> Contents:
-    """The end of the run's links whose hash this is."""
-    path = folder / WIRE
+def described(path: Path, wanted: int) -> Contents:
+    """The end of the links that a note describes (a run's wire.json) whose hash this is."""
     note: Any = read_json(path)
     try:
         ends = [_contents(link) for link in note]
@@ -87,7 +86,7 @@ def of_run(folder: Path, wanted: int) -> Contents:
         if codec_hash(end.codec, end.spec) == wanted:
             return end
     hashes = ", ".join(f"{end.direction}{codec_hash(end.codec, end.spec):04X}" for end in ends)
-    raise LocalError(f"the frame's codec hash is {wanted:04X}; the run in {folder} has {hashes}")
+    raise LocalError(f"the frame's codec hash is {wanted:04X}; {path} has {hashes}")
 
 
 def _contents(link: Any) -> Contents:

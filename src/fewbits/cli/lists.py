@@ -31,6 +31,8 @@ PAPERS = {
     "pfedpara": "Hyeon-Woo et al. 2022",
     "fedper": "Arivazhagan et al. 2019",
     "intrinsic": "Wang and Melas-Kyriazi 2021",
+    "masked": "Bonawitz et al. 2017",
+    "dp": "McMahan et al. 2018",
 }
 SOURCES = {
     "digits": "1,797 images of 8x8; scikit-learn brings them, no folder needed",

@@ -16,15 +16,17 @@ from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.interrupt import EXIT_CODE, Interrupt
 from fewbits.cli.live import Lane, Live
-from fewbits.engines.memory import Task
+from fewbits.engines.memory import Task, footprint
 from fewbits.engines.memory.checkpoint import write_atomically
 from fewbits.report import Record, rows
 from fewbits.report.record import against_dense
 from fewbits.report.table import terminal
 from fewbits.report.write import write
+from fewbits.rng import Key
 
 SUMMARY, MODEL = "summary.json", "model.safetensors"
 NOTES_SHOWN = 5
+FORETOLD = 10**9  # bytes of dense states for all clients, from which on it is said what they will take on disk
 
 
 def play(
@@ -56,6 +58,7 @@ def save_model(model: nn.Module, path: Path) -> None:
 
 def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None:
     """One run with its report."""
+    _foretell(config, task, console)
     try:
         with Interrupt() as interrupt, Live(console) as live:
             record = play(config, folder, task, live.lane(config.method, config.rounds), interrupt, console)
@@ -66,6 +69,19 @@ def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None
     title = f"{config.method} on {config.data}"
     notes = write(folder, title, [record], config.asdict(), record.summary())
     _conclude(folder, [record], notes, console)
+
+
+def _foretell(config: RunConfig, task: Task, console: Console) -> None:
+    """Say what the clients' states will take on disk where it may be much."""
+    dense = sum(x.nbytes for x in task.model.state_dict().values())
+    if dense * config.clients < FORETOLD:
+        return
+    found = footprint(task, config.build_method(), config.schedule(), Key(config.seed))
+    console.print(
+        f"states on disk, both ends of all links: about {found.per_client / 1e3:,.1f} kB per client that has taken "
+        f"part, {found.after_run / 1e6:,.1f} MB after these rounds, {found.at_most / 1e6:,.1f} MB for all clients",
+        highlight=False,
+    )
 
 
 def compare(comparison: Comparison, folder: Path, console: Console, title: str, again: str) -> None:

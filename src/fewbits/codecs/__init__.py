@@ -22,6 +22,7 @@ from fewbits.codecs.sketch import Sketch
 from fewbits.codecs.subspace import Subspace
 from fewbits.codecs.threshold import Threshold
 from fewbits.codecs.topk import TopK
+from fewbits.codecs.words import Words
 
 __all__ = [
     "Adaptive",
@@ -56,6 +57,7 @@ __all__ = [
     "Total",
     "Transform",
     "TreeTotal",
+    "Words",
     "as_lift",
     "chain",
     "each",

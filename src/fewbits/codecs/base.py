@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
@@ -199,6 +200,16 @@ class Total:
             self._sum.add_(values, alpha=share)
         else:
             self._sum.index_add_(0, partial.support, values, alpha=share)
+
+    @property
+    def carried(self) -> Tensor:
+        """The sum as messages carry it, not expanded, for a server that steps on it.  # (m,)
+
+        Raises LocalError when nothing was added, or when the messages' sides were not all the same.
+        """
+        if self._sum is None or self._expanded is not None:
+            raise LocalError(f"Total.carried: needs one or more messages with one side of {self.codec!r}")
+        return self._sum
 
     def value(self) -> Tensor:
         """The sum, expanded; zeros when nothing was added.  # (numel,)"""

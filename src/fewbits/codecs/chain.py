@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,7 +128,7 @@ class Chain(Codec):
 
     def partial(self, message: ChainMessage, spec: Spec, state: Any) -> tuple[Partial, tuple[()]]:
         """Stop before the linear transforms at the front, or before a sparse one's scatter."""
-        first = self._linear_prefix()
+        first = len(self.front)
         if first:
             return Partial(self._join(message, spec, first), side=message.sides[:first]), ()
         if self.transforms and self.transforms[0].sparse:
@@ -136,14 +137,14 @@ class Chain(Codec):
 
     def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
         """Join a sum of carriers through the linear transforms at the front."""
-        first = self._linear_prefix()
-        if not first:
+        if not self.front:
             return total
-        front = Chain(self.transforms[:first], Fixed())
-        return front._join(ChainMessage(side, total), spec, 0)
+        return Chain(self.front, Fixed())._join(ChainMessage(side, total), spec, 0)
 
-    def _linear_prefix(self) -> int:
-        return next((i for i, t in enumerate(self.transforms) if not t.linear), len(self.transforms))
+    @property
+    def front(self) -> tuple[Transform, ...]:
+        """The linear transforms that the chain begins with: sums are taken of what they leave."""
+        return tuple(takewhile(lambda transform: transform.linear, self.transforms))
 
     def contract(self, spec: Spec) -> Contract:
         """Compose the transforms' promises.
@@ -168,7 +169,7 @@ class Chain(Codec):
             delta=delta,
             payload_bits=fixed,
             portable=all(c.portable for c in parts),
-            linear=self._linear_prefix() > 0,
+            linear=bool(self.front),
         )
 
     @classmethod

@@ -169,6 +169,11 @@ class TreeTotal:
         for total, partial in zip(self._totals, partials, strict=True):
             total.add(partial, weight)
 
+    @property
+    def carried(self) -> tuple[Tensor, ...]:
+        """The sum of each group before it is expanded."""
+        return tuple(total.carried for total in self._totals)
+
     def value(self) -> Any:
         """The sum, as a tensor or a dict like the spec's."""
         return cut([total.value() for total in self._totals], self.groups, self.spec)

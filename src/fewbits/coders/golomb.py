@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -92,6 +93,11 @@ class _Plan:
 
     @staticmethod
     def of(counts: np.ndarray, order: str) -> _Plan:
+        """Kept for a while: a frame's sender, its receivers and its prediction ask for the same one."""
+        return _planned(np.ascontiguousarray(counts, np.int64).tobytes(), order)
+
+    @staticmethod
+    def made(counts: np.ndarray, order: str) -> _Plan:
         present = np.flatnonzero(counts)
         key = counts[present] if order == "ascending" else -counts[present]
         levels = present[np.argsort(key, kind="stable")]
@@ -106,6 +112,11 @@ class _Plan:
         """A bound on the length of the runs."""
         tails = [(int(m) - 1).bit_length() + 1 for m in self.parameters]
         return int(np.sum(self.sizes // self.parameters) + np.dot(np.diff(self.starts), np.array(tails, np.int64)))
+
+
+@lru_cache(maxsize=32)
+def _planned(counts: bytes, order: str) -> _Plan:
+    return _Plan.made(np.frombuffer(counts, np.int64), order)
 
 
 def parameter(hits: int, size: int) -> int:

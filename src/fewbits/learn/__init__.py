@@ -1,18 +1,34 @@
 """Floor 5: local training, server optimisers, and the two sides of a federation."""
 
+from fewbits.learn import topology
 from fewbits.learn.client import Client
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.gossip import (
+    DSGD,
+    L1,
+    Choco,
+    DeepSqueeze,
+    GossipMethod,
+    GroupL1,
+    Malcom,
+    Node,
+    NoProx,
+)
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import FedDyn, FedProx, Plain, Scaffold
 from fewbits.learn.optimizers import FedAdam, FedDynServer, FedYogi, ServerSGD
 from fewbits.learn.privacy import GaussianMechanism, epsilon
+from fewbits.learn.protection import Protection
 from fewbits.learn.server import Server
 from fewbits.learn.space import Space
 
 __all__ = [
+    "Choco",
     "Client",
+    "DSGD",
+    "DeepSqueeze",
     "FedAdam",
     "FedDyn",
     "FedDynServer",
@@ -20,13 +36,21 @@ __all__ = [
     "FedYogi",
     "FlatModel",
     "GaussianMechanism",
+    "GossipMethod",
+    "GroupL1",
+    "L1",
     "LocalSGD",
+    "Malcom",
     "Method",
+    "NoProx",
+    "Node",
     "Objective",
     "Plain",
+    "Protection",
     "Scaffold",
     "Server",
     "ServerSGD",
     "Space",
     "epsilon",
+    "topology",
 ]

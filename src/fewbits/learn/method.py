@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -10,9 +10,11 @@ from fewbits.codecs import Lift
 from fewbits.errors import LocalError
 from fewbits.factor import Factorisation
 from fewbits.factor.names import mark_private, staying
+from fewbits.learn.masking import Masking
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
+from fewbits.learn.protection import Protection
 from fewbits.learn.space import Space
 from fewbits.rng import Key
 
@@ -34,6 +36,8 @@ class Method:
     factor: Factorisation | None = None  # the model's weights become factors before the first round
     space: Space | None = None  # the subspaces that the model moves in
     private: tuple[str, ...] = ()  # shell patterns on names: parameters that stay with their client
+    protection: Protection | None = None  # noise on what clients send
+    masking: Masking | None = None  # only the sum of a round's messages can be read
 
     def __post_init__(self) -> None:
         if self.normalise not in NORMALISE:
@@ -44,6 +48,32 @@ class Method:
             raise LocalError(
                 f"Method: {self.objective!r} weighs by everybody's examples itself; use normalise='sampled'"
             )
+
+        if self.protection is not None and self.objective.extra:
+            raise LocalError(
+                f"Method: {self.objective!r} adds up all that clients ever sent beside their updates, and would keep "
+                "all noise of dp; take another objective"
+            )
+
+        if self.masking is not None and (self.objective.kept or (self.space is not None and self.space.subspaces > 1)):
+            raise LocalError(
+                "Method: masks need clients that keep nothing, as a round may be void, and one subspace for all; got "
+                f"{self.objective!r} and {self.space!r}"
+            )
+
+    def weight(self, examples: int) -> int:
+        """What a client with so many examples counts in a mean; under dp and masks all count alike."""
+        return examples if self.protection is None and self.masking is None else 1
+
+    def among(self, clients: int) -> Method:
+        """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
+        if self.masking is not None and clients < 2:
+            raise LocalError(f"Method: a sum hides its terms when there are two or more; got rounds of {clients}")
+        return replace(
+            self,
+            protection=self.protection and replace(self.protection, clients=clients),
+            masking=self.masking and replace(self.masking, clients=clients),
+        )
 
     @property
     def server_optimizer(self) -> ServerOptimizer:

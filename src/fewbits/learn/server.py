@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewbits.codecs import Codec, Transform, TreeTotal, as_lift
+from fewbits.codecs import Chain, Codec, Flat, Transform, TreeTotal, as_lift
 from fewbits.codecs.span import pieces
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.masking import MaskedTotal, Masking
 from fewbits.learn.method import NORMALISE
 from fewbits.learn.objective import Objective, Vectors
 from fewbits.learn.objectives import Plain
@@ -53,11 +54,13 @@ class Server:
         common: Key = Key(0),
         objective: Objective | None = None,
         space: Space | None = None,
+        masking: Masking | None = None,
     ) -> None:
         """`store` keeps the clients' states on disk; without it they stay in memory.
 
         `total_weight` is everybody's examples; normalise="all", SCAFFOLD and FedDyn need it. Without an `optimizer`,
         the objective's own half or ServerSGD. In a `space`, the optimiser steps on s, and s travels down as it is.
+        With `masking`, only the sum of all its clients' words is read; `up` is masking's own.
         """
         self.objective: Objective = objective or Plain()
         self.optimizer: ServerOptimizer = optimizer or self.objective.server() or ServerSGD()
@@ -80,7 +83,9 @@ class Server:
         )
         self.extra: Vectors = (torch.zeros_like(self.flat.shared_params),) * self.objective.extra
         self.key, self.common = key, common
-        self.up = exchange.with_buffers(as_lift(up, "Server"), self.spec)
+        self.masking, self.void = masking, False  # whether the last round's masks did not cancel
+        self.up_spec = self.spec if masking is None else masking.spec(self.spec)  # of what a client sends
+        self.up = exchange.with_buffers(as_lift(up, "Server"), self.up_spec)
         self.broadcast: Broadcast | EpochBroadcast
         if space is None:
             lift = exchange.with_buffers(as_lift(down, "Server"), self.spec)
@@ -89,6 +94,7 @@ class Server:
         else:
             expand = partial(space.expand, len(self.flat.shared))
             self.broadcast = EpochBroadcast(self.flat.shared, space.numel, expand, key.fold("down"))
+        self._check_carrier()
         self.moments: Moments = self.optimizer.init(space.numel if space else len(self.flat.shared_params))
         self.normalise, self.total_weight = normalise, total_weight
         self.round = 0  # rounds finished
@@ -96,20 +102,36 @@ class Server:
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.store = store
         self._receivers: dict[int, Receiver] = {}
-        self._shared = Receiver(self.up, self.spec, common)  # lent to each client in turn when states are on disk
+        self._shared = Receiver(self.up, self.up_spec, common)  # lent to each client in turn when states are on disk
         self._fresh = self._shared.dump()
         self._before: bytes | None = None  # what it was lent as
         self._clear()
 
+    def _check_carrier(self) -> None:
+        """An optimiser that steps on carriers needs them, of one vector with all that travels, as they were added."""
+        front, codec = self.optimizer.carrier, self.up.inner[0]
+        if front is None:
+            return
+        if self.space or not isinstance(self.up, Flat) or not isinstance(codec, Chain) or codec.front != (front,):
+            raise LocalError(
+                f"Server: {self.optimizer!r} steps on sums of what {front!r} leaves, so the uplink must be "
+                f"flat(chain({front!r}, ...)), not in a subspace, and nothing but parameters may travel (use GroupNorm "
+                f"instead of BatchNorm); got {self.up!r}"
+            )
+
     def _clear(self) -> None:
         """Begin the sums of a round: one for each subspace that clients send from."""
-        self._totals = [TreeTotal(self.up, self.spec) for _ in range(self.space.subspaces if self.space else 1)]
+        count = self.space.subspaces if self.space else 1
+        self._totals = [
+            TreeTotal(self.up, self.spec) if self.masking is None else MaskedTotal(self.masking, self.spec)
+            for _ in range(count)
+        ]
         self._weight = self._reach = 0.0  # no entry of a sum is larger than the latter
         self._plain: Tensor | None = None  # the sum of updates that came without a link
 
     def sample(self, clients: int, per_round: int) -> list[int]:
         """This round's clients, ascending: a uniform subset drawn from the key and the round."""
-        return [int(c) for c in self.key.fold("round", self.round, "sample").subset(min(per_round, clients), clients)]
+        return sampled(self.key, self.round, clients, per_round)
 
     def bundle(self, client: int) -> bytes:
         """What this client must receive to hold the current model, by what it is known to have."""
@@ -119,7 +141,7 @@ class Server:
         """The receiving end of a client's link, valid until the next call."""
         if self.store is None:
             if client not in self._receivers:
-                self._receivers[client] = Receiver(self.up, self.spec, self.common)
+                self._receivers[client] = Receiver(self.up, self.up_spec, self.common)
             return self._receivers[client]
         self._before = ends.restore(self.store, client, PART)
         self._shared.load(self._before or self._fresh)
@@ -169,6 +191,10 @@ class Server:
         """Add an update that came without a link, from a client that sends it as it is."""
         if self.space is not None:
             raise LocalError("Server.add: in a run in subspaces every client sends A^T of its update, through a link")
+        if self.optimizer.carrier is not None:
+            raise LocalError(
+                f"Server.add: {self.optimizer} steps on what a codec sends; a plain update has gone through none"
+            )
         vector = exchange.vector(update).mul_(weight)
         self._plain = vector if self._plain is None else self._plain + vector
         self._weight += weight
@@ -197,19 +223,21 @@ class Server:
         return version - (version - ack) % 2**16
 
     def step(self) -> None:
-        """Finish the round: move the model by the mean update and publish it. Without any update it stays."""
+        """Finish the round: move the model by the mean update and publish it. Without any update it stays.
+
+        Under masks it stays, too, unless all clients arrived: the round is void.
+        """
         self.flat.attach()  # says so when the model was moved off the memory that we write
+        self.void = any(isinstance(total, MaskedTotal) and not total.whole for total in self._totals)
+        if self.void:
+            self._clear()
         scale = 1.0 / ((self.total_weight if self.normalise == "all" else None) or self._weight or 1.0)
         share = self._weight / self.total_weight if self.total_weight else 1.0
-        totals = [{name: x * scale for name, x in total.value().items()} for total in self._totals]
-        if self._plain is not None:
-            plain = pieces(self._plain * scale, totals[0])
-            totals[0] = {name: x + plain[name] for name, x in totals[0].items()}
         if isinstance(self.broadcast, EpochBroadcast):
-            self._move(self.broadcast, torch.cat([total[SENT] for total in totals]), share)
+            self._move(self.broadcast, torch.cat([total.value()[SENT] * scale for total in self._totals]), share)
         else:
             if self._weight:
-                self._apply(totals[0], share)
+                self._apply(self._totals[0], scale, share)
             self.broadcast.publish(exchange.values(self.flat, self.extra))
         self.round += 1
         self._clear()
@@ -223,9 +251,18 @@ class Server:
         self.round += 1
         self._clear()
 
-    def _apply(self, mean: dict[str, Tensor], share: float) -> None:
-        parameters = [x.reshape(-1) for name, x in mean.items() if not name.startswith(exchange.AS_THEY_ARE)]
-        update = torch.cat([torch.zeros(0), *parameters])
+    def _apply(self, total: TreeTotal | MaskedTotal, scale: float, share: float) -> None:
+        mean: dict[str, Tensor] = {}
+        if self.optimizer.carrier is not None:
+            assert isinstance(total, TreeTotal)
+            update = total.carried[0] * scale
+        else:
+            mean = {name: x * scale for name, x in total.value().items()}
+            if self._plain is not None:
+                plain = pieces(self._plain * scale, mean)
+                mean = {name: x + plain[name] for name, x in mean.items()}
+            parameters = [x.reshape(-1) for name, x in mean.items() if not name.startswith(exchange.AS_THEY_ARE)]
+            update = torch.cat([torch.zeros(0), *parameters])
         theta, moments = self.optimizer.step(self.flat.shared_params, update, self.moments, share=share)
         changed = tuple(x for name, x in mean.items() if name.startswith(exchange.CONTROL))
         extra = self.objective.absorb(self.extra, changed, share)
@@ -290,3 +327,8 @@ class Server:
             tree = {name: x.reshape(leaf.shape) for (name, leaf), x in zip(self.spec, pieces, strict=True)}
             self.broadcast.load(broadcast, tree)
         self.moments, self.extra, self.round = tuple(moments), tuple(extra), round
+
+
+def sampled(key: Key, round: int, clients: int, per_round: int) -> list[int]:
+    """The clients of one round, counted from 0, ascending; `key` is the server's."""
+    return [int(c) for c in key.fold("round", round, "sample").subset(min(per_round, clients), clients)]

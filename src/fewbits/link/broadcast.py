@@ -37,12 +37,20 @@ class Broadcast:
         self._sender = Sender(_holding(codec, "Broadcast"), spec, key)
         self._log: deque[bytes] = deque(maxlen=1 if self._sender.codec.stateless else keep)
         self._snapshot: bytes | None = None
+        self.keep = keep
         self.value: Any = None  # the public value: what every up-to-date receiver has, bit for bit
 
     @property
     def version(self) -> int:
         """Of the value last published; 0: nothing yet."""
         return self._sender.sequence
+
+    @property
+    def entry(self) -> bytes:
+        """The frame published last; LocalError while there is none."""
+        if not self._log:
+            raise LocalError("Broadcast: no entry has been published after the first value")
+        return self._log[-1]
 
     @property
     def codec(self) -> Lift:
@@ -181,6 +189,15 @@ def acknowledged(frames: Sequence[bytes], ack: int) -> bytes:
 def pack(frames: Sequence[bytes]) -> bytes:
     """Count, then each frame after its length; all numbers LEB128."""
     return b"".join([_leb(len(frames)), *(part for frame in frames for part in (_leb(len(frame)), frame))])
+
+
+def packed_bytes(lengths: Sequence[int]) -> int:
+    """The length of what `pack` makes of frames of these lengths.
+
+    >>> packed_bytes([16, 200]) == len(pack([bytes(16), bytes(200)]))
+    True
+    """
+    return len(_leb(len(lengths))) + sum(len(_leb(length)) + length for length in lengths)
 
 
 def unpack(bundle: bytes) -> list[bytes]:

@@ -37,7 +37,7 @@ class EpochBroadcast:
 
     def __init__(self, start: Tensor, numel: int, expand: Expand, key: Key, keep: int = 1024) -> None:
         """`start`: theta_0, (D,); `numel`: of s; `keep`: finals in the log, receivers further behind get theta_e."""
-        self._expand, self._keep = expand, keep
+        self._expand, self.keep = expand, keep
         self._senders = {
             name: Sender(_RAW, _spec(name, size), key.fold(name))
             for name, size in ((WHOLE, len(start)), (FINAL, numel), (NOW, numel))
@@ -60,7 +60,7 @@ class EpochBroadcast:
         """Make s the next version; when `epoch` is a new one, s is the final of the one before, and s = 0 follows."""
         if epoch != self.epoch:
             self._finals[self.epoch] = self._frame(FINAL, s, self.epoch)
-            self._finals.pop(self.epoch - self._keep, None)
+            self._finals.pop(self.epoch - self.keep, None)
             self._base = self._base + self._expand(self.epoch, s)
             self.epoch, self._whole, s = epoch, None, torch.zeros_like(s)
         self.version += 1

@@ -62,14 +62,16 @@ class Ledger:
 
 def read(path: Path) -> Iterator[Entry]:
     """The entries of a ledger file; LocalError names the first line that is none."""
-    with path.open() as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
                 entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise LocalError(f"{path}, line {number}: not a ledger entry") from None
             if entry.direction not in DIRECTIONS:
                 raise LocalError(f"{path}, line {number}: direction must be up or down; got {entry.direction!r}")
+            if not all(type(n) is int for n in (entry.round, entry.client, entry.frame_bytes, entry.payload_bytes)):
+                raise LocalError(f"{path}, line {number}: round, client and bytes must be whole numbers")
             yield entry
 
 

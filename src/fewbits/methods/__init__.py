@@ -3,16 +3,19 @@
 from fewbits.methods.catalogue import METHODS, build
 from fewbits.methods.dense import dense, fedpaq
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
+from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
+from fewbits.methods.protected import dp, masked
 from fewbits.methods.sparse import randk, signsgd, topk
 
 __all__ = [
     "METHODS",
     "build",
     "dense",
+    "dp",
     "fedadam",
     "feddyn",
     "fedpaq",
@@ -20,12 +23,14 @@ __all__ = [
     "fedper",
     "fedprox",
     "fedyogi",
+    "fetchsgd",
     "intrinsic",
     "lbgm",
     "lbgm_sign",
     "lbgm_topk",
     "local",
     "lowrank",
+    "masked",
     "pfedpara",
     "predict",
     "randk",

@@ -10,10 +10,12 @@ from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.methods.dense import dense, fedpaq
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
+from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
+from fewbits.methods.protected import dp, masked
 from fewbits.methods.sparse import randk, signsgd, topk
 
 OVER: Mapping[str, Callable[..., Method]] = {
@@ -22,7 +24,10 @@ OVER: Mapping[str, Callable[..., Method]] = {
     "pfedpara": pfedpara,
     "fedper": fedper,
     "intrinsic": intrinsic,
+    "masked": masked,
+    "dp": dp,
 }
+OUTERMOST = ("masked", "dp")  # may stand over the others of these, too, and the second over the first
 METHODS: Mapping[str, Callable[..., Method]] = {
     "dense": dense,
     "fedpaq": fedpaq,
@@ -33,6 +38,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "lbgm+topk": lbgm_topk,
     "lbgm+sign": lbgm_sign,
     "predict": predict,
+    "fetchsgd": fetchsgd,
     "fedprox": fedprox,
     "scaffold": scaffold,
     "feddyn": feddyn,
@@ -60,11 +66,17 @@ def _layers(name: str) -> tuple[str, str]:
         outer, inner = name, ""
     elif not plus:
         inner = "dense"
-    if outer not in METHODS or (outer in OVER and not inner) or inner.partition("+")[0] in OVER:
+    below = inner.partition("+")[0]
+    deep = below in OVER and (outer not in OUTERMOST or below in OUTERMOST[OUTERMOST.index(outer) :])
+    if outer not in METHODS or (outer in OVER and not inner) or deep:
         over = ", ".join(OVER)
         raise LocalError(
             f"unknown method {name!r}; choose one of {', '.join(METHODS)}, or put one of {over} over another of them, "
-            "as in fedpara+lbgm+topk"
+            f"as in fedpara+lbgm+topk; {', '.join(OUTERMOST)} may stand over these, as in dp+fedpara+topk"
+        )
+    if (outer, inner) == ("intrinsic", "fetchsgd"):
+        raise LocalError(
+            "intrinsic+fetchsgd: FetchSGD's server steps on sketches, not in a subspace; choose one of them"
         )
     return outer, inner
 
@@ -79,11 +91,15 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
                 f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}"
             )
         values[key] = _parse(name, key, text, known[key])
+    return _stacked(name, values)
+
+
+def _stacked(name: str, values: Mapping[str, object]) -> Method:
     outer, inner = _layers(name)
     if not inner:
         return METHODS[name](**values)
-    inside = {key: value for key, value in options(inner).items() if key in known}
-    over = METHODS[inner](**{key: value for key, value in values.items() if key in inside})
+    inside = options(inner)
+    over = _stacked(inner, {key: value for key, value in values.items() if key in inside})
     return METHODS[outer](over, **{key: value for key, value in values.items() if key not in inside})
 
 

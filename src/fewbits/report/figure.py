@@ -103,7 +103,7 @@ def size(count: float) -> str:
     >>> size(20_000_000)
     '20 MB'
     """
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit * 0.9995:
             return f"{count / unit:,.3g} {name}"
     return f"{count:.3g} B"

@@ -35,6 +35,17 @@ OWN = (
     "spread over clients, and the mean of the worst tenth. For methods that leave clients models of their own "
     "(pFedPara, FedPer, local), this is their accuracy, in the table and in the picture.</p>"
 )
+SUBSPACE = (
+    "<p>Isotropy: (D/d)|A<sup>T</sup>u|<sup>2</sup>/|u|<sup>2</sup> of what a client's training changed, u, in its "
+    "subspace, mean over clients and rounds: 1 when the subspace holds as much of it as of a random vector, more when "
+    "it happens to hold more. Step: how far a client's step of the learning rate moves the model along an isotropic "
+    "gradient: the rate times d/D for orthonormal columns, the rate itself for unbiased ones.</p>"
+)
+PRIVATE = (
+    "<p>Epsilon: of all rounds together, for the delta of the configuration, by Opacus's accountant, against those "
+    "whom the share local or central protects from; docs/secure-aggregation.md says what must hold for it. The keys of "
+    "a simulation are known, so nobody is protected by this run: it shows what noise does to accuracy.</p>"
+)
 STAGES = """
 <p class="soft">TopK says which entries, Quantize their scales, Rans or Fixed the values themselves; recycled and rho
 are LBGM's scalars; header is what frames add, fill what is left of a last byte.</p>
@@ -76,6 +87,8 @@ def html(
         f"<h2>Bytes and accuracy{many}</h2>",
         _table(found),
         OWN if any(row.own is not None for row in found) else "",
+        PRIVATE if any(row.epsilon is not None for row in found) else "",
+        SUBSPACE if any(row.isotropy is not None for row in found) else "",
         "<h2>Where the bits go, clients to server</h2>",
         STAGES,
         _stages(records),

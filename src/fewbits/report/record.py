@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,21 @@ class Record:
         sent = sum(n for _, n in counted)
         return sum(share * n for share, n in counted) / sent if sent else None
 
+    @property
+    def isotropy(self) -> float | None:
+        """Mean over the rounds of what the subspace held of the clients' updates; None without a subspace."""
+        return _mean([r.isotropy for r in self.reports if r.isotropy is not None])
+
+    @property
+    def effective_step(self) -> float | None:
+        """Mean over the rounds, all alike unless the learning rate changes; None without a subspace."""
+        return _mean([r.effective_step for r in self.reports if r.effective_step is not None])
+
+    @property
+    def epsilon(self) -> float | None:
+        """Of the whole run, under dp."""
+        return self.last.epsilon
+
     def bytes_to(self, accuracy: float) -> int | None:
         """Bytes up and down until that accuracy was first measured; None: never."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
@@ -97,9 +113,17 @@ class Record:
         }
         if (own := self.own) is not None:
             found |= {"own_accuracy": own[0], "own_spread": own[1], "own_worst": own[2]}
+        if self.isotropy is not None:
+            found |= {"isotropy": self.isotropy, "effective_step": self.effective_step}
+        if self.epsilon is not None:
+            found["epsilon"] = self.epsilon
         if target is not None:
             found |= {"target_accuracy": target, "bytes_to_target": self.bytes_to(target)}
         return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def total(report: RoundReport) -> int:

@@ -13,7 +13,7 @@ from fewbits.report.record import Record
 
 NONE = "–"
 WIDTH = 80  # of a terminal
-ROOM = ("time", "MB total", "recycled")  # columns that give way, in this order; the page has all
+ROOM = ("step", "isotropy", "time", "MB total", "recycled")  # columns that give way, in this order; the page has all
 LONG_NAME = 12  # letters of a method's name that fit one line
 
 
@@ -29,6 +29,9 @@ class Row:
     down: float
     times_fewer: float | None  # than dense, both directions together
     recycled: float | None  # share of updates
+    isotropy: float | None  # of updates in their subspace: 1 when it holds as much as of a random vector
+    step: float | None  # how far a local step goes along an isotropic gradient, in a subspace
+    epsilon: float | None  # of the whole run, the largest over seeds
     own: tuple[float, float, float] | None  # on clients' own held-out examples: mean, spread over clients, worst tenth
     seconds: float
     reached: int | None  # seeds that reached the target; None: no target was given
@@ -53,6 +56,9 @@ def _row(records: Sequence[Record], target: float | None) -> Row:
         down=statistics.fmean(r.last.down_frame_bytes for r in records),
         times_fewer=_mean([r.times_fewer for r in records if r.times_fewer is not None]),
         recycled=_mean([r.recycled for r in records if r.recycled is not None]),
+        isotropy=_mean([r.isotropy for r in records if r.isotropy is not None]),
+        step=_mean([r.effective_step for r in records if r.effective_step is not None]),
+        epsilon=max((r.epsilon for r in records if r.epsilon is not None), default=None),
         own=_means([r.own for r in records if r.own is not None]),
         seconds=statistics.fmean(r.last.seconds for r in records),
         reached=None if target is None else len(reached),
@@ -76,6 +82,8 @@ def columns(found: Sequence[Row]) -> list[str]:
     names += ["MB up", "MB down", "MB total"]
     names += ["× fewer"] if any(r.times_fewer is not None for r in found) else []
     names += ["recycled"] if any(r.recycled is not None for r in found) else []
+    names += ["epsilon"] if any(r.epsilon is not None for r in found) else []
+    names += ["isotropy", "step"] if any(r.isotropy is not None for r in found) else []
     names += ["MB to target"] if any(r.reached is not None for r in found) else []
     return [*names, "time"]
 
@@ -92,6 +100,9 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "MB total": megabytes(row.up + row.down),
         "× fewer": _times(row.times_fewer),
         "recycled": NONE if row.recycled is None else f"{row.recycled:.0%}",
+        "epsilon": NONE if row.epsilon is None else f"{row.epsilon:.3g}",
+        "isotropy": NONE if row.isotropy is None else f"{row.isotropy:.3g}",
+        "step": NONE if row.step is None else f"{row.step:.2g}",
         "MB to target": _target(row),
         "time": f"{row.seconds:.1f} s" if row.seconds < 100 else f"{row.seconds:,.0f} s",
     }

@@ -88,13 +88,15 @@ class Basis:
         s = _MATRIX_CACHE.of(self).project(_flat(x, self.numel, "Basis.project"))
         return s if self.gain == 1 else s * self.gain
 
-    def captured(self, x: Tensor) -> float:
+    def captured(self, x: Tensor, inside: Tensor | None = None) -> float:
         """(D/d) |A^T x|^2 / |x|^2 with columns of unit length: 1 for an isotropic x; 0 when x is zero.
 
-        More: the subspace happens to hold more of x than a random one would on average.
+        More: the subspace happens to hold more of x than a random one would on average. `inside`: `project(x)`, where
+        it is at hand.
         """
-        norm2 = float(x.detach().double().square().sum())
-        inside2 = float(self.project(x).double().square().sum()) / self.gain**2
+        norm2 = float(torch.linalg.vector_norm(x.detach(), dtype=torch.float64)) ** 2
+        s = self.project(x) if inside is None else inside
+        inside2 = (float(torch.linalg.vector_norm(s, dtype=torch.float64)) / self.gain) ** 2
         return self.numel / self.dim * inside2 / norm2 if norm2 else 0.0
 
 

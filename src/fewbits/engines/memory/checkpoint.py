@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +39,22 @@ class Note:
 
 
 def save(folder: Path, server: Server, note: Note) -> None:
-    """Write the server's checkpoint atomically, then drop all but the last two."""
+    """Write the server's checkpoint."""
+    write(folder, _tensors(server), note)
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor], note: Note) -> None:
+    """Write a checkpoint atomically, then drop all but the last two."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = save_tensors(_tensors(server))
+    data = save_tensors(dict(tensors))
     stem = folder / f"round-{note.round:08d}"
     write_atomically(stem.with_suffix(".safetensors"), data)
     write_atomically(stem.with_suffix(".json"), json.dumps({"note": vars(note), "digest": note.digest(data)}).encode())
     for old in sorted(folder.glob("round-*.json"))[:-KEEP]:
         old.unlink()
-    for tensors in folder.glob("round-*.safetensors"):
-        if not tensors.with_suffix(".json").exists():
-            tensors.unlink()
+    for left in folder.glob("round-*.safetensors"):
+        if not left.with_suffix(".json").exists():
+            left.unlink()
 
 
 def rounds(folder: Path) -> list[int]:
@@ -65,8 +70,14 @@ def notes(folder: Path) -> Iterator[Note]:
 
 
 def restore(folder: Path, server: Server) -> tuple[Note | None, list[str]]:
-    """Load the newest checkpoint that is sound: (its note or None when there is none, complaints about the others).
+    """Load the newest checkpoint that is sound into the server; see `newest`."""
+    return newest(folder, lambda note, found: _load(server, note, found))
 
+
+def newest(folder: Path, take: Callable[[Note, dict[str, Tensor]], None]) -> tuple[Note | None, list[str]]:
+    """Give the newest sound checkpoint to `take`: (its note or None when there is none, complaints about the others).
+
+    One is unsound when its bytes are damaged, or when `take` raises because of what it holds.
     The unsound ones are set aside (renamed), because the run will pass their rounds again. Raises LocalError when there
     are checkpoints and none of them is sound; then all stay where they are.
     """
@@ -75,7 +86,7 @@ def restore(folder: Path, server: Server) -> tuple[Note | None, list[str]]:
     for path in sorted(folder.glob("round-*.json"), reverse=True):
         try:
             note, data = _read(path)
-            _load(server, note, load_tensors(data))
+            take(note, load_tensors(data))
         except UNSOUND as error:
             complaints.append(f"{path.with_suffix('.safetensors')} (with its .json) cannot be used: {error}")
             unsound.append(path)

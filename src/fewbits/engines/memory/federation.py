@@ -7,7 +7,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from fewbits.errors import LocalError
 from fewbits.learn import exchange, turn
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.learn.server import Server
+from fewbits.learn.server import Server, sampled
 from fewbits.link import Entry, Ledger, Receiver, StateStore
 from fewbits.link.broadcast import unpack
 from fewbits.link.ledger import stages
@@ -33,6 +34,7 @@ from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
 
 LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
+FIGURES = ("loss", "recycled", "floor", "isotropy", "effective_step")  # that replies may bring
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class RoundReport:
     own_accuracy: float | None = None  # mean over all clients of each one's on its own held-out examples
     own_spread: float | None = None  # their standard deviation
     own_worst: float | None = None  # mean of the worst tenth of the clients
+    # In subspaces: mean over the round's clients of (D/d) |A^T u|^2 / |u|^2, u what a client's training changed: 1 when
+    # its subspace holds as much of it as of a random vector.
+    isotropy: float | None = None
+    effective_step: float | None = None  # in subspaces: how far a local step moves theta along an isotropic gradient
+    epsilon: float | None = None  # under dp: of the rounds so far, for the delta given; see docs/secure-aggregation.md
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +90,7 @@ class Federation:
     ) -> None:
         """`folder` may hold an earlier part of the same run, which is continued after its last sound checkpoint."""
         _check(task, method, schedule, key)
+        method = method.among(min(schedule.per_round or len(task.parts), len(task.parts)))
         method.prepare(task.model, key.fold("factor"))
         folder = Path(folder) if folder is not None else None
         self.task, self.method, self.schedule, self.key, self.folder = task, method, schedule, key, folder
@@ -93,16 +101,23 @@ class Federation:
             key.fold("server"),
             method.server_optimizer,
             normalise=method.normalise,
-            total_weight=float(sum(len(part) for part in task.parts)),
+            total_weight=float(sum(method.weight(len(part)) for part in task.parts)),
             objective=method.objective,
             space=method.space,
+            masking=method.masking,
         )
+        if method.protection is not None:
+            lossless = method.masking is not None or self.server.up.contract(self.server.spec).lossless
+            method.protection.check(lossless)
         self.notes: list[str] = []
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
         if folder is not None:
             self._resume(folder)
         self.ledger = Ledger(folder / LEDGER if folder else None)
+        self._turns: Counter[int] = Counter()  # rounds that each client was asked in
+        for round in range(self.server.round):
+            self._turns.update(self._sample(round))
         self._down: dict[int | None, tuple[int, int]] = {}
         # Sees (round, client, direction, message) of all that travels, when set.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
@@ -124,7 +139,7 @@ class Federation:
             self._check_settings(folder, note.settings)
             self._seconds = note.seconds
         for name in (LEDGER, METRICS):
-            _cut(folder / name, note.sizes[name] if note else 0)
+            cut_log(folder / name, note.sizes[name] if note else 0)
         store = StateStore(folder / "states", writer="server", durable=False)
         store.forget_after(self.server.round)
         store.close()
@@ -219,7 +234,8 @@ class Federation:
     def _round(self, pool: Pool, first: bytes | None) -> RoundReport:
         """Sample, train, decode and sum in the clients' order, step, evaluate."""
         began, server, number = time.perf_counter(), self.server, self.server.round + 1
-        clients = server.sample(len(self.task.parts), self.schedule.per_round or len(self.task.parts))
+        clients = self._sample(server.round)
+        self._turns.update(clients)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
         common = self.key.fold("round", number, "common")
         self._down.clear()
@@ -243,7 +259,14 @@ class Federation:
         due = number % self.schedule.evaluate_every == 0 or number == self.schedule.rounds
         judged = self._judge(pool) if due else {}
         self._seconds += time.perf_counter() - began
+        if server.void:
+            self.notes.append(f"round {number} is void: not all clients arrived, and masks stayed in the sum")
         return self._report(number, replies, len(failed), judged)
+
+    def _sample(self, round: int) -> list[int]:
+        """The clients asked in a round, counted from 0."""
+        everybody = len(self.task.parts)
+        return sampled(self.server.key, round, everybody, self.schedule.per_round or everybody)
 
     def _judge(self, pool: Pool) -> dict[str, float]:
         """The public model on the test set, and every client's own on what it holds out."""
@@ -270,7 +293,8 @@ class Federation:
         version = self.server.versions.get(client)
         if version not in self._down:
             bundle = self.server.broadcast.bundle(version)
-            self._down[version] = (len(bundle), sum(len(frame) - HEADER_BYTES for frame in unpack(bundle)))
+            frames = unpack(bundle) if bundle[0] else []  # a client that is up to date gets an acknowledgement alone
+            self._down[version] = (len(bundle), sum(len(frame) - HEADER_BYTES for frame in frames))
         self.ledger.add(Entry(number, client, "down", *self._down[version]))
         if self.tap:
             self.tap(number, client, "down", self.server.broadcast.bundle(version))
@@ -278,9 +302,8 @@ class Federation:
     def _report(self, number: int, replies: list[Reply], failed: int, judged: dict[str, float]) -> RoundReport:
         used = [r for r in replies if not r.trouble]
         self.notes += [f"round {number}: client {r.client} was skipped: {r.trouble}" for r in replies if r.trouble][:10]
-        recycled = [r.figures["recycled"] for r in used if "recycled" in r.figures]
-        floors = [r.figures["floor"] for r in used if "floor" in r.figures]
-        losses = [r.figures["loss"] for r in used]
+        found = {name: [r.figures[name] for r in used if name in r.figures] for name in FIGURES}
+        arrived = 0 if self.server.void else len(used) - failed
         report = RoundReport(
             round=number,
             accuracy=judged.get("accuracy"),
@@ -288,20 +311,30 @@ class Federation:
             own_accuracy=judged.get("own_accuracy"),
             own_spread=judged.get("own_spread"),
             own_worst=judged.get("own_worst"),
-            train_loss=sum(losses) / max(1, len(losses)),
+            train_loss=_mean(found["loss"]) or 0.0,
             up_frame_bytes=self.ledger.frame_bytes["up"],
             down_frame_bytes=self.ledger.frame_bytes["down"],
             up_payload_bytes=self.ledger.payload_bytes["up"],
             down_payload_bytes=self.ledger.payload_bytes["down"],
-            clients=len(used) - failed,
+            clients=arrived,
             skipped=len(replies) - len(used),
             rejected=failed,
-            recycled=sum(recycled) / len(recycled) if recycled else None,
-            floor=max(floors) if floors else None,
+            recycled=_mean(found["recycled"]),
+            floor=max(found["floor"], default=None),
             seconds=self._seconds,
+            isotropy=_mean(found["isotropy"]),
+            effective_step=_mean(found["effective_step"]),
+            epsilon=self._epsilon(arrived),
         )
         self.reports.append(report)
         return report
+
+    def _epsilon(self, arrived: int) -> float | None:
+        """After a round in whose sum so many clients are."""
+        if self.method.protection is None:
+            return None
+        rounds = [*(report.clients for report in self.reports), arrived]
+        return self.method.protection.epsilon(max(self._turns.values()), rounds, len(self.task.parts))
 
     def _ways_back(self) -> tuple[int, int]:
         """The oldest and the newest round that a resume may go back to."""
@@ -343,7 +376,11 @@ def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
     method.objective.check(task.local)
 
 
-def _cut(path: Path, size: int) -> None:
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def cut_log(path: Path, size: int) -> None:
     """Drop what was logged after the checkpoint; LocalError when something from before it is missing."""
     path.touch()
     if path.stat().st_size < size:

@@ -20,9 +20,11 @@ from fewbits.codecs import as_lift
 from fewbits.engines.memory.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn import exchange, turn
+from fewbits.learn.diagnosis import effective_step
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate
 from fewbits.learn.method import Method
+from fewbits.learn.server import sampled
 from fewbits.learn.space import SENT
 from fewbits.link import Follower, Sender, StateStore, ends
 from fewbits.link.epochs import EpochFollower
@@ -38,8 +40,8 @@ class Reply:
     """What came of one client in one round."""
 
     client: int
-    weight: int = 0  # examples
-    figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor
+    weight: int = 0  # examples, or 1 under dp
+    figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
     trouble: str = ""  # why there is no frame
 
     def asdict(self) -> dict[str, object]:
@@ -54,7 +56,8 @@ class Worker:
         """`states` is the StateStore's folder, `name` this worker's file in it; training happens on `device`."""
         self.device = torch.device(device)
         task = task if self.device.type == "cpu" else task.on(self.device)
-        self.task, self.key, self.number, self.objective = task, key, int(name), method.objective
+        self.task, self.key, self.number = task, key, int(name)
+        self.method, self.objective = method, method.objective
         self.model = FlatModel(copy.deepcopy(task.model).to(self.device))
         buffers = dict(self.model.module.named_buffers())
         self._untravelled = {name: buffers[name].clone() for name in buffers if name not in self.model.buffer_names}
@@ -68,6 +71,8 @@ class Worker:
         else:
             self._follower = EpochFollower(size, self.space.numel, partial(self.space.expand, size))
             spec = self.space.spec(self.model, self.objective)
+        if method.masking is not None:
+            spec = method.masking.spec(spec)
         # Written anew for each client, once the last one's end is stored: the sender is lent, and keeps nothing.
         self._update = torch.empty_like(self._public)
         self._tree = exchange.cut(self._update, self.model, self.objective.extra)
@@ -102,25 +107,44 @@ class Worker:
         sender.key = self.key.fold("client", client, "up")
         try:
             check_finite({"what it keeps": keep}, "a client's turn")
-            frame = sender.pieces(
-                self._sent(round, client), ack=self.version, common=self.key.fold("round", round, "common")
-            )
+            sent, held = self._sent(round, client)
+            frame = sender.pieces(sent, ack=self.version, common=self.key.fold("round", round, "common"))
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
-        figures = {"loss": report.loss} | sender.observe()
+        figures = {"loss": report.loss} | sender.observe() | held
         if "floor" in figures:  # |g/tau|^2 sin^2, with g = update / lr accumulated over tau steps
             figures["floor"] /= (task.local.lr * max(1, report.steps)) ** 2
         sender.commit()
         ends.save(self._store, client, PART, round, sender.dump(), before)
         turn.remember(self._store, client, round, self.model, self.objective, keep)
-        return Reply(client, len(part), figures), frame
+        return Reply(client, self.method.weight(len(part)), figures), frame
 
-    def _sent(self, round: int, client: int) -> dict[str, Tensor]:
-        """The update as it travels: as it is, or A^T of it."""
+    def _sent(self, round: int, client: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
         if self.space is None or not isinstance(self._follower, EpochFollower):
-            return self._tree
-        matrix = self.space.matrix(len(self._update), self._follower.epoch, self.space.which(round, client))
-        return {SENT: matrix.project(self._update.cpu())}
+            self._update.copy_(self._protected(self._update, round, client))
+            return self._hidden(self._tree, round, client), {}
+        update = self._update.cpu()
+        matrix = self.space.matrix(len(update), self._follower.epoch, self.space.which(round, client))
+        s = matrix.project(update)
+        return self._hidden({SENT: self._protected(s, round, client)}, round, client), {
+            "isotropy": matrix.captured(update, s),
+            "effective_step": effective_step(matrix, self.task.local.lr),
+        }
+
+    def _protected(self, x: Tensor, round: int, client: int) -> Tensor:
+        """All that is about to leave the client, with its own noise under dp; in a subspace that is s."""
+        protection = self.method.protection
+        return x if protection is None else protection.apply(x, self.key.fold("client", client, "dp", round))
+
+    def _hidden(self, tree: dict[str, Tensor], round: int, client: int) -> dict[str, Tensor]:
+        """The same under masks, where the method has them: they cancel over the round's clients, whom the key tells."""
+        masking = self.method.masking
+        if masking is None:
+            return tree
+        clients = sampled(self.key.fold("server"), round - 1, len(self.task.parts), masking.clients)
+        private, pairs = self.key.fold("client", client, "field", round), self.key.fold("round", round, "pair")
+        return masking.hide(exchange.vector(tree).cpu(), client, clients, private, pairs)
 
     def _become(self, client: int) -> Tensor:
         """Load the public model and what this client keeps, which is returned."""

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fewbits.codecs import Transform
+
 Moments = tuple[Tensor, ...]
 
 
@@ -14,6 +16,11 @@ class ServerOptimizer(ABC):
     """Frozen value; `step` is pure. `update` is the clients' weighted mean of start - end: a pseudo-gradient."""
 
     needs_objective: ClassVar[bool] = False  # the server's half of an algorithm, meaningless without the clients' half
+
+    @property
+    def carrier(self) -> Transform | None:
+        """The linear first step of the uplink whose carriers `update` is the mean of; None: it is of whole vectors."""
+        return None
 
     @abstractmethod
     def init(self, numel: int) -> Moments:

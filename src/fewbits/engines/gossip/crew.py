@@ -1,0 +1,176 @@
+"""Crew: players in processes of one thread each; only orders and small answers pass through pipes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import traceback
+import warnings
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from fewbits.engines.gossip.player import Player, Sent
+from fewbits.engines.gossip.rows import Rows
+from fewbits.engines.memory.allocator import keep_memory
+from fewbits.engines.memory.pool import WORKER
+from fewbits.engines.memory.task import Task
+from fewbits.engines.memory.worker import one_thread
+from fewbits.errors import FewbitsError, LocalError
+from fewbits.learn.gossip import GossipMethod
+from fewbits.learn.topology import Network
+from fewbits.rng import Key
+
+Arguments = tuple[Task, GossipMethod, Network, Key, Rows]
+
+
+class Crew:
+    """`processes` players; use as a context manager. With one process the player lives in this one."""
+
+    def __init__(
+        self, task: Task, method: GossipMethod, network: Network, key: Key, rows: Rows, processes: int
+    ) -> None:
+        self._arguments = (task, method, network, key, rows)
+        self._n, self._count = network.n, min(processes, network.n)
+        self._threads_before = torch.get_num_threads()
+        self._player: Player | None = None
+        self._pipes: list[Connection] = []
+        self._children: list[Any] = []
+
+    def __enter__(self) -> Crew:
+        one_thread()
+        keep_memory()
+        try:
+            if self._count == 1:
+                self._player = Player(*self._arguments)
+            else:
+                self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")
+        for number in range(self._count):
+            ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
+            self._pipes.append(ours)
+            arguments = (theirs, tuple(self._pipes), self._arguments, number, self._count)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
+                child = context.Process(target=_serve, args=arguments, name=f"{WORKER}{number}", daemon=True)
+                child.start()
+            theirs.close()
+            self._children.append(child)
+        for pipe in self._pipes:  # all have written their nodes' first vectors
+            self._hear(pipe)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads_before)
+        for pipe in self._pipes:
+            pipe.close()  # which ends the child after the order in hand
+        for child in self._children:
+            child.join(10)
+            if child.is_alive():
+                child.kill()
+                child.join()
+
+    def load(self, ends: dict[str, Tensor]) -> None:
+        """Give every node the ends of its links back."""
+        self._order("load", {}, save_tensors(ends))
+
+    def dump(self) -> dict[str, Tensor]:
+        """The ends of all links."""
+        if self._player is not None:
+            return self._player.dump()
+        return {name: x for _, data in self._answers("dump", {}) for name, x in load_tensors(data).items()}
+
+    def step(self) -> list[Sent]:
+        """The first half of a round, by node."""
+        found = [sent for part in self._order("step", {}) for sent in part]
+        return sorted((Sent(**sent) for sent in found), key=lambda sent: sent.node)
+
+    def mix(self, lengths: dict[int, int]) -> list[int]:
+        """The second half; zeros by node."""
+        return self._woven(self._order("mix", {str(i): length for i, length in lengths.items()}))
+
+    def evaluate(self) -> list[tuple[float, float]]:
+        """(accuracy, loss) by node."""
+        return [(accuracy, loss) for accuracy, loss in self._woven(self._order("evaluate", {}))]
+
+    def _woven(self, parts: list[list[Any]]) -> list[Any]:
+        """Player k has nodes k, k + count, ...: back into the nodes' order."""
+        return [parts[i % self._count][i // self._count] for i in range(self._n)]
+
+    def _order(self, what: str, given: dict[str, Any], data: bytes = b"") -> list[Any]:
+        if self._player is not None:
+            return [_obey(self._player, what, given, data)[0]]
+        return [answer for answer, _ in self._answers(what, given, data)]
+
+    def _answers(self, what: str, given: dict[str, Any], data: bytes = b"") -> list[tuple[Any, bytes]]:
+        for pipe in self._pipes:
+            with suppress(BrokenPipeError, ConnectionResetError):  # its last words are read below
+                pipe.send_bytes(json.dumps({"do": what, "given": given}).encode())
+                pipe.send_bytes(data)
+        return [self._hear(pipe) for pipe in self._pipes]
+
+    def _hear(self, pipe: Connection) -> tuple[Any, bytes]:
+        try:
+            answer, data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
+        except (EOFError, OSError):
+            child = self._children[self._pipes.index(pipe)]
+            child.join(10)
+            raise FewbitsError(
+                f"a worker process ended unexpectedly (exit code {child.exitcode}); the run can be resumed"
+            ) from None
+        if "error" in answer:
+            raise (LocalError if answer["local"] else FewbitsError)(answer["error"])
+        return answer["found"], data
+
+
+def _obey(player: Player, what: str, given: dict[str, Any], data: bytes) -> tuple[Any, bytes]:
+    match what:
+        case "load":
+            return player.load(load_tensors(data)), b""
+        case "dump":
+            return None, save_tensors(player.dump())
+        case "step":
+            return [sent.asdict() for sent in player.step()], b""
+        case "mix":
+            return player.mix({int(i): length for i, length in given.items()}), b""
+        case _:
+            return player.evaluate(), b""
+
+
+def _serve(pipe: Connection, inherited: tuple[Connection, ...], arguments: Arguments, number: int, count: int) -> None:
+    """A player's process: take orders until the parent hangs up."""
+    for end in inherited:
+        end.close()  # else nobody is told that the parent has died
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    one_thread()
+    try:
+        player = Player(*arguments, number, count)
+        _answer(pipe, {"found": None})
+        while True:
+            order, data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
+            found, data = _obey(player, order["do"], order["given"], data)
+            _answer(pipe, {"found": found}, data)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent has hung up, or is gone
+    except FewbitsError as error:
+        _answer(pipe, {"error": str(error), "local": isinstance(error, LocalError)})
+    except Exception:  # noqa: BLE001 - whatever the user's model raised must reach the parent before this process ends
+        _answer(pipe, {"error": f"a worker process failed:\n{traceback.format_exc()}", "local": False})
+
+
+def _answer(pipe: Connection, answer: dict[str, Any], data: bytes = b"") -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        pipe.send_bytes(json.dumps(answer).encode())
+        pipe.send_bytes(data)

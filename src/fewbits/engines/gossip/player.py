@@ -1,0 +1,111 @@
+"""Player: plays some of the nodes, one after the other, on one model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fewbits.engines.gossip.coding import coding
+from fewbits.engines.gossip.rows import Rows
+from fewbits.engines.memory.task import Task
+from fewbits.errors import LocalError
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.gossip import GossipMethod, Node
+from fewbits.learn.local import evaluate
+from fewbits.learn.topology import Network
+from fewbits.link.ledger import stages
+from fewbits.rng import Key
+from fewbits.wire.frame import HEADER_BYTES
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of one node's step."""
+
+    node: int
+    frame_bytes: int
+    payload_bytes: int
+    stages: dict[str, int]  # payload bits by section
+    loss: float  # mean over the local steps
+    coding: dict[str, float] = field(default_factory=dict)  # bits of the levels: coded, entropy, predicted
+
+    def asdict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Player:
+    """Nodes `number`, `number + count`, ... of the network."""
+
+    def __init__(
+        self, task: Task, method: GossipMethod, network: Network, key: Key, rows: Rows, number: int = 0, count: int = 1
+    ) -> None:
+        self.task, self.key, self.rows = task, key, rows
+        self.model = FlatModel(copy.deepcopy(task.model))
+        buffers = dict(self.model.module.named_buffers())
+        self._untravelled = {name: buffers[name].clone() for name in buffers if name not in self.model.buffer_names}
+        start = self.model.vector()
+        self.nodes: dict[int, Node] = {}
+        for i in range(number, network.n, count):
+            self.model.load_vector(start)
+            self.nodes[i] = Node(self.model, method, network, i, key, vectors=rows.vectors(i))
+
+    def load(self, ends: Mapping[str, Tensor]) -> None:
+        """Take up the ends of links that `dump` gave; the vectors are in the rows already."""
+        for i, node in self.nodes.items():
+            start = f"node.{i}."
+            node.load({name.removeprefix(start): x for name, x in ends.items() if name.startswith(start)})
+
+    def dump(self) -> dict[str, Tensor]:
+        """All that is not in the rows."""
+        dumped = {i: node.dump(vectors=False) for i, node in self.nodes.items()}
+        return {f"node.{i}.{name}": x for i, found in dumped.items() for name, x in found.items()}
+
+    def step(self) -> list[Sent]:
+        """Every waking node trains and posts its frame."""
+        return [self._step(node) for node in self.nodes.values() if node.awake]
+
+    def _step(self, node: Node) -> Sent:
+        task, losses = self.task, [0.0]
+
+        def train(model: FlatModel) -> float:
+            for name, buffer in self._untravelled.items():  # counters of batches: no node may see another's
+                model.module.get_buffer(name).copy_(buffer)
+            key = self.key.fold("round", node.round + 1, "node", node.me)
+            rows, loss = task.parts[node.me], task.loss or cross_entropy
+            report = task.local.train(model, task.x, task.y, rows, key, loss=loss)
+            losses[0] = report.loss
+            return task.local.lr * report.steps
+
+        try:
+            frame = node.step(train)
+        except LocalError as error:
+            raise LocalError(f"node {node.me}, round {node.round + 1}: {error}") from None
+        self.rows.put(node.me, frame)
+        found = stages(node.sender.sections)
+        return Sent(node.me, len(frame), len(frame) - HEADER_BYTES, found, losses[0], coding(node.sender))
+
+    def mix(self, lengths: Mapping[int, int]) -> list[int]:
+        """Every node hears its neighbours and mixes; returns how many of its parameters are zero, node by node."""
+        zeros = []
+        for i, node in self.nodes.items():
+            for j in node.expected:
+                node.receive(j, self.rows.frame(j, lengths[j]))
+            node.mix()
+            zeros.append(len(self.model.params) - int(torch.count_nonzero(self.rows.x[i][: len(self.model.params)])))
+        return zeros
+
+    def evaluate(self) -> list[tuple[float, float]]:
+        """(accuracy, mean loss) of each node's own model on the test set."""
+        assert self.task.test_x is not None and self.task.test_y is not None
+        found = []
+        for i in self.nodes:
+            self.model.load_vector(self.rows.x[i])
+            judged = evaluate(self.model, self.task.test_x, self.task.test_y, loss=self.task.loss or cross_entropy)
+            found.append(judged)
+        return found

@@ -1,0 +1,29 @@
+"""FetchSGD: clients send count sketches; momentum and error feedback are the server's, in sketches, too.
+
+Rothchild, Panda, Ullah, Ivkin, Stoica, Braverman, Gonzalez, Arora, ICML 2020.
+"""
+
+from __future__ import annotations
+
+from fewbits.codecs import FetchSGD, MeanSketch, flat
+from fewbits.learn.method import Method
+from fewbits.learn.optimizers import FetchServer
+from fewbits.methods.downlink import downlink
+
+
+def fetchsgd(
+    rows: int = 5,
+    columns: int = 400,
+    k: int = 200,
+    momentum: float = 0.9,
+    lr: float = 1.0,
+    feedback: str = "zero",
+    seed: int = 7,
+    down: str = "changes",
+) -> Method:
+    """Tables of rows x columns numbers up; the k entries of the model that a round changes down.
+
+    The paper's local top-k, with which it compares, is `topk` (fraction = k / parameters, bits=32).
+    """
+    front = MeanSketch(columns, rows, seed)
+    return Method("fetchsgd", flat(front), downlink(down), FetchServer(front, FetchSGD(k, momentum, lr, feedback)))

@@ -1,0 +1,38 @@
+"""Over another method: noise, so that a message or a sum tells little of a client; masks that leave only the sum.
+
+Gaussian mechanism: Dwork and Roth 2014; on clients' updates: McMahan, Ramage, Talwar, Zhang, ICLR 2018. Masks: Bonawitz
+et al., CCS 2017.
+"""
+
+from __future__ import annotations
+
+from fewbits.errors import LocalError
+from fewbits.learn.masking import Masking
+from fewbits.learn.method import Method
+from fewbits.learn.protection import Protection
+from fewbits.methods.dense import dense, laid_over
+
+
+def dp(
+    over: Method | None = None, clip: float = 1.0, noise: float = 1.0, delta: float = 1e-5, share: str = "local"
+) -> Method:
+    """What clients send, clipped and made noisy before the method `over` (default: dense) encodes it.
+
+    `share`: "local", each message is private by itself; "central", only the sum of a round's messages is.
+    """
+    return laid_over("dp", over, protection=Protection(clip, noise, delta, share))
+
+
+def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:
+    """What clients send as masked words of a field, of which only a round's sum can be read; over dense uplinks.
+
+    `bits` per number; `largest`: its size at most, what is beyond is cut.
+    """
+    over = over or dense()
+    if over.up != dense().up:
+        raise LocalError(
+            "masked: words stand for the numbers of a dense uplink, as of dense, fedprox, intrinsic, fedpara; "
+            f"{over.name} sends by {over.up!r}"
+        )
+    masking = Masking(bits, largest)
+    return laid_over("masked", over, up=masking.up, masking=masking)

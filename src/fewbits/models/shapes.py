@@ -1,0 +1,80 @@
+"""A model that is only shapes: as many numbers as one that we do not have, in layers that can be factored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from fewbits.errors import LocalError
+
+MOST = 2_000_000_000  # parameters, all together
+CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+
+
+def of_shapes(shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A module with zeros of these shapes under these names, as in a state_dict; its forward does not work.
+
+    `a.b.weight` of two dimensions is a linear layer's, of three to five a convolution's, with `a.b.bias` where it is
+    there; everything else is a parameter that no method factors. LocalError for what is no shape.
+
+    >>> [tuple(p.shape) for p in of_shapes({"fc.weight": (3, 5), "fc.bias": (3,), "scale": (2, 2)}).parameters()]
+    [(3, 5), (3,), (2, 2)]
+    """
+    _check(shapes)
+    owners: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        prefix, _, own = name.rpartition(".")
+        owners.setdefault(prefix, {})[own] = tuple(shape)
+    root = nn.Module()
+    for prefix, own in owners.items():
+        try:
+            _place(root, prefix, _layer(own) if prefix else None, own)
+        except KeyError as error:
+            raise LocalError(
+                f"shapes: torch refuses the names below {prefix!r}: {error.args[0]}; call them otherwise"
+            ) from None
+    return root
+
+
+def _place(root: nn.Module, prefix: str, layer: nn.Module | None, own: Mapping[str, tuple[int, ...]]) -> None:
+    """Put a layer, or plain parameters, there; modules on the way are made."""
+    module, path = root, prefix.split(".") if prefix else []
+    for i, part in enumerate(path):
+        last = layer is not None and i == len(path) - 1 and part not in dict(module.named_children())
+        if part not in dict(module.named_children()):
+            module.add_module(part, layer if last else nn.Module())
+        module = module.get_submodule(part)
+    if module is not layer:
+        for name, shape in own.items():
+            module.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+
+def _layer(own: Mapping[str, tuple[int, ...]]) -> nn.Module | None:
+    """The layer whose parameters these are; None: no layer that we know."""
+    weight, bias = own.get("weight", ()), own.get("bias")
+    if len(weight) < 2 or len(weight) > 5 or set(own) - {"weight", "bias"} or bias not in (None, weight[:1]):
+        return None
+    rows, columns, *kernel = weight
+    with torch.device("meta"):  # no draw of initial weights
+        if kernel:
+            layer = CONVOLUTIONS[len(weight)](columns, rows, tuple(kernel), bias=bias is not None)
+        else:
+            layer = nn.Linear(columns, rows, bias=bias is not None)
+    for name, p in list(layer.named_parameters()):
+        setattr(layer, name, nn.Parameter(torch.zeros(p.shape)))
+    return layer
+
+
+def _check(shapes: Mapping[str, Sequence[int]]) -> None:
+    for name, shape in shapes.items():
+        fine = isinstance(shape, Sequence) and not isinstance(shape, str)
+        if not fine or not all(type(n) is int and n > 0 for n in shape) or not all(name.split(".")):
+            raise LocalError(
+                f'shapes: expected names with lists of sizes, such as "fc.weight": [10, 64]; got {name!r}: {shape!r}'
+            )
+    total = sum(math.prod(shape) for shape in shapes.values())
+    if not 0 < total <= MOST:
+        raise LocalError(f"shapes: expected 1 to {MOST:,} parameters; got {total:,}")

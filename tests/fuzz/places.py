@@ -1,0 +1,182 @@
+"""The places that read outside bytes, each in the middle of its work, with bytes that it would take."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from every_codec import CODECS, ends, payload_of, restamp, stream
+from fewbits.cli.config import RunConfig
+from fewbits.codecs import Basis, Delta, Quantize, Raw, chain, flat
+from fewbits.coders import Rans
+from fewbits.errors import FewbitsError
+from fewbits.link import Broadcast, Follower, ledger
+from fewbits.link.broadcast import pack, unpack
+from fewbits.link.epochs import EpochBroadcast, EpochFollower
+from fewbits.link.kept import open_sealed, seal
+from fewbits.rng import Key
+from fewbits.spec import Spec
+
+MODEL = {"weight": torch.linspace(-1, 1, 35).reshape(5, 7), "bias": torch.ones(5), "gain": torch.tensor(0.5)}
+
+
+class Place(ABC):
+    """Something that reads bytes."""
+
+    name: str
+    model_bytes = 4 * 41
+
+    @abstractmethod
+    def samples(self) -> Iterator[tuple[bytes, bool]]:
+        """(bytes it would take, whether they are only what is under a checksum)."""
+
+    @abstractmethod
+    def read(self, data: bytes, stamped: bool) -> None:
+        """Read; the library's own errors may come."""
+
+    def attack(self, data: bytes, stamped: bool) -> None:
+        """Read, whatever comes of it."""
+        with suppress(FewbitsError):
+            self.read(data, stamped)
+
+
+class Link(Place):
+    """The receiving end of a link after two frames; also the stored forms of both ends."""
+
+    def __init__(self, codec: Any) -> None:
+        self.name = f"link {codec!r}"
+        self.sender, self.receiver = ends(codec)
+        for x in stream(2):
+            self.receiver.receive(self.sender.send(x))
+            self.sender.commit()
+        self.stored = self.sender.dump(), self.receiver.dump()
+        self.frame = self.sender.send(next(stream(1)))
+        self.sender.rollback()
+
+    def samples(self) -> Iterator[tuple[bytes, bool]]:
+        for kind, frame in enumerate((self.frame, self.frame, *self.stored, self.sender.snapshot())):
+            yield bytes([kind]) + payload_of(frame), True
+            yield bytes([kind]) + frame, False
+
+    def read(self, data: bytes, stamped: bool) -> None:
+        kind, body = data[0] % 5 if data else 0, data[1:]
+        model = (self.frame, self.frame, *self.stored, self.stored[1])[kind]
+        frame = restamp(model, body) if stamped else body
+        readers = (
+            self.receiver.receive,
+            self.receiver.receive_partial,
+            self.sender.load,
+            self.receiver.load,
+            self.receiver.adopt,
+        )
+        try:
+            readers[kind](frame)
+        finally:
+            self.sender.load(self.stored[0])
+            self.receiver.load(self.stored[1])
+
+
+class Bundles(Place):
+    """A follower that holds version 2 of a model."""
+
+    def __init__(self, name: str, codec: Any) -> None:
+        self.name = f"follower {name}"
+        self.codec, self.spec = codec, Spec.of(MODEL)
+        self.broadcast = Broadcast(codec, self.spec, Key(3))
+        self.bundles = []
+        for version in range(4):
+            self.broadcast.publish({name: x + version for name, x in MODEL.items()})
+            self.bundles.append(self.broadcast.bundle(version or None))
+
+    def follower(self) -> Any:
+        return Follower(self.codec, self.spec)
+
+    def samples(self) -> Iterator[tuple[bytes, bool]]:
+        yield self.broadcast.bundle(None), False
+        yield self.broadcast.bundle(self.broadcast.version), False
+        for bundle in self.bundles:
+            yield bundle, False
+            for frame in unpack(bundle):
+                yield payload_of(frame), True
+
+    def read(self, data: bytes, stamped: bool) -> None:
+        follower = self.follower()
+        follower.receive(self.bundles[0])
+        if stamped:
+            data = pack([restamp(unpack(self.bundles[1])[-1], data)])
+        follower.receive(data)
+
+
+class Epochs(Bundles):
+    """A follower of a run in subspaces."""
+
+    def __init__(self) -> None:
+        self.name = "follower in subspaces"
+        self.expand = partial(lambda epoch, s: Basis(41, 8, Key(epoch)).expand(s))
+        self.broadcast = EpochBroadcast(torch.zeros(41), 8, self.expand, Key(3))
+        self.bundles = [self.broadcast.bundle(None)]
+        for version, epoch in ((1, 0), (2, 1), (3, 1)):
+            self.broadcast.publish(torch.ones(8) * version, epoch)
+            self.bundles.append(self.broadcast.bundle(version))
+
+    def follower(self) -> Any:
+        return EpochFollower(41, 8, self.expand)
+
+
+class Parsed(Place):
+    """A frame on its own, and what a client keeps."""
+
+    name = "frame"
+
+    def __init__(self) -> None:
+        self.kept = seal(torch.ones(41), "layout")
+
+    def samples(self) -> Iterator[tuple[bytes, bool]]:
+        yield self.kept, False
+        yield payload_of(self.kept), True
+
+    def read(self, data: bytes, stamped: bool) -> None:
+        open_sealed(restamp(self.kept, data) if stamped else data, 41, "layout")
+
+
+class Files(Place):
+    """Files of a run that somebody else may have written."""
+
+    name = "files"
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fewbits-fuzz-"))
+        self.path = self.folder / "outside"
+
+    def samples(self) -> Iterator[tuple[bytes, bool]]:
+        RunConfig().write(self.folder)
+        yield b"\0" + next(self.folder.glob("*.json")).read_bytes(), False
+        line = '{"round":1,"client":2,"direction":"up","frame_bytes":3,"payload_bytes":4,"stages":{}}\n'
+        yield b"\1" + line.encode(), False
+
+    def read(self, data: bytes, stamped: bool) -> None:
+        kind, body = data[0] % 2 if data else 0, data[1:]
+        if kind == 0:
+            next(self.folder.glob("*.json")).write_bytes(body)
+            RunConfig.read(self.folder)
+        else:
+            self.path.write_bytes(body)
+            list(ledger.read(self.path))
+
+
+DELTA8 = flat(Delta(chain(Quantize(bits=8), Rans())))
+PLACES: list[Place] = [
+    Parsed(),
+    Files(),
+    Bundles("dense", flat(chain(Raw()))),
+    Bundles("delta8", DELTA8),
+    Epochs(),
+    *(Link(codec) for codec in CODECS),
+]

@@ -1,0 +1,194 @@
+"""Gossip over torch.distributed: the same frames and models as in one process, and trouble that heals."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+import fewbits as fb
+from fewbits.engines.dist import Exchange, Place, World
+from fewbits.engines.dist.peer import Peer
+from fewbits.learn.flat_model import FlatModel
+from fewbits.rng import Key
+from nodes import places, play
+
+ROUNDS, SIZE, LR = 6, 4, 0.1
+KEY = Key(11)
+FOUR_BITS = fb.flat(fb.chain(fb.Quantize(bits=4), fb.Golomb()))
+METHODS = {
+    "dsgd": fb.DSGD(),
+    "choco": fb.Choco(FOUR_BITS, gamma=0.5),
+    "malcom": fb.Malcom(FOUR_BITS, gamma=0.5, regulariser=fb.L1(0.01)),
+    "mixed": fb.Choco(FOUR_BITS, gamma=0.5, position="mixed", momentum=0.5),
+}
+
+
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+
+
+def network(kind="ring"):
+    ring = fb.topology.ring(SIZE)
+    return fb.topology.Sleepy(ring, 0.4, KEY.fold("awake")) if kind == "sleepy" else ring
+
+
+def node_of(method, me, kind="ring") -> fb.Node:
+    model = nn.Linear(30, 5)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.from_numpy(KEY.fold("model", p.numel()).normal(p.numel())).view_as(p))
+    return fb.Node(model, method, network(kind), me, KEY)
+
+
+def trainer(node):
+    """One step of least squares on the node's own data of this round."""
+
+    def train(flat: FlatModel) -> float:
+        x = torch.from_numpy(KEY.fold("x", node.me, node.round).normal(60)).view(2, 30)
+        flat.grads.zero_()
+        (flat.module(x) - float(node.me)).square().mean().backward()
+        flat.params.sub_(flat.grads, alpha=LR)
+        return LR
+
+    return train
+
+
+def digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def model_of(node: fb.Node) -> str:
+    return digest(node.vectors.x.numpy().tobytes())
+
+
+def in_one_process(method, kind="ring"):
+    """(frames by round and sender, final models) of all nodes, played one after the other."""
+    nodes, frames = [node_of(method, me, kind) for me in range(SIZE)], {}
+    for number in range(1, ROUNDS + 1):
+        sent = {node.me: node.step(trainer(node)) for node in nodes if node.awake}
+        frames |= {f"{number}.{me}": digest(frame) for me, frame in sent.items()}
+        for node in nodes:
+            for j in node.expected:
+                node.receive(j, sent[j])
+        for node in nodes:
+            node.mix()
+    return frames, [model_of(node) for node in nodes]
+
+
+class Meddled(Exchange):
+    """An exchange that sends something else in one round."""
+
+    fault = None
+
+    def open(self, round, senders):
+        self.now = round
+        super().open(round, senders)
+
+    def send(self, frame, receivers):
+        if self.now == 3 and self.fault:
+            frame, self.fault = self.fault(frame, self.before), None  # once
+        elif self.now < 3:
+            self.before = frame
+        super().send(frame, receivers)
+
+
+def over_the_network(method, kind="ring", fault=None, before_step=lambda node: None):
+    """Outcomes whose value is (frames, final model, repair bytes by round)."""
+
+    def act(place: Place):
+        with World(place, {}, patience=20, limit=20) as world:
+            exchange, frames = Meddled(world, 10**6), {}
+            exchange.fault = fault if world.rank == 1 else None
+            node = node_of(method, world.rank, kind)
+            peer = Peer(node, exchange, lambda number, me, frame: frames.update({f"{number}.{me}": digest(frame)}))
+            repairs = []
+            for _ in range(ROUNDS):
+                before_step(node)
+                repairs.append(peer.round(trainer(node)).repairs)
+            return frames, model_of(node), repairs, public(node)
+
+    return play(act, places(SIZE))
+
+
+def public(node):
+    """Digests of what this node holds of others, and of its own public vector."""
+    held = {str(j): digest(copy.numpy().tobytes()) for j, copy in node.vectors.copies.items()}
+    return held | {str(node.me): digest(node.vectors.public.numpy().tobytes())}
+
+
+def same_as_in_one_process(outcomes, method, kind="ring"):
+    frames, models = in_one_process(method, kind)
+    found = {}
+    for outcome in outcomes:
+        assert outcome.code == 0, outcome.text
+        found |= outcome.value[0]
+    assert found == frames
+    assert [outcome.value[1] for outcome in outcomes] == models
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_four_processes_send_the_frames_and_end_with_the_models_of_one(name):
+    outcomes = over_the_network(METHODS[name])
+    same_as_in_one_process(outcomes, METHODS[name])
+    assert all(outcome.value[2] == [0] * ROUNDS for outcome in outcomes)
+
+
+def test_nodes_that_sleep_are_asleep_on_every_engine():
+    same_as_in_one_process(over_the_network(METHODS["malcom"], "sleepy"), METHODS["malcom"], "sleepy")
+    frames, _ = in_one_process(METHODS["malcom"], "sleepy")
+    assert SIZE < len(frames) < SIZE * ROUNDS  # some slept
+
+
+FAULTS = {
+    "repeated": lambda frame, before: before,
+    "damaged": lambda frame, before: frame[:-1] + bytes([frame[-1] ^ 4]),
+    "cut": lambda frame, before: frame[:-3],
+    "foreign": lambda frame, before: b"GET / HTTP/1.1\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ["dsgd", "malcom"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_frame_that_cannot_be_used_is_sent_again_and_nothing_is_lost(name, fault):
+    outcomes = over_the_network(METHODS[name], fault=FAULTS[fault])
+    same_as_in_one_process(outcomes, METHODS[name])
+    assert [outcome.value[2][2] > 0 for outcome in outcomes] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["ring", "sleepy"])
+def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
+    def loses(node):
+        """Node 1 sends a frame that nobody gets."""
+        if node.me == 1 and node.round == 2:
+            node.sender.send({name: torch.zeros(leaf.shape) for name, leaf in node.spec})
+            node.sender.commit()
+
+    outcomes = over_the_network(METHODS["choco"], kind, before_step=loses)
+    assert [outcome.code for outcome in outcomes] == [0] * SIZE, outcomes
+    repairs = [outcome.value[2] for outcome in outcomes]
+    assert any(sum(bytes_) > 0 for bytes_ in repairs)
+    assert all(bytes_[-1] == 0 for bytes_ in repairs)  # healed
+    own = {str(rank): outcome.value[3][str(rank)] for rank, outcome in enumerate(outcomes)}
+    for outcome in outcomes:  # all copies are right again
+        assert all(own[j] == found for j, found in outcome.value[3].items())
+
+
+def test_a_frame_that_is_never_right_ends_the_run_with_a_sentence():
+    def act(place: Place):
+        with World(place, {}, patience=20, limit=20) as world:
+
+            class Deaf(Exchange):
+                def send(self, frame, receivers):
+                    super().send(b"\0" * 40 if world.rank == 1 else frame, receivers)
+
+            peer = Peer(node_of(METHODS["dsgd"], world.rank), Deaf(world, 10**6))
+            for _ in range(ROUNDS):
+                peer.round(trainer(peer.node))
+
+    for outcome in play(act, places(SIZE)):
+        assert outcome.code == 1
+        assert "what was sent again is no better" in outcome.text

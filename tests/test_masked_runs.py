@@ -1,0 +1,195 @@
+"""Runs under masks: the server reads the sum of what clients sent, to a step, and no message by itself."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import nn
+
+from digits_task import KEY, evidence, federation, filled, mlp, task
+from fewbits.codecs import Partial, Words, chain
+from fewbits.engines.memory.worker import Worker
+from fewbits.errors import LocalError
+from fewbits.learn import LocalSGD, Server
+from fewbits.learn.masking import MASKED, MaskedTotal, Masking
+from fewbits.methods import build
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+
+SIZE = sum(p.numel() for p in mlp().parameters())
+
+
+def alike(clients=6, **more):
+    """A task whose clients have as many examples each, so that they weigh alike without masks."""
+    own = task(clients, **more)
+    object.__setattr__(own, "parts", [part[:16] for part in own.parts])
+    return own
+
+
+def parameters(module):
+    return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+@pytest.mark.parametrize("name", ["dense", "intrinsic", "fedpara", "fedprox", "fedadam"])
+def test_a_masked_run_is_the_plain_one_to_a_step(name):
+    settings = {"dim": "128"} if name == "intrinsic" else {}
+    plain = federation(build(name, settings), rounds=3, per_round=4, task=alike()).run().model
+    run = federation(build(f"masked+{name}", settings | {"bits": "40"}), rounds=3, per_round=4, task=alike())
+    torch.testing.assert_close(parameters(run.run().model), parameters(plain), atol=2e-5, rtol=1e-4)
+    assert run.notes == [] and run.reports[-1].clients == 4
+
+
+def hidden(monkeypatch):
+    """(vector, words) of every client, in order."""
+    found, hide = [], Masking.hide
+
+    def watched(self, x, me, clients, private, pairs):
+        words = hide(self, x, me, clients, private, pairs)
+        found.append((x.clone(), words[MASKED].clone(), self.field.encode(x, private)))
+        return words
+
+    monkeypatch.setattr(Masking, "hide", watched)
+    return found
+
+
+def test_a_rounds_total_is_the_sum_of_the_unmasked_words_and_no_message_is_one_of_them(monkeypatch):
+    found, totals, value = hidden(monkeypatch), [], MaskedTotal.value
+
+    def watched(self):
+        totals.append(torch.cat([x.reshape(-1) for x in value(self).values()]))
+        return value(self)
+
+    monkeypatch.setattr(MaskedTotal, "value", watched)
+    run = federation(build("masked", {"bits": "24"}), rounds=1)
+    run.run()
+    field = run.method.masking.field
+    plain = field.decode(np.bitwise_and(sum(words for _, _, words in found), np.uint64(2**24 - 1)), 6)
+    assert torch.equal(totals[0], plain.float())
+    exact = sum(x.double() for x, _, _ in found)
+    assert float((totals[0] - exact).abs().max()) <= field.bound(6)
+    for _, masked, words in found:
+        counts = np.bincount((masked.numpy() / 2**20).astype(int), minlength=16)
+        assert chisquare(counts).pvalue > 1e-4, "a message is uniform"
+        assert np.mean(masked.numpy() == words) < 0.01
+
+
+def test_frames_carry_so_many_bits_for_each_number(tmp_path):
+    run = federation(build("masked+intrinsic", {"dim": "100", "bits": "20"}), rounds=1)
+    run.run()
+    assert run.ledger.frame_bytes["up"] == 6 * (16 + 100 * 20 // 8)
+
+
+def test_masked_runs_are_the_same_in_any_number_of_processes_and_parts(tmp_path):
+    found = []
+    for name, parts in {"whole": [4], "parts": [1, 3, 4]}.items():
+        for processes, rounds in enumerate(parts, start=1):
+            run = federation(build("masked"), tmp_path / name, rounds, per_round=3, processes=processes)
+            run.run()
+        found.append(evidence(run))
+    assert found[0] == found[1]
+
+
+def test_buffers_are_hidden_too(monkeypatch):
+    def normed():
+        return filled(nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)))
+
+    found = hidden(monkeypatch)
+    plain = federation(build("dense"), rounds=2, task=alike(model=normed)).run().model
+    run = federation(build("masked", {"bits": "40", "largest": "16"}), rounds=2, task=alike(model=normed)).run()
+    for name, x in plain.state_dict().items():
+        torch.testing.assert_close(run.model.state_dict()[name], x, atol=2e-4, rtol=1e-3)
+    assert all(len(x) == sum(p.numel() for p in normed().parameters()) + 24 for x, _, _ in found)
+
+
+# who does not arrive
+
+
+def absent(monkeypatch, round, client):
+    """That client's frame is damaged in that round."""
+    accept = Server.accept
+
+    def damaged(self, who, frame, weight, common=None):
+        broken = self.round + 1 == round and who == client
+        return accept(self, who, bytes(frame)[:-1] if broken else frame, weight, common)
+
+    monkeypatch.setattr(Server, "accept", damaged)
+
+
+def test_a_round_in_which_a_client_is_missing_is_void_and_the_next_is_not(monkeypatch):
+    absent(monkeypatch, 2, 3)
+    run = federation(build("masked"), rounds=3)
+    seen = []
+    run.run(lambda report: seen.append(parameters(run.task.model)))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    assert [r.clients for r in run.reports] == [6, 0, 6] and [r.rejected for r in run.reports] == [0, 1, 0]
+    assert run.notes == ["round 2 is void: not all clients arrived, and masks stayed in the sum"]
+    assert run.ledger.frame_bytes["up"] == 3 * 6 * (16 + 4 * SIZE), "what was sent is counted"
+
+
+def test_a_client_whose_update_is_not_finite_makes_its_round_void():
+    broken = task(local=LocalSGD(lr=1e30, batch_size=4, epochs=3))
+    run = federation(build("masked"), rounds=1, task=broken)
+    (report,) = run.run().reports
+    assert (report.clients, report.skipped) == (0, 6) and any("is void" in note for note in run.notes)
+
+
+def test_a_message_under_other_masks_makes_the_round_void(monkeypatch):
+    hide = Masking.hide
+
+    def cheating(self, x, me, clients, private, pairs):
+        return hide(self, x, me, clients, private, Key(5) if me == 0 else pairs)
+
+    monkeypatch.setattr(Masking, "hide", cheating)
+    run = federation(build("masked"), rounds=1)
+    before = parameters(run.task.model)
+    (report,) = run.run().reports
+    assert report.clients == 0 and "is void" in run.notes[0] and torch.equal(parameters(run.task.model), before)
+
+
+@pytest.mark.parametrize("name", ["dp+masked", "dp+masked+intrinsic"])
+def test_central_noise_goes_under_masks(name, monkeypatch):
+    """The noise of all clients is in the sum, and no message can be read."""
+    pytest.importorskip("opacus")
+    noisy, protect = [], Worker._protected
+
+    def watched(self, x, round, client):
+        noisy.append(protect(self, x, round, client).clone())
+        return noisy[-1].clone()
+
+    monkeypatch.setattr(Worker, "_protected", watched)
+    found = hidden(monkeypatch)
+    settings = {"share": "central", "clip": "0.1"} | ({"dim": "64"} if "intrinsic" in name else {})
+    run = federation(build(name, settings), rounds=1)
+    assert run.run().reports[0].epsilon is not None and len(noisy) == 6
+    assert all(torch.equal(x, y) for x, (y, _, _) in zip(noisy, found, strict=True))
+
+
+def test_masks_need_company():
+    with pytest.raises(LocalError, match="two or more; got rounds of 1"):
+        federation(build("masked"), per_round=1)
+
+
+# the parts
+
+
+def test_words_come_back_as_they_were_up_to_48_bits():
+    words = torch.from_numpy(Key(1).below(2**48, 100).astype(np.float64))
+    codec, spec = chain(Words(48)), Spec((100,), "float64")
+    message, _ = codec.encode(words, spec, codec.init(spec), codec.memory(spec), None)
+    assert torch.equal(codec.decode(message, spec, codec.init(spec))[0], words)
+    assert codec.contract(spec).payload_bits == 4800
+
+
+def test_a_sum_is_whole_when_all_are_in_it():
+    masking, spec = Masking(clients=3), TreeSpec((("a", Spec((2, 2))), ("b", Spec((3,)))))
+    vectors = [0.1 * torch.from_numpy(Key(c).normal(7)) for c in range(3)]
+    total = MaskedTotal(masking, spec)
+    for me, x in enumerate(vectors):
+        assert not total.whole and all(not bool(part.any()) for part in total.value().values())
+        words = masking.hide(x, me, range(3), KEY.fold("private", me), KEY.fold("pairs"))[MASKED]
+        total.add([Partial(words)], 1)
+    assert total.whole and {name: tuple(x.shape) for name, x in total.value().items()} == {"a": (2, 2), "b": (3,)}
+    found = torch.cat([x.reshape(-1) for x in total.value().values()])
+    torch.testing.assert_close(found, torch.stack(vectors).sum(0), atol=1e-6, rtol=0)
+    with pytest.raises(LocalError, match="weigh 1 each; got 2"):
+        total.add([Partial(words)], 2)
