@@ -63,6 +63,7 @@ def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_serv
     config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 90.0}
     with loopback["Loopback"](tmp_path, 2) as real:
         with closing(loopback["Meter"](server / "metrics.jsonl", real.proxies)) as meter:
+            meter.idle(10)
             meter.start()
             real.run(project, 400, rounds=2, **config)
         before = summary(server)

@@ -310,6 +310,7 @@ def main() -> None:
         print(f"a SuperLink on port {federation.port} and {arguments.nodes} SuperNodes, TLS and node authentication on")
         began, server = time.monotonic(), folder / "server"
         with closing(Meter(server / "metrics.jsonl", federation.proxies)) as meter:
+            meter.idle(15)
             meter.start()
             config = {"method": arguments.method, "rounds": arguments.rounds, "clients": arguments.nodes}
             print(federation.run(project, 1800, per_round=arguments.nodes, state=str(server), **config))
@@ -319,19 +320,21 @@ def main() -> None:
 
 
 def table(summary: dict, lines: list[str], meter: Meter) -> list[str]:
-    """Bytes by layer, per client-round: of all rounds, and of Flower and TLS those after the first."""
-    rows = [f"{'per client-round':18}{'payload':>10}{'frame':>10}{'transport':>11}{'overhead':>10}"]
+    """Bytes of a client-round by layer, of the rounds after the first, which also carries the app and the model."""
+    rows = [f"{'per client-round':18}{'payload':>9}{'frame':>9}{'transport':>11}{'of it polls':>13}{'overhead':>10}"]
     first, last = json.loads(lines[0]), json.loads(lines[-1])
-    turns = summary["messages"]["up"] - summary["messages"]["up"] // len(lines)
+    start, stop = meter.marks[1], meter.marks[len(lines)]
+    turns = summary["messages"]["up"] * (len(lines) - 1) / len(lines)
     for way in ("up", "down"):
         payload = (last["payload_bytes"][way] - first["payload_bytes"][way]) / turns
         frame = (last["frame_bytes"][way] - first["frame_bytes"][way]) / turns
-        transport = (meter.marks[len(lines)][way] - meter.marks[1][way]) / turns
-        rows.append(f"{way:18}{payload:10,.0f}{frame:10,.0f}{transport:11,.0f}{transport - frame:10,.0f}")
-    return [
-        *rows,
-        f"rounds 2 to {len(lines)}; transport: all bytes of the SuperNodes' connections, TLS and polls included",
-    ]
+        transport = (stop[way] - start[way]) / turns
+        polls = meter.polls[way] * (stop["time"] - start["time"]) / turns
+        rest = transport - polls - frame
+        rows.append(f"{way:18}{payload:9,.0f}{frame:9,.0f}{transport:11,.0f}{polls:13,.0f}{rest:10,.0f}")
+    seconds = (stop["time"] - start["time"]) / (len(lines) - 1)
+    note = "transport: all bytes of the SuperNodes' connections, TLS included; overhead: transport - polls - frame"
+    return [*rows, f"rounds 2 to {len(lines)}, {seconds:.1f} s each. {note}"]
 
 
 class Meter(threading.Thread):
@@ -340,7 +343,8 @@ class Meter(threading.Thread):
     def __init__(self, metrics: Path, proxies: list[Proxy]) -> None:
         """`metrics`: the server's file with a line per round."""
         super().__init__(daemon=True)
-        self.marks: dict[int, dict[str, int]] = {}
+        self.marks: dict[int, dict[str, float]] = {}  # by rounds closed: bytes each way, and when
+        self.polls = {"up": 0.0, "down": 0.0}  # bytes per second
         self._metrics, self._proxies, self._done = metrics, proxies, threading.Event()
 
     def run(self) -> None:
@@ -351,7 +355,15 @@ class Meter(threading.Thread):
     def _look(self) -> None:
         closed = self._metrics.read_text().count("\n") if self._metrics.exists() else 0
         if closed not in self.marks:
-            self.marks[closed] = {way: sum(getattr(proxy, way) for proxy in self._proxies) for way in ("up", "down")}
+            totals = {way: sum(getattr(proxy, way) for proxy in self._proxies) for way in ("up", "down")}
+            self.marks[closed] = {**totals, "time": time.monotonic()}
+
+    def idle(self, seconds: float) -> None:
+        """Learn what polls alone carry in a second; nothing else may be under way."""
+        before = [(proxy.up, proxy.down) for proxy in self._proxies]
+        time.sleep(seconds)
+        spent = [(p.up - up, p.down - down) for p, (up, down) in zip(self._proxies, before, strict=True)]
+        self.polls = {way: sum(each[i] for each in spent) / seconds for i, way in enumerate(("up", "down"))}
 
     def close(self) -> None:
         """Look once more, and stop."""

@@ -10,12 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from every_codec import CODECS, ends, payload_of, restamp, stream
 from fewbits.cli.config import RunConfig
 from fewbits.codecs import Basis, Delta, Quantize, Raw, chain, flat
 from fewbits.coders import Rans
+from fewbits.engines.flower.envelope import Envelope, described, opened, restored, value
+from fewbits.engines.flower.layout import Layout
 from fewbits.errors import FewbitsError
 from fewbits.link import Broadcast, Follower, ledger
 from fewbits.link.broadcast import pack, unpack
@@ -171,6 +175,36 @@ class Files(Place):
             list(ledger.read(self.path))
 
 
+class Envelopes(Place):
+    """What a Flower server reads of a reply before the frame: JSON, metrics, the arrays of a plain client."""
+
+    name = "envelope"
+
+    def samples(self) -> Iterator[tuple[bytes, bool]]:
+        metrics = MetricRecord({"num-examples": 5, "loss": 0.5, "each": [1.0, 2.0]})
+        content = RecordDict({"metrics": metrics, "more": ConfigRecord({"a": b"1", "b": ["x"], "c": True})})
+        fields = {"records": described(content), "arrays": "arrays", "version": 3}
+        for envelope in (Envelope("train", 2, fields, (bytes(20),)), Envelope("hello", 0, {"client": 3, "state": "x"})):
+            yield b"\0" + value(envelope.seal()), False
+        layout = Layout.of(
+            ArrayRecord({name: Array(x.numpy()) for name, x in MODEL.items()} | {"n": Array(np.array(3))})
+        )
+        yield b"\1" + layout.dump(), False
+        yield b"\2" + Array(MODEL["weight"].numpy()).data, False
+
+    def read(self, data: bytes, stamped: bool) -> None:
+        kind, body = data[0] % 3 if data else 0, data[1:]
+        if kind == 0:
+            found = opened(body, 1000)
+            restored(found.fields.get("records"))
+            found.number("version"), found.text("arrays"), found.part()
+        elif kind == 1:
+            Layout.load(body, 1000)
+        else:
+            layout = Layout((("weight", (5, 7), "float32"),))
+            layout.tensors(ArrayRecord({"weight": Array("float32", (5, 7), "numpy.ndarray", body)}), "reply")
+
+
 DELTA8 = flat(Delta(chain(Quantize(bits=8), Rans())))
 PLACES: list[Place] = [
     Parsed(),
@@ -178,5 +212,6 @@ PLACES: list[Place] = [
     Bundles("dense", flat(chain(Raw()))),
     Bundles("delta8", DELTA8),
     Epochs(),
+    Envelopes(),
     *(Link(codec) for codec in CODECS),
 ]
