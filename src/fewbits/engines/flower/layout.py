@@ -21,7 +21,8 @@ from fewbits.link.broadcast import pack, unpack
 
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's: buffers, which no lossy codec may touch
 HEADER = re.compile(
-    rb"\{'descr': '([<>|](?:f[248]|[iu][1248]))', 'fortran_order': (True|False), 'shape': \(((?:\d{1,12}, ?)*\d{0,12})\), \} *\n"
+    rb"\{'descr': '([<>|](?:f[248]|[iu][1248]))', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,12}, ?)*\d{0,12})\), \} *\n"
 )
 
 
