@@ -16,7 +16,7 @@ from fewbits.rng import Key
 from nodes import Outcome, free_port, places, play, stranger
 
 ROUNDS = 6
-FACTS = {"codec": "flat(chain(Raw()))", "own path": "/tmp"}
+CODEC = "flat(chain(Raw()))"
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def node(mishap=lambda world, round: None, size=4, limit=10**6, **options):
     """Every node of a run in which `mishap` befalls."""
 
     def act(place: Place) -> int:
-        with World(place, FACTS, **({"patience": 20.0, "limit": 20.0} | options)) as world:
+        with World(place, **({"patience": 20.0, "limit": 20.0} | options)) as world:
             return rounds(world, mishap, limit)
 
     return play(act, places(size))
@@ -80,7 +80,7 @@ def test_every_neighbour_receives_the_frame_that_was_sent(size):
 
 def test_a_node_may_be_left_out_of_a_round_and_may_be_asked_for_a_key_frame():
     def act(place):
-        with World(place, FACTS, patience=20, limit=20) as world:
+        with World(place, patience=20, limit=20) as world:
             exchange, heard = Exchange(world, 100), []
             for round in range(4):
                 others = {rank for rank in range(3) if rank != round} - {place.rank}
@@ -100,9 +100,10 @@ def test_a_node_may_be_left_out_of_a_round_and_may_be_asked_for_a_key_frame():
 
 def test_nodes_of_different_runs_are_told_both_descriptions():
     def act(place):
-        codec = "flat(chain(Sign()))" if place.rank == 2 else FACTS["codec"]
-        with World(place, {"codec": codec, "own path": str(place.rank)}, patience=20):
-            return 0
+        codec = "flat(chain(Sign()))" if place.rank == 2 else CODEC
+        with World(place, patience=20) as world:
+            world.agree({"codec": CODEC}, {"path": str(place.rank)})
+            return [found["path"] for found in world.agree({"codec": codec})]
 
     outcomes = play(act, places(4))
     told(outcomes, "codec differs: nodes 0, 1, 3 have flat(chain(Raw())); node 2 has flat(chain(Sign()))")
@@ -141,7 +142,7 @@ def test_a_node_that_stops_living_is_named_by_all_others(stopped, words):
         os.kill(pids[stopped], signal.SIGKILL)
 
     def act(place):
-        with World(place, FACTS, patience=1.5, limit=20) as world:
+        with World(place, patience=1.5, limit=20) as world:
             return rounds(world, stops)
 
     told(play(act, places(4), meddle), words, but=(stopped,))
@@ -153,7 +154,7 @@ def test_a_node_that_lives_and_sends_nothing_is_named_by_all():
             time.sleep(30)
 
     def act(place):
-        with World(place, FACTS, patience=2.0, limit=3.0) as world:
+        with World(place, patience=2.0, limit=3.0) as world:
             return rounds(world, sleeps)
 
     told(play(act, places(4)), "node 2 lives, but has sent nothing for 3 s")
@@ -161,7 +162,7 @@ def test_a_node_that_lives_and_sends_nothing_is_named_by_all():
 
 def test_a_node_that_does_not_come_is_named_by_all_others():
     def act(place):
-        with World(place, FACTS, patience=1.5):
+        with World(place, patience=1.5):
             return 0
 
     told(play(act, places(4)[:3]), "node 3 did not come within 1.5 s")
@@ -169,7 +170,7 @@ def test_a_node_that_does_not_come_is_named_by_all_others():
 
 def test_two_nodes_with_one_id_are_told_so():
     def act(place):
-        with World(place, FACTS, patience=10):
+        with World(place, patience=10):
             return 0
 
     where = places(3)
@@ -183,9 +184,9 @@ def test_a_late_double_of_a_node_does_not_end_the_run():
         if place.size == 1:  # the double, which comes when the others are under way
             double = Place(1, 2, place.host, place.port)
             time.sleep(1.5)
-            with World(double, FACTS, patience=5):
+            with World(double, patience=5):
                 return 0
-        with World(place, FACTS, patience=10) as world:
+        with World(place, patience=10) as world:
             time.sleep(3)
             return rounds(world)
 
@@ -198,7 +199,7 @@ def test_a_port_in_use_is_named():
     with stranger() as port:
 
         def act(place):
-            with World(place, FACTS, patience=2):
+            with World(place, patience=2):
                 return 0
 
         outcomes = play(act, [Place(rank, 2, "127.0.0.1", port) for rank in range(2)])
@@ -209,7 +210,7 @@ def test_a_port_in_use_is_named():
 
 def test_no_store_at_all_is_a_sentence():
     def act(place):
-        with World(place, FACTS, patience=1):
+        with World(place, patience=1):
             return 0
 
     (outcome,) = play(act, [Place(1, 2, "127.0.0.1", free_port())])
@@ -231,7 +232,7 @@ def test_a_run_that_is_told_to_stop_names_the_node_that_died_before():
             time.sleep(30)  # so that nobody sees the closed connection
 
     def act(place):
-        with World(place, FACTS, patience=20, limit=20) as world:
+        with World(place, patience=20, limit=20) as world:
             return rounds(world, waits)
 
     def meddle(pids):
@@ -270,7 +271,7 @@ def test_a_bad_environment_is_a_sentence(changed, words):
 )
 def test_a_world_that_cannot_be_is_a_sentence(options, words):
     with pytest.raises(LocalError, match=words):
-        World(places(1)[0], FACTS, **options)
+        World(places(1)[0], **options)
 
 
 def test_the_noise_of_these_tests_is_not_empty():

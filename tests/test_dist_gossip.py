@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
 import fewbits as fb
-from fewbits.engines.dist import Exchange, Place, World
+from fewbits import data, models
+from fewbits.engines.dist import DistRun, Exchange, Place, World, life
 from fewbits.engines.dist.peer import Peer
 from fewbits.learn.flat_model import FlatModel
 from fewbits.rng import Key
@@ -26,8 +30,16 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Load the kernels once, before forking."""
+    in_one_process(METHODS["malcom"])
+
+
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
+    monkeypatch.setattr(life, "GRACE", 1.0)
+    monkeypatch.setattr(life, "EVERY", 0.2)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
 
@@ -100,7 +112,7 @@ def over_the_network(method, kind="ring", fault=None, before_step=lambda node: N
     """Outcomes whose value is (frames, final model, repair bytes by round)."""
 
     def act(place: Place):
-        with World(place, {}, patience=20, limit=20) as world:
+        with World(place, patience=20, limit=20) as world:
             exchange, frames = Meddled(world, 10**6), {}
             exchange.fault = fault if world.rank == 1 else None
             node = node_of(method, world.rank, kind)
@@ -108,7 +120,7 @@ def over_the_network(method, kind="ring", fault=None, before_step=lambda node: N
             repairs = []
             for _ in range(ROUNDS):
                 before_step(node)
-                repairs.append(peer.round(trainer(node)).repairs)
+                repairs.append(peer.round(lambda: node.step(trainer(node))))
             return frames, model_of(node), repairs, public(node)
 
     return play(act, places(SIZE))
@@ -179,7 +191,7 @@ def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
 
 def test_a_frame_that_is_never_right_ends_the_run_with_a_sentence():
     def act(place: Place):
-        with World(place, {}, patience=20, limit=20) as world:
+        with World(place, patience=20, limit=20) as world:
 
             class Deaf(Exchange):
                 def send(self, frame, receivers):
@@ -187,8 +199,100 @@ def test_a_frame_that_is_never_right_ends_the_run_with_a_sentence():
 
             peer = Peer(node_of(METHODS["dsgd"], world.rank), Deaf(world, 10**6))
             for _ in range(ROUNDS):
-                peer.round(trainer(peer.node))
+                peer.round(lambda: peer.node.step(trainer(peer.node)))
 
     for outcome in play(act, places(SIZE)):
         assert outcome.code == 1
         assert "what was sent again is no better" in outcome.text
+
+
+# Whole runs
+
+
+def task_of(seed=0):
+    """Digits, two classes a node, a small network."""
+    found = data.load("digits")
+    key = Key(seed)
+    parts = data.partition(found.train_y, "classes:4", SIZE, key.fold("partition"))
+    model = models.build("mlp", found, key.fold("model"))
+    local = fb.LocalSGD(lr=0.1, batch_size=20, steps=2)
+    return fb.Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, local)
+
+
+SCHEDULE = fb.Schedule(rounds=7, evaluate_every=3, checkpoint_every=2, processes=1)
+WHOLE = fb.Malcom(FOUR_BITS, gamma=0.5, regulariser=fb.L1(0.01))
+
+
+def run_of_one(folder, kind="ring"):
+    return fb.GossipRun(task_of(), WHOLE, network(kind), SCHEDULE, KEY, folder).run()
+
+
+def runs_of_four(folder, kind="ring", die=None, method=lambda rank: WHOLE, where=None):
+    def act(place: Place):
+        with World(place, 20, 20) as world:
+            return of_node(place, world)
+
+    def of_node(place, world):
+        run = DistRun(task_of(), method(place.rank), network(kind), SCHEDULE, KEY, folder, world)
+        if die:
+            taken = run.node.step
+
+            def step(train):
+                if (place.rank, run.node.round) == die:
+                    os._exit(9)
+                return taken(train)
+
+            run.node.step = step
+        result = run.run()
+        return digest(result.models.numpy().tobytes()), len(result.reports), run.node.round
+
+    return play(act, where or places(SIZE))
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["round"]: {k: v for k, v in line.items() if k != "seconds"} for line in lines if line["accuracy"]}
+
+
+def same_run(folder, one, outcomes, alone):
+    assert [outcome.code for outcome in outcomes] == [0] * SIZE, outcomes
+    assert outcomes[0].value[0] == digest(one.models.numpy().tobytes())
+    assert (folder / "ledger.jsonl").read_text() == (alone / "ledger.jsonl").read_text()
+    assert metrics(folder) == metrics(alone) and list(metrics(folder)) == [3, 6, 7]
+
+
+@pytest.mark.parametrize("kind", ["ring", "sleepy"])
+def test_a_run_of_four_processes_leaves_what_one_process_leaves(tmp_path, kind):
+    one = run_of_one(tmp_path / "one", kind)
+    same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four", kind), tmp_path / "one")
+
+
+def test_a_run_that_lost_a_node_goes_on_from_the_last_common_checkpoint_to_the_same_end(tmp_path):
+    one = run_of_one(tmp_path / "one")
+    first = runs_of_four(tmp_path / "four", die=(2, 5))
+    assert first[2].code == 9 and all(outcome.code == 1 for outcome in (*first[:2], first[3]))
+    assert all("node 2 is gone" in outcome.text for outcome in (*first[:2], first[3]))
+    # one node has a checkpoint that the others lack, and another's newest is damaged: 2 is what all have
+    damaged = tmp_path / "four" / "checkpoints" / "node-0001" / "round-00000004.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four"), tmp_path / "one")
+
+
+def test_nodes_without_a_common_checkpoint_say_so(tmp_path):
+    runs_of_four(tmp_path / "four", die=(2, 5))
+    shutil.rmtree(tmp_path / "four" / "checkpoints" / "node-0003")
+    for outcome in runs_of_four(tmp_path / "four"):
+        assert outcome.error == "DesyncError"
+        assert "no checkpoint of one round" in outcome.text and "node 3 has none" in outcome.text
+
+
+def test_more_processes_than_nodes_and_other_methods_are_sentences_on_every_rank(tmp_path):
+    for outcome in runs_of_four(None, where=places(SIZE + 1)):
+        assert outcome.error == "LocalError"
+        assert "the network has 4 nodes and torchrun started 5 processes" in outcome.text
+    other = fb.Choco(FOUR_BITS, gamma=0.5)
+    for outcome in runs_of_four(None, method=lambda rank: other if rank == 1 else WHOLE):
+        assert outcome.error == "DesyncError"
+        assert (
+            "their method differs: nodes 0, 2, 3 have Malcom(" in outcome.text and "node 1 has Choco(" in outcome.text
+        )

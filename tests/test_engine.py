@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from digits_task import KEY, LOCAL, digits, evidence, federation, filled, held, metrics, mlp, model_bytes, task
 from fewbits.engines.memory import Federation, Schedule, Task, checkpoint, federate
+from fewbits.engines.memory.mailbox import Mailbox
 from fewbits.engines.memory.pool import Pool
 from fewbits.engines.memory.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
@@ -54,6 +55,28 @@ def test_a_run_does_not_depend_on_the_number_of_processes(name, tmp_path):
         found.append(evidence(run))
     assert found[0] == found[1] == found[2]
     assert len(found[0][2]) == 4 and all(m["rejected"] == m["skipped"] == 0 for m in found[0][2])
+
+
+@pytest.mark.parametrize("name", ["dense", "lbgm+topk", "pfedpara"])
+def test_a_run_does_not_depend_on_how_many_train_before_they_are_encoded(name, tmp_path, monkeypatch):
+    found = []
+    for burst, update_bytes in ((1, 2**30), (3, 2**30), (50, 2**30), (50, 1)):
+        monkeypatch.setattr("fewbits.engines.memory.worker.BURST", burst)
+        monkeypatch.setattr("fewbits.engines.memory.worker.BURST_BYTES", update_bytes)
+        run = federation(build(name), tmp_path / f"{burst} {update_bytes}", per_round=5, processes=2, task=task(7))
+        run.run()
+        found.append(evidence(run))
+    assert all(one == found[0] for one in found)
+
+
+def test_frames_that_fit_no_slot_travel_with_their_message(tmp_path, monkeypatch):
+    found = []
+    for name in ("slot", "message"):
+        run = federation(build("dense"), tmp_path / name, processes=2)
+        run.run()
+        found.append(evidence(run))
+        monkeypatch.setattr(Mailbox, "fits", lambda self, size: False)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("per_round", [None, 3])
@@ -140,14 +163,14 @@ def test_a_client_whose_update_is_not_finite_is_skipped_and_the_others_go_on(tmp
 def test_a_frame_damaged_on_its_way_is_counted_and_the_client_is_back_in_the_next_round(
     method, processes, tmp_path, monkeypatch
 ):
-    train = Worker.train
+    encode = Worker.encode
 
-    def damaged(self, round, client):
-        reply, pieces = train(self, round, client)
+    def damaged(self, round, trained):
+        reply, pieces = encode(self, round, trained)
         frame = b"".join(pieces)
-        return reply, [frame[:-1] + bytes([frame[-1] ^ 1]) if (round, client) == (3, 1) else frame]
+        return reply, [frame[:-1] + bytes([frame[-1] ^ 1]) if (round, trained.client) == (3, 1) else frame]
 
-    monkeypatch.setattr(Worker, "train", damaged)
+    monkeypatch.setattr(Worker, "encode", damaged)
     run = federation(build(method), tmp_path, rounds=5, processes=processes)
     result = run.run()
     assert [r.rejected for r in result.reports] == [0, 0, 1, 0, 0]

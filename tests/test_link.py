@@ -181,3 +181,29 @@ def test_a_coefficient_that_overflows_is_refused_before_it_reaches_a_sum():
         with pytest.raises(WireError, match="not finite"):
             getattr(receiver, take)(restamp(frames[1], huge))
         getattr(receiver, take)(frames[1])
+
+
+@pytest.mark.parametrize("codec", [chain(Raw()), chain(TopK(0.3)), LookBack(chain(Raw()))], ids=repr)
+def test_what_a_link_keeps_does_not_lie_in_a_frame_whose_memory_is_used_again(codec):
+    """Partials of a stateless codec may; values never do, and no state does."""
+    spec = Spec((37,))
+    sender, receiver = Sender(codec, spec, PRIVATE), Receiver(codec, spec)
+    twin = Receiver(codec, spec)
+    for i in range(4):
+        x = torch.arange(37.0) + i % 2
+        frame = sender.send(x)
+        sender.commit()
+        slot = bytearray(frame)
+        value, expected = receiver.receive(slot), twin.receive(frame)
+        slot[:] = bytes([255]) * len(slot)
+        assert torch.equal(value, expected) and same(receiver.state, twin.state)
+        assert receiver.dump() == twin.dump()
+
+
+def test_a_dense_partial_is_a_view_of_the_frame_and_only_of_one_that_can_be_written():
+    spec = Spec((8,))
+    frame = bytearray(Sender(Raw(), spec, PRIVATE).send(torch.arange(8.0)))
+    (lent,), (own,) = (Receiver(Raw(), spec).receive_partial(data) for data in (frame, bytes(frame)))
+    assert torch.equal(lent.values, own.values)
+    frame[-4:] = bytes(4)
+    assert lent.values[-1] == 0 and own.values[-1] == 7

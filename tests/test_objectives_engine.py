@@ -113,14 +113,14 @@ def test_a_run_is_the_papers_loop(name, per_round, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("name", ["scaffold", "feddyn"])
 def test_after_a_rejected_frame_client_and_server_keep_what_they_had(name, processes, tmp_path, monkeypatch):
-    train = Worker.train
+    encode = Worker.encode
 
-    def damaged(self, round, client):
-        reply, pieces = train(self, round, client)
+    def damaged(self, round, trained):
+        reply, pieces = encode(self, round, trained)
         frame = b"".join(pieces)
-        return reply, [frame[:-1] + bytes([frame[-1] ^ 1]) if (round, client) == (2, 1) else frame]
+        return reply, [frame[:-1] + bytes([frame[-1] ^ 1]) if (round, trained.client) == (2, 1) else frame]
 
-    monkeypatch.setattr(Worker, "train", damaged)
+    monkeypatch.setattr(Worker, "encode", damaged)
     run = federation(METHODS[name], tmp_path, rounds=3, processes=processes)
     assert [r.rejected for r in run.run().reports] == [0, 1, 0]
     everybody = list(range(6))

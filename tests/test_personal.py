@@ -193,10 +193,10 @@ def test_local_is_every_client_alone():
     found = {}
     finish = Worker.train
 
-    def train(self, round, client):
-        reply = finish(self, round, client)
+    def train(self, round, client, update):
+        trained = finish(self, round, client, update)
         found[round, client] = self.model.params.clone()
-        return reply
+        return trained
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "train", train)
@@ -242,10 +242,10 @@ def test_a_client_that_joins_late_starts_from_the_common_initial_factors(monkeyp
     starts: dict[int, tuple[int, bytes, bytes]] = {}
     train = Worker.train
 
-    def watched(self, round, client):
+    def watched(self, round, client, update):
         self._become(client)
         starts.setdefault(client, (round, self.model.private[0].numpy().tobytes(), self.model.shared.numpy().tobytes()))
-        return train(self, round, client)
+        return train(self, round, client, update)
 
     monkeypatch.setattr(Worker, "train", watched)
     federation(pfedpara(), tmp_path, task=own_task(), per_round=2, rounds=1).run()
@@ -259,14 +259,14 @@ def test_a_client_that_joins_late_starts_from_the_common_initial_factors(monkeyp
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("name", PERSONAL)
 def test_a_rejected_frame_takes_back_what_its_client_keeps(name, processes, tmp_path, monkeypatch):
-    train = Worker.train
+    encode = Worker.encode
 
-    def damaged(self, round, client):
-        reply, pieces = train(self, round, client)
+    def damaged(self, round, trained):
+        reply, pieces = encode(self, round, trained)
         frame = b"".join(pieces)
-        return reply, [frame[:-1] + bytes([frame[-1] ^ 1]) if (round, client) in ((1, 2), (3, 1)) else frame]
+        return reply, [frame[:-1] + bytes([frame[-1] ^ 1]) if (round, trained.client) in ((1, 2), (3, 1)) else frame]
 
-    monkeypatch.setattr(Worker, "train", damaged)
+    monkeypatch.setattr(Worker, "encode", damaged)
     run = federation(build(name), tmp_path, task=own_task(), processes=processes)
     states = []
     result = run.run(lambda report: states.append(kept(tmp_path)))

@@ -170,6 +170,7 @@ PLACES = [  # owner, name, which call, after it?
     (Worker, "settle", 7, False),
     (Worker, "settle", 7, True),
     (Worker, "train", 20, True),
+    (Worker, "encode", 20, True),
 ]
 IN_RESUMING = [
     (StateStore, "forget_after", 1, False),

@@ -28,6 +28,64 @@ def test_the_latest_round_wins_and_the_same_round_is_replaced(tmp_path):
     store.close()
 
 
+def test_what_is_deferred_is_there_for_every_question_and_in_its_order(tmp_path):
+    store = StateStore(tmp_path)
+    store.put(1, "up", 1, b"put")
+    store.defer(1, "up", 2, b"deferred")
+    assert store.get(1, "up") == b"deferred"
+    store.defer(1, "up", 3, b"older")
+    store.put(1, "up", 3, b"newer")
+    assert store.get(1, "up") == b"newer"
+    for owner in range(3000):  # more than are held
+        store.defer(owner, "many", 1, bytes(owner % 7))
+    store.defer(2, "up", 4, b"taken back")
+    store.rollback(4, [2], "up")
+    assert store.get(2, "up") is None
+    store.defer(3, "up", 4, b"of another time")
+    store.forget_after(3)
+    assert store.get(3, "up") is None
+    store.close()
+    again = StateStore(tmp_path)
+    assert all(again.get(owner, "many") == bytes(owner % 7) for owner in range(3000))
+    again.close()
+
+
+def test_what_is_deferred_drops_the_versions_that_a_put_would_drop(tmp_path):
+    kept = []
+    for name in ("put", "defer"):
+        store = StateStore(tmp_path / name)
+        for round in range(1, 12):
+            store.horizon, store.saved = (round - 1) // 4 * 4, (round - 1) // 2 * 2
+            getattr(store, name)(1, "up", round, b"x")
+        store.commit()
+        kept.append([r for (r,) in store._own.execute("SELECT round FROM states ORDER BY round")])
+        store.close()
+    assert kept[0] == kept[1] and len(kept[0]) < 8
+
+
+def test_fetching_answers_as_getting_does_until_the_next_commit(tmp_path):
+    first, second = StateStore(tmp_path, writer="1"), StateStore(tmp_path, writer="2")
+    first.refresh()
+    for round, store in ((1, first), (2, second), (3, first)):
+        for owner in range(round, 40, round):
+            store.put(owner, "up", round, bytes([owner, round]))
+        store.commit()
+    owners = range(45)
+    expected = [second.get(owner, "up") for owner in owners]
+    second.fetch(owners, "up")
+    assert [second.get(owner, "up") for owner in owners] == expected
+    assert second.get(3, "down") is None
+    first.put(1, "up", 4, b"newer")
+    first.commit()
+    assert second.get(1, "up") == expected[1], "as it was fetched"
+    second.put(2, "up", 4, b"own")
+    assert second.get(2, "up") == b"own"
+    second.commit()
+    assert (second.get(1, "up"), second.get(2, "up")) == (b"newer", b"own")
+    first.close()
+    second.close()
+
+
 def test_runs_do_not_see_each_other(tmp_path):
     first, second = StateStore(tmp_path, run="a", writer="1"), StateStore(tmp_path, run="b", writer="2")
     first.put(1, "up", 1, b"a")
@@ -98,6 +156,7 @@ def test_what_was_not_committed_is_gone_after_a_kill(tmp_path):
     store.put(1, "up", 1, b"kept")
     store.commit()
     store.put(1, "up", 2, b"lost")
+    store.defer(1, "up", 3, b"lost")
     for file in store._files.values():
         file.close()  # as a kill does: no commit
     again = StateStore(tmp_path)

@@ -80,13 +80,13 @@ def test_without_a_folder_a_client_has_at_most_the_version_to_go_back_to():
 @pytest.mark.parametrize(("method", "parts"), [(topk(), {"client.up"}), (lbgm(), {"client.up", "server.up"})])
 def test_versions_that_a_resume_may_need_are_kept(method, parts, tmp_path, monkeypatch):
     """Every kept checkpoint finds, for every client, the version of its own round: of headers, and of states."""
-    made, put = {}, StateStore.put  # by owner and part: the data by the round that made it
+    made, defer = {}, StateStore.defer  # by owner and part: the data by the round that made it
 
     def noted(self, owner, part, round, data):
         made.setdefault((owner, part), {})[round] = data
-        put(self, owner, part, round, data)
+        defer(self, owner, part, round, data)
 
-    monkeypatch.setattr(StateStore, "put", noted)
+    monkeypatch.setattr(StateStore, "defer", noted)  # `put` is made of it
     federation(method, tmp_path, rounds=14, checkpoint_every=5, per_round=5, task=task(7)).run()
     assert rounds(tmp_path / "checkpoints") == [10, 14]
     assert {part for _, part in made} == {"client.up", "server.up"} | {part + ends.STATE for part in parts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,29 +50,29 @@ class Spec:
         if self.segments and sum(self.segments) != self.numel:
             raise LocalError(f"Spec: segments sum to {sum(self.segments)} but the tensor has {self.numel} elements")
 
-    @property
+    @cached_property
     def integer(self) -> bool:
         """True for levels, False for floats."""
         return self.dtype in INTEGERS
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def bits(self) -> int:
         """Bits per element in memory."""
         return (FLOATS | INTEGERS)[self.dtype]
 
-    @property
+    @cached_property
     def levels(self) -> int:
         """Size of the alphabet of an integer tensor."""
         if self.low is None or self.high is None:
             raise LocalError(f"Spec: {self.dtype} values have no levels; quantise them first")
         return self.high - self.low + 1
 
-    @property
+    @cached_property
     def torch_dtype(self) -> torch.dtype:
         """The torch dtype of the same name."""
         return getattr(torch, self.dtype)
@@ -116,7 +117,7 @@ class TreeSpec:
 
     entries: tuple[tuple[str, Spec], ...]
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Number of elements of all tensors together."""
         return sum(spec.numel for _, spec in self.entries)

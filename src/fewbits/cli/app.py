@@ -8,6 +8,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
+from fewbits.cli.gossip import gossip
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.link.store import StoreError
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(commands.train)
 app.command()(commands.compare)
+app.command()(gossip)
 app.command()(demo.demo)
 app.command()(diagnose.diagnose)
 app.command()(plan.plan)

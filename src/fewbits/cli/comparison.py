@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from fewbits.cli.config import RunConfig, read_json
 from fewbits.engines.memory.checkpoint import write_atomically
@@ -25,6 +26,8 @@ class Comparison:
     settings: tuple[str, ...] = ()  # option=value for all methods that have it, method.option=value for one
     target_accuracy: float | None = None  # report the bytes it takes to get there
 
+    kind: ClassVar[type[RunConfig]] = RunConfig
+
     def __post_init__(self) -> None:
         for what, found in (("methods", self.methods), ("seeds", self.seeds)):
             if not found or len(set(found)) != len(found):
@@ -36,7 +39,7 @@ class Comparison:
 
     def runs(self) -> dict[str, RunConfig]:
         """Each run's configuration by the name of its folder, seed by seed."""
-        given = distribute(self.settings, self.methods)
+        given = distribute(self.settings, self.methods, self.kind.options)
         found = {
             f"{method}-seed{seed}": replace(self.base, method=method, settings=given[method], seed=seed)
             for seed in self.seeds
@@ -50,8 +53,8 @@ class Comparison:
         note = vars(self) | {"base": self.base.asdict()}
         write_atomically(folder / NAME, (json.dumps(note, indent=2) + "\n").encode())
 
-    @staticmethod
-    def read(folder: Path) -> Comparison:
+    @classmethod
+    def read(cls, folder: Path) -> Self:
         """The comparison in `folder`; LocalError when there is none or it cannot be read."""
         path = folder / NAME
         note = read_json(path)
@@ -66,7 +69,7 @@ class Comparison:
         if target is not None and not isinstance(target, int | float):
             raise LocalError(f"{path}: target_accuracy must be a number or null; got {target!r}")
         lists = {name: tuple(note[name]) for name in kinds}
-        return Comparison(RunConfig.parse(note["base"], f"{path}: base"), target_accuracy=target, **lists)
+        return cls(cls.kind.parse(note["base"], f"{path}: base"), target_accuracy=target, **lists)
 
 
 def pairs(settings: Sequence[str]) -> dict[str, str]:
@@ -84,7 +87,9 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def distribute(settings: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
+def distribute(
+    settings: Sequence[str], methods: Sequence[str], options: Callable[[str], Mapping[str, Any]] = options
+) -> dict[str, dict[str, str]]:
     """Each method's options; a text with the method's name before a dot wins over one without.
 
     >>> distribute(["fraction=0.1", "topk.fraction=0.2"], ["topk", "predict"])

@@ -15,6 +15,7 @@ from fewbits.engines.memory.checkpoint import write_atomically
 from fewbits.errors import LocalError
 from fewbits.learn import LocalSGD, Method
 from fewbits.methods import build
+from fewbits.methods.catalogue import options
 
 NAME = "config.json"
 HOLDOUT = 0.2  # for methods that leave clients models of their own
@@ -59,8 +60,16 @@ class RunConfig:
             raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} clients")
         if self.holdout is not None and not 0 <= self.holdout < 1:
             raise LocalError(f"holdout must be 0 or more and below 1, such as 0.2; got {self.holdout}")
-        self.build_method().objective.check(self.local())
+        self._check_method()
         self.schedule()
+
+    def _check_method(self) -> None:
+        self.build_method().objective.check(self.local())
+
+    @staticmethod
+    def options(method: str) -> dict[str, object]:
+        """A method's options with their defaults."""
+        return options(method)
 
     def build_method(self) -> Method:
         """The method with its options."""
@@ -127,7 +136,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         kinds = (dict,)
     elif float in kinds and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    elif not isinstance(value, bool) and type(value) in kinds:
+    elif type(value) in kinds:
         return value
     names = " or ".join("null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise LocalError(f"{where} must be {names}; got {value!r}")

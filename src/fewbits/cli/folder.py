@@ -10,7 +10,8 @@ from fewbits.errors import LocalError
 
 FILES = (
     *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors", "model.frame", "model.frame.json"),
-    *("summary.json", "report.html", "accuracy.png", config.NAME, comparison.NAME),
+    *("nodes.safetensors", "vectors.bin", "summary.json", "report.html", "accuracy.png", "gossip.png"),
+    *(config.NAME, comparison.NAME),
 )
 FOLDERS = ("checkpoints", "states", "frames")
 

@@ -48,9 +48,14 @@ class Lane:
 
     def show(self, report: RoundReport) -> None:
         """Bring the bar to this report."""
-        fields: dict[str, Any] = {"up": megabytes(report.up_frame_bytes), "down": megabytes(report.down_frame_bytes)}
-        if report.accuracy is not None:
-            fields["accuracy"] = f"{report.accuracy:.2%}"
-        if report.recycled is not None:
-            fields["note"] = f"{report.recycled:.0%} recycled"
-        self._progress.update(self._task, completed=report.round, refresh=True, **fields)
+        note = "" if report.recycled is None else f"{report.recycled:.0%} recycled"
+        self.bring(report.round, report.up_frame_bytes, report.down_frame_bytes, report.accuracy, note)
+
+    def bring(self, round: int, up: int, down: int, accuracy: float | None, note: str) -> None:
+        """Bring the bar to a round, with the bytes so far; without an accuracy, the last one stays."""
+        fields: dict[str, Any] = {"up": megabytes(up), "down": megabytes(down)}
+        if accuracy is not None:
+            fields["accuracy"] = f"{accuracy:.2%}"
+        if note:
+            fields["note"] = note
+        self._progress.update(self._task, completed=round, refresh=True, **fields)

@@ -63,9 +63,9 @@ def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None
         with Interrupt() as interrupt, Live(console) as live:
             record = play(config, folder, task, live.lane(config.method, config.rounds), interrupt, console)
     except KeyboardInterrupt:
-        raise _aborted(console, f"fewbits train --resume {folder}") from None
+        raise aborted(console, f"fewbits train --resume {folder}") from None
     if record is None:
-        raise _stopped(console, f"fewbits train --resume {folder}")
+        raise stopped(console, f"fewbits train --resume {folder}")
     title = f"{config.method} on {config.data}"
     notes = write(folder, title, [record], config.asdict(), record.summary())
     _conclude(folder, [record], notes, console)
@@ -91,9 +91,9 @@ def compare(comparison: Comparison, folder: Path, console: Console, title: str, 
         with Interrupt() as interrupt, Live(console) as live:
             records = _play_all(comparison, folder, live, interrupt, console)
     except KeyboardInterrupt:
-        raise _aborted(console, again) from None
+        raise aborted(console, again) from None
     if records is None:
-        raise _stopped(console, again)
+        raise stopped(console, again)
     records, target = against_dense(records), comparison.target_accuracy
     config = {
         name: value for name, value in comparison.base.asdict().items() if name not in ("method", "seed", "settings")
@@ -141,11 +141,13 @@ def _conclude(
     console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False)
 
 
-def _stopped(console: Console, again: str) -> typer.Exit:
+def stopped(console: Console, again: str) -> typer.Exit:
+    """Say how to go on after a stop between rounds."""
     return _exit(console, f"stopped; all rounds so far are kept. Continue with: {again}")
 
 
-def _aborted(console: Console, again: str) -> typer.Exit:
+def aborted(console: Console, again: str) -> typer.Exit:
+    """Say how to go on after a stop within a round."""
     return _exit(console, f"aborted; continue from the last checkpoint with: {again}")
 
 

@@ -233,9 +233,11 @@ def to_words(x: Tensor) -> np.ndarray:
 
 
 def from_words(values: np.ndarray, spec: Spec) -> Tensor:
-    """Back from `to_words`, in memory of its own; whether floats are finite, the receiver checks once, at the end."""
-    values = np.ascontiguousarray(values)
-    values = values if values.flags.writeable else values.copy()  # read-only: a view of the frame
+    """Back from `to_words`; whether floats are finite, the receiver checks once, at the end.
+
+    In memory of its own, unless what was read is lent (see `BitReader`).
+    """
+    values = values if values.flags.carray else values.copy()  # contiguous, aligned and not read-only
     if spec.integer:
         return torch.from_numpy(values)
     return torch.from_numpy(values.view({16: np.int16, 32: np.int32, 64: np.int64}[spec.bits])).view(spec.torch_dtype)

@@ -15,18 +15,19 @@ def span(tensors: Iterable[Tensor]) -> Tensor | None:
     A flat model's parameters do; one pass over the whole costs less than one per tensor.
     """
     first: Tensor | None = None
-    end = numel = 0
+    start = end = 0
     for x in tensors:
         if first is None:
-            first, end = x, x.data_ptr()
-        if x.data_ptr() != end or x.dtype != first.dtype or not x.is_contiguous() or x.device.type != "cpu":
+            first, start = x, x.data_ptr()
+            end = start
+        if x.data_ptr() != end or x.dtype != first.dtype or not x.is_cpu or not x.is_contiguous():
             return None
-        numel += x.numel()
         end += x.nbytes
     if first is None:
         return None
+    numel = (end - start) // first.element_size()
     offset = first.storage_offset()
-    if offset * first.element_size() + numel * first.element_size() > first.untyped_storage().nbytes():
+    if offset * first.element_size() + end - start > first.untyped_storage().nbytes():
         return None  # neighbours by chance: tensors of different allocations
     return first.detach().as_strided((numel,), (1,), offset)
 

@@ -41,7 +41,7 @@ class Fixed(Coder):
             return nothing(spec)
         if not spec.integer:
             words = src.read_bytes(spec.numel * spec.bits // 8).view(f"<u{spec.bits // 8}")
-            return words.astype(f"u{spec.bits // 8}")  # a copy: what was read is a view of the frame
+            return words.astype(f"u{spec.bits // 8}", copy=False)  # may be a view of the frame
         width = width_bits(spec)
         data = read_packed(width * spec.numel, src)
         if width in JOINED:

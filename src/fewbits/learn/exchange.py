@@ -50,7 +50,7 @@ def cut(vector: Tensor, model: FlatModel, extra: int = 0) -> dict[str, Tensor]:
 
 def controls(vector: Tensor, model: FlatModel, extra: int) -> tuple[Tensor, ...]:
     """The objective's vectors in what `vector` gave.  # each (S,)"""
-    return split(vector[len(model.shared) :], len(model.shared_params), extra)
+    return split(vector[len(model.shared) :], len(model.shared_params), extra) if extra else ()
 
 
 def split(rest: Tensor, size: int, count: int) -> tuple[Tensor, ...]:

@@ -104,7 +104,7 @@ class LocalSGD:
             epoch, batch = divmod(step, per_epoch)
             if batch == 0 and per_epoch > 1:  # one batch of everything needs no order
                 order = torch.from_numpy(rows[key.fold("epoch", epoch).permutation(len(rows))])
-            yield order[batch * size : (batch + 1) * size]
+            yield order[batch * size : (batch + 1) * size] if per_epoch > 1 else order
 
     def _step(self, model: FlatModel, momentum: Tensor | None) -> None:
         update = model.grads
@@ -182,6 +182,7 @@ def _rows(x: Tensor, y: Tensor, indices: np.ndarray) -> np.ndarray:
         raise LocalError(f"train: expected a client's row numbers, one or more; got {indices.dtype} {indices.shape}")
     if len(x) != len(y):
         raise LocalError(f"train: expected as many targets as inputs; got {len(y)} and {len(x)}")
-    if indices.min() < 0 or indices.max() >= len(x):
+    indices = indices.astype(np.int64, copy=False)
+    if np.maximum.reduce(indices.view(np.uint64)) >= len(x):  # one pass: as unsigned, what is below 0 is very large
         raise LocalError(f"train: row numbers must be in 0..{len(x) - 1}; got {indices.min()}..{indices.max()}")
-    return indices.astype(np.int64, copy=False)
+    return indices

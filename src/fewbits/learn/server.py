@@ -24,6 +24,7 @@ from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
 from fewbits.learn.space import SENT, Space
 from fewbits.link import Broadcast, Receiver, StateStore, ends
 from fewbits.link.epochs import WHOLE, EpochBroadcast
+from fewbits.link.finite import all_finite
 from fewbits.rng import Key
 from fewbits.wire import Frame
 
@@ -132,6 +133,11 @@ class Server:
     def sample(self, clients: int, per_round: int) -> list[int]:
         """This round's clients, ascending: a uniform subset drawn from the key and the round."""
         return sampled(self.key, self.round, clients, per_round)
+
+    def expect(self, clients: Sequence[int]) -> None:
+        """Frames of these clients come next: read the ends of their links at once."""
+        if self.store is not None:
+            self.store.fetch(clients, PART)
 
     def bundle(self, client: int) -> bytes:
         """What this client must receive to hold the current model, by what it is known to have."""
@@ -288,7 +294,7 @@ class Server:
         self.flat.shared.copy_(broadcast.value[WHOLE])
 
     def _check_finite(self, *after: Tensor) -> None:
-        if not all(bool(torch.isfinite(x).all()) for x in after):
+        if not all(map(all_finite, after)):
             raise LocalError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
 
     def dump(self) -> dict[str, Any]:

@@ -40,9 +40,10 @@ def remember(store: StateStore, client: int, round: int, model: FlatModel, objec
 def load(model: FlatModel, public: Tensor, kept: Tensor) -> None:
     """Make the model this client's."""
     model.shared.copy_(public[: len(model.shared)])
-    parameters, buffers = model.private
-    parameters.copy_(kept[: len(parameters)])
-    buffers.copy_(kept[len(parameters) : len(parameters) + len(buffers)])
+    if len(kept):
+        parameters, buffers = model.private
+        parameters.copy_(kept[: len(parameters)])
+        buffers.copy_(kept[len(parameters) : len(parameters) + len(buffers)])
 
 
 def correction(model: FlatModel, public: Tensor, kept: Tensor, objective: Objective) -> Correction | None:
@@ -78,4 +79,6 @@ def _layout(model: FlatModel, objective: Objective) -> str:
 
 def _own(model: FlatModel, kept: Tensor, objective: Objective) -> tuple[Tensor, ...]:
     """The objective's part of what a client keeps.  # each (S,)"""
+    if not objective.kept:
+        return ()
     return exchange.split(kept[sum(map(len, model.private)) :], len(model.shared_params), objective.kept)

@@ -15,7 +15,7 @@ STATE = ".state"
 
 def save(store: StateStore, owner: int, part: str, round: int, data: bytes, before: bytes | None) -> None:
     """Store what `dump` gave; `before` is what `restore` gave, or None when there was nothing."""
-    store.put(owner, part, round, data[:HEADER_BYTES])
+    store.defer(owner, part, round, data[:HEADER_BYTES])
     state = data[HEADER_BYTES:]
     if state != (before or b"")[HEADER_BYTES:]:
         store.put(owner, part + STATE, round, state)

@@ -30,7 +30,12 @@ def all_finite(x: Any) -> bool:
 
 def _finite(x: Tensor) -> bool:
     if x.dtype == torch.float32 and x.is_contiguous() and x.device.type == "cpu":
-        return kernels.select.first_bad(x.detach().reshape(-1).numpy()) == 0  # at the speed of memory, without a copy
+        flat = x.detach().reshape(-1)
+        if math.isfinite(
+            torch.dot(flat, flat)
+        ):  # then all are: squares do not cancel; torch.isfinite is 20 times slower
+            return True
+        return kernels.select.first_bad(flat.numpy()) == 0  # or the sum has overflowed
     return bool(torch.isfinite(x).all())
 
 

@@ -54,7 +54,10 @@ class Receiver:
         return copied(value)
 
     def receive_partial(self, frame: bytes | memoryview, common: Key | None = None) -> tuple[Partial, ...]:
-        """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`."""
+        """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`.
+
+        It may lie in the frame's own memory: use it before that is used again.
+        """
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:
             raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
@@ -124,7 +127,7 @@ class Receiver:
                 "a key frame heals it"
             )
         common = common or self.common.fold(header.sequence)
-        src = BitReader(parsed.payload)
+        src = BitReader(parsed.payload, lent=self.codec.stateless)  # else the state keeps what was read
         message = None
         if not header.snapshot:
             message = self.codec.read(self.spec, src, common)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fewbits.errors import LocalError
@@ -14,6 +15,15 @@ CREATE TABLE IF NOT EXISTS states (
     PRIMARY KEY (run, owner, part, round)
 )
 """
+PUT = (
+    "DELETE FROM states WHERE run=:run AND owner=:owner AND part=:part AND round < "
+    "(SELECT MAX(round) FROM states WHERE run=:run AND owner=:owner AND part=:part AND round <= :horizon)",
+    "DELETE FROM states WHERE run=:run AND owner=:owner AND part=:part AND round > :saved AND round < "
+    "(SELECT MAX(round) FROM states WHERE run=:run AND owner=:owner AND part=:part AND round < :round)",
+    "INSERT OR REPLACE INTO states VALUES (:run, :owner, :part, :round, :data)",
+)  # without `saved`, NULL, the second drops nothing
+FETCH = "SELECT owner, round, data FROM states WHERE run=? AND part=? AND owner IN (SELECT value FROM json_each(?))"
+MOST_LATE = 1024  # deferred rows that are held
 StoreError = sqlite3.Error  # a full or failing disk, for those who need not know SQLite
 PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
@@ -40,28 +50,41 @@ class StateStore:
         self.horizon = 0  # the oldest round to go back to: versions superseded at or before it may go
         self.saved: int | None = None  # the newest one, if known: of later versions, only the last two are kept
         self._name = f"states-{writer}.sqlite"
+        self._early: dict[tuple[int, str], bytes | None] = {}  # fetched, until the next commit
+        self._late: list[dict[str, object]] = []  # deferred: what `PUT` takes
+        self._waiting: set[tuple[int, str]] = set()  # owner and part of each
         self._files: dict[str, sqlite3.Connection] = {}
         self._own = self._open(self._name)
         self.refresh()
 
     def put(self, owner: int, part: str, round: int, data: bytes) -> None:
         """Store a version; it replaces one of the same round, and drops those that no way back leads to."""
-        key = (self.run, owner, part)
-        self._own.execute(
-            "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round < "
-            "(SELECT MAX(round) FROM states WHERE run=? AND owner=? AND part=? AND round<=?)",
-            (*key, *key, self.horizon),
-        )
-        if self.saved is not None:
-            self._own.execute(
-                "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round > ? AND round < "
-                "(SELECT MAX(round) FROM states WHERE run=? AND owner=? AND part=? AND round < ?)",
-                (*key, self.saved, *key, round),
-            )
-        self._own.execute("INSERT OR REPLACE INTO states VALUES (?,?,?,?,?)", (*key, round, data))
+        self.defer(owner, part, round, data)
+        self._write()
+
+    def defer(self, owner: int, part: str, round: int, data: bytes) -> None:
+        """`put` for small data, of which many are then written at once, at the latest by `commit`."""
+        if (owner, part) in self._waiting:
+            self._write()
+        self._early.pop((owner, part), None)
+        self._waiting.add((owner, part))
+        row = {"run": self.run, "owner": owner, "part": part, "round": round, "data": data}
+        self._late.append(row | {"horizon": self.horizon, "saved": self.saved})
+        if len(self._late) == MOST_LATE:
+            self._write()
+
+    def _write(self) -> None:
+        """What was deferred, in its order."""
+        if self._late:
+            for statement in PUT:
+                self._own.executemany(statement, self._late)
+            self._late.clear()
+            self._waiting.clear()
 
     def get(self, owner: int, part: str) -> bytes | None:
         """The latest version, whoever wrote it, or None."""
+        if (owner, part) in self._early:
+            return self._early[owner, part]
         best = self._newest(owner, part)
         return best[1] if best else None
 
@@ -71,6 +94,8 @@ class StateStore:
         return best[0] if best else None
 
     def _newest(self, owner: int, part: str) -> tuple[int, bytes] | None:
+        if (owner, part) in self._waiting:
+            self._write()
         best: tuple[int, bytes] | None = None
         for file in self._files.values():
             row = file.execute(
@@ -81,9 +106,21 @@ class StateStore:
                 best = row
         return best
 
+    def fetch(self, owners: Sequence[int], part: str) -> None:
+        """Read what `get` will be asked for at once; what others commit meanwhile is seen after the next `commit`."""
+        self._write()
+        best: dict[int, tuple[int, bytes]] = {}
+        for file in self._files.values():
+            for owner, round, data in file.execute(FETCH, (self.run, part, json.dumps(list(owners)))):
+                if owner not in best or round > best[owner][0]:
+                    best[owner] = (round, data)
+        self._early.update({(owner, part): best[owner][1] if owner in best else None for owner in owners})
+
     def commit(self) -> None:
         """Make what was put durable and visible to the other writers."""
+        self._write()
         self._own.commit()
+        self._early.clear()
 
     def refresh(self) -> None:
         """See files that other writers have made since."""
@@ -93,6 +130,8 @@ class StateStore:
 
     def rollback(self, round: int, owners: Iterable[int], part: str) -> None:
         """Drop the owners' versions of this round, if this writer made them."""
+        self._write()
+        self._early.clear()
         self._own.executemany(
             "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round=?",
             [(self.run, o, part, round) for o in owners],
@@ -100,13 +139,15 @@ class StateStore:
 
     def forget_after(self, round: int) -> None:
         """Drop, in every file, the versions made after `round`: the run goes on from there; no other writer is open."""
+        self._write()
+        self._early.clear()
         for file in self._files.values():
             file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
             file.commit()
 
     def close(self) -> None:
         """Commit and close."""
-        self._own.commit()
+        self.commit()
         for file in self._files.values():
             file.close()
 

@@ -90,7 +90,7 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
             raise LocalError(
                 f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}"
             )
-        values[key] = _parse(name, key, text, known[key])
+        values[key] = parse(name, key, text, known[key])
     return _stacked(name, values)
 
 
@@ -103,7 +103,7 @@ def _stacked(name: str, values: Mapping[str, object]) -> Method:
     return METHODS[outer](over, **{key: value for key, value in values.items() if key not in inside})
 
 
-def _parse(method: str, key: str, text: str, default: object) -> object:
+def parse(method: str, key: str, text: str, default: object) -> object:
     """Text as a value of the default's type."""
     try:
         if key == "threshold" and text.startswith("adaptive:"):

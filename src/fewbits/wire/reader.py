@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 
 from fewbits.errors import WireError
-from fewbits.wire.writer import Section
+from fewbits.wire.writer import Section, Sectioning
 
 
 class BitReader:
     """Walks a payload once, front to back."""
 
-    def __init__(self, data: bytes | bytearray | memoryview | np.ndarray) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview | np.ndarray, lent: bool = False) -> None:
+        """`lent`: values may be views of `data`, if it can be written; they are used before it is used again."""
         self._data = np.frombuffer(data, dtype=np.uint8)
-        self._data.flags.writeable = False  # whoever keeps what was read must copy it: the buffer may be used again
+        if not lent:
+            self._data.flags.writeable = False  # whoever keeps what was read must copy it
         self._at = 0  # in bits
-        self._names: list[str] = []
+        self.names: list[str] = []  # of the open sections
         self.sections: list[Section] = []
 
     @property
@@ -51,7 +50,7 @@ class BitReader:
 
     def align(self) -> None:
         """Skip to the next whole byte; the skipped bits must be zero."""
-        if self.read(-self._at % 8):
+        if self._at % 8 and self.read(-self._at % 8):
             raise WireError(f"padding before bit {self._at} is not zero")
 
     def read_bytes(self, n: int) -> np.ndarray:
@@ -73,17 +72,9 @@ class BitReader:
         self.need(nbits, "a block")
         self._at += nbits
 
-    @contextmanager
-    def section(self, name: str) -> Iterator[None]:
-        """Record where the bits read inside begin and end."""
-        start = self.bits
-        self._names.append(name)
-        path = "/".join(self._names)
-        try:
-            yield
-        finally:
-            self._names.pop()
-            self.sections.append(Section(path, start, self.bits))
+    def section(self, name: str) -> Sectioning:
+        """Record where the bits read inside `with` begin and end."""
+        return Sectioning(self, name)
 
     def finish(self) -> None:
         """Raise WireError unless everything was read and the fill is zero."""

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fewbits.errors import LocalError
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A named stretch of a payload, for ledgers and for `fewbits inspect`."""
 
     name: str  # path of nested names, joined by "/"
     start: int  # in bits from the start of the payload
     stop: int  # in bits, exclusive
+
+
+class Sectioned(Protocol):
+    """What sections are made of: a writer or a reader."""
+
+    names: list[str]  # of the sections that are open
+    sections: list[Section]  # that have been closed
+
+    @property
+    def bits(self) -> int:
+        """Where it is."""
+        ...
+
+
+class Sectioning:
+    """One section of a writer or a reader, for `with`."""
+
+    __slots__ = ("_name", "_of", "_start")
+
+    def __init__(self, of: Sectioned, name: str) -> None:
+        self._of, self._name, self._start = of, name, 0
+
+    def __enter__(self) -> None:
+        self._start = self._of.bits
+        self._of.names.append(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        path = "/".join(self._of.names)
+        self._of.names.pop()
+        self._of.sections.append(Section(path, self._start, self._of.bits))
 
 
 class BitWriter:
@@ -28,7 +55,7 @@ class BitWriter:
         self._bytes = 0  # bytes in _chunks
         self._pending = 0  # bits not yet in a chunk, as an integer
         self._pending_bits = 0
-        self._names: list[str] = []
+        self.names: list[str] = []  # of the open sections
         self.sections: list[Section] = []
 
     @property
@@ -48,7 +75,8 @@ class BitWriter:
 
     def align(self) -> None:
         """Fill up with zero bits to the next whole byte."""
-        self.write(0, -self.bits % 8)
+        if self._pending_bits % 8:
+            self.write(0, -self._pending_bits % 8)
 
     def write_bytes(self, data: bytes | np.ndarray) -> None:
         """Append whole bytes, after aligning. An array is not copied before `chunks` or `finish`: leave it as it is."""
@@ -58,17 +86,9 @@ class BitWriter:
         self._chunks.append(chunk)
         self._bytes += len(chunk)
 
-    @contextmanager
-    def section(self, name: str) -> Iterator[None]:
-        """Record where the bits written inside begin and end; sections nest."""
-        start = self.bits
-        self._names.append(name)
-        path = "/".join(self._names)
-        try:
-            yield
-        finally:
-            self._names.pop()
-            self.sections.append(Section(path, start, self.bits))
+    def section(self, name: str) -> Sectioning:
+        """Record where the bits written inside `with` begin and end; sections nest."""
+        return Sectioning(self, name)
 
     def finish(self) -> bytes:
         """Everything written, zero-filled to a whole byte."""

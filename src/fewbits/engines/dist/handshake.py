@@ -25,13 +25,15 @@ def claim(board: Board, place: Place) -> None:
     raise LocalError(board.say(words))
 
 
-def introduce(board: Board, place: Place, facts: Mapping[str, str], patience: float) -> list[dict[str, str]]:
-    """Everybody's facts, in the order of the ranks, once all of them have come.
+def introduce(
+    board: Board, place: Place, number: int, facts: Mapping[str, str], patience: float
+) -> list[dict[str, str]]:
+    """Everybody's facts, in the order of the ranks, once all of them have come to their `number`-th introduction.
 
     GoneError when one does not come, or says why it cannot.
     """
-    board.post(_facts(place.rank), json.dumps(dict(facts)))
-    names = [_facts(rank) for rank in range(place.size)]
+    names = [f"facts/{number}/{rank}" for rank in range(place.size)]
+    board.post(names[place.rank], json.dumps(dict(facts)))
     until = time.monotonic() + patience
     while not board.has(*names):
         if words := board.words:
@@ -52,10 +54,6 @@ def agree(found: list[dict[str, str]], names: set[str]) -> None:
         if len(groups) > 1:
             told = "; ".join(f"{_nodes(ranks)} {_short(text)}" for text, ranks in groups.items())
             raise DesyncError(f"the nodes were not started for the same run, their {name} differs: {told}")
-
-
-def _facts(rank: int) -> str:
-    return f"facts/{rank}"
 
 
 def _nodes(ranks: list[int]) -> str:

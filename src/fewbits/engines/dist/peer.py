@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from fewbits.engines.dist.exchange import AGAIN, KEY, Exchange
 from fewbits.errors import WireError
-from fewbits.learn.gossip import Node, Train
+from fewbits.learn.gossip import Node
 
 TRIES = 4  # of one frame, before the run is given up
-
-
-class Sent(NamedTuple):
-    """What this node sent in a round, in bytes."""
-
-    frame: int  # of its frame, once; 0 when it slept
-    repairs: int  # of frames sent again and key frames, to all neighbours together
 
 
 class Peer:
@@ -33,13 +25,17 @@ class Peer:
         self._came: dict[int, memoryview] = {}  # frames that wait for one before them
         self._trouble = ""  # the last
 
-    def round(self, train: Train) -> Sent:
-        """One iteration; WireError names a neighbour whose frame could not be used however often it was sent."""
+    def round(self, step: Callable[[], bytes]) -> int:
+        """One iteration; bytes of the frames that had to be sent again.
+
+        `step` is called once the heads are expected, if the node is awake, and gives its frame. WireError names a
+        neighbour whose frame could not be used however often it was sent.
+        """
         node, number, senders = self.node, self.node.round + 1, self.node.expected
         self._exchange.open(number, senders)
         frame = b""
         if node.awake:
-            frame = node.step(train)
+            frame = step()
             self._exchange.send(frame, node.neighbours)
             if self._tap:
                 self._tap(number, node.me, frame)
@@ -51,7 +47,7 @@ class Peer:
         repairs = self._repair(number, frame, needs)
         if node.round < number:
             node.mix()
-        return Sent(len(frame), repairs)
+        return repairs
 
     def _receive(self) -> dict[int, int]:
         """Give the node what comes, in ascending order of the senders; who has to send what once more."""

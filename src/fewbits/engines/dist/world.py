@@ -20,7 +20,6 @@ from fewbits.engines.dist.life import Life, by_hand, left, out
 from fewbits.engines.dist.place import Place
 from fewbits.errors import FewbitsError, LocalError
 
-OWN = "own "
 POLL = 0.02  # seconds
 HEARSAY = 0.5  # seconds
 TIMED_OUT = "Timed out"
@@ -35,39 +34,46 @@ class World:
     """
 
     def __init__(
-        self,
-        place: Place,
-        facts: Mapping[str, str],
-        patience: float = 60.0,
-        limit: float = 1800.0,
-        backend: str = "gloo",
+        self, place: Place | None = None, patience: float = 60.0, limit: float = 1800.0, backend: str = "gloo"
     ) -> None:
-        """`facts`: what all processes must have in common, by name; where it begins with "own ", they may differ.
+        """`place`: what torchrun says when not given. `patience`: seconds to wait for the others to come, and for a
+        sign of life. `limit`: seconds to wait for a living node's frame. `backend`: torch's; frames are bytes on the
+        CPU, so it must have a CPU side ("gloo", "mpi", or "cpu:gloo,cuda:nccl" for those who use NCCL beside it).
 
-        `patience`: seconds to wait for the others to come and for a sign of life. `limit`: seconds to wait for a living
-        node's frame. `backend`: torch's; frames are bytes on the CPU, so it must have a CPU side ("gloo", "mpi", or
-        "cpu:gloo,cuda:nccl" for those who use NCCL beside it).
-
-        Raises LocalError, GoneError or DesyncError with a sentence when the processes do not come together.
+        Raises LocalError or GoneError with a sentence when the processes do not come together.
         """
         _check(backend, patience, limit)
-        self.place, self.patience, self._limit = place, patience, limit
+        self.place = place = place or Place.of()
+        self.patience, self._limit = patience, limit
         self.rank, self.size = place.rank, place.size
         self.board = Board.meet(place, patience)
         claim(self.board, place)
+        self._introductions = 0
         self._life = Life(self.board, place, patience)
         self._guard = Guard(self._life, place, patience)
         self._life.start()
         self._guard.start()
         try:
-            self.facts = introduce(self.board, place, facts, patience)
-            agree(self.facts, {name for name in facts if not name.startswith(OWN)})
+            self._introduce({}, patience)
             self.board.post(READY, "")
             self._connect(backend)
         except FewbitsError as error:
             self._gone(str(error))
             self._end(_farewell())
             raise
+
+    def _introduce(self, facts: Mapping[str, str], patience: float) -> list[dict[str, str]]:
+        self._introductions += 1
+        return introduce(self.board, self.place, self._introductions, facts, patience)
+
+    def agree(self, facts: Mapping[str, str], own: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+        """Everybody's `facts` and `own` by rank, once all have come here.
+
+        DesyncError, the same on every rank, names those whose facts differ and both descriptions; `own` may differ.
+        """
+        found = self._introduce({**facts, **(own or {})}, self._limit)
+        agree(found, set(facts))
+        return found
 
     def _connect(self, backend: str) -> None:
         wait = timedelta(seconds=self._limit)

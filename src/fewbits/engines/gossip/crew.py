@@ -16,8 +16,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from fewbits.engines.gossip.player import Player, Sent
+from fewbits.engines.gossip.player import Player
 from fewbits.engines.gossip.rows import Rows
+from fewbits.engines.gossip.trainer import Sent
 from fewbits.engines.memory.allocator import keep_memory
 from fewbits.engines.memory.pool import WORKER
 from fewbits.engines.memory.task import Task

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fewbits.engines.gossip.coding import coding
 from fewbits.engines.gossip.rows import Rows
+from fewbits.engines.gossip.trainer import Sent, Trainer
 from fewbits.engines.memory.task import Task
-from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, Node
 from fewbits.learn.local import evaluate
 from fewbits.learn.topology import Network
-from fewbits.link.ledger import stages
 from fewbits.rng import Key
-from fewbits.wire.frame import HEADER_BYTES
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What came of one node's step."""
-
-    node: int
-    frame_bytes: int
-    payload_bytes: int
-    stages: dict[str, int]  # payload bits by section
-    loss: float  # mean over the local steps
-    coding: dict[str, float] = field(default_factory=dict)  # bits of the levels: coded, entropy, predicted
-
-    def asdict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
 
 class Player:
@@ -45,10 +25,9 @@ class Player:
     def __init__(
         self, task: Task, method: GossipMethod, network: Network, key: Key, rows: Rows, number: int = 0, count: int = 1
     ) -> None:
-        self.task, self.key, self.rows = task, key, rows
+        self.task, self.rows = task, rows
         self.model = FlatModel(copy.deepcopy(task.model))
-        buffers = dict(self.model.module.named_buffers())
-        self._untravelled = {name: buffers[name].clone() for name in buffers if name not in self.model.buffer_names}
+        self.trainer = Trainer(task, key, self.model)
         start = self.model.vector()
         self.nodes: dict[int, Node] = {}
         for i in range(number, network.n, count):
@@ -71,24 +50,9 @@ class Player:
         return [self._step(node) for node in self.nodes.values() if node.awake]
 
     def _step(self, node: Node) -> Sent:
-        task, losses = self.task, [0.0]
-
-        def train(model: FlatModel) -> float:
-            for name, buffer in self._untravelled.items():  # counters of batches: no node may see another's
-                model.module.get_buffer(name).copy_(buffer)
-            key = self.key.fold("round", node.round + 1, "node", node.me)
-            rows, loss = task.parts[node.me], task.loss or cross_entropy
-            report = task.local.train(model, task.x, task.y, rows, key, loss=loss)
-            losses[0] = report.loss
-            return task.local.lr * report.steps
-
-        try:
-            frame = node.step(train)
-        except LocalError as error:
-            raise LocalError(f"node {node.me}, round {node.round + 1}: {error}") from None
+        frame, sent = self.trainer.step(node)
         self.rows.put(node.me, frame)
-        found = stages(node.sender.sections)
-        return Sent(node.me, len(frame), len(frame) - HEADER_BYTES, found, losses[0], coding(node.sender))
+        return sent
 
     def mix(self, lengths: Mapping[int, int]) -> list[int]:
         """Every node hears its neighbours and mixes; returns how many of its parameters are zero, node by node."""

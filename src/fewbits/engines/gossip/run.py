@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fewbits.engines.gossip.crew import Crew
 from fewbits.engines.gossip.judge import Judge
-from fewbits.engines.gossip.player import Sent
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.rows import Rows, average, distance
+from fewbits.engines.gossip.trainer import Sent
 from fewbits.engines.memory import checkpoint
 from fewbits.engines.memory.disk import sync
 from fewbits.engines.memory.federation import LEDGER, METRICS, cut_log
@@ -181,7 +181,7 @@ class GossipRun:
         sent = crew.step()
         lengths = {one.node: one.frame_bytes for one in sent}
         zeros = crew.mix(lengths)
-        self._count(number, sent, lengths)
+        count(self.ledger, self.network, number, sent)
         mean = self.mean
         judged: dict[str, float] = {}
         accuracies: list[float] | None = None
@@ -190,40 +190,10 @@ class GossipRun:
             accuracies = [a for a, _ in crew.evaluate()] if self.task.test_y is not None else None
         self.round = number
         self._seconds += time.perf_counter() - began
-        report = GossipReport(
-            round=number,
-            accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
-            worst_accuracy=min(accuracies) if accuracies else None,
-            accuracies=accuracies,
-            mean_accuracy=judged.get("mean_accuracy"),
-            loss=judged.get("loss"),
-            penalty=judged.get("penalty"),
-            stationarity=judged.get("stationarity"),
-            train_loss=sum(one.loss for one in sent) / max(1, len(sent)),
-            consensus=distance(self._shared, mean),
-            sparsity=sum(zeros) / (len(self.flat.params) * self.network.n),
-            frame_bytes=self.ledger.frame_bytes["up"],
-            link_bytes=self.ledger.frame_bytes["down"],
-            payload_bytes=self.ledger.payload_bytes["up"],
-            coded_bits=_total(sent, "coded"),
-            entropy_bits=_total(sent, "entropy"),
-            predicted_bits=_total(sent, "predicted"),
-            spectral_gap=self.network.at(number).gap,
-            inactive=len(self.network.at(number).asleep),
-            seconds=self._seconds,
-        )
+        sparsity, apart = sum(zeros) / (len(self.flat.params) * self.network.n), distance(self._shared, mean)
+        report = report_of(number, sent, sparsity, self.network, self.ledger, self._seconds, apart, judged, accuracies)
         self.reports.append(report)
         return report
-
-    def _count(self, number: int, sent: list[Sent], lengths: dict[int, int]) -> None:
-        """A frame once as it was sent, and what each node received, from waking neighbours, asleep itself or not."""
-        payloads = {one.node: one.payload_bytes for one in sent}
-        for one in sent:
-            self.ledger.add(Entry(number, one.node, "up", one.frame_bytes, one.payload_bytes, one.stages))
-        for i in range(self.network.n):
-            heard = [j for j in self.network.neighbours(i) if j in lengths]
-            received = sum(lengths[j] for j in heard), sum(payloads[j] for j in heard)
-            self.ledger.add(Entry(number, i, "down", *received))
 
     def _log(self, report: GossipReport) -> None:
         if self.folder is not None:
@@ -241,6 +211,52 @@ class GossipRun:
         note = checkpoint.Note(self.round, sizes, self._seconds, self._settings())
         checkpoint.write(self.folder / "checkpoints", self.rows.named() | self._ends, note)
         self._saved = self.round
+
+
+def count(ledger: Ledger, network: Network, number: int, sent: list[Sent]) -> None:
+    """A frame once as it was sent, and what each node received, from waking neighbours, asleep itself or not."""
+    lengths = {one.node: (one.frame_bytes, one.payload_bytes) for one in sent}
+    for one in sent:
+        ledger.add(Entry(number, one.node, "up", one.frame_bytes, one.payload_bytes, one.stages))
+    for i in range(network.n):
+        heard = [lengths[j] for j in network.neighbours(i) if j in lengths]
+        ledger.add(Entry(number, i, "down", sum(frame for frame, _ in heard), sum(payload for _, payload in heard)))
+
+
+def report_of(
+    number: int,
+    sent: list[Sent],
+    sparsity: float,
+    network: Network,
+    ledger: Ledger,
+    seconds: float,
+    consensus: float,
+    judged: dict[str, float],
+    accuracies: list[float] | None,
+) -> GossipReport:
+    """One line of metrics; `judged` is what Judge found, {} when it was not asked."""
+    return GossipReport(
+        round=number,
+        accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+        worst_accuracy=min(accuracies) if accuracies else None,
+        accuracies=accuracies,
+        mean_accuracy=judged.get("mean_accuracy"),
+        loss=judged.get("loss"),
+        penalty=judged.get("penalty"),
+        stationarity=judged.get("stationarity"),
+        train_loss=sum(one.loss for one in sent) / max(1, len(sent)),
+        consensus=consensus,
+        sparsity=sparsity,
+        frame_bytes=ledger.frame_bytes["up"],
+        link_bytes=ledger.frame_bytes["down"],
+        payload_bytes=ledger.payload_bytes["up"],
+        coded_bits=_total(sent, "coded"),
+        entropy_bits=_total(sent, "entropy"),
+        predicted_bits=_total(sent, "predicted"),
+        spectral_gap=network.at(number).gap,
+        inactive=len(network.at(number).asleep),
+        seconds=seconds,
+    )
 
 
 def _total(sent: list[Sent], what: str) -> float | None:

@@ -238,6 +238,7 @@ class Federation:
         self._turns.update(clients)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
         common = self.key.fold("round", number, "common")
+        server.expect(clients)
         self._down.clear()
         replies: list[Reply] = []
         failed: list[int] = []

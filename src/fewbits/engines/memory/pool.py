@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import selectors
 import signal
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ import torch
 from fewbits.engines.memory.allocator import keep_memory
 from fewbits.engines.memory.mailbox import Mailbox
 from fewbits.engines.memory.task import Task
-from fewbits.engines.memory.worker import Reply, Worker, chunks, one_thread
+from fewbits.engines.memory.worker import Reply, Worker, burst, chunks, one_thread
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn.method import Method
 from fewbits.link import StateStore
@@ -30,6 +31,7 @@ from fewbits.rng import Key
 
 Message = tuple[dict[str, Any], bytes]
 WORKER = "fewbits-worker-"  # how the names of worker processes begin
+AHEAD = 4  # frames a worker may be ahead of the server, beside the burst in hand
 NO_MORE = 2**62  # the shared counter, past any client's number
 
 
@@ -45,6 +47,7 @@ class Pool:
         self._threads_before = torch.get_num_threads()
         self._pipes: list[Connection] = []
         self._children: list[Any] = []
+        self._heard = selectors.DefaultSelector()  # of all pipes; made once, not for each message
         self._inbox: deque[Message] = deque()
         self._worker: Worker | None = None
 
@@ -69,10 +72,11 @@ class Pool:
         context = multiprocessing.get_context("fork")
         self._next = context.Value("q", 0)
         dense = 4 * sum(x.numel() for x in self._task.model.state_dict().values())
-        self._mailboxes = [Mailbox(context, dense) for _ in range(self._count)]
+        self._mailboxes = [Mailbox(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
         for i in range(self._count):
             ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
             self._pipes.append(ours)
+            self._heard.register(ours, selectors.EVENT_READ)
             arguments = (theirs, tuple(self._pipes), self._next, self._mailboxes[i], *self._arguments, str(i))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
@@ -88,15 +92,16 @@ class Pool:
         if self._children:
             self._draw_no_more()
             for mailbox in self._mailboxes:
-                mailbox.free()  # one may wait for room for its frame
+                mailbox.abandon()
         for pipe in self._pipes:
             with suppress(OSError):  # that child is gone already
-                pipe.send_bytes(_pack({"do": "stop"}))
+                pipe.send_bytes(_pack(({"do": "stop"}, b"")))
         for child in self._children:
             child.join(10)
             if child.is_alive():
                 child.kill()
                 child.join()
+        self._heard.close()
         for pipe in self._pipes:
             pipe.close()
 
@@ -121,12 +126,13 @@ class Pool:
         """
         if self._worker is not None:
             self._worker.follow(bundle)
-            for client in clients:
-                reply, pieces = self._worker.train(number, client)
-                yield reply, b"".join(pieces)
+            self._worker.expect(clients)
+            left = iter(clients)
+            while replies := [(reply, b"".join(pieces)) for reply, pieces in self._worker.play(number, left)]:
+                yield from replies
             return
         self._tell({"do": "round", "round": number, "clients": clients}, bundle)
-        for header, frame in self._collect(len(clients)):
+        for header, frame in self._collect(clients):
             if header["slot"] is None:
                 yield Reply(**header["reply"]), frame
             else:
@@ -149,7 +155,7 @@ class Pool:
             self._worker.follow(bundle)
             return [getattr(self._worker, what)(i) for i in range(count)]
         self._tell({"do": what, "count": count}, bundle)
-        return [header["result"] for header, _ in self._collect(count)]
+        return [header["result"] for header, _ in self._collect(range(count))]
 
     def settle(self, number: int, failed: list[int], horizon: int, saved: int) -> None:
         """End a round in every worker's store; returns when all have."""
@@ -162,7 +168,7 @@ class Pool:
 
     def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
         self._next.value = 0
-        message = _pack(header, data)
+        message = _pack((header, data))
         for pipe in self._pipes:
             try:
                 pipe.send_bytes(message)
@@ -170,24 +176,23 @@ class Pool:
                 while True:  # until what it said before its end is read, and its end
                     self._take()
 
-    def _collect(self, count: int) -> Iterator[Message]:
-        """Messages with an index 0..count-1, in its order; returns when every worker says that it is done."""
+    def _collect(self, expected: Sequence[int]) -> Iterator[Message]:
+        """A message of each client or piece, in this order; returns when every worker says that it is done."""
         early: dict[int, Message] = {}
-        wanted, working = 0, len(self._children)
-        while wanted < count or working:
+        wanted, working = deque(expected), len(self._children)
+        while wanted or working:
             header, data = self._take()
             if "done" in header:
                 working -= 1
             else:
-                early[header["index"]] = (header, data)
-            while wanted in early:
-                yield early.pop(wanted)
-                wanted += 1
+                early[header["of"]] = (header, data)
+            while wanted and wanted[0] in early:
+                yield early.pop(wanted.popleft())
 
     def _take(self) -> Message:
         while not self._inbox:
-            for pipe in cast("list[Connection]", wait(self._pipes)):
-                self._hear(pipe)
+            for ready, _ in self._heard.select():
+                self._hear(cast("Connection", ready.fileobj))
         header, data = self._inbox.popleft()
         if "gone" in header:
             code = header["gone"]
@@ -198,10 +203,9 @@ class Pool:
         return header, data
 
     def _hear(self, pipe: Connection) -> None:
-        """Take in all that a worker has sent."""
+        """Take in what a worker has sent; there is something, or its end."""
         try:
-            while pipe.poll():
-                self._inbox.append(_unpack(pipe.recv_bytes()))
+            self._inbox.extend(_unpack(pipe.recv_bytes()))
         except (EOFError, OSError):
             child = self._children[self._pipes.index(pipe)]
             child.join(10)
@@ -229,12 +233,12 @@ def _serve(
     try:
         worker = Worker(task, method, key, states, device, name)
         while True:
-            order, data = _unpack(pipe.recv_bytes())
+            ((order, data),) = _unpack(pipe.recv_bytes())
             if order["do"] == "stop":
                 worker.close()
                 return
             _obey(worker, order, data, pipe, counter, mailbox)
-            pipe.send_bytes(_pack({"done": order["do"]}))
+            pipe.send_bytes(_pack(({"done": order["do"]}, b"")))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone; what was not committed is undone
     except FewbitsError as error:
@@ -245,7 +249,7 @@ def _serve(
 
 def _complain(pipe: Connection, error: str, local: bool) -> None:
     with suppress(OSError):  # the parent is gone
-        pipe.send_bytes(_pack({"error": error, "local": local}))
+        pipe.send_bytes(_pack(({"error": error, "local": local}, b"")))
 
 
 def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any, mailbox: Mailbox) -> None:
@@ -254,16 +258,21 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
         return
     worker.follow(data)
     if order["do"] == "round":
-        for i in _draw(counter, len(order["clients"])):
-            reply, pieces = worker.train(order["round"], order["clients"][i])
-            slot = mailbox.put(pieces) if pieces else None
-            length = sum(map(len, pieces))
-            header = {"index": i, "reply": reply.asdict(), "slot": slot, "length": length, "worker": worker.number}
-            pipe.send_bytes(_pack(header, b"" if slot is not None else b"".join(pieces)))
+        worker.expect(order["clients"])
+        left = (order["clients"][i] for i in _draw(counter, len(order["clients"])))
+        while messages := [_post(*done, mailbox, worker.number) for done in worker.play(order["round"], left)]:
+            pipe.send_bytes(_pack(*messages))
     else:
         judge = worker.evaluate_own if order["do"] == "evaluate_own" else worker.evaluate
         for i in _draw(counter, order["count"]):
-            pipe.send_bytes(_pack({"index": i, "result": judge(i)}))
+            pipe.send_bytes(_pack(({"of": i, "result": judge(i)}, b"")))
+
+
+def _post(reply: Reply, pieces: Sequence[bytes | memoryview], mailbox: Mailbox, number: int) -> Message:
+    """Put a frame where the server will look; in the message itself if it does not fit there."""
+    slot = mailbox.put(pieces) if pieces else None
+    header = {"of": reply.client, "reply": vars(reply), "slot": slot, "worker": number}
+    return header | {"length": sum(map(len, pieces))}, b"" if slot is not None else b"".join(pieces)
 
 
 def _draw(counter: Any, limit: int) -> Iterator[int]:
@@ -276,11 +285,17 @@ def _draw(counter: Any, limit: int) -> Iterator[int]:
         yield i
 
 
-def _pack(header: dict[str, Any], data: bytes = b"") -> bytes:
-    text = json.dumps(header).encode()
-    return b"".join((len(text).to_bytes(4, "big"), text, data))
+def _pack(*messages: Message) -> bytes:
+    """Messages that travel together: the length of their headers, these as JSON, then all data end to end."""
+    text = json.dumps([(header, len(data)) for header, data in messages]).encode()
+    return b"".join((len(text).to_bytes(4, "big"), text, *(data for _, data in messages)))
 
 
-def _unpack(message: bytes) -> Message:
-    size = int.from_bytes(message[:4], "big")
-    return json.loads(message[4 : 4 + size]), message[4 + size :]
+def _unpack(packed: bytes) -> list[Message]:
+    """Undo `_pack`."""
+    at = 4 + int.from_bytes(packed[:4], "big")
+    messages = []
+    for header, length in json.loads(packed[4:at]):
+        messages.append((header, packed[at : at + length]))
+        at += length
+    return messages

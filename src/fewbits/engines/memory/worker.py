@@ -8,9 +8,11 @@ StateStore, used, and stored as if the frame had arrived; `settle` takes it back
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from fewbits.errors import LocalError
 from fewbits.learn import exchange, turn
 from fewbits.learn.diagnosis import effective_step
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.local import evaluate
+from fewbits.learn.local import LocalReport, evaluate
 from fewbits.learn.method import Method
 from fewbits.learn.server import sampled
 from fewbits.learn.space import SENT
@@ -33,6 +35,8 @@ from fewbits.rng import Key
 
 PART = "client.up"
 CHUNK = 500  # test examples per piece of an evaluation
+BURST = 4  # clients that train before the first of them is encoded
+BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,21 @@ class Reply:
     figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
     trouble: str = ""  # why there is no frame
 
-    def asdict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
+
+class Update(NamedTuple):
+    """Where start - end of one client goes."""
+
+    vector: Tensor  # (numel,) all that travels
+    tree: dict[str, Tensor]  # its parts by name
+
+
+class Trained(NamedTuple):
+    """A client that has trained and is not encoded yet."""
+
+    client: int
+    update: Update
+    keep: Tensor  # what never travels
+    report: LocalReport
 
 
 class Worker:
@@ -73,9 +89,9 @@ class Worker:
             spec = self.space.spec(self.model, self.objective)
         if method.masking is not None:
             spec = method.masking.spec(spec)
-        # Written anew for each client, once the last one's end is stored: the sender is lent, and keeps nothing.
-        self._update = torch.empty_like(self._public)
-        self._tree = exchange.cut(self._update, self.model, self.objective.extra)
+        # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
+        vectors = [torch.empty_like(self._public) for _ in range(burst(4 * len(self._public)))]
+        self._updates = [Update(x, exchange.cut(x, self.model, self.objective.extra)) for x in vectors]
         self._sender = Sender(exchange.with_buffers(as_lift(method.up, "Worker"), spec), spec, key)
         self._fresh = self._sender.dump()
         self._store = StateStore(states, writer=name, durable=False)
@@ -91,8 +107,22 @@ class Worker:
         """Of the public model held."""
         return self._follower.version
 
-    def train(self, round: int, client: int) -> tuple[Reply, list[bytes | memoryview]]:
-        """Play one client: load its end, train from the public model, encode what changed: the pieces of its frame."""
+    def expect(self, clients: Sequence[int]) -> None:
+        """A round of these clients begins; some of them will be played here."""
+        self._store.fetch(clients, PART)
+
+    def play(self, round: int, clients: Iterator[int]) -> Iterator[tuple[Reply, list[bytes | memoryview]]]:
+        """Play the next few clients, a burst of them: what came of each, and the pieces of its frame.
+
+        All train before the first is encoded. Training leaves nothing of other work in the caches, and from there what
+        has to be done around it, short as it is, takes ten times as long; in a row, only the first client pays that.
+        """
+        trained = [self.train(round, client, update) for update, client in zip(self._updates, clients, strict=False)]
+        for one in trained:
+            yield self.encode(round, one)
+
+    def train(self, round: int, client: int, update: Update) -> Trained:
+        """Train one client from the public model; `update` takes start - end."""
         task, part = self.task, self.task.parts[client]
         own = self._become(client)
         key = self.key.fold("round", round, "client", client)
@@ -100,31 +130,39 @@ class Worker:
         report = task.local.train(
             self.model, task.x, task.y, part, key, loss=task.loss or cross_entropy, correct=correct
         )
-        keep = turn.finish(self.model, self._public, own, self.objective, report.steps, task.local.lr, out=self._update)
-        sender = self._sender
+        size = task.local.lr
+        keep = turn.finish(self.model, self._public, own, self.objective, report.steps, size, out=update.vector)
+        return Trained(client, update, keep, report)
+
+    def encode(self, round: int, trained: Trained) -> tuple[Reply, list[bytes | memoryview]]:
+        """Load the client's end, encode what changed, store the end as it is when the frame arrives."""
+        client, report, sender = trained.client, trained.report, self._sender
         before = ends.restore(self._store, client, PART)
         sender.load(before or self._fresh)
         sender.key = self.key.fold("client", client, "up")
         try:
-            check_finite({"what it keeps": keep}, "a client's turn")
-            sent, held = self._sent(round, client)
+            if len(trained.keep):
+                check_finite({"what it keeps": trained.keep}, "a client's turn")
+            sent, held = self._sent(round, trained)
             frame = sender.pieces(sent, ack=self.version, common=self.key.fold("round", round, "common"))
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
         figures = {"loss": report.loss} | sender.observe() | held
         if "floor" in figures:  # |g/tau|^2 sin^2, with g = update / lr accumulated over tau steps
-            figures["floor"] /= (task.local.lr * max(1, report.steps)) ** 2
+            figures["floor"] /= (self.task.local.lr * max(1, report.steps)) ** 2
         sender.commit()
         ends.save(self._store, client, PART, round, sender.dump(), before)
-        turn.remember(self._store, client, round, self.model, self.objective, keep)
-        return Reply(client, self.method.weight(len(part)), figures), frame
+        turn.remember(self._store, client, round, self.model, self.objective, trained.keep)
+        return Reply(client, self.method.weight(report.examples), figures), frame
 
-    def _sent(self, round: int, client: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _sent(self, round: int, trained: Trained) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
+        client, (vector, tree) = trained.client, trained.update
         if self.space is None or not isinstance(self._follower, EpochFollower):
-            self._update.copy_(self._protected(self._update, round, client))
-            return self._hidden(self._tree, round, client), {}
-        update = self._update.cpu()
+            if self.method.protection is not None:
+                vector.copy_(self._protected(vector, round, client))
+            return self._hidden(tree, round, client), {}
+        update = vector.cpu()
         matrix = self.space.matrix(len(update), self._follower.epoch, self.space.which(round, client))
         s = matrix.project(update)
         return self._hidden({SENT: self._protected(s, round, client)}, round, client), {
@@ -187,6 +225,11 @@ class Worker:
 def chunks(task: Task) -> int:
     """Pieces of the test set."""
     return 0 if task.test_y is None else -(-len(task.test_y) // CHUNK)
+
+
+def burst(update_bytes: int) -> int:
+    """How many clients train before the first of them is encoded."""
+    return max(1, min(BURST, BURST_BYTES // max(1, update_bytes)))
 
 
 def one_thread() -> None:

@@ -37,9 +37,9 @@ class Node:
 
     Trouble: `receive` raises WireError for bytes that are none of this link's (nothing changed: ask for them again) and
     DesyncError for a frame that is not the next one. A frame that came twice is dropped by that. After one that was
-    lost, `wanted` names the neighbours whose `key_frame()` is needed (for two-vector memory, all of them); it must be
-    made after their `step` of this round, and goes to `receive` instead of their frame. `mix` raises DesyncError,
-    naming who is missing, and changes nothing, until all are there.
+    lost (`ask` says so when nothing came at all), `wanted` names the neighbours whose `key_frame()` is needed (for
+    two-vector memory, all of them); it must be made after their `step` of this round, and goes to `receive` instead of
+    their frame. `mix` raises DesyncError, naming who is missing, and changes nothing, until all are there.
 
     All nodes must be given the same model (bit for bit: an engine should compare a digest), method, network and key.
     Several nodes may share one model, one after the other, when each has `vectors` of its own.
@@ -162,6 +162,12 @@ class Node:
     def _add(self, j: int, vector: Tensor) -> None:
         if weight := self._row.get(j, 0.0):
             self.vectors.mixture.add_(vector, alpha=weight)
+
+    def ask(self, j: int) -> None:
+        """Give up on neighbour j's frame of this round: `wanted` says whose key frames are needed instead."""
+        if j not in self.receivers:
+            raise LocalError(f"node {self.me} has no link with node {j}; its neighbours are {list(self.neighbours)}")
+        self._lost(j)
 
     def _lost(self, j: int) -> None:
         """What j sent is not all here: its public vector must come whole; in two-vector form, everybody's."""

@@ -1,0 +1,133 @@
+"""Gossip over torch.distributed: wall time per round against the same work without communication.
+
+torchrun --standalone --nproc-per-node 4 benchmarks/gossip.py --data-dir DIR [--rounds 20]
+
+Every process plays a node of a ring and keeps the frames that it receives. Then it plays the same rounds from the start
+again, taking those frames from memory instead of from its neighbours: the same training, encoding and decoding, to the
+same bytes, without a network and without waiting. Both take turns; the ratio is the median of the pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import statistics
+import time
+from collections.abc import Collection, Iterator
+
+import torch
+import torch.distributed as dist
+
+import fewbits as fb
+from fewbits import data, models
+from fewbits.engines.dist import Exchange, World
+from fewbits.engines.dist.exchange import Arrived
+from fewbits.engines.dist.peer import Peer
+from fewbits.engines.gossip.trainer import Trainer
+
+LIMIT = 2**24
+METHODS = {
+    "dsgd, float32": fb.DSGD(),
+    "malcom, 4 bit, golomb": fb.Malcom(gamma=0.5),
+    "choco, 4 bit, rans": fb.Choco(gamma=0.5),
+}
+
+
+class Keeping(Exchange):
+    """Keeps what it receives."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, LIMIT)
+        self.kept: list[list[Arrived]] = []
+
+    def receive(self) -> Iterator[Arrived]:
+        self.kept.append([])
+        for found in super().receive():
+            self.kept[-1].append(found)
+            yield found
+
+
+class Replay(Exchange):
+    """Gives what was kept, and sends nothing."""
+
+    def __init__(self, world: World, kept: list[list[Arrived]]) -> None:
+        super().__init__(world, LIMIT)
+        self._left = iter(kept)
+
+    def open(self, round: int, senders: Collection[int]) -> None:
+        pass
+
+    def send(self, frame: bytes, receivers: Collection[int]) -> None:
+        pass
+
+    def receive(self) -> Iterator[Arrived]:
+        return iter(next(self._left))
+
+    def answer(self, senders: Collection[int], needs: object) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with World() as world:
+        found = data.load("mnist", options.data_dir, limit=2000)
+        if world.rank == 0:
+            print(f"{world.size} nodes on a ring, batches of 32, one step a round, {options.rounds} rounds a turn\n")
+            print("| method | numbers | frame bytes | s per round | without communication | ratio, median (all) |")
+            print("|---|---|---|---|---|---|", flush=True)
+        for name, method in METHODS.items():
+            compare(world, name, method, found, options)
+
+
+def compare(world: World, name: str, method: fb.GossipMethod, found: data.Data, options: argparse.Namespace) -> None:
+    ratios, walls = [], []
+    for pair in range(options.pairs + 1):  # the first is not counted
+        talking = Keeping(world)
+        wall, model, frame_bytes = turn(world, method, found, talking, options.rounds)
+        alone, again, _ = turn(world, method, found, Replay(world, talking.kept), options.rounds)
+        assert model == again, "the replay is not the same work"
+        if pair:
+            ratios.append(wall / alone)
+            walls.append((wall, alone))
+    if world.rank == 0:
+        wall, alone = (statistics.median(x) / options.rounds for x in zip(*walls, strict=True))
+        shown = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+        print(
+            f"| {name} | 431,080 | {frame_bytes:,} | {wall:.4f} | {alone:.4f} "
+            f"| **{statistics.median(ratios):.2f}** ({shown}) |",
+            flush=True,
+        )
+
+
+def turn(
+    world: World, method: fb.GossipMethod, found: data.Data, exchange: Exchange, rounds: int
+) -> tuple[float, str, int]:
+    """(seconds until the slowest node is through, digest of this node's model, bytes of its last frame)."""
+    key, n = fb.Key(0), world.size
+    parts = data.partition(found.train_y, "classes:2", n, key.fold("partition"))
+    local = fb.LocalSGD(lr=0.05, batch_size=32, steps=1)
+    task = fb.Task(models.build("cnn", found, key.fold("model")), found.train_x, found.train_y, parts, local=local)
+    node = fb.Node(task.model, method, fb.topology.ring(n), world.rank, key)
+    trainer, peer, last = Trainer(task, key, node.flat), Peer(node, exchange), b""
+
+    def step() -> bytes:
+        nonlocal last
+        last, _ = trainer.step(node)
+        return last
+
+    dist.barrier()
+    began = time.perf_counter()
+    for _ in range(rounds):
+        peer.round(step)
+    dist.barrier()
+    took = time.perf_counter() - began
+    return took, hashlib.blake2b(node.vectors.x.numpy().tobytes()).hexdigest(), len(last)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""GossipConfig: all that a run without a server depends on, as it stands in its folder's config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fewbits.cli.comparison import Comparison
+from fewbits.cli.config import RunConfig
+from fewbits.errors import LocalError
+from fewbits.learn import topology as graphs
+from fewbits.learn.gossip import GossipMethod
+from fewbits.learn.topology import Network, Sleepy, Topology
+from fewbits.methods import gossip
+from fewbits.rng import Key
+
+UNUSED = ("per_round", "holdout", "keep_frames")  # a server's
+
+
+@dataclass(frozen=True)
+class GossipConfig(RunConfig):
+    """A RunConfig whose clients are the nodes of a graph."""
+
+    clients: int = 16  # nodes
+    method: str = "malcom"
+    rounds: int = 200
+    batch_size: int = 32
+    steps: int | None = 1  # per round
+    evaluate_every: int = 10
+    topology: str = "torus"  # a name, random_regular:DEGREE, erdos_renyi:SHARE or file:PATH
+    weights: str = "metropolis"  # or uniform
+    inactive: float = 0.0  # share of nodes that sleep in a round
+    on_disk: bool = False  # map the nodes' vectors from a file
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [name for name in UNUSED if getattr(self, name)]
+        if given or self.device != "cpu":
+            raise LocalError(f"a run without a server has no {', '.join(given or ['device'])}")
+        self.network()
+
+    def _check_method(self) -> None:
+        self.gossip_method()
+
+    @staticmethod
+    def options(method: str) -> dict[str, object]:
+        """A method's options with their defaults."""
+        return gossip.options(method)
+
+    @property
+    def held_share(self) -> float:
+        """Nothing is held out: every node's model is judged on the test set."""
+        return 0.0
+
+    def gossip_method(self) -> GossipMethod:
+        """The method with its options."""
+        return gossip.build(self.method, self.settings)
+
+    def graph(self) -> Topology:
+        """The graph when everybody is awake."""
+        return graphs.by_name(self.topology, self.clients, Key(self.seed).fold("graph"), self.weights)
+
+    def network(self) -> Network:
+        """The graph of every round."""
+        return Sleepy(self.graph(), self.inactive, Key(self.seed).fold("inactive")) if self.inactive else self.graph()
+
+
+@dataclass(frozen=True)
+class GossipComparison(Comparison):
+    """Several methods and seeds on one network."""
+
+    kind: ClassVar[type[RunConfig]] = GossipConfig

@@ -1,0 +1,61 @@
+"""One node's process of `torchrun ... -m fewbits gossip`: the same runs, folder and report as in one process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fewbits.cli.assemble import load_data
+from fewbits.cli.folder import check_free, claim, is_ours
+from fewbits.cli.gossip.config import GossipComparison, GossipConfig
+from fewbits.cli.gossip.play import SUMMARY, build_task, conclude, finished, keep, show
+from fewbits.cli.live import Lane, Live
+from fewbits.data import Data
+from fewbits.engines.dist import DistRun, World
+from fewbits.report.gossip import GossipRecord
+from fewbits.rng import Key
+
+
+def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, world: World) -> None:
+    """All runs, one after the other; rank 0 alone writes to the folder, but for the nodes' checkpoints.
+
+    Processes that torchrun has started again go on with what the folder holds.
+    """
+    found = load_data(comparison.base)
+    build_task(next(iter(comparison.runs().values())), found)  # before anything is removed
+    if world.rank == 0:
+        if new and not (world.place.attempt and is_ours(folder)):
+            check_free(folder, force)
+            claim(folder, force)
+        comparison.write(folder)
+    shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own
+    world.agree({"command": repr(shown)})  # and rank 0 has the folder ready
+    console = Console(quiet=world.rank != 0)
+    with Live(console) as live:
+        records = []
+        for name, config in comparison.runs().items():
+            assert isinstance(config, GossipConfig)
+            lane = live.lane(name if len(comparison.seeds) > 1 else config.method, config.rounds)
+            records.append(_play(config, folder / name, found, lane, world))
+    if world.rank == 0:
+        conclude(comparison, folder, [record for record in records if record is not None], console)
+
+
+def _play(config: GossipConfig, folder: Path, found: Data, lane: Lane, world: World) -> GossipRecord | None:
+    """One run, unless it is finished already; its record, at rank 0."""
+    record = finished(config, folder) if world.rank == 0 else None
+    first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
+    if first["finished"]:
+        if record is not None:
+            show(lane, record.last)
+        return record
+    if world.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+        config.write(folder)
+    task, method = build_task(config, found), config.gossip_method()
+    run = DistRun(task, method, config.network(), config.schedule(), Key(config.seed), folder, world)
+    result = run.run(watch=lambda report: show(lane, report))
+    return keep(result, config, folder) if world.rank == 0 else None

@@ -1,0 +1,131 @@
+"""Play runs without a server: from configurations and a folder to a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from safetensors.torch import save
+
+from fewbits import data, models
+from fewbits.cli.assemble import load_data
+from fewbits.cli.config import NAME, RunConfig
+from fewbits.cli.gossip.config import GossipComparison, GossipConfig
+from fewbits.cli.interrupt import Interrupt
+from fewbits.cli.live import Lane, Live
+from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, aborted, save_model, stopped
+from fewbits.data import Data
+from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
+from fewbits.engines.memory import Task
+from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.report.gossip import GossipRecord, against_dsgd, rows, terminal, write
+from fewbits.rng import Key
+
+NODES = "nodes.safetensors"
+
+
+def build_task(config: RunConfig, found: Data) -> Task:
+    """Partition and initial model: the same for every method; they depend on the seed alone."""
+    key = Key(config.seed)
+    parts = data.partition(found.train_y, config.split, config.clients, key.fold("partition"), found.groups)
+    model = models.build(config.model, found, key.fold("model"))
+    return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local())
+
+
+def build_run(config: GossipConfig, folder: Path, found: Data) -> GossipRun:
+    """The run in `folder`, new or continued."""
+    task, method = build_task(config, found), config.gossip_method()
+    return GossipRun(task, method, config.network(), config.schedule(), Key(config.seed), folder, config.on_disk)
+
+
+def play(
+    config: GossipConfig, folder: Path, found: Data, lane: Lane, interrupt: Interrupt, console: Console
+) -> GossipRecord | None:
+    """One run; None when it was interrupted before its last round."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+    config.write(folder)
+    run = build_run(config, folder, found)
+    if run.reports:
+        show(lane, run.reports[-1])
+    result = run.run(watch=lambda report: show(lane, report), stop=lambda: interrupt.asked)
+    for note in result.notes[:NOTES_SHOWN]:
+        console.print(f"note: {note}", markup=False, style="yellow")
+    return keep(result, config, folder)
+
+
+def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipRecord | None:
+    """Save what a run that came to its last round leaves; None when it did not."""
+    if not result.reports or result.reports[-1].round < config.rounds:
+        return None
+    save_model(result.model, folder / MODEL)
+    write_atomically(folder / NODES, save({"models": result.models.clone()}))
+    record = GossipRecord.read(folder, config.method, config.seed)
+    write_atomically(folder / SUMMARY, (json.dumps(record.summary(), indent=2) + "\n").encode())
+    return record
+
+
+def show(lane: Lane, report: GossipReport) -> None:
+    """Bring a run's bar to a report."""
+    note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
+    lane.bring(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
+
+
+def compare(comparison: GossipComparison, folder: Path, console: Console) -> None:
+    """All runs, those that are finished already left out, with one report."""
+    comparison.write(folder)
+    again = f"fewbits gossip --resume {folder}"
+    try:
+        with Interrupt() as interrupt, Live(console) as live:
+            records = _play_all(comparison, folder, live, interrupt, console)
+    except KeyboardInterrupt:
+        raise aborted(console, again) from None
+    if records is None:
+        raise stopped(console, again)
+    conclude(comparison, folder, records, console)
+
+
+def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRecord], console: Console) -> None:
+    """The report of all runs, and the table on the console."""
+    records, target, base = against_dsgd(records), comparison.target_accuracy, comparison.base
+    assert isinstance(base, GossipConfig)
+    left_out = ("method", "seed", "settings", "per_round", "holdout", "keep_frames", "device")
+    config = {name: value for name, value in base.asdict().items() if name not in left_out}
+    config |= {"methods": comparison.methods, "seeds": comparison.seeds, "settings": comparison.settings}
+    title = f"{', '.join(comparison.methods)} on {base.data}, without a server"
+    graph = replace(base, seed=comparison.seeds[0]).graph()
+    notes = write(folder, title, records, config, graph, target)
+    console.print()
+    console.print(terminal(rows(records, target)))
+    for note in notes:
+        console.print(f"note: {note}", markup=False, style="yellow")
+    console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False)
+
+
+def _play_all(
+    comparison: GossipComparison, folder: Path, live: Live, interrupt: Interrupt, console: Console
+) -> list[GossipRecord] | None:
+    found, records = load_data(comparison.base), []
+    for name, config in comparison.runs().items():
+        assert isinstance(config, GossipConfig)
+        lane = live.lane(name if len(comparison.seeds) > 1 else config.method, config.rounds)
+        record = finished(config, folder / name)
+        if record is not None:
+            show(lane, record.last)
+        elif not interrupt.asked:
+            record = play(config, folder / name, found, lane, interrupt, console)
+        if record is None:
+            return None
+        records.append(record)
+    return records
+
+
+def finished(config: GossipConfig, folder: Path) -> GossipRecord | None:
+    """The record of the run in `folder` when it is this one, finished."""
+    if not ((folder / SUMMARY).is_file() and (folder / NAME).is_file()):
+        return None
+    earlier = GossipConfig.read(folder)
+    same = replace(earlier, processes=config.processes, checkpoint_every=config.checkpoint_every) == config
+    return GossipRecord.read(folder, config.method, config.seed) if same else None

@@ -1,0 +1,97 @@
+"""`torchrun ... -m fewbits gossip`: real processes, the same bytes, and a run that goes on after a node has died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from test_cli import call
+
+ARGUMENTS = ["gossip", "--data", "digits", "--nodes", "4", "--topology", "ring", "--split", "classes:4"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+WITHIN = 150  # seconds
+SAME = ("ledger.jsonl", "nodes.safetensors", "model.safetensors")
+
+
+@contextlib.contextmanager
+def torchrun(processes, *arguments, options=()):
+    """A running torchrun; it and all that it started are gone afterwards."""
+    command = [*TORCHRUN, str(processes), *options, "-m", "fewbits", *map(str, arguments)]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    source = str(Path(__file__).parents[1] / "src")
+    environment["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        yield run
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+
+
+def ended(run):
+    """(exit code, all that was said)."""
+    said, _ = run.communicate(timeout=WITHIN)
+    return run.returncode, said
+
+
+def children(pid):
+    """Ids of the processes that this one started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+@pytest.mark.slow
+def test_four_processes_leave_what_one_leaves(tmp_path):
+    more = ["--methods", "malcom,dsgd", "--rounds", 12, "--evaluate-every", 5, "--inactive", 0.3]
+    with torchrun(4, *ARGUMENTS, *more, "--out", tmp_path / "four") as run:
+        code, said = ended(run)
+    assert code == 0, said
+    call(*ARGUMENTS, *more, "--processes", 1, "--out", tmp_path / "one")
+    for method in ("malcom", "dsgd"):
+        for name in SAME:
+            one, four = (tmp_path / folder / f"{method}-seed0" / name for folder in ("one", "four"))
+            assert one.read_bytes() == four.read_bytes(), (method, name)
+    assert (tmp_path / "four" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_run_that_lost_a_node_and_it_ends_the_same(tmp_path):
+    more = ["--rounds", 40, "--evaluate-every", 20, "--checkpoint-every", 5, "--out"]
+    with torchrun(4, *ARGUMENTS, *more, tmp_path / "four", options=["--max-restarts", "1"]) as run:
+        saved = tmp_path / "four" / "malcom-seed0" / "checkpoints" / "node-0002" / "round-00000005.json"
+        until = time.monotonic() + WITHIN
+        while not saved.exists() and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        os.kill(children(run.pid)[-1], signal.SIGKILL)
+        code, said = ended(run)
+    assert code == 0, said
+    assert "is gone" in said or "died without a word" in said
+    call(*ARGUMENTS, *more, tmp_path / "one")
+    for name in SAME:
+        one, four = (tmp_path / folder / "malcom-seed0" / name for folder in ("one", "four"))
+        assert one.read_bytes() == four.read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_free_is_a_sentence_of_every_process(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years")
+    with torchrun(2, *ARGUMENTS, "--rounds", 2, "--out", tmp_path) as run:
+        code, said = ended(run)
+    assert code == 1
+    assert said.count("what it holds is no fewbits run") == 2, said
+    assert "fewbits/cli" not in said  # no traceback of ours
