@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fewbits.engines.flower import Quarantine
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.envelope import Envelope
-from fewbits.engines.flower.layout import Layout
+from fewbits.engines.flower.layout import Layout, numbers
 from fewbits.errors import FewbitsError, LocalError, WireError
 from fewbits.link.bundle import pack
 from fewbits.rng import Key
@@ -63,6 +63,16 @@ def test_a_layout_comes_back_and_makes_the_same_module():
     names = [(n, tuple(p.shape)) for n, p in LAYOUT.module().state_dict().items()]
     assert sorted(names) == [("free", (0,)), ("net.0.running_mean", (4,)), ("net.0.weight", (3, 4))]
     assert [n for n, _ in LAYOUT.module().named_buffers()] == ["net.0.running_mean"]
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f8", "<f2", "|i1", "<u8"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_are_read_as_numpy_reads_them(kind, shape, order):
+    x = np.asarray(np.arange(np.prod(shape)).reshape(shape).astype(kind), order=order)
+    found = numbers(Array(x).data)
+    assert found.dtype == x.dtype and found.shape == x.shape
+    np.testing.assert_array_equal(found, x)
 
 
 @pytest.mark.parametrize("names", [("a", "a.b"), ("",), ("a..b",), ("forward.x", "forward")])

@@ -505,3 +505,34 @@ def test_a_run_cannot_be_named_like_a_path(tmp_path, run):
     said = wire.opened(wire.value(client_app(ask, context).content))
     assert said.kind == "trouble" and "a run's name has letters" in said.text("text")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("examples", [float("nan"), -200, "x", [1]])
+def test_an_evaluation_that_lies_about_its_weight_is_left_out(tmp_path, examples):
+    """Two that cancel out would divide by zero in a stock strategy."""
+
+    def change(ask, reply):
+        data = wire.value(reply.content)
+        if wire.opened(data).kind != "evaluate" or ask.metadata.dst_node_id != 900:
+            return [reply]
+        return [reworded(reply, fields={"records": [["metrics", "m", {"num-examples": examples, "accuracy": 1.0}]]})]
+
+    server_grid, strategy = grid(speaking(), tmp_path, 2), Compressed(FedAvg(), METHOD, KEY)
+    server_grid.change = change
+    result = play(strategy, server_grid, 1)
+    assert [note.partition(":")[0] for note in strategy.post.notes] == ["round 1"]
+    assert "client 0 is left out" in strategy.post.notes[0]
+    assert result.evaluate_metrics_clientapp[1]["accuracy"] < 1
+
+
+def test_what_a_client_has_to_say_is_cut_short(tmp_path):
+    client_app = ClientApp(mods=[mod(METHOD, KEY)])
+
+    @client_app.train()
+    def train(message, context):
+        raise ValueError("so " * 10_000)
+
+    strategy = federated()
+    play(strategy, grid(client_app, tmp_path), 1)
+    assert len(strategy.post.notes) == CLIENTS + 1
+    assert all(len(note) < 1000 for note in strategy.post.notes)

@@ -195,9 +195,12 @@ class Loopback:
         """End what was started, asked first, then made to."""
         for process in reversed(self._processes):
             end(process)
-        for number in started_with(self.environment["FLWR_HOME"]):  # apps that Flower started in sessions of their own
-            with suppress(ProcessLookupError):
-                os.kill(number, 9)
+        until = time.monotonic() + 10
+        while (left := started_with(self.environment["FLWR_HOME"])) and time.monotonic() < until:
+            for number in left:  # apps that Flower started in sessions of their own
+                with suppress(ProcessLookupError):
+                    os.kill(number, 9)
+            time.sleep(0.1)
         for proxy in self.proxies:
             proxy.close()
 

@@ -23,6 +23,7 @@ from fewbits.link.bundle import unpack
 from fewbits.wire.frame import HEADER_BYTES
 
 log = logging.getLogger("flwr")
+LONGEST = 600  # characters of a sentence
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Turn:
     client: int | None  # None: a plain client
     frame: bytes = b""
     arrays: str = ""  # the key of the ArrayRecord
+    weight: float = 0.0
     signature: str = ""  # which records and metrics there are
 
     @property
@@ -45,16 +47,25 @@ class Post:
     """Between one server and its nodes."""
 
     def __init__(
-        self, server: Server, layout: Layout, run: str, identity: dict[str, str], ledger: Ledger, quarantine: Quarantine
+        self,
+        server: Server,
+        layout: Layout,
+        run: str,
+        identity: dict[str, str],
+        ledger: Ledger,
+        quarantine: Quarantine,
+        weighted_by: str | None,
     ) -> None:
-        """`identity`: what a client must have in common with us."""
+        """`identity`: what a client must have in common with us; `weighted_by`: the metric that replies weigh."""
         self.server, self.layout, self.run, self.ledger, self.quarantine = server, layout, run, ledger, quarantine
+        self.weighted_by = weighted_by
         self.notes: list[str] = []  # sentences about what went wrong and was survived
         self.roll = Roll(self.say)
         self._hello = Envelope("hello", 0, {"run": run, **identity})
 
     def say(self, sentence: str) -> None:
-        """For the log and for `notes`."""
+        """For the log and for `notes`; what a client wrote is cut short."""
+        sentence = sentence if len(sentence) <= LONGEST else sentence[:LONGEST] + " ..."
         self.notes.append(sentence)
         log.warning("fewbits: %s", sentence)
 
@@ -106,6 +117,7 @@ class Post:
                     if node in seen:
                         raise WireError("a second reply")
                     seen.add(node)
+                    turn.weight = self._weight(reply.content)
                     turn.signature, turn.arrays = _signature(reply.content), turn.arrays or _array_key(reply.content)
                     turns.append(turn)
             except WireError as error:
@@ -135,6 +147,15 @@ class Post:
         turn.reply.content = RecordDict(dict(records))
         return True
 
+    def _weight(self, content: RecordDict) -> float:
+        """What a reply weighs; WireError when that is no finite number, 0 or more."""
+        if self.weighted_by is None:
+            return 0.0
+        found = next(iter(content.metric_records.values()), {}).get(self.weighted_by)
+        if isinstance(found, list) or found is None or not math.isfinite(found) or found < 0:
+            raise WireError(f"{self.weighted_by} must be a finite number, 0 or more; got {found!r}")
+        return float(found)
+
     def _alike(self, round: int, turns: list[Turn]) -> list[Turn]:
         """Those whose records are what most have: a stock strategy ends the run when one reply has other metrics."""
         if not turns:
@@ -153,15 +174,6 @@ class Post:
         """For a sentence."""
         node = turn.reply.metadata.src_node_id
         return f"plain node {node}" if turn.client is None else f"client {turn.client}"
-
-
-def weight(turn: Turn, key: str) -> float:
-    """What a reply weighs; WireError when that is no finite number, 0 or more."""
-    record = next(iter(turn.reply.content.metric_records.values()), {})
-    found = record.get(key)
-    if isinstance(found, list) or found is None or not math.isfinite(found) or found < 0:
-        raise WireError(f"{key} must be a finite number, 0 or more; got {found!r}")
-    return float(found)
 
 
 def _signature(content: RecordDict) -> str:

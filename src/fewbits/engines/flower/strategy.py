@@ -16,7 +16,7 @@ from torch import Tensor
 from fewbits.engines.flower.books import Books, end_bytes
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
-from fewbits.engines.flower.post import Post, Turn, weight
+from fewbits.engines.flower.post import Post, Turn
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.errors import LocalError, WireError
 from fewbits.learn import Server, exchange
@@ -170,7 +170,8 @@ class Compressed(Strategy):
             log.info(
                 "fewbits: the server keeps %s bytes per client, in two or three versions: %s", f"{size:,}", self.state
             )
-        self.post = Post(self.server, self.layout, books.run, identity(method, self.key), books.ledger, self.quarantine)
+        said, weighted_by = identity(method, self.key), getattr(self.inner, "weighted_by_key", None)
+        self.post = Post(self.server, self.layout, books.run, said, books.ledger, self.quarantine, weighted_by)
         return books
 
     def _aggregate(self, round: int, turns: list[Turn]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -178,8 +179,6 @@ class Compressed(Strategy):
         good, theta = [], self.server.flat.named()
         for turn in turns:
             try:
-                if isinstance(key := getattr(self.inner, "weighted_by_key", None), str):
-                    weight(turn, key)
                 update = self._update(round, turn)
                 values = {name: theta[name] - x for name, x in update.items()}
                 _check_finite(values)
@@ -265,13 +264,14 @@ class Federated(Compressed):
         assert isinstance(inner, FedAvg)
         for turn in turns:
             try:
-                share = weight(turn, inner.weighted_by_key)
                 if turn.client is None:
-                    self.server.add(self._plain(turn), share)
-                elif not share:
+                    self.server.add(self._plain(turn), turn.weight)
+                elif not turn.weight:
                     self._update(round, turn)  # the link moves on, the sum does not
                 else:
-                    self._count(round, turn, self.server.take(turn.client, turn.frame, share, self._common(round)))
+                    self._count(
+                        round, turn, self.server.take(turn.client, turn.frame, turn.weight, self._common(round))
+                    )
             except WireError as error:
                 self.post.offend(turn, round, str(error))
                 continue
