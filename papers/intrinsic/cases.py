@@ -12,6 +12,7 @@ GRID = (0.03, 0.1, 0.3, 1.0)  # learning rates tried for every method; in subspa
 MORE = (("mnist", "local top-k 1%", 0.01), ("mnist", "fedavg, 10 a round", 0.01))
 TUNED = 50  # rounds
 EPOCH = 15  # rounds with the same matrices
+PLAIN = ", no momentum"
 LINKS = "links"  # the setting of the downlink question
 
 
@@ -51,6 +52,12 @@ def subspaces(setting: str) -> list[Case]:
     ]
 
 
+def without_momentum() -> list[Case]:
+    """Is it the momentum, which begins anew in every epoch? Ten times the rate, for steps as long; not tuned."""
+    found = [case for case in subspaces("mnist") if case.settings["dim"] == "4096"]
+    return [replace(c, name=f"{c.name}{PLAIN}", settings=c.settings | {"momentum": "0"}, lr=5.0) for c in found]
+
+
 def rivals(setting: str) -> list[Case]:
     """FedAvg, FetchSGD and local top-k; on CIFAR-10 FedAvg alone."""
     found = [Case("fedavg", setting, "dense", {"momentum": "0.9"}, rounds=40)]
@@ -85,7 +92,11 @@ def links() -> list[Case]:
 def cases() -> list[Case]:
     """All rows with their rates."""
     found = [case for setting in DIMS for case in rows(setting)]
-    return links() + [replace(c, lr=RATES[c.setting][c.tuned]) for c in found if c.tuned in RATES[c.setting]]
+    return (
+        links()
+        + without_momentum()
+        + [replace(c, lr=RATES[c.setting][c.tuned]) for c in found if c.tuned in RATES[c.setting]]
+    )
 
 
 def tuning() -> list[Case]:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from cases import DIMS, LINKS, MODES, cases, tuning
+from cases import DIMS, LINKS, MODES, PLAIN, cases, tuning
 
 BUDGETS = {  # bytes in both directions, all clients together
     "mnist": (2e6, 10e6, 30e6, 100e6, 300e6, 1e9, 3e9),
@@ -78,16 +78,16 @@ def by_dim(found: Runs, setting: str) -> None:
     """The three modes at equal d and equal rounds; gaps are of the same seeds."""
     print(f"\n| {setting}: d | D/d | " + " | ".join(f"{mode}, % | × fewer" for mode in MODES) + " | gaps to static |")
     print("|---|---|" + "---|---|" * len(MODES) + "---|")
-    for dim in DIMS[setting]:
+    for dim in [*map(str, DIMS[setting]), *(f"{dim}{PLAIN}" for dim in DIMS[setting])]:
         runs = {mode: found.get((setting, f"{mode} {dim}"), []) for mode in MODES}
         if not all(runs.values()):
             continue
         cells = [f"{spread([late(r) for r in own], '.1f')} | {fewer(own):,.0f}" for own in runs.values()]
         static = {run["seed"]: late(run) for run in runs["static"]}
         gaps = [[late(r) - static[r["seed"]] for r in runs[mode] if r["seed"] in static] for mode in MODES[1:]]
-        size = runs["static"][0]["parameters"]
+        ratio = runs["static"][0]["parameters"] / int(dim.removesuffix(PLAIN))
         cells.append(", ".join(spread(gap, "+.1f").replace("± +", "± ") for gap in gaps))
-        print(f"| {dim:,} | {size / dim:,.0f} | " + " | ".join(cells) + " |")
+        print(f"| {dim} | {ratio:,.0f} | " + " | ".join(cells) + " |")
 
 
 def fewer(runs: list[dict]) -> float:
@@ -118,7 +118,8 @@ def reached(runs: list[dict], target: float) -> str:
 
 def names(found: Runs, setting: str) -> list[str]:
     """The rows of a setting that have results, in order."""
-    return [case.name for case in cases() if case.setting == setting and (setting, case.name) in found]
+    own = [case.name for case in cases() if case.setting == setting and not case.name.endswith(PLAIN)]
+    return [name for name in own if (setting, name) in found]
 
 
 def downlinks(found: Runs) -> None:
