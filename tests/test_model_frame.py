@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fewbits as fb
@@ -105,6 +106,26 @@ def test_export_says_how_much_smaller_a_sparse_model_is(tmp_path):
     text = call("export", tmp_path, "--out", tmp_path / "small.frame")
     size = (tmp_path / "small.frame").stat().st_size
     assert f"{size:,}" in text and f"{size / (HEADER_BYTES + 240_000):.1%}" in text
+
+
+def test_export_saves_one_nodes_sparse_model(tmp_path):
+    """The mean of sparse models has fewer zeros than a node's own."""
+    run = tmp_path / "malcom-seed0"
+    call(
+        *("gossip", "--data", "digits", "--nodes", 4, "--topology", "ring", "--processes", 1, "--rounds", 20),
+        *("--method", "malcom", "--set", "mu=0.01", "--set", "gamma=0.3", "--out", tmp_path),
+    )
+    call("export", run, "--node", 2, "--out", tmp_path / "node.frame")
+    call("export", run)
+    with safe_open(run / "nodes.safetensors", "pt") as file:
+        row = file.get_tensor("models")[2]
+    model = fb.load_model(tmp_path / "node.frame")
+    assert torch.equal(torch.cat([x.flatten() for x in model.values()]), row)
+    assert set(model) == set(load_file(run / "model.safetensors"))
+    assert int((row == 0).sum()) > len(row) // 20
+    assert (tmp_path / "node.frame").stat().st_size < (run / "model.frame").stat().st_size
+    assert "nodes 0..3; got 4" in call("export", run, "--node", 4, code=2)
+    assert "without a server" in call("export", tmp_path, "--node", 0, code=2)
 
 
 def test_export_of_no_run_is_a_sentence(tmp_path):

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-TARGETS = {"mnist": (0.55, 0.65), "cifar10": (0.2, 0.25)}  # accuracy, the mean over nodes of each one's own model
+NODES, MEAN = "accuracy", "mean_accuracy"  # the mean over nodes of each one's own; of the mean of all models
+TARGETS = {"mnist": ((NODES, 0.5), (MEAN, 0.8)), "cifar10": ((NODES, 0.2), (MEAN, 0.3))}
 FIXED = "choco, 4 bit, fixed width"  # what others are compared with
 Run = dict
+Target = tuple[str, float]
 
 
 def spread(values: list[float], form: str) -> str:
@@ -23,15 +25,19 @@ def spread(values: list[float], form: str) -> str:
     return f"{mean} ± {format(float(np.std(values, ddof=1)), form)}" if len(values) > 1 else mean
 
 
-def to(run: Run, accuracy: float) -> float | None:
+def to(run: Run, target: Target) -> float | None:
     """Megabytes of frames until that accuracy was first measured, between evaluations in proportion; None: never."""
-    before, sent_before = 0.0, 0.0
-    for found, sent in zip(run["accuracy"], run["frame_bytes"], strict=True):
+    before, sent_before, (field, accuracy) = 0.0, 0.0, target
+    for found, sent in zip(run[field], run["frame_bytes"], strict=True):
         if found >= accuracy:
             share = (accuracy - before) / (found - before) if found > before else 1.0
             return (sent_before + share * (sent - sent_before)) / 1e6
         before, sent_before = found, sent
     return None
+
+
+def named(target: Target) -> str:
+    return f"{target[1]:.0%}, {'nodes' if target[0] == NODES else 'mean model'}"
 
 
 def group(runs: list[Run], keep: Callable[[Run], bool]) -> dict[str, list[Run]]:
@@ -47,9 +53,9 @@ def cell(values: list[float | None], form: str = ",.1f") -> str:
     return spread(there, form) if there and len(there) == len(values) else f"{len(there)} of {len(values)} got there"
 
 
-def savings(found: dict[str, list[Run]], targets: tuple[float, ...]) -> None:
+def savings(found: dict[str, list[Run]], targets: tuple[Target, ...]) -> None:
     """Bytes to an accuracy and the saving against CHOCO at a fixed width, seed by seed."""
-    heads = " | ".join(f"MB to {t:.0%} | saved" for t in targets)
+    heads = " | ".join(f"MB to {named(t)} | saved" for t in targets)
     print(f"| method | seeds | {heads} | nodes, % | mean model, % | loss | zeros | apart | kB a frame |")
     print("|---|---|" + "---|---|" * len(targets) + "---|---|---|---|---|---|")
     base = {run["seed"]: run for run in found.get(FIXED, [])}
@@ -121,7 +127,7 @@ def main() -> None:
         tried = group(here, lambda run: "gamma" in run["case"])
         if tried:
             print("\nThe consensus step:\n")
-            print(f"| method | gamma | {' | '.join(f'MB to {t:.0%}' for t in TARGETS[data])} | nodes, % |")
+            print(f"| method | gamma | {' | '.join(f'MB to {named(t)}' for t in TARGETS[data])} | nodes, % |")
             print("|---|---|" + "---|" * len(TARGETS[data]) + "---|")
             for name, tests in sorted((tried | {k: v for k, v in found.items() if "golomb" in k}).items()):
                 tests = [run for run in tests if run["seed"] == 0]

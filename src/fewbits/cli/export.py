@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
+from fewbits.cli.gossip.play import NODES
 from fewbits.cli.play import MODEL
 from fewbits.codecs import Raw, chain, flat
 from fewbits.errors import LocalError
@@ -25,13 +29,15 @@ FRAME = "model.frame"
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
     out: Annotated[Path | None, typer.Option(help="Where to; RUN/model.frame when not given.")] = None,
+    node: Annotated[int | None, typer.Option(help="Without a server: this node's model, not the mean.")] = None,
 ) -> None:
     """Save a run's final model as one frame of values and where they are; what is zero costs almost nothing.
 
+    Without a server, the mean of the nodes' models has fewer zeros than each of them: take one with --node.
     `fewbits inspect` shows what is in it, and `fewbits.load_model` gives the state dict back, bit for bit. OUT.json
     beside it has the names and shapes.
     """
-    state, target = _state(run), out or run / FRAME
+    state, target = _state(run) if node is None else _node(run, node), out or run / FRAME
     floats = {name: x for name, x in state.items() if x.is_floating_point()}
     dense = len(Sender(flat(chain(Raw())), Spec.of(floats), Key(0)).send(floats))
     size, numbers = save_model(state, target), sum(x.numel() for x in floats.values())
@@ -53,3 +59,19 @@ def _state(run: Path) -> dict[str, Tensor]:
         raise LocalError(f"{run} holds no finished run: there is no {MODEL}") from None
     except SafetensorError as error:
         raise LocalError(f"{path} is not a safetensors file: {error}") from None
+
+
+def _node(run: Path, node: int) -> dict[str, Tensor]:
+    """The tensors of one node's final model."""
+    path = run / NODES
+    if not path.is_file():
+        raise LocalError(f"{run} holds no finished run without a server: there is no {NODES}")
+    try:
+        with safe_open(path, "pt") as file:
+            models, layout = file.get_tensor("models"), json.loads((file.metadata() or {})["layout"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise LocalError(f"{path} does not hold the nodes' models: {error}") from None
+    if not 0 <= node < len(models):
+        raise LocalError(f"export: this run has the nodes 0..{len(models) - 1}; got {node}")
+    pieces = torch.split(models[node], [math.prod(shape) for _, shape in layout])
+    return {name: x.reshape(shape) for (name, shape), x in zip(layout, pieces, strict=True)}

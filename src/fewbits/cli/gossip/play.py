@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from fewbits.data import Data
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.memory import Task
 from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.learn.flat_model import FlatModel
 from fewbits.report.gossip import GossipRecord, against_dsgd, rows, terminal, write
 from fewbits.rng import Key
 
@@ -61,7 +63,8 @@ def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipReco
     if not result.reports or result.reports[-1].round < config.rounds:
         return None
     save_model(result.model, folder / MODEL)
-    write_atomically(folder / NODES, save({"models": result.models.clone()}))
+    layout = [[name, list(x.shape)] for name, x in FlatModel(copy.deepcopy(result.model)).named().items()]
+    write_atomically(folder / NODES, save({"models": result.models.clone()}, {"layout": json.dumps(layout)}))
     record = GossipRecord.read(folder, config.method, config.seed)
     write_atomically(folder / SUMMARY, (json.dumps(record.summary(), indent=2) + "\n").encode())
     return record
