@@ -8,6 +8,8 @@ from rich.table import Table
 from fewbits.data import NAMES as DATA
 from fewbits.methods import METHODS
 from fewbits.methods.catalogue import options
+from fewbits.methods.gossip import GOSSIP
+from fewbits.methods.gossip import options as gossip_options
 from fewbits.models.build import MAKERS
 
 PAPERS = {
@@ -32,6 +34,12 @@ PAPERS = {
     "fedper": "Arivazhagan et al. 2019",
     "intrinsic": "Wang and Melas-Kyriazi 2021",
 }
+GOSSIP_PAPERS = {
+    "dsgd": "Lian et al. 2017",
+    "choco": "Koloskova et al. 2019",
+    "malcom": "Campbell et al. 2023",
+    "deepsqueeze": "Tang et al. 2019",
+}
 SOURCES = {
     "digits": "1,797 images of 8x8; scikit-learn brings them, no folder needed",
     "mnist": "70,000 images of 28x28; train-*.parquet and test-*.parquet below --data-dir, or by the datasets library",
@@ -41,11 +49,16 @@ SOURCES = {
 
 
 def methods() -> None:
-    """List the methods, their options with defaults, and their papers."""
+    """List the methods, with a server and without, their options with defaults, and their papers."""
     table = _table("method", "what it does", "options (--set)", "paper")
     for name, make in METHODS.items():
         settings = "\n".join(f"{option}={default}" for option, default in options(name).items())
         table.add_row(name, _first(make), settings, PAPERS.get(name, ""))
+    Console().print(table)
+    table = _table("fewbits gossip", "what it does", "options (--set)", "paper")
+    for name, make in GOSSIP.items():
+        settings = "\n".join(f"{option}={default}" for option, default in gossip_options(name).items())
+        table.add_row(name, _first(make), settings, GOSSIP_PAPERS[name])
     Console().print(table)
 
 

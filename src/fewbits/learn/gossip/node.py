@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewbits.errors import DesyncError, LocalError, WireError
+from fewbits.errors import DesyncError, LocalError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.auto import tuned
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.vectors import Vectors, need
@@ -37,9 +37,9 @@ class Node:
 
     Trouble: `receive` raises WireError for bytes that are none of this link's (nothing changed: ask for them again) and
     DesyncError for a frame that is not the next one. A frame that came twice is dropped by that. After one that was
-    lost, `wanted` names the neighbours whose `key_frame()` is needed (for two-vector memory, all of them); it must be
-    made after their `step` of this round, and goes to `receive` instead of their frame. `mix` raises DesyncError,
-    naming who is missing, and changes nothing, until all are there.
+    lost (`ask` says so when nothing came at all), `wanted` names the neighbours whose `key_frame()` is needed (for
+    two-vector memory, all of them); it must be made after their `step` of this round, and goes to `receive` instead of
+    their frame. `mix` raises DesyncError, naming who is missing, and changes nothing, until all are there.
 
     All nodes must be given the same model (bit for bit: an engine should compare a digest), method, network and key.
     Several nodes may share one model, one after the other, when each has `vectors` of its own.
@@ -98,7 +98,8 @@ class Node:
     @property
     def expected(self) -> tuple[int, ...]:
         """Neighbours that send a frame in the coming round, ascending."""
-        return tuple(j for j in self.neighbours if j not in self._now.asleep)
+        asleep = self._now.asleep
+        return tuple(j for j in self.neighbours if j not in asleep)
 
     def step(self, train: Train) -> bytes:
         """Train the model, and encode what the neighbours are to hear of it: one frame for all of them.
@@ -163,6 +164,12 @@ class Node:
         if weight := self._row.get(j, 0.0):
             self.vectors.mixture.add_(vector, alpha=weight)
 
+    def ask(self, j: int) -> None:
+        """Give up on neighbour j's frame of this round: `wanted` says whose key frames are needed instead."""
+        if j not in self.receivers:
+            raise LocalError(f"node {self.me} has no link with node {j}; its neighbours are {list(self.neighbours)}")
+        self._lost(j)
+
     def _lost(self, j: int) -> None:
         """What j sent is not all here: its public vector must come whole; in two-vector form, everybody's."""
         if self.vectors.copies or not self.method.residual:
@@ -173,22 +180,15 @@ class Node:
             self.vectors.mixture.zero_()
 
     def key_frame(self) -> bytes:
-        """The public vector as it is after the last step, float32, from which a neighbour can take the next frame."""
-        words = np.ascontiguousarray(self.vectors.public.numpy().astype("<f4", copy=False))
-        head = Frame.parse(self.sender.snapshot()).header
-        return bytes(Frame(head, words.data.cast("B")))
+        """The public vector as the last step left it, in float32; a neighbour can take the next frame after it."""
+        return key_frame.write(self.sender, self.vectors.public)
 
     def _adopt(self, j: int, frame: bytes | memoryview) -> None:
         """Take j's public vector as it came."""
         if j not in self.wanted:
             raise DesyncError(f"node {self.me} wants no key frame of node {j}")
-        parsed, own = Frame.parse(frame), self.vectors
-        if len(parsed.payload) != own.public.nbytes:
-            raise WireError(f"a key frame holds {own.public.nbytes} bytes here; got {len(parsed.payload)}")
-        public = torch.from_numpy(np.frombuffer(parsed.payload, "<f4").astype(np.float32))
-        if not bool(torch.isfinite(public).all()):
-            raise WireError("a key frame holds values that are not finite")
-        self.receivers[j].adopt(bytes(Frame(parsed.header, b"")))
+        own = self.vectors
+        public = key_frame.read(self.receivers[j], frame, len(own.public))
         if j in own.copies:
             own.copies[j].copy_(public)
             self._row = {}  # the mixture has to be summed anew
