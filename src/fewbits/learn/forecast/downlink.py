@@ -41,7 +41,7 @@ class Whole(Downlink):
 
 @dataclass(frozen=True)
 class Entries(Downlink):
-    """Differences, or a snapshot when that is shorter. Patches, which are shorter than either at times, are not foreseen."""
+    """Differences, or a snapshot when that is shorter; patches, which may be shorter than either, are not foreseen."""
 
     snapshot: int  # bytes of its frame
     entry: int  # bytes of a difference's; all are taken to be alike
@@ -83,9 +83,8 @@ def downlink(broadcast: Broadcast | EpochBroadcast, space: Space | None) -> Down
     seed = None if broadcast.seed_frame is None else len(broadcast.seed_frame)
     if isinstance(broadcast, EpochBroadcast):
         assert space is not None
-        return Epochs(
-            *(HEADER_BYTES + 4 * len(x) for x in (broadcast.value[WHOLE], broadcast.s)), space, broadcast.keep, seed
-        )
+        whole, s = (HEADER_BYTES + 4 * len(x) for x in (broadcast.value[WHOLE], broadcast.s))
+        return Epochs(whole, s, space, broadcast.keep, seed)
     if broadcast.codec.stateless:
         return Whole(len(broadcast.whole), seed)
     return Entries(len(broadcast.whole), len(broadcast.entry), broadcast.keep, seed)

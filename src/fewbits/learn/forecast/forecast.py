@@ -83,8 +83,8 @@ def forecast(
 ) -> list[Forecast]:
     """One line, or two for a method that recycles: nothing recycled, and everything but first contacts.
 
-    `make` gives a new model; `key` is that of the run, so that the same clients are sampled; `seeded`: the initial model
-    comes from it, and is not sent at first contact. LocalError for what a run would refuse, too.
+    `make` gives a new model; `key` is that of the run, so that the same clients are sampled; `seeded`: the initial
+    model comes from it, and is not sent at first contact. LocalError for what a run would refuse, too.
     """
     per_round = per_round or clients
     if not (0 < per_round <= clients and rounds > 0):
