@@ -243,7 +243,7 @@ def test_a_client_that_joins_late_starts_from_the_common_initial_factors(monkeyp
     train = Worker.train
 
     def watched(self, round, client, update):
-        self._become(client)
+        self._become(client, self._received(client))
         starts.setdefault(client, (round, self.model.private[0].numpy().tobytes(), self.model.shared.numpy().tobytes()))
         return train(self, round, client, update)
 

@@ -21,7 +21,7 @@ def of_shapes(shapes: Mapping[str, Sequence[int]]) -> nn.Module:
     there; everything else is a parameter that no method factors. LocalError for what is no shape.
 
     >>> [tuple(p.shape) for p in of_shapes({"fc.weight": (3, 5), "fc.bias": (3,), "scale": (2, 2)}).parameters()]
-    [(3, 5), (3,), (2, 2)]
+    [(2, 2), (3, 5), (3,)]
     """
     _check(shapes)
     owners: dict[str, dict[str, tuple[int, ...]]] = {}
