@@ -29,6 +29,7 @@ from fewbits.link.finite import all_finite
 from fewbits.link.own import Recipe
 from fewbits.rng import Key
 from fewbits.wire import Frame
+from fewbits.wire.frame import acknowledged
 
 PART = "server.up"
 HELD = "server.held"  # the recipe of what a client holds
@@ -222,7 +223,7 @@ class Server:
         if not weight > 0:
             raise LocalError(f"Server.accept: weight must be > 0; got {weight} for client {client}")
         receiver = self.receiver(client)
-        version = self._version(Frame.parse(frame).header.ack)
+        version = self._version(acknowledged(frame))
         with self._desynchronised(client, receiver, frame):
             partials = receiver.receive_partial(frame, common)
         if self._reach + weight * receiver.reach > LARGEST:
@@ -238,7 +239,7 @@ class Server:
     ) -> tuple[Receiver, dict[str, Tensor]]:
         """(the receiving end, the update) of one client, for those who sum by themselves and `replace` the model."""
         receiver = self.receiver(client)
-        version = self._version(Frame.parse(frame).header.ack)
+        version = self._version(acknowledged(frame))
         with self._desynchronised(client, receiver, frame):
             update = receiver.receive(frame, common)
         self._keep(client, receiver, version)

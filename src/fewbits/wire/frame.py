@@ -127,3 +127,8 @@ class Frame:
     def acknowledging(self, ack: int) -> Frame:
         """The same frame with another acknowledgement."""
         return replace(self, header=replace(self.header, ack=ack % 2**16))
+
+
+def acknowledged(data: bytes | bytearray | memoryview) -> int:
+    """What a frame says that it acknowledges, before anything of it is checked; 0 where it is too short to say."""
+    return int.from_bytes(data[7:9], "big")

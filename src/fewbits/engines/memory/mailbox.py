@@ -1,4 +1,4 @@
-"""Mailbox: frames from one worker to the server, in memory that both processes share.
+"""Mailbox: frames from one worker to the server, in memory that both processes share; Board: the way back, to all.
 
 A pipe moves 64 KiB at a time and wakes both ends for each; a dense frame is megabytes.
 """
@@ -11,6 +11,26 @@ from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 
 MARGIN = 64 * 1024  # bytes beyond the dense size: headers and side information
+
+
+class Board:
+    """What the server tells all workers at once. Make it before forking; write when all have done the last order."""
+
+    def __init__(self, dense_bytes: int) -> None:
+        """`dense_bytes`: size of an uncompressed model; what is far beyond it must go another way."""
+        self._size = dense_bytes + MARGIN
+        self._memory = mmap.mmap(-1, self._size)
+
+    def put(self, data: bytes) -> int | None:
+        """The server: write, and return the length; None when it does not fit."""
+        if len(data) > self._size:
+            return None
+        self._memory[: len(data)] = data
+        return len(data)
+
+    def read(self, length: int) -> bytes:
+        """A worker: what was written."""
+        return self._memory[:length]
 
 
 class Mailbox:

@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 
 from fewbits.engines.memory.allocator import keep_memory
-from fewbits.engines.memory.mailbox import Mailbox
+from fewbits.engines.memory.mailbox import Board, Mailbox
 from fewbits.engines.memory.task import Task
 from fewbits.engines.memory.worker import Reply, Worker, burst, chunks, one_thread
 from fewbits.errors import FewbitsError, LocalError
@@ -73,12 +73,14 @@ class Pool:
         context = multiprocessing.get_context("fork")
         self._next = context.Value("q", 0)
         dense = 4 * sum(x.numel() for x in self._task.model.state_dict().values())
+        self._board = Board(dense)
         self._mailboxes = [Mailbox(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
         for i in range(self._count):
             ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
             self._pipes.append(ours)
             self._heard.register(ours, selectors.EVENT_READ)
-            arguments = (theirs, tuple(self._pipes), self._next, self._mailboxes[i], *self._arguments, str(i))
+            memory = (self._next, self._board, self._mailboxes[i])
+            arguments = (theirs, tuple(self._pipes), *memory, *self._arguments, str(i))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
                 child = context.Process(target=_serve, args=arguments, name=f"{WORKER}{i}", daemon=True)
@@ -175,7 +177,8 @@ class Pool:
 
     def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
         self._next.value = 0
-        message = _pack((header, data))
+        posted = self._board.put(data) if data else None
+        message = _pack((header, data) if posted is None else (header | {"posted": posted}, b""))
         for pipe in self._pipes:
             try:
                 pipe.send_bytes(message)
@@ -223,6 +226,7 @@ def _serve(
     pipe: Connection,
     inherited: Sequence[Connection],
     counter: Any,
+    board: Board,
     mailbox: Mailbox,
     task: Task,
     method: Method,
@@ -244,6 +248,7 @@ def _serve(
             if order["do"] == "stop":
                 worker.close()
                 return
+            data = board.read(order["posted"]) if "posted" in order else data
             _obey(worker, order, data, pipe, counter, mailbox)
             pipe.send_bytes(_pack(({"done": order["do"]}, b"")))
     except (EOFError, BrokenPipeError, ConnectionResetError):
