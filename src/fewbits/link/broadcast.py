@@ -85,6 +85,7 @@ class Broadcast:
         self._snapshot: bytes | None = None
         self._digest: bytes | None = None
         self._made: dict[int, Route] = {}  # differences from public versions
+        self._wrapped: tuple[tuple[list[bytes], int], bytes] = (([], -1), b"")  # the last bundle, and what is in it
         self._rebuilt: dict[int, Track] = {}
 
     @property
@@ -166,7 +167,10 @@ class Broadcast:
 
         Without frames (the receiver is up to date) the acknowledgement follows the count.
         """
-        return wrap(self.frames(version), ack)
+        asked = (self.frames(version), ack)
+        if asked != self._wrapped[0]:  # many versions may get the same frames, megabytes of them
+            self._wrapped = (asked, wrap(*asked))
+        return self._wrapped[1]
 
     def route(self, held: Recipe) -> Route:
         """The shortest way for a receiver that holds this, be it lossy."""
