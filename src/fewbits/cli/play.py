@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from safetensors.torch import save
 from torch import nn
 
@@ -46,8 +48,13 @@ def play(
         return None
     save_model(result.model, folder / MODEL)
     record = Record.read(folder, config.method, config.seed)
-    write_atomically(folder / SUMMARY, (json.dumps(record.summary(), indent=2) + "\n").encode())
+    write_summary(record.summary(), folder)
     return record
+
+
+def write_summary(summary: Mapping[str, object], folder: Path) -> None:
+    """The file that only a finished run has."""
+    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
 
 def save_model(model: nn.Module, path: Path) -> None:
@@ -68,7 +75,7 @@ def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None
         raise stopped(console, f"fewbits train --resume {folder}")
     title = f"{config.method} on {config.data}"
     notes = write(folder, title, [record], config.asdict(), record.summary())
-    _conclude(folder, [record], notes, console)
+    show_report(terminal(rows([record])), notes, folder, console)
 
 
 def _foretell(config: RunConfig, task: Task, console: Console) -> None:
@@ -100,7 +107,7 @@ def compare(comparison: Comparison, folder: Path, console: Console, title: str, 
     }
     config |= {"methods": comparison.methods, "seeds": comparison.seeds, "settings": comparison.settings}
     notes = write(folder, title, records, config, [record.summary(target) for record in records], target)
-    _conclude(folder, records, notes, console, target)
+    show_report(terminal(rows(records, target)), notes, folder, console)
 
 
 def _play_all(
@@ -111,7 +118,7 @@ def _play_all(
     for name, config in comparison.runs().items():
         label = config.method if len(comparison.seeds) == 1 else f"{config.method} seed {config.seed}"
         lane = live.lane(label, config.rounds)
-        record = finished(config, folder / name)
+        record = Record.read(folder / name, config.method, config.seed) if finished(config, folder / name) else None
         if record is not None:
             lane.show(record.last)
         elif not interrupt.asked:
@@ -122,20 +129,18 @@ def _play_all(
     return records
 
 
-def finished(config: RunConfig, folder: Path) -> Record | None:
-    """The record of the run in `folder` when it is this one, finished."""
+def finished(config: RunConfig, folder: Path) -> bool:
+    """Whether the run in `folder` is this one, finished."""
     if not ((folder / SUMMARY).is_file() and (folder / NAME).is_file()):
-        return None
-    earlier = RunConfig.read(folder)
-    same = replace(earlier, processes=config.processes, checkpoint_every=config.checkpoint_every) == config
-    return Record.read(folder, config.method, config.seed) if same else None
+        return False
+    earlier = type(config).read(folder)
+    return replace(earlier, processes=config.processes, checkpoint_every=config.checkpoint_every) == config
 
 
-def _conclude(
-    folder: Path, records: list[Record], notes: list[str], console: Console, target: float | None = None
-) -> None:
+def show_report(table: Table, notes: list[str], folder: Path, console: Console) -> None:
+    """What is said when runs have ended: the table, what went wrong, and where the report is."""
     console.print()
-    console.print(terminal(rows(records, target)))
+    console.print(table)
     for note in notes:
         console.print(f"note: {note}", markup=False, style="yellow")
     console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False)

@@ -12,11 +12,12 @@ from safetensors.torch import save
 
 from fewbits import data, models
 from fewbits.cli.assemble import load_data
-from fewbits.cli.config import NAME, RunConfig
+from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Lane, Live
-from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, aborted, save_model, stopped
+from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, aborted, save_model, show_report, stopped, write_summary
+from fewbits.cli.play import finished as play_finished
 from fewbits.data import Data
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.memory import Task
@@ -66,7 +67,7 @@ def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipReco
     layout = [[name, list(x.shape)] for name, x in FlatModel(copy.deepcopy(result.model)).named().items()]
     write_atomically(folder / NODES, save({"models": result.models.clone()}, {"layout": json.dumps(layout)}))
     record = GossipRecord.read(folder, config.method, config.seed)
-    write_atomically(folder / SUMMARY, (json.dumps(record.summary(), indent=2) + "\n").encode())
+    write_summary(record.summary(), folder)
     return record
 
 
@@ -100,11 +101,7 @@ def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRec
     title = f"{', '.join(comparison.methods)} on {base.data}, without a server"
     graph = replace(base, seed=comparison.seeds[0]).graph()
     notes = write(folder, title, records, config, graph, target)
-    console.print()
-    console.print(terminal(rows(records, target)))
-    for note in notes:
-        console.print(f"note: {note}", markup=False, style="yellow")
-    console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False)
+    show_report(terminal(rows(records, target)), notes, folder, console)
 
 
 def _play_all(
@@ -127,8 +124,4 @@ def _play_all(
 
 def finished(config: GossipConfig, folder: Path) -> GossipRecord | None:
     """The record of the run in `folder` when it is this one, finished."""
-    if not ((folder / SUMMARY).is_file() and (folder / NAME).is_file()):
-        return None
-    earlier = GossipConfig.read(folder)
-    same = replace(earlier, processes=config.processes, checkpoint_every=config.checkpoint_every) == config
-    return GossipRecord.read(folder, config.method, config.seed) if same else None
+    return GossipRecord.read(folder, config.method, config.seed) if play_finished(config, folder) else None

@@ -22,7 +22,7 @@ from fewbits.engines.dist.world import World
 from fewbits.engines.gossip.judge import Judge
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.rows import MARGIN, average, distance
-from fewbits.engines.gossip.run import GossipResult, count, report_of
+from fewbits.engines.gossip.run import GossipResult, count, log, report_of, settings
 from fewbits.engines.gossip.trainer import Sent, Trainer
 from fewbits.engines.memory.checkpoint import Note
 from fewbits.engines.memory.disk import sync
@@ -93,21 +93,11 @@ class DistRun:
     def _facts(self) -> dict[str, str]:
         """What all processes must have in common."""
         start = self.node.flat.whole.cpu().numpy().tobytes()
-        return self._settings() | {
+        return settings(self.task, self.method, self.network, self.key) | {
             "initial model": f"{len(start)} bytes, digest {hashlib.blake2b(start, digest_size=8).hexdigest()}",
             "spec": repr(self.node.spec),
             "schedule": f"{self.schedule.rounds} rounds, evaluated every {self.schedule.evaluate_every}, "
             f"saved every {self.schedule.checkpoint_every}",
-        }
-
-    def _settings(self) -> dict[str, str]:
-        """What a resumed run must have in common with its earlier part."""
-        return {
-            "method": repr(self.method),
-            "network": repr(self.network),
-            "key": self.key.text(),
-            "local training": repr(self.task.local),
-            "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
         }
 
     def _resume(self) -> None:
@@ -115,7 +105,7 @@ class DistRun:
         own = {"checkpoints": self._saved.describe() if self._saved else "[]"}
         round, note = common([facts["checkpoints"] for facts in self.world.agree(self._facts(), own)]), None
         if self._saved and round:
-            note, found = self._saved.read(round, self._settings())
+            note, found = self._saved.read(round, settings(self.task, self.method, self.network, self.key))
             self.node.load(found)
             self._seconds = note.seconds
         logs = self.folder if self.world.rank == 0 else None
@@ -188,8 +178,7 @@ class DistRun:
         )
         self.reports.append(report)
         if self.folder is not None:
-            with (self.folder / METRICS).open("a") as file:
-                file.write(json.dumps(vars(report)) + "\n")
+            log(self.folder, report)
         return report
 
     def _shared(self, models: Tensor) -> Tensor:
@@ -214,7 +203,10 @@ class DistRun:
                 sizes[METRICS] = (self.folder / METRICS).stat().st_size
             for name in (LEDGER, METRICS):
                 sync(self.folder / name)
-        self._saved.write(self.node.dump(), Note(number, sizes, self._seconds, self._settings()))
+        self._saved.write(
+            self.node.dump(),
+            Note(number, sizes, self._seconds, settings(self.task, self.method, self.network, self.key)),
+        )
 
 
 def _check(network: Network, task: Task, place: Place) -> None:

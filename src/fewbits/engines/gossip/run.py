@@ -106,18 +106,8 @@ class GossipRun:
             self._seconds = note.seconds
         return kept[-1] if kept else None
 
-    def _settings(self) -> dict[str, str]:
-        """What a resumed run must have in common with its earlier part."""
-        return {
-            "method": repr(self.method),
-            "network": repr(self.network),
-            "key": self.key.text(),
-            "local training": repr(self.task.local),
-            "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
-        }
-
     def _check_settings(self, folder: Path, before: dict[str, str]) -> None:
-        for name, value in self._settings().items():
+        for name, value in settings(self.task, self.method, self.network, self.key).items():
             if before.get(name) != value:
                 raise LocalError(
                     f"{folder} holds a run with another {name}: {before.get(name)}; got {value}. Use a new folder"
@@ -145,7 +135,8 @@ class GossipRun:
                 while self.round < self.schedule.rounds:
                     self._whole = False
                     report = self._round(crew)
-                    self._log(report)
+                    if self.folder is not None:
+                        log(self.folder, report)
                     if report.round % self.schedule.checkpoint_every == 0 or report.round == self.schedule.rounds:
                         self._save(crew)
                     self._whole = True
@@ -195,11 +186,6 @@ class GossipRun:
         self.reports.append(report)
         return report
 
-    def _log(self, report: GossipReport) -> None:
-        if self.folder is not None:
-            with (self.folder / METRICS).open("a") as file:
-                file.write(json.dumps(vars(report)) + "\n")
-
     def _save(self, crew: Crew) -> None:
         """Checkpoint after the round that just ended, once its logs are on disk."""
         self._ends = crew.dump()
@@ -208,9 +194,28 @@ class GossipRun:
         sizes = {LEDGER: self.ledger.flush(), METRICS: (self.folder / METRICS).stat().st_size}
         for name in (LEDGER, METRICS):
             sync(self.folder / name)
-        note = checkpoint.Note(self.round, sizes, self._seconds, self._settings())
+        note = checkpoint.Note(
+            self.round, sizes, self._seconds, settings(self.task, self.method, self.network, self.key)
+        )
         checkpoint.write(self.folder / "checkpoints", self.rows.named() | self._ends, note)
         self._saved = self.round
+
+
+def settings(task: Task, method: GossipMethod, network: Network, key: Key) -> dict[str, str]:
+    """What a resumed run must have in common with its earlier part."""
+    return {
+        "method": repr(method),
+        "network": repr(network),
+        "key": key.text(),
+        "local training": repr(task.local),
+        "nodes": f"{network.n} with {sum(len(part) for part in task.parts)} examples",
+    }
+
+
+def log(folder: Path, report: GossipReport) -> None:
+    """One more line of metrics."""
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps(vars(report)) + "\n")
 
 
 def count(ledger: Ledger, network: Network, number: int, sent: list[Sent]) -> None:
