@@ -11,6 +11,7 @@ import pytest
 
 from fewbits.engines.dist import Exchange, Place, World, life
 from fewbits.engines.dist.exchange import KEY
+from fewbits.engines.dist.handshake import introduce
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from nodes import Outcome, free_port, places, play, stranger
@@ -277,3 +278,29 @@ def test_a_world_that_cannot_be_is_a_sentence(options, words):
 def test_the_noise_of_these_tests_is_not_empty():
     assert {len(frame(rank, round)) for rank in range(4) for round in range(ROUNDS)} >= {5, 41, 400_001}
     assert np.frombuffer(frame(3, 2), np.uint8).std() > 60
+
+
+class Hasty:
+    """A board on which, after a look at who has come, the last one comes, another reads all and speaks."""
+
+    words = None
+
+    def __init__(self):
+        self._posted = {}
+
+    def post(self, name, text):
+        self._posted[name] = text
+
+    def has(self, *names):
+        found = self._posted.keys() >= set(names)
+        self.post("facts/1/1", '{"method": "another"}')
+        self.words = "node 1 stopped: their method differs"
+        return found
+
+    def read(self, names):
+        return [self._posted[name] for name in names]
+
+
+def test_a_node_that_is_late_to_read_the_handshake_gives_the_same_error_as_the_others():
+    facts = introduce(Hasty(), Place(0, 2, "127.0.0.1", 1), 1, {"method": "ours"}, 20.0)
+    assert facts == [{"method": "ours"}, {"method": "another"}]

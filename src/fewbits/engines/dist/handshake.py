@@ -35,8 +35,11 @@ def introduce(
     names = [f"facts/{number}/{rank}" for rank in range(place.size)]
     board.post(names[place.rank], json.dumps(dict(facts)))
     until = time.monotonic() + patience
-    while not board.has(*names):
-        if words := board.words:
+    while True:
+        words = board.words  # before looking who has come: all are here when somebody speaks of what they said
+        if board.has(*names):
+            break
+        if words:
             raise GoneError(words)
         if time.monotonic() > until:
             missing = ", ".join(str(rank) for rank in range(place.size) if not board.has(names[rank]))
