@@ -129,7 +129,7 @@ def test_a_node_that_raises_is_quoted_by_all_others():
 
 @pytest.mark.parametrize(
     ("stopped", "words"),
-    [(3, "node 3 is gone: it has given no sign of life for 1.5 s"), (0, "node 0 (which holds the store")],
+    [(3, "node 3 is gone: it has given no sign of life for 4 s"), (0, "node 0 (which holds the store")],
 )
 def test_a_node_that_stops_living_is_named_by_all_others(stopped, words):
     def stops(world, round):
@@ -143,7 +143,8 @@ def test_a_node_that_stops_living_is_named_by_all_others(stopped, words):
         os.kill(pids[stopped], signal.SIGKILL)
 
     def act(place):
-        with World(place, patience=1.5, limit=20) as world:
+        with World(place, patience=20, limit=20) as world:
+            world._life._patience = world._guard._patience = 4.0  # from here on: a busy machine may be slow to come
             return rounds(world, stops)
 
     told(play(act, places(4), meddle), words, but=(stopped,))
@@ -155,7 +156,7 @@ def test_a_node_that_lives_and_sends_nothing_is_named_by_all():
             time.sleep(30)
 
     def act(place):
-        with World(place, patience=2.0, limit=3.0) as world:
+        with World(place, patience=20, limit=3.0) as world:
             return rounds(world, sleeps)
 
     told(play(act, places(4)), "node 2 lives, but has sent nothing for 3 s")
@@ -163,10 +164,10 @@ def test_a_node_that_lives_and_sends_nothing_is_named_by_all():
 
 def test_a_node_that_does_not_come_is_named_by_all_others():
     def act(place):
-        with World(place, patience=1.5):
+        with World(place, patience=8):
             return 0
 
-    told(play(act, places(4)[:3]), "node 3 did not come within 1.5 s")
+    told(play(act, places(4)[:3]), "node 3 did not come within 8 s")
 
 
 def test_two_nodes_with_one_id_are_told_so():

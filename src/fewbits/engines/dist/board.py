@@ -36,7 +36,7 @@ class Board:
     @staticmethod
     def meet(place: Place, patience: float) -> Board:
         """Go to the store, or open it as rank 0; LocalError when the port is in use, GoneError when nobody is there."""
-        hosts = place.rank == 0 and not place.agent
+        hosts = place.hosts
         nobody = (
             f"node {place.rank} finds no rendezvous store at {place.where} within {patience:g} s: node 0 has not come"
         )

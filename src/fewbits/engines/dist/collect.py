@@ -1,4 +1,4 @@
-"""Collect: what every process has to tell, at rank 0."""
+"""Collect: what every process has to tell, at rank 0; and rank 0's answer that all have told it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fewbits.engines.dist.world import World
 from fewbits.errors import WireError
 
-LENGTHS, TEXTS = 8, 9  # tags that no Exchange uses
+LENGTHS, TEXTS, ALL = 8, 9, 10  # tags that no Exchange uses
 
 
 def collect(world: World, data: bytes | memoryview, limit: int) -> list[memoryview]:
@@ -31,6 +31,16 @@ def collect(world: World, data: bytes | memoryview, limit: int) -> list[memoryvi
     for rank, (_, work) in texts.items():
         world.wait(work, rank)
     return [memoryview(x.numpy().data) for x in (own, *(text for text, _ in texts.values()))]
+
+
+def all_told(world: World) -> None:
+    """Return once rank 0 has collected from all; all must call it, after `collect`."""
+    word = torch.zeros(1, dtype=torch.uint8)
+    if world.rank:
+        world.wait(dist.irecv(word, 0, tag=ALL), 0)
+        return
+    for work, rank in [(dist.isend(word, rank, tag=ALL), rank) for rank in range(1, world.size)]:
+        world.wait(work, rank)
 
 
 def _expected(tensor: Tensor, rank: int, tag: int) -> tuple[Tensor, Any]:

@@ -81,5 +81,6 @@ class Guard:
             if self._stop.wait(LOOK / 5):
                 return
         if not self._stop.is_set():
+            self._life.linger()
             print(f"fewbits: node {self._place.rank}: {self._life.words or words}", file=sys.stderr, flush=True)
             os._exit(code)

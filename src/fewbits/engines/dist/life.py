@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 from fewbits.engines.dist.board import Board, GoneError
 from fewbits.engines.dist.place import Place
@@ -40,6 +41,14 @@ class Life:
     def told(self) -> None:
         """This process was told to stop (SIGTERM): find out why; `words` will say."""
         self._hurry.set()
+
+    def linger(self) -> None:
+        """Before this process ends: if it holds the store, let the others read the last words first."""
+        names, until = [out(rank) for rank in range(self._place.size)], time.monotonic() + GRACE
+        if self.words is not None and self._place.hosts:
+            with suppress(GoneError):
+                while not self._board.has(*names) and time.monotonic() < until:
+                    time.sleep(self._every / 10)
 
     def laggard(self, board: Board) -> int:
         """The other node that has come the least far: the one that all are waiting for."""

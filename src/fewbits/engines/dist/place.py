@@ -31,6 +31,11 @@ class Place:
             )
 
     @property
+    def hosts(self) -> bool:
+        """Whether this process holds the store."""
+        return self.rank == 0 and not self.agent
+
+    @property
     def where(self) -> str:
         """The store's address."""
         return f"{self.host}:{self.port}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fewbits.engines.dist.collect import collect
+from fewbits.engines.dist.collect import all_told, collect
 from fewbits.engines.dist.exchange import Exchange
 from fewbits.engines.dist.peer import Peer
 from fewbits.engines.dist.place import Place
@@ -104,7 +104,9 @@ class DistRun:
         """Go back to the newest round that all nodes have kept: this node, and at rank 0 the logs."""
         own = {"checkpoints": self._saved.describe() if self._saved else "[]"}
         round, note = common([facts["checkpoints"] for facts in self.world.agree(self._facts(), own)]), None
-        if self._saved and round:
+        if self._saved and not round:
+            self._saved.drop(after=0)
+        elif self._saved:
             note, found = self._saved.read(round, settings(self.task, self.method, self.network, self.key))
             self.node.load(found)
             self._seconds = note.seconds
@@ -134,7 +136,8 @@ class DistRun:
             self._tell(number, judged, began, watch)
         else:
             self._seconds += time.perf_counter() - began
-        if kept and self._saved:
+        if kept:
+            all_told(self.world)  # so all have kept the checkpoint before; this one may take the place of an older one
             self._keep(number)
 
     def _tell(self, number: int, judged: bool, began: float, watch: Callable[[GossipReport], None] | None) -> None:
@@ -195,7 +198,8 @@ class DistRun:
 
     def _keep(self, number: int) -> None:
         """Checkpoint, at rank 0 once its logs are on disk."""
-        assert self._saved is not None
+        if self._saved is None:
+            return
         sizes: dict[str, int] = {}
         if self.world.rank == 0 and self.folder is not None:
             sizes = {LEDGER: self.ledger.flush(), METRICS: 0}

@@ -27,13 +27,17 @@ class Saved:
         """After the round that the note names."""
         checkpoint.write(self._folder, tensors, note)
 
+    def drop(self, after: int) -> None:
+        """Forget the checkpoints of later rounds: those are played again."""
+        for later in (found for found in checkpoint.rounds(self._folder) if found > after):
+            (self._folder / f"round-{later:08d}.json").unlink()
+
     def read(self, round: int, settings: Mapping[str, str]) -> tuple[checkpoint.Note, dict[str, Tensor]]:
-        """The checkpoint of that round; those after it are dropped, as their rounds are played again.
+        """The checkpoint of that round; those after it are dropped.
 
         LocalError when it is of a run with other settings.
         """
-        for later in (found for found in checkpoint.rounds(self._folder) if found > round):
-            (self._folder / f"round-{later:08d}.json").unlink()
+        self.drop(round)
         kept: list[dict[str, Tensor]] = []
         note, _ = checkpoint.newest(self._folder, lambda _, found: kept.append(found))
         if note is None or note.round != round:
@@ -46,15 +50,16 @@ class Saved:
 
 
 def common(described: list[str]) -> int:
-    """The newest round of which every node has a sound checkpoint; 0: nobody has any.
+    """The newest round of which every node has a sound checkpoint; 0, the start, when none has more than its first.
 
-    DesyncError when some have checkpoints and they have none in common.
+    A node keeps its second checkpoint once all have kept their first, so whoever has none then has lost it.
+    DesyncError when they have none in common.
     """
     rounds = [set(json.loads(text)) for text in described]
     shared = set.intersection(*rounds)
     if shared:
         return max(shared)
-    if any(rounds):
-        told = "; ".join(f"node {node} has {sorted(found) or 'none'}" for node, found in enumerate(rounds))
-        raise DesyncError(f"the nodes have no checkpoint of one round to go on from: {told}")
-    return 0
+    if all(len(found) < checkpoint.KEEP for found in rounds):
+        return 0
+    told = "; ".join(f"node {node} has {sorted(found) or 'none'}" for node, found in enumerate(rounds))
+    raise DesyncError(f"the nodes have no checkpoint of one round to go on from: {told}")

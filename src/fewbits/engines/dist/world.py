@@ -148,7 +148,7 @@ class World:
         names = [out(rank) for rank in range(self.size)]
         with suppress(GoneError):
             self.board.post(out(self.rank), "")
-            if self.rank == 0 and not self.place.agent:
+            if self.place.hosts:
                 self._until(lambda: self.board.has(*names), patience)
 
     def _until(self, done: Callable[[], bool], patience: float) -> bool:
