@@ -1,4 +1,4 @@
-"""Footprint: what the clients of a run will keep on disk, measured on a few of them before it begins."""
+"""Footprint: what the clients of a run will keep on disk, measured on a short rehearsal before it begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fewbits.learn.method import Method
 from fewbits.link import StateStore
 from fewbits.rng import Key
 
-REHEARSED = 48  # clients: SQLite's pages are shared by some rows, so that few clients would not show a row's share
+TURNS = 200  # of clients: SQLite's pages are shared by some rows, so that few would not show a row's share
+ROUNDS = 100
 
 
 @dataclass(frozen=True)
@@ -59,28 +60,23 @@ class Footprint:
 
 
 def footprint(task: Task, method: Method, schedule: Schedule, key: Key) -> Footprint:
-    """Play one round of a few clients, one local step each, on a copy of the model, and weigh what they leave.
+    """Rehearse the run on a copy of the model with few turns, of one local step each, and weigh what they leave.
 
-    A state whose size depends on the update (a look-back vector of entropy-coded levels) is as large as that of these
-    clients' first updates.
+    A state whose size depends on the update (a look-back vector of entropy-coded levels) grows as training goes on, so
+    the turns are spread over as many rounds as the run has, or ROUNDS if that is less.
     """
-    count = min(REHEARSED, len(task.parts))
-    few = replace(
-        task,
-        model=copy.deepcopy(task.model),
-        parts=task.parts[:count],
-        test_x=None,
-        test_y=None,
-        local=replace(task.local, steps=1),
-        held=task.held[:count],
-    )
+    rounds = min(schedule.rounds, ROUNDS)
+    few = replace(task, model=copy.deepcopy(task.model), test_x=None, test_y=None, local=replace(task.local, steps=1))
+    clients = len(few.parts)
+    brief = replace(schedule, rounds=rounds, per_round=min(-(-TURNS // rounds), clients), processes=1)
     with tempfile.TemporaryDirectory(prefix="fewbits-") as name:
         folder = Path(name)
         with closing(StateStore(folder / "empty", writer="0")), closing(StateStore(folder / "empty", writer="server")):
             pass
-        Federation(few, method, Schedule(1, processes=1), key, folder / "run").run()
+        Federation(few, method, brief, key, folder / "run").run()
         weight = _bytes(folder / "run" / "states") - _bytes(folder / "empty")
-    return Footprint(max(weight, 0) / count, len(task.parts), schedule)
+    versions = Footprint(1.0, clients, brief).after_run
+    return Footprint(max(weight, 0) / versions, clients, schedule)
 
 
 def _bytes(folder: Path) -> int:
