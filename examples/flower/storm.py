@@ -39,7 +39,7 @@ from fewbits.cli.config import RunConfig
 from fewbits.engines.flower.site import UP, Site
 from fewbits.engines.memory import Federation, Schedule
 from fewbits.flower import named
-from fewbits.link import ends
+from fewbits.link import Sender, ends
 from fewbits.link.ledger import read
 from fewbits.wire import Frame
 
@@ -168,18 +168,18 @@ def both_ends(server: Path, nodes: Path, clients: int, method: str, seed: int) -
         receiver = strategy.server.receiver(client)
         with tempfile.TemporaryDirectory() as copy:
             shutil.copytree(next(nodes.glob(f"node-{client}/*/{client}")), copy, dirs_exist_ok=True)
+            fresh = Sender(strategy.server.up, strategy.server.spec, key.fold("client", client, "up")).dump()
             with closing(Site(Path(copy), client, named(method, None, None), key)) as site:
-                seen = [_end(site)]
+                seen = [_end(site, fresh)]
                 ends.rollback(site.store, site.store.newest(client, UP) or 0, [client], UP)
-                seen.append(_end(site))
+                seen.append(_end(site, fresh))
         found.append(Ends(client, (receiver.expects, receiver.history), *seen))
     return found
 
 
-def _end(site: Site) -> tuple[int, int]:
-    data = ends.restore(site.store, site.client, UP)
-    header = Frame.parse(data).header if data else None
-    return (header.sequence, header.history) if header else (0, 0)
+def _end(site: Site, fresh: bytes) -> tuple[int, int]:
+    header = Frame.parse(ends.restore(site.store, site.client, UP) or fresh).header
+    return header.sequence, header.history
 
 
 def main() -> None:
@@ -227,12 +227,13 @@ def verdict(folder: Path, plan: Plan, rounds: int, clean: list[float]) -> list[s
         rows.append(f"{fate:12}{len(sent):6}{sum(taken[turn] for turn in sent):10}")
     twice = sum(n > 1 for n in taken.values())
     summary = json.loads((folder / "server" / "summary.json").read_text())
+    log = (folder / "run.log").read_text().splitlines()
     return [
         *rows,
         f"replies accepted twice: {twice}; rounds closed: {plan.closed()} of {rounds}",
         f"accuracy {summary['accuracy']:.3f}; undisturbed, seeds 0 to {len(clean) - 1}: {mean(clean):.3f} "
         f"+- {stdev(clean):.3f} ({min(clean):.3f} to {max(clean):.3f})",
-        *(f"note: {note}" for note in summary["notes"]),
+        *(f"note: {line.split('fewbits: ', 1)[1]}" for line in log if "fewbits: round" in line and "WARN" in line),
     ]
 
 
