@@ -27,6 +27,7 @@ from fewbits.rng import Key
 FATES = ("lost", "late", "repeated", "corrupted")
 ORDERS = ("lost", "late", "repeated")  # for the SuperNode; the mod itself does the rest
 PATIENCE = 900.0  # seconds, of whoever waits for another process
+HEARTBEAT = 15  # seconds; Flower's 30 would keep a killed SuperNode out for a minute
 App = Callable[[Message, Context], Message]
 
 
@@ -75,9 +76,9 @@ class Plan:
             return False
         return True
 
-    def await_mark(self, name: str) -> None:
-        """Wait for somebody else's mark."""
-        wait(lambda: (Path(self.folder) / name).exists(), name)
+    def marked(self, name: str) -> bool:
+        """Whether somebody has left this mark."""
+        return (Path(self.folder) / name).exists()
 
 
 @cache
@@ -125,9 +126,9 @@ def inside(message: Message, context: Context, call_next: App) -> Message:
     turn = (int(message.content["config"]["server-round"]), int(context.node_config["partition-id"]))
     reply = call_next(message, context)
     if turn == plan().death and plan().mark("in-the-turn"):
-        plan().await_mark("never: this process is to be killed")
+        wait(lambda: False, "the end of this process")
     if turn == plan().crash and plan().mark("in-the-round"):
-        plan().await_mark("server-killed")
+        wait(partial(plan().marked, "server-killed"), "the end of the server")
     return reply
 
 
@@ -158,7 +159,9 @@ def lie(told: Envelope) -> RecordDict:
 
 def main() -> None:
     """`flower-supernode`, whose replies go the way that the mod has ordered."""
+    from flwr.supercore import heartbeat
     from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+    from flwr.supernode import fleet_http_connection
     from flwr.supernode import start_client_internal as supernode
     from flwr.supernode.cli import flower_supernode
 
@@ -185,6 +188,7 @@ def main() -> None:
         push(state, object_store, sent, push_object)
 
     supernode._push_messages = pushing
+    heartbeat.HEARTBEAT_DEFAULT_INTERVAL = fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = HEARTBEAT
     sys.exit(flower_supernode())
 
 

@@ -61,42 +61,44 @@ class Storm(Loopback):
             command = ("python", str(FAULTS), *command[1:])
         return super()._start(name, *command)
 
-    def weather(self, project: Path, patience: float, **config: object) -> None:
-        """`flwr run`, once more after the ServerApp was killed; within `patience` seconds."""
+    def begin(self, project: Path, **config: object) -> subprocess.Popen[bytes]:
+        """`flwr run` with this configuration, whose end nobody waits for."""
         text = " ".join(f"{name.replace('_', '-')}={value!r}" for name, value in config.items())
-        command = ("flwr", "run", str(project), "loopback", "--stream", "--run-config", text)
-        began, run, revival = time.monotonic(), self._start("run", *command), None
+        return self._start("run", "flwr", "run", str(project), "loopback", "--stream", "--run-config", text)
+
+    def weather(self, project: Path, patience: float, **config: object) -> None:
+        """One run with all that `plan` holds, within `patience` seconds; a killed ServerApp is started again."""
+        began, run, revival = time.monotonic(), self.begin(project, **config), None
         while run.poll() is None:
             if time.monotonic() > began + patience:
                 raise RuntimeError(f"the run has not ended after {patience:.0f} s:\n{self.log('run')[-3000:]}")
-            if revival is None and self._marked("in-the-turn"):
-                revival = Thread(self._kill_node, self.plan.death[1])
-            if self._marked("in-the-round") and self.plan.mark("server-killed"):
-                self._kill_server()
+            if revival is None and self.plan.death and self.plan.marked("in-the-turn"):
+                revival = Thread(self.kill_node, self.plan.death[1])
+            if self.plan.marked("in-the-round") and not self.plan.marked("server-killed"):
+                self.kill_server()
                 end(run)
-                run = self._start("run", *command)
+                run = self.begin(project, **config)
             time.sleep(0.2)
         if revival is not None:
             revival.result()
         if run.returncode:
             raise RuntimeError(f"flwr run ended with {run.returncode}:\n{self.log('run')[-3000:]}")
 
-    def _marked(self, name: str) -> bool:
-        return (Path(self.plan.folder) / name).exists()
-
-    def _kill_node(self, number: int) -> None:
+    def kill_node(self, number: int) -> None:
+        """SIGKILL for a SuperNode and all that it has started; then it is started again, until it is let in."""
         end(self.supernodes[number], at_once=True)
-        began = self.plan.closed()
-        self.events.append(f"SuperNode {number} killed within its turn of round {began + 1}")
+        self.events.append(f"SuperNode {number} killed within its turn of round {self.plan.closed() + 1}")
         self.start_supernode(number)
         self.events.append(f"SuperNode {number} was let in again while round {self.plan.closed() + 1} was on")
 
-    def _kill_server(self) -> None:
+    def kill_server(self) -> None:
+        """SIGKILL for the ServerApp; the SuperLink, which started it, lives on."""
         for number in started_with(self.environment["FLWR_HOME"]):
             with suppress(OSError):
                 if b"flwr-serverapp" in Path(f"/proc/{number}/cmdline").read_bytes():
                     os.kill(number, signal.SIGKILL)
         self.events.append(f"ServerApp killed within round {self.plan.closed() + 1}, and `flwr run` given again")
+        self.plan.mark("server-killed")
 
 
 class Thread(threading.Thread):
