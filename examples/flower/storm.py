@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import signal
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a new folder for logs and states, which then stay")
     options = parser.parse_args()
     rounds, nodes = options.rounds, options.nodes
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     with ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fewbits-storm-")))
         server = folder / "server"
