@@ -19,15 +19,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
-from typing import Any
 
 from faults import FATES, Plan
 from flwr.app import ArrayRecord
@@ -70,16 +69,17 @@ class Storm(Loopback):
     def weather(self, project: Path, patience: float, **config: object) -> None:
         """One run with all that `plan` holds, within `patience` seconds; a killed ServerApp is started again."""
         began, run, revival = time.monotonic(), self.begin(project, **config), None
-        while run.poll() is None:
-            if time.monotonic() > began + patience:
-                raise RuntimeError(f"the run has not ended after {patience:.0f} s:\n{self.log('run')[-3000:]}")
-            if revival is None and self.plan.death and self.plan.marked("in-the-turn"):
-                revival = Thread(self.kill_node, self.plan.death[1])
-            if self.plan.marked("in-the-round") and not self.plan.marked("server-killed"):
-                self.kill_server()
-                end(run)
-                run = self.begin(project, **config)
-            time.sleep(0.2)
+        with ThreadPoolExecutor(1) as other:  # for the node that has to be let in again while the run goes on
+            while run.poll() is None:
+                if time.monotonic() > began + patience:
+                    raise RuntimeError(f"the run has not ended after {patience:.0f} s:\n{self.log('run')[-3000:]}")
+                if revival is None and self.plan.death and self.plan.marked("in-the-turn"):
+                    revival = other.submit(self.kill_node, self.plan.death[1])
+                if self.plan.marked("in-the-round") and not self.plan.marked("server-killed"):
+                    self.kill_server()
+                    end(run)
+                    run = self.begin(project, **config)
+                time.sleep(0.2)
         if revival is not None:
             revival.result()
         if run.returncode:
@@ -100,28 +100,6 @@ class Storm(Loopback):
                     os.kill(number, signal.SIGKILL)
         self.events.append(f"ServerApp killed within round {self.plan.closed() + 1}, and `flwr run` given again")
         self.plan.mark("server-killed")
-
-
-class Thread(threading.Thread):
-    """Calls a function; what it raised comes out of `result`."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        super().__init__(daemon=True)
-        self._call, self._error = (function, arguments), None
-        self.start()
-
-    def run(self) -> None:
-        """The call."""
-        try:
-            self._call[0](*self._call[1])
-        except (RuntimeError, OSError) as error:
-            self._error = error
-
-    def result(self) -> None:
-        """Wait for the end of it."""
-        self.join()
-        if self._error is not None:
-            raise self._error
 
 
 def project(folder: Path) -> Path:
@@ -151,6 +129,11 @@ class Ends:
     server: tuple[int, int]
     newest: tuple[int, int]  # the client's
     before: tuple[int, int]  # to which it goes back when the next bundle says that its newest reply did not count
+
+    @property
+    def agree(self) -> bool:
+        """Whether they are in step, or will be with the next bundle."""
+        return self.server in (self.newest, self.before)
 
     def __str__(self) -> str:
         number, digest = self.server
@@ -191,7 +174,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--nodes", type=int, default=6)
     parser.add_argument("--method", default="lbgm+topk")
-    parser.add_argument("--timeout", type=float, default=45.0, help="seconds until a round closes without the late")
+    parser.add_argument("--timeout", type=float, default=90.0, help="seconds until a round closes without the late")
     parser.add_argument("--seed", type=int, default=0, help="of the faults; the model's is 0")
     parser.add_argument("--patience", type=float, default=2400.0, help="seconds for all of it")
     parser.add_argument("--keep", type=Path, help="a new folder for logs and states, which then stay")
@@ -217,7 +200,10 @@ def main() -> None:
         print(f"the run has ended after {time.monotonic() - began:.0f} s; " + "; ".join(federation.events))
         clean = [undisturbed(nodes, options.method, rounds, seed) for seed in range(5)]
         print("\n".join(verdict(folder, plan, rounds, clean)))
-        print("\n".join(str(each) for each in both_ends(server, folder, nodes, options.method, 0)))
+        found = both_ends(server, folder, nodes, options.method, 0)
+        print("\n".join(map(str, found)))
+        if not all(each.agree for each in found):
+            sys.exit("the ends of a link differ")
 
 
 def verdict(folder: Path, plan: Plan, rounds: int, clean: list[float]) -> list[str]:
@@ -229,6 +215,8 @@ def verdict(folder: Path, plan: Plan, rounds: int, clean: list[float]) -> list[s
     for fate in ("fine", *FATES, "lie", "trouble"):
         sent = [turn for turn, said in turns.items() if said == fate]
         rows.append(f"{fate:12}{len(sent):6}{sum(taken[turn] for turn in sent):10}")
+    if any(taken[turn] for turn, said in turns.items() if said in ("corrupted", "lie")):
+        raise RuntimeError("a corrupted reply was accepted:\n" + "\n".join(rows))
     twice = sum(n > 1 for n in taken.values())
     summary = json.loads((folder / "server" / "summary.json").read_text())
     log = (folder / "run.log").read_text().splitlines()
