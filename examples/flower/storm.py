@@ -94,10 +94,14 @@ class Storm(Loopback):
 
     def kill_server(self) -> None:
         """SIGKILL for the ServerApp; the SuperLink, which started it, lives on."""
+        killed = 0
         for number in started_with(self.environment["FLWR_HOME"]):
-            with suppress(OSError):
+            with suppress(OSError):  # it may have ended by itself
                 if b"flwr-serverapp" in Path(f"/proc/{number}/cmdline").read_bytes():
                     os.kill(number, signal.SIGKILL)
+                    killed += 1
+        if not killed:
+            raise RuntimeError("there is no ServerApp to kill")
         self.events.append(f"ServerApp killed within round {self.plan.closed() + 1}, and `flwr run` given again")
         self.plan.mark("server-killed")
 
