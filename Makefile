@@ -7,12 +7,13 @@ WORKERS = 2
 # Its date says when the environment was last brought in line with pyproject.toml and constraints.txt.
 STAMP = $(VENV)/.fewbits-installed
 
-.PHONY: help setup demo flower-demo test check bench clean distclean
+.PHONY: help setup demo flower-demo flower-storm test check bench clean distclean
 
 help:
 	@echo 'make setup      create $(VENV) and install fewbits, with every version pinned'
 	@echo 'make demo       set up, then train a small model and show every byte that was sent'
 	@echo 'make flower-demo  a SuperLink and two SuperNodes over TLS on this machine, and what each layer costs'
+	@echo 'make flower-storm  twenty rounds of a real federation in which everything goes wrong, and what became of it'
 	@echo 'make test       set up, then run the whole test suite'
 	@echo 'make check      lint, formatting and types'
 	@echo 'make bench      run the benchmarks; with DATA_DIR=folder of CIFAR-10 the simulation, too'
@@ -33,6 +34,9 @@ demo: $(STAMP)
 
 flower-demo: $(STAMP)
 	$(VENV)/bin/python examples/flower/loopback.py
+
+flower-storm: $(STAMP)
+	$(VENV)/bin/python examples/flower/storm.py
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

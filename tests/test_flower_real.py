@@ -22,6 +22,14 @@ from fewbits.engines.memory import Federation, Schedule
 from fewbits.link.ledger import read
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples" / "flower"
+DOCS = HERE.parent / "docs" / "flower.md"
+METHOD = "lbgm+topk"
+REFUSALS = {  # by the log in which it stands
+    "misled": "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate",
+    "stranger": "[code: 2004] Failed to activate SuperNode.",
+    "superlink": "No SuperNode found with the given public key.",
+}
 pytestmark = pytest.mark.slow
 
 
@@ -51,36 +59,66 @@ def test_flowers_simulation_makes_the_frames_and_the_model_of_the_engine_memory(
 
 
 @pytest.fixture(scope="module")
-def loopback():
-    return runpy.run_path(str(HERE.parent / "examples" / "flower" / "loopback.py"))
+def storm():
+    """The example's names, and those of `loopback` and `faults`, on which it stands."""
+    sys.path.insert(0, str(EXAMPLES))
+    yield runpy.run_path(str(EXAMPLES / "storm.py"))
+    sys.path.remove(str(EXAMPLES))
 
 
-def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_server(tmp_path, loopback, monkeypatch):
-    """Two rounds, then a node and the server are gone and come back for a third: the engine memory's, to the bit."""
+def test_a_real_federation_over_tls_survives_deaths_within_a_turn_and_within_a_round(tmp_path, storm, monkeypatch):
+    """While both clients are in their turns of round 3, the ServerApp gets SIGKILL, and so does a SuperNode with its
+    app. Both come back, the round is played once more: the model and the frames are the engine memory's, to the bit.
+    """
     for name, value in environment(tmp_path / "unused").items():
         monkeypatch.setenv(name, value)
-    project, server = tmp_path / "project", tmp_path / "server"
-    subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
-    config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 90.0}
-    with loopback["Loopback"](tmp_path, 2) as real:
-        with closing(loopback["Meter"](server / "metrics.jsonl", real.proxies)) as meter:
+    loopback, project, server = sys.modules["loopback"], storm["project"](tmp_path / "project"), tmp_path / "server"
+    plan = storm["Plan"](
+        *(str(tmp_path / "storm"), str(server / "metrics.jsonl")), percent=0, death=(3, 1), crash=(3, 0)
+    )
+    config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 300.0}
+    with storm["Storm"](tmp_path, 2, plan) as real:
+        with closing(loopback.Meter(server / "metrics.jsonl", real.proxies)) as meter:
             meter.idle(10)
             meter.start()
-            real.run(project, 400, rounds=2, **config)
-        before = summary(server)
-        assert theta(server, 2) == in_memory(2, before)
-        print("\n".join(loopback["table"](before, (server / "metrics.jsonl").read_text().splitlines(), meter)))
-
-        loopback["end"](real.supernodes[1], at_once=True)  # SIGKILL, it and its children
-        real.start_supernode(1)
-        real.run(project, 400, rounds=3, **config)  # another ServerApp, which goes on after round 2
+            run = real.begin(project, rounds=3, **config)
+            marks = ("in-the-turn", "in-the-round")
+            sys.modules["faults"].wait(lambda: run.poll() is not None or all(map(plan.marked, marks)), "round 3")
+        assert run.poll() is None, real.log("run")
+        lines = (server / "metrics.jsonl").read_text().splitlines()
+        print("\n".join(loopback.table({"messages": {"up": 4}}, lines, meter)))
+        real.kill_server()
+        loopback.end(run)
+        real.kill_node(1)
+        assert plan.closed() == 2
+        real.run(project, 600, rounds=3, **config)
         assert theta(server, 3) == in_memory(3, summary(server))
-    assert loopback["started_with"](real.environment["FLWR_HOME"]) == []
+    assert loopback.started_with(real.environment["FLWR_HOME"]) == []
+    ends = storm["both_ends"](server, tmp_path, 2, METHOD, 0)
+    assert [each.newest for each in ends] == [each.server for each in ends]
+
+
+def test_a_supernode_with_another_authority_or_an_unknown_key_is_refused_in_words(tmp_path, storm, monkeypatch):
+    """Flower's own handshake, as docs/flower.md quotes it: an upgrade that says something else must not pass unseen."""
+    for name, value in environment(tmp_path / "unused").items():
+        monkeypatch.setenv(name, value)
+    loopback, other = sys.modules["loopback"], tmp_path / "other"
+    other.mkdir()
+    with loopback.Loopback(tmp_path, 0) as real:
+        loopback.make_node_key(tmp_path / "client_0")
+        real.proxies.append(loopback.Proxy(real.port))
+        stranger = real.launch(0, "stranger")
+        real.ca = loopback.make_certificates(other)[2]
+        misled = real.launch(0, "misled")
+        assert [misled.wait(100), stranger.wait(100)] == [1, 1]
+        for name, words in REFUSALS.items():
+            assert words in real.log(name), real.log(name)
+            assert words in DOCS.read_text()
 
 
 def in_memory(rounds: int, found: dict) -> bytes:
     """The model of the same run in the engine memory; its bytes must be what was found."""
-    run = RunConfig(clients=2, method="lbgm+topk", rounds=rounds, lr=0.1, batch_size=20, epochs=2)
+    run = RunConfig(clients=2, method=METHOD, rounds=rounds, lr=0.1, batch_size=20, epochs=2)
     digits = replace(build_task(run, load_data(run)), seed=None, build=None)  # Flower's server sends arrays, no seed
     memory = Federation(digits, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(0))
     memory.run()

@@ -136,7 +136,7 @@ class Loopback:
         log = self.folder / f"supernode-{number}.log"
         seen = log.read_text().count("SuperNode ID") if log.exists() else 0
         while time.monotonic() < until:
-            process = self.supernodes[number] = self._launch(number)
+            process = self.supernodes[number] = self.launch(number, f"supernode-{number}")
             while process.poll() is None and time.monotonic() < until:
                 if self.log(f"supernode-{number}").count("SuperNode ID") > seen:
                     return
@@ -144,10 +144,11 @@ class Loopback:
             end(process)
         raise RuntimeError(f"SuperNode {number} was not let in:\n{self.log(f'supernode-{number}')[-2000:]}")
 
-    def _launch(self, number: int) -> subprocess.Popen[bytes]:
+    def launch(self, number: int, name: str) -> subprocess.Popen[bytes]:
+        """A SuperNode's process, which may or may not be let in; `name`: of its log."""
         state = self.folder / f"node-{number}"
         return self._start(
-            f"supernode-{number}",
+            name,
             *("flower-supernode", "--superlink", f"127.0.0.1:{self.proxies[number].port}"),
             *("--root-certificates", str(self.ca), "--host", "127.0.0.1", "--port", str(free_port())),
             *("--auth-supernode-private-key", str(self.folder / f"client_{number}")),

@@ -1,4 +1,4 @@
-"""`fewbits flower new`: a small Flower project, ready for `flwr run`."""
+"""`fewbits flower`: a small project, ready for `flwr run`, and a look at a SuperLink's certificate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fewbits.cli.handshake import handshake
 from fewbits.errors import LocalError
 
 app = typer.Typer(name="flower", help="Federations over Flower.", no_args_is_help=True)
@@ -42,3 +43,14 @@ def new(
     console.print(
         f"wrote {folder}; next: cd {folder} && flwr run . --stream", markup=False, highlight=False, soft_wrap=True
     )
+
+
+@app.command()
+def check(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of the SuperLink.", metavar="ADDRESS")],
+    authority: Annotated[
+        Path, typer.Option("--root-certificates", help="The PEM file that the SuperNodes get.", exists=True)
+    ],
+) -> None:
+    """Try a SuperNode's TLS handshake; when it fails, say what the SuperLink shows and what the file holds."""
+    Console().print(handshake(address, authority), markup=False, highlight=False, soft_wrap=True)

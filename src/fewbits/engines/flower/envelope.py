@@ -1,7 +1,8 @@
 """Envelope: everything one message says, as one record of one value, because every record costs Flower kilobytes.
 
 A value is `link.bundle.pack` of a JSON object and the parts it speaks of: a bundle or a frame first, then whatever
-the kind calls for. Metrics and the user's own configuration ride in the JSON. Nothing is believed before it is bounded.
+the kind calls for. Metrics and the user's own configuration ride in the JSON. The last part is a checksum of all the
+others: a frame has its own, but the JSON says what a reply weighs. Nothing is believed before it is bounded.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from isal.isal_zlib import crc32
 
 from fewbits.errors import WireError
 from fewbits.link.bundle import pack, unpack
 
 NAME = "fewbits"  # of the record, of its value, and the stype of large ones
-VERSION = 1
+VERSION = 2
 LARGE = 5_000_000  # bytes; from here on an Array, which Flower sends in chunks
 MARGIN = 1 << 20  # bytes beyond what a frame may have: JSON with the user's metrics
 RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")  # names a folder
@@ -37,7 +39,8 @@ class Envelope:
     def seal(self) -> RecordDict:
         """The content of a message."""
         head = {"v": VERSION, "kind": self.kind, "round": self.round, **self.fields}
-        data = pack([json.dumps(head, separators=(",", ":")).encode(), *self.parts])
+        parts = [json.dumps(head, separators=(",", ":")).encode(), *self.parts]
+        data = pack([*parts, checksum(parts)])
         if len(data) < LARGE:
             return RecordDict({NAME: ConfigRecord({NAME: data})})
         return RecordDict({NAME: ArrayRecord({NAME: Array("uint8", (len(data),), NAME, data)})})
@@ -89,10 +92,20 @@ def opened(data: bytes, limit: int | None = None) -> Envelope:
         raise WireError(f"the message begins with a JSON {type(fields).__name__}; expected an object")
     if fields.pop("v", None) != VERSION:
         raise WireError(f"the message is not of envelope version {VERSION}, which this library reads")
+    if not parts or parts.pop() != checksum([head, *parts]):
+        raise WireError("the message is damaged: its checksum is not that of what it says")
     kind, number = fields.pop("kind", None), fields.pop("round", None)
     if not isinstance(kind, str) or not isinstance(number, int):
         raise WireError(f"envelope: kind must be text and round a number; got {kind!r} and {number!r}")
     return Envelope(kind, number, fields, tuple(parts))
+
+
+def checksum(parts: Sequence[bytes]) -> bytes:
+    """CRC-32 of parts, each after its length; no defence against somebody who means harm."""
+    found = 0
+    for part in parts:
+        found = crc32(part, crc32(len(part).to_bytes(8, "big"), found))
+    return found.to_bytes(4, "big")
 
 
 def described(content: RecordDict) -> list[list[Any]]:
