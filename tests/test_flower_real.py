@@ -6,9 +6,9 @@ import os
 import runpy
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from safetensors.torch import load_file
@@ -22,6 +22,7 @@ from fewbits.engines.memory import Federation, Schedule
 from fewbits.link.ledger import read
 
 HERE = Path(__file__).parent
+FLOWER = HERE.parent / "docs" / "flower.md"
 pytestmark = pytest.mark.slow
 
 
@@ -52,7 +53,10 @@ def test_flowers_simulation_makes_the_frames_and_the_model_of_the_engine_memory(
 
 @pytest.fixture(scope="module")
 def loopback():
-    return runpy.run_path(str(HERE.parent / "examples" / "flower" / "loopback.py"))
+    folder = HERE.parent / "examples" / "flower"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        return runpy.run_path(str(folder / "loopback.py"))
 
 
 def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_server(tmp_path, loopback, monkeypatch):
@@ -63,13 +67,9 @@ def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_serv
     subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
     config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 90.0}
     with loopback["Loopback"](tmp_path, 2) as real:
-        with closing(loopback["Meter"](server / "metrics.jsonl", real.proxies)) as meter:
-            meter.idle(10)
-            meter.start()
-            real.run(project, 400, rounds=2, **config)
-        before = summary(server)
-        assert theta(server, 2) == in_memory(2, before)
-        print("\n".join(loopback["table"](before, (server / "metrics.jsonl").read_text().splitlines(), meter)))
+        real.run(project, 400, rounds=2, **config)
+        assert theta(server, 2) == in_memory(2, summary(server))
+        transport_is_as_documented(loopback["transport"], real.exchanges(), list(read(server / "ledger.jsonl")))
 
         loopback["end"](real.supernodes[1], at_once=True)  # SIGKILL, it and its children
         real.start_supernode(1)
@@ -78,11 +78,40 @@ def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_serv
     assert loopback["started_with"](real.environment["FLWR_HOME"]) == []
 
 
-def in_memory(rounds: int, found: dict) -> bytes:
-    """The model of the same run in the engine memory; its bytes must be what was found."""
+def transport_is_as_documented(transport, taps, entries) -> None:
+    """What a client-round takes beyond its frame: within the bounds, and what docs/flower.md says within a tenth.
+
+    How often a connection is opened anew depends on how long clients train; so the tenth is of the requests alone.
+    """
+    page = transport.documented(FLOWER)
+    for way, bound in (("up", 12_000), ("down", 4_000)):
+        found = transport.price(taps, entries, way)
+        _, _, requests, _, overhead = page[f"fewbits, one transfer at a time, {way}"]
+        assert len(found.requests) == 4  # two rounds of two clients
+        assert median(found.requests) == pytest.approx(requests, rel=0.1)
+        assert median(found.overhead) <= bound
+        assert overhead <= bound
+
+
+@pytest.mark.parametrize("how", ["one transfer at a time", "Flower's default"])
+def test_the_documented_frames_are_those_of_the_same_run_in_memory(tmp_path, loopback, how):
+    memory_of(5, tmp_path).run()
+    transport, entries = loopback["transport"], list(read(tmp_path / "ledger.jsonl"))
+    for way in transport.WAYS:
+        frames = [round(transport.mean(entries, way, what)) for what in ("payload_bytes", "frame_bytes")]
+        assert transport.documented(FLOWER)[f"fewbits, {how}, {way}"][:2] == frames
+
+
+def memory_of(rounds: int, folder: Path | None = None) -> Federation:
+    """The same run in the engine memory."""
     run = RunConfig(clients=2, method="lbgm+topk", rounds=rounds, lr=0.1, batch_size=20, epochs=2)
     digits = replace(build_task(run, load_data(run)), seed=None, build=None)  # Flower's server sends arrays, no seed
-    memory = Federation(digits, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(0))
+    return Federation(digits, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(0), folder)
+
+
+def in_memory(rounds: int, found: dict) -> bytes:
+    """The model of the same run in the engine memory; its bytes must be what was found."""
+    memory = memory_of(rounds)
     memory.run()
     assert found["frame_bytes"] == memory.ledger.frame_bytes
     assert found["notes"] == []

@@ -163,6 +163,12 @@ class Tap:
             for end in ready:
                 end.feed()
 
+    def taken(self) -> list[Exchange]:
+        """The exchanges since this was last called; nothing but polls may be under way."""
+        found = list(self.exchanges)
+        del self.exchanges[: len(found)]
+        return found
+
     def close(self) -> None:
         """Stop listening; open connections end within a second."""
         self._open = False
