@@ -82,17 +82,14 @@ class End:
         self.came += len(data)
         self._inward.write(data)
 
-    def read(self) -> bytes | None:
-        """The plain bytes that have come; None: the other end said goodbye."""
-        found = b""
-        try:
+    def read(self) -> list[bytes]:
+        """The plain bytes that have come, a piece per record, so that they can go on as they came; b"": goodbye."""
+        found = list[bytes]()
+        with suppress(ssl.SSLWantReadError):
             while data := self._tls.read(1 << 16):
-                found += data
-        except ssl.SSLWantReadError:
-            return found
-        except ssl.SSLZeroReturnError:
-            pass
-        return found or None
+                found.append(data)
+            found.append(b"")
+        return found
 
     def write(self, data: bytes) -> None:
         """Send plain bytes."""
@@ -141,8 +138,7 @@ class Tap:
         ends, now, answered = {near.link: near, far.link: far}, None, True
         ready = [near]  # a request may have come with the last bytes of the handshake
         while self._open:
-            for end in ready:
-                data = end.read()
+            for end, data in [(end, data) for end in ready for data in end.read()]:
                 if data and end is near and answered:
                     now, answered = Exchange.of(data, near.opening if now is None else (0, 0)), False
                     self.exchanges.append(now)
@@ -151,13 +147,13 @@ class Tap:
                     answered = True
                 if data:
                     (far if end is near else near).write(data)
-                elif data is None:
+                else:
                     near.leave()
                     far.leave()
                 if now is not None:
                     now.up, now.down = now.up + near.came, now.down + near.went
                     near.came = near.went = 0
-                if data is None:
+                if not data:
                     return
             ready = [ends[link] for link in select.select(list(ends), [], [], 1.0)[0]]
             for end in ready:
