@@ -108,6 +108,36 @@ class End:
         self.link.sendall(data)
 
 
+@dataclass
+class Talk:
+    """One connection: requests and answers in turn, as HTTP/1.1 has it."""
+
+    near: End  # the SuperNode's
+    far: End  # the SuperLink's
+    account: list[Exchange]
+    now: Exchange | None = None
+    answered: bool = True
+
+    def carry(self, end: End, data: bytes) -> bool:
+        """Pass on what came from an end, and enter its bytes; False when the end said goodbye."""
+        if data and end is self.near and self.answered:
+            self.now = Exchange.of(data, self.near.opening if self.now is None else (0, 0))
+            self.account.append(self.now)
+            self.answered = False
+        elif data and end is self.far and self.now is not None:
+            self.now.answer(data)
+            self.answered = True
+        if data:
+            (self.far if end is self.near else self.near).write(data)
+        else:
+            self.near.leave()
+            self.far.leave()
+        if self.now is not None:
+            self.now.up, self.now.down = self.now.up + self.near.came, self.now.down + self.near.went
+            self.near.came = self.near.went = 0
+        return bool(data)
+
+
 class Tap:
     """Passes one SuperNode's connections on to a SuperLink, and keeps account of every exchange."""
 
@@ -135,26 +165,9 @@ class Tap:
 
     def _talk(self, near: End, far: End) -> None:
         """One request after another, as HTTP/1.1 has it, until either end leaves."""
-        ends, now, answered = {near.link: near, far.link: far}, None, True
+        ends, talk = {near.link: near, far.link: far}, Talk(near, far, self.exchanges)
         ready = [near]  # a request may have come with the last bytes of the handshake
-        while self._open:
-            for end, data in [(end, data) for end in ready for data in end.read()]:
-                if data and end is near and answered:
-                    now, answered = Exchange.of(data, near.opening if now is None else (0, 0)), False
-                    self.exchanges.append(now)
-                elif data and end is far and now is not None:
-                    now.answer(data)
-                    answered = True
-                if data:
-                    (far if end is near else near).write(data)
-                else:
-                    near.leave()
-                    far.leave()
-                if now is not None:
-                    now.up, now.down = now.up + near.came, now.down + near.went
-                    near.came = near.went = 0
-                if not data:
-                    return
+        while self._open and all(talk.carry(end, data) for end in ready for data in end.read()):
             ready = [ends[link] for link in select.select(list(ends), [], [], 1.0)[0]]
             for end in ready:
                 end.feed()
