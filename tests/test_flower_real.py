@@ -60,21 +60,21 @@ def loopback():
 
 
 def test_a_real_federation_over_tls_survives_the_death_of_a_node_and_of_the_server(tmp_path, loopback, monkeypatch):
-    """Two rounds, then a node and the server are gone and come back for a third: the engine memory's, to the bit."""
+    """Three rounds, then a node and the server are gone and come back for a fourth: the engine memory's, to the bit."""
     for name, value in environment(tmp_path / "unused").items():
         monkeypatch.setenv(name, value)
     project, server = tmp_path / "project", tmp_path / "server"
     subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
     config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 90.0}
     with loopback["Loopback"](tmp_path, 2) as real:
-        real.run(project, 400, rounds=2, **config)
-        assert theta(server, 2) == in_memory(2, summary(server))
+        real.run(project, 400, rounds=3, **config)
+        assert theta(server, 3) == in_memory(3, summary(server))
         transport_is_as_documented(loopback["transport"], real.exchanges(), list(read(server / "ledger.jsonl")))
 
         loopback["end"](real.supernodes[1], at_once=True)  # SIGKILL, it and its children
         real.start_supernode(1)
-        real.run(project, 400, rounds=3, **config)  # another ServerApp, which goes on after round 2
-        assert theta(server, 3) == in_memory(3, summary(server))
+        real.run(project, 400, rounds=4, **config)  # another ServerApp, which goes on after round 3
+        assert theta(server, 4) == in_memory(4, summary(server))
     assert loopback["started_with"](real.environment["FLWR_HOME"]) == []
 
 
@@ -87,7 +87,7 @@ def transport_is_as_documented(transport, taps, entries) -> None:
     for way, bound in (("up", 12_000), ("down", 4_000)):
         found = transport.price(taps, entries, way)
         _, _, requests, _, overhead = page[f"fewbits, one transfer at a time, {way}"]
-        assert len(found.requests) == 4  # two rounds of two clients
+        assert len(found.requests) == 4  # rounds 2 and 3 of two clients
         assert median(found.requests) == pytest.approx(requests, rel=0.1)
         assert median(found.overhead) <= bound
         assert overhead <= bound

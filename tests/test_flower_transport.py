@@ -133,26 +133,26 @@ def run_of(examples, messages):
     return found
 
 
-def test_polls_and_heartbeats_are_no_part_of_a_message_nor_is_the_first_message_of_a_run(examples):
+def test_polls_and_heartbeats_are_no_part_of_a_message_nor_do_the_first_two_messages_count(examples):
     entries = [
         Entry(round, client, way, size * round, size * round - 1)
-        for round in (1, 2)
+        for round in (1, 2, 3)
         for client in (0, 1)
         for way, size in (("up", 40), ("down", 20))
     ]
-    price, taps = examples("transport").price, [run_of(examples, 3), run_of(examples, 3)]
+    price, taps = examples("transport").price, [run_of(examples, 4), run_of(examples, 4)]
     up, down = price(taps, entries, "up"), price(taps, entries, "down")
-    assert up.requests == (1101 - 40, 1101 - 80) * 2 and up.opening == (500,) * 4
-    assert down.requests == (260 - 20, 260 - 40) * 2 and down.opening == (700,) * 4
-    assert up.overhead == (1561, 1521) * 2
+    assert up.requests == (1101 - 80, 1101 - 120) * 2 and up.opening == (500,) * 4
+    assert down.requests == (260 - 40, 260 - 60) * 2 and down.opening == (700,) * 4
+    assert up.overhead == (1521, 1481) * 2
     assert (up.idle, down.idle, up.seconds) == (2 * 100 + 90, 2 * 10 + 9, 10)
 
 
 def test_what_is_written_to_a_page_is_what_is_read_from_it(tmp_path, examples):
     transport, page = examples("transport"), tmp_path / "page.md"
     page.write_text(f"before\n\n{transport.BEGIN} old -->\n\nold\n\n{transport.END}\n\nafter\n")
-    entries = [Entry(round, 0, way, 1040, 1024) for round in (1, 2) for way in ("up", "down")]
-    lines = [*transport.HEAD, *transport.rows("x", [run_of(examples, 3)], entries)]
+    entries = [Entry(round, 0, way, 1040, 1024) for round in (1, 2, 3) for way in ("up", "down")]
+    lines = [*transport.HEAD, *transport.rows("x", [run_of(examples, 4)], entries)]
     for _ in range(2):
         transport.write(page, lines)
     assert page.read_text() == f"before\n\n{transport.NOTE}\n\n" + "\n".join(lines) + f"\n\n{transport.END}\n\nafter\n"

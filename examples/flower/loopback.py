@@ -287,7 +287,7 @@ def measured(arguments: argparse.Namespace, transfers: int, empty: bool) -> list
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="two or more")
+    parser.add_argument("--rounds", type=int, default=5, help="three or more")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--method", default="lbgm+topk")
     parser.add_argument(

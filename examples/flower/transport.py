@@ -51,15 +51,15 @@ class Price:
 def price(taps: Sequence[Sequence[Exchange]], entries: Sequence[Entry], way: str) -> Price:
     """Of a run whose exchanges are these, a sequence per client in their order, each of whom took part in every round.
 
-    The first message of a run is left out: it brings the app, and with fewbits nothing but a hello; two more are
-    needed. `entries`: the run's ledger; none for messages without frames.
+    The first two messages of a run are left out: one brings the app, and with fewbits nothing but a hello, the other
+    the model; two more are needed. `entries`: the run's ledger; none for messages without frames.
     """
     at = WAYS.index(way)
     frames = {(e.client, e.round): e.frame_bytes for e in entries if e.direction == way}
     requests, opening, idle, spans = list[int](), list[int](), 0, list[float]()
     for client, exchanges in enumerate(taps):
-        found = turns(exchanges)[1:]
-        for number, turn in enumerate(found, 1):
+        found = turns(exchanges)[2:]
+        for number, turn in enumerate(found, 2):
             opening.append(sum(each.opening[at] for each in turn))
             whole = sum(getattr(each, way) for each in turn)
             requests.append(whole - opening[-1] - frames.get((client, number), 0))
