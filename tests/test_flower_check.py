@@ -1,30 +1,27 @@
 """`fewbits flower check`: what a SuperLink shows and what a file holds, before any SuperNode is started."""
 
 import hashlib
-import runpy
 import socket
 import ssl
 import threading
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
+import loopback
 from fewbits.cli.app import app
 from fewbits.cli.handshake import handshake
 from fewbits.errors import LocalError, WireError
-
-LOOPBACK = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "flower" / "loopback.py"))
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     """Two authorities of one name, each with a certificate for loopback: (certificate, key, authority)."""
     folders = [tmp_path_factory.mktemp(name) for name in ("ours", "theirs")]
-    return [LOOPBACK["make_certificates"](folder) for folder in folders]
+    return [loopback.make_certificates(folder) for folder in folders]
 
 
 @contextmanager
@@ -99,7 +96,7 @@ def test_what_is_no_address_is_refused(address, certificates):
 
 def test_a_port_without_tls_and_a_file_without_certificates_are_told_in_words(tmp_path, certificates):
     (certificate, key, authority), _ = certificates
-    free = LOOPBACK["free_port"]()
+    free = loopback.free_port()
     with pytest.raises(WireError, match="no TLS handshake"):
         handshake(f"127.0.0.1:{free}", authority)
     (tmp_path / "empty.pem").write_text("nothing")

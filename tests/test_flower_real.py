@@ -3,17 +3,20 @@
 import hashlib
 import json
 import os
-import runpy
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from safetensors.torch import load_file
 
+import faults
 import fewbits
+import loopback
+import storm
+import transport
 from digits_task import federation, model_bytes, task
 from fewbits import methods
 from fewbits.cli.assemble import build_task, load_data
@@ -22,7 +25,6 @@ from fewbits.engines.memory import Federation, Schedule
 from fewbits.link.ledger import read
 
 HERE = Path(__file__).parent
-EXAMPLES = HERE.parent / "examples" / "flower"
 DOCS = HERE.parent / "docs" / "flower.md"
 METHOD = "lbgm+topk"
 REFUSALS = {  # by the log in which it stands
@@ -58,55 +60,42 @@ def test_flowers_simulation_makes_the_frames_and_the_model_of_the_engine_memory(
     assert found["notes"] == []
 
 
-@pytest.fixture(scope="module")
-def storm():
-    """The example's names, and those of `loopback` and `faults`, on which it stands."""
-    sys.path.insert(0, str(EXAMPLES))
-    yield runpy.run_path(str(EXAMPLES / "storm.py"))
-    sys.path.remove(str(EXAMPLES))
-
-
-def test_a_real_federation_over_tls_survives_deaths_within_a_turn_and_within_a_round(tmp_path, storm, monkeypatch):
-    """While both clients are in their turns of round 3, the ServerApp gets SIGKILL, and so does a SuperNode with its
+def test_a_real_federation_over_tls_survives_deaths_within_a_turn_and_within_a_round(tmp_path, monkeypatch):
+    """While both clients are in their turns of round 4, the ServerApp gets SIGKILL, and so does a SuperNode with its
     app. Both come back, the round is played once more: the model and the frames are the engine memory's, to the bit.
     """
     for name, value in environment(tmp_path / "unused").items():
         monkeypatch.setenv(name, value)
-    loopback, project, server = sys.modules["loopback"], storm["project"](tmp_path / "project"), tmp_path / "server"
-    plan = storm["Plan"](
-        *(str(tmp_path / "storm"), str(server / "metrics.jsonl")), percent=0, death=(3, 1), crash=(3, 0)
-    )
+    project, server = storm.project(tmp_path / "project"), tmp_path / "server"
+    plan = storm.Plan(*(str(tmp_path / "storm"), str(server / "metrics.jsonl")), percent=0, death=(4, 1), crash=(4, 0))
     config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 300.0}
-    with storm["Storm"](tmp_path, 2, plan) as real:
-        with closing(loopback.Meter(server / "metrics.jsonl", real.proxies)) as meter:
-            meter.idle(10)
-            meter.start()
-            run = real.begin(project, rounds=3, **config)
-            marks = ("in-the-turn", "in-the-round")
-            sys.modules["faults"].wait(lambda: run.poll() is not None or all(map(plan.marked, marks)), "round 3")
+    with storm.Storm(tmp_path, 2, plan) as real:
+        run = real.begin(project, rounds=4, **config)
+        marks = ("in-the-turn", "in-the-round")
+        faults.wait(lambda: run.poll() is not None or all(map(plan.marked, marks)), "round 4")
         assert run.poll() is None, real.log("run")
-        lines = (server / "metrics.jsonl").read_text().splitlines()
-        print("\n".join(loopback.table({"messages": {"up": 4}}, lines, meter)))
+        exchanges, entries = real.exchanges(), list(read(server / "ledger.jsonl"))
         real.kill_server()
         loopback.end(run)
         real.kill_node(1)
-        assert plan.closed() == 2
-        real.run(project, 600, rounds=3, **config)
-        assert theta(server, 3) == in_memory(3, summary(server))
+        assert plan.closed() == 3
+        real.run(project, 600, rounds=4, **config)
+        assert theta(server, 4) == in_memory(4, summary(server))
     assert loopback.started_with(real.environment["FLWR_HOME"]) == []
-    ends = storm["both_ends"](server, tmp_path, 2, METHOD, 0)
+    ends = storm.both_ends(server, tmp_path, 2, METHOD, 0)
     assert [each.newest for each in ends] == [each.server for each in ends]
+    transport_is_as_documented(exchanges, entries)
 
 
-def test_a_supernode_with_another_authority_or_an_unknown_key_is_refused_in_words(tmp_path, storm, monkeypatch):
+def test_a_supernode_with_another_authority_or_an_unknown_key_is_refused_in_words(tmp_path, monkeypatch):
     """Flower's own handshake, as docs/flower.md quotes it: an upgrade that says something else must not pass unseen."""
     for name, value in environment(tmp_path / "unused").items():
         monkeypatch.setenv(name, value)
-    loopback, other = sys.modules["loopback"], tmp_path / "other"
+    other = tmp_path / "other"
     other.mkdir()
     with loopback.Loopback(tmp_path, 0) as real:
         loopback.make_node_key(tmp_path / "client_0")
-        real.proxies.append(loopback.Proxy(real.port))
+        real.taps.append(loopback.Tap(real.port, real.certificate, real.key, real.ca))
         stranger = real.launch(0, "stranger")
         real.ca = loopback.make_certificates(other)[2]
         misled = real.launch(0, "misled")
@@ -116,11 +105,41 @@ def test_a_supernode_with_another_authority_or_an_unknown_key_is_refused_in_word
             assert words in DOCS.read_text()
 
 
-def in_memory(rounds: int, found: dict) -> bytes:
-    """The model of the same run in the engine memory; its bytes must be what was found."""
+def transport_is_as_documented(taps, entries) -> None:
+    """What a client-round takes beyond its frame: within the bounds, and what docs/flower.md says within a tenth.
+
+    How often a connection is opened anew depends on how long clients train, so one handshake is counted.
+    """
+    page = transport.documented(DOCS)
+    closed = [exchanges[: exchanges.index(transport.turns(exchanges)[-1][0])] for exchanges in taps]
+    for way, bound in (("up", 12_000), ("down", 4_000)):
+        found = transport.price(closed, entries, way)
+        _, _, requests, _, overhead = page[f"fewbits, one transfer at a time, {way}"]
+        assert len(found.requests) == 4  # rounds 2 and 3 of two clients
+        assert median(found.requests) == pytest.approx(requests, rel=0.1)
+        assert median(found.requests) + min(filter(None, found.opening), default=0) <= bound
+        assert overhead <= bound
+
+
+@pytest.mark.parametrize("how", ["one transfer at a time", "Flower's default"])
+def test_the_documented_frames_are_those_of_the_same_run_in_memory(tmp_path, how):
+    memory_of(5, tmp_path).run()
+    entries = list(read(tmp_path / "ledger.jsonl"))
+    for way in transport.WAYS:
+        frames = [round(transport.mean(entries, way, what)) for what in ("payload_bytes", "frame_bytes")]
+        assert transport.documented(DOCS)[f"fewbits, {how}, {way}"][:2] == frames
+
+
+def memory_of(rounds: int, folder: Path | None = None) -> Federation:
+    """The same run in the engine memory."""
     run = RunConfig(clients=2, method=METHOD, rounds=rounds, lr=0.1, batch_size=20, epochs=2)
     digits = replace(build_task(run, load_data(run)), seed=None, build=None)  # Flower's server sends arrays, no seed
-    memory = Federation(digits, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(0))
+    return Federation(digits, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(0), folder)
+
+
+def in_memory(rounds: int, found: dict) -> bytes:
+    """The model of the same run in the engine memory; its bytes must be what was found."""
+    memory = memory_of(rounds)
     memory.run()
     assert found["frame_bytes"] == memory.ledger.frame_bytes
     assert found["notes"] == []

@@ -3,8 +3,8 @@
     python examples/flower/loopback.py --rounds 5
 
 Certificates and keys are made on the spot, ports are free ones, every SuperNode talks through a proxy that counts its
-bytes, and everything that was started is stopped at the end, whatever happens. The last lines are a table of what
-each layer's bytes were.
+bytes (tap.py), and everything that was started is stopped at the end, whatever happens. The last lines are the table of
+docs/flower.md (transport.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import datetime
 import ipaddress
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +27,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+import transport
+from fewbits.link.ledger import read
+from tap import Exchange, Tap
 
 BIN = Path(sys.executable).parent
 PATIENCE = 120.0  # seconds for a process to become ready
@@ -41,56 +43,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Proxy:
-    """Passes connections on to `port`, and counts what goes each way; of TLS, it sees no more than that."""
-
-    def __init__(self, port: int) -> None:
-        self._target, self._listener = port, socket.create_server(("127.0.0.1", 0))
-        self.port, self.up, self.down = self._listener.getsockname()[1], 0, 0
-        self._lock, self._open = threading.Lock(), True
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while self._open:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._pass, args=(client,), daemon=True).start()
-
-    def _pass(self, client: socket.socket) -> None:
-        try:
-            server = socket.create_connection(("127.0.0.1", self._target))
-        except OSError:
-            client.close()
-            return
-        with client, server:
-            try:
-                while self._open:
-                    for source in select.select([client, server], [], [], 1.0)[0]:
-                        data = source.recv(1 << 16)
-                        if not data:
-                            return
-                        with self._lock:
-                            self.up += len(data) * (source is client)
-                            self.down += len(data) * (source is server)
-                        (server if source is client else client).sendall(data)
-            except OSError:
-                return
-
-    def close(self) -> None:
-        """Stop listening; open connections end within a second."""
-        self._open = False
-        self._listener.close()
-
-
 class Loopback:
     """The federation, as a context manager. `environment` is what every process of it needs."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
-        """`folder`: for certificates, logs and states; `nodes`: SuperNodes."""
+    def __init__(self, folder: Path, nodes: int, transfers: int = 1) -> None:
+        """`folder`: for certificates, logs and states; `nodes`: SuperNodes; `transfers`: of each at the same time."""
         self.folder, self.nodes, self.port = folder, nodes, free_port()
-        self.proxies: list[Proxy] = []
+        self.taps: list[Tap] = []
         self.supernodes: dict[int, subprocess.Popen[bytes]] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         home = folder / "home"
@@ -99,6 +58,9 @@ class Loopback:
             "FLWR_HOME": str(home),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            # More than one at a time takes a connection more, with a handshake that costs more than most frames.
+            "FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PULLS": str(transfers),
+            "FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PUSHES": str(transfers),
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         }
         self.certificate, self.key, self.ca = make_certificates(folder)
@@ -109,7 +71,7 @@ class Loopback:
         try:
             self._start_superlink()
             for number in range(self.nodes):
-                self.proxies.append(Proxy(self.port))
+                self.taps.append(Tap(self.port, self.certificate, self.key, self.ca))
                 public = make_node_key(self.folder / f"client_{number}")
                 self.call("flwr", "supernode", "register", str(public), "loopback")
                 self.start_supernode(number)
@@ -149,7 +111,7 @@ class Loopback:
         state = self.folder / f"node-{number}"
         return self._start(
             name,
-            *("flower-supernode", "--superlink", f"127.0.0.1:{self.proxies[number].port}"),
+            *("flower-supernode", "--superlink", f"127.0.0.1:{self.taps[number].port}"),
             *("--root-certificates", str(self.ca), "--host", "127.0.0.1", "--port", str(free_port())),
             *("--auth-supernode-private-key", str(self.folder / f"client_{number}")),
             *(
@@ -167,6 +129,10 @@ class Loopback:
         """`flwr run` with this configuration: its output, once the run has ended, within `patience` seconds."""
         text = " ".join(f"{name.replace('_', '-')}={value!r}" for name, value in config.items())
         return self.call("flwr", "run", str(project), "loopback", "--stream", "--run-config", text, timeout=patience)
+
+    def exchanges(self) -> list[list[Exchange]]:
+        """What each SuperNode has exchanged since this was last asked for."""
+        return [tap.taken() for tap in self.taps]
 
     def call(self, *command: str, timeout: float = 60) -> str:
         """A command's output; RuntimeError with all of it when it fails."""
@@ -202,8 +168,8 @@ class Loopback:
                 with suppress(ProcessLookupError):
                     os.kill(number, 9)
             time.sleep(0.1)
-        for proxy in self.proxies:
-            proxy.close()
+        for tap in self.taps:
+            tap.close()
 
 
 def end(process: subprocess.Popen[bytes], at_once: bool = False) -> None:
@@ -299,81 +265,41 @@ def private_bytes(key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFo
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
+def measured(arguments: argparse.Namespace, transfers: int, empty: bool) -> list[str]:
+    """Rows of the table of one federation: fewbits, and with `empty` messages without content, too."""
+    how = "one transfer at a time" if transfers == 1 else "Flower's default"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fewbits-flower-")))
+        project, server = folder / "project", folder / "server"
+        subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
+        federation, began = stack.enter_context(Loopback(folder, arguments.nodes, transfers)), time.monotonic()
+        print(f"a SuperLink on port {federation.port} and {arguments.nodes} SuperNodes, TLS and node authentication on")
+        config = {"method": arguments.method, "rounds": arguments.rounds, "clients": arguments.nodes}
+        print(federation.run(project, 1800, per_round=arguments.nodes, state=str(server), **config))
+        summary = json.loads((server / "summary.json").read_text())
+        print(f"accuracy {summary['accuracy']:.3f}, {time.monotonic() - began:.0f} s")
+        lines = transport.rows(f"fewbits, {how}", federation.exchanges(), list(read(server / "ledger.jsonl")))
+        if empty:
+            federation.run(Path(__file__).parent / "empty", 1800, rounds=arguments.rounds + 1, nodes=arguments.nodes)
+            lines += transport.rows(f"empty, {how}", federation.exchanges(), [])
+    return lines
+
+
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="two or more")
+    parser.add_argument("--rounds", type=int, default=5, help="three or more")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--method", default="lbgm+topk")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="measure all that docs/flower.md tells, and write it"
+    )
     arguments = parser.parse_args()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fewbits-flower-")))
-        project = folder / "project"
-        subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(project)], check=True)
-        federation = stack.enter_context(Loopback(folder, arguments.nodes))
-        print(f"a SuperLink on port {federation.port} and {arguments.nodes} SuperNodes, TLS and node authentication on")
-        began, server = time.monotonic(), folder / "server"
-        with closing(Meter(server / "metrics.jsonl", federation.proxies)) as meter:
-            meter.idle(15)
-            meter.start()
-            config = {"method": arguments.method, "rounds": arguments.rounds, "clients": arguments.nodes}
-            print(federation.run(project, 1800, per_round=arguments.nodes, state=str(server), **config))
-        summary = json.loads((server / "summary.json").read_text())
-        print(f"accuracy {summary['accuracy']:.3f}, {time.monotonic() - began:.0f} s")
-        print("\n".join(table(summary, (server / "metrics.jsonl").read_text().splitlines(), meter)))
-
-
-def table(summary: dict, lines: list[str], meter: Meter) -> list[str]:
-    """Bytes of a client-round by layer, of the rounds after the first, which also carries the app and the model."""
-    rows = [f"{'per client-round':18}{'payload':>9}{'frame':>9}{'transport':>11}{'of it polls':>13}{'overhead':>10}"]
-    first, last = json.loads(lines[0]), json.loads(lines[-1])
-    start, stop = meter.marks[1], meter.marks[len(lines)]
-    turns = summary["messages"]["up"] * (len(lines) - 1) / len(lines)
-    for way in ("up", "down"):
-        payload = (last["payload_bytes"][way] - first["payload_bytes"][way]) / turns
-        frame = (last["frame_bytes"][way] - first["frame_bytes"][way]) / turns
-        transport = (stop[way] - start[way]) / turns
-        polls = meter.polls[way] * (stop["time"] - start["time"]) / turns
-        rest = transport - polls - frame
-        rows.append(f"{way:18}{payload:9,.0f}{frame:9,.0f}{transport:11,.0f}{polls:13,.0f}{rest:10,.0f}")
-    seconds = (stop["time"] - start["time"]) / (len(lines) - 1)
-    note = "transport: all bytes of the SuperNodes' connections, TLS included; overhead: transport - polls - frame"
-    return [*rows, f"rounds 2 to {len(lines)}, {seconds:.1f} s each. {note}"]
-
-
-class Meter(threading.Thread):
-    """Notes what the proxies have counted whenever the server has closed a round."""
-
-    def __init__(self, metrics: Path, proxies: list[Proxy]) -> None:
-        """`metrics`: the server's file with a line per round."""
-        super().__init__(daemon=True)
-        self.marks: dict[int, dict[str, float]] = {}  # by rounds closed: bytes each way, and when
-        self.polls = {"up": 0.0, "down": 0.0}  # bytes per second
-        self._metrics, self._proxies, self._done = metrics, proxies, threading.Event()
-
-    def run(self) -> None:
-        """Look four times a second."""
-        while not self._done.wait(0.25):
-            self._look()
-
-    def _look(self) -> None:
-        closed = self._metrics.read_text().count("\n") if self._metrics.exists() else 0
-        if closed not in self.marks:
-            totals = {way: sum(getattr(proxy, way) for proxy in self._proxies) for way in ("up", "down")}
-            self.marks[closed] = {**totals, "time": time.monotonic()}
-
-    def idle(self, seconds: float) -> None:
-        """Learn what polls alone carry in a second; nothing else may be under way."""
-        before = [(proxy.up, proxy.down) for proxy in self._proxies]
-        time.sleep(seconds)
-        spent = [(p.up - up, p.down - down) for p, (up, down) in zip(self._proxies, before, strict=True)]
-        self.polls = {way: sum(each[i] for each in spent) / seconds for i, way in enumerate(("up", "down"))}
-
-    def close(self) -> None:
-        """Look once more, and stop."""
-        self._done.set()
-        self.join()
-        self._look()
+    lines = [*transport.HEAD, *measured(arguments, 1, empty=arguments.write is not None)]
+    if arguments.write:
+        lines += measured(arguments, 2, empty=True)
+        transport.write(arguments.write, lines)
+    print("\n".join([*lines, "bytes per client-round; " + transport.LEGEND]))
 
 
 if __name__ == "__main__":

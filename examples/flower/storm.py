@@ -28,11 +28,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
 
-from faults import FATES, Plan
 from flwr.app import ArrayRecord
-from loopback import Loopback, end, started_with
 
 import fewbits
+from faults import FATES, Plan
 from fewbits import models
 from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.config import RunConfig
@@ -42,6 +41,7 @@ from fewbits.flower import named
 from fewbits.link import Sender, ends
 from fewbits.link.ledger import read
 from fewbits.wire import Frame
+from loopback import Loopback, end, started_with
 
 FAULTS = Path(__file__).with_name("faults.py")
 LOCAL = {"lr": 0.1, "batch_size": 20, "epochs": 2}

@@ -1,0 +1,1 @@
+"""Messages with nothing in them."""
