@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import signal
-import traceback
-import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -20,10 +15,9 @@ from fewbits.engines.gossip.player import Player
 from fewbits.engines.gossip.rows import Rows
 from fewbits.engines.gossip.trainer import Sent
 from fewbits.engines.memory.allocator import keep_memory
-from fewbits.engines.memory.pool import WORKER
+from fewbits.engines.memory.children import HUNG_UP, Children, Message, checked, pack, unpack
 from fewbits.engines.memory.task import Task
 from fewbits.engines.memory.worker import one_thread
-from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.topology import Network
 from fewbits.rng import Key
@@ -41,8 +35,7 @@ class Crew:
         self._n, self._count = network.n, min(processes, network.n)
         self._threads_before = torch.get_num_threads()
         self._player: Player | None = None
-        self._pipes: list[Connection] = []
-        self._children: list[Any] = []
+        self._children = Children()
 
     def __enter__(self) -> Crew:
         one_thread()
@@ -58,29 +51,14 @@ class Crew:
         return self
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("fork")
         for number in range(self._count):
-            ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
-            self._pipes.append(ours)
-            arguments = (theirs, tuple(self._pipes), self._arguments, number, self._count)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
-                child = context.Process(target=_serve, args=arguments, name=f"{WORKER}{number}", daemon=True)
-                child.start()
-            theirs.close()
-            self._children.append(child)
-        for pipe in self._pipes:  # all have written their nodes' first vectors
+            self._children.fork(_serve, self._arguments, number, self._count)
+        for pipe in self._children.pipes:  # all have written their nodes' first vectors
             self._hear(pipe)
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
-        for pipe in self._pipes:
-            pipe.close()  # which ends the child after the order in hand
-        for child in self._children:
-            child.join(10)
-            if child.is_alive():
-                child.kill()
-                child.join()
+        self._children.end()
 
     def load(self, ends: dict[str, Tensor]) -> None:
         """Give every node the ends of its links back."""
@@ -115,23 +93,15 @@ class Crew:
         return [answer for answer, _ in self._answers(what, given, data)]
 
     def _answers(self, what: str, given: dict[str, Any], data: bytes = b"") -> list[tuple[Any, bytes]]:
-        for pipe in self._pipes:
-            with suppress(BrokenPipeError, ConnectionResetError):  # its last words are read below
-                pipe.send_bytes(json.dumps({"do": what, "given": given}).encode())
-                pipe.send_bytes(data)
-        return [self._hear(pipe) for pipe in self._pipes]
+        order = pack(({"do": what, "given": given}, data))
+        for pipe in self._children.pipes:
+            with suppress(*HUNG_UP):  # its last words are read below
+                pipe.send_bytes(order)
+        return [self._hear(pipe) for pipe in self._children.pipes]
 
     def _hear(self, pipe: Connection) -> tuple[Any, bytes]:
-        try:
-            answer, data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
-        except (EOFError, OSError):
-            child = self._children[self._pipes.index(pipe)]
-            child.join(10)
-            raise FewbitsError(
-                f"a worker process ended unexpectedly (exit code {child.exitcode}); the run can be resumed"
-            ) from None
-        if "error" in answer:
-            raise (LocalError if answer["local"] else FewbitsError)(answer["error"])
+        (message,) = self._children.hear(pipe)
+        answer, data = checked(message)
         return answer["found"], data
 
 
@@ -149,29 +119,14 @@ def _obey(player: Player, what: str, given: dict[str, Any], data: bytes) -> tupl
             return player.evaluate(), b""
 
 
-def _serve(pipe: Connection, inherited: tuple[Connection, ...], arguments: Arguments, number: int, count: int) -> None:
-    """A player's process: take orders until the parent hangs up."""
-    for end in inherited:
-        end.close()  # else nobody is told that the parent has died
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    one_thread()
-    try:
-        player = Player(*arguments, number, count)
-        _answer(pipe, {"found": None})
-        while True:
-            order, data = json.loads(pipe.recv_bytes()), pipe.recv_bytes()
-            found, data = _obey(player, order["do"], order["given"], data)
-            _answer(pipe, {"found": found}, data)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent has hung up, or is gone
-    except FewbitsError as error:
-        _answer(pipe, {"error": str(error), "local": isinstance(error, LocalError)})
-    except Exception:  # noqa: BLE001 - whatever the user's model raised must reach the parent before this process ends
-        _answer(pipe, {"error": f"a worker process failed:\n{traceback.format_exc()}", "local": False})
-
-
-def _answer(pipe: Connection, answer: dict[str, Any], data: bytes = b"") -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):
-        pipe.send_bytes(json.dumps(answer).encode())
-        pipe.send_bytes(data)
+def _serve(pipe: Connection, arguments: Arguments, number: int, count: int) -> None:
+    """A player's process: take orders until told to stop."""
+    player = Player(*arguments, number, count)
+    answer: Message = {"found": None}, b""
+    while True:
+        pipe.send_bytes(pack(answer))
+        ((order, data),) = unpack(pipe.recv_bytes())
+        if order["do"] == "stop":
+            return
+        found, data = _obey(player, order["do"], order["given"], data)
+        answer = {"found": found}, data

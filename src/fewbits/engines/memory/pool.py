@@ -5,15 +5,10 @@ Only bytes pass between the processes: a JSON header and a frame. With one proce
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import selectors
-import signal
-import traceback
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,16 +17,15 @@ from typing import Any, cast
 import torch
 
 from fewbits.engines.memory.allocator import keep_memory
+from fewbits.engines.memory.children import Children, Message, checked, pack, unpack
 from fewbits.engines.memory.mailbox import Board, Mailbox
 from fewbits.engines.memory.task import Task
 from fewbits.engines.memory.worker import Reply, Worker, burst, chunks, one_thread
-from fewbits.errors import FewbitsError, LocalError
+from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.link import StateStore
 from fewbits.rng import Key
 
-Message = tuple[dict[str, Any], bytes]
-WORKER = "fewbits-worker-"  # how the names of worker processes begin
 AHEAD = 4  # frames a worker may be ahead of the server, beside the burst in hand
 NO_MORE = 2**62  # the shared counter, past any client's number
 
@@ -46,8 +40,7 @@ class Pool:
         self._arguments = (task, method, key, states, device)
         self._task, self._count = task, processes
         self._threads_before = torch.get_num_threads()
-        self._pipes: list[Connection] = []
-        self._children: list[Any] = []
+        self._children = Children()
         self._heard = selectors.DefaultSelector()  # of all pipes; made once, not for each message
         self._inbox: deque[Message] = deque()
         self._worker: Worker | None = None
@@ -66,7 +59,6 @@ class Pool:
         return self
 
     def _start(self) -> None:
-        """Fork: the arrays are shared without a copy, and models may be closures. Children run one thread."""
         states = self._arguments[3]
         for i in range(self._count):  # one by one: workers that made and opened each other's at once would collide
             StateStore(states, writer=str(i), durable=False).close()
@@ -76,17 +68,8 @@ class Pool:
         self._board = Board(dense)
         self._mailboxes = [Mailbox(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
         for i in range(self._count):
-            ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
-            self._pipes.append(ours)
-            self._heard.register(ours, selectors.EVENT_READ)
             memory = (self._next, self._board, self._mailboxes[i])
-            arguments = (theirs, tuple(self._pipes), *memory, *self._arguments, str(i))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
-                child = context.Process(target=_serve, args=arguments, name=f"{WORKER}{i}", daemon=True)
-                child.start()
-            theirs.close()
-            self._children.append(child)
+            self._heard.register(self._children.fork(_serve, *memory, *self._arguments, str(i)), selectors.EVENT_READ)
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
@@ -96,17 +79,8 @@ class Pool:
             self._draw_no_more()
             for mailbox in self._mailboxes:
                 mailbox.abandon()
-        for pipe in self._pipes:
-            with suppress(OSError):  # that child is gone already
-                pipe.send_bytes(_pack(({"do": "stop"}, b"")))
-        for child in self._children:
-            child.join(10)
-            if child.is_alive():
-                child.kill()
-                child.join()
         self._heard.close()
-        for pipe in self._pipes:
-            pipe.close()
+        self._children.end()
 
     def _draw_no_more(self) -> None:
         """After a failure: workers stop after the client in hand. One that was killed may have died with the lock."""
@@ -172,14 +146,14 @@ class Pool:
             self._worker.settle(number, failed, horizon, saved)
             return
         self._tell({"do": "settle", "round": number, "failed": failed, "horizon": horizon, "saved": saved})
-        for _ in self._children:
+        for _ in range(len(self._children)):
             self._take()
 
     def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
         self._next.value = 0
         posted = self._board.put(data) if data else None
-        message = _pack((header, data) if posted is None else (header | {"posted": posted}, b""))
-        for pipe in self._pipes:
+        message = pack((header, data) if posted is None else (header | {"posted": posted}, b""))
+        for pipe in self._children.pipes:
             try:
                 pipe.send_bytes(message)
             except (BrokenPipeError, ConnectionResetError):
@@ -202,29 +176,12 @@ class Pool:
     def _take(self) -> Message:
         while not self._inbox:
             for ready, _ in self._heard.select():
-                self._hear(cast("Connection", ready.fileobj))
-        header, data = self._inbox.popleft()
-        if "gone" in header:
-            code = header["gone"]
-            raise FewbitsError(f"a worker process ended unexpectedly (exit code {code}); the run can be resumed")
-        if "error" in header:
-            kind = LocalError if header["local"] else FewbitsError
-            raise kind(header["error"])
-        return header, data
-
-    def _hear(self, pipe: Connection) -> None:
-        """Take in what a worker has sent; there is something, or its end."""
-        try:
-            self._inbox.extend(_unpack(pipe.recv_bytes()))
-        except (EOFError, OSError):
-            child = self._children[self._pipes.index(pipe)]
-            child.join(10)
-            self._inbox.append(({"gone": child.exitcode}, b""))
+                self._inbox.extend(self._children.hear(cast("Connection", ready.fileobj)))
+        return checked(self._inbox.popleft())
 
 
 def _serve(
     pipe: Connection,
-    inherited: Sequence[Connection],
     counter: Any,
     board: Board,
     mailbox: Mailbox,
@@ -235,33 +192,16 @@ def _serve(
     device: str,
     name: str,
 ) -> None:
-    """A worker process: take orders until told to stop, or until the parent is gone."""
-    for end in inherited:
-        end.close()  # while any child holds the parent's end of a pipe, nobody is told that the parent has died
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    one_thread()
-    try:
-        worker = Worker(task, method, key, states, device, name)
-        while True:
-            ((order, data),) = _unpack(pipe.recv_bytes())
-            if order["do"] == "stop":
-                worker.close()
-                return
-            data = board.read(order["posted"]) if "posted" in order else data
-            _obey(worker, order, data, pipe, counter, mailbox)
-            pipe.send_bytes(_pack(({"done": order["do"]}, b"")))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone; what was not committed is undone
-    except FewbitsError as error:
-        _complain(pipe, str(error), isinstance(error, LocalError))
-    except Exception:  # noqa: BLE001 - whatever the user's model raised must reach the parent before this process ends
-        _complain(pipe, f"a worker process failed:\n{traceback.format_exc()}", False)
-
-
-def _complain(pipe: Connection, error: str, local: bool) -> None:
-    with suppress(OSError):  # the parent is gone
-        pipe.send_bytes(_pack(({"error": error, "local": local}, b"")))
+    """A worker process: take orders until told to stop."""
+    worker = Worker(task, method, key, states, device, name)
+    while True:
+        ((order, data),) = unpack(pipe.recv_bytes())
+        if order["do"] == "stop":
+            worker.close()
+            return
+        data = board.read(order["posted"]) if "posted" in order else data
+        _obey(worker, order, data, pipe, counter, mailbox)
+        pipe.send_bytes(pack(({"done": order["do"]}, b"")))
 
 
 def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any, mailbox: Mailbox) -> None:
@@ -275,11 +215,11 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
         worker.expect(order["clients"])
         left = (order["clients"][i] for i in _draw(counter, len(order["clients"])))
         while messages := [_post(*done, mailbox, worker.number) for done in worker.play(order["round"], left)]:
-            pipe.send_bytes(_pack(*messages))
+            pipe.send_bytes(pack(*messages))
     else:
         judge = worker.evaluate_own if order["do"] == "evaluate_own" else worker.evaluate
         for i in _draw(counter, order["count"]):
-            pipe.send_bytes(_pack(({"of": i, "result": judge(i)}, b"")))
+            pipe.send_bytes(pack(({"of": i, "result": judge(i)}, b"")))
 
 
 def _post(reply: Reply, pieces: Sequence[bytes | memoryview], mailbox: Mailbox, number: int) -> Message:
@@ -301,19 +241,3 @@ def _draw(counter: Any, limit: int) -> Iterator[int]:
         if i >= limit:
             return
         yield i
-
-
-def _pack(*messages: Message) -> bytes:
-    """Messages that travel together: the length of their headers, these as JSON, then all data end to end."""
-    text = json.dumps([(header, len(data)) for header, data in messages]).encode()
-    return b"".join((len(text).to_bytes(4, "big"), text, *(data for _, data in messages)))
-
-
-def _unpack(packed: bytes) -> list[Message]:
-    """Undo `_pack`."""
-    at = 4 + int.from_bytes(packed[:4], "big")
-    messages = []
-    for header, length in json.loads(packed[4:at]):
-        messages.append((header, packed[at : at + length]))
-        at += length
-    return messages
