@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,6 +27,7 @@ from fewbits.report.table import terminal
 from fewbits.report.write import write
 from fewbits.rng import Key
 
+Done = TypeVar("Done")  # the record of a run
 SUMMARY, MODEL = "summary.json", "model.safetensors"
 NOTES_SHOWN = 5
 FORETOLD = 10**9  # bytes of dense states for all clients, from which on it is said what they will take on disk
@@ -93,15 +95,17 @@ def _foretell(config: RunConfig, task: Task, console: Console) -> None:
 
 def compare(comparison: Comparison, folder: Path, console: Console, title: str, again: str) -> None:
     """All runs of a comparison, those that are finished already left out, with one report."""
-    comparison.write(folder)
-    try:
-        with Interrupt() as interrupt, Live(console) as live:
-            records = _play_all(comparison, folder, live, interrupt, console)
-    except KeyboardInterrupt:
-        raise aborted(console, again) from None
-    if records is None:
-        raise stopped(console, again)
-    records, target = against_dense(records), comparison.target_accuracy
+    found = load_data(comparison.base)
+
+    def one(config: RunConfig, place: Path, lane: Lane, interrupt: Interrupt) -> Record | None:
+        if finished(config, place):
+            record = Record.read(place, config.method, config.seed)
+            lane.show(record.last)
+            return record
+        return None if interrupt.asked else play(config, place, build_task(config, found), lane, interrupt, console)
+
+    target = comparison.target_accuracy
+    records = against_dense(play_all(comparison, folder, console, again, one))
     config = {
         name: value for name, value in comparison.base.asdict().items() if name not in ("method", "seed", "settings")
     }
@@ -110,23 +114,29 @@ def compare(comparison: Comparison, folder: Path, console: Console, title: str, 
     show_report(terminal(rows(records, target)), notes, folder, console)
 
 
-def _play_all(
-    comparison: Comparison, folder: Path, live: Live, interrupt: Interrupt, console: Console
-) -> list[Record] | None:
-    found = load_data(comparison.base)
-    records = []
-    for name, config in comparison.runs().items():
-        label = config.method if len(comparison.seeds) == 1 else f"{config.method} seed {config.seed}"
-        lane = live.lane(label, config.rounds)
-        record = Record.read(folder / name, config.method, config.seed) if finished(config, folder / name) else None
-        if record is not None:
-            lane.show(record.last)
-        elif not interrupt.asked:
-            record = play(config, folder / name, build_task(config, found), lane, interrupt, console)
-        if record is None:
-            return None
-        records.append(record)
-    return records
+def play_all(
+    comparison: Comparison,
+    folder: Path,
+    console: Console,
+    again: str,
+    one: Callable[[Any, Path, Lane, Interrupt], Done | None],
+) -> list[Done]:
+    """What `one` gives for each run in turn; when that is None, or after Ctrl-C, say that `again` goes on, and exit."""
+    comparison.write(folder)
+    records: list[Done] = []
+    try:
+        with Interrupt() as interrupt, Live(console) as live:
+            for name, config in comparison.runs().items():
+                label = config.method if len(comparison.seeds) == 1 else f"{config.method} seed {config.seed}"
+                record = one(config, folder / name, live.lane(label, config.rounds), interrupt)
+                if record is None:
+                    break
+                records.append(record)
+            else:
+                return records
+    except KeyboardInterrupt:
+        raise aborted(console, again) from None
+    raise stopped(console, again)
 
 
 def finished(config: RunConfig, folder: Path) -> bool:

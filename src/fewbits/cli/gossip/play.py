@@ -15,8 +15,8 @@ from fewbits.cli.assemble import load_data
 from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
-from fewbits.cli.live import Lane, Live
-from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, aborted, save_model, show_report, stopped, write_summary
+from fewbits.cli.live import Lane
+from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, play_all, save_model, show_report, write_summary
 from fewbits.cli.play import finished as play_finished
 from fewbits.data import Data
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
@@ -79,16 +79,17 @@ def show(lane: Lane, report: GossipReport) -> None:
 
 def compare(comparison: GossipComparison, folder: Path, console: Console) -> None:
     """All runs, those that are finished already left out, with one report."""
-    comparison.write(folder)
-    again = f"fewbits gossip --resume {folder}"
-    try:
-        with Interrupt() as interrupt, Live(console) as live:
-            records = _play_all(comparison, folder, live, interrupt, console)
-    except KeyboardInterrupt:
-        raise aborted(console, again) from None
-    if records is None:
-        raise stopped(console, again)
-    conclude(comparison, folder, records, console)
+    found = load_data(comparison.base)
+
+    def one(config: GossipConfig, place: Path, lane: Lane, interrupt: Interrupt) -> GossipRecord | None:
+        if record := finished(config, place):
+            show(lane, record.last)
+            return record
+        return None if interrupt.asked else play(config, place, found, lane, interrupt, console)
+
+    conclude(
+        comparison, folder, play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one), console
+    )
 
 
 def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRecord], console: Console) -> None:
@@ -102,24 +103,6 @@ def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRec
     graph = replace(base, seed=comparison.seeds[0]).graph()
     notes = write(folder, title, records, config, graph, target)
     show_report(terminal(rows(records, target)), notes, folder, console)
-
-
-def _play_all(
-    comparison: GossipComparison, folder: Path, live: Live, interrupt: Interrupt, console: Console
-) -> list[GossipRecord] | None:
-    found, records = load_data(comparison.base), []
-    for name, config in comparison.runs().items():
-        assert isinstance(config, GossipConfig)
-        lane = live.lane(name if len(comparison.seeds) > 1 else config.method, config.rounds)
-        record = finished(config, folder / name)
-        if record is not None:
-            show(lane, record.last)
-        elif not interrupt.asked:
-            record = play(config, folder / name, found, lane, interrupt, console)
-        if record is None:
-            return None
-        records.append(record)
-    return records
 
 
 def finished(config: GossipConfig, folder: Path) -> GossipRecord | None:
