@@ -25,7 +25,7 @@ class Setting:
     every: int  # rounds between evaluations
 
 
-SETTINGS = {"mnist": Setting(4000, 28, 0.1, 160, 10), "cifar10": Setting(10_000, 16, 0.05, 600, 20)}
+SETTINGS = {"mnist": Setting(4000, 28, 0.1, 160, 10), "cifar10": Setting(10_000, 8, 0.1, 400, 20)}
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,19 @@ def coded(quantiser: fb.Quantize | fb.Sign, coder: Coder) -> fb.Flat:
 
 def groups() -> dict[str, list[Case]]:
     """All rows, group by group, those that are worth most first."""
-    ring, gammas = parts_of_the_saving(), steps((0.3, 0.6, "auto"))
-    most = [case for case in ring if not case.name.endswith(("rans", "0.001"))]
+    ring, gammas = parts_of_the_saving(), steps((0.6, "auto"))
+    torus = [case for case in ring if not case.name.endswith(("rans", "0.0001", "0.001"))]
+    most = [case for case in torus if case.name != "choco, 4 bit, golomb"]
     return {
         "ring": ring,
-        "torus": [replace(case, graph="torus 16") for case in most],
-        "asleep": [replace(case, asleep=0.2) for case in [*most, *steps(("auto",))]],
+        "torus": [replace(case, graph="torus 16") for case in torus],
+        "asleep": [replace(case, asleep=0.2) for case in [*most, *steps(("auto",))[1:]]],
         "gammas": gammas,
         "cifar10": [replace(case, data="cifar10") for case in most],
-        "torus gammas": [replace(case, graph="torus 16") for case in gammas],
-        "mixed": [malcom(mu, "mixed") for mu in (0.0, 1e-4, 1e-3)],
+        "small gammas": steps((0.3,)),
         "quantisers": quantisers(),
+        "torus gammas": [replace(case, graph="torus 16") for case in [*gammas, *steps((0.3,))]],
+        "mixed": [malcom(mu, "mixed") for mu in (0.0, 1e-4, 1e-3)],
         "long": [replace(case, rounds=LONG, seeds=(0,)) for case in ring if case.name.startswith("malcom")],
     }
 

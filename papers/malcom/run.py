@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -65,14 +66,19 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
 
 
 def task_of(name: str, nodes: int, key: fb.Key, data_dir: str) -> fb.Task:
-    """Two classes a node; the first images of each set, CIFAR-10's at half their side."""
-    setting = SETTINGS[name]
-    found = data.load(name, data_dir, limit=setting.examples)
-    found = replace(found, train_x=shrink(found.train_x, setting.side), test_x=shrink(found.test_x, setting.side))
+    """Two classes a node; the first images of each set, CIFAR-10's made smaller."""
+    setting, found = SETTINGS[name], images(name, data_dir)
     parts = data.partition(found.train_y, "classes:2", nodes, key.fold("partition"))
     model = models.build("mlp", found, key.fold("model"))
     local = fb.LocalSGD(lr=setting.rate, batch_size=32, steps=1)
     return fb.Task(model, found.train_x, found.train_y, parts, found.test_x[:TEST], found.test_y[:TEST], local)
+
+
+@cache
+def images(name: str, data_dir: str) -> data.Data:
+    found = data.load(name, data_dir, limit=SETTINGS[name].examples)
+    small = {part: shrink(getattr(found, part), SETTINGS[name].side) for part in ("train_x", "test_x")}
+    return replace(found, **small)
 
 
 def shrink(x: torch.Tensor, side: int) -> torch.Tensor:

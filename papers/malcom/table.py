@@ -140,9 +140,10 @@ def parts(rows: Rows) -> None:
 def consensus(found: dict[str, Rows]) -> None:
     """Every gamma, and "auto" against the best of the others."""
     head("graph", "method", "gamma", *megabytes(found["ring"]), "nodes, %", "auto against the best, %")
-    for graph, others in (("ring", "gammas"), ("torus", "torus gammas")):
+    ring = found["ring"] | found["small gammas"] | found["gammas"]
+    for graph, tried in (("ring", ring), ("torus", found["torus"] | found["torus gammas"])):
         for method in ("choco, 4 bit, golomb", "choco, 8 bit l2, golomb"):
-            rows = {name: runs for name, runs in (found[graph] | found[others]).items() if name.startswith(method)}
+            rows = {name: runs for name, runs in tried.items() if name.startswith(method)}
             for name, runs in sorted(rows.items(), key=lambda row: (row[0].endswith("auto"), row[1][0]["gamma"])):
                 auto = name.endswith("auto")
                 gammas = ", ".join(sorted({f"{run['gamma']:.2g}" for run in runs}))
