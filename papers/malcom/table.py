@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from cases import Case, file_name, groups
+from cases import SEEDS, Case, file_name, groups
 
 NODES, MEAN = "accuracy", "mean_accuracy"  # the mean over nodes of each one's own; of the mean of all models
-TARGETS = {"mnist": ((NODES, 0.5), (MEAN, 0.8)), "cifar10": ((NODES, 0.3), (MEAN, 0.35))}
 USUAL, BEST = "choco, 8 bit l2, fixed width", "choco, 4 bit, fixed width"  # fixed widths that others are compared with
 STEPS = (  # (what a step adds, before it, after it)
     ("the coder", USUAL, "choco, 8 bit l2, golomb"),
@@ -39,28 +39,34 @@ def main() -> None:
     for title, name in (
         ("MNIST, ring of 10", "ring"),
         ("MNIST, torus of 16", "torus"),
-        ("MNIST, ring of 10, every node asleep in a fifth of the rounds", "asleep"),
+        ("MNIST, ring of 10, a fifth of the nodes asleep in a round", "asleep"),
         ("CIFAR-10, ring of 10", "cifar10"),
     ):
-        print(f"\n### {title}\n")
-        ends(found[name] | (found["mixed"] if name == "ring" else {}))
-        print("\nWhere it is saved, seed by seed:\n")
-        parts(found[name])
-    print("\n### The consensus step\n")
-    consensus(found)
-    print("\n### Quantisers, gamma auto, MNIST, ring of 10\n")
+        if found[name]:
+            print(f"\n### {title}\n")
+            ends(found[name] | (found["mixed"] if name == "ring" else {}), targets(found[name]))
+            print("\nWhere it is saved, seed by seed:\n")
+            parts(found[name], targets(found[name]))
+    print("\n### The consensus step, MNIST\n")
+    ring = found["ring"] | found["small gammas"] | found["gammas"]
+    consensus({"ring": ring, "torus": found["torus"] | found["torus gammas"]})
+    print('\n### Quantisers, gamma="auto", MNIST, ring of 10\n')
     auto = {name: runs for name, runs in found["gammas"].items() if name.endswith("auto")}
-    ends(dict(sorted((auto | found["quantisers"]).items(), key=lambda row: ("golomb" in row[0], row[0]))))
+    ends(found["quantisers"] | auto, targets(found["ring"]))
     print("\n### A frame's bits over time, MNIST, ring of 10\n")
     over_time(found["ring"] | found["mixed"])
-    print()
-    over_time(found["long"])
 
 
 def load(out: Path, case: Case) -> list[Run]:
     """The case's runs that are there, by seed."""
-    paths = [out / f"{file_name(case)}-seed{seed}.json" for seed in case.seeds]
+    paths = [out / f"{file_name(case)}-seed{seed}.json" for seed in SEEDS]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def targets(rows: Rows) -> tuple[Target, ...]:
+    """The largest multiples of 5% that all rows came to for all seeds, but for large mu and other gammas."""
+    runs = [run for name, runs in rows.items() if "gamma" not in name and "0.001" not in name for run in runs]
+    return tuple((field, math.floor(20 * min(max(run[field]) for run in runs) + 1e-9) / 20) for field in (NODES, MEAN))
 
 
 def to(run: Run, target: Target) -> float | None:
@@ -99,19 +105,16 @@ def head(*names: str) -> None:
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
 
 
-def megabytes(rows: Rows) -> list[str]:
+def megabytes(goals: tuple[Target, ...]) -> list[str]:
     """One column for each target."""
-    targets = TARGETS[next(iter(rows.values()))[0]["data"]]
-    return [f"MB to {value:.0%}, {'nodes' if field == NODES else 'mean model'}" for field, value in targets]
+    return [f"MB to {value:.0%}, {'nodes' if field == NODES else 'mean model'}" for field, value in goals]
 
 
-def ends(rows: Rows) -> None:
+def ends(rows: Rows, goals: tuple[Target, ...]) -> None:
     """Bytes to an accuracy, and what there is at the end."""
-    if not rows:
-        return
-    head("method", "seeds", *megabytes(rows), "nodes, %", "mean model, %", "loss", "zeros", "apart", "kB a frame")
+    head("method", "seeds", *megabytes(goals), "nodes, %", "mean model, %", "loss", "zeros", "apart", "kB a frame")
     for name, runs in rows.items():
-        cells = [cell([to(run, target) for run in runs]) for target in TARGETS[runs[0]["data"]]]
+        cells = [cell([to(run, goal) for run in runs]) for goal in goals]
         cells += [spread([100 * run[field][-1] for run in runs], ".1f") for field in (NODES, MEAN)]
         cells += [spread([run["loss"][-1] for run in runs], ".2f")]
         zeros, apart = (np.mean([run[field][-1] for run in runs]) for field in ("sparsity", "consensus"))
@@ -123,34 +126,29 @@ def nodes(run: Run) -> int:
     return int(run["graph"].split()[1])
 
 
-def parts(rows: Rows) -> None:
+def parts(rows: Rows, goals: tuple[Target, ...]) -> None:
     """What each step saves of what was left before it."""
-    if not rows:
-        return
-    head("from", "step", *(f"saved, %, {what.partition(', ')[2]}" for what in megabytes(rows)))
+    head("from", "step", *(f"saved, %, {what.partition(' to ')[2]}" for what in megabytes(goals)))
     for what, before, after in STEPS:
-        targets = TARGETS[next(iter(rows.values()))[0]["data"]]
-        cells = []
-        for target in targets:
-            per_seed, runs = saved(rows, before, after, target), rows.get(after, [])
-            cells.append(spread(per_seed, ".0f") + (f" ({len(per_seed)} seeds)" if len(per_seed) < len(runs) else ""))
-        print(f"| {before} | {what} | {' | '.join(cells)} |")
+        if before in rows and after in rows:
+            cells = [spread(saved(rows, before, after, goal), ".0f") for goal in goals]
+            print(f"| {before} | {what} | {' | '.join(cells)} |")
 
 
-def consensus(found: dict[str, Rows]) -> None:
+def consensus(graphs: dict[str, Rows]) -> None:
     """Every gamma, and "auto" against the best of the others."""
-    head("graph", "method", "gamma", *megabytes(found["ring"]), "nodes, %", "auto against the best, %")
-    ring = found["ring"] | found["small gammas"] | found["gammas"]
-    for graph, tried in (("ring", ring), ("torus", found["torus"] | found["torus gammas"])):
+    head("graph", "method", "gamma", "seeds", "MB, nodes", "MB, mean model", "nodes, %", "auto against the best, %")
+    for graph, tried in graphs.items():
+        goals = targets(tried)
         for method in ("choco, 4 bit, golomb", "choco, 8 bit l2, golomb"):
             rows = {name: runs for name, runs in tried.items() if name.startswith(method)}
             for name, runs in sorted(rows.items(), key=lambda row: (row[0].endswith("auto"), row[1][0]["gamma"])):
                 auto = name.endswith("auto")
                 gammas = ", ".join(sorted({f"{run['gamma']:.2g}" for run in runs}))
-                cells = ["auto: " + gammas if auto else gammas]
-                cells += [cell([to(run, target) for run in runs]) for target in TARGETS["mnist"]]
+                cells = ["auto: " + gammas if auto else gammas, str(len(runs))]
+                cells += [cell([to(run, goal) for run in runs]) for goal in goals]
                 cells += [spread([100 * run[NODES][-1] for run in runs], ".1f")]
-                cells += [", ".join(against_best(rows, name, target) for target in TARGETS["mnist"]) if auto else ""]
+                cells += [", ".join(against_best(rows, name, goal) for goal in goals) if auto else ""]
                 print(f"| {graph} | {method} | {' | '.join(cells)} |")
 
 
