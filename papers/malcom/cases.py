@@ -45,11 +45,10 @@ def coded(quantiser: fb.Quantize | fb.Sign, coder: Coder) -> fb.Flat:
 def groups() -> dict[str, list[Case]]:
     """All rows, group by group, those that are worth most first."""
     ring, gammas = parts_of_the_saving(), steps((0.6, "auto"))
-    torus = [case for case in ring if not case.name.endswith(("rans", "0.0001", "0.001"))]
-    most = [case for case in torus if case.name != "choco, 4 bit, golomb"]
+    most = [case for case in ring if not case.name.endswith(("rans", "0.0001", "0.001"))]
     return {
         "ring": ring,
-        "torus": [replace(case, graph="torus 16") for case in torus],
+        "torus": [replace(case, graph="torus 16") for case in most],
         "asleep": [replace(case, asleep=0.2) for case in [*most, *steps(("auto",))[1:]]],
         "gammas": gammas,
         "cifar10": [replace(case, data="cifar10") for case in most],

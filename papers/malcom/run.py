@@ -3,6 +3,7 @@
 Campbell, Liu, Woldemariam, Scaglione (arXiv 2311.05760). Every node has two of the ten classes; one SGD step a round.
 
     python papers/malcom/run.py --data-dir DIR [--out runs/malcom]     # resumes where it was stopped
+    python papers/malcom/run.py --data-dir DIR --out runs/malcom-long --only "mu 0.0001" --rounds 1600 --seeds 0
     python papers/malcom/table.py [--out runs/malcom]                  # the tables of README.md
 """
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/malcom"))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--rounds", type=int, help="instead of each setting's")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
@@ -57,7 +59,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     graph: fb.topology.Topology = getattr(fb.topology, name)(int(n))
     network = fb.topology.Sleepy(graph, case.asleep, key.fold("inactive")) if case.asleep else graph
     task = task_of(case.data, graph.n, key, options.data_dir)
-    schedule = fb.Schedule(setting.rounds, processes=options.processes, evaluate_every=setting.every)
+    schedule = fb.Schedule(options.rounds or setting.rounds, processes=options.processes, evaluate_every=setting.every)
     run = fb.GossipRun(task, case.method, network, schedule, key)
     reports = [r for r in run.run().reports if r.accuracy is not None]
     curve = {field: [getattr(r, field) for r in reports] for field in asdict(reports[0]) if field != "accuracies"}

@@ -1,6 +1,6 @@
 """The tables of README.md, from the results that run.py left.
 
-python papers/malcom/table.py [--out runs/malcom]
+python papers/malcom/table.py [--out runs/malcom] [--long runs/malcom-long]
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/malcom"))
-    out = parser.parse_args().out
-    found = {name: {case.name: runs for case in cases if (runs := load(out, case))} for name, cases in groups().items()}
+    parser.add_argument("--long", type=Path, default=Path("runs/malcom-long"), help="runs of many rounds")
+    options = parser.parse_args()
+    found = {name: collect(options.out, cases) for name, cases in groups().items()}
     for title, name in (
         ("MNIST, ring of 10", "ring"),
         ("MNIST, torus of 16", "torus"),
@@ -55,6 +56,13 @@ def main() -> None:
     ends(found["quantisers"] | auto, targets(found["ring"]))
     print("\n### A frame's bits over time, MNIST, ring of 10\n")
     over_time(found["ring"] | found["mixed"])
+    print()
+    over_time(collect(options.long, [*groups()["ring"], *groups()["mixed"]]))
+
+
+def collect(out: Path, cases: list[Case]) -> Rows:
+    """What there is of the cases."""
+    return {case.name: runs for case in cases if (runs := load(out, case))}
 
 
 def load(out: Path, case: Case) -> list[Run]:
