@@ -161,16 +161,12 @@ def consensus(graphs: dict[str, Rows]) -> None:
 
 
 def against_best(rows: Rows, auto: str, target: Target) -> str:
-    """How many more bytes "auto" takes than the gamma that takes fewest on average, seed by seed."""
-    means = {}
-    for name, runs in rows.items():
-        values = [to(run, target) for run in runs]
-        if name != auto and None not in values:
-            means[name] = np.mean([value for value in values if value is not None])
-    if not means:
-        return "none got there"
-    per_seed = [1 / (1 - value / 100) for value in saved(rows, auto, min(means, key=lambda n: means[n]), target)]
-    return spread([100 * (ratio - 1) for ratio in per_seed], "+.0f")
+    """How many more bytes "auto" takes than the gamma that takes fewest on average, over the seeds that all have."""
+    seeds = set.intersection(*({run["seed"] for run in runs} for runs in rows.values()))
+    rows = {name: [run for run in runs if run["seed"] in seeds] for name, runs in rows.items()}
+    sent = {name: [to(run, target) or math.inf for run in runs] for name, runs in rows.items() if name != auto}
+    best = min(sent, key=lambda name: float(np.mean(sent[name])))
+    return spread([-value for value in saved(rows, best, auto, target)], "+.0f")
 
 
 def over_time(rows: Rows) -> None:
