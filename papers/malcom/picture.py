@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/malcom"))
     parser.add_argument("--picture", type=Path, default=Path("papers/malcom/bytes.png"))
     options = parser.parse_args()
-    figure = Figure(figsize=(11, 8), dpi=80, layout="constrained")
+    figure = Figure(figsize=(11, 8), dpi=70, layout="constrained")
     for row, (name, title) in zip(figure.subplots(len(SHOWN), 2), SHOWN.items(), strict=True):
         for axes, field, what in zip(row, (NODES, MEAN), ("mean over nodes", "mean model"), strict=True):
             draw(axes, options.out, name, field)

@@ -100,7 +100,7 @@ def spread(values: Sequence[float], form: str) -> str:
     if not values:
         return ""
     mean = format(float(np.mean(values)), form)
-    return f"{mean} ± {format(float(np.std(values, ddof=1)), form)}" if len(values) > 1 else mean
+    return f"{mean} ± {format(float(np.std(values, ddof=1)), form.lstrip('+'))}" if len(values) > 1 else mean
 
 
 def cell(values: Sequence[float | None]) -> str:
