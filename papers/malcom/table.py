@@ -1,28 +1,80 @@
 """The tables of README.md, from the results that run.py left.
 
-python papers/malcom/table.py [--out runs/malcom]
+python papers/malcom/table.py [--out runs/malcom] [--long runs/malcom-long]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from cases import SEEDS, Case, file_name, groups
 
 NODES, MEAN = "accuracy", "mean_accuracy"  # the mean over nodes of each one's own; of the mean of all models
-TARGETS = {"mnist": ((NODES, 0.5), (MEAN, 0.8)), "cifar10": ((NODES, 0.2), (MEAN, 0.3))}
-FIXED = "choco, 4 bit, fixed width"  # what others are compared with
+USUAL, BEST = "choco, 8 bit l2, fixed width", "choco, 4 bit, fixed width"  # fixed widths that others are compared with
+STEPS = (  # (what a step adds, before it, after it)
+    ("the coder", USUAL, "choco, 8 bit l2, golomb"),
+    ("the l1 term, mu 1e-05", "choco, 8 bit l2, golomb", "malcom, 8 bit l2, mu 1e-05"),
+    ("**both**", USUAL, "malcom, 8 bit l2, mu 1e-05"),
+    ("the coder", BEST, "choco, 4 bit, golomb"),
+    ("the quantiser", "choco, 4 bit, golomb", "choco, 8 bit l2, golomb"),
+    ("the l1 term, mu 1e-05", "choco, 8 bit l2, golomb", "malcom, 8 bit l2, mu 1e-05"),
+    ("**all three**", BEST, "malcom, 8 bit l2, mu 1e-05"),
+)
 Run = dict
+Rows = dict[str, list[Run]]  # by the case's name; a run per seed
 Target = tuple[str, float]
 
 
-def spread(values: list[float], form: str) -> str:
-    """mean +- sample standard deviation, or the one value."""
-    mean = format(float(np.mean(values)), form)
-    return f"{mean} ± {format(float(np.std(values, ddof=1)), form)}" if len(values) > 1 else mean
+def main() -> None:
+    """Print the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/malcom"))
+    parser.add_argument("--long", type=Path, default=Path("runs/malcom-long"), help="runs of many rounds")
+    options = parser.parse_args()
+    found = {name: collect(options.out, cases) for name, cases in groups().items()}
+    for title, name in (
+        ("MNIST, ring of 10", "ring"),
+        ("MNIST, torus of 16", "torus"),
+        ("MNIST, ring of 10, a fifth of the nodes asleep in a round", "asleep"),
+        ("CIFAR-10, ring of 10", "cifar10"),
+    ):
+        if found[name]:
+            print(f"\n### {title}\n")
+            ends(found[name] | (found["mixed"] if name == "ring" else {}), targets(found[name]))
+            print("\nWhere it is saved, seed by seed:\n")
+            parts(found[name], targets(found[name]))
+    print("\n### The consensus step, MNIST\n")
+    ring = found["ring"] | found["small gammas"] | found["gammas"]
+    consensus({"ring": ring, "torus": found["torus"] | found["torus gammas"]})
+    print('\n### Quantisers, gamma="auto", MNIST, ring of 10\n')
+    auto = {name: runs for name, runs in found["gammas"].items() if name.endswith("auto")}
+    ends(found["quantisers"] | auto, targets(found["ring"]))
+    print("\n### A frame's bits over time, MNIST, ring of 10\n")
+    over_time(found["ring"] | found["mixed"])
+    print()
+    over_time(collect(options.long, [*groups()["ring"], *groups()["mixed"]]))
+
+
+def collect(out: Path, cases: list[Case]) -> Rows:
+    """What there is of the cases."""
+    return {case.name: runs for case in cases if (runs := load(out, case))}
+
+
+def load(out: Path, case: Case) -> list[Run]:
+    """The case's runs that are there, by seed."""
+    paths = [out / f"{file_name(case)}-seed{seed}.json" for seed in SEEDS]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def targets(rows: Rows) -> tuple[Target, ...]:
+    """The largest multiples of 5% that all rows came to for all seeds, but for large mu and other gammas."""
+    runs = [run for name, runs in rows.items() if "gamma" not in name and "0.001" not in name for run in runs]
+    return tuple((field, math.floor(20 * min(max(run[field]) for run in runs) + 1e-9) / 20) for field in (NODES, MEAN))
 
 
 def to(run: Run, target: Target) -> float | None:
@@ -36,110 +88,106 @@ def to(run: Run, target: Target) -> float | None:
     return None
 
 
-def named(target: Target) -> str:
-    return f"{target[1]:.0%}, {'nodes' if target[0] == NODES else 'mean model'}"
+def saved(rows: Rows, before: str, after: str, target: Target) -> list[float]:
+    """1 - bytes after / bytes before, in percent, for every seed that has both."""
+    old = {run["seed"]: to(run, target) for run in rows.get(before, [])}
+    pairs = [(old.get(run["seed"]), to(run, target)) for run in rows.get(after, [])]
+    return [100 * (1 - new / was) for was, new in pairs if was and new]
 
 
-def group(runs: list[Run], keep: Callable[[Run], bool]) -> dict[str, list[Run]]:
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        if keep(run):
-            found.setdefault(run["case"], []).append(run)
-    return found
+def spread(values: Sequence[float], form: str) -> str:
+    """mean +- sample standard deviation, or the one value."""
+    if not values:
+        return ""
+    mean = format(float(np.mean(values)), form)
+    return f"{mean} ± {format(float(np.std(values, ddof=1)), form.lstrip('+'))}" if len(values) > 1 else mean
 
 
-def cell(values: list[float | None], form: str = ",.1f") -> str:
+def cell(values: Sequence[float | None]) -> str:
+    """Megabytes; how many seeds got there when not all did."""
     there = [value for value in values if value is not None]
-    return spread(there, form) if there and len(there) == len(values) else f"{len(there)} of {len(values)} got there"
+    return spread(there, ",.1f") if len(there) == len(values) else f"{len(there)} of {len(values)} got there"
 
 
-def savings(found: dict[str, list[Run]], targets: tuple[Target, ...]) -> None:
-    """Bytes to an accuracy and the saving against CHOCO at a fixed width, seed by seed."""
-    heads = " | ".join(f"MB to {named(t)} | saved" for t in targets)
-    print(f"| method | seeds | {heads} | nodes, % | mean model, % | loss | zeros | apart | kB a frame |")
-    print("|---|---|" + "---|---|" * len(targets) + "---|---|---|---|---|---|")
-    base = {run["seed"]: run for run in found.get(FIXED, [])}
-    for name, runs in found.items():
-        cells = []
-        for target in targets:
-            sent = [to(run, target) for run in runs]
-            pairs = [
-                (mine, to(base[run["seed"]], target))
-                for mine, run in zip(sent, runs, strict=True)
-                if run["seed"] in base
-            ]
-            saved = [1 - mine / theirs for mine, theirs in pairs if mine and theirs]
-            cells += [cell(sent), f"{100 * float(np.mean(saved)):.0f}%" if len(saved) == len(runs) else ""]
-        frames = [run["frame_bytes"][-1] / run["round"][-1] / nodes(run) / (1 - asleep(run)) / 1e3 for run in runs]
-        print(
-            f"| {name} | {len(runs)} | {' | '.join(cells)} | {spread([100 * r['accuracy'][-1] for r in runs], '.1f')} "
-            f"| {spread([100 * r['mean_accuracy'][-1] for r in runs], '.1f')} "
-            f"| {spread([r['loss'][-1] for r in runs], '.2f')} "
-            f"| {np.mean([r['sparsity'][-1] for r in runs]):.1%} | {np.mean([r['consensus'][-1] for r in runs]):.2f} "
-            f"| {np.mean(frames):,.1f} |"
-        )
+def head(*names: str) -> None:
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+
+
+def megabytes(goals: tuple[Target, ...]) -> list[str]:
+    """One column for each target."""
+    return [f"MB to {value:.0%}, {'nodes' if field == NODES else 'mean model'}" for field, value in goals]
+
+
+def ends(rows: Rows, goals: tuple[Target, ...]) -> None:
+    """Bytes to an accuracy, and what there is at the end."""
+    head("method", "seeds", *megabytes(goals), "nodes, %", "mean model, %", "loss", "zeros", "apart", "kB a frame")
+    for name, runs in rows.items():
+        cells = [cell([to(run, goal) for run in runs]) for goal in goals]
+        cells += [spread([100 * run[field][-1] for run in runs], ".1f") for field in (NODES, MEAN)]
+        cells += [spread([run["loss"][-1] for run in runs], ".2f")]
+        zeros, apart = (np.mean([run[field][-1] for run in runs]) for field in ("sparsity", "consensus"))
+        frames = [run["frame_bytes"][-1] / run["round"][-1] / nodes(run) / (1 - run["asleep"]) / 1e3 for run in runs]
+        print(f"| {name} | {len(runs)} | {' | '.join(cells)} | {zeros:.1%} | {apart:.2f} | {np.mean(frames):,.1f} |")
 
 
 def nodes(run: Run) -> int:
     return int(run["graph"].split()[1])
 
 
-def asleep(run: Run) -> float:
-    """The share of nodes that slept, to a tenth."""
-    return round(float(np.mean(run["inactive"])) / nodes(run), 1)
+def parts(rows: Rows, goals: tuple[Target, ...]) -> None:
+    """What each step saves of what was left before it."""
+    head("from", "step", *(f"saved, %, {what.partition(' to ')[2]}" for what in megabytes(goals)))
+    for what, before, after in STEPS:
+        if before in rows and after in rows:
+            cells = [spread(saved(rows, before, after, goal), ".0f") for goal in goals]
+            print(f"| {before} | {what} | {' | '.join(cells)} |")
 
 
-def over_time(found: dict[str, list[Run]]) -> None:
+def consensus(graphs: dict[str, Rows]) -> None:
+    """Every gamma, and "auto" against the best of the others."""
+    head("graph", "method", "gamma", "seeds", "MB, nodes", "MB, mean model", "nodes, %", "auto against the best, %")
+    for graph, tried in graphs.items():
+        goals = targets(tried)
+        for method in ("choco, 4 bit, golomb", "choco, 8 bit l2, golomb"):
+            rows = {name: runs for name, runs in tried.items() if name.startswith(method)}
+            for name, runs in sorted(rows.items(), key=lambda row: (row[0].endswith("auto"), row[1][0]["gamma"])):
+                auto = name.endswith("auto")
+                gammas = ", ".join(sorted({f"{run['gamma']:.2g}" for run in runs}))
+                cells = ["auto: " + gammas if auto else gammas, str(len(runs))]
+                cells += [cell([to(run, goal) for run in runs]) for goal in goals]
+                cells += [spread([100 * run[NODES][-1] for run in runs], ".1f")]
+                cells += [", ".join(against_best(rows, name, goal) for goal in goals) if auto else ""]
+                print(f"| {graph} | {method} | {' | '.join(cells)} |")
+
+
+def against_best(rows: Rows, auto: str, target: Target) -> str:
+    """How many more bytes "auto" takes than the gamma that takes fewest on average, over the seeds that all have."""
+    seeds = set.intersection(*({run["seed"] for run in runs} for runs in rows.values()))
+    rows = {name: [run for run in runs if run["seed"] in seeds] for name, runs in rows.items()}
+    sent = {name: [to(run, target) or math.inf for run in runs] for name, runs in rows.items() if name != auto}
+    best = min(sent, key=lambda name: float(np.mean(sent[name])))
+    return spread([-value for value in saved(rows, best, auto, target)], "+.0f")
+
+
+def over_time(rows: Rows) -> None:
     """Bits of a frame's levels in the first, middle and last evaluated rounds, measured, and over their entropy."""
-    print("| method | bits a number, round | | | over the entropy | over the closed form |")
-    print("|---|---|---|---|---|---|")
-    for name, runs in found.items():
-        runs = [run for run in runs if run["coded_bits"][-1]]
-        if not runs:
+    head("method", "bits a number, round", " ", "  ", "over the entropy", "over the closed form")
+    for name, runs in rows.items():
+        if not runs[0]["coded_bits"][-1]:
             continue
         last = len(runs[0]["round"]) - 1
         cells = []
         for i in (0, last // 2, last):
-            bits = [r["coded_bits"][i] / nodes(r) / r["numbers"] for r in runs]
-            cells.append(f"{runs[0]['round'][i]}: {np.mean(bits):.3f}")
-        entropy = [100 * (r["coded_bits"][last] / r["entropy_bits"][last] - 1) for r in runs]
-        closed = [
-            100 * (r["coded_bits"][last] / r["predicted_bits"][last] - 1) for r in runs if r["predicted_bits"][last]
-        ]
-        shown = f"{np.mean(closed):+.2f}%" if closed else ""
-        print(f"| {name} | {' | '.join(cells)} | {np.mean(entropy):+.2f}% | {shown} |")
+            bits = [run["coded_bits"][i] / nodes(run) / run["numbers"] for run in runs]
+            cells.append(f"{runs[0]['round'][i]}: {spread(bits, '.3f')}")
+        cells += [over(runs, "entropy_bits"), over(runs, "predicted_bits")]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
-def main() -> None:
-    """Print the tables as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/malcom"))
-    options = parser.parse_args()
-    runs = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
-    order = ["dsgd", "choco, 4", "choco, 8", "malcom"]
-    runs.sort(key=lambda run: (next(i for i, start in enumerate(order) if run["case"].startswith(start)), run["seed"]))
-    for data, graph, inactive in sorted({(r["data"], r["graph"], asleep(r)) for r in runs}, reverse=True):
-        here = [r for r in runs if (r["data"], r["graph"], asleep(r)) == (data, graph, inactive)]
-        found = group(here, lambda run: "gamma" not in run["case"])
-        print(f"\n### {data}, {graph}" + (f", {inactive:.0%} asleep in a round" if inactive else "") + "\n")
-        if found:
-            savings(found, TARGETS[data])
-        tried = group(here, lambda run: "gamma" in run["case"])
-        if tried:
-            print("\nThe consensus step:\n")
-            print(f"| method | gamma | {' | '.join(f'MB to {named(t)}' for t in TARGETS[data])} | nodes, % |")
-            print("|---|---|" + "---|" * len(TARGETS[data]) + "---|")
-            for name, tests in sorted((tried | {k: v for k, v in found.items() if "golomb" in k}).items()):
-                tests = [run for run in tests if run["seed"] == 0]
-                cells = " | ".join(cell([to(run, t) for run in tests]) for t in TARGETS[data])
-                print(f"| {name} | {tests[0]['gamma']:.3g} | {cells} | {100 * tests[0]['accuracy'][-1]:.1f} |")
-    print("\n### Over time, mnist, ring 10\n")
-    over_time(
-        group(
-            runs,
-            lambda r: (r["data"], r["graph"], asleep(r)) == ("mnist", "ring 10", 0.0) and "gamma" not in r["case"],
-        )
-    )
+def over(runs: list[Run], what: str) -> str:
+    """How much longer the levels' code was than that, in the last round."""
+    more = [100 * (run["coded_bits"][-1] / run[what][-1] - 1) for run in runs if run[what][-1]]
+    return f"{np.mean(more):+.2f}%" if more else ""
 
 
 if __name__ == "__main__":
