@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from cases import CLIENTS, LINKS, Case, cases, tuning
+from cases import CLIENTS, LADDER, LATE, LINKS, PLAIN, START, TUNED, Case, carrying, cases, sketches
+from central import curve
 from torch import nn
 
 import fewbits as fb
@@ -27,7 +30,7 @@ from fewbits import data, models
 from fewbits.engines.memory.checkpoint import write_atomically
 
 IMAGES, TESTED = 5, 2000  # images of each client; of the test set, the first
-MODEL = {"mnist": "mlp", "cifar10": "simcnn", LINKS: "mlp"}
+EVERY = {"mnist": 2, "cifar10": 5, LINKS: 2}  # rounds between evaluations
 
 
 def main() -> None:
@@ -36,49 +39,91 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/intrinsic"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--settings", nargs="+", default=["mnist", LINKS, "cifar10"])
+    parser.add_argument("--settings", nargs="+", default=["cifar10", "mnist", LINKS])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--tune", action="store_true", help="the grid of learning rates, with a seed of its own")
+    parser.add_argument("--tune", action="store_true", help="search learning rates, with a seed of its own; no frames")
+    parser.add_argument("--carry", action="store_true", help="what of the momentum in a new matrix; no frames")
     options = parser.parse_args()
-    seeds, found = ([9], tuning()) if options.tune else (options.seeds, cases())
-    folder = options.out / "tuning" if options.tune else options.out
+    wanted = [c for s in options.settings for c in cases() if c.setting == s and options.only in c.name]
+    if options.tune:
+        for case in wanted:
+            if case.setting != LINKS and not case.name.endswith(PLAIN):
+                tune(case, options)
+        for case in [c for c in sketches() if c.setting in options.settings and options.only in c.name]:
+            once(options.out / "tuning", case, 9, f"{case.name} at {case.lr:g}", partial(apart, case, 9, options))
+    elif options.carry:
+        for seed in options.seeds:
+            for case, carried in carrying():
+                name = f"{carried} {case.settings['dim']} at {case.lr:g}"
+                once(options.out / "carry", case, seed, name, partial(apart, case, seed, options, carried))
+    else:
+        for setting in options.settings:
+            for seed in options.seeds:
+                for case in [c for c in wanted if c.setting == setting and c.lr]:
+                    once(options.out, case, seed, case.name, partial(play, case, seed, options))
+
+
+def once(folder: Path, case: Case, seed: int, name: str, work: Callable[[], dict]) -> dict:
+    """The result of that name, from its file if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    order = [(s, seed, c) for s in options.settings for seed in seeds for c in found if c.setting == s]
-    for setting, seed, case in order:
-        path = folder / f"{setting}-{case.name.replace(' ', '_').replace(',', '').replace('%', 'pc')}-seed{seed}.json"
-        if options.only in case.name and not path.exists() and not (case.once and seed != seeds[0]):
-            result = play(case, seed, options)
-            write_atomically(path, json.dumps(result).encode())
-            print(
-                f"{setting:8s} {case.name:28s} seed {seed}: accuracy {result['accuracy'][-1]:.4f},"
-                f" up {result['up'][-1] / 1e6:8.2f} MB, down {result['down'][-1] / 1e6:8.2f} MB,"
-                f" {result['seconds']:.0f} s",
-                flush=True,
-            )
+    path = folder / f"{case.setting}-{name.replace(' ', '_').replace(',', '').replace('%', 'pc')}-seed{seed}.json"
+    if not path.exists():
+        began = time.perf_counter()
+        result = {"case": name, "setting": case.setting, "seed": seed, "lr": case.lr} | work()
+        result["seconds"] = time.perf_counter() - began
+        write_atomically(path, json.dumps(result).encode())
+        sent = (
+            f"up {result['up'][-1] / 1e6:8.2f} MB, down {result['down'][-1] / 1e6:8.2f} MB, " if "up" in result else ""
+        )
+        print(
+            f"{case.setting:8s} {name:34s} seed {seed}: accuracy {result['accuracy'][-1]:.4f}, {sent}"
+            f"{result['seconds']:.0f} s",
+            flush=True,
+        )
+    return json.loads(path.read_text())
+
+
+def tune(case: Case, options: argparse.Namespace) -> None:
+    """Every other rate of the ladder, then the neighbours of the best until both of them are worse."""
+    seen: dict[int, float] = {}
+    wanted, best = set(START), START[0]
+    while wanted:
+        for rung in sorted(wanted):
+            tried = replace(case, lr=case.at(LADDER[rung]), rounds=TUNED[case.setting])
+            name = f"{case.name} at {tried.lr:g}"
+            found = once(options.out / "tuning", tried, 9, name, partial(apart, tried, 9, options))
+            seen[rung] = float(np.mean(found["accuracy"][-LATE:]))
+        best = max(seen, key=lambda rung: seen[rung])
+        wanted = {best - 1, best + 1} & set(range(len(LADDER))) - set(seen)
+    print(f"{case.setting}: {case.name}: best at {LADDER[best]:g}, {case.at(LADDER[best]):g}", flush=True)
+
+
+def apart(case: Case, seed: int, options: argparse.Namespace, carried: str = "restart") -> dict:
+    """The curve of one run without frames."""
+    key = fb.Key(seed)
+    return curve(case, many(case, key, options), method(case), key, EVERY[case.setting], carried)
+
+
+def method(case: Case) -> fb.Method:
+    """By its name; local top-k without error feedback."""
+    found = fb.methods.build(case.method, case.settings)
+    if case.stateless:
+        found = replace(found, up=fb.flat(fb.chain(fb.TopK(float(case.settings["fraction"])))))
+    return found
 
 
 def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     """One run; its curve."""
     key = fb.Key(seed)
-    method = fb.methods.build(case.method, case.settings)
-    if case.stateless:
-        method = replace(method, up=fb.flat(fb.chain(fb.TopK(float(case.settings["fraction"])))))
-    schedule = fb.Schedule(
-        case.rounds, case.per_round, evaluate_every=5 if case.setting == "cifar10" else 2, processes=options.processes
-    )
-    federation = fb.Federation(
-        few(case, key, options) if case.setting == LINKS else many(case, key, options), method, schedule, key
-    )
+    schedule = fb.Schedule(case.rounds, case.per_round, evaluate_every=EVERY[case.setting], processes=options.processes)
+    task = few(case, key, options) if case.setting == LINKS else many(case, key, options)
+    federation = fb.Federation(task, method(case), schedule, key)
     # Everybody makes the initial model, version 1, from the seed: it does not travel.
-    federation.server.versions = dict.fromkeys(range(len(federation.task.parts)), 1)
+    federation.server.versions = dict.fromkeys(range(len(task.parts)), 1)
     reports = federation.run().reports
     seen = [r for r in reports if r.accuracy is not None]
     return {
-        "case": case.name,
-        "setting": case.setting,
-        "seed": seed,
-        "lr": case.lr,
         "parameters": len(federation.server.flat.shared_params),
         "sends": sum(r.clients for r in reports),
         "rounds": [r.round for r in seen],
@@ -86,7 +131,6 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
         "loss": [r.loss for r in seen],
         "up": [r.up_frame_bytes for r in seen],
         "down": [r.down_frame_bytes for r in seen],
-        "seconds": reports[-1].seconds,
     }
 
 
@@ -95,21 +139,33 @@ def many(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
     found = loaded(case.setting, options.data_dir)
     local = fb.LocalSGD(lr=case.lr, batch_size=0, steps=1)
     parts = one_class(found.train_y, CLIENTS[case.setting], key.fold("partition"))
-    return task(found, MODEL[case.setting], parts, local, key)
+    return task(found, parts, local, key)
 
 
 def few(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
     """20 clients of about 300 images, three classes each; a turn is one epoch."""
     found = loaded("mnist", options.data_dir)
     parts = data.partition(found.train_y[:6000], "classes:3", 20, key.fold("partition"))
-    return task(found, MODEL[LINKS], parts, fb.LocalSGD(lr=case.lr, batch_size=20), key)
+    return task(found, parts, fb.LocalSGD(lr=case.lr, batch_size=20), key)
 
 
-def task(found: data.Data, model: str, parts: list[np.ndarray], local: fb.LocalSGD, key: fb.Key) -> fb.Task:
+def task(found: data.Data, parts: list[np.ndarray], local: fb.LocalSGD, key: fb.Key) -> fb.Task:
     """The same model and test images for every method."""
-    module = models.build(model, found, key.fold("model"))
+    module = models.build("mlp", found, key.fold("model")) if found.name == "mnist" else normed(key.fold("model"))
     test = found.test_x[:TESTED], found.test_y[:TESTED]
     return fb.Task(module, found.train_x, found.train_y, parts, *test, local=local)
+
+
+def normed(key: fb.Key) -> nn.Module:
+    """A small network that has learnt something after 100 steps, for 3x16x16: 72,138 parameters."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(key.word() & (2**63 - 1))
+        first, second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        return nn.Sequential(
+            *(first, nn.MaxPool2d(2), nn.GroupNorm(8, 16), nn.ReLU()),
+            *(second, nn.MaxPool2d(2), nn.GroupNorm(8, 32), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10)),
+        )  # (batch, 10)
 
 
 def one_class(labels: torch.Tensor, clients: int, key: fb.Key) -> list[np.ndarray]:
