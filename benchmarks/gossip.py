@@ -24,6 +24,7 @@ from fewbits.engines.dist import Exchange, World
 from fewbits.engines.dist.exchange import Arrived
 from fewbits.engines.dist.peer import Peer
 from fewbits.engines.gossip.trainer import Trainer
+from fewbits.engines.memory.allocator import keep_memory
 
 LIMIT = 2**24
 METHODS = {
@@ -73,7 +74,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # these two as DistRun does
+    keep_memory()
     with World() as world:
         found = data.load("mnist", options.data_dir, limit=2000)
         if world.rank == 0:

@@ -24,6 +24,7 @@ from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.rows import MARGIN, average, distance
 from fewbits.engines.gossip.run import GossipResult, count, log, report_of, settings
 from fewbits.engines.gossip.trainer import Sent, Trainer
+from fewbits.engines.memory.allocator import keep_memory
 from fewbits.engines.memory.checkpoint import Note
 from fewbits.engines.memory.disk import sync
 from fewbits.engines.memory.federation import LEDGER, METRICS, cut_log
@@ -78,6 +79,7 @@ class DistRun:
     def run(self, watch: Callable[[GossipReport], None] | None = None) -> GossipResult:
         """Play the rounds that are left; `watch` sees each report, at rank 0."""
         threads = torch.get_num_threads()
+        keep_memory()
         torch.set_num_threads(1)  # as in the other engines: the same bits, and no fight for the machine's cores
         try:
             self._resume()
