@@ -68,15 +68,7 @@ def compare(
         str | None, typer.Option(help="Methods, separated by commas; `fewbits methods` lists them.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas. Default: 0.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="[METHOD.]OPTION=VALUE",
-            help="An option of one method, or of all that have it; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    settings: o.MethodSettings = None,
     target_accuracy: Annotated[float | None, typer.Option(help="Report the bytes that it takes, such as 0.9.")] = None,
     data: o.DataName = None,
     data_dir: o.DataDir = None,

@@ -58,9 +58,18 @@ Settings = Annotated[
 ]
 
 
-def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a command's parameters that stand in a RunConfig and were given."""
-    known = RunConfig.__dataclass_fields__
+def method_settings(example: str = "") -> Any:
+    """The option --set of commands that take several methods."""
+    help = f"An option of one method, or of all that have it{example}; may be repeated."
+    return typer.Option("--set", metavar="[METHOD.]OPTION=VALUE", help=help, show_default=False)
+
+
+MethodSettings = Annotated[list[str] | None, method_settings()]
+
+
+def given(parameters: Mapping[str, Any], kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
+    """Those of a command's parameters that stand in a configuration of this kind and were given."""
+    known = kind.__dataclass_fields__
     found = {name: value for name, value in parameters.items() if name in known and value is not None}
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder

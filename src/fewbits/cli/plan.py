@@ -48,15 +48,7 @@ Shapes = Annotated[
 
 def plan(
     method: Methods = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="[METHOD.]OPTION=VALUE",
-            help="An option of one method, or of all that have it; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    settings: o.MethodSettings = None,
     model: Annotated[str, typer.Option(help="Model; `fewbits models` lists them.")] = "mlp",
     data: Annotated[
         str | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,15 +34,7 @@ def gossip(
         str | None,
         typer.Option("--methods", "--method", help=f"One or more of {', '.join(GOSSIP)}, separated by commas."),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="[METHOD.]OPTION=VALUE",
-            help="An option of one method, or of all that have it, such as mu=1e-5 or gamma=0.5; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    settings: Annotated[list[str] | None, o.method_settings(", such as mu=1e-5 or gamma=0.5")] = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", "--seed", help="Seeds, separated by commas. Default: 0.")
     ] = None,
@@ -85,13 +77,8 @@ def gossip(
     Started as `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node has a process of its own; the frames
     and the models are the same.
     """
-    given = {name: value for name, value in locals().items() if value is not None and name not in ("force", "on_disk")}
-    given |= {"clients": nodes} if nodes is not None else {}
-    given |= {"on_disk": True} if on_disk else {}
-    known = {f.name for f in fields(GossipConfig)} - {"settings"}
-    found = {name: value for name, value in given.items() if name in known}
-    if "data_dir" in found:
-        found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
+    parameters = {name: value for name, value in locals().items() if name != "settings"}
+    found = o.given(parameters | {"clients": nodes, "on_disk": on_disk or None}, GossipConfig)
     text = {"methods": methods, "seeds": seeds, "set": settings}
     if Place.given():
         with World() as world:
