@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +16,7 @@ from fewbits.engines.dist.place import Place
 from fewbits.errors import FewbitsError, LocalError
 
 WORDS = "last words"
+POLL = 0.02  # seconds between two looks
 PATIENCE = 1.0  # seconds more than torch's own limit
 
 
@@ -94,6 +96,14 @@ class Board:
             if isinstance(error, FewbitsError):
                 raise
             raise GoneError(f"{self._place.store} is gone") from None
+
+
+def until(done: Callable[[], bool], patience: float) -> bool:
+    """Whether it is done within so many seconds; returns as soon as it is."""
+    last = time.monotonic() + patience
+    while not (found := done()) and time.monotonic() < last:
+        time.sleep(POLL)
+    return found
 
 
 def _in_time(work: Callable[[], Any], limit: float) -> Any:

@@ -6,12 +6,11 @@ import json
 import time
 from collections.abc import Mapping
 
-from fewbits.engines.dist.board import Board, GoneError
+from fewbits.engines.dist.board import POLL, Board, GoneError
 from fewbits.engines.dist.place import Place
 from fewbits.errors import DesyncError, LocalError
 
 READY = "all here"
-POLL = 0.02  # seconds
 SHOWN = 400  # characters of a description
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from contextlib import suppress
 
-from fewbits.engines.dist.board import Board, GoneError
+from fewbits.engines.dist.board import Board, GoneError, until
 from fewbits.engines.dist.place import Place
 
 GRACE = 3.0  # seconds for a node to end by itself, and for last words to come after a SIGTERM
@@ -44,11 +44,10 @@ class Life:
 
     def linger(self) -> None:
         """Before this process ends: if it holds the store, let the others read the last words first."""
-        names, until = [out(rank) for rank in range(self._place.size)], time.monotonic() + GRACE
+        names = [out(rank) for rank in range(self._place.size)]
         if self.words is not None and self._place.hosts:
             with suppress(GoneError):
-                while not self._board.has(*names) and time.monotonic() < until:
-                    time.sleep(self._every / 10)
+                until(lambda: self._board.has(*names), GRACE)
 
     def laggard(self, board: Board) -> int:
         """The other node that has come the least far: the one that all are waiting for."""
@@ -92,8 +91,8 @@ class Life:
         """torchrun ends the others when one has died. Name those who have neither been told to stop nor live."""
         board = self._board
         board.post(_told(self._place.rank), "")
-        before, until = self._signs(), time.monotonic() + GRACE
-        while board.words is None and time.monotonic() < until and not self._stop.wait(self._every / 10):
+        before, last = self._signs(), time.monotonic() + GRACE
+        while board.words is None and time.monotonic() < last and not self._stop.wait(self._every / 10):
             self._beat()
         after = self._signs()
         silent = [rank for rank in range(self._place.size) if before[rank] == after[rank]]

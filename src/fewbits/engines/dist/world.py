@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -13,14 +12,13 @@ from typing import Any
 import torch.distributed as dist
 
 from fewbits.engines.dist import life
-from fewbits.engines.dist.board import Board, GoneError
+from fewbits.engines.dist.board import Board, GoneError, until
 from fewbits.engines.dist.guard import Guard
 from fewbits.engines.dist.handshake import READY, agree, claim, introduce
 from fewbits.engines.dist.life import Life, by_hand, left, out
 from fewbits.engines.dist.place import Place
 from fewbits.errors import FewbitsError, LocalError
 
-POLL = 0.02  # seconds
 HEARSAY = 0.5  # seconds
 TIMED_OUT = "Timed out"
 
@@ -95,7 +93,7 @@ class World:
 
     def _hearsay(self) -> str | None:
         """Words that come just after a connection was closed: torch closes it before its owner can speak."""
-        self._until(lambda: self.board.words is not None, HEARSAY)
+        until(lambda: self.board.words is not None, HEARSAY)
         return self.board.words
 
     def advance(self, progress: int) -> None:
@@ -135,7 +133,7 @@ class World:
         """Wait until everybody is at the end: frames may still be on their way."""
         self.board.post(left(self.rank), "")
         names = [left(rank) for rank in range(self.size)]
-        in_time = self._until(lambda: self.board.has(*names) or self.board.words is not None, self._limit)
+        in_time = until(lambda: self.board.has(*names) or self.board.words is not None, self._limit)
         if words := self.board.words:
             raise GoneError(words)
         if not in_time:
@@ -149,13 +147,7 @@ class World:
         with suppress(GoneError):
             self.board.post(out(self.rank), "")
             if self.place.hosts:
-                self._until(lambda: self.board.has(*names), patience)
-
-    def _until(self, done: Callable[[], bool], patience: float) -> bool:
-        until = time.monotonic() + patience
-        while not (found := done()) and time.monotonic() < until:
-            time.sleep(POLL)
-        return found
+                until(lambda: self.board.has(*names), patience)
 
 
 def _check(backend: str, patience: float, limit: float) -> None:
