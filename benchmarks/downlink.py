@@ -17,9 +17,9 @@ from pathlib import Path
 
 from fewbits.cli.assemble import build_federation, build_task, load_data
 from fewbits.cli.config import RunConfig
-from fewbits.link import Broadcast
-from fewbits.link.bundle import wrap
-from fewbits.link.own import Recipe
+from fewbits.links import Broadcast
+from fewbits.links.bundle import wrap
+from fewbits.links.personal_updates import HeldState
 from fewbits.methods.downlink import DOWNLINKS
 
 AWAY = (1, 2, 5, 20, 100)  # rounds
@@ -60,23 +60,23 @@ def played(name: str, seed: int, rounds: int) -> list[float]:
         evaluate_every=rounds,
     )
     task = build_task(config, load_data(config))
-    recipes: list[list[Recipe]] = []  # of clients by the version at which they were met first, as they are now
+    recipes: list[list[HeldState]] = []  # of clients by the version at which they were met first, as they are now
     sizes: dict[int | None, list[int]] = {m: [] for m in (*AWAY, None)}
     with tempfile.TemporaryDirectory() as folder:
         run = build_federation(config, Path(folder) / "run", task)
         for report in run:
             broadcast = run.server.broadcast
             assert isinstance(broadcast, Broadcast)
-            held = [broadcast.route(Recipe(broadcast.version - 1)).after]
+            held = [broadcast.route(HeldState(broadcast.version - 1)).after]
             for before in recipes[-2:]:
                 before.append(broadcast.route(before[-1]).after)
             recipes.append(held)
             if report.round > rounds - LAST:
                 for away in AWAY:
-                    gone = recipes[-3 - away][-1] if len(recipes) > away + 2 else Recipe()
+                    gone = recipes[-3 - away][-1] if len(recipes) > away + 2 else HeldState()
                     size = len(wrap(broadcast.route(gone).frames, 0))
                     sizes[away].append(size)
-                sizes[None].append(len(wrap(broadcast.route(Recipe()).frames, 0)))
+                sizes[None].append(len(wrap(broadcast.route(HeldState()).frames, 0)))
         last = run.reports[-1]
     return [*(statistics.mean(found) for found in sizes.values()), last.down_frame_bytes, last.accuracy or 0.0]
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fewbits.engines.memory.allocator import keep_memory
+from fewbits.engines.common.allocator import keep_memory
 from fewbits.factor import Factorisation
 from fewbits.models import build
 from fewbits.rng import Key

@@ -20,11 +20,11 @@ import torch.distributed as dist
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.dist import Exchange, World
-from fewbits.engines.dist.exchange import Arrived
-from fewbits.engines.dist.peer import Peer
+from fewbits.engines.common.allocator import keep_memory
+from fewbits.engines.distributed import Exchange, World
+from fewbits.engines.distributed.exchange import Arrived
+from fewbits.engines.distributed.peer import Peer
 from fewbits.engines.gossip.trainer import Trainer
-from fewbits.engines.memory.allocator import keep_memory
 
 LIMIT = 2**24
 METHODS = {
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # these two as DistRun does
+    torch.set_num_threads(1)  # these two as DistributedRun does
     keep_memory()
     with World() as world:
         found = data.load("mnist", options.data_dir, limit=2000)

@@ -17,7 +17,7 @@ import numpy as np
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.memory import footprint
+from fewbits.engines.simulation import footprint
 
 
 def processes() -> list[str]:

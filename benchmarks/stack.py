@@ -19,7 +19,7 @@ import torch
 
 import fewbits as fb
 from fewbits.codecs import Chain, Keys
-from fewbits.engines.memory.allocator import keep_memory
+from fewbits.engines.common.allocator import keep_memory
 from fewbits.wire import BitReader, BitWriter
 
 REPEATS = 7

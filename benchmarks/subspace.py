@@ -17,9 +17,9 @@ import torch
 import fewbits as fb
 from fewbits import kernels
 from fewbits.codecs import Subspace, Total
-from fewbits.codecs.bases import Basis
-from fewbits.codecs.bases.arithmetic import butterflies_
-from fewbits.engines.memory.allocator import keep_memory
+from fewbits.codecs.transforms.bases import Basis
+from fewbits.codecs.transforms.bases.arithmetic import butterflies_
+from fewbits.engines.common.allocator import keep_memory
 from kernels import seconds
 
 GPT2 = 124_439_808  # parameters of its smallest size

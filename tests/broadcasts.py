@@ -7,9 +7,9 @@ import torch
 from every_codec import TREE, fingerprint, stream
 from fewbits.codecs import Delta, Quantize, TopK, chain
 from fewbits.coders import Rans
-from fewbits.link import Broadcast, Downlink, Follower, Seed
-from fewbits.link.bundle import wrap
-from fewbits.link.own import Recipe
+from fewbits.links import Broadcast, Downlink, SharedInit, Subscriber
+from fewbits.links.bundle import wrap
+from fewbits.links.personal_updates import HeldState
 from fewbits.rng import Key
 
 OWN = chain(Quantize(bits=4), Rans())
@@ -35,9 +35,9 @@ def models(count: int) -> Iterator[dict[str, torch.Tensor]]:
 
 def played(name: str, seeded: bool) -> list[tuple[bytes, str]]:
     """(bundle, fingerprint of the value behind it) for receivers that come back after 1, 2 and 4 versions, in turn."""
-    down, seed = DOWNLINKS[name], Seed(Key(1, ("model",)), build) if seeded else None
+    down, seed = DOWNLINKS[name], SharedInit(Key(1, ("model",)), build) if seeded else None
     server = Broadcast(down, TREE, Key(0), keep=6, seed=seed)
-    followers, held = [Follower(down, TREE, build) for _ in range(3)], [Recipe()] * 3
+    followers, held = [Subscriber(down, TREE, build) for _ in range(3)], [HeldState()] * 3
     found = []
     for t, x in enumerate(models(12)):
         server.publish(x)
@@ -51,7 +51,7 @@ def played(name: str, seeded: bool) -> list[tuple[bytes, str]]:
 
 def followed(name: str, bundles: list[bytes]) -> list[str]:
     """The fingerprints that those bundles give receivers of today."""
-    followers, found = [Follower(DOWNLINKS[name], TREE, build) for _ in range(3)], []
+    followers, found = [Subscriber(DOWNLINKS[name], TREE, build) for _ in range(3)], []
     turns = [i for t in range(12) for i, every in enumerate((1, 2, 4)) if t % every == 0]
     for i, bundle in zip(turns, bundles, strict=True):
         found.append(fingerprint(followers[i].receive(bundle)))

@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from fewbits.engines.memory import Federation, Schedule, Task
+from fewbits.engines.simulation import Federation, Schedule, Task
 from fewbits.learn import LocalSGD, Method
 from fewbits.rng import Key
 

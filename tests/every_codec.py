@@ -14,10 +14,10 @@ import torch
 
 from fewbits import codecs
 from fewbits.codecs import Codec, Transform, chain
-from fewbits.codecs.base import words
+from fewbits.codecs.base import raw_bits
 from fewbits.coders import Rans
-from fewbits.link import Receiver, Sender
-from fewbits.link.finite import named
+from fewbits.links import Receiver, Sender
+from fewbits.links.finite import named
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame
@@ -118,7 +118,7 @@ def fingerprint(value: Any) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for name, x in named(value):
         digest.update(f"{name} {tuple(x.shape)} {x.dtype} ".encode())
-        digest.update(words(x.contiguous().reshape(-1)).numpy().tobytes())
+        digest.update(raw_bits(x.contiguous().reshape(-1)).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from flwr.simulation import run_simulation
 import fewbits
 from digits_task import KEY, mlp, task
 from fewbits.engines.flower import Federated, mod
-from fewbits.link.ledger import read
+from fewbits.links.ledger import read
 from flower_task import app
 
 

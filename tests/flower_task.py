@@ -13,7 +13,7 @@ from torch import nn
 
 from digits_task import KEY, LOCAL, mlp
 from digits_task import task as digits_task
-from fewbits.engines.memory import Task
+from fewbits.engines.simulation import Task
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewbits import GossipMethod, Key, Node
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.topology import Network
+from fewbits.topology import Network
 
 KEY = Key(3)
 DIM = 20

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewbits.engines.dist import Place
+from fewbits.engines.distributed import Place
 from fewbits.errors import FewbitsError
 
 WITHIN = 40.0  # seconds until whoever is still there is ended and the test fails
@@ -67,8 +67,8 @@ def _fork(act: Callable[[Place], Any], place: Place, file: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
-    told = os.open(file.with_suffix(".err"), os.O_WRONLY | os.O_CREAT)
-    os.dup2(told, 2)
+    reported = os.open(file.with_suffix(".err"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(reported, 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     code = 3
     try:
@@ -96,8 +96,8 @@ def _ended(pid: int, until: float) -> int:
 
 def _outcome(code: int, file: Path) -> Outcome:
     error, value = json.loads(file.read_text()) if file.exists() else ["", None]
-    told = file.with_suffix(".err")
-    return Outcome(code, value, error, told.read_text(errors="replace") if told.exists() else "")
+    reported = file.with_suffix(".err")
+    return Outcome(code, value, error, reported.read_text(errors="replace") if reported.exists() else "")
 
 
 @contextlib.contextmanager

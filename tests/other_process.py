@@ -9,7 +9,7 @@ import sys
 import fewbits
 from every_codec import COMMON, TREE, fingerprint, payload_of
 from fewbits import codecs
-from fewbits.link import Receiver
+from fewbits.links import Receiver
 
 
 def read() -> bytes | None:

@@ -1,4 +1,4 @@
-"""Broadcast and Follower: the cheapest way back for those who were away, and one public value for all."""
+"""Broadcast and Subscriber: the cheapest way back for those who were away, and one public value for all."""
 
 import hashlib
 import random
@@ -12,9 +12,9 @@ from every_codec import TREE, fingerprint, payload_of, restamp, stream
 from fewbits.codecs import Delta, ErrorFeedback, LookBack, Quantize, Raw, TopK, chain, each, flat, route
 from fewbits.coders import Rans, write_delta, write_support
 from fewbits.errors import DesyncError, LocalError, WireError
-from fewbits.link import Broadcast, Follower, Seed
-from fewbits.link.bundle import pack, unpack, wrap
-from fewbits.link.identity import SEED, codec_hash
+from fewbits.links import Broadcast, SharedInit, Subscriber
+from fewbits.links.bundle import pack, unpack, wrap
+from fewbits.links.identity import SEED, codec_hash
 from fewbits.rng import Key
 from fewbits.wire import BitWriter, Frame, Header
 
@@ -40,7 +40,7 @@ def versions(count: int):
 def test_every_follower_has_the_public_value_bit_for_bit_however_long_it_was_away(codec):
     draw = random.Random(0)
     server = Broadcast(codec, TREE, Key(0), keep=6)
-    followers = [Follower(codec, TREE) for _ in range(4)]
+    followers = [Subscriber(codec, TREE) for _ in range(4)]
     for x in versions(25):
         server.publish(x)
         for i, follower in enumerate(followers):
@@ -86,8 +86,8 @@ def patch_by_hand(server, states, since):
 def test_the_shortest_of_all_ways_is_taken_whoever_was_away_for_however_long(codec, seeded):
     """Against every way there is, written by hand: entries, patch, snapshot, each behind a seed at first contact."""
     keep = 12
-    server = Broadcast(codec, TREE, Key(0), keep=keep, seed=Seed(Key(0), build) if seeded else None)
-    latest = Follower(codec, TREE, build)
+    server = Broadcast(codec, TREE, Key(0), keep=keep, seed=SharedInit(Key(0), build) if seeded else None)
+    latest = Subscriber(codec, TREE, build)
     states, taken = [], set()
     for x in versions(20):
         server.publish(x)
@@ -131,7 +131,7 @@ def test_who_missed_more_than_the_log_holds_gets_a_snapshot():
 @pytest.mark.parametrize("codec", DIFFERENCES, ids=repr)
 def test_a_patch_leads_from_every_version_between_and_from_no_other(codec):
     server, states, froms = Broadcast(codec, TREE, Key(0)), [], []
-    latest = Follower(codec, TREE)
+    latest = Subscriber(codec, TREE)
     for x in versions(7):
         server.publish(x)
         latest.receive(server.bundle(latest.version))
@@ -139,7 +139,7 @@ def test_a_patch_leads_from_every_version_between_and_from_no_other(codec):
         froms.append(latest.dump())
     patch = patch_by_hand(server, states, 3)
     for version, held in enumerate(froms, start=1):
-        follower = Follower(codec, TREE)
+        follower = Subscriber(codec, TREE)
         follower.load(held)
         if version < 3:
             with pytest.raises(DesyncError, match=f"leads from public version 3 to 7; we hold version {version}"):
@@ -149,13 +149,13 @@ def test_a_patch_leads_from_every_version_between_and_from_no_other(codec):
             assert fingerprint(follower.receive(pack([patch]))) == fingerprint(server.value)
             assert follower.version == 7
     with pytest.raises(DesyncError, match="we hold version 0"):
-        Follower(codec, TREE).receive(pack([patch]))
+        Subscriber(codec, TREE).receive(pack([patch]))
 
 
 def test_a_patch_of_another_history_is_noticed_by_its_digest():
     codec = Delta(TopK(0.2))
     ours, theirs = Broadcast(codec, TREE, Key(0)), Broadcast(codec, TREE, Key(0))
-    follower = Follower(codec, TREE)
+    follower = Subscriber(codec, TREE)
     for i, x in enumerate(versions(6)):
         ours.publish(x)
         theirs.publish(x if i else {name: v + 1 for name, v in x.items()})
@@ -169,7 +169,7 @@ def test_a_patch_of_another_history_is_noticed_by_its_digest():
     follower.receive(ours.bundle(1))
     follower.load(follower.dump())
     assert fingerprint(follower.value) == fingerprint(ours.value) != before
-    late = Follower(codec, TREE)
+    late = Subscriber(codec, TREE)
     late.receive(pack([ours.frames(None)[0]]))
     stale = restamp(patch, sequence=7)
     with pytest.raises(DesyncError, match="does not give the server's value"):
@@ -179,7 +179,7 @@ def test_a_patch_of_another_history_is_noticed_by_its_digest():
 
 def test_damaged_patches_are_refused_and_change_nothing():
     codec = Delta(TopK(0.1))
-    server, follower = Broadcast(codec, TREE, Key(0)), Follower(codec, TREE)
+    server, follower = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
     for i, x in enumerate(versions(5)):
         server.publish(x)
         if i == 0:
@@ -203,54 +203,54 @@ def test_damaged_patches_are_refused_and_change_nothing():
 
 @pytest.mark.parametrize("codec", [DIFFERENCES[1], DIFFERENCES[3], WHOLE[0]], ids=repr)
 def test_first_contact_by_a_seed_takes_few_bytes_and_gives_the_same_bits(codec):
-    server = Broadcast(codec, TREE, Key(0), seed=Seed(Key(5).fold("model"), build))
+    server = Broadcast(codec, TREE, Key(0), seed=SharedInit(Key(5).fold("model"), build))
     server.publish(build(Key(5)))
     bundle = server.bundle(None, ack=3)
     assert len(bundle) == 2 + 16 + 2 + len('[5, "model"]') + 8
-    follower = Follower(codec, TREE, build)
+    follower = Subscriber(codec, TREE, build)
     assert fingerprint(follower.receive(bundle)) == fingerprint(server.value)
     assert (follower.version, follower.ack) == (1, 3)
     for x in versions(3):
         server.publish(x)
         assert fingerprint(follower.receive(server.bundle(follower.version))) == fingerprint(server.value)
-    late = Follower(codec, TREE, build)
+    late = Subscriber(codec, TREE, build)
     assert fingerprint(late.receive(server.bundle(None))) == fingerprint(server.value)
 
 
 def test_a_seed_that_gives_another_model_is_refused_and_nothing_is_held():
-    server = Broadcast(DIFFERENCES[1], TREE, Key(0), seed=Seed(Key(5), build))
+    server = Broadcast(DIFFERENCES[1], TREE, Key(0), seed=SharedInit(Key(5), build))
     server.publish(build(Key(5)))
     for other, said in (
         (lambda key: build(Key(6)), "gives another model here"),
         (None, "was given no build"),
         (lambda key: {name: v * torch.nan for name, v in build(key).items()}, "gives another model here"),
     ):
-        follower = Follower(DIFFERENCES[1], TREE, other)
+        follower = Subscriber(DIFFERENCES[1], TREE, other)
         with pytest.raises(DesyncError, match=said):
             follower.receive(server.bundle(None))
         assert (follower.version, follower.value) == (0, None)
     with pytest.raises(LocalError, match="build: expected the tensors"):
-        Follower(DIFFERENCES[1], TREE, lambda key: {"w": torch.zeros(1)}).receive(server.bundle(None))
+        Subscriber(DIFFERENCES[1], TREE, lambda key: {"w": torch.zeros(1)}).receive(server.bundle(None))
 
 
 def test_a_model_that_the_codec_changes_or_that_is_not_the_seeds_is_sent_and_not_the_seed():
     for codec, x in ((Raw("fp16"), build(Key(0))), (Delta(Raw()), build(Key(1)))):
-        server = Broadcast(codec, TREE, Key(0), seed=Seed(Key(0), build))
+        server = Broadcast(codec, TREE, Key(0), seed=SharedInit(Key(0), build))
         server.publish({name: v + 1e-3 for name, v in x.items()})
-        follower = Follower(codec, TREE, build)
+        follower = Subscriber(codec, TREE, build)
         assert fingerprint(follower.receive(server.bundle(None))) == fingerprint(server.value)
     with pytest.raises(LocalError, match=r"seed must be a Seed\(key, build\)"):
         Broadcast(Raw(), TREE, Key(0), seed=Key(0))
 
 
 def test_a_seed_frame_cut_short_or_stretched_is_refused():
-    server = Broadcast(DIFFERENCES[0], TREE, Key(0), seed=Seed(Key(5), build))
+    server = Broadcast(DIFFERENCES[0], TREE, Key(0), seed=SharedInit(Key(5), build))
     server.publish(build(Key(5)))
     (frame,) = server.frames(None)
     payload = payload_of(frame)
     for bad in (*(payload[:cut] for cut in range(len(payload))), payload + b"\0", b"\xff\xff" + payload[2:]):
         with pytest.raises(WireError):
-            Follower(DIFFERENCES[0], TREE, build).receive(pack([restamp(frame, bad)]))
+            Subscriber(DIFFERENCES[0], TREE, build).receive(pack([restamp(frame, bad)]))
 
 
 @pytest.mark.parametrize("codec", DIFFERENCES + WHOLE, ids=repr)
@@ -267,11 +267,11 @@ def test_a_value_that_is_not_finite_is_not_published_and_the_next_one_is(codec):
 
 def test_running_statistics_are_exact_beside_differences():
     codec = route([("bias", Raw()), ("*", Delta(chain(Quantize(2))))])
-    server, follower = Broadcast(codec, TREE, Key(0)), Follower(codec, TREE)
+    server, follower = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
     for x in versions(6):
         server.publish(x)
         assert torch.equal(follower.receive(server.bundle(follower.version))["bias"], x["bias"])
-    late = Follower(codec, TREE)
+    late = Subscriber(codec, TREE)
     assert torch.equal(late.receive(server.bundle(None))["bias"], x["bias"])
 
 
@@ -285,7 +285,7 @@ def test_a_whole_value_needs_only_the_last_entry():
 
 @pytest.mark.parametrize("codec", [DIFFERENCES[0], WHOLE[2]], ids=repr)
 def test_entries_that_are_already_here_are_passed_over(codec):
-    server, follower = Broadcast(codec, TREE, Key(0)), Follower(codec, TREE)
+    server, follower = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
     xs = list(versions(4))
     server.publish(xs[0])
     follower.receive(server.bundle(None))
@@ -299,7 +299,7 @@ def test_entries_that_are_already_here_are_passed_over(codec):
 
 
 def test_nothing_new_is_an_acknowledgement_alone():
-    server, follower = Broadcast(Delta(Raw()), TREE, Key(0)), Follower(Delta(Raw()), TREE)
+    server, follower = Broadcast(Delta(Raw()), TREE, Key(0)), Subscriber(Delta(Raw()), TREE)
     server.publish(next(versions(1)))
     follower.receive(server.bundle(None))
     before = fingerprint(follower.value)
@@ -314,7 +314,7 @@ def test_nothing_new_is_an_acknowledgement_alone():
 
 
 def test_the_acknowledgement_is_on_the_last_frame_of_a_bundle():
-    server, follower = Broadcast(Delta(TopK(0.02)), TREE, Key(0)), Follower(Delta(TopK(0.02)), TREE)
+    server, follower = Broadcast(Delta(TopK(0.02)), TREE, Key(0)), Subscriber(Delta(TopK(0.02)), TREE)
     for x in versions(3):
         server.publish(x)
         follower.receive(server.bundle(follower.version, ack=41))
@@ -325,7 +325,7 @@ def test_the_acknowledgement_is_on_the_last_frame_of_a_bundle():
 
 def test_damaged_bundles_are_refused_and_the_right_one_still_works():
     codec = DIFFERENCES[0]
-    server, follower = Broadcast(codec, TREE, Key(0)), Follower(codec, TREE)
+    server, follower = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
     xs = list(versions(4))
     server.publish(xs[0])
     follower.receive(server.bundle(None))
@@ -355,7 +355,7 @@ def test_damaged_bundles_are_refused_and_the_right_one_still_works():
 
 
 def test_a_snapshot_with_values_that_are_not_finite_is_refused():
-    server, follower = Broadcast(Delta(Raw()), TREE, Key(0)), Follower(Delta(Raw()), TREE)
+    server, follower = Broadcast(Delta(Raw()), TREE, Key(0)), Subscriber(Delta(Raw()), TREE)
     server.publish(next(versions(1)))
     snapshot = server.frames(None)[0]
     payload = bytearray(payload_of(snapshot))
@@ -387,7 +387,7 @@ def test_codecs_whose_snapshot_would_not_hold_the_value_are_refused(codec):
     if codec.stateless:
         Broadcast(codec, TREE, Key(0))  # error feedback: every entry is whole
         return
-    for end in (lambda: Broadcast(codec, TREE, Key(0)), lambda: Follower(codec, TREE)):
+    for end in (lambda: Broadcast(codec, TREE, Key(0)), lambda: Subscriber(codec, TREE)):
         with pytest.raises(LocalError, match=r"stateless codec or Delta"):
             end()
 

@@ -19,9 +19,9 @@ from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.codec_text import parse
 from fewbits.cli.comparison import Comparison, distribute
 from fewbits.cli.config import RunConfig
-from fewbits.cli.frames import Keeper
+from fewbits.cli.frame_recorder import FrameRecorder
 from fewbits.errors import LocalError
-from fewbits.link.bundle import pack
+from fewbits.links.bundle import pack
 from fewbits.methods import METHODS, build
 
 KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes", "down_frame_bytes", "seconds"} | {
@@ -527,7 +527,7 @@ def test_inspect_refuses_another_runs_frame(run, tmp_path):
 
 
 def test_a_bundle_of_several_frames_becomes_several_files(tmp_path):
-    keeper = Keeper(tmp_path, 1)
+    keeper = FrameRecorder(tmp_path, 1)
     keeper(3, 7, "down", pack([b"a", b"b"]))
     keeper(3, 8, "up", b"c")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {

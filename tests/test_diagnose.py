@@ -15,13 +15,7 @@ from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
 from digits_task import digits, mlp
-from fewbits.cli.app import app
-from fewbits.cli.comparison import Comparison
-from fewbits.cli.config import RunConfig
-from fewbits.codecs import Basis
-from fewbits.errors import LocalError
-from fewbits.learn import FlatModel, LocalSGD
-from fewbits.learn.diagnosis import (
+from fewbits.analysis.diagnosis import (
     Advice,
     Central,
     Directions,
@@ -40,9 +34,15 @@ from fewbits.learn.diagnosis import (
     top_energy,
     train_in,
 )
-from fewbits.learn.diagnosis.central import Accumulator
-from fewbits.learn.diagnosis.diagnose import trainings
-from fewbits.learn.diagnosis.rules import comparison
+from fewbits.analysis.diagnosis.central import Accumulator
+from fewbits.analysis.diagnosis.diagnose import trainings
+from fewbits.analysis.diagnosis.rules import comparison
+from fewbits.cli.app import app
+from fewbits.cli.comparison import Comparison
+from fewbits.cli.config import RunConfig
+from fewbits.codecs import Basis
+from fewbits.errors import LocalError
+from fewbits.learn import FlatModel, LocalSGD
 from fewbits.report.diagnosis import figure, page, write
 from fewbits.rng import Key
 from web_page import Outside
@@ -77,7 +77,7 @@ def test_the_spectrum_is_that_of_a_singular_value_decomposition():
 def test_inner_products_do_not_depend_on_the_chunks(monkeypatch):
     rows = normal(5, 1000)
     whole = gram(rows)
-    monkeypatch.setattr("fewbits.learn.diagnosis.gradients.CHUNK", 64)
+    monkeypatch.setattr("fewbits.analysis.diagnosis.gradients.CHUNK", 64)
     np.testing.assert_allclose(gram(rows), whole, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(whole, rows.double().numpy() @ rows.double().numpy().T, rtol=1e-12, atol=1e-12)
 

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from fewbits.engines.dist import Exchange, Place, World, life
-from fewbits.engines.dist.exchange import KEY
-from fewbits.engines.dist.handshake import introduce
+from fewbits.engines.distributed import Exchange, ProcessInfo, World, life
+from fewbits.engines.distributed.exchange import KEY
+from fewbits.engines.distributed.handshake import introduce
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from nodes import Outcome, free_port, places, play, stranger
@@ -33,7 +33,7 @@ def frame(rank: int, round: int) -> bytes:
     return Key(5).fold(rank, round).bits(1 + size // 4).tobytes()[:size]
 
 
-def ring(place: Place) -> set[int]:
+def ring(place: ProcessInfo) -> set[int]:
     return {(place.rank - 1) % place.size, (place.rank + 1) % place.size} - {place.rank}
 
 
@@ -55,14 +55,14 @@ def rounds(world: World, mishap=lambda world, round: None, limit=10**6) -> int:
 def node(mishap=lambda world, round: None, size=4, limit=10**6, **options):
     """Every node of a run in which `mishap` befalls."""
 
-    def act(place: Place) -> int:
+    def act(place: ProcessInfo) -> int:
         with World(place, **({"patience": 20.0, "limit": 20.0} | options)) as world:
             return rounds(world, mishap, limit)
 
     return play(act, places(size))
 
 
-def told(outcomes: list[Outcome], words: str, but: tuple[int, ...] = ()) -> None:
+def reported(outcomes: list[Outcome], words: str, but: tuple[int, ...] = ()) -> None:
     """All nodes but these ended with a failure and the words."""
     for rank, outcome in enumerate(outcomes):
         if rank not in but:
@@ -107,7 +107,7 @@ def test_nodes_of_different_runs_are_told_both_descriptions():
             return [found["path"] for found in world.agree({"codec": codec})]
 
     outcomes = play(act, places(4))
-    told(outcomes, "codec differs: nodes 0, 1, 3 have flat(chain(Raw())); node 2 has flat(chain(Sign()))")
+    reported(outcomes, "codec differs: nodes 0, 1, 3 have flat(chain(Raw())); node 2 has flat(chain(Sign()))")
 
 
 def test_a_node_that_dies_is_named_by_all_others():
@@ -116,7 +116,7 @@ def test_a_node_that_dies_is_named_by_all_others():
             os._exit(9)
 
     outcomes = node(dies)
-    told(outcomes, "node 2 is gone", but=(2,))
+    reported(outcomes, "node 2 is gone", but=(2,))
 
 
 def test_a_node_that_raises_is_quoted_by_all_others():
@@ -124,7 +124,7 @@ def test_a_node_that_raises_is_quoted_by_all_others():
         if world.rank == 1 and round == 2:
             raise LocalError("conv1.weight has 3 NaN values")
 
-    told(node(raises), "conv1.weight has 3 NaN values")
+    reported(node(raises), "conv1.weight has 3 NaN values")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_node_that_stops_living_is_named_by_all_others(stopped, words):
             world._life._patience = world._guard._patience = 4.0  # from here on: a busy machine may be slow to come
             return rounds(world, stops)
 
-    told(play(act, places(4), meddle), words, but=(stopped,))
+    reported(play(act, places(4), meddle), words, but=(stopped,))
 
 
 def test_a_node_that_lives_and_sends_nothing_is_named_by_all():
@@ -159,7 +159,7 @@ def test_a_node_that_lives_and_sends_nothing_is_named_by_all():
         with World(place, patience=20, limit=3.0) as world:
             return rounds(world, sleeps)
 
-    told(play(act, places(4)), "node 2 lives, but has sent nothing for 3 s")
+    reported(play(act, places(4)), "node 2 lives, but has sent nothing for 3 s")
 
 
 def test_a_node_that_does_not_come_is_named_by_all_others():
@@ -167,7 +167,7 @@ def test_a_node_that_does_not_come_is_named_by_all_others():
         with World(place, patience=8):
             return 0
 
-    told(play(act, places(4)[:3]), "node 3 did not come within 8 s")
+    reported(play(act, places(4)[:3]), "node 3 did not come within 8 s")
 
 
 def test_two_nodes_with_one_id_are_told_so():
@@ -176,7 +176,7 @@ def test_two_nodes_with_one_id_are_told_so():
             return 0
 
     where = places(3)
-    told(play(act, [where[0], where[1], where[1]]), "two processes claim to be node 1")
+    reported(play(act, [where[0], where[1], where[1]]), "two processes claim to be node 1")
 
 
 def test_a_late_double_of_a_node_does_not_end_the_run():
@@ -184,7 +184,7 @@ def test_a_late_double_of_a_node_does_not_end_the_run():
 
     def act(place):
         if place.size == 1:  # the double, which comes when the others are under way
-            double = Place(1, 2, place.host, place.port)
+            double = ProcessInfo(1, 2, place.host, place.port)
             time.sleep(1.5)
             with World(double, patience=5):
                 return 0
@@ -192,7 +192,7 @@ def test_a_late_double_of_a_node_does_not_end_the_run():
             time.sleep(3)
             return rounds(world)
 
-    outcomes = play(act, [*where, Place(0, 1, where[0].host, where[0].port)])
+    outcomes = play(act, [*where, ProcessInfo(0, 1, where[0].host, where[0].port)])
     assert [outcome.code for outcome in outcomes] == [0, 0, 1]
     assert "is under way and has its node 1 already" in outcomes[2].text
 
@@ -204,7 +204,7 @@ def test_a_port_in_use_is_named():
             with World(place, patience=2):
                 return 0
 
-        outcomes = play(act, [Place(rank, 2, "127.0.0.1", port) for rank in range(2)])
+        outcomes = play(act, [ProcessInfo(rank, 2, "127.0.0.1", port) for rank in range(2)])
     assert (outcomes[0].error, outcomes[1].error) == ("LocalError", "GoneError")
     assert f"port {port} is in use" in outcomes[0].text
     assert f"127.0.0.1:{port}" in outcomes[1].text
@@ -215,15 +215,15 @@ def test_no_store_at_all_is_a_sentence():
         with World(place, patience=1):
             return 0
 
-    (outcome,) = play(act, [Place(1, 2, "127.0.0.1", free_port())])
+    (outcome,) = play(act, [ProcessInfo(1, 2, "127.0.0.1", free_port())])
     assert outcome.error == "GoneError"
     assert "finds no rendezvous store" in outcome.text
 
 
 def test_a_frame_above_the_limit_is_refused_before_memory_is_taken():
     outcomes = node(limit=500)
-    told(outcomes, "announces a frame of")
-    told(outcomes, "1 to 500 are expected")
+    reported(outcomes, "announces a frame of")
+    reported(outcomes, "1 to 500 are expected")
 
 
 def test_a_run_that_is_told_to_stop_names_the_node_that_died_before():
@@ -243,7 +243,7 @@ def test_a_run_that_is_told_to_stop_names_the_node_that_died_before():
             os.kill(pid, signal.SIGTERM)
 
     outcomes = play(act, places(3), meddle)
-    told(outcomes, "node 2 died without a word", but=(2,))
+    reported(outcomes, "node 2 died without a word", but=(2,))
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_bad_environment_is_a_sentence(changed, words):
     good = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     environment = {name: value for name, value in (good | changed).items() if value is not None}
     with pytest.raises(LocalError) as error:
-        Place.of(environment)
+        ProcessInfo.of(environment)
     assert words in str(error.value)
 
 
@@ -303,5 +303,5 @@ class Hasty:
 
 
 def test_a_node_that_is_late_to_read_the_handshake_gives_the_same_error_as_the_others():
-    facts = introduce(Hasty(), Place(0, 2, "127.0.0.1", 1), 1, {"method": "ours"}, 20.0)
+    facts = introduce(Hasty(), ProcessInfo(0, 2, "127.0.0.1", 1), 1, {"method": "ours"}, 20.0)
     assert facts == [{"method": "ours"}, {"method": "another"}]

@@ -14,9 +14,9 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.dist import DistRun, Exchange, Place, World, life
-from fewbits.engines.dist.peer import Peer
-from fewbits.engines.dist.saved import Saved, common
+from fewbits.engines.distributed import DistributedRun, Exchange, ProcessInfo, World, life
+from fewbits.engines.distributed.peer import Peer
+from fewbits.engines.distributed.saved import Saved, common
 from fewbits.errors import DesyncError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.rng import Key
@@ -49,7 +49,7 @@ def loopback(monkeypatch):
 
 def network(kind="ring"):
     ring = fb.topology.ring(SIZE)
-    return fb.topology.Sleepy(ring, 0.4, KEY.fold("awake")) if kind == "sleepy" else ring
+    return fb.topology.IntermittentNodes(ring, 0.4, KEY.fold("awake")) if kind == "sleepy" else ring
 
 
 def node_of(method, me, kind="ring") -> fb.Node:
@@ -115,7 +115,7 @@ class Meddled(Exchange):
 def over_the_network(method, kind="ring", fault=None, before_step=lambda node: None):
     """Outcomes whose value is (frames, final model, repair bytes by round)."""
 
-    def act(place: Place):
+    def act(place: ProcessInfo):
         with World(place, patience=20, limit=20) as world:
             exchange, frames = Meddled(world, 10**6), {}
             exchange.fault = fault if world.rank == 1 else None
@@ -194,7 +194,7 @@ def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
 
 
 def test_a_frame_that_is_never_right_ends_the_run_with_a_sentence():
-    def act(place: Place):
+    def act(place: ProcessInfo):
         with World(place, patience=20, limit=20) as world:
 
             class Deaf(Exchange):
@@ -232,12 +232,12 @@ def run_of_one(folder, kind="ring"):
 
 
 def runs_of_four(folder, kind="ring", die=None, method=lambda rank: WHOLE, where=None):
-    def act(place: Place):
+    def act(place: ProcessInfo):
         with World(place, 20, 20) as world:
             return of_node(place, world)
 
     def of_node(place, world):
-        run = DistRun(task_of(), method(place.rank), network(kind), SCHEDULE, KEY, folder, world)
+        run = DistributedRun(task_of(), method(place.rank), network(kind), SCHEDULE, KEY, folder, world)
         if die:
             taken = run.node.step
 
@@ -304,7 +304,7 @@ def test_no_node_gives_up_a_checkpoint_before_all_have_a_later_one(tmp_path):
 
     def act(place):
         with World(place, 20, 20) as world:
-            run = DistRun(task_of(nodes=5), WHOLE, path, often, KEY, tmp_path, world)
+            run = DistributedRun(task_of(nodes=5), WHOLE, path, often, KEY, tmp_path, world)
             write = run._saved.write
 
             def watched(tensors, note):

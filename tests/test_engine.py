@@ -13,16 +13,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from digits_task import KEY, LOCAL, digits, evidence, federation, filled, held, metrics, mlp, model_bytes, task
-from fewbits.engines.memory import Federation, Schedule, Task, checkpoint, federate
-from fewbits.engines.memory.mailbox import Mailbox
-from fewbits.engines.memory.pool import Pool
-from fewbits.engines.memory.worker import Worker
+from fewbits.engines.simulation import Federation, Schedule, Task, checkpoint, federate
+from fewbits.engines.simulation.pool import Pool
+from fewbits.engines.simulation.shared_memory import SharedRing
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn import FedAdam, FlatModel, LocalSGD, ServerSGD
 from fewbits.learn.server import Server
-from fewbits.link import Follower
-from fewbits.link.bundle import pack
-from fewbits.link.ledger import read
+from fewbits.links import Subscriber
+from fewbits.links.bundle import pack
+from fewbits.links.ledger import read
 from fewbits.methods import METHODS, build, dense, lbgm, topk
 
 
@@ -61,8 +61,8 @@ def test_a_run_does_not_depend_on_the_number_of_processes(name, tmp_path):
 def test_a_run_does_not_depend_on_how_many_train_before_they_are_encoded(name, tmp_path, monkeypatch):
     found = []
     for burst, update_bytes in ((1, 2**30), (3, 2**30), (50, 2**30), (50, 1)):
-        monkeypatch.setattr("fewbits.engines.memory.worker.BURST", burst)
-        monkeypatch.setattr("fewbits.engines.memory.worker.BURST_BYTES", update_bytes)
+        monkeypatch.setattr("fewbits.engines.simulation.worker.BURST", burst)
+        monkeypatch.setattr("fewbits.engines.simulation.worker.BURST_BYTES", update_bytes)
         run = federation(build(name), tmp_path / f"{burst} {update_bytes}", per_round=5, processes=2, task=task(7))
         run.run()
         found.append(evidence(run))
@@ -75,7 +75,7 @@ def test_frames_that_fit_no_slot_travel_with_their_message(tmp_path, monkeypatch
         run = federation(build("dense"), tmp_path / name, processes=2)
         run.run()
         found.append(evidence(run))
-        monkeypatch.setattr(Mailbox, "fits", lambda self, size: False)
+        monkeypatch.setattr(SharedRing, "fits", lambda self, size: False)
     assert found[0] == found[1]
 
 
@@ -197,7 +197,7 @@ def test_absent_clients_pay_for_all_that_they_missed():
         if direction == "up":
             return
         broadcast = run.server.broadcast
-        follower = followers.setdefault(client, Follower(broadcast.codec, run.server.spec))
+        follower = followers.setdefault(client, Subscriber(broadcast.codec, run.server.spec))
         known, now = follower.version, broadcast.version
         if now > 1:
             entries[now] = broadcast.frames(now - 1)[0]
@@ -372,10 +372,10 @@ def test_reports_count_what_the_ledger_counts(tmp_path):
 def test_tensors_at_the_server_and_the_workers_are_the_same_public_model(monkeypatch):
     """Every worker's copy, at every round, is the server's, bit for bit."""
     seen = []
-    follow = Worker.follow
+    receive = Worker.receive
 
     def watched(self, bundle):
-        follow(self, bundle)
+        receive(self, bundle)
         seen.append((self.version, b"".join(x.numpy().tobytes() for x in self._follower.value.values())))
 
     published = {}

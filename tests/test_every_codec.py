@@ -24,7 +24,7 @@ from every_codec import (
 )
 from fewbits.codecs import same
 from fewbits.errors import DesyncError, LocalError
-from fewbits.link import Receiver, Sender
+from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter

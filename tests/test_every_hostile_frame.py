@@ -9,7 +9,7 @@ import torch
 
 from every_codec import TREE, ends, fingerprint, law, payload_of, restamp, run, stream
 from fewbits.errors import DesyncError, WireError
-from fewbits.link.finite import all_finite
+from fewbits.links.finite import all_finite
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame

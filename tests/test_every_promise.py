@@ -10,7 +10,7 @@ from every_codec import CODECS, COMMON, PRIVATE, TREE, ends, fingerprint, law, p
 from fewbits.codecs import Chain, Codec, ErrorFeedback, Keys, Quantize, RandK, TreeTotal, as_lift, chain
 from fewbits.coders import Auto, Golomb, Rans, Zstd
 from fewbits.errors import LocalError
-from fewbits.link.finite import named
+from fewbits.links.finite import named
 from fewbits.rng import Key
 from fewbits.spec import Spec
 

@@ -11,7 +11,7 @@ from fewbits.errors import LocalError
 from fewbits.learn import Method
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.optimizers import FetchServer
-from fewbits.link.ledger import read
+from fewbits.links.ledger import read
 from fewbits.methods import build, fetchsgd
 from fewbits.methods.downlink import downlink
 from fewbits.spec import Spec

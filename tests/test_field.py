@@ -9,17 +9,17 @@ from scipy.stats import chisquare
 
 from fewbits import Key, LocalError, Quantize, Raw, Spec, Subspace, TopK, WireError, chain, flat
 from fewbits.codecs import Keys
-from fewbits.codecs.field import Field, field_sum, summand
+from fewbits.codecs.modular_encoding import ModularEncoding, field_sum, linear_values
 from fewbits.wire import BitReader, BitWriter
 
 FIELDS = [
-    Field(),
-    Field(bits=32, clip=0.25, clients=3, rounding="nearest"),
-    Field(bits=16, clip=2.0, clients=100),
-    Field(bits=13, clip=1.0, clients=5, rounding="nearest"),
-    Field(bits=48, clip=1e-3, clients=10),
-    Field(bits=48, clip=1.0, clients=1),
-    Field(bits=2, clip=1.0, clients=1),
+    ModularEncoding(),
+    ModularEncoding(bits=32, clip=0.25, clients=3, rounding="nearest"),
+    ModularEncoding(bits=16, clip=2.0, clients=100),
+    ModularEncoding(bits=13, clip=1.0, clients=5, rounding="nearest"),
+    ModularEncoding(bits=48, clip=1e-3, clients=10),
+    ModularEncoding(bits=48, clip=1.0, clients=1),
+    ModularEncoding(bits=2, clip=1.0, clients=1),
 ]
 
 
@@ -71,7 +71,7 @@ def test_words_are_what_a_loop_over_integers_gives(field):
 
 
 def test_a_dither_is_unbiased_and_its_error_grows_as_the_root_of_the_messages():
-    field, count = Field(bits=12, clients=400), 400
+    field, count = ModularEncoding(bits=12, clients=400), 400
     x = torch.linspace(-0.9, 0.9, 301, dtype=torch.float64)
     total = field_sum((field.encode(x, Key(1).fold(i)) for i in range(count)), field)
     error = (total - count * x) / field.step
@@ -88,7 +88,7 @@ def uniform(words, bits, table=6):
 
 @pytest.mark.parametrize("bits", [20, 32, 40])
 def test_the_sum_of_any_strict_subset_of_messages_is_uniform(bits):
-    field = Field(bits=bits, clients=4)
+    field = ModularEncoding(bits=bits, clients=4)
     messages = masked(field, [torch.full((20_000,), 0.1 * (i + 1)) for i in range(4)])
     for size in (1, 2, 3):
         for subset in combinations(messages, size):
@@ -101,7 +101,7 @@ def test_the_sum_of_any_strict_subset_of_messages_is_uniform(bits):
 
 
 def test_messages_of_a_strict_subset_are_uniform_together():
-    field = Field(bits=24, clients=3)
+    field = ModularEncoding(bits=24, clients=3)
     messages = masked(field, [torch.full((60_000,), 0.1 * (i + 1)) for i in range(3)])
     for a, b in combinations(messages, 2):
         for shift in (0, 20):
@@ -110,7 +110,7 @@ def test_messages_of_a_strict_subset_are_uniform_together():
 
 
 def test_the_subset_cannot_be_told_from_one_that_sends_other_values():
-    field, keys = Field(bits=16, clients=2), pair_keys(range(2))
+    field, keys = ModularEncoding(bits=16, clients=2), pair_keys(range(2))
     mask = field.mask(50_000, 0, keys[0])
     for value in (0.0, 0.7):
         assert uniform(field.add(field.encode(torch.full((50_000,), value), Key(1)), mask), 16) > 1e-4
@@ -118,7 +118,7 @@ def test_the_subset_cannot_be_told_from_one_that_sends_other_values():
 
 @pytest.mark.parametrize("clients", [2, 3, 7])
 def test_masks_of_all_clients_cancel(clients):
-    field, numbers = Field(bits=31), [10 * i + 3 for i in range(clients)]
+    field, numbers = ModularEncoding(bits=31), [10 * i + 3 for i in range(clients)]
     keys, total = pair_keys(numbers), np.zeros(100, np.uint64)
     for me in reversed(numbers):
         total = field.add(total, field.mask(100, me, keys[me]))
@@ -126,7 +126,7 @@ def test_masks_of_all_clients_cancel(clients):
 
 
 def test_a_mask_that_did_not_cancel_is_found():
-    field = Field(clients=100)
+    field = ModularEncoding(clients=100)
     messages = masked(field, vectors(4, 200, 1.0))
     with pytest.raises(WireError, match="masks did not cancel"):
         field_sum(messages[:3], field)
@@ -151,14 +151,14 @@ def test_words_take_their_bits_on_the_wire_and_come_back(field):
 
 def test_a_short_payload_is_refused_before_anything_is_made_of_it():
     with pytest.raises(WireError, match="ends too early"):
-        Field().read(10**12, BitReader(bytes(100)))
+        ModularEncoding().read(10**12, BitReader(bytes(100)))
 
 
 def sent(codec, x, sender):
     spec = Spec.of(x)
     keys = Keys(Key(7).fold("client", sender), Key(0).fold("round", 3))
     message, _ = codec.encode(x, spec, codec.init(spec), codec.memory(spec), keys)
-    return summand(codec, message, spec)
+    return linear_values(codec, message, spec)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def sent(codec, x, sender):
 )
 def test_the_sum_of_a_codecs_words_expands_to_the_sum_of_what_would_be_decoded(codec):
     xs = [row.float() for row in vectors(5, 200, 0.1)]
-    field, spec = Field(clip=4.0, clients=5), Spec.of(xs[0])
+    field, spec = ModularEncoding(clip=4.0, clients=5), Spec.of(xs[0])
     parts = [sent(codec, x, i) for i, x in enumerate(xs)]
     total = field_sum(masked(field, [p.values for p in parts]), field).float()
     side = sent(codec, torch.zeros(200), 0).side  # the server works it out from the common key
@@ -180,14 +180,14 @@ def test_messages_with_supports_of_their_own_are_no_summands():
     with pytest.raises(LocalError, match="supports of their own"):
         sent(chain(TopK(0.1)), torch.arange(20.0), 0)
     with pytest.raises(LocalError, match="is a lift"):
-        summand(flat(Raw()), (), Spec((3,)))
+        linear_values(flat(Raw()), (), Spec((3,)))
 
 
 def test_what_could_overflow_is_refused_in_a_sentence():
     with pytest.raises(LocalError, match=r"8 bits are too few for a sum of 1000 messages.*take 11 bits"):
-        Field(bits=8)
-    assert Field(bits=11).top == 1
-    field = Field(clients=2, beyond="refuse")
+        ModularEncoding(bits=8)
+    assert ModularEncoding(bits=11).top == 1
+    field = ModularEncoding(clients=2, beyond="refuse")
     with pytest.raises(LocalError, match=r"within \+-1.*cannot overflow 32 bits; got one of size 1.5"):
         field.encode(torch.tensor([0.0, -1.5]), Key(0))
     words = field.encode(torch.ones(2), Key(0))
@@ -198,14 +198,14 @@ def test_what_could_overflow_is_refused_in_a_sentence():
 
 
 def test_values_beyond_the_clip_are_set_to_it():
-    field = Field(clients=2)
+    field = ModularEncoding(clients=2)
     assert field.decode(field.encode(torch.tensor([9.0, -9.0, 0.5]), Key(0)), 1)[:2].tolist() == [1.0, -1.0]
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(wrong):
     with pytest.raises(LocalError, match="1 of 2 values are not finite"):
-        Field().encode(torch.tensor([0.0, wrong]), Key(0))
+        ModularEncoding().encode(torch.tensor([0.0, wrong]), Key(0))
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,12 @@ def test_values_that_are_not_finite_are_refused(wrong):
     ids=str,
 )
 def test_a_field_says_what_is_wrong_with_it(options):
-    with pytest.raises(LocalError, match=f"Field: {next(iter(options))} must be"):
-        Field(**options)
+    with pytest.raises(LocalError, match=f"ModularEncoding: {next(iter(options))} must be"):
+        ModularEncoding(**options)
 
 
 def test_mistakes_with_words_are_sentences():
-    field = Field()
+    field = ModularEncoding()
     with pytest.raises(LocalError, match="own Key"):
         field.encode(torch.zeros(2))
     with pytest.raises(LocalError, match="one length; got 2 and 3"):
@@ -244,7 +244,7 @@ def test_mistakes_with_words_are_sentences():
 
 
 def test_words_and_masks_are_the_same_for_ever():
-    field = Field(bits=20, clients=10)
+    field = ModularEncoding(bits=20, clients=10)
     words = field.encode(torch.tensor([0.5, -0.25, 1.0]), Key(1))
     assert words.tolist() == [26214, 1035469, 52428]
     assert field.mask(3, 0, {1: Key(2), 2: Key(3)}).tolist() == [691368, 783778, 205490]

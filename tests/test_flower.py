@@ -17,10 +17,10 @@ from digits_task import KEY, federation, filled, mlp, model_bytes, task
 from fewbits import methods
 from fewbits.engines.flower import Compressed, Federated, mod
 from fewbits.engines.flower import envelope as wire
-from fewbits.engines.flower.site import Site
+from fewbits.engines.flower.client_end import ClientEnd
 from fewbits.errors import LocalError
 from fewbits.learn import Method
-from fewbits.link.bundle import unpack
+from fewbits.links.bundle import unpack
 from flower_task import DirectGrid, app, grid, node
 
 CLIENTS, ROUNDS = 6, 4
@@ -113,7 +113,7 @@ STRATEGIES = {
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_lossless_method_leaves_a_strategy_as_it_is(tmp_path, name):
     """Metrics, their own aggregation, configuration and evaluation included."""
-    told, dense = [], methods.dense()
+    reported, dense = [], methods.dense()
 
     def weighed(records, key):
         return MetricRecord({"largest": max(r["metrics"]["loss"] for r in records), "clients": len(records)})
@@ -126,12 +126,12 @@ def test_a_lossless_method_leaves_a_strategy_as_it_is(tmp_path, name):
         strategy = wrap(STRATEGIES[name](train_metrics_aggr_fn=weighed))
         config = ConfigRecord({"lr": 0.1, "names": ["a", "b"], "blob": b"\x00\xff", "on": True})
         result = play(strategy, server_grid, train_config=config, evaluate_fn=judged)
-        told.append(dict(config))
+        reported.append(dict(config))
         return result
 
     plain = played([], lambda strategy: strategy, tmp_path / "plain")
     ours = played([mod(dense)], lambda strategy: Compressed(strategy, dense), tmp_path / "ours")
-    assert told[0] == told[1]
+    assert reported[0] == reported[1]
     for name in ours.arrays:
         np.testing.assert_allclose(ours.arrays[name].numpy(), plain.arrays[name].numpy(), rtol=0, atol=2e-6)
     for kind in ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp"):
@@ -220,7 +220,7 @@ def test_arrays_that_are_kept_never_travel_and_come_back_to_their_client(tmp_pat
     run.run()
     theirs = [run.own_model(c).state_dict()["2.weight"] for c in range(CLIENTS)]
     for c in range(CLIENTS):
-        with closing(Site(tmp_path / "1" / str(c), c, method, KEY)) as site:
+        with closing(ClientEnd(tmp_path / "1" / str(c), c, method, KEY)) as site:
             torch.testing.assert_close(site.kept()["2.weight"], theirs[c], rtol=0, atol=1e-2)
             assert set(site.kept()) == {"2.weight", "2.bias"}
 

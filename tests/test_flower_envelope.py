@@ -12,7 +12,7 @@ from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.envelope import Envelope
 from fewbits.engines.flower.layout import Layout, numbers
 from fewbits.errors import FewbitsError, LocalError, WireError
-from fewbits.link.bundle import pack, unpack
+from fewbits.links.bundle import pack, unpack
 from fewbits.rng import Key
 
 LAYOUT = Layout.of(

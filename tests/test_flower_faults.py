@@ -16,10 +16,10 @@ from every_codec import restamp
 from fewbits import methods
 from fewbits.engines.flower import Compressed, Federated, Quarantine, mod
 from fewbits.engines.flower import envelope as wire
+from fewbits.engines.flower.client_end import UP, ClientEnd
 from fewbits.engines.flower.envelope import Envelope
-from fewbits.engines.flower.site import UP, Site
 from fewbits.errors import LocalError
-from fewbits.link import ends
+from fewbits.links import ends
 from fewbits.rng import Key
 from fewbits.wire import Frame
 from flower_task import DirectGrid, KilledError, app, grid, node
@@ -59,7 +59,7 @@ def digests(strategy, server_grid: DirectGrid, tmp_path) -> bool:
     """Whether every client's end has the history and number that the server's has."""
     for client in range(CLIENTS):
         receiver = strategy.server.receiver(client)
-        with closing(Site(tmp_path / "1" / str(client), client, METHOD, KEY)) as site:
+        with closing(ClientEnd(tmp_path / "1" / str(client), client, METHOD, KEY)) as site:
             header = Frame.parse(ends.restore(site.store, client, UP)).header
         if (header.sequence, header.history) != (receiver.expects, receiver.history):
             return False
@@ -249,7 +249,7 @@ def test_an_end_whose_history_is_another_is_healed_by_a_key_frame(tmp_path):
 
     def confusing(round, *rest):
         if round == 3:
-            with closing(Site(tmp_path / "1" / "2", 2, METHOD, KEY)) as site:
+            with closing(ClientEnd(tmp_path / "1" / "2", 2, METHOD, KEY)) as site:
                 dumped = ends.restore(site.store, 2, UP)
                 changed = restamp(dumped, history=Frame.parse(dumped).header.history ^ 1)
                 ends.save(site.store, 2, UP, 2, changed, dumped)

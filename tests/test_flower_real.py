@@ -21,8 +21,8 @@ from digits_task import federation, model_bytes, task
 from fewbits import methods
 from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.config import RunConfig
-from fewbits.engines.memory import Federation, Schedule
-from fewbits.link.ledger import read
+from fewbits.engines.simulation import Federation, Schedule
+from fewbits.links.ledger import read
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "flower.md"

@@ -11,10 +11,10 @@ from flwr.app import Message
 from digits_task import KEY, mlp, task
 from fewbits import methods
 from fewbits.engines.flower import Federated, mod
-from fewbits.engines.flower.site import UP, Site
-from fewbits.engines.memory import Federation, Schedule
+from fewbits.engines.flower.client_end import UP, ClientEnd
+from fewbits.engines.simulation import Federation, Schedule
 from fewbits.learn.local import evaluate
-from fewbits.link import ends
+from fewbits.links import ends
 from fewbits.rng import Key
 from fewbits.wire import Frame
 from flower_task import KilledError, app, grid, node
@@ -28,7 +28,7 @@ FATES = ("lost", "late", "repeated", "corrupted")
 
 def storm():
     """A change of replies by fate: 5% each, by (round, client); what was sent late comes with the next round."""
-    told, late = Counter(), []
+    reported, late = Counter(), []
 
     def fate(round: int, client: int) -> str:
         draw = int(Key(99).fold(round, client).below(100, 1)[0])
@@ -42,10 +42,10 @@ def storm():
         came = [m for m in late if answer(m).round < found.round]
         late[:] = [m for m in late if m not in came]
         if client == LIAR:
-            told["lie"] += 1
+            reported["lie"] += 1
             return [*came, reworded(reply, parts=(found.parts[0][:-3] + b"lie",))]
         said = fate(found.round, client)
-        told[said] += 1
+        reported[said] += 1
         if said == "lost":
             return came
         if said == "late":
@@ -59,7 +59,7 @@ def storm():
             return [*came, reworded(reply, parts=(bytes(frame),))]
         return [*came, reply]
 
-    return change, told
+    return change, reported
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_a_run_ends_and_learns_whatever_happens_to_it(tmp_path):
         clean.append(run.run().accuracy)
     client_app = app(task(CLIENTS, size=148), [mod(METHOD, KEY)])
     server_grid, deaths = grid(client_app, tmp_path / "nodes", CLIENTS), []
-    server_grid.change, told = storm()
+    server_grid.change, reported = storm()
     result = None
     while result is None:
         strategy = Federated(METHOD, CLIENTS, key=KEY, state=tmp_path / "server", evaluate=0.0)
@@ -85,13 +85,13 @@ def test_a_run_ends_and_learns_whatever_happens_to_it(tmp_path):
             for file in strategy.server.store._files.values():
                 file.close()
     assert deaths == ["node", "state", "server"]
-    assert all(told[name] >= 4 for name in (*FATES, "lie")), told
+    assert all(reported[name] >= 4 for name in (*FATES, "lie")), reported
     accuracy = accuracy_of(result.arrays)
     assert abs(accuracy - mean(clean)) < 3 * stdev(clean) + 0.02, (accuracy, clean)
     assert [line["round"] for line in strategy.books.rounds] == list(range(1, ROUNDS + 1))
     for client in set(range(CLIENTS)) - {LIAR}:
         settle(strategy, client, tmp_path / "nodes")
-    print(f"accuracy {accuracy:.3f}; undisturbed {mean(clean):.3f} +- {stdev(clean):.3f}; replies: {dict(told)}")
+    print(f"accuracy {accuracy:.3f}; undisturbed {mean(clean):.3f} +- {stdev(clean):.3f}; replies: {dict(reported)}")
 
 
 def disturbed(strategy, server_grid, deaths, folder, client_app):
@@ -144,7 +144,7 @@ def accuracy_of(arrays) -> float:
 def settle(strategy, client: int, folder) -> None:
     """The client's newest end, or the one before when its last reply did not count, is the server's."""
     receiver = strategy.server.receiver(client)
-    with closing(Site(next(folder.glob(f"*/{client}")), client, METHOD, KEY)) as site:
+    with closing(ClientEnd(next(folder.glob(f"*/{client}")), client, METHOD, KEY)) as site:
         found = []
         for _ in range(2):
             header = Frame.parse(ends.restore(site.store, client, UP)).header

@@ -13,7 +13,7 @@ import pytest
 import loopback
 import tap
 import transport
-from fewbits.link.ledger import Entry
+from fewbits.links.ledger import Entry
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "flower.md"

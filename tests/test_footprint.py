@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from digits_task import KEY, mlp, task
-from fewbits.engines.memory import Federation, Footprint, Schedule, footprint
+from fewbits.engines.simulation import Federation, Footprint, Schedule, footprint
 from fewbits.methods import build
 
 CLIENTS = 120

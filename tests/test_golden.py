@@ -12,8 +12,8 @@ import pytest
 
 from broadcasts import DOWNLINKS, followed, played
 from every_codec import CODECS, TREE, ends, fingerprint, run, stream
-from fewbits.link.bundle import unpack
-from fewbits.link.identity import OWN, PATCH, SEED, codec_hash
+from fewbits.links.bundle import unpack
+from fewbits.links.identity import OWN, PATCH, SEED, codec_hash
 from fewbits.wire import Frame
 
 FOLDER = Path(__file__).parent / "golden"

@@ -34,11 +34,11 @@ from fewbits import (
 )
 from fewbits.coders.golomb import predicted_bits
 from fewbits.learn.gossip.auto import best_gamma, disagreement
-from fewbits.learn.topology import Periodic, Sleepy
+from fewbits.topology import IntermittentNodes, Periodic
 from gossip_play import DIM, KEY, Point, models, nodes, play, pull, rest, scatter, targets
 
 RING = topology.ring(6)
-SLEEPY = Sleepy(topology.torus(6), 0.3, Key(5))
+SLEEPY = IntermittentNodes(topology.torus(6), 0.3, Key(5))
 PERIODIC = Periodic((topology.ring(6), topology.star(6)))
 TOPK = chain(TopK(0.3))
 METHODS = {
@@ -127,13 +127,13 @@ def test_sleepers_stay_as_they_are():
     scatter(found)
     slept = 0
     for round in range(1, 13):
-        before, asleep = models(found), sorted(SLEEPY.at(round).asleep)
-        assert [node.me for node in found if not node.awake] == asleep
+        before, inactive = models(found), sorted(SLEEPY.at(round).inactive)
+        assert [node.me for node in found if not node.awake] == inactive
         play(found, lambda i: pull(targets(6)[i], 0.1))
         after = models(found)
-        np.testing.assert_array_equal(after[asleep], before[asleep])
-        assert all((after[i] != before[i]).any() for i in range(6) if i not in asleep)
-        slept += len(asleep)
+        np.testing.assert_array_equal(after[inactive], before[inactive])
+        assert all((after[i] != before[i]).any() for i in range(6) if i not in inactive)
+        slept += len(inactive)
     assert slept > 5
 
 
@@ -460,9 +460,9 @@ def test_steps_out_of_order_are_refused():
         node.receive(3, b"")
     with pytest.raises(LocalError, match="train must return eta"):
         nodes(Choco(), RING)[0].step(lambda model: 0.0)
-    asleep = next(n for n in nodes(Choco(), SLEEPY) if not n.awake)
+    inactive = next(n for n in nodes(Choco(), SLEEPY) if not n.awake)
     with pytest.raises(LocalError, match="it is asleep"):
-        asleep.step(rest)
+        inactive.step(rest)
 
 
 def test_a_model_that_left_the_numbers_is_named():

@@ -13,7 +13,7 @@ from fewbits.data import load
 from fewbits.engines.gossip import GossipRun
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import Malcom
-from fewbits.link import ledger
+from fewbits.links import ledger
 from fewbits.methods.gossip import GOSSIP, build, options
 from fewbits.report.gossip import GossipRecord, rows
 from fewbits.rng import Key

@@ -33,13 +33,13 @@ from fewbits import (
     topology,
 )
 from fewbits.engines.gossip import crew
-from fewbits.engines.gossip.rows import average, distance
+from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.topology import Sleepy
-from fewbits.link import ledger
+from fewbits.links import ledger
+from fewbits.topology import IntermittentNodes
 
 TORUS = topology.torus(6)
-SLEEPY = Sleepy(TORUS, 0.3, Key(2))
+SLEEPY = IntermittentNodes(TORUS, 0.3, Key(2))
 LOCAL = LocalSGD(lr=0.1, steps=2, batch_size=8)
 METHODS = {
     "dsgd": (DSGD(), TORUS),
@@ -174,7 +174,7 @@ def test_the_ledger_counts_frames_once_and_once_per_neighbour(tmp_path):
     assert {(e.round, e.client): e.frame_bytes for e in entries if e.direction == "up"} == frames
     assert report.frame_bytes == sum(frames.values())
     assert report.link_bytes == sum(size * len(TORUS.neighbours(i)) for (_, i), size in frames.items())
-    assert report.inactive == len(SLEEPY.at(6).asleep)
+    assert report.inactive == len(SLEEPY.at(6).inactive)
 
 
 def test_reports_say_what_numpy_says():
@@ -289,7 +289,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(crew.Player, "mix", die)
+    monkeypatch.setattr(crew.NodeWorker, "mix", die)
     with pytest.raises(FewbitsError, match="exit code -9"):
         start("malcom", tmp_path, processes=2).run()
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewbits.learn.space import Space
+from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.wire.frame import HEADER_BYTES
 
 PATH = Path(__file__).parents[1] / "papers" / "intrinsic" / "gpt2.py"
@@ -24,7 +24,7 @@ def test_gpt2_small_has_its_parameters():
 @pytest.mark.parametrize("away", [0, 1, 4])
 def test_a_client_away_m_epochs_gets_m_finals_and_what_is_current(mode, count, away):
     """(m + 1) d numbers for each of the matrices; in a static subspace d, however long it was away."""
-    space = Space(64, mode, k=3, epoch=10)
+    space = IntrinsicSpace(64, mode, k=3, epoch=10)
     frames = 1 if mode == "static" else away + 1
     sent = len(gpt2.bundle(space, 10_000, away))
     assert 0 < sent - frames * (HEADER_BYTES + 4 * 64 * count) <= 1 + 2 * frames, "lengths and their count"

@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import hadamard
 
 from fewbits import kernels
-from fewbits.codecs.bases.arithmetic import butterflies_
+from fewbits.codecs.transforms.bases.arithmetic import butterflies_
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 

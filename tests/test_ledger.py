@@ -6,8 +6,8 @@ from every_codec import ends, payload_of, stream
 from fewbits.codecs import LookBack, Quantize, TopK, chain, each
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
-from fewbits.link import Entry, Ledger
-from fewbits.link.ledger import by_stage, read, stages
+from fewbits.links import Entry, Ledger
+from fewbits.links.ledger import by_stage, read, stages
 
 
 def entries(count: int = 4) -> list[Entry]:

@@ -19,7 +19,7 @@ from fewbits.codecs import (
 )
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
-from fewbits.link import Sender
+from fewbits.links import Sender
 from fewbits.rng import Key
 from fewbits.spec import Spec
 

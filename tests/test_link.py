@@ -7,7 +7,7 @@ from every_codec import COMMON, PRIVATE, deliver, ends, payload_of, restamp, run
 from fewbits.codecs import Delta, ErrorFeedback, LookBack, RandK, Raw, TopK, chain, flat, same
 from fewbits.coders import Rans
 from fewbits.errors import DesyncError, LocalError, WireError
-from fewbits.link import Receiver, Sender
+from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame

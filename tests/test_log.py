@@ -8,9 +8,9 @@ import pytest
 from every_codec import TREE, fingerprint
 from fewbits.codecs import Delta, Quantize, Raw, TopK, chain, route
 from fewbits.coders import Rans
-from fewbits.link import Broadcast, Downlink, Follower, Seed
-from fewbits.link.bundle import leb
-from fewbits.link.log import Log
+from fewbits.links import Broadcast, Downlink, SharedInit, Subscriber
+from fewbits.links.bundle import leb
+from fewbits.links.log import Log
 from fewbits.rng import Key
 from fewbits.wire import Frame
 from test_broadcast import DIFFERENCES, versions
@@ -145,7 +145,7 @@ def test_what_a_kill_left_behind_a_checkpoint_is_no_complaint_and_what_it_lost_b
         said = again.attach(tmp_path)
         assert len(said) == complaints and again.version == version
         assert fingerprint(again.value) == fingerprint(published(version).value), "the checkpoint has it"
-        assert fingerprint(Follower(CODEC, TREE).receive(again.bundle(None))) == fingerprint(again.value)
+        assert fingerprint(Subscriber(CODEC, TREE).receive(again.bundle(None))) == fingerprint(again.value)
 
 
 def test_the_folder_of_another_run_or_codec_is_said_and_begun_anew(tmp_path):
@@ -200,9 +200,9 @@ def test_a_seed_survives_in_the_dump():
     def build(key):
         return next(versions(1))
 
-    server = Broadcast(Delta(TopK(0.1)), TREE, Key(0), seed=Seed(Key(0), build))
+    server = Broadcast(Delta(TopK(0.1)), TREE, Key(0), seed=SharedInit(Key(0), build))
     for x in versions(3):
         server.publish(x)
-    again = Broadcast(Delta(TopK(0.1)), TREE, Key(0), seed=Seed(Key(0), build))
+    again = Broadcast(Delta(TopK(0.1)), TREE, Key(0), seed=SharedInit(Key(0), build))
     again.load(server.dump())
     assert bundles(again) == bundles(server) and again.dump() == server.dump()

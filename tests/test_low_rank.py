@@ -12,7 +12,7 @@ from every_codec import restamp
 from fewbits import kernels
 from fewbits.codecs import ErrorFeedback, Keys, LowRank, chain
 from fewbits.errors import LocalError, WireError
-from fewbits.link import Receiver, Sender
+from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
 from fewbits.spec import Spec
 

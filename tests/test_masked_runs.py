@@ -7,12 +7,12 @@ from scipy.stats import chisquare
 from torch import nn
 
 from digits_task import KEY, evidence, federation, filled, mlp, task
-from fewbits.codecs import Partial, Words, chain
-from fewbits.engines.memory.worker import Worker
+from fewbits.codecs import Modular, Partial, chain
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import LocalError
 from fewbits.learn import LocalSGD, Server
-from fewbits.learn.masking import MASKED, MaskedTotal, Masking
 from fewbits.methods import build
+from fewbits.privacy.pairwise_masking import MASKED, MaskedTotal, PairwiseMasking
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
@@ -41,14 +41,14 @@ def test_a_masked_run_is_the_plain_one_to_a_step(name):
 
 def hidden(monkeypatch):
     """(vector, words) of every client, in order."""
-    found, hide = [], Masking.hide
+    found, hide = [], PairwiseMasking.hide
 
     def watched(self, x, me, clients, private, pairs):
         words = hide(self, x, me, clients, private, pairs)
         found.append((x.clone(), words[MASKED].clone(), self.field.encode(x, private)))
         return words
 
-    monkeypatch.setattr(Masking, "hide", watched)
+    monkeypatch.setattr(PairwiseMasking, "hide", watched)
     return found
 
 
@@ -134,12 +134,12 @@ def test_a_client_whose_update_is_not_finite_makes_its_round_void():
 
 
 def test_a_message_under_other_masks_makes_the_round_void(monkeypatch):
-    hide = Masking.hide
+    hide = PairwiseMasking.hide
 
     def cheating(self, x, me, clients, private, pairs):
         return hide(self, x, me, clients, private, Key(5) if me == 0 else pairs)
 
-    monkeypatch.setattr(Masking, "hide", cheating)
+    monkeypatch.setattr(PairwiseMasking, "hide", cheating)
     run = federation(build("masked"), rounds=1)
     before = parameters(run.task.model)
     (report,) = run.run().reports
@@ -174,14 +174,14 @@ def test_masks_need_company():
 
 def test_words_come_back_as_they_were_up_to_48_bits():
     words = torch.from_numpy(Key(1).below(2**48, 100).astype(np.float64))
-    codec, spec = chain(Words(48)), Spec((100,), "float64")
+    codec, spec = chain(Modular(48)), Spec((100,), "float64")
     message, _ = codec.encode(words, spec, codec.init(spec), codec.memory(spec), None)
     assert torch.equal(codec.decode(message, spec, codec.init(spec))[0], words)
     assert codec.contract(spec).payload_bits == 4800
 
 
 def test_a_sum_is_whole_when_all_are_in_it():
-    masking, spec = Masking(clients=3), TreeSpec((("a", Spec((2, 2))), ("b", Spec((3,)))))
+    masking, spec = PairwiseMasking(clients=3), TreeSpec((("a", Spec((2, 2))), ("b", Spec((3,)))))
     vectors = [0.1 * torch.from_numpy(Key(c).normal(7)) for c in range(3)]
     total = MaskedTotal(masking, spec)
     for me, x in enumerate(vectors):

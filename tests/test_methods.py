@@ -6,10 +6,10 @@ import pytest
 from torch import nn
 
 import fewbits as fb
-from fewbits.learn import FlatModel, Protection
-from fewbits.learn.masking import Masking
+from fewbits.learn import DifferentialPrivacy, FlatModel
 from fewbits.methods import METHODS, build, fedpara, topk
 from fewbits.methods.catalogue import OVER, options
+from fewbits.privacy.pairwise_masking import PairwiseMasking
 
 STACK = "chain(TopK(fraction=0.05), Quantize(bits=4), Rans())"
 UP = {
@@ -25,7 +25,7 @@ UP = {
     "fetchsgd": "flat(chain(MeanSketch(columns=400, rows=5, seed=7, mode='unbiased')))",
     **dict.fromkeys(["fedprox", "scaffold", "feddyn", "fedadam", "fedyogi", "local"], "flat(chain(Raw()))"),
     **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic"], "flat(chain(Raw()))"),
-    "masked": "flat(chain(Words(bits=32)))",
+    "masked": "flat(chain(Modular(bits=32)))",
     "dp": "flat(chain(Raw()))",
 }
 
@@ -95,7 +95,7 @@ def test_a_method_over_another_has_its_links_and_the_options_of_both(name):
 
 def test_noise_may_stand_over_a_method_over_another():
     method, below = build("dp+fedpara+topk", {"noise": "2", "gamma": "0.3"}), build("fedpara+topk", {"gamma": "0.3"})
-    assert method == replace(below, name="dp+fedpara+topk", protection=Protection(noise=2.0))
+    assert method == replace(below, name="dp+fedpara+topk", protection=DifferentialPrivacy(noise=2.0))
     assert options("dp+intrinsic+fedpaq").keys() > {"clip", "noise", "delta", "share", "dim", "mode", "bits"}
     assert build("dp+intrinsic", {"mode": "static"}).name == "dp+intrinsic"
 
@@ -103,7 +103,7 @@ def test_noise_may_stand_over_a_method_over_another():
 @pytest.mark.parametrize("name", ["masked+intrinsic", "masked+fedpara", "masked+fedprox", "dp+masked+pfedpara"])
 def test_masks_stand_over_whatever_sends_dense_numbers(name):
     method, below = build(name, {"bits": "40"}), build(name.rpartition("+")[2])
-    assert method.masking == Masking(40) and repr(method.up) == "flat(chain(Words(bits=40)))"
+    assert method.masking == PairwiseMasking(40) and repr(method.up) == "flat(chain(Modular(bits=40)))"
     for field in ("down", "optimizer", "objective", "factor", "space", "private"):
         assert getattr(method, field) == getattr(below, field)
     given = {key: str(value) for key, value in options(name).items()}

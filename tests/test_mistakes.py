@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import fewbits as fb
-from fewbits.codecs.projection import read_key
-from fewbits.link.identity import codec_hash
+from fewbits.links.identity import codec_hash
 from fewbits.wire import BitReader, BitWriter
+from fewbits.wire.values import read_key
 
 SPEC = fb.Spec((4,))
 RAW = fb.flat(fb.Raw())

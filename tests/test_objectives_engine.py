@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy
 from digits_task import KEY, LOCAL, evidence, federation, filled, kept, mlp, task
 from fewbits.codecs import ErrorFeedback, Quantize, TopK, chain, each, flat
 from fewbits.coders import Rans
-from fewbits.engines.memory.worker import Worker
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import LocalError
 from fewbits.learn import FlatModel
 from fewbits.learn.objectives import FedDyn, FedProx, Scaffold
 from fewbits.learn.optimizers import ServerSGD
-from fewbits.link import Receiver
-from fewbits.link.ledger import read
+from fewbits.links import Receiver
+from fewbits.links.ledger import read
 from fewbits.methods import build, dense, feddyn, fedprox, scaffold, topk
 from fewbits.wire.frame import HEADER_BYTES
 

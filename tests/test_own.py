@@ -11,12 +11,12 @@ from digits_task import KEY, evidence, federation, mlp, task
 from every_codec import TREE, fingerprint, payload_of, restamp
 from fewbits.codecs import Delta, ErrorFeedback, LookBack, Quantize, RandK, Raw, TopK, chain, route
 from fewbits.coders import Rans
-from fewbits.engines.memory.worker import Worker
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn import Client, Server
-from fewbits.link import Broadcast, Downlink, Follower, Seed, StateStore
-from fewbits.link.bundle import pack, wrap
-from fewbits.link.own import Recipe
+from fewbits.links import Broadcast, Downlink, SharedInit, StateStore, Subscriber
+from fewbits.links.bundle import pack, wrap
+from fewbits.links.personal_updates import HeldState
 from fewbits.methods import build
 from fewbits.methods.downlink import downlink
 from fewbits.rng import Key
@@ -46,10 +46,10 @@ def serve(server, recipe, ack=0):
 def test_the_servers_recipe_gives_the_clients_bits_through_losses_absences_and_restarts(down, seeded, tmp_path):
     """Bundles get lost, acknowledgements get lost, both ends restart from what they stored."""
     draw = random.Random(repr(down))
-    seed = Seed(Key(0), first) if seeded else None
+    seed = SharedInit(Key(0), first) if seeded else None
     server = Broadcast(down, TREE, Key(0), keep=5, seed=seed)
-    clients = [Follower(down, TREE, first) for _ in range(4)]
-    known = [Recipe()] * 4
+    clients = [Subscriber(down, TREE, first) for _ in range(4)]
+    known = [HeldState()] * 4
     stood = set()
     for x in versions(60):
         server.publish(x)
@@ -70,12 +70,12 @@ def test_the_servers_recipe_gives_the_clients_bits_through_losses_absences_and_r
                 assert fingerprint(value) == fingerprint(held.value) and held.version == server.version
             if draw.random() < 0.3:
                 continue  # the acknowledgement is lost
-            known[c] = Recipe.read(bytes(server.compact(after)))
+            known[c] = HeldState.read(bytes(server.compact(after)))
             stood.add("own" if after.frames else "public")
             assert sum(map(len, known[c].frames)) <= 2 * (4 * 41 + 16)
             if draw.random() < 0.2:
                 stored = clients[c].dump()
-                clients[c] = Follower(down, TREE, first)
+                clients[c] = Subscriber(down, TREE, first)
                 clients[c].load(stored)
         if draw.random() < 0.1:
             dumped = server.dump()
@@ -87,7 +87,7 @@ def test_the_servers_recipe_gives_the_clients_bits_through_losses_absences_and_r
 @pytest.mark.parametrize("down", LINKS, ids=repr)
 def test_the_shortest_way_is_taken_be_it_lossy(down):
     """Against every frame that there could be: the public ways, and the difference made by hand."""
-    server, follower, recipe = Broadcast(down, TREE, Key(0), keep=8), Follower(down, TREE), Recipe()
+    server, follower, recipe = Broadcast(down, TREE, Key(0), keep=8), Subscriber(down, TREE), HeldState()
     draw = random.Random(1)
     for x in versions(40):
         server.publish(x)
@@ -108,7 +108,7 @@ def test_the_shortest_way_is_taken_be_it_lossy(down):
 def test_what_a_difference_misses_is_in_the_next_one():
     """EF21-P: towards a value that stands still, the client's comes as near as float32 allows."""
     down = Downlink(Delta(Raw()), own=chain(TopK(0.1)))
-    server, follower, recipe = Broadcast(down, TREE, Key(0)), Follower(down, TREE), Recipe()
+    server, follower, recipe = Broadcast(down, TREE, Key(0)), Subscriber(down, TREE), HeldState()
     x = next(versions(1))
     errors = []
     for _ in range(12):
@@ -121,19 +121,19 @@ def test_what_a_difference_misses_is_in_the_next_one():
 
 def test_who_holds_nothing_gets_a_quantised_snapshot_and_at_a_seed_the_difference_to_it():
     down = Downlink(Delta(Raw()), own=FOUR)
-    for seed, kinds in ((None, [True]), (Seed(Key(0), first), [False, False])):
+    for seed, kinds in ((None, [True]), (SharedInit(Key(0), first), [False, False])):
         server = Broadcast(down, TREE, Key(0), keep=2, seed=seed)
         for x in versions(9):
             server.publish(x)
-        found = server.route(Recipe())
+        found = server.route(HeldState())
         assert not found.exact and [Frame.parse(f).header.key for f in found.frames] == kinds
-        follower = Follower(down, TREE, first)
+        follower = Subscriber(down, TREE, first)
         assert fingerprint(follower.receive(wrap(found.frames, 0))) == fingerprint(server.track(found.after).value)
 
 
 def test_running_statistics_stay_exact_beside_own_differences():
     down = Downlink(route([("bias", Raw()), ("*", Delta(Raw()))]), route([("bias", Raw()), ("*", Delta(FOUR))]))
-    server, follower, recipe = Broadcast(down, TREE, Key(0)), Follower(down, TREE), Recipe()
+    server, follower, recipe = Broadcast(down, TREE, Key(0)), Subscriber(down, TREE), HeldState()
     for x in versions(9):
         server.publish(x)
         bundle, recipe = serve(server, recipe)
@@ -145,7 +145,7 @@ def test_running_statistics_stay_exact_beside_own_differences():
 def test_frames_for_another_client_or_from_a_store_are_refused_and_change_nothing():
     down = LINKS[0]
     server = Broadcast(down, TREE, Key(0), keep=4)
-    a, b, ra, rb = Follower(down, TREE), Follower(down, TREE), Recipe(), Recipe()
+    a, b, ra, rb = Subscriber(down, TREE), Subscriber(down, TREE), HeldState(), HeldState()
     for i, x in enumerate(versions(12)):
         server.publish(x)
         bundle, ra = serve(server, ra)
@@ -171,12 +171,12 @@ def test_frames_for_another_client_or_from_a_store_are_refused_and_change_nothin
             b.receive(pack(bad))
         assert fingerprint(b.value) == before
     with pytest.raises(DesyncError, match="there is no value to add it to"):
-        Follower(down, TREE).receive(pack([frame]))
+        Subscriber(down, TREE).receive(pack([frame]))
     with pytest.raises(WireError, match="another codec"):
-        Follower(down.public, TREE).receive(pack([frame]))
+        Subscriber(down.public, TREE).receive(pack([frame]))
     for cut in range(len(bytes(ra))):
         with pytest.raises(WireError):
-            Recipe.read(bytes(ra)[:cut])
+            HeldState.read(bytes(ra)[:cut])
 
 
 @pytest.mark.parametrize("own", [ErrorFeedback(TopK(0.1)), LookBack(Raw()), Delta(Raw())])
@@ -279,7 +279,7 @@ def test_own_differences_in_an_engine_take_fewer_bytes_and_count_what_each_clien
         def tap(round, client, direction, message, run=run):
             if direction == "down":
                 if (run, client) not in followers:
-                    followers[run, client] = Follower(downlink(name), run.server.spec)
+                    followers[run, client] = Subscriber(downlink(name), run.server.spec)
                 followers[run, client].receive(message)
                 sizes[0] += len(message)
 

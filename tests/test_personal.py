@@ -13,13 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from digits_task import KEY, LOCAL, digits, evidence, federation, filled, held, kept, model_bytes, task
 from fewbits.codecs import ErrorFeedback, Raw, TopK, chain, flat
-from fewbits.engines.memory.pool import Pool
-from fewbits.engines.memory.worker import Worker
+from fewbits.engines.simulation.pool import Pool
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError, WireError
 from fewbits.learn import Client, FlatModel, Server, exchange, turn
-from fewbits.link import Follower, Receiver
-from fewbits.link.kept import open_sealed, seal
-from fewbits.link.ledger import read
+from fewbits.links import Receiver, Subscriber
+from fewbits.links.client_state import open_sealed, seal
+from fewbits.links.ledger import read
 from fewbits.methods import build, fedpara, fedper, local, pfedpara
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
@@ -85,7 +85,7 @@ def test_nothing_private_is_in_any_message_either_way(name, tmp_path):
 
     def tap(round, client, direction, message):
         if client not in ends:
-            ends[client] = Receiver(codecs[0], run.server.spec), Follower(codecs[1], run.server.spec)
+            ends[client] = Receiver(codecs[0], run.server.spec), Subscriber(codecs[1], run.server.spec)
         receiver, follower = ends[client]
         messages.append(message)
         counts[direction] += 1
@@ -243,7 +243,7 @@ def test_a_client_that_joins_late_starts_from_the_common_initial_factors(monkeyp
     train = Worker.train
 
     def watched(self, round, client, update):
-        self._become(client, self._received(client))
+        self._load(client, self._received(client))
         starts.setdefault(client, (round, self.model.private[0].numpy().tobytes(), self.model.shared.numpy().tobytes()))
         return train(self, round, client, update)
 

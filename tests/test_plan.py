@@ -9,18 +9,18 @@ from typer.testing import CliRunner
 
 from digits_task import KEY, federation, filled, mlp, task
 from fewbits import codecs
+from fewbits.analysis.forecast import Link, forecast, frames
+from fewbits.analysis.forecast.downlink import Entries, Epochs, Whole, downlink
 from fewbits.cli.app import app
-from fewbits.cli.subject import OUTLINES, read_shapes
+from fewbits.cli.plan_model import OUTLINES, read_shapes
 from fewbits.coders import Fixed
 from fewbits.data import NAMES, load
-from fewbits.data.outline import outline
+from fewbits.data.data_info import data_info
 from fewbits.errors import LocalError
-from fewbits.learn.forecast import Link, forecast, frames
-from fewbits.learn.forecast.downlink import Entries, Epochs, Whole, downlink
-from fewbits.learn.space import Space
-from fewbits.link import Broadcast
-from fewbits.link.bundle import pack, wrapped_bytes
-from fewbits.link.epochs import EpochBroadcast
+from fewbits.learn.intrinsic_space import IntrinsicSpace
+from fewbits.links import Broadcast
+from fewbits.links.bundle import pack, wrapped_bytes
+from fewbits.links.epochs import EpochBroadcast
 from fewbits.methods import build
 from fewbits.models import NAMES as MODELS
 from fewbits.models.shapes import MOST, of_shapes
@@ -155,7 +155,7 @@ def test_entries_missed_or_a_snapshot_as_the_broadcast_does():
 
 @pytest.mark.parametrize("keep", [2, 100])
 def test_finals_missed_or_the_whole_model_as_the_broadcast_does(keep):
-    space = Space(8, "time-varying", epoch=3)
+    space = IntrinsicSpace(8, "time-varying", epoch=3)
     server = EpochBroadcast(torch.zeros(90), 8, lambda e, s: torch.zeros(90), Key(0), keep)
     seen = set()
     for version in range(1, 41):
@@ -185,7 +185,7 @@ def test_a_line_of_so_many_megabits_takes_so_long():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_data_set_has_an_outline(name):
-    found = outline(name)
+    found = data_info(name)
     assert found.classes >= 10 and len(found.shape) in (1, 3)
     if name == "digits":
         data = load(name)

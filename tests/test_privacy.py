@@ -13,8 +13,8 @@ from scipy.special import comb, logsumexp
 from scipy.stats import kstest, norm
 
 from fewbits import Key, LocalError
-from fewbits.codecs.field import Field, field_sum
-from fewbits.learn.privacy import ORDERS, GaussianMechanism, epsilon
+from fewbits.codecs.modular_encoding import ModularEncoding, field_sum
+from fewbits.privacy.mechanism import ORDERS, GaussianMechanism, epsilon
 from fewbits.rng import quantile
 
 
@@ -82,7 +82,7 @@ def test_shares_of_a_rounds_clients_add_up_to_the_whole_noise():
 def test_private_messages_go_through_a_field_unclipped():
     mechanism = GaussianMechanism(1.0, 1.0).share(3)
     noisy = [mechanism.apply(update(300, 5.0, seed=i), Key(i)) for i in range(3)]
-    field = Field(clip=mechanism.largest, clients=3, beyond="refuse")
+    field = ModularEncoding(clip=mechanism.largest, clients=3, beyond="refuse")
     total = field_sum((field.encode(y, Key(9).fold(i)) for i, y in enumerate(noisy)), field)
     assert float((total - sum(y.double() for y in noisy)).abs().max()) <= field.bound(3)
     spikes = torch.zeros(1 << 16)
@@ -255,6 +255,6 @@ def test_without_opacus_there_is_a_sentence(monkeypatch):
 
 
 def test_opacus_is_imported_only_when_asked():
-    check = "import sys, fewbits.learn.privacy; print('opacus' in sys.modules)"
+    check = "import sys, fewbits.privacy.mechanism; print('opacus' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

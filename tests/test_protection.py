@@ -8,11 +8,11 @@ import torch
 from scipy.stats import kstest
 
 from digits_task import KEY, evidence, federation, mlp, task
-from fewbits.engines.memory.worker import Worker
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import LocalError
 from fewbits.learn import LocalSGD, Server, epsilon
-from fewbits.learn.protection import Protection
 from fewbits.methods import build
+from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.rng import Key
 
 SIZE = sum(p.numel() for p in mlp().parameters())
@@ -126,7 +126,7 @@ def test_central_epsilon_is_that_of_the_sampled_sum():
 
 
 def test_noise_of_clients_that_did_not_arrive_is_missing_from_the_account():
-    protection = Protection(noise=2.0, share="central", clients=4)
+    protection = DifferentialPrivacy(noise=2.0, share="central", clients=4)
     whole = protection.epsilon(0, [4, 4, 4], 8)
     assert whole == pytest.approx(epsilon(1e-5, 2.0, 0.5, 3))
     assert protection.epsilon(0, [1, 1, 1], 8) == pytest.approx(epsilon(1e-5, 1.0, 0.5, 3))
@@ -151,13 +151,13 @@ def test_without_the_accountant_a_run_says_so_before_it_begins(monkeypatch):
 
 
 def test_noise_comes_from_the_clients_own_keys_and_never_from_the_common_one(monkeypatch):
-    keys, apply = [], Protection.apply
+    keys, apply = [], DifferentialPrivacy.apply
 
     def watched(self, x, key):
         keys.append(key)
         return apply(self, x, key)
 
-    monkeypatch.setattr(Protection, "apply", watched)
+    monkeypatch.setattr(DifferentialPrivacy, "apply", watched)
     federation(build("dp"), rounds=2).run()
     assert keys == [KEY.fold("client", c, "dp", r) for r in (1, 2) for c in range(6)]
     assert len({key.digest() for key in keys}) == 12
@@ -170,7 +170,7 @@ def test_an_update_that_is_not_finite_is_left_out():
 
 
 def test_one_key_is_one_noise():
-    protection = Protection()
+    protection = DifferentialPrivacy()
     x = torch.ones(50)
     assert torch.equal(protection.apply(x, Key(1)), protection.apply(x, Key(1)))
     assert not torch.equal(protection.apply(x, Key(1)), protection.apply(x, Key(2)))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fewbits.engines.memory import RoundReport
+from fewbits.engines.simulation import RoundReport
 from fewbits.errors import LocalError
 from fewbits.report import Record, figure, page, rows
 from fewbits.report.record import against_dense, total

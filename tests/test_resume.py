@@ -16,13 +16,13 @@ import torch
 
 from digits_task import KEY, evidence, federation, mlp, model_bytes, task
 from fewbits.codecs import LookBack, Raw, chain
-from fewbits.engines.memory import Federation, checkpoint
-from fewbits.engines.memory.pool import Pool
-from fewbits.engines.memory.worker import Worker
+from fewbits.engines.simulation import Federation, checkpoint
+from fewbits.engines.simulation.pool import Pool
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn import FedAdam, LocalSGD
 from fewbits.learn.server import Server
-from fewbits.link import Ledger, Sender, StateStore, ends
+from fewbits.links import Ledger, Sender, StateStore, ends
 from fewbits.methods import build, dense, intrinsic, lbgm, topk
 from fewbits.spec import Spec
 

@@ -9,7 +9,7 @@ from fewbits.codecs import Delta, ErrorFeedback, LookBack, Quantize, RandK, Raw,
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
 from fewbits.learn import Client, FedAdam, Server, ServerSGD
-from fewbits.link import StateStore
+from fewbits.links import StateStore
 from fewbits.rng import Key
 
 WEIGHTS = (1.0, 2.0, 5.0)

@@ -13,7 +13,7 @@ from every_codec import restamp
 from fewbits import kernels
 from fewbits.codecs import CountSketch, ErrorFeedback, FetchSGD, Keys, MeanSketch, Sketch, TopK, Total, chain
 from fewbits.errors import LocalError, WireError
-from fewbits.link import Receiver, Sender
+from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
 from fewbits.spec import Spec
 

@@ -11,10 +11,10 @@ from digits_task import KEY, LOCAL, evidence, federation, filled, mlp, task
 from fewbits.codecs import Basis
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.space import Space
-from fewbits.link import Seed
-from fewbits.link.epochs import EpochBroadcast, EpochFollower
-from fewbits.link.ledger import read
+from fewbits.learn.intrinsic_space import IntrinsicSpace
+from fewbits.links import SharedInit
+from fewbits.links.epochs import EpochBroadcast, EpochSubscriber
+from fewbits.links.ledger import read
 from fewbits.methods import build, dense, intrinsic
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
@@ -36,7 +36,7 @@ def test_a_square_orthonormal_basis_trains_as_without_one():
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_is_the_papers_algorithm_by_hand(mode):
     """theta0 + A s; up A^T of the update; the server steps on the sums of what came, subspace by subspace."""
-    space = Space(64, mode, k=3, epoch=2)
+    space = IntrinsicSpace(64, mode, k=3, epoch=2)
     run = federation(intrinsic(dim=64, mode=mode, k=3, epoch=2), rounds=5, per_round=4)
     start, own = vector(run.task.model).double(), run.task
     theta, s = start.clone(), torch.zeros(space.subspaces, 64, dtype=torch.float64)
@@ -85,7 +85,7 @@ def broadcast(size=200, numel=8, keep=1024):
     matrices = {e: torch.randn(size, numel, generator=Key(e).generator()) for e in range(40)}
     start = torch.randn(size, generator=Key(99).generator())
     calls = (size, numel, lambda e, s: matrices[e] @ s)
-    return EpochBroadcast(start, numel, calls[2], Key(0), keep), lambda: EpochFollower(*calls)
+    return EpochBroadcast(start, numel, calls[2], Key(0), keep), lambda: EpochSubscriber(*calls)
 
 
 def test_every_receiver_holds_the_same_bits_however_long_it_was_away():
@@ -105,14 +105,14 @@ def test_every_receiver_holds_the_same_bits_however_long_it_was_away():
 
 def test_a_seed_stands_for_theta_0_until_the_finals_since_are_longer():
     start = torch.randn(200, generator=Key(99).generator())
-    seed = Seed(Key(99), lambda key: {"theta_e": torch.randn(200, generator=key.generator())})
+    seed = SharedInit(Key(99), lambda key: {"theta_e": torch.randn(200, generator=key.generator())})
     matrices = {e: torch.randn(200, 8, generator=Key(e).generator()) for e in range(40)}
     calls = (200, 8, lambda e, s: matrices[e] @ s)
     server = EpochBroadcast(start, 8, calls[2], Key(0), epochs=lambda v: v // 2, seed=seed)
     s, whole = HEADER_BYTES + 32, HEADER_BYTES + 800
     lengths = []
     for version in range(1, 50):
-        late = EpochFollower(*calls, seed.build)
+        late = EpochSubscriber(*calls, seed.build)
         assert torch.equal(late.receive(server.bundle(None))["theta_e"], server.value["theta_e"])
         lengths.append(sum(map(len, server.frames(None))))
         again = EpochBroadcast(start, 8, calls[2], Key(0), epochs=lambda v: v // 2)
@@ -122,7 +122,7 @@ def test_a_seed_stands_for_theta_0_until_the_finals_since_are_longer():
     assert lengths[0] == s + HEADER_BYTES + 2 + len("[99]") + 8
     assert lengths == sorted(lengths) and lengths[-1] == whole + s
     with pytest.raises(DesyncError, match="another model"):
-        EpochFollower(*calls, lambda key: {"theta_e": torch.zeros(200)}).receive(
+        EpochSubscriber(*calls, lambda key: {"theta_e": torch.zeros(200)}).receive(
             EpochBroadcast(start, 8, calls[2], Key(0), seed=seed).bundle(None)
         )
 
@@ -173,10 +173,10 @@ def test_a_run_goes_on_to_the_same_bytes_whatever_the_number_of_processes(mode, 
 
 
 def test_clients_of_one_round_are_divided_among_the_subspaces():
-    space = Space(8, "k-subspace", k=4)
+    space = IntrinsicSpace(8, "k-subspace", k=4)
     counts = np.bincount([space.which(3, client) for client in range(4000)], minlength=4)
     assert counts.sum() == 4000 and 900 < counts.min() <= counts.max() < 1100
-    assert {Space(8, "static", k=4).which(1, client) for client in range(50)} == {0}
+    assert {IntrinsicSpace(8, "static", k=4).which(1, client) for client in range(50)} == {0}
 
 
 @pytest.mark.parametrize("name", ["intrinsic+lbgm", "intrinsic+fedpaq", "intrinsic+topk"])
@@ -210,7 +210,7 @@ def test_the_effective_step_is_how_far_the_model_goes_along_a_gradient_on_averag
     (report,) = federation(intrinsic(dim=64, scale=scale), rounds=1).run().reports
     assert report.effective_step == pytest.approx(LOCAL.lr * share)
     g = torch.randn(SIZE, generator=Key(1).generator())
-    seeds = [Space(64, scale=scale, seed=seed).matrix(SIZE, 0, 0) for seed in range(60)]
+    seeds = [IntrinsicSpace(64, scale=scale, seed=seed).matrix(SIZE, 0, 0) for seed in range(60)]
     gone = [float(g @ (LOCAL.lr * m.expand(m.project(g))) / (g @ g)) for m in seeds]
     assert np.mean(gone) == pytest.approx(report.effective_step, rel=4 * np.std(gone) / np.mean(gone) / 60**0.5)
 
@@ -221,7 +221,7 @@ def test_a_run_without_subspaces_has_no_figures_of_them():
 
 
 def test_versions_name_epochs_as_rounds_do():
-    space = Space(8, "time-varying", epoch=3)
+    space = IntrinsicSpace(8, "time-varying", epoch=3)
     assert [space.epoch_of(version) for version in range(1, 8)] == [0, 0, 0, 1, 1, 1, 2]
     assert all(b - a in (0, 1) for a, b in pairwise(map(space.epoch_of, range(1, 50))))
 
@@ -233,9 +233,12 @@ def normed() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Space(8, "sometimes"), "mode must be one of static, time-varying, k-subspace; got 'sometimes'"),
-        (lambda: Space(0), "dim must be at least 1; got 0"),
-        (lambda: Space(8, basis="fourier"), "fourier"),
+        (
+            lambda: IntrinsicSpace(8, "sometimes"),
+            "mode must be one of static, time-varying, k-subspace; got 'sometimes'",
+        ),
+        (lambda: IntrinsicSpace(0), "dim must be at least 1; got 0"),
+        (lambda: IntrinsicSpace(8, basis="fourier"), "fourier"),
         (lambda: federation(intrinsic(dim=SIZE + 1)), str(SIZE)),
         (lambda: federation(intrinsic(dim=8), task=task(model=normed)), "sends parameters only"),
         (lambda: federation(build("intrinsic+scaffold", {"dim": "8"})), "sends parameters only"),

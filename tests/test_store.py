@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from fewbits.errors import LocalError
-from fewbits.link import StateStore
+from fewbits.links import StateStore
 
 
 def test_what_was_put_is_there_after_closing(tmp_path):

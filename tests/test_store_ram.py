@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from digits_task import federation, mlp, task
-from fewbits.engines.memory.checkpoint import rounds
-from fewbits.link import Receiver, Sender, StateStore, ends
+from fewbits.engines.common.checkpoint import rounds
+from fewbits.links import Receiver, Sender, StateStore, ends
 from fewbits.methods import lbgm, topk
 
 HIDDEN = 256
@@ -27,7 +27,7 @@ def wide(clients=CLIENTS):
 
 
 def test_the_clients_states_are_on_disk_and_not_in_ram(monkeypatch):
-    monkeypatch.setattr("fewbits.link.store.CACHE_KIB", 256)  # SQLite's own cache is bounded, too, but larger
+    monkeypatch.setattr("fewbits.links.store.CACHE_KIB", 256)  # SQLite's own cache is bounded, too, but larger
     federation(lbgm(), task=wide(4), rounds=2).run()  # whatever is loaded once
     gc.collect()
     ends_before = sum(type(thing) in (Sender, Receiver) for thing in gc.get_objects())

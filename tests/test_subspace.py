@@ -13,10 +13,10 @@ from scipy.linalg import block_diag, hadamard
 from scipy.special import ndtri
 
 from fewbits.codecs import Basis, ErrorFeedback, Keys, Quantize, Subspace, Total, chain
-from fewbits.codecs.bases import KINDS, SCALES, arithmetic, basis, fastfood, sparse
+from fewbits.codecs.transforms.bases import KINDS, SCALES, arithmetic, basis, fastfood, sparse
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
-from fewbits.link import Receiver, Sender
+from fewbits.links import Receiver, Sender
 from fewbits.rng import Key, quantile
 from fewbits.spec import Spec
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fewbits import Key, LocalError, topology
-from fewbits.learn.topology import Network, Periodic, Sleepy, Topology
+from fewbits.topology import IntermittentNodes, Network, Periodic, Topology
 
 GRAPHS = {
     "ring": topology.ring(7),
@@ -23,8 +23,8 @@ GRAPHS = {
 }
 NETWORKS: dict[str, Network] = GRAPHS | {
     "periodic": Periodic((topology.ring(6), topology.star(6), topology.complete(6))),
-    "sleepy": Sleepy(topology.torus(12), 0.3, Key(1)),
-    "sleepy periodic": Sleepy(Periodic((topology.ring(6), topology.star(6))), 0.2, Key(2)),
+    "sleepy": IntermittentNodes(topology.torus(12), 0.3, Key(1)),
+    "sleepy periodic": IntermittentNodes(Periodic((topology.ring(6), topology.star(6))), 0.2, Key(2)),
 }
 
 
@@ -89,8 +89,8 @@ def test_expected_weights_are_the_mean_over_many_rounds():
 
 
 def test_who_sleeps_is_drawn_from_the_key():
-    first, again, other = (Sleepy(topology.ring(30), 0.5, Key(seed)) for seed in (1, 1, 2))
-    nights = [[network.at(t).asleep for t in range(1, 9)] for network in (first, again, other)]
+    first, again, other = (IntermittentNodes(topology.ring(30), 0.5, Key(seed)) for seed in (1, 1, 2))
+    nights = [[network.at(t).inactive for t in range(1, 9)] for network in (first, again, other)]
     assert nights[0] == nights[1] != nights[2]
     assert 60 < sum(map(len, nights[0])) < 180
 
@@ -150,7 +150,7 @@ UNEVEN = np.array([[0.5, 0.5, 0], [0.4, 0.2, 0.4], [0, 0.4, 0.6]])
         (lambda: topology.by_name("ring:3", 4), "unknown topology"),
         (lambda: topology.by_name("random_regular:x", 4), "expected a number"),
         (lambda: topology.from_file("/nowhere"), "cannot be read"),
-        (lambda: Sleepy(topology.ring(3), 1.0, Key(0)), r"in \[0, 1\); got 1.0"),
+        (lambda: IntermittentNodes(topology.ring(3), 1.0, Key(0)), r"in \[0, 1\); got 1.0"),
         (lambda: Periodic((topology.ring(3), topology.ring(4))), r"got sizes \[3, 4\]"),
         (lambda: topology.ring(4).active([True]), "one truth value per node, 4; got 1"),
         (lambda: topology.ring(4).row(4), "nodes are 0..3"),

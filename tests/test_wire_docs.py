@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewbits import Broadcast, Delta, Key, Raw, Seed, Sender, Spec
+from fewbits import Broadcast, Delta, Key, Raw, Sender, SharedInit, Spec
 from fewbits.codecs import LookBack, Quantize, TopK, chain
 from fewbits.coders import Rans
 
@@ -194,7 +194,7 @@ def test_the_patch_example():
 
 
 def test_the_library_writes_the_seed_and_the_patch():
-    seed = Seed(Key(3), lambda key: torch.zeros(40))
+    seed = SharedInit(Key(3), lambda key: torch.zeros(40))
     server = Broadcast(Delta(TopK(0.05)), Spec((40,)), Key(0), seed=seed)
     assert repr(server.codec) == PATCHED
     server.publish(torch.zeros(40))

@@ -21,7 +21,7 @@ from fewbits.codecs import (
     TopK,
     chain,
 )
-from fewbits.codecs.look_back import Full, Recycled
+from fewbits.codecs.wrappers.look_back import Full, Recycled
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
 from fewbits.rng import Key

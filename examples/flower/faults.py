@@ -141,16 +141,16 @@ def corrupted(content: RecordDict, round: int, client: int) -> RecordDict:
     return content
 
 
-def lie(told: Envelope) -> RecordDict:
+def lie(reported: Envelope) -> RecordDict:
     """Another lie every round, all of them well sealed."""
-    frame = told.part()
-    number, fields = told.round, dict(told.fields)
+    frame = reported.part()
+    number, fields = reported.round, dict(reported.fields)
     said = fields["records"] if number % 6 in (1, 2) else []
     for _, _, values in said:
         values["num-examples"] = float("nan") if number % 6 == 1 else -5
     parts = {3: b"", 4: frame[: len(frame) // 2], 5: bytes(6_000_000)}.get(number % 6, frame)
     if number % 6 == 3:
-        return RecordDict({"arrays": ArrayRecord(), **wire.restored(told.fields["records"])})
+        return RecordDict({"arrays": ArrayRecord(), **wire.restored(reported.fields["records"])})
     return Envelope("train", number + (number % 6 == 0), fields, (parts,)).seal()
 
 

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import transport
-from fewbits.link.ledger import read
+from fewbits.links.ledger import read
 from tap import Exchange, Tap
 
 BIN = Path(sys.executable).parent

@@ -35,11 +35,11 @@ from faults import FATES, Plan
 from fewbits import models
 from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.config import RunConfig
-from fewbits.engines.flower.site import UP, Site
-from fewbits.engines.memory import Federation, Schedule
+from fewbits.engines.flower.client_end import UP, ClientEnd
+from fewbits.engines.simulation import Federation, Schedule
 from fewbits.flower import named
-from fewbits.link import Sender, ends
-from fewbits.link.ledger import read
+from fewbits.links import Sender, ends
+from fewbits.links.ledger import read
 from fewbits.wire import Frame
 from loopback import Loopback, end, started_with
 
@@ -159,7 +159,7 @@ def both_ends(server: Path, nodes: Path, clients: int, method: str, seed: int) -
         with tempfile.TemporaryDirectory() as copy:
             shutil.copytree(next(nodes.glob(f"node-{client}/*/{client}")), copy, dirs_exist_ok=True)
             fresh = Sender(strategy.server.up, strategy.server.spec, key.fold("client", client, "up")).dump()
-            with closing(Site(Path(copy), client, named(method, None, None), key)) as site:
+            with closing(ClientEnd(Path(copy), client, named(method, None, None), key)) as site:
                 seen = [_end(site, fresh)]
                 ends.rollback(site.store, site.store.newest(client, UP) or 0, [client], UP)
                 seen.append(_end(site, fresh))
@@ -167,7 +167,7 @@ def both_ends(server: Path, nodes: Path, clients: int, method: str, seed: int) -
     return found
 
 
-def _end(site: Site, fresh: bytes) -> tuple[int, int]:
+def _end(site: ClientEnd, fresh: bytes) -> tuple[int, int]:
     header = Frame.parse(ends.restore(site.store, site.client, UP) or fresh).header
     return header.sequence, header.history
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from fewbits.link.ledger import Entry
+from fewbits.links.ledger import Entry
 from tap import PULL, Exchange
 
 BEGIN, END = "<!-- transport: what stands from here on", "<!-- transport: end -->"

@@ -21,7 +21,7 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.files import write_atomically
 
 CLIENTS, PER_ROUND, IMAGES, TESTED = 20, 10, 250, 2000  # images of each client; of the test set, the first
 NON_IID, IID, TEXT = "dirichlet:0.5", "iid", "shakespeare"

@@ -18,9 +18,9 @@ from torch import Tensor
 import fewbits as fb
 from fewbits.codecs.base import Keys
 from fewbits.learn import FlatModel
+from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.local import backward, evaluate
 from fewbits.learn.server import sampled
-from fewbits.learn.space import Space
 from fewbits.spec import Spec
 
 EXTENSION = 0.5  # "extend": by how much of itself an epoch's way is made longer
@@ -64,8 +64,8 @@ class Whole:
         if self.alone is not None:
             update = torch.stack([self._sparse(self.alone, gradient([client])) for client in clients]).sum(0)
         else:
-            update, front = gradient(clients), self.optimizer.carrier
-            update = update if front is None else front.split(update, self.spec, self.keys)[1]
+            update, linear_prefix = gradient(clients), self.optimizer.carrier
+            update = update if linear_prefix is None else linear_prefix.split(update, self.spec, self.keys)[1]
         theta, self.moments = self.optimizer.step(theta, update / len(clients), self.moments)
         return theta
 
@@ -85,7 +85,7 @@ class Inside:
     def __init__(self, method: fb.Method, model: FlatModel, carried: str) -> None:
         """Begins at the model as it is."""
         assert method.space is not None
-        self.space: Space = method.space
+        self.space: IntrinsicSpace = method.space
         self.beta: float = method.server_optimizer.momentum  # pyright: ignore[reportAttributeAccessIssue]
         self.carried, self.epoch, self.base = carried, 0, model.params.clone()
         self.s = self.m = torch.zeros(self.space.numel)

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import torch
 
 import fewbits as fb
-from fewbits.learn.space import MODES, SENT, Space
-from fewbits.link.epochs import EpochBroadcast
+from fewbits.learn.intrinsic_space import MODES, SENT, IntrinsicSpace
+from fewbits.links.epochs import EpochBroadcast
 from fewbits.spec import Spec, TreeSpec
 
 WIDTH, BLOCKS, WORDS, PLACES = 768, 12, 50_257, 1024
@@ -53,7 +53,7 @@ def main() -> None:
     print(f"D = {size:,}, d = {dim:,}; a dense frame is {dense:,} bytes, a subspace's uplink frame {up:,}\n")
     print("| mode | K | up, bytes | × fewer | D/d | down, bytes | × fewer | by formula | both | by formula |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for space in (Space(dim, "static"), Space(dim, "time-varying", epoch=EPOCH), *kinds(dim)):
+    for space in (IntrinsicSpace(dim, "static"), IntrinsicSpace(dim, "time-varying", epoch=EPOCH), *kinds(dim)):
         down, up_ratio = len(bundle(space, size, 1)), size / dim
         down_ratio = up_ratio / (1 if space.mode == "static" else 2 * space.subspaces)
         both = 2 / (1 / up_ratio + 1 / down_ratio)
@@ -64,14 +64,14 @@ def main() -> None:
     print("\n| down, bytes, for a client away | " + " | ".join(f"{m} epochs" for m in AWAY) + " |")
     print("|---|" + "---|" * len(AWAY))
     for mode in MODES:
-        space = Space(dim, mode, k=4, epoch=EPOCH)
+        space = IntrinsicSpace(dim, mode, k=4, epoch=EPOCH)
         print(f"| {mode} | " + " | ".join(f"{len(bundle(space, size, m)):,}" for m in AWAY) + " |")
     print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 
-def kinds(dim: int) -> list[Space]:
+def kinds(dim: int) -> list[IntrinsicSpace]:
     """K-subspace for some K."""
-    return [Space(dim, "k-subspace", k, EPOCH) for k in (2, 4, 8)]
+    return [IntrinsicSpace(dim, "k-subspace", k, EPOCH) for k in (2, 4, 8)]
 
 
 def whole(gradient: torch.Tensor, tree: TreeSpec) -> bytes:
@@ -83,14 +83,14 @@ def whole(gradient: torch.Tensor, tree: TreeSpec) -> bytes:
 
 def projected(gradient: torch.Tensor, dim: int) -> bytes:
     """The frame with A^T g, which arrives as it was sent."""
-    s = Space(dim).matrix(len(gradient), 0, 0).project(gradient)
+    s = IntrinsicSpace(dim).matrix(len(gradient), 0, 0).project(gradient)
     spec = TreeSpec(((SENT, Spec((dim,))),))
     frame = fb.Sender(fb.flat(fb.Raw()), spec, fb.Key(1)).send({SENT: s})
     assert torch.equal(fb.Receiver(fb.flat(fb.Raw()), spec).receive(frame)[SENT], s)
     return frame
 
 
-def bundle(space: Space, size: int, away: int) -> bytes:
+def bundle(space: IntrinsicSpace, size: int, away: int) -> bytes:
     """What brings a client up to date that was last here so many epochs ago, where there are epochs."""
     server = EpochBroadcast(torch.zeros(size), space.numel, lambda epoch, s: torch.zeros(1), fb.Key(2))
     for number in range(away):

@@ -27,7 +27,7 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.files import write_atomically
 
 IMAGES, TESTED = 5, 2000  # images of each client; of the test set, the first
 EVERY = {"mnist": 2, "cifar10": 5, LINKS: 2}  # rounds between evaluations

@@ -19,7 +19,7 @@ import numpy as np
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.files import write_atomically
 
 
 @dataclass(frozen=True)

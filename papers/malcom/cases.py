@@ -35,7 +35,7 @@ class Case:
     method: fb.GossipMethod
     graph: str = "ring 10"
     data: str = "mnist"
-    asleep: float = 0.0  # share of nodes, in a round
+    inactive: float = 0.0  # share of nodes, in a round
 
 
 def coded(quantiser: fb.Quantize | fb.Sign, coder: Coder) -> fb.Flat:
@@ -49,7 +49,7 @@ def groups() -> dict[str, list[Case]]:
     return {
         "ring": ring,
         "torus": [replace(case, graph="torus 16") for case in most],
-        "asleep": [replace(case, asleep=0.2) for case in [*most, *steps(("auto",))[1:]]],
+        "asleep": [replace(case, inactive=0.2) for case in [*most, *steps(("auto",))[1:]]],
         "gammas": gammas,
         "cifar10": [replace(case, data="cifar10") for case in most],
         "small gammas": steps((0.3,)),
@@ -102,4 +102,4 @@ def quantisers() -> list[Case]:
 
 
 def file_name(case: Case) -> str:
-    return f"{case.data} {case.graph} asleep {case.asleep:g} {case.name}".replace(" ", "_").replace(",", "")
+    return f"{case.data} {case.graph} asleep {case.inactive:g} {case.name}".replace(" ", "_").replace(",", "")

@@ -22,7 +22,7 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.files import write_atomically
 
 TEST = 1000  # images
 
@@ -57,14 +57,14 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     key, setting = fb.Key(seed), SETTINGS[case.data]
     name, n = case.graph.split()
     graph: fb.topology.Topology = getattr(fb.topology, name)(int(n))
-    network = fb.topology.Sleepy(graph, case.asleep, key.fold("inactive")) if case.asleep else graph
+    network = fb.topology.IntermittentNodes(graph, case.inactive, key.fold("inactive")) if case.inactive else graph
     task = task_of(case.data, graph.n, key, options.data_dir)
     schedule = fb.Schedule(options.rounds or setting.rounds, processes=options.processes, evaluate_every=setting.every)
     run = fb.GossipRun(task, case.method, network, schedule, key)
     reports = [r for r in run.run().reports if r.accuracy is not None]
     curve = {field: [getattr(r, field) for r in reports] for field in asdict(reports[0]) if field != "accuracies"}
     assert not isinstance(run.method.gamma, str)
-    labels = {"case": case.name, "graph": case.graph, "data": case.data, "asleep": case.asleep, "seed": seed}
+    labels = {"case": case.name, "graph": case.graph, "data": case.data, "asleep": case.inactive, "seed": seed}
     return labels | {"gamma": run.method.gamma, "numbers": len(run.flat.shared)} | curve
 
 

@@ -24,9 +24,9 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data
-from fewbits.engines.memory.checkpoint import write_atomically
 from fewbits.factor import Factorisation
 from fewbits.factor.factors import Factors
+from fewbits.files import write_atomically
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate, select
 

@@ -1,6 +1,6 @@
 """fewbits: train one model across many machines while sending almost nothing, and count every byte."""
 
-from fewbits import methods
+from fewbits import codecs, coders, factor, learn, links, methods, privacy, topology
 from fewbits.codecs import (
     Adaptive,
     Basis,
@@ -11,12 +11,13 @@ from fewbits.codecs import (
     Each,
     ErrorFeedback,
     FetchSGD,
-    Field,
     Flat,
-    Hold,
+    LastValue,
     LookBack,
     LowRank,
     MeanSketch,
+    Modular,
+    ModularEncoding,
     Predict,
     Quantize,
     RandK,
@@ -28,17 +29,16 @@ from fewbits.codecs import (
     Threshold,
     TopK,
     Transform,
-    Words,
     chain,
     each,
     field_sum,
     flat,
+    linear_values,
     route,
-    summand,
 )
 from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun, gossip
-from fewbits.engines.memory import Federation, Result, RoundReport, Schedule, Task, federate
+from fewbits.engines.simulation import Federation, Result, RoundReport, Schedule, Task, federate
 from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.factor import (
     Factorisation,
@@ -62,9 +62,9 @@ from fewbits.learn import (
     FedDyn,
     FedProx,
     FedYogi,
-    GaussianMechanism,
     GossipMethod,
     GroupL1,
+    IntrinsicSpace,
     LocalSGD,
     Malcom,
     Method,
@@ -73,29 +73,27 @@ from fewbits.learn import (
     Scaffold,
     Server,
     ServerSGD,
-    Space,
-    epsilon,
-    topology,
 )
-from fewbits.link import (
+from fewbits.links import (
     Broadcast,
     Downlink,
-    Follower,
     Ledger,
     Receiver,
-    Seed,
     Sender,
+    SharedInit,
     StateStore,
+    Subscriber,
     load_model,
     save_model,
 )
+from fewbits.privacy import GaussianMechanism, epsilon
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec, TreeSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Seed",
+    "SharedInit",
     "Downlink",
     "Adaptive",
     "Auto",
@@ -122,10 +120,10 @@ __all__ = [
     "Federation",
     "FetchSGD",
     "FewbitsError",
-    "Field",
+    "ModularEncoding",
     "Fixed",
     "Flat",
-    "Follower",
+    "Subscriber",
     "GaussianMechanism",
     "Golomb",
     "GossipMethod",
@@ -133,7 +131,7 @@ __all__ = [
     "GossipResult",
     "GossipRun",
     "GroupL1",
-    "Hold",
+    "LastValue",
     "Key",
     "L1",
     "Ledger",
@@ -162,7 +160,7 @@ __all__ = [
     "ServerSGD",
     "Sign",
     "Sketch",
-    "Space",
+    "IntrinsicSpace",
     "Spec",
     "StateStore",
     "Subspace",
@@ -172,7 +170,7 @@ __all__ = [
     "Transform",
     "TreeSpec",
     "WireError",
-    "Words",
+    "Modular",
     "Zstd",
     "chain",
     "each",
@@ -187,14 +185,20 @@ __all__ = [
     "load_model",
     "lowrank",
     "merge",
+    "codecs",
+    "coders",
+    "factor",
+    "learn",
+    "links",
     "methods",
+    "privacy",
     "parameter_table",
     "pfedpara",
     "private",
     "route",
     "save_model",
     "shared",
-    "summand",
+    "linear_values",
     "to_loha",
     "topology",
 ]

@@ -1,4 +1,4 @@
-"""The three ways things go wrong, by whose mistake it is."""
+"""What goes wrong, by whose mistake it is: ours, the peer's bytes, or a peer that is lost."""
 
 
 class FewbitsError(Exception):
@@ -15,3 +15,7 @@ class WireError(FewbitsError, ValueError):
 
 class DesyncError(WireError):
     """A well-formed frame that is not the next one of this link; a key frame heals it."""
+
+
+class PeerLostError(FewbitsError):
+    """Another process of this run, or the store where they meet, is gone or has stopped; the run cannot go on."""

@@ -21,10 +21,10 @@ from fewbits.coders import Rans
 from fewbits.engines.flower.envelope import Envelope, checksum, described, opened, restored, value
 from fewbits.engines.flower.layout import Layout
 from fewbits.errors import FewbitsError
-from fewbits.link import Broadcast, Follower, ledger
-from fewbits.link.bundle import pack, unpack
-from fewbits.link.epochs import EpochBroadcast, EpochFollower
-from fewbits.link.kept import open_sealed, seal
+from fewbits.links import Broadcast, Subscriber, ledger
+from fewbits.links.bundle import pack, unpack
+from fewbits.links.client_state import open_sealed, seal
+from fewbits.links.epochs import EpochBroadcast, EpochSubscriber
 from fewbits.rng import Key
 from fewbits.spec import Spec
 
@@ -100,7 +100,7 @@ class Bundles(Place):
             self.bundles.append(self.broadcast.bundle(version or None))
 
     def follower(self) -> Any:
-        return Follower(self.codec, self.spec)
+        return Subscriber(self.codec, self.spec)
 
     def samples(self) -> Iterator[tuple[bytes, bool]]:
         yield self.broadcast.bundle(None), False
@@ -131,7 +131,7 @@ class Epochs(Bundles):
             self.bundles.append(self.broadcast.bundle(version))
 
     def follower(self) -> Any:
-        return EpochFollower(41, 8, self.expand)
+        return EpochSubscriber(41, 8, self.expand)
 
 
 class Parsed(Place):

@@ -10,10 +10,10 @@ from typer.core import TyperGroup
 from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
 from fewbits.cli.gossip import gossip
 from fewbits.errors import FewbitsError, LocalError
-from fewbits.link.store import StoreError
+from fewbits.links.store import StoreError
 
 
-class Sentences(TyperGroup):
+class ErrorGroup(TyperGroup):
     """Errors raised on purpose end the command with their sentence: exit code 2 for the caller's mistakes, else 1."""
 
     def invoke(self, ctx: Context) -> object:
@@ -29,7 +29,7 @@ class Sentences(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Sentences,
+    cls=ErrorGroup,
     name="fewbits",
     help="Train one model across many machines while sending almost nothing, and count every byte.",
     no_args_is_help=True,

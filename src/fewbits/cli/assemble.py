@@ -11,13 +11,13 @@ from torch import nn
 
 from fewbits import data, models
 from fewbits.cli.config import RunConfig
-from fewbits.cli.frames import Keeper
+from fewbits.cli.frame_recorder import FrameRecorder
 from fewbits.codecs import Lift
-from fewbits.codecs.lift import AnySpec, entries
+from fewbits.codecs.lifts.lift import AnySpec, entries
 from fewbits.data import Data
-from fewbits.engines.memory import Federation, Task
-from fewbits.engines.memory.checkpoint import write_atomically
-from fewbits.link.identity import codec_hash
+from fewbits.engines.simulation import Federation, Task
+from fewbits.files import write_atomically
+from fewbits.links.identity import codec_hash
 from fewbits.rng import Key
 
 WIRE = "wire.json"
@@ -69,7 +69,7 @@ def build_federation(config: RunConfig, folder: Path, task: Task) -> Federation:
     note = [_link("uplink", "", server.up, server.up_spec)]
     note += [_link("downlink", *kind) for kind in server.broadcast.kinds]
     write_atomically(folder / WIRE, (json.dumps(note, indent=2) + "\n").encode())
-    keeper = Keeper(folder / "frames", config.keep_frames)
+    keeper = FrameRecorder(folder / "frames", config.keep_frames)
     federation.tap = keeper if keeper.wants else None
     return federation
 

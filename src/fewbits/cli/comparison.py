@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from fewbits.cli.config import RunConfig, read_json
-from fewbits.engines.memory.checkpoint import write_atomically
 from fewbits.errors import LocalError
+from fewbits.files import write_atomically
 from fewbits.methods.catalogue import options
 
 NAME = "compare.json"

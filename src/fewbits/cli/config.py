@@ -10,9 +10,9 @@ from types import UnionType
 from typing import Any, Self, get_origin, get_type_hints
 
 from fewbits import data, models
-from fewbits.engines.memory import Schedule
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
+from fewbits.files import write_atomically
 from fewbits.learn import LocalSGD, Method
 from fewbits.methods import build
 from fewbits.methods.catalogue import options

@@ -14,15 +14,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fewbits import data as sets
 from fewbits import models
+from fewbits.analysis.diagnosis import Central, Diagnosis, advise
+from fewbits.analysis.diagnosis import diagnose as examine
+from fewbits.analysis.diagnosis.central import Watch, check_rows
+from fewbits.analysis.diagnosis.diagnose import bases, trainings
+from fewbits.analysis.diagnosis.rules import comparison
 from fewbits.cli import options as o
 from fewbits.cli.config import RunConfig
-from fewbits.codecs.bases import KINDS
+from fewbits.codecs.transforms.bases import KINDS
 from fewbits.errors import LocalError
-from fewbits.learn.diagnosis import Central, Diagnosis, advise
-from fewbits.learn.diagnosis import diagnose as examine
-from fewbits.learn.diagnosis.central import Watch, check_rows
-from fewbits.learn.diagnosis.diagnose import bases, trainings
-from fewbits.learn.diagnosis.rules import comparison
 from fewbits.report.diagnosis import write
 from fewbits.report.diagnosis.table import dimensions, gradients, intrinsic, suggestions, terminal
 from fewbits.report.diagnosis.write import FIGURES, PAGE, PICTURE

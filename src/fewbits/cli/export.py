@@ -19,7 +19,7 @@ from fewbits.cli.gossip.play import NODES
 from fewbits.cli.play import MODEL
 from fewbits.codecs import Raw, chain, flat
 from fewbits.errors import LocalError
-from fewbits.link import Sender, save_model
+from fewbits.links import Sender, save_model
 from fewbits.rng import Key
 from fewbits.spec import Spec
 

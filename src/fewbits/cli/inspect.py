@@ -15,9 +15,9 @@ from fewbits.cli.config import read_json
 from fewbits.cli.options import numbers
 from fewbits.codecs import Lift, as_lift
 from fewbits.errors import LocalError
-from fewbits.link.identity import PATCH, SEED, codec_hash
-from fewbits.link.patch import parse_patch
-from fewbits.link.seed import parse_seed
+from fewbits.links.identity import PATCH, SEED, codec_hash
+from fewbits.links.patch import parse_patch
+from fewbits.links.shared_init import parse_seed
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, Frame, Section

@@ -8,7 +8,7 @@ import signal
 import threading
 from types import FrameType
 
-from fewbits.engines.memory.children import WORKER
+from fewbits.engines.common.processes import WORKER
 
 EXIT_CODE = 130  # 128 + SIGINT, as shells have it
 SENTENCE = b"\nFinishing this round; press Ctrl-C again to abort at once.\n"

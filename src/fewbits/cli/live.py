@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from fewbits.engines.memory import RoundReport
+from fewbits.engines.simulation import RoundReport
 from fewbits.report.table import NONE, megabytes
 
 
@@ -33,14 +33,14 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def lane(self, name: str, rounds: int) -> Lane:
+    def row(self, name: str, rounds: int) -> ProgressRow:
         """A new bar."""
         task = self._progress.add_task(name, total=rounds, accuracy="", up=NONE, down=NONE, note="")
         self._progress.refresh()
-        return Lane(self._progress, task)
+        return ProgressRow(self._progress, task)
 
 
-class Lane:
+class ProgressRow:
     """One bar."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:

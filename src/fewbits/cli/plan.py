@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from torch import nn
 
+from fewbits.analysis.forecast import Forecast, Link, forecast
 from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
-from fewbits.cli.subject import subject
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.cli.plan_model import plan_model
 from fewbits.errors import LocalError
-from fewbits.learn.forecast import Forecast, Link, forecast
-from fewbits.learn.space import MODES
+from fewbits.files import write_atomically
+from fewbits.learn.intrinsic_space import MODES
 from fewbits.methods import METHODS, build
 from fewbits.methods.catalogue import options
 from fewbits.report.forecast import figures, terminal
@@ -76,7 +76,7 @@ def plan(
     """
     link, key = Link(uplink_mbps, downlink_mbps), Key(seed)
     names = _names(method)
-    make, what = subject(model, data, params, shapes, key)
+    make, what = plan_model(model, data, params, shapes, key)
     sizes = (clients, per_round, rounds, key)
     lines, refused = _lines(make, names, distribute(settings or (), names), sizes, params is None and shapes is None)
     if not lines:

@@ -18,9 +18,9 @@ from fewbits.cli.assemble import build_federation, build_task, load_data
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.interrupt import EXIT_CODE, Interrupt
-from fewbits.cli.live import Lane, Live
-from fewbits.engines.memory import Task, footprint
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.cli.live import Live, ProgressRow
+from fewbits.engines.simulation import Task, footprint
+from fewbits.files import write_atomically
 from fewbits.report import Record, rows
 from fewbits.report.record import against_dense
 from fewbits.report.table import terminal
@@ -30,11 +30,11 @@ from fewbits.rng import Key
 Done = TypeVar("Done")  # the record of a run
 SUMMARY, MODEL = "summary.json", "model.safetensors"
 NOTES_SHOWN = 5
-FORETOLD = 10**9  # bytes of dense states for all clients, from which on it is said what they will take on disk
+SAID_FROM = 10**9  # bytes of dense states for all clients, from which on it is said what they will take on disk
 
 
 def play(
-    config: RunConfig, folder: Path, task: Task, lane: Lane, interrupt: Interrupt, console: Console
+    config: RunConfig, folder: Path, task: Task, row: ProgressRow, interrupt: Interrupt, console: Console
 ) -> Record | None:
     """One run, new or continued, in its folder; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,8 @@ def play(
     config.write(folder)
     federation = build_federation(config, folder, task)
     if federation.reports:
-        lane.show(federation.reports[-1])
-    result = federation.run(watch=lane.show, stop=lambda: interrupt.asked)
+        row.show(federation.reports[-1])
+    result = federation.run(watch=row.show, stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
         console.print(f"note: {note}", markup=False, style="yellow")
     if result.reports[-1].round < config.rounds:
@@ -67,10 +67,10 @@ def save_model(model: nn.Module, path: Path) -> None:
 
 def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None:
     """One run with its report."""
-    _foretell(config, task, console)
+    _say_estimate(config, task, console)
     try:
         with Interrupt() as interrupt, Live(console) as live:
-            record = play(config, folder, task, live.lane(config.method, config.rounds), interrupt, console)
+            record = play(config, folder, task, live.row(config.method, config.rounds), interrupt, console)
     except KeyboardInterrupt:
         raise aborted(console, f"fewbits train --resume {folder}") from None
     if record is None:
@@ -80,10 +80,10 @@ def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None
     show_report(terminal(rows([record])), notes, folder, console)
 
 
-def _foretell(config: RunConfig, task: Task, console: Console) -> None:
+def _say_estimate(config: RunConfig, task: Task, console: Console) -> None:
     """Say what the clients' states will take on disk where it may be much."""
     dense = sum(x.nbytes for x in task.model.state_dict().values())
-    if dense * config.clients < FORETOLD:
+    if dense * config.clients < SAID_FROM:
         return
     found = footprint(task, config.build_method(), config.schedule(), Key(config.seed))
     console.print(
@@ -97,12 +97,12 @@ def compare(comparison: Comparison, folder: Path, console: Console, title: str, 
     """All runs of a comparison, those that are finished already left out, with one report."""
     found = load_data(comparison.base)
 
-    def one(config: RunConfig, place: Path, lane: Lane, interrupt: Interrupt) -> Record | None:
+    def one(config: RunConfig, place: Path, row: ProgressRow, interrupt: Interrupt) -> Record | None:
         if finished(config, place):
             record = Record.read(place, config.method, config.seed)
-            lane.show(record.last)
+            row.show(record.last)
             return record
-        return None if interrupt.asked else play(config, place, build_task(config, found), lane, interrupt, console)
+        return None if interrupt.asked else play(config, place, build_task(config, found), row, interrupt, console)
 
     target = comparison.target_accuracy
     records = against_dense(play_all(comparison, folder, console, again, one))
@@ -119,7 +119,7 @@ def play_all(
     folder: Path,
     console: Console,
     again: str,
-    one: Callable[[Any, Path, Lane, Interrupt], Done | None],
+    one: Callable[[Any, Path, ProgressRow, Interrupt], Done | None],
 ) -> list[Done]:
     """What `one` gives for each run in turn; when that is None, or after Ctrl-C, say that `again` goes on, and exit."""
     comparison.write(folder)
@@ -128,7 +128,7 @@ def play_all(
         with Interrupt() as interrupt, Live(console) as live:
             for name, config in comparison.runs().items():
                 label = config.method if len(comparison.seeds) == 1 else f"{config.method} seed {config.seed}"
-                record = one(config, folder / name, live.lane(label, config.rounds), interrupt)
+                record = one(config, folder / name, live.row(label, config.rounds), interrupt)
                 if record is None:
                     break
                 records.append(record)

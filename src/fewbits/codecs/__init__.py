@@ -1,28 +1,28 @@
 """Floor 3: codecs, the algebra of compression."""
 
 from fewbits.codecs.base import Codec, Keys, Partial, Total, Transform, same
-from fewbits.codecs.bases import Basis
 from fewbits.codecs.chain import Chain, chain
-from fewbits.codecs.count_sketch import CountSketch, MeanSketch
-from fewbits.codecs.delta import Delta
-from fewbits.codecs.error_feedback import ErrorFeedback
-from fewbits.codecs.fetch_sgd import FetchSGD, FetchStep
-from fewbits.codecs.field import Field, field_sum, summand
-from fewbits.codecs.hold import Hold
-from fewbits.codecs.lift import Lift, TreeTotal
-from fewbits.codecs.lifts import Each, Flat, Route, as_lift, each, flat, route
-from fewbits.codecs.look_back import Adaptive, LookBack
-from fewbits.codecs.low_rank import LowRank
-from fewbits.codecs.predict import Predict
-from fewbits.codecs.quantize import Quantize
-from fewbits.codecs.randk import RandK
-from fewbits.codecs.raw import Raw
-from fewbits.codecs.sign import Sign
-from fewbits.codecs.sketch import Sketch
-from fewbits.codecs.subspace import Subspace
-from fewbits.codecs.threshold import Threshold
-from fewbits.codecs.topk import TopK
-from fewbits.codecs.words import Words
+from fewbits.codecs.lifts.kinds import Each, Flat, Route, as_lift, each, flat, route
+from fewbits.codecs.lifts.lift import Lift, TreeTotal
+from fewbits.codecs.modular_encoding import ModularEncoding, field_sum, linear_values
+from fewbits.codecs.transforms.bases import Basis
+from fewbits.codecs.transforms.count_sketch import CountSketch, MeanSketch
+from fewbits.codecs.transforms.fetch_sgd import FetchSGD, FetchStep
+from fewbits.codecs.transforms.low_rank import LowRank
+from fewbits.codecs.transforms.modular import Modular
+from fewbits.codecs.transforms.quantize import Quantize
+from fewbits.codecs.transforms.randk import RandK
+from fewbits.codecs.transforms.raw import Raw
+from fewbits.codecs.transforms.sign import Sign
+from fewbits.codecs.transforms.sketch import Sketch
+from fewbits.codecs.transforms.subspace import Subspace
+from fewbits.codecs.transforms.threshold import Threshold
+from fewbits.codecs.transforms.topk import TopK
+from fewbits.codecs.wrappers.delta import Delta
+from fewbits.codecs.wrappers.error_feedback import ErrorFeedback
+from fewbits.codecs.wrappers.last_value import LastValue
+from fewbits.codecs.wrappers.look_back import Adaptive, LookBack
+from fewbits.codecs.wrappers.predict import Predict
 
 __all__ = [
     "Adaptive",
@@ -35,9 +35,9 @@ __all__ = [
     "ErrorFeedback",
     "FetchSGD",
     "FetchStep",
-    "Field",
+    "ModularEncoding",
     "Flat",
-    "Hold",
+    "LastValue",
     "Keys",
     "Lift",
     "LookBack",
@@ -57,7 +57,7 @@ __all__ = [
     "Total",
     "Transform",
     "TreeTotal",
-    "Words",
+    "Modular",
     "as_lift",
     "chain",
     "each",
@@ -65,5 +65,5 @@ __all__ = [
     "flat",
     "route",
     "same",
-    "summand",
+    "linear_values",
 ]

@@ -227,13 +227,13 @@ def wide(spec: Spec) -> Spec:
 def same(a: Any, b: Any) -> bool:
     """Equality of messages, states and sides: nested tuples of tensors (compared bit for bit) and plain values."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(words(a), words(b))
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(raw_bits(a), raw_bits(b))
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and bool(a == b)
 
 
-def words(x: Tensor) -> Tensor:
+def raw_bits(x: Tensor) -> Tensor:
     """A float tensor's bits as integers of the same width; integers as they are."""
     if not x.dtype.is_floating_point:
         return x

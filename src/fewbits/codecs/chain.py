@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs.base import Codec, Keys, Partial, Transform
-from fewbits.codecs.quantize import Quantize
-from fewbits.codecs.randk import RandK
-from fewbits.codecs.raw import Raw
-from fewbits.codecs.sign import Sign
-from fewbits.codecs.threshold import Threshold
-from fewbits.codecs.topk import TopK
+from fewbits.codecs.transforms.quantize import Quantize
+from fewbits.codecs.transforms.randk import RandK
+from fewbits.codecs.transforms.raw import Raw
+from fewbits.codecs.transforms.sign import Sign
+from fewbits.codecs.transforms.threshold import Threshold
+from fewbits.codecs.transforms.topk import TopK
 from fewbits.coders import Elias, Fixed, Golomb, Rans
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
@@ -99,7 +99,7 @@ class Chain(Codec):
             with out.section(type(transform).__name__):
                 transform.write(side, before, out)
         with out.section(type(self.coder).__name__):
-            self.coder.write(to_words(message.carrier), specs[-1], out)
+            self.coder.write(to_raw_bits(message.carrier), specs[-1], out)
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> ChainMessage:
         """Sides in order, each of which tells the next Spec, then the carrier."""
@@ -110,7 +110,7 @@ class Chain(Codec):
             spec = transform.carrier(sides[-1], spec)
         with src.section(type(self.coder).__name__):
             values = self.coder.read(spec, src)
-        return ChainMessage(tuple(sides), from_words(values, spec))
+        return ChainMessage(tuple(sides), from_raw_bits(values, spec))
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
         """Nothing."""
@@ -128,7 +128,7 @@ class Chain(Codec):
 
     def partial(self, message: ChainMessage, spec: Spec, state: Any) -> tuple[Partial, tuple[()]]:
         """Stop before the linear transforms at the front, or before a sparse one's scatter."""
-        first = len(self.front)
+        first = len(self.linear_prefix)
         if first:
             return Partial(self._join(message, spec, first), side=message.sides[:first]), ()
         if self.transforms and self.transforms[0].sparse:
@@ -137,12 +137,12 @@ class Chain(Codec):
 
     def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
         """Join a sum of carriers through the linear transforms at the front."""
-        if not self.front:
+        if not self.linear_prefix:
             return total
-        return Chain(self.front, Fixed())._join(ChainMessage(side, total), spec, 0)
+        return Chain(self.linear_prefix, Fixed())._join(ChainMessage(side, total), spec, 0)
 
     @property
-    def front(self) -> tuple[Transform, ...]:
+    def linear_prefix(self) -> tuple[Transform, ...]:
         """The linear transforms that the chain begins with: sums are taken of what they leave."""
         return tuple(takewhile(lambda transform: transform.linear, self.transforms))
 
@@ -169,7 +169,7 @@ class Chain(Codec):
             delta=delta,
             payload_bits=fixed,
             portable=all(c.portable for c in parts),
-            linear=bool(self.front),
+            linear=bool(self.linear_prefix),
         )
 
     @classmethod
@@ -223,7 +223,7 @@ def as_codec(part: Codec | Transform | Coder, owner: str) -> Codec:
 _WORDS = {16: np.uint16, 32: np.uint32, 64: np.uint64}
 
 
-def to_words(x: Tensor) -> np.ndarray:
+def to_raw_bits(x: Tensor) -> np.ndarray:
     """A carrier as coders see it: integers as they are, floats as words."""
     x = x.detach().contiguous().cpu()
     if not x.dtype.is_floating_point:
@@ -232,7 +232,7 @@ def to_words(x: Tensor) -> np.ndarray:
     return x.view({16: torch.int16, 32: torch.int32, 64: torch.int64}[bits]).numpy().view(_WORDS[bits])
 
 
-def from_words(values: np.ndarray, spec: Spec) -> Tensor:
+def from_raw_bits(values: np.ndarray, spec: Spec) -> Tensor:
     """Back from `to_words`; whether floats are finite, the receiver checks once, at the end.
 
     In memory of its own, unless what was read is lent (see `BitReader`).

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from fewbits.errors import LocalError
-from fewbits.factor import hold
+from fewbits.factor import compose_once
 from fewbits.factor.factors import Factors
 from fewbits.factor.initial import INITS, draw
 from fewbits.factor.layers import DENSE, ORDER, factored, weights
@@ -93,7 +93,7 @@ class Factorisation:
                     setattr(place.module, DENSE, {**reasons, place.attribute: p.reason})
         mark_private(model, stays)
         if any(len(p.weight.places) > 1 for p in chosen):
-            hold.attach(model)
+            compose_once.attach(model)
         return model
 
     def plan(self, model: nn.Module) -> tuple[list[Planned], set[str]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.errors import LocalError
-from fewbits.factor import hold
+from fewbits.factor import compose_once
 from fewbits.factor.compose import hadamard, own_precision
 from fewbits.factor.rank import Grid
 
@@ -62,7 +62,7 @@ class Factors(nn.Module):
 
     def forward(self) -> Tensor:
         """The composed weight, in the dense weight's shape."""
-        return hold.once(self, self.X1, self._compose)
+        return compose_once.once(self, self.X1, self._compose)
 
     def _compose(self) -> Tensor:
         return compose(self.form, [self.parts(half + 1) for half in range(self.halves)], self.tanh).view(self.shape)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fewbits.errors import LocalError
-from fewbits.factor import hold
+from fewbits.factor import compose_once
 from fewbits.factor.layers import DENSE, ORDER, Place, chains, factored
 from fewbits.factor.names import MARK
 
@@ -35,7 +35,7 @@ def merge(model: Model) -> Model:
     for own in layers.values():
         _make_plain(own[0].module, {p.attribute: composed_at[id(p.module), p.attribute] for p in own})
     for module in plain.modules():
-        hold.detach(module)
+        compose_once.detach(module)
         for mark in (ORDER, DENSE, MARK):
             module.__dict__.pop(mark, None)
     return plain

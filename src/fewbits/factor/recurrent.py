@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fewbits.factor import hold
+from fewbits.factor import compose_once
 
 
 def read_weights_afresh(module: nn.RNNBase) -> None:
@@ -18,7 +18,7 @@ def read_weights_afresh(module: nn.RNNBase) -> None:
     module.__dict__.pop("_flat_weights", None)
     kind._flat_weights = property(_read, _ignore)  # pyright: ignore[reportAttributeAccessIssue]
     kind._update_flat_weights = _nothing
-    hold.attach(module)
+    compose_once.attach(module)
 
 
 def _read(self: nn.RNNBase) -> list[Tensor]:

@@ -137,13 +137,13 @@ def encode(data, frequency, bits, lanes, out):
     p = len(out)
     whole = (len(data) & ~3) if lanes == 4 else 0
     for i in range(len(data) - 1, whole - 1, -1):
-        s, lane = data[i], i % lanes
-        x = states[lane]
+        s, row = data[i], i % lanes
+        x = states[row]
         if x >= limit[s]:
             p -= 1
             out[p] = x & U(0xFFFF)
             x >>= U(16)
-        states[lane] = x + bias[s] + high_product(x, inverse[s]) * rest[s]
+        states[row] = x + bias[s] + high_product(x, inverse[s]) * rest[s]
     x0, x1, x2, x3 = states[0], states[1], states[2], states[3]
     for i in range(whole - 4, -1, -4):
         four = data[i : i + 4]
@@ -172,9 +172,9 @@ def encode(data, frequency, bits, lanes, out):
         x0 >>= over << U(4)
         x0 += bias[s] + high_product(x0, inverse[s]) * rest[s]
     states[0], states[1], states[2], states[3] = x0, x1, x2, x3
-    for lane in range(lanes - 1, -1, -1):
-        out[p - 1] = states[lane] & U(0xFFFF)
-        out[p - 2] = states[lane] >> U(16)
+    for row in range(lanes - 1, -1, -1):
+        out[p - 1] = states[row] & U(0xFFFF)
+        out[p - 2] = states[row] >> U(16)
         p -= 2
     return p
 
@@ -194,9 +194,9 @@ def decode(words, frequency, bits, lanes, out):
             model[s] = np.uint32((f << 16) | start)
             start += f
     states = np.full(4, LOW, np.uint64)
-    for lane in range(lanes):
-        states[lane] = (U(words[2 * lane]) << U(16)) | U(words[2 * lane + 1])
-        if states[lane] < U(LOW):
+    for row in range(lanes):
+        states[row] = (U(words[2 * row]) << U(16)) | U(words[2 * row + 1])
+        if states[row] < U(LOW):
             return -1
     p, n, i = 2 * lanes, len(out), 0
     down, mask = U(bits), U((1 << bits) - 1)
@@ -239,8 +239,8 @@ def decode(words, frequency, bits, lanes, out):
             i += 4
     states[0], states[1], states[2], states[3] = x0, x1, x2, x3
     while i < n:
-        lane = i % lanes
-        x = states[lane]
+        row = i % lanes
+        x = states[row]
         slot = x & mask
         s = slots[slot]
         m = U(model[s])
@@ -251,9 +251,9 @@ def decode(words, frequency, bits, lanes, out):
                 return -1
             x = (x << U(16)) | U(words[p])
             p += 1
-        states[lane] = x
+        states[row] = x
         i += 1
-    for lane in range(4):
-        if states[lane] != U(LOW):
+    for row in range(4):
+        if states[row] != U(LOW):
             return -1
     return p

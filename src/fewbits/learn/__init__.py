@@ -1,6 +1,5 @@
 """Floor 5: local training, server optimisers, and the two sides of a federation."""
 
-from fewbits.learn import topology
 from fewbits.learn.client import Client
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import (
@@ -14,15 +13,13 @@ from fewbits.learn.gossip import (
     Node,
     NoProx,
 )
+from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import FedDyn, FedProx, Plain, Scaffold
 from fewbits.learn.optimizers import FedAdam, FedDynServer, FedYogi, ServerSGD
-from fewbits.learn.privacy import GaussianMechanism, epsilon
-from fewbits.learn.protection import Protection
 from fewbits.learn.server import Server
-from fewbits.learn.space import Space
 
 __all__ = [
     "Choco",
@@ -35,7 +32,6 @@ __all__ = [
     "FedProx",
     "FedYogi",
     "FlatModel",
-    "GaussianMechanism",
     "GossipMethod",
     "GroupL1",
     "L1",
@@ -46,11 +42,8 @@ __all__ = [
     "Node",
     "Objective",
     "Plain",
-    "Protection",
     "Scaffold",
     "Server",
     "ServerSGD",
-    "Space",
-    "epsilon",
-    "topology",
+    "IntrinsicSpace",
 ]

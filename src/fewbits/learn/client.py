@@ -15,7 +15,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
-from fewbits.link import Downlink, Follower, Sender
+from fewbits.links import Downlink, Sender, Subscriber
 from fewbits.rng import Key
 
 
@@ -50,7 +50,7 @@ class Client:
         spec = exchange.spec(self._flat, self.objective.extra)
         self.up = Sender(exchange.with_buffers(as_lift(up, "Client"), spec), spec, key.fold("up"), common)
         made = exchange.initial(build, self.objective.extra) if build is not None else None
-        self.down = Follower(exchange.downlink(down, spec), spec, made)
+        self.down = Subscriber(exchange.downlink(down, spec), spec, made)
         self._waiting = False  # a reply has not been acknowledged
 
     def receive(self, bundle: bytes) -> None:

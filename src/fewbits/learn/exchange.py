@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.codecs import Flat, Lift, Raw, Route, chain
-from fewbits.codecs.span import pieces
+from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
-from fewbits.link import Downlink
-from fewbits.link.downlink import Part
-from fewbits.link.epochs import WHOLE
+from fewbits.links import Downlink
+from fewbits.links.downlink import Part
+from fewbits.links.epochs import WHOLE
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 

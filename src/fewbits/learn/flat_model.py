@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewbits.errors import LocalError
 from fewbits.factor.names import private
-from fewbits.learn.noise import draws
+from fewbits.learn.seeding import draws
 
 
 class FlatModel:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.noise import seeded
+from fewbits.learn.seeding import seeded
 from fewbits.rng import Key
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> mean over the batch, a scalar

@@ -10,13 +10,13 @@ from fewbits.codecs import Lift
 from fewbits.errors import LocalError
 from fewbits.factor import Factorisation
 from fewbits.factor.names import mark_private, staying
-from fewbits.learn.masking import Masking
+from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
-from fewbits.learn.protection import Protection
-from fewbits.learn.space import Space
-from fewbits.link import Downlink
+from fewbits.links import Downlink
+from fewbits.privacy.differential_privacy import DifferentialPrivacy
+from fewbits.privacy.pairwise_masking import PairwiseMasking
 from fewbits.rng import Key
 
 NORMALISE = ("sampled", "all")
@@ -35,10 +35,10 @@ class Method:
     normalise: str = "sampled"  # or "all": divide by everybody's examples (LBGM's official code)
     objective: Objective = field(default_factory=Plain)  # what clients follow besides their loss
     factor: Factorisation | None = None  # the model's weights become factors before the first round
-    space: Space | None = None  # the subspaces that the model moves in
+    space: IntrinsicSpace | None = None  # the subspaces that the model moves in
     private: tuple[str, ...] = ()  # shell patterns on names: parameters that stay with their client
-    protection: Protection | None = None  # noise on what clients send
-    masking: Masking | None = None  # only the sum of a round's messages can be read
+    protection: DifferentialPrivacy | None = None  # noise on what clients send
+    masking: PairwiseMasking | None = None  # only the sum of a round's messages can be read
 
     def __post_init__(self) -> None:
         if self.normalise not in NORMALISE:
@@ -66,7 +66,7 @@ class Method:
         """What a client with so many examples counts in a mean; under dp and masks all count alike."""
         return examples if self.protection is None and self.masking is None else 1
 
-    def among(self, clients: int) -> Method:
+    def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
         if self.masking is not None and clients < 2:
             raise LocalError(f"Method: a sum hides its terms when there are two or more; got rounds of {clients}")

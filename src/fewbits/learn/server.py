@@ -11,22 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.codecs import Chain, Codec, Flat, Transform, TreeTotal, as_lift
-from fewbits.codecs.span import pieces
+from fewbits.codecs.flat_view import pieces
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.masking import MaskedTotal, Masking
+from fewbits.learn.intrinsic_space import SENT, IntrinsicSpace
 from fewbits.learn.method import NORMALISE
 from fewbits.learn.objective import Objective, Vectors
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
-from fewbits.learn.space import SENT, Space
-from fewbits.link import Broadcast, Downlink, Receiver, Seed, StateStore, ends
-from fewbits.link.bundle import wrap
-from fewbits.link.epochs import WHOLE, EpochBroadcast
-from fewbits.link.finite import all_finite
-from fewbits.link.own import Recipe
+from fewbits.links import Broadcast, Downlink, Receiver, SharedInit, StateStore, ends
+from fewbits.links.bundle import wrap
+from fewbits.links.epochs import WHOLE, EpochBroadcast
+from fewbits.links.finite import all_finite
+from fewbits.links.personal_updates import HeldState
+from fewbits.privacy.pairwise_masking import MaskedTotal, PairwiseMasking
 from fewbits.rng import Key
 from fewbits.wire import Frame
 from fewbits.wire.frame import acknowledged
@@ -58,8 +58,8 @@ class Server:
         total_weight: float | None = None,
         common: Key = Key(0),
         objective: Objective | None = None,
-        space: Space | None = None,
-        masking: Masking | None = None,
+        space: IntrinsicSpace | None = None,
+        masking: PairwiseMasking | None = None,
         seed: tuple[Key, Callable[[Key], nn.Module]] | None = None,
     ) -> None:
         """`store` keeps the clients' states on disk; without it they stay in memory.
@@ -94,7 +94,7 @@ class Server:
         self.masking, self.void = masking, False  # whether the last round's masks did not cancel
         self.up_spec = self.spec if masking is None else masking.spec(self.spec)  # of what a client sends
         self.up = exchange.with_buffers(as_lift(up, "Server"), self.up_spec)
-        first = None if seed is None else Seed(seed[0], exchange.initial(seed[1], self.objective.extra, space))
+        first = None if seed is None else SharedInit(seed[0], exchange.initial(seed[1], self.objective.extra, space))
         self.broadcast: Broadcast | EpochBroadcast
         if space is None:
             way = exchange.downlink(down, self.spec)
@@ -117,19 +117,24 @@ class Server:
         self._shared = Receiver(self.up, self.up_spec, common)  # lent to each client in turn when states are on disk
         self._fresh = self._shared.dump()
         self._before: bytes | None = None  # what it was lent as
-        self._held: dict[int, Recipe] = {}  # what clients hold that have left the public model, if not in the store
-        self._offered: dict[int, Recipe] = {}  # what they will, once the last bundle has arrived
+        self._held: dict[int, HeldState] = {}  # what clients hold that have left the public model, if not in the store
+        self._offered: dict[int, HeldState] = {}  # what they will, once the last bundle has arrived
         self._clear()
 
     def _check_carrier(self) -> None:
         """An optimiser that steps on carriers needs them, of one vector with all that travels, as they were added."""
-        front, codec = self.optimizer.carrier, self.up.inner[0]
-        if front is None:
+        linear_prefix, codec = self.optimizer.carrier, self.up.inner[0]
+        if linear_prefix is None:
             return
-        if self.space or not isinstance(self.up, Flat) or not isinstance(codec, Chain) or codec.front != (front,):
+        if (
+            self.space
+            or not isinstance(self.up, Flat)
+            or not isinstance(codec, Chain)
+            or codec.linear_prefix != (linear_prefix,)
+        ):
             raise LocalError(
-                f"Server: {self.optimizer!r} steps on sums of what {front!r} leaves, so the uplink must be "
-                f"flat(chain({front!r}, ...)), not in a subspace, and nothing but parameters may travel (use GroupNorm "
+                f"Server: {self.optimizer!r} steps on sums of what {linear_prefix!r} leaves, so the uplink must be "
+                f"flat(chain({linear_prefix!r}, ...)), not in a subspace, and nothing but parameters may travel (use GroupNorm "
                 f"instead of BatchNorm); got {self.up!r}"
             )
 
@@ -166,12 +171,12 @@ class Server:
         """Whether clients may hold models of their own, near the public one."""
         return self.broadcast.own is not None
 
-    def held(self, client: int) -> Recipe:
+    def held(self, client: int) -> HeldState:
         """What this client is known to hold: a public version, and frames that were made for it alone since."""
         version = self.versions.get(client, 0)
         data = None if self.store is None else self.store.get(client, HELD)
-        recipe = Recipe.read(data) if data else self._held.get(client, Recipe())
-        return recipe if version and recipe.version == version else Recipe(version)
+        recipe = HeldState.read(data) if data else self._held.get(client, HeldState())
+        return recipe if version and recipe.version == version else HeldState(version)
 
     def _settle(self, client: int, version: int) -> None:
         """The client holds this version: what the last bundle offered, or what it held before it.
@@ -188,7 +193,7 @@ class Server:
         recipe = self.broadcast.compact(self._offered.pop(client))
         self.versions[client] = version
         if self.store is not None:
-            self.store.put(client, HELD, self.round + 1, bytes(recipe if recipe.frames else Recipe()))
+            self.store.put(client, HELD, self.round + 1, bytes(recipe if recipe.frames else HeldState()))
         else:
             self._held[client] = recipe
 

@@ -13,8 +13,8 @@ from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.objective import Objective
-from fewbits.link import StateStore
-from fewbits.link.kept import open_sealed, seal
+from fewbits.links import StateStore
+from fewbits.links.client_state import open_sealed, seal
 
 KEPT = "client.kept"  # the part's name in a StateStore
 

@@ -26,7 +26,7 @@ def fedpaq(bits: int = 8, down: str = "dense", momentum: float = 0.0) -> Method:
     return Method("fedpaq", flat(up), downlink(down), ServerSGD(momentum=momentum))
 
 
-def laid_over(name: str, over: Method | None, **changes: object) -> Method:
+def wrap_method(name: str, over: Method | None, **changes: object) -> Method:
     """The method `over` (default: dense) with fields changed, as `name+over`; over dense, as `name` alone."""
     over = over or dense()
     return replace(over, name=name if over.name == "dense" else f"{name}+{over.name}", **changes)  # pyright: ignore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewbits.codecs import Chain, Delta, Lift, Quantize, Raw, Threshold, TopK, chain, flat
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
-from fewbits.link import Downlink
+from fewbits.links import Downlink
 
 DOWNLINKS = ("dense", "fp16", "delta8", "delta4", "sparse", "changes", "own8", "own4")
 

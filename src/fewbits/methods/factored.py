@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fewbits.factor import Factorisation
 from fewbits.learn.method import LAST, Method
-from fewbits.methods.dense import laid_over
+from fewbits.methods.dense import wrap_method
 
 
 def fedpara(
@@ -26,7 +26,7 @@ def fedpara(
     travels within `budget` bytes of float32.
     """
     how = Factorisation("fedpara", gamma, _patterns(skip), _patterns(only), init, tanh, budget_bytes=budget or None)
-    return laid_over("fedpara", over, factor=how)
+    return wrap_method("fedpara", over, factor=how)
 
 
 def lowrank(
@@ -34,7 +34,7 @@ def lowrank(
 ) -> Method:
     """The baseline W = X Y^T (Tucker-2 for kernels) with as many numbers as FedPara at the same gamma."""
     how = Factorisation("lowrank", gamma, _patterns(skip), _patterns(only), budget_bytes=budget or None)
-    return laid_over("lowrank", over, factor=how)
+    return wrap_method("lowrank", over, factor=how)
 
 
 def pfedpara(
@@ -47,7 +47,7 @@ def pfedpara(
 ) -> Method:
     """pFedPara: W = W1 o (W2 + 1); W1's factors travel, W2's stay with their client."""
     how = Factorisation("pfedpara", gamma, _patterns(skip), _patterns(only), tanh=tanh, budget_bytes=budget or None)
-    return laid_over("pfedpara", over, factor=how)
+    return wrap_method("pfedpara", over, factor=how)
 
 
 def fedper(over: Method | None = None, private: str = LAST) -> Method:
@@ -55,12 +55,12 @@ def fedper(over: Method | None = None, private: str = LAST) -> Method:
 
     `private`: shell patterns on layer names, separated by commas.
     """
-    return laid_over("fedper", over, private=_patterns(private))
+    return wrap_method("fedper", over, private=_patterns(private))
 
 
 def local() -> Method:
     """Every client for itself: nothing of the model travels, and a frame is its header."""
-    return laid_over("local", None, private=("*",))
+    return wrap_method("local", None, private=("*",))
 
 
 def _patterns(text: str) -> tuple[str, ...]:

@@ -25,5 +25,7 @@ def fetchsgd(
 
     The paper's local top-k, with which it compares, is `topk` (fraction = k / parameters, bits=32).
     """
-    front = MeanSketch(columns, rows, seed)
-    return Method("fetchsgd", flat(front), downlink(down), FetchServer(front, FetchSGD(k, momentum, lr, feedback)))
+    linear_prefix = MeanSketch(columns, rows, seed)
+    return Method(
+        "fetchsgd", flat(linear_prefix), downlink(down), FetchServer(linear_prefix, FetchSGD(k, momentum, lr, feedback))
+    )

@@ -5,9 +5,9 @@ Wang and Melas-Kyriazi, 2021 (arXiv 2112.02656).
 
 from __future__ import annotations
 
+from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.method import Method
-from fewbits.learn.space import Space
-from fewbits.methods.dense import laid_over
+from fewbits.methods.dense import wrap_method
 from fewbits.methods.downlink import downlink
 
 
@@ -25,5 +25,5 @@ def intrinsic(
 
     `epoch`: rounds until the matrices change, in the modes "time-varying" and "k-subspace"; `k`: matrices per epoch.
     """
-    space = Space(dim, mode, k, epoch, basis, scale, seed)
-    return laid_over("intrinsic", over, down=downlink("dense"), space=space)
+    space = IntrinsicSpace(dim, mode, k, epoch, basis, scale, seed)
+    return wrap_method("intrinsic", over, down=downlink("dense"), space=space)

@@ -7,10 +7,10 @@ et al., CCS 2017.
 from __future__ import annotations
 
 from fewbits.errors import LocalError
-from fewbits.learn.masking import Masking
 from fewbits.learn.method import Method
-from fewbits.learn.protection import Protection
-from fewbits.methods.dense import dense, laid_over
+from fewbits.methods.dense import dense, wrap_method
+from fewbits.privacy.differential_privacy import DifferentialPrivacy
+from fewbits.privacy.pairwise_masking import PairwiseMasking
 
 
 def dp(
@@ -20,7 +20,7 @@ def dp(
 
     `share`: "local", each message is private by itself; "central", only the sum of a round's messages is.
     """
-    return laid_over("dp", over, protection=Protection(clip, noise, delta, share))
+    return wrap_method("dp", over, protection=DifferentialPrivacy(clip, noise, delta, share))
 
 
 def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:
@@ -34,5 +34,5 @@ def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> 
             "masked: words stand for the numbers of a dense uplink, as of dense, fedprox, intrinsic, fedpara; "
             f"{over.name} sends by {over.up!r}"
         )
-    masking = Masking(bits, largest)
-    return laid_over("masked", over, up=masking.up, masking=masking)
+    masking = PairwiseMasking(bits, largest)
+    return wrap_method("masked", over, up=masking.up, masking=masking)

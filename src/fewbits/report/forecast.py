@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fewbits.learn.forecast import Forecast, Link
+from fewbits.analysis.forecast import Forecast, Link
 from fewbits.report.figure import size
 from fewbits.report.table import NONE
 

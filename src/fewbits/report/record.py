@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fewbits.engines.memory import RoundReport
+from fewbits.engines.simulation import RoundReport
 from fewbits.errors import LocalError
-from fewbits.link import ledger
+from fewbits.links import ledger
 
 
 @dataclass(frozen=True)

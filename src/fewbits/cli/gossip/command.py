@@ -15,10 +15,10 @@ from fewbits.cli.folder import check_free, claim
 from fewbits.cli.gossip import nodes as each
 from fewbits.cli.gossip import play
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
-from fewbits.engines.dist import Place, World
+from fewbits.engines.distributed import ProcessInfo, World
 from fewbits.errors import LocalError
-from fewbits.learn.topology import NAMED
 from fewbits.methods.gossip import GOSSIP
+from fewbits.topology import NAMED
 
 DEFAULT = GossipConfig()
 NETWORK = "Network"
@@ -80,7 +80,7 @@ def gossip(
     parameters = {name: value for name, value in locals().items() if name != "settings"}
     found = o.given(parameters | {"clients": nodes, "on_disk": on_disk or None}, GossipConfig)
     text = {"methods": methods, "seeds": seeds, "set": settings}
-    if Place.given():
+    if ProcessInfo.given():
         with World() as world:
             comparison, folder = _wanted(found, text, target_accuracy, resume, out, force)
             each.compare(comparison, folder, resume is None, force, world)

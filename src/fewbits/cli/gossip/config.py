@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import fewbits.topology as graphs
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.errors import LocalError
-from fewbits.learn import topology as graphs
 from fewbits.learn.gossip import GossipMethod
-from fewbits.learn.topology import Network, Sleepy, Topology
 from fewbits.methods import gossip
 from fewbits.rng import Key
+from fewbits.topology import IntermittentNodes, Network, Topology
 
 UNUSED = ("per_round", "holdout", "keep_frames")  # a server's
 
@@ -62,7 +62,11 @@ class GossipConfig(RunConfig):
 
     def network(self) -> Network:
         """The graph of every round."""
-        return Sleepy(self.graph(), self.inactive, Key(self.seed).fold("inactive")) if self.inactive else self.graph()
+        return (
+            IntermittentNodes(self.graph(), self.inactive, Key(self.seed).fold("inactive"))
+            if self.inactive
+            else self.graph()
+        )
 
 
 @dataclass(frozen=True)

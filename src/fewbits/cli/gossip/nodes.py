@@ -11,9 +11,9 @@ from fewbits.cli.assemble import load_data
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.gossip.play import SUMMARY, build_task, conclude, finished, keep, show
-from fewbits.cli.live import Lane, Live
+from fewbits.cli.live import Live, ProgressRow
 from fewbits.data import Data
-from fewbits.engines.dist import DistRun, World
+from fewbits.engines.distributed import DistributedRun, World
 from fewbits.report.gossip import GossipRecord
 from fewbits.rng import Key
 
@@ -37,25 +37,25 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
         records = []
         for name, config in comparison.runs().items():
             assert isinstance(config, GossipConfig)
-            lane = live.lane(name if len(comparison.seeds) > 1 else config.method, config.rounds)
-            records.append(_play(config, folder / name, found, lane, world))
+            row = live.row(name if len(comparison.seeds) > 1 else config.method, config.rounds)
+            records.append(_play(config, folder / name, found, row, world))
     if world.rank == 0:
         conclude(comparison, folder, [record for record in records if record is not None], console)
 
 
-def _play(config: GossipConfig, folder: Path, found: Data, lane: Lane, world: World) -> GossipRecord | None:
+def _play(config: GossipConfig, folder: Path, found: Data, row: ProgressRow, world: World) -> GossipRecord | None:
     """One run, unless it is finished already; its record, at rank 0."""
     record = finished(config, folder) if world.rank == 0 else None
     first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
     if first["finished"]:
         if record is not None:
-            show(lane, record.last)
+            show(row, record.last)
         return record
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
         config.write(folder)
     task, method = build_task(config, found), config.gossip_method()
-    run = DistRun(task, method, config.network(), config.schedule(), Key(config.seed), folder, world)
-    result = run.run(watch=lambda report: show(lane, report))
+    run = DistributedRun(task, method, config.network(), config.schedule(), Key(config.seed), folder, world)
+    result = run.run(watch=lambda report: show(row, report))
     return keep(result, config, folder) if world.rank == 0 else None

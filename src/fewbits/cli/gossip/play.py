@@ -15,13 +15,13 @@ from fewbits.cli.assemble import load_data
 from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
-from fewbits.cli.live import Lane
+from fewbits.cli.live import ProgressRow
 from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, play_all, save_model, show_report, write_summary
 from fewbits.cli.play import finished as play_finished
 from fewbits.data import Data
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
-from fewbits.engines.memory import Task
-from fewbits.engines.memory.checkpoint import write_atomically
+from fewbits.engines.simulation import Task
+from fewbits.files import write_atomically
 from fewbits.learn.flat_model import FlatModel
 from fewbits.report.gossip import GossipRecord, against_dsgd, rows, terminal, write
 from fewbits.rng import Key
@@ -44,7 +44,7 @@ def build_run(config: GossipConfig, folder: Path, found: Data) -> GossipRun:
 
 
 def play(
-    config: GossipConfig, folder: Path, found: Data, lane: Lane, interrupt: Interrupt, console: Console
+    config: GossipConfig, folder: Path, found: Data, row: ProgressRow, interrupt: Interrupt, console: Console
 ) -> GossipRecord | None:
     """One run; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,8 +52,8 @@ def play(
     config.write(folder)
     run = build_run(config, folder, found)
     if run.reports:
-        show(lane, run.reports[-1])
-    result = run.run(watch=lambda report: show(lane, report), stop=lambda: interrupt.asked)
+        show(row, run.reports[-1])
+    result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
         console.print(f"note: {note}", markup=False, style="yellow")
     return keep(result, config, folder)
@@ -71,21 +71,21 @@ def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipReco
     return record
 
 
-def show(lane: Lane, report: GossipReport) -> None:
+def show(row: ProgressRow, report: GossipReport) -> None:
     """Bring a run's bar to a report."""
     note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
-    lane.bring(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
+    row.bring(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
 
 
 def compare(comparison: GossipComparison, folder: Path, console: Console) -> None:
     """All runs, those that are finished already left out, with one report."""
     found = load_data(comparison.base)
 
-    def one(config: GossipConfig, place: Path, lane: Lane, interrupt: Interrupt) -> GossipRecord | None:
+    def one(config: GossipConfig, place: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
         if record := finished(config, place):
-            show(lane, record.last)
+            show(row, record.last)
             return record
-        return None if interrupt.asked else play(config, place, found, lane, interrupt, console)
+        return None if interrupt.asked else play(config, place, found, row, interrupt, console)
 
     conclude(
         comparison, folder, play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one), console

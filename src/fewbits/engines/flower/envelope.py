@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from isal.isal_zlib import crc32
 
 from fewbits.errors import WireError
-from fewbits.link.bundle import pack, unpack
+from fewbits.links.bundle import pack, unpack
 
 NAME = "fewbits"  # of the record, of its value, and the stype of large ones
 VERSION = 2

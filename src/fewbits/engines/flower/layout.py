@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 
 from fewbits.errors import LocalError, WireError
-from fewbits.link.bundle import pack, unpack
+from fewbits.links.bundle import pack, unpack
 
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's: buffers, which no lossy codec may touch
 HEADER = re.compile(

@@ -12,11 +12,11 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
 from fewbits.engines.flower import envelope as wire
+from fewbits.engines.flower.client_end import ClientEnd
 from fewbits.engines.flower.envelope import Envelope
-from fewbits.engines.flower.site import Site
 from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.learn.method import Method
-from fewbits.link import Downlink
+from fewbits.links import Downlink
 from fewbits.rng import Key
 
 App = Callable[[Message, Context], Message]
@@ -83,12 +83,12 @@ def _answer(
     call_next: App,
 ) -> Envelope | Message:
     client, folder = _client(context), _folder(asked, context)
-    with closing(Site(folder, client, method, key)) as site:
+    with closing(ClientEnd(folder, client, method, key)) as site:
         if asked.kind == "hello":
             _compare(asked, method, key)
             return Envelope("hello", asked.round, {"client": client, "state": site.name})
         try:
-            layout = site.follow(asked.round, asked.part(), asked.parts[1] if len(asked.parts) > 1 else None)
+            layout = site.receive(asked.round, asked.part(), asked.parts[1] if len(asked.parts) > 1 else None)
         except DesyncError:
             site.forget()
             raise

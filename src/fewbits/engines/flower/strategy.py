@@ -13,17 +13,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from torch import Tensor
 
-from fewbits.engines.flower.books import Books, end_bytes
+from fewbits.engines.flower.client_channel import ClientChannel, ClientReply
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
-from fewbits.engines.flower.post import Post, Turn
 from fewbits.engines.flower.quarantine import Quarantine
+from fewbits.engines.flower.run_store import RunStore, end_bytes
 from fewbits.errors import LocalError, WireError
 from fewbits.learn import Server, exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.link import Entry, Receiver
-from fewbits.link.ledger import stages
+from fewbits.links import Entry, Receiver
+from fewbits.links.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
 
@@ -55,7 +55,7 @@ class Compressed(Strategy):
         self.state = Path(state) if state is not None else None
         self.quarantine = quarantine or Quarantine()
         self.timeout = 3600.0  # seconds that a round, or a hello, may take
-        self.books: Books | None = None  # from the first round on
+        self.books: RunStore | None = None  # from the first round on
 
     def summary(self) -> None:
         """The inner strategy's, and the links."""
@@ -68,7 +68,7 @@ class Compressed(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The inner strategy's messages, as bundles for those who have the mod."""
-        self._become(grid, arrays)
+        self._load(grid, arrays)
         self.server.round = server_round - 1  # the loop counts
         messages = list(self.inner.configure_train(server_round, arrays, config, grid))
         return self.post.addressed("train", server_round, messages, grid, self.timeout, self._chosen())
@@ -77,7 +77,7 @@ class Compressed(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The same for evaluation; for clients that will train next, the bundle would have been due anyway."""
-        self._become(grid, arrays)
+        self._load(grid, arrays)
         messages = list(self.inner.configure_evaluate(server_round, arrays, config, grid))
         return self.post.addressed("evaluate", server_round, messages, grid, self.timeout)
 
@@ -116,7 +116,7 @@ class Compressed(Strategy):
         """
         self.timeout = timeout
         self.summary()
-        books = self._become(grid, initial_arrays)
+        books = self._load(grid, initial_arrays)
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
         result = books.result()
         if evaluate_fn is not None and not books.rounds and (found := evaluate_fn(0, initial_arrays)) is not None:
@@ -144,7 +144,7 @@ class Compressed(Strategy):
         """The clients to train with; None: all that `inner` writes to."""
         return None
 
-    def _become(self, grid: Grid, arrays: ArrayRecord) -> Books:
+    def _load(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
         """Build the server from the first arrays, or make it follow arrays that somebody else has changed since."""
         if self.books is None:
             self.books = self._build(grid, arrays)
@@ -155,7 +155,7 @@ class Compressed(Strategy):
             self.server.replace(theirs)
         return self.books
 
-    def _build(self, grid: Grid, arrays: ArrayRecord) -> Books:
+    def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
         self.layout, method = Layout.of(arrays), self.method
         model = self.layout.module()
         FlatModel(model).load(self.layout.tensors(arrays, "compress"))
@@ -163,7 +163,7 @@ class Compressed(Strategy):
             model, method.up, method.down, self.key.fold("server"), method.server_optimizer, space=method.space
         )
         common = identity(method, self.key) | {"model": str(self.layout.entries), "strategy": type(self.inner).__name__}
-        books = Books(self.state, self.server, str(grid.run.run_id), common)
+        books = RunStore(self.state, self.server, str(grid.run.run_id), common)
         books.restore(self.inner, self.quarantine)
         if self.state is not None:
             size = end_bytes(self.server)
@@ -171,10 +171,10 @@ class Compressed(Strategy):
                 "fewbits: the server keeps %s bytes per client, in two or three versions: %s", f"{size:,}", self.state
             )
         said, weighted_by = identity(method, self.key), getattr(self.inner, "weighted_by_key", None)
-        self.post = Post(self.server, self.layout, books.run, said, books.ledger, self.quarantine, weighted_by)
+        self.post = ClientChannel(self.server, self.layout, books.run, said, books.ledger, self.quarantine, weighted_by)
         return books
 
-    def _aggregate(self, round: int, turns: list[Turn]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def _aggregate(self, round: int, turns: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The inner strategy's aggregate of theta - update."""
         good, theta = [], self.server.flat.named()
         for turn in turns:
@@ -194,7 +194,7 @@ class Compressed(Strategy):
         self.server.replace(self.layout.tensors(arrays, "aggregate_train"))
         return self.arrays, metrics  # in the model's own types, as a run that goes on would have them
 
-    def _update(self, round: int, turn: Turn) -> dict[str, Tensor]:
+    def _update(self, round: int, turn: ClientReply) -> dict[str, Tensor]:
         """start - end of a client, out of its frame or its arrays."""
         if turn.client is None:
             return self._plain(turn)
@@ -202,7 +202,7 @@ class Compressed(Strategy):
         self._count(round, turn, receiver)
         return {name.removeprefix(exchange.BUFFER): x for name, x in update.items()}
 
-    def _plain(self, turn: Turn) -> dict[str, Tensor]:
+    def _plain(self, turn: ClientReply) -> dict[str, Tensor]:
         """start - end of a client that sent arrays; WireError when they are not the model's or not finite."""
         if self.method.space is not None:
             raise WireError("in a run in subspaces every client needs the mod")
@@ -217,7 +217,7 @@ class Compressed(Strategy):
     def _common(self, round: int) -> Key:
         return self.key.fold("round", round, "common")
 
-    def _count(self, round: int, turn: Turn, receiver: Receiver) -> None:
+    def _count(self, round: int, turn: ClientReply, receiver: Receiver) -> None:
         """A frame that counts, in the ledger."""
         assert turn.client is not None and self.books is not None
         self.quarantine.behave(turn.client)
@@ -249,7 +249,7 @@ class Federated(Compressed):
         super().__init__(inner, method, key, state, quorum, quarantine)
         self.clients, self.per_round = clients, per_round or clients
 
-    def _build(self, grid: Grid, arrays: ArrayRecord) -> Books:
+    def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
         """Wait, but no longer than a round may take, until there are as many nodes as clients."""
         until = time.monotonic() + self.timeout
         while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
@@ -259,7 +259,7 @@ class Federated(Compressed):
     def _chosen(self) -> set[int]:
         return set(self.server.sample(self.clients, self.per_round))
 
-    def _aggregate(self, round: int, turns: list[Turn]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def _aggregate(self, round: int, turns: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         inner, good = self.inner, []
         assert isinstance(inner, FedAvg)
         for turn in turns:

@@ -6,12 +6,12 @@ import numpy as np
 
 from fewbits import kernels
 from fewbits.codecs import Chain
-from fewbits.codecs.wrapper import Wrapper
+from fewbits.codecs.wrappers.wrapper import Wrapper
 from fewbits.coders import Golomb
 from fewbits.coders.golomb import predicted_bits
 from fewbits.coders.joined import offsets
-from fewbits.link import Sender
-from fewbits.link.ledger import stages
+from fewbits.links import Sender
+from fewbits.links.ledger import stages
 
 
 def coding(sender: Sender) -> dict[str, float]:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fewbits.engines.common.schedule import Schedule
+from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.run import GossipResult, GossipRun
-from fewbits.engines.memory.schedule import Schedule
-from fewbits.engines.memory.task import Loss, Task
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import LocalSGD
-from fewbits.learn.topology import Network, Sleepy
 from fewbits.rng import Key
+from fewbits.topology import IntermittentNodes, Network
 
 
 def gossip(
@@ -42,6 +42,6 @@ def gossip(
     same bytes, for any number of processes.
     """
     task = Task.of(model, nodes, test, local or LocalSGD(lr=0.1, steps=1), loss)
-    net = Sleepy(network, inactive, key.fold("inactive")) if inactive else network
+    net = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
     schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
     return GossipRun(task, method, net, schedule, key, folder).run(watch)

@@ -12,23 +12,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fewbits.engines.gossip.crew import Crew
-from fewbits.engines.gossip.judge import Judge
+from fewbits.engines.common import checkpoint
+from fewbits.engines.common.disk import sync
+from fewbits.engines.common.logs import LEDGER, METRICS, cut_log
+from fewbits.engines.common.schedule import Schedule
+from fewbits.engines.common.task import Task
+from fewbits.engines.gossip.evaluator import Evaluator
+from fewbits.engines.gossip.node_pool import NodePool
 from fewbits.engines.gossip.report import GossipReport
-from fewbits.engines.gossip.rows import Rows, average, distance
+from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
 from fewbits.engines.gossip.trainer import Sent
-from fewbits.engines.memory import checkpoint
-from fewbits.engines.memory.disk import sync
-from fewbits.engines.memory.federation import LEDGER, METRICS, cut_log
-from fewbits.engines.memory.schedule import Schedule
-from fewbits.engines.memory.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, tuned
-from fewbits.learn.topology import Network
-from fewbits.link import Entry, Ledger
+from fewbits.links import Entry, Ledger
 from fewbits.rng import Key
+from fewbits.topology import Network
 
 VECTORS = "vectors.bin"
 
@@ -70,13 +70,15 @@ class GossipRun:
         self.flat = FlatModel(task.model)
         self.method = tuned(method, exchange.spec(self.flat), network, key.fold("gamma"))
         self.task, self.network, self.schedule, self.key = task, network, schedule, key
-        self.rows = Rows(self.flat, method, network, self.folder / VECTORS if self.folder and on_disk else None)
+        self.rows = SharedVectors(
+            self.flat, method, network, self.folder / VECTORS if self.folder and on_disk else None
+        )
         self.round = 0
         self.notes: list[str] = []
         self.reports: list[GossipReport] = []
         self._seconds = 0.0
         self._ends: dict[str, Tensor] = {}  # of all links, between two uses of the crew
-        self._judge = Judge(task, method)
+        self._judge = Evaluator(task, method)
         self._saved = 0
         self._whole = True  # between two rounds
         self._kept: dict[str, Tensor] | None = self._resume(self.folder) if self.folder else None
@@ -129,7 +131,7 @@ class GossipRun:
         if not self._whole:
             raise LocalError("this GossipRun ended within a round; make a new one")
         vectors = {name: rows.clone() for name, rows in self.rows.named().items()} if self._ends else None
-        with Crew(self.task, self.method, self.network, self.key, self.rows, self.schedule.processes) as crew:
+        with NodePool(self.task, self.method, self.network, self.key, self.rows, self.schedule.processes) as crew:
             self._restore(crew, vectors)
             try:
                 while self.round < self.schedule.rounds:
@@ -146,7 +148,7 @@ class GossipRun:
                     self._save(crew)
                     self.flat.shared.copy_(self.mean)
 
-    def _restore(self, crew: Crew, vectors: dict[str, Tensor] | None) -> None:
+    def _restore(self, crew: NodePool, vectors: dict[str, Tensor] | None) -> None:
         """The players have begun every node afresh: give them back what they were."""
         if self._kept is not None:
             vectors = {name: x for name, x in self._kept.items() if name.startswith("rows.")}
@@ -167,7 +169,7 @@ class GossipRun:
         first = len(self.flat.private[0])
         return self.rows.x[:, first : first + len(self.flat.shared)]
 
-    def _round(self, crew: Crew) -> GossipReport:
+    def _round(self, crew: NodePool) -> GossipReport:
         began, number = time.perf_counter(), self.round + 1
         sent = crew.step()
         lengths = {one.node: one.frame_bytes for one in sent}
@@ -186,7 +188,7 @@ class GossipRun:
         self.reports.append(report)
         return report
 
-    def _save(self, crew: Crew) -> None:
+    def _save(self, crew: NodePool) -> None:
         """Checkpoint after the round that just ended, once its logs are on disk."""
         self._ends = crew.dump()
         if self.folder is None or self._saved == self.round:
@@ -259,7 +261,7 @@ def report_of(
         entropy_bits=_total(sent, "entropy"),
         predicted_bits=_total(sent, "predicted"),
         spectral_gap=network.at(number).gap,
-        inactive=len(network.at(number).asleep),
+        inactive=len(network.at(number).inactive),
         seconds=seconds,
     )
 

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 
 from torch.nn.functional import cross_entropy
 
+from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.coding import coding
-from fewbits.engines.memory.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
-from fewbits.link.ledger import stages
+from fewbits.links.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
 

@@ -29,9 +29,9 @@ from fewbits.codecs import Keys
 from fewbits.errors import LocalError
 from fewbits.learn import exchange
 from fewbits.learn.gossip.method import AUTO, GossipMethod
-from fewbits.learn.topology import Network
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
+from fewbits.topology import Network
 
 GRID = tuple(np.round(np.geomspace(0.01, 1.0, 61), 4).tolist())
 FLAT = 1.05  # the curve is flat near its least, and of nearly equal steps the largest agrees soonest

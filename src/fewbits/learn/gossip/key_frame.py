@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fewbits.errors import WireError
-from fewbits.link import Receiver, Sender
+from fewbits.links import Receiver, Sender
 from fewbits.wire import Frame
 
 

@@ -14,9 +14,9 @@ from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.auto import tuned
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.vectors import Vectors, need
-from fewbits.learn.topology import Network, Topology
-from fewbits.link import Receiver, Sender
+from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
+from fewbits.topology import Network, Topology
 from fewbits.wire import Frame
 
 Train = Callable[[FlatModel], float]  # trains in place; returns eta, the length of its way: learning rate * steps
@@ -93,13 +93,13 @@ class Node:
     @property
     def awake(self) -> bool:
         """Whether this node takes part in the coming round."""
-        return self.me not in self._now.asleep
+        return self.me not in self._now.inactive
 
     @property
     def expected(self) -> tuple[int, ...]:
         """Neighbours that send a frame in the coming round, ascending."""
-        asleep = self._now.asleep
-        return tuple(j for j in self.neighbours if j not in asleep)
+        inactive = self._now.inactive
+        return tuple(j for j in self.neighbours if j not in inactive)
 
     def step(self, train: Train) -> bytes:
         """Train the model, and encode what the neighbours are to hear of it: one frame for all of them.

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip.method import GossipMethod
-from fewbits.learn.topology import Network
+from fewbits.topology import Network
 
 MEMORIES = ("two", "copies")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fewbits.codecs import FetchSGD, MeanSketch
-from fewbits.codecs.sketch import Sketch
+from fewbits.codecs.transforms.sketch import Sketch
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 from fewbits.spec import Spec
@@ -25,20 +25,20 @@ class FetchServer(ServerOptimizer):
     `rule.lr` multiplies it.
     """
 
-    front: MeanSketch  # what the clients' updates become, by one sketch in all rounds
+    linear_prefix: MeanSketch  # what the clients' updates become, by one sketch in all rounds
     rule: FetchSGD  # a round at the server
 
     def __post_init__(self) -> None:
-        if self.front.seed is None:
+        if self.linear_prefix.seed is None:
             raise LocalError("FetchServer: tables of several rounds are added, so the sketch needs a seed; got None")
 
     @property
     def carrier(self) -> MeanSketch:
         """The sketch."""
-        return self.front
+        return self.linear_prefix
 
     def _sketch(self, numel: int) -> Sketch:
-        return self.front.sketch(Spec((numel,)))
+        return self.linear_prefix.sketch(Spec((numel,)))
 
     def init(self, numel: int) -> Moments:
         """u = e = 0.  # (numbers,) each"""

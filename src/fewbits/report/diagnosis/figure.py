@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from fewbits.analysis.diagnosis import Diagnosis, Directions
 from fewbits.errors import LocalError
-from fewbits.learn.diagnosis import Diagnosis, Directions
 from fewbits.report.figure import COLOURS, DPI, LIGHT, Theme
 
 if TYPE_CHECKING:

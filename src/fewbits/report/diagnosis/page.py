@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from fewbits.learn.diagnosis import Advice, Diagnosis
+from fewbits.analysis.diagnosis import Advice, Diagnosis
 from fewbits.report.diagnosis.table import Grid, dimensions, gradients, intrinsic, suggestions
 from fewbits.report.page import document
 

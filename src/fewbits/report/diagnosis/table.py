@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fewbits.learn.diagnosis import Advice, Diagnosis, Directions
+from fewbits.analysis.diagnosis import Advice, Diagnosis, Directions
 
 Grid = list[list[str]]  # the first row is the heading, the first column the row's name
 

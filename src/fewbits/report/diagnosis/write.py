@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fewbits.analysis.diagnosis import Advice, Diagnosis
 from fewbits.errors import LocalError
-from fewbits.learn.diagnosis import Advice, Diagnosis
 from fewbits.report import figure as colours
 from fewbits.report.diagnosis import figure, page
 

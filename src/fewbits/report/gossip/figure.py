@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewbits.errors import LocalError
-from fewbits.learn.topology import Topology, layout
 from fewbits.report.figure import COLOURS, DPI, LIGHT, MARKERS, Theme, size
 from fewbits.report.gossip.record import GossipRecord
+from fewbits.topology import Topology, layout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

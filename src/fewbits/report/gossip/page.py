@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from fewbits.learn.topology import Topology
 from fewbits.report.gossip.record import GossipRecord
 from fewbits.report.page import document
 from fewbits.report.table import megabytes
+from fewbits.topology import Topology
 
 MEASURED = """
 <p>Every byte figure is the length of frames that were really encoded, sent and decoded: 16 bytes of header and the

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fewbits.engines.gossip import GossipReport
 from fewbits.errors import LocalError
-from fewbits.link import ledger
+from fewbits.links import ledger
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fewbits.errors import LocalError
-from fewbits.learn.topology import Topology
 from fewbits.report import figure as themes
 from fewbits.report.gossip import figure, page
 from fewbits.report.gossip.record import GossipRecord
 from fewbits.report.gossip.table import rows
+from fewbits.topology import Topology
 
 
 def write(

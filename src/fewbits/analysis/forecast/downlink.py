@@ -1,0 +1,90 @@
+"""What a client gets that was away, in lengths: the rules of `Broadcast` and `EpochBroadcast` without the frames."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fewbits.learn.intrinsic_space import IntrinsicSpace
+from fewbits.links import Broadcast
+from fewbits.links.bundle import wrapped_bytes
+from fewbits.links.epochs import WHOLE, EpochBroadcast
+from fewbits.wire.frame import HEADER_BYTES
+
+
+class Downlink(ABC):
+    """Versions count from 1, the initial model; round r is played with version r."""
+
+    exact: ClassVar[bool] = True  # lengths do not depend on the updates
+
+    @abstractmethod
+    def frames(self, before: int | None, now: int) -> list[int]:
+        """Lengths of the frames that bring a client from version `before` (None: new) to `now`, bytes."""
+
+    def bundle(self, before: int | None, now: int) -> int:
+        """Length of those frames as one message."""
+        return wrapped_bytes(self.frames(before, now))
+
+
+@dataclass(frozen=True)
+class Whole(Downlink):
+    """The whole model every time."""
+
+    model: int  # bytes of its frame
+    seed: int | None = None  # of the frame that stands for version 1 at first contact
+
+    def frames(self, before: int | None, now: int) -> list[int]:
+        """One."""
+        return [self.model if self.seed is None or before or now > 1 else self.seed]
+
+
+@dataclass(frozen=True)
+class Entries(Downlink):
+    """Differences, or a snapshot when that is shorter; patches, which may be shorter than either, are not foreseen."""
+
+    snapshot: int  # bytes of its frame
+    entry: int  # bytes of a difference's; all are taken to be alike
+    keep: int  # differences in the log
+    seed: int | None = None  # as of `Whole`
+
+    exact: ClassVar[bool] = False
+
+    def frames(self, before: int | None, now: int) -> list[int]:
+        """All that were missed, or the snapshot."""
+        seed = [self.seed] if self.seed is not None and not before else []
+        missed = now - (before or len(seed))
+        if not (before or seed) or missed > self.keep or sum(seed) + missed * self.entry > self.snapshot:
+            return [self.snapshot]
+        return seed + [self.entry] * missed
+
+
+@dataclass(frozen=True)
+class Epochs(Downlink):
+    """s, and the finals of epochs that ended meanwhile, or theta_e when that is shorter."""
+
+    whole: int  # bytes of theta_e's frame
+    s: int  # of s, and of a final
+    space: IntrinsicSpace
+    keep: int  # finals in the log
+    seed: int | None = None  # as of `Whole`, for theta_0
+
+    def frames(self, before: int | None, now: int) -> list[int]:
+        """Finals and s, or theta_e and s."""
+        seed = [self.seed] if self.seed is not None and not before else []
+        finals = self.space.epoch_of(now) - self.space.epoch_of(before or 1)
+        if not (before or seed) or finals > self.keep or sum(seed) + finals * self.s > self.whole:
+            return [self.whole, self.s]
+        return seed + [self.s] * (finals + 1)
+
+
+def downlink(broadcast: Broadcast | EpochBroadcast, space: IntrinsicSpace | None) -> Downlink:
+    """By real frames of a broadcast that has published at least one difference, where it sends differences."""
+    seed = None if broadcast.seed_frame is None else len(broadcast.seed_frame)
+    if isinstance(broadcast, EpochBroadcast):
+        assert space is not None
+        whole, s = (HEADER_BYTES + 4 * len(x) for x in (broadcast.value[WHOLE], broadcast.s))
+        return Epochs(whole, s, space, broadcast.keep, seed)
+    if broadcast.codec.stateless:
+        return Whole(len(broadcast.whole), seed)
+    return Entries(len(broadcast.whole), len(broadcast.entry), broadcast.keep, seed)

@@ -1,0 +1,143 @@
+"""Forecast: the bytes of a whole run, contact by contact, from the lengths of a few real frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from fewbits.analysis.forecast.downlink import Downlink
+from fewbits.analysis.forecast.frames import measure
+from fewbits.errors import LocalError
+from fewbits.learn.method import Method
+from fewbits.learn.server import sampled
+from fewbits.rng import Key
+
+MOST_CONTACTS = 5_000_000  # walked one by one
+ANY, RANDOM, BOUND = "any update", "random update", "bound"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A client's line, megabits (10^6) per second."""
+
+    up_mbps: float = 10.0
+    down_mbps: float = 50.0
+
+    def __post_init__(self) -> None:
+        if not (self.up_mbps > 0 and self.down_mbps > 0):
+            raise LocalError(f"Link: both rates must be > 0 Mbit/s; got {self.up_mbps} and {self.down_mbps}")
+
+    def seconds(self, up: float, down: float) -> float:
+        """To receive and then send so many bytes; latency, TLS and training are not in it."""
+        return 8e-6 * (up / self.up_mbps + down / self.down_mbps)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One line of a plan. Bytes are lengths of frames and of bundles of frames."""
+
+    method: str
+    case: str  # what is assumed or set, such as "all recycled" or "mode=static"; may be empty
+    basis: str  # any update: exact whatever the data; random update: measured on Gaussian ones; bound: no run is beyond
+    numbers: int  # that a client sends, before any codec
+    up_first: int  # a client's first frame
+    up_later: float  # mean of its later ones
+    up_total: int  # of the whole run, all clients
+    down_total: int
+    contacts: int  # clients' turns in the run
+    server_keeps: int  # bytes per client
+    client_keeps: int  # bytes
+    times_fewer: float | None = None  # bytes both ways of the dense run over these
+
+    @property
+    def up(self) -> float:
+        """Mean bytes of a contact, clients to server."""
+        return self.up_total / self.contacts
+
+    @property
+    def down(self) -> float:
+        """Mean bytes of a contact, what was missed included."""
+        return self.down_total / self.contacts
+
+    @property
+    def total(self) -> int:
+        """Of the run, both ways."""
+        return self.up_total + self.down_total
+
+    def against(self, dense: Forecast) -> Forecast:
+        """With how many times fewer bytes than the dense run."""
+        return replace(self, times_fewer=dense.total / self.total)
+
+
+def forecast(
+    make: Callable[[], nn.Module],
+    method: Method,
+    clients: int,
+    per_round: int | None,
+    rounds: int,
+    key: Key = Key(0),
+    case: str = "",
+    seeded: bool = False,
+) -> list[Forecast]:
+    """One line, or two for a method that recycles: nothing recycled, and everything but first contacts.
+
+    `make` gives a new model; `key` is that of the run, so that the same clients are sampled; `seeded`: the initial
+    model comes from it, and is not sent at first contact. LocalError for what a run would refuse, too.
+    """
+    per_round = per_round or clients
+    if not (0 < per_round <= clients and rounds > 0):
+        raise LocalError(
+            f"forecast: need rounds >= 1 and 1 <= per_round <= clients; got {rounds}, {per_round} of {clients}"
+        )
+    if rounds * per_round > MOST_CONTACTS:
+        raise LocalError(
+            f"forecast: every contact is walked, {MOST_CONTACTS:,} at most; got {rounds} rounds of {per_round}. "
+            "Plan fewer rounds: bytes grow in proportion"
+        )
+    method = method.for_round_size(per_round)
+
+    def build(key: Key) -> nn.Module:
+        model = make()
+        method.prepare(model, key.fold("factor"))
+        return model
+
+    frames = measure(build(key), method, clients, per_round, key, build if seeded else None)
+    contacts, newcomers, down = _walk(frames.down, clients, per_round, rounds, key.fold("server"))
+    returning, exact = contacts - newcomers, frames.fixed and frames.down.exact
+
+    def line(words: str, basis: str, later: float) -> Forecast:
+        return Forecast(
+            method.name,
+            ", ".join(filter(None, [case, words])),
+            basis,
+            frames.numbers,
+            frames.first,
+            later,
+            newcomers * frames.first + round(returning * later),
+            down,
+            contacts,
+            frames.server_keeps,
+            frames.client_keeps,
+        )
+
+    if frames.recycled is None:
+        return [line("", ANY if exact else RANDOM, frames.later)]
+    basis = BOUND if exact else f"{BOUND}, {RANDOM}"
+    return [line("all in full", basis, frames.later), line("all recycled", basis, frames.recycled)]
+
+
+def _walk(down: Downlink, clients: int, per_round: int, rounds: int, key: Key) -> tuple[int, int, int]:
+    """(contacts, first ones among them, bytes down); `key` is the server's."""
+    last: dict[int, int] = {}
+    total = 0
+    for now in range(1, rounds + 1):
+        known: dict[int | None, int] = {}
+        for client in sampled(key, now - 1, clients, per_round):
+            before = last.get(client)
+            if before not in known:
+                known[before] = down.bundle(before, now)
+            total += known[before]
+            last[client] = now
+    return rounds * per_round, len(last), total

@@ -1,0 +1,144 @@
+"""Lengths of real frames, encoded from random updates by the ends that a run would use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fewbits.analysis.forecast.downlink import Downlink, Entries, downlink
+from fewbits.codecs import Codec
+from fewbits.errors import LocalError
+from fewbits.learn import exchange, turn
+from fewbits.learn.method import Method
+from fewbits.learn.server import Server
+from fewbits.links import Sender
+from fewbits.links.broadcast import Broadcast
+from fewbits.rng import Key
+
+Build = Callable[[Key], nn.Module]
+ROUNDS = 3  # frames of each client that are made
+NUMBERS = 2**25  # most entries of random updates in a round of several clients
+LEAST = 2**12  # numbers in the small model that stands for a large one
+SIZE = 0.01  # standard deviation of their entries; no codec's frames depend on it but an absolute threshold's
+FAR = 1000.0  # so many times what was decoded last drowns any residual: recycled wherever a method recycles
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What one client's contact takes, bytes. Updates are Gaussian, independent in every round."""
+
+    first: int  # a client's first frame
+    later: float  # mean of those after it; of a method that recycles: of those sent in full
+    recycled: int | None  # a frame that recycles all; None: the method never does
+    fixed: bool  # the innermost codec's contract gives the size of every message that is sent in full
+    down: Downlink
+    numbers: int  # of what a client sends
+    server_keeps: int  # for each client, by `Receiver.dump`: look-back states
+    client_keeps: int  # by `Sender.dump`, and what never travels: residuals, private factors
+
+
+def measure(
+    model: nn.Module, method: Method, clients: int, per_round: int, key: Key, build: Build | None = None
+) -> Frames:
+    """Play rounds of random updates on a prepared model, which is changed: three, or one where all are alike.
+
+    Where the downlink depends on the mean update, `per_round` clients make it, of a smaller model where they would have
+    more than `NUMBERS` entries. `build` makes the model from the key, for clients that get a seed at first contact.
+    """
+    server = Server(
+        model,
+        method.up,
+        method.down,
+        key.fold("server"),
+        method.server_optimizer,
+        normalise=method.normalise,
+        total_weight=float(clients),
+        objective=method.objective,
+        space=method.space,
+        masking=method.masking,
+        seed=None if build is None else (key, build),
+    )
+    broadcast = server.broadcast
+    differs = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
+    moves = differs and per_round * server.spec.numel <= NUMBERS
+    senders = [Sender(server.up, server.up_spec, key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
+    fixed = all(_innermost(g.codec).contract(g.spec).payload_bits is not None for g in server.up.groups(server.up_spec))
+    lengths: list[int] = []
+    for round in range(ROUNDS if moves or not fixed else 1):
+        for client, sender in enumerate(senders):
+            update = key.fold("random update", round, client)
+            length = _play(server, client, sender, update, key.fold("pair", round))
+            if client == 0 and (round == 0 or not _recycled(sender)):
+                lengths.append(length)
+        if moves:
+            server.step()
+    first, *later = lengths
+    kept = turn.fresh(server.flat, method.objective)
+    recycled = _silent(senders[0])
+    return Frames(
+        first,
+        sum(later) / len(later) if later else first,
+        recycled,
+        fixed,
+        _scaled(server, method, clients, per_round, key)
+        if differs and not moves
+        else downlink(broadcast, method.space),
+        server.spec.numel,
+        len(server.receiver(0).dump()),
+        len(senders[0].dump()) + 4 * len(kept),
+    )
+
+
+def _scaled(server: Server, method: Method, clients: int, per_round: int, key: Key) -> Entries:
+    """Differences in proportion to those of a model that has fewer numbers, in one tensor."""
+    numbers = max(LEAST, NUMBERS // per_round // (1 + method.objective.extra))
+    few = min(per_round, NUMBERS // numbers // (1 + method.objective.extra))
+    small = measure(
+        nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, private=()), clients, few, key
+    )
+    assert isinstance(small.down, Entries) and isinstance(server.broadcast, Broadcast)
+    seed = None if server.broadcast.seed_frame is None else len(server.broadcast.seed_frame)
+    return replace(
+        small.down,
+        snapshot=len(server.broadcast.whole),
+        entry=round(small.down.entry * server.spec.numel / small.numbers),
+        seed=seed,
+    )
+
+
+def _innermost(codec: Codec) -> Codec:
+    while codec.inner:
+        codec = codec.inner[0]
+    return codec
+
+
+def _play(server: Server, client: int, sender: Sender, key: Key, pairs: Key) -> int:
+    """One frame there, and its length; `pairs`: the root of masks, where there are any."""
+    generator = key.generator()
+    x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.spec}
+    if server.masking is not None:
+        everybody = range(server.masking.clients)
+        x = server.masking.hide(exchange.vector(x), client, everybody, key.fold("field"), pairs)
+    frame = sender.send(x, ack=server.broadcast.version % 2**16)
+    if server.accept(client, frame, 1.0) is None:
+        raise LocalError(f"forecast: the server refused a frame of {len(frame)} bytes of a random update")
+    sender.commit()
+    return len(frame)
+
+
+def _recycled(sender: Sender) -> bool:
+    return sender.observe().get("recycled", 0.0) > 0
+
+
+def _silent(sender: Sender) -> int | None:
+    """Length of a frame that recycles everything; None where there is no such thing."""
+    if "recycled" not in sender.observe():
+        return None
+    value: dict[str, Tensor] = sender.value
+    length = len(sender.send({name: FAR * x for name, x in value.items()}))
+    silent = sender.observe()["recycled"] == 1.0
+    sender.rollback()
+    return length if silent else None

@@ -1,0 +1,58 @@
+"""What a plan is about: a model by its name, by its number of parameters, or by the shapes in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from fewbits import models
+from fewbits.data.data_info import data_info
+from fewbits.errors import LocalError
+from fewbits.models.shapes import of_shapes
+from fewbits.rng import Key
+
+OUTLINES = {"mlp": "digits", "cnn": "mnist", "simcnn": "cifar10", "resnet8": "cifar10", "vgg16": "cifar10"} | {
+    "charlstm": "shakespeare"
+}  # the data whose outline a model has by default
+
+
+def plan_model(
+    model: str, data: str | None, params: int | None, shapes: Path | None, key: Key
+) -> tuple[Callable[[], nn.Module], str]:
+    """What makes a new model, and its description; the model of a run that has this key."""
+    if params is not None and shapes is not None:
+        raise LocalError("plan: give --params or --shapes, not both")
+    if params is not None:
+        return lambda: of_shapes({"model.numbers": (params,)}), f"{params:,} parameters"
+    if shapes is not None:
+        found = read_shapes(shapes)
+        return lambda: of_shapes(found), f"{shapes.name}, {_count(of_shapes(found))}"
+    data = data or OUTLINES.get(model, "digits")
+    known = data_info(data)
+
+    def make() -> nn.Module:
+        return models.build(model, known, key.fold("model"))
+
+    return make, f"{model} on {data}, {_count(make())}"
+
+
+def _count(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()):,} parameters"
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """The names and shapes in a JSON file; `of_shapes` checks them."""
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise LocalError(f"--shapes {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise LocalError(f"--shapes {path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise LocalError(
+            f'--shapes {path}: expected an object such as {{"fc.weight": [10, 64]}}; got {type(found).__name__}'
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Lifts: from named tensors to vectors and back."""

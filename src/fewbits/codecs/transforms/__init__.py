@@ -1,0 +1,1 @@
+"""Transforms: stateless steps, one idea per file."""

@@ -1,0 +1,80 @@
+"""FetchSGD: momentum and error feedback at the server, in the space of sketches.
+
+Rothchild, Panda, Ullah, Ivkin, Stoica, Braverman, Gonzalez, Arora, ICML 2020, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewbits import kernels
+from fewbits.codecs.transforms.sketch import Sketch
+from fewbits.codecs.transforms.sparse import magnitudes
+from fewbits.errors import LocalError
+
+FEEDBACK = ("subtract", "zero")
+
+
+class FetchStep(NamedTuple):
+    """What one round gives: the model's step w[support] -= values, and what is kept."""
+
+    support: Tensor  # (k',) int64, ascending; k' <= k
+    values: Tensor  # (k',)
+    momentum: Tensor  # (numbers,) u
+    error: Tensor  # (numbers,) e
+
+
+@dataclass(frozen=True)
+class FetchSGD:
+    """u <- rho u + S(g); e <- eta u + e; Delta <- top-k(unsketch(e)); e <- e - S(Delta); w <- w - Delta.
+
+    S(g) is the mean of the clients' tables, by one Sketch in all rounds; clients keep nothing. Estimates are medians,
+    ties go to the lower index and zeros are never chosen. Where vectors are their own tables, `subtract` is exactly
+    top-k with momentum and error feedback.
+
+    Estimates err by what shares their columns, and an error put into the model comes back to be fed back. With
+    `subtract`, the line above, k must stay below about a tenth of the columns, or e grows without bound. `zero`
+    empties instead all places of u and e that S(Delta) touches: e cannot grow so, and some of it is lost.
+    """
+
+    k: int  # entries of the model that a round changes; more: faster, until estimates are noise
+    momentum: float = 0.9  # rho, in [0, 1)
+    lr: float = 1.0  # eta
+    feedback: str = "zero"  # or "subtract"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise LocalError(f"FetchSGD: k must be a whole number, 1 or more; got {self.k!r}")
+        if self.feedback not in FEEDBACK:
+            raise LocalError(f"FetchSGD: feedback must be one of {', '.join(FEEDBACK)}; got {self.feedback!r}")
+        if not (0 <= self.momentum < 1 and 0 < self.lr < math.inf):
+            raise LocalError(f"FetchSGD: momentum must be in [0, 1) and lr positive; got {self.momentum}, {self.lr}")
+
+    def init(self, sketch: Sketch) -> tuple[Tensor, Tensor]:
+        """u = e = 0.  # (numbers,) each"""
+        return torch.zeros(sketch.numbers), torch.zeros(sketch.numbers)
+
+    def step(self, sketch: Sketch, table: Tensor, momentum: Tensor, error: Tensor) -> FetchStep:
+        """One round from the mean table S(g), u and e; pure.
+
+        Raises LocalError when table, u or e has another length than the sketch's tables.
+        """
+        for name, x in (("table", table), ("momentum", momentum), ("error", error)):
+            if x.shape != (sketch.numbers,):
+                raise LocalError(f"FetchSGD.step: expected {name} of {sketch.numbers} entries; got {tuple(x.shape)}")
+        u = momentum * self.momentum + table
+        e = u * self.lr + error
+        estimates = sketch.median(e)
+        if not bool(torch.isfinite(estimates).all()):
+            raise LocalError("FetchSGD.step: the error leaves the range of its type; the rate may be too high")
+        support = torch.from_numpy(kernels.select.largest(magnitudes(estimates), self.k))
+        values = estimates[support]
+        taken = sketch.of_sparse(support, values)
+        if self.feedback == "zero":
+            return FetchStep(support, values, u.masked_fill(taken != 0, 0), e.masked_fill(taken != 0, 0))
+        return FetchStep(support, values, u, e - taken)

@@ -1,0 +1,127 @@
+"""Quantize: dithered levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewbits import kernels
+from fewbits.codecs.base import Keys, Transform
+from fewbits.codecs.transforms.scale_blocks import ScaleBlocks, float32, per_option
+from fewbits.errors import LocalError
+from fewbits.rng import Key
+from fewbits.spec import Contract, Spec
+from fewbits.wire import BitReader, BitWriter
+
+NORMS = ("linf", "l2")
+MODES = ("unbiased", "contractive")
+
+
+@dataclass(frozen=True, repr=False)
+class Quantize(Transform):
+    """Q(x) = c * sign(x) * |x|_p / s * floor(s*|x_i| / |x|_p + u), u ~ U[0,1), with s = 2^(bits-1) - 1 levels a side.
+
+    QSGD (Alistarh et al. 2017) with p = 2, and the usual max-scaled form with p = inf. c = 1 is unbiased;
+    `contractive` uses c = 1/(1+omega), which makes it a contraction with delta = 1/(1+omega) (Malcom-PSGD, Campbell et
+    al. 2023). The dither is the sender's own and is not sent. Differences: 16 bits of dither per entry, so the
+    bias is below 2^-16 of a step; buckets' scales are bfloat16, rounded up.
+    """
+
+    bits: int  # 2..16: each level in bits before entropy coding; smaller: fewer bytes, more noise
+    norm: str = "linf"  # "linf" or "l2"
+    bucket: str | int = "whole"  # one scale per "whole" vector, per "tensor", or per so many elements
+    mode: str = "unbiased"  # or "contractive"
+
+    quantises: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or isinstance(self.bits, bool) or not 2 <= self.bits <= 16:
+            raise LocalError(f"Quantize: bits must be an integer in 2..16 (Sign() is one bit); got {self.bits!r}")
+        for name, value, valid in (("norm", self.norm, NORMS), ("mode", self.mode, MODES)):
+            if value not in valid:
+                raise LocalError(f"Quantize: {name} must be one of {', '.join(valid)}; got {value!r}")
+        per_option("Quantize", self.bucket)
+
+    def __repr__(self) -> str:
+        default = Quantize(2)
+        shown = [
+            f"{k}={getattr(self, k)!r}" for k in ("norm", "bucket", "mode") if getattr(self, k) != getattr(default, k)
+        ]
+        return f"Quantize({', '.join([f'bits={self.bits}', *shown])})"
+
+    @property
+    def s(self) -> int:
+        """Levels on each side of zero."""
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def stretches(self) -> ScaleBlocks:
+        """Where each scale holds."""
+        return ScaleBlocks(self.bucket)
+
+    def omega(self, spec: Spec) -> float:
+        """Variance bound: min(n/(4 s^2), sqrt(n)/s), n the longest stretch; for l2, min(n/s^2, sqrt(n)/s).
+
+        For linf: a level's variance is at most step^2/4 and at most step*|x_i|, and max|x| <= |x|_2.
+        """
+        n = self.stretches.longest(spec)
+        first = n / self.s**2 if self.norm == "l2" else n / (4 * self.s**2)
+        grown = (1 + 2.0**-7) ** 2 if self.stretches.narrow else 1.0  # scales rounded up to bfloat16
+        return grown * min(first, math.sqrt(n) / self.s)
+
+    def factor(self, spec: Spec) -> float:
+        """The constant c."""
+        return 1.0 if self.mode == "unbiased" else 1.0 / (1.0 + self.omega(spec))
+
+    def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
+        """(scales, levels)."""
+        values = float32(x, "Quantize")
+        offsets = self.stretches.offsets(spec)
+        measure = kernels.quantise.max_abs if self.norm == "linf" else kernels.quantise.norms
+        scales = self.stretches.round(measure(values, offsets))
+        levels = kernels.quantise.dither(values, offsets, scales, self.s, keys.private.fold("dither").word())
+        return torch.from_numpy(scales), torch.from_numpy(levels)
+
+    def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
+        """Levels times their stretch's step."""
+        offsets = self.stretches.offsets(spec)
+        values = kernels.quantise.undither(carrier.numpy(), offsets, side.numpy(), self.s, self.factor(spec))
+        return torch.from_numpy(values).to(spec.torch_dtype)
+
+    def carrier(self, side: Any, spec: Spec) -> Spec:
+        """Integers in [-s, s]."""
+        return replace(spec, dtype="int8" if self.s <= 127 else "int16", low=-self.s, high=self.s)
+
+    def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:
+        """The scales."""
+        self.stretches.write(side.numpy(), out)
+
+    def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
+        """The scales."""
+        return torch.from_numpy(np.ascontiguousarray(self.stretches.read(spec, src)))
+
+    def contract(self, spec: Spec) -> Contract:
+        """Unbiased with omega (a contraction too when omega < 1), or a contraction with 1/(1+omega)."""
+        omega, bits = self.omega(spec), self.stretches.bits(spec)
+        if self.mode == "contractive":
+            return Contract(delta=1 / (1 + omega), payload_bits=bits)
+        return Contract(omega=omega, delta=1 - omega if omega < 1 else None, payload_bits=bits)
+
+    @classmethod
+    def examples(cls) -> Sequence[Transform]:
+        """Both norms, both modes, all granularities."""
+        return [
+            cls(bits=2),
+            cls(bits=4),
+            cls(bits=4, norm="l2"),
+            cls(bits=4, bucket=8),
+            cls(bits=8, bucket="tensor"),
+            cls(bits=4, mode="contractive"),
+            cls(bits=12),
+        ]

@@ -1,0 +1,89 @@
+"""RandK: a random support that both ends know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs.base import Keys, Transform
+from fewbits.codecs.transforms.topk import check_fraction, count
+from fewbits.errors import LocalError
+from fewbits.rng import Key
+from fewbits.spec import Contract, Spec
+from fewbits.wire import BitReader
+
+MODES = ("contractive", "unbiased")
+
+
+@dataclass(frozen=True)
+class RandK(Transform):
+    """Keep ceil(fraction*n) entries at positions drawn from the common key; the support is never sent.
+
+    `contractive` keeps the values as they are: delta = k/n. `unbiased` multiplies them by n/k: omega = n/k - 1 (Stich
+    et al. 2018; Konecny et al. 2016, random mask). All senders that share a common key share the support, so their
+    carriers may be added before they are expanded.
+    """
+
+    fraction: float  # 0 < fraction <= 1; smaller: fewer bytes, more variance
+    mode: str = "contractive"  # or "unbiased"
+
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fraction("RandK", self.fraction)
+        object.__setattr__(self, "fraction", float(self.fraction))
+        if self.mode not in MODES:
+            raise LocalError(f"RandK: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+
+    @property
+    def projection(self) -> bool:
+        """Only without the n/k."""
+        return self.mode == "contractive"
+
+    def support(self, spec: Spec, common: Key) -> Tensor:
+        """The positions both ends draw.  # (k,) int64, ascending"""
+        return torch.from_numpy(common.fold("randk").subset(count(self.fraction, spec.numel), spec.numel))
+
+    def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
+        """Gather on the common support."""
+        support = self.support(spec, keys.common)
+        return support, x[support]
+
+    def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
+        """Scatter onto zeros, with n/k when unbiased."""
+        x = torch.zeros(spec.numel, dtype=spec.torch_dtype)
+        values = carrier if self.mode == "contractive" or not len(side) else carrier * (spec.numel / len(side))
+        x[side] = values.to(x.dtype)
+        return x
+
+    def carrier(self, side: Any, spec: Spec) -> Spec:
+        """k values."""
+        return replace(spec, shape=(count(self.fraction, spec.numel),), segments=())
+
+    def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
+        """Nothing is read: the support is drawn again."""
+        return self.support(spec, common)
+
+    def contract(self, spec: Spec) -> Contract:
+        """delta = k/n in expectation, or omega = n/k - 1."""
+        k = count(self.fraction, spec.numel)
+        if self.mode == "unbiased":
+            return Contract(omega=spec.numel / k - 1 if k else 0.0, payload_bits=0, linear=True)
+        return Contract(delta=k / spec.numel if k else 1.0, payload_bits=0, linear=True)
+
+    def check(self) -> None:
+        """Multiplying by n/k under error feedback diverges: the residual grows by n/k - 1 in every round."""
+        if self.mode == "unbiased":
+            raise LocalError(
+                f"{self!r} multiplies by n/k and is not a contraction, so feedback of its error diverges; "
+                'use RandK(mode="contractive")'
+            )
+
+    @classmethod
+    def examples(cls) -> Sequence[Transform]:
+        """Both modes."""
+        return [cls(0.1), cls(0.25, mode="unbiased"), cls(1.0)]

@@ -1,0 +1,61 @@
+"""TopK: the entries of largest magnitude."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fewbits import kernels
+from fewbits.codecs.base import Keys, Transform
+from fewbits.codecs.transforms.sparse import Sparse, magnitudes
+from fewbits.errors import LocalError
+from fewbits.spec import Contract, Spec
+
+
+@dataclass(frozen=True)
+class TopK(Sparse):
+    """Keep the ceil(fraction*n) entries of largest magnitude; the rest become zero.
+
+    A contraction with delta = k/n (Stich et al. 2018). Positions travel as a sorted set. Ties go to the lower index,
+    unlike torch.topk, so that bytes do not depend on the device; zeros are never chosen. Selection is by the magnitude
+    in float32.
+    """
+
+    fraction: float  # 0 < fraction <= 1; smaller: fewer bytes, slower convergence
+
+    def __post_init__(self) -> None:
+        check_fraction("TopK", self.fraction)
+        object.__setattr__(self, "fraction", float(self.fraction))  # 1 and 1.0: one repr, one hash on the wire
+
+    def most(self, spec: Spec) -> int:
+        """k = ceil(fraction*n)."""
+        return count(self.fraction, spec.numel)
+
+    def select(self, x: Tensor, spec: Spec, keys: Keys) -> np.ndarray:
+        """The k largest."""
+        return kernels.select.largest(magnitudes(x), self.most(spec))
+
+    def contract(self, spec: Spec) -> Contract:
+        """delta = k/n; lossless when all are kept."""
+        delta = self.most(spec) / spec.numel if spec.numel else 1.0
+        return Contract(lossless=False, delta=delta)
+
+    @classmethod
+    def examples(cls) -> Sequence[Transform]:
+        """From one entry to all of them."""
+        return [cls(0.01), cls(0.1), cls(1.0)]
+
+
+def check_fraction(owner: str, fraction: float) -> None:
+    """Raise LocalError unless 0 < fraction <= 1."""
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise LocalError(f"{owner}: fraction must be in (0, 1]; got {fraction!r}")
+
+
+def count(fraction: float, n: int) -> int:
+    """ceil(fraction*n), at least 1 of n > 0, safe against 0.07 * 100 = 7.000000000000001."""
+    return min(n, max(1, math.ceil(round(fraction * n, 6))))

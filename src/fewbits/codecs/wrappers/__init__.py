@@ -1,0 +1,1 @@
+"""Wrappers: codecs with memory around a codec."""

@@ -1,0 +1,77 @@
+"""Delta: send differences to what the receiver already has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs.base import Codec, Keys, wide
+from fewbits.codecs.chain import chain
+from fewbits.codecs.transforms.quantize import Quantize
+from fewbits.codecs.transforms.topk import TopK
+from fewbits.codecs.wrappers.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
+from fewbits.coders import Rans
+from fewbits.spec import Spec
+from fewbits.wire import BitReader, BitWriter
+
+
+@dataclass(frozen=True, repr=False)
+class Delta(Wrapper):
+    """Shared reference h; send C(x - h); both ends set h := h + C(x - h), which is also what is delivered.
+
+    EF21 (Richtarik et al. 2021) on gradients; CHOCO's public copies (Koloskova et al. 2019) and Malcom-PSGD's residuals
+    on models; EF21-P on a downlink. It needs no error feedback: what C misses is still in x - h next time.
+    """
+
+    forbids: ClassVar[tuple[str, ...]] = ("Delta", "ErrorFeedback")
+    because: ClassVar[str] = "the difference to the reference already holds what was missed; it would be counted twice"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_feedback(self.codec)
+
+    def init(self, spec: Spec) -> tuple[Tensor, Any]:
+        """(h = 0, the inner codec's)."""
+        return torch.zeros(spec.numel, dtype=wide(spec).torch_dtype), self.codec.init(wide(spec))
+
+    def start(self, x: Tensor, spec: Spec) -> tuple[Tensor, Any]:
+        """(h = x, the inner codec's)."""
+        return x.detach().to(wide(spec).torch_dtype).clone(), self.codec.init(wide(spec))
+
+    @property
+    def stateless(self) -> bool:
+        """No: a message means nothing without h."""
+        return False
+
+    def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
+        """C(x - h)."""
+        change = finite(x - state[0], "Delta: the vector and the reference")
+        return self.codec.encode(change, wide(spec), state[1], memory, keys)
+
+    def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
+        """h + C(x - h), and that is the new h."""
+        change, inner = self.codec.decode(message, wide(spec), state[1])
+        h = state[0] + change
+        return h.to(spec.torch_dtype), (h, inner)
+
+    def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
+        """h, then the inner codec's."""
+        write_vector(state[0], wide(spec), out)
+        self.codec.write_state(state[1], wide(spec), out)
+
+    def read_state(self, spec: Spec, src: BitReader) -> tuple[Tensor, Any]:
+        """h, then the inner codec's."""
+        return read_vector(wide(spec), src), self.codec.read_state(wide(spec), src)
+
+    def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
+        """The inner codec's figures."""
+        return self.codec.observe(message, memory)
+
+    @classmethod
+    def examples(cls) -> Sequence[Codec]:
+        """EF21 over a selection; a quantised downlink."""
+        return [cls(chain(TopK(0.1))), cls(chain(Quantize(bits=8), Rans()))]

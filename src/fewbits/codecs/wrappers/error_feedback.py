@@ -1,0 +1,99 @@
+"""ErrorFeedback: what was not sent is added to the next vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs.base import Codec, Keys, Partial, wide
+from fewbits.codecs.chain import chain
+from fewbits.codecs.transforms.quantize import Quantize
+from fewbits.codecs.transforms.sign import Sign
+from fewbits.codecs.transforms.topk import TopK
+from fewbits.codecs.wrappers.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
+from fewbits.coders import Rans
+from fewbits.spec import Spec
+from fewbits.wire import BitReader, BitWriter
+
+
+@dataclass(frozen=True, repr=False)
+class ErrorFeedback(Wrapper):
+    """Keep the residual e and send C(x + e); then e := x + e - C(x + e) (Seide et al. 2014; Stich et al. 2018).
+
+    What is kept and what is sent sum to what came in: x + e_before = x_hat + e_after. Only the sender has e. The inner
+    codec must shrink what it misses; one that multiplies by n/k is refused.
+    """
+
+    forbids: ClassVar[tuple[str, ...]] = ("ErrorFeedback", "Delta")
+    because: ClassVar[str] = "the same residual would be added twice, and grow; keep one of them"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_feedback(self.codec)
+
+    def init(self, spec: Spec) -> Any:
+        """The inner codec's."""
+        return self.codec.init(wide(spec))
+
+    def start(self, x: Tensor, spec: Spec) -> Any:
+        """The inner codec's."""
+        return self.codec.start(x.to(wide(spec).torch_dtype), wide(spec))
+
+    def memory(self, spec: Spec) -> tuple[Tensor, Any]:
+        """(e = 0, the inner codec's)."""
+        return torch.zeros(spec.numel, dtype=wide(spec).torch_dtype), self.codec.memory(wide(spec))
+
+    def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
+        """C(x + e), and the new e."""
+        residual, inner = memory
+        u = finite(x + residual, "ErrorFeedback: the vector and the residual")
+        message, inner = self.codec.encode(u, wide(spec), state, inner, keys)
+        u_hat, _ = self.codec.decode(message, wide(spec), state)
+        return message, (u - u_hat, inner)
+
+    def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
+        """As the inner codec."""
+        x, state = self.codec.decode(message, wide(spec), state)
+        return x.to(spec.torch_dtype), state
+
+    def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
+        """As the inner codec."""
+        self.codec.write_state(state, wide(spec), out)
+
+    def read_state(self, spec: Spec, src: BitReader) -> Any:
+        """As the inner codec."""
+        return self.codec.read_state(wide(spec), src)
+
+    def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
+        """e, then the inner codec's."""
+        write_vector(memory[0], wide(spec), out)
+        self.codec.write_memory(memory[1], wide(spec), out)
+
+    def read_memory(self, spec: Spec, src: BitReader) -> tuple[Tensor, Any]:
+        """e, then the inner codec's."""
+        return read_vector(wide(spec), src), self.codec.read_memory(wide(spec), src)
+
+    def partial(self, message: Any, spec: Spec, state: Any) -> tuple[Partial, Any]:
+        """As the inner codec."""
+        return self.codec.partial(message, wide(spec), state)
+
+    def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
+        """As the inner codec."""
+        return self.codec.complete(total, side, wide(spec))
+
+    def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
+        """The inner codec's figures, and |e|^2 at the sender."""
+        if memory is None:
+            return self.codec.observe(message)
+        return self.codec.observe(message, memory[1]) | {
+            "residual2": float(memory[0].square().sum(dtype=torch.float64))
+        }
+
+    @classmethod
+    def examples(cls) -> Sequence[Codec]:
+        """Over a selection, over signs."""
+        return [cls(chain(TopK(0.1), Quantize(bits=4), Rans())), cls(chain(Sign()))]

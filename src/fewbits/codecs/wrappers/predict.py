@@ -1,0 +1,123 @@
+"""Predict: the last vector, scaled, as a prediction of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs.base import Codec, Keys, wide
+from fewbits.codecs.chain import chain
+from fewbits.codecs.transforms.quantize import Quantize
+from fewbits.codecs.transforms.topk import TopK
+from fewbits.codecs.wrappers.overlap import Overlap, share
+from fewbits.codecs.wrappers.wrapper import Wrapper, finite, read_optional, write_optional
+from fewbits.coders import Rans
+from fewbits.errors import WireError
+from fewbits.rng import Key
+from fewbits.spec import Spec
+from fewbits.wire import BitReader, BitWriter
+from fewbits.wire.values import read_scalar, write_scalar
+
+
+class PredictMessage(NamedTuple):
+    """A coefficient (None: nothing to predict from) and what it misses (None: silent)."""
+
+    rho: float | None
+    rest: Any | None
+
+
+@dataclass(frozen=True, repr=False)
+class Predict(Wrapper):
+    """Shared h, the last decoded vector; rho = <u, h>/|h|^2; send rho and C(u - rho*h), or rho alone.
+
+    Silent when |u - rho*h|^2 <= silent * |u|^2. Decoded: rho*h + C(u - rho*h), which is the new h. Our own; it contains
+    LBGM's recycling (C silent: Azam et al. 2022), EF21 (rho = 1: Richtarik et al. 2021) and the predicted frames of
+    video coding. Error feedback belongs around it.
+    """
+
+    silent: float = 0.0  # in [0, 1]: larger is silent more often; 0 always sends the rest
+
+    forbids: ClassVar[tuple[str, ...]] = ("Predict", "LookBack", "Delta", "ErrorFeedback")
+    because: ClassVar[str] = (
+        "what it predicts from is already the last decoded vector; feed errors back outside, not inside"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share("Predict", "silent", self.silent)
+        object.__setattr__(self, "silent", float(self.silent))
+
+    @property
+    def stateless(self) -> bool:
+        """No: a coefficient means nothing without h."""
+        return False
+
+    def init(self, spec: Spec) -> tuple[Tensor | None, Any]:
+        """(nothing to predict from, the inner codec's)."""
+        return None, self.codec.init(wide(spec))
+
+    def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[PredictMessage, Any]:
+        """rho and C(u - rho*h), or rho alone."""
+        h, inner = state
+        x = x.to(wide(spec).torch_dtype)
+        overlap = Overlap.of(x, h) if h is not None else None
+        rho = overlap.rho if overlap else None
+        if overlap and rho is not None and self.silent > 0 and overlap.missed(rho) <= self.silent * overlap.xx:
+            return PredictMessage(rho, None), memory
+        rest = x if h is None or rho is None else finite(x - h * rho, "Predict: the vector and its prediction")
+        message, memory = self.codec.encode(rest, wide(spec), inner, memory, keys)
+        return PredictMessage(rho, message), memory
+
+    def decode(self, message: PredictMessage, spec: Spec, state: Any) -> tuple[Tensor, Any]:
+        """rho*h + C, and that is the new h."""
+        h, inner = state
+        if message.rho is not None and h is None:
+            raise WireError("Predict: the frame refers to a last vector, and there is none")
+        # Two roundings, not a fused multiply-add, so that all machines agree.
+        x = torch.zeros(spec.numel, dtype=wide(spec).torch_dtype) if message.rho is None else h * message.rho
+        if message.rest is not None:
+            rest, inner = self.codec.decode(message.rest, wide(spec), inner)
+            x = x + rest
+        return x.to(spec.torch_dtype), (x, inner)
+
+    def write(self, message: PredictMessage, spec: Spec, out: BitWriter) -> None:
+        """Two bits for what follows, rho as float32, then the inner message."""
+        with out.section("rho"):
+            out.write(message.rho is not None, 1)
+            out.write(message.rest is not None, 1)
+            if message.rho is not None:
+                write_scalar(message.rho, out)
+        if message.rest is not None:
+            self.codec.write(message.rest, wide(spec), out)
+
+    def read(self, spec: Spec, src: BitReader, common: Key) -> PredictMessage:
+        """Read back what was written."""
+        with src.section("rho"):
+            predicted, rest = src.read(1), src.read(1)
+            rho = read_scalar(src) if predicted else None
+        if not (predicted or rest):
+            raise WireError("Predict: the frame holds neither a coefficient nor a vector")
+        return PredictMessage(rho, self.codec.read(wide(spec), src, common) if rest else None)
+
+    def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
+        """h, then the inner codec's."""
+        write_optional(state[0], wide(spec), out)
+        self.codec.write_state(state[1], wide(spec), out)
+
+    def read_state(self, spec: Spec, src: BitReader) -> tuple[Tensor | None, Any]:
+        """h, then the inner codec's."""
+        return read_optional(wide(spec), src), self.codec.read_state(wide(spec), src)
+
+    def observe(self, message: PredictMessage, memory: Any | None = None) -> dict[str, float]:
+        """recycled: 1 when only rho was sent."""
+        return {"recycled": float(message.rest is None)}
+
+    @classmethod
+    def examples(cls) -> Sequence[Codec]:
+        """Never silent, and often."""
+        stack = chain(TopK(0.1), Quantize(bits=4), Rans())
+        return [cls(stack), cls(stack, silent=0.5)]

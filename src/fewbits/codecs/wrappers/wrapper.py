@@ -1,0 +1,119 @@
+"""What the wrappers share: one inner codec, numbers taken in float32, and tensors kept in a state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs.base import Codec, wide
+from fewbits.codecs.chain import Chain, as_codec, from_raw_bits, to_raw_bits
+from fewbits.coders import Fixed
+from fewbits.errors import LocalError, WireError
+from fewbits.rng import Key
+from fewbits.spec import Contract, Spec
+from fewbits.wire import BitReader, BitWriter
+
+
+@dataclass(frozen=True)
+class Wrapper(Codec):
+    """A codec around one other, on one vector."""
+
+    codec: Codec
+
+    forbids: ClassVar[tuple[str, ...]] = ()  # names of wrappers that may not stand anywhere inside this one
+    because: ClassVar[str] = ""  # why
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        object.__setattr__(self, "codec", as_codec(self.codec, name))
+        for codec in nested(self.codec):
+            if codec.lift:
+                raise LocalError(
+                    f"{name}: {codec!r} takes a dict of tensors; put it outermost, as in flat({name}(...))"
+                )
+            if type(codec).__name__ in self.forbids:
+                raise LocalError(f"{name} around {type(codec).__name__}: {self.because}")
+
+    def __repr__(self) -> str:
+        defaults = {f: d.default for f, d in self.__dataclass_fields__.items()}
+        shown = [f"{f}={getattr(self, f)!r}" for f in defaults if f != "codec" and getattr(self, f) != defaults[f]]
+        return f"{type(self).__name__}({', '.join([repr(self.codec), *shown])})"
+
+    @property
+    def inner(self) -> Sequence[Codec]:
+        """The one inside."""
+        return (self.codec,)
+
+    def memory(self, spec: Spec) -> Any:
+        """The inner codec's."""
+        return self.codec.memory(wide(spec))
+
+    def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
+        """As the inner codec."""
+        self.codec.write(message, wide(spec), out)
+
+    def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
+        """As the inner codec."""
+        return self.codec.read(wide(spec), src, common)
+
+    def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
+        """The inner codec's."""
+        self.codec.write_memory(memory, wide(spec), out)
+
+    def read_memory(self, spec: Spec, src: BitReader) -> Any:
+        """The inner codec's."""
+        return self.codec.read_memory(wide(spec), src)
+
+    def contract(self, spec: Spec) -> Contract:
+        """Sizes and bounds of single messages are not promised once there is a state."""
+        return Contract(portable=self.codec.contract(wide(spec)).portable)
+
+
+def nested(codec: Codec) -> list[Codec]:
+    """The codec and all codecs inside it."""
+    return [codec, *(deep for part in codec.inner for deep in nested(part))]
+
+
+def check_feedback(codec: Codec) -> None:
+    """Raise LocalError when a transform inside may not have its own error fed back to it."""
+    for part in nested(codec):
+        if isinstance(part, Chain):
+            for transform in part.transforms:
+                transform.check()
+
+
+def finite(x: Tensor, what: str) -> Tensor:
+    """x, a sum of two finite vectors; LocalError, naming `what` was added, when it overflowed."""
+    # The sum over entries is finite for all but huge values, and costs one pass over memory.
+    if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+        raise LocalError(f"{what} sum to values beyond the largest {x.dtype}; scale the vector down")
+    return x
+
+
+def write_vector(x: Tensor, spec: Spec, out: BitWriter) -> None:
+    """A dense vector of a state, as it is."""
+    Fixed().write(to_raw_bits(x), spec, out)
+
+
+def read_vector(spec: Spec, src: BitReader) -> Tensor:
+    """Read back; WireError unless finite."""
+    x = from_raw_bits(Fixed().read(spec, src), spec)
+    if not bool(torch.isfinite(x).all()):
+        raise WireError("a stored vector holds values that are not finite")
+    return x
+
+
+def write_optional(x: Tensor | None, spec: Spec, out: BitWriter) -> None:
+    """One bit, then the vector if there is one."""
+    out.write(x is not None, 1)
+    if x is not None:
+        write_vector(x, spec, out)
+
+
+def read_optional(spec: Spec, src: BitReader) -> Tensor | None:
+    """One bit, then the vector if it says so."""
+    return read_vector(spec, src) if src.read(1) else None

@@ -1,0 +1,1 @@
+"""What all engines share: the task, the schedule, checkpoints, processes."""

@@ -1,0 +1,125 @@
+"""Children: forked processes of one thread, a pipe to each; they end with their parent, and tell it why they failed.
+
+Only bytes pass: a message is a JSON header and data, and some travel together.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+import torch
+
+from fewbits.errors import FewbitsError, LocalError
+
+Message = tuple[dict[str, Any], bytes]
+WORKER = "fewbits-worker-"  # how the names of the processes begin
+HUNG_UP = (EOFError, BrokenPipeError, ConnectionResetError)
+SECONDS = 10.0  # for a child to end by itself
+
+
+class Children:
+    """The processes that one parent has forked: arrays are shared without a copy, and models may be closures."""
+
+    def __init__(self) -> None:
+        self.pipes: list[Connection] = []  # our ends, in the order of the children
+        self._processes: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def fork(self, serve: Callable[..., None], *arguments: Any) -> Connection:
+        """One more, which runs serve(its pipe, *arguments); our end of the pipe."""
+        context = multiprocessing.get_context("fork")
+        ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
+        self.pipes.append(ours)
+        name, known = f"{WORKER}{len(self)}", (theirs, tuple(self.pipes), serve, arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
+            child = context.Process(target=_live, args=known, name=name, daemon=True)
+            child.start()
+        theirs.close()
+        self._processes.append(child)
+        return ours
+
+    def hear(self, pipe: Connection) -> list[Message]:
+        """What one has sent, after a wait; when it has ended instead, a message that says so."""
+        try:
+            return unpack(pipe.recv_bytes())
+        except (EOFError, OSError):
+            child = self._processes[self.pipes.index(pipe)]
+            child.join(SECONDS)
+            gone = f"a worker process ended unexpectedly (exit code {child.exitcode}); the run can be resumed"
+            return [({"error": gone, "local": False}, b"")]
+
+    def end(self) -> None:
+        """Tell all to stop after the order in hand, hang up, and wait; whoever does not end is killed."""
+        for pipe in self.pipes:
+            with suppress(OSError):  # that child is gone already
+                pipe.send_bytes(pack(({"do": "stop"}, b"")))
+            pipe.close()
+        for child in self._processes:
+            child.join(SECONDS)
+            if child.is_alive():
+                child.kill()
+                child.join()
+
+
+def checked(message: Message) -> Message:
+    """The message, unless it is a child's complaint: that is raised here."""
+    header, _ = message
+    if "error" in header:
+        raise (LocalError if header["local"] else FewbitsError)(header["error"])
+    return message
+
+
+def pack(*messages: Message) -> bytes:
+    """Messages that travel together: the length of their headers, these as JSON, then all data end to end."""
+    text = json.dumps([(header, len(data)) for header, data in messages]).encode()
+    return b"".join((len(text).to_bytes(4, "big"), text, *(data for _, data in messages)))
+
+
+def unpack(packed: bytes) -> list[Message]:
+    """Undo `pack`."""
+    at = 4 + int.from_bytes(packed[:4], "big")
+    messages = []
+    for header, length in json.loads(packed[4:at]):
+        messages.append((header, packed[at : at + length]))
+        at += length
+    return messages
+
+
+def _live(
+    pipe: Connection, inherited: Sequence[Connection], serve: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    """In the child: serve until told to stop, or until the parent has hung up."""
+    for end in inherited:
+        end.close()  # while any child holds the parent's end of a pipe, nobody is told that the parent has died
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    one_thread()
+    try:
+        serve(pipe, *arguments)
+    except HUNG_UP:
+        return  # what was not committed is undone
+    except FewbitsError as error:
+        _complain(pipe, str(error), isinstance(error, LocalError))
+    except Exception:  # noqa: BLE001 - whatever the user's model raised must reach the parent before this process ends
+        _complain(pipe, f"a worker process failed:\n{traceback.format_exc()}", False)
+
+
+def _complain(pipe: Connection, error: str, local: bool) -> None:
+    with suppress(OSError):  # the parent is gone
+        pipe.send_bytes(pack(({"error": error, "local": local}, b"")))
+
+
+def one_thread() -> None:
+    """All results are those of one thread, so that they do not depend on the machine."""
+    torch.set_num_threads(1)

@@ -1,0 +1,245 @@
+"""Pool: workers in processes of one thread each, drawing clients from one shared counter.
+
+Only bytes pass between the processes: a JSON header and a frame. With one process the worker lives in this one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import selectors
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from fewbits.engines.common.allocator import keep_memory
+from fewbits.engines.common.processes import Children, Message, checked, one_thread, pack, unpack
+from fewbits.engines.common.task import Task
+from fewbits.engines.simulation.shared_memory import SharedBuffer, SharedRing
+from fewbits.engines.simulation.worker import Reply, Worker, burst, chunks
+from fewbits.errors import LocalError
+from fewbits.learn.method import Method
+from fewbits.links import StateStore
+from fewbits.rng import Key
+
+AHEAD = 4  # frames a worker may be ahead of the server, beside the burst in hand
+NO_MORE = 2**62  # the shared counter, past any client's number
+
+
+class Pool:
+    """Plays rounds on `processes` workers; use as a context manager."""
+
+    def __init__(self, task: Task, method: Method, key: Key, states: Path, processes: int, device: str = "cpu") -> None:
+        """`processes` >= 1; results do not depend on it. Training on another device than the CPU takes one process."""
+        if processes < 1:
+            raise LocalError(f"processes must be at least 1; got {processes}")
+        self._arguments = (task, method, key, states, device)
+        self._task, self._count = task, processes
+        self._threads_before = torch.get_num_threads()
+        self._children = Children()
+        self._heard = selectors.DefaultSelector()  # of all pipes; made once, not for each message
+        self._inbox: deque[Message] = deque()
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Pool:
+        one_thread()
+        keep_memory()  # before forking: the workers inherit it
+        try:
+            if self._count == 1:
+                self._worker = Worker(*self._arguments, "0")
+            else:
+                self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        states = self._arguments[3]
+        for i in range(self._count):  # one by one: workers that made and opened each other's at once would collide
+            StateStore(states, writer=str(i), durable=False).close()
+        context = multiprocessing.get_context("fork")
+        self._next = context.Value("q", 0)
+        dense = 4 * sum(x.numel() for x in self._task.model.state_dict().values())
+        self._board = SharedBuffer(dense)
+        self._mailboxes = [SharedRing(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
+        for i in range(self._count):
+            memory = (self._next, self._board, self._mailboxes[i])
+            self._heard.register(self._children.fork(_serve, *memory, *self._arguments, str(i)), selectors.EVENT_READ)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads_before)
+        if self._worker is not None:
+            self._worker.close()
+        if self._children:
+            self._draw_no_more()
+            for mailbox in self._mailboxes:
+                mailbox.abandon()
+        self._heard.close()
+        self._children.end()
+
+    def _draw_no_more(self) -> None:
+        """After a failure: workers stop after the client in hand. One that was killed may have died with the lock."""
+        lock = self._next.get_lock()
+        if lock.acquire(timeout=1.0):
+            try:
+                self._next.value = NO_MORE
+            finally:
+                lock.release()
+
+    @property
+    def workers(self) -> int:
+        """How many follow the public model."""
+        return self._count
+
+    def round(
+        self, number: int, clients: list[int], bundle: bytes, own: Sequence[bytes] = ()
+    ) -> Iterator[tuple[Reply, bytes | memoryview]]:
+        """Every client's reply, in the order of `clients`, as soon as that order allows.
+
+        `bundle`: the public model's; `own`: one per client, where the downlink has an own part. A frame may be a view
+        of shared memory, valid until the next reply is asked for.
+        """
+        if self._worker is not None:
+            self._worker.receive(bundle)
+            self._worker.set_bundles(dict(zip(clients, own, strict=False)))
+            self._worker.expect(clients)
+            left = iter(clients)
+            while replies := [(reply, b"".join(pieces)) for reply, pieces in self._worker.play(number, left)]:
+                yield from replies
+            return
+        lengths = [len(bundle), *map(len, own)]
+        order = {"do": "round", "round": number, "clients": clients, "lengths": lengths}
+        self._tell(order, b"".join([bundle, *own]) if own else bundle)
+        for header, frame in self._collect(clients):
+            if header["slot"] is None:
+                yield Reply(**header["reply"]), frame
+            else:
+                mailbox = self._mailboxes[header["worker"]]
+                yield Reply(**header["reply"]), mailbox.view(header["slot"], header["length"])
+                mailbox.free()
+
+    def evaluate(self, bundle: bytes) -> tuple[float, float]:
+        """(accuracy, mean loss) of the newest public model on the whole test set."""
+        found = self._results("evaluate", chunks(self._task), bundle)
+        total = sum(n for n, _, _ in found)
+        return sum(n * a for n, a, _ in found) / total, sum(n * loss for n, _, loss in found) / total
+
+    def evaluate_own(self, bundle: bytes) -> list[float]:
+        """Every client's accuracy, with what it keeps and the newest public model, on its own held-out examples."""
+        return [accuracy for _, accuracy, _ in self._results("evaluate_own", len(self._task.held), bundle)]
+
+    def _results(self, what: str, count: int, bundle: bytes) -> list[tuple[int, float, float]]:
+        if self._worker is not None:
+            self._worker.receive(bundle)
+            return [getattr(self._worker, what)(i) for i in range(count)]
+        self._tell({"do": what, "count": count}, bundle)
+        return [header["result"] for header, _ in self._collect(range(count))]
+
+    def settle(self, number: int, failed: list[int], horizon: int, saved: int) -> None:
+        """End a round in every worker's store; returns when all have."""
+        if self._worker is not None:
+            self._worker.settle(number, failed, horizon, saved)
+            return
+        self._tell({"do": "settle", "round": number, "failed": failed, "horizon": horizon, "saved": saved})
+        for _ in range(len(self._children)):
+            self._take()
+
+    def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
+        self._next.value = 0
+        posted = self._board.put(data) if data else None
+        message = pack((header, data) if posted is None else (header | {"posted": posted}, b""))
+        for pipe in self._children.pipes:
+            try:
+                pipe.send_bytes(message)
+            except (BrokenPipeError, ConnectionResetError):
+                while True:  # until what it said before its end is read, and its end
+                    self._take()
+
+    def _collect(self, expected: Sequence[int]) -> Iterator[Message]:
+        """A message of each client or piece, in this order; returns when every worker says that it is done."""
+        early: dict[int, Message] = {}
+        wanted, working = deque(expected), len(self._children)
+        while wanted or working:
+            header, data = self._take()
+            if "done" in header:
+                working -= 1
+            else:
+                early[header["of"]] = (header, data)
+            while wanted and wanted[0] in early:
+                yield early.pop(wanted.popleft())
+
+    def _take(self) -> Message:
+        while not self._inbox:
+            for ready, _ in self._heard.select():
+                self._inbox.extend(self._children.hear(cast("Connection", ready.fileobj)))
+        return checked(self._inbox.popleft())
+
+
+def _serve(
+    pipe: Connection,
+    counter: Any,
+    board: SharedBuffer,
+    mailbox: SharedRing,
+    task: Task,
+    method: Method,
+    key: Key,
+    states: Path,
+    device: str,
+    name: str,
+) -> None:
+    """A worker process: take orders until told to stop."""
+    worker = Worker(task, method, key, states, device, name)
+    while True:
+        ((order, data),) = unpack(pipe.recv_bytes())
+        if order["do"] == "stop":
+            worker.close()
+            return
+        data = board.read(order["posted"]) if "posted" in order else data
+        _obey(worker, order, data, pipe, counter, mailbox)
+        pipe.send_bytes(pack(({"done": order["do"]}, b"")))
+
+
+def _obey(
+    worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any, mailbox: SharedRing
+) -> None:
+    if order["do"] == "settle":
+        worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
+        return
+    public, *own = _cut(data, order.get("lengths", [len(data)]))
+    worker.receive(public)
+    worker.set_bundles(dict(zip(order.get("clients", []), own, strict=False)))
+    if order["do"] == "round":
+        worker.expect(order["clients"])
+        left = (order["clients"][i] for i in _draw(counter, len(order["clients"])))
+        while messages := [_post(*done, mailbox, worker.number) for done in worker.play(order["round"], left)]:
+            pipe.send_bytes(pack(*messages))
+    else:
+        judge = worker.evaluate_own if order["do"] == "evaluate_own" else worker.evaluate
+        for i in _draw(counter, order["count"]):
+            pipe.send_bytes(pack(({"of": i, "result": judge(i)}, b"")))
+
+
+def _post(reply: Reply, pieces: Sequence[bytes | memoryview], mailbox: SharedRing, number: int) -> Message:
+    """Put a frame where the server will look; in the message itself if it does not fit there."""
+    slot = mailbox.put(pieces) if pieces else None
+    header = {"of": reply.client, "reply": vars(reply), "slot": slot, "worker": number}
+    return header | {"length": sum(map(len, pieces))}, b"" if slot is not None else b"".join(pieces)
+
+
+def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
+    return [data[end - n : end] for n, end in zip(lengths, accumulate(lengths), strict=True)]
+
+
+def _draw(counter: Any, limit: int) -> Iterator[int]:
+    while True:
+        with counter.get_lock():
+            i = counter.value
+            counter.value = i + 1
+        if i >= limit:
+            return
+        yield i

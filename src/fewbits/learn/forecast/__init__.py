@@ -1,5 +1,0 @@
-"""Forecast what a run would send, from real frames, before anything is trained."""
-
-from fewbits.learn.forecast.forecast import Forecast, Link, forecast
-
-__all__ = ["Forecast", "Link", "forecast"]

@@ -1,0 +1,90 @@
+"""IntrinsicSpace: train in random subspaces, theta = theta0 + A s, so that only s and A^T g travel.
+
+Wang and Melas-Kyriazi, Intrinsic Gradient Compression for Federated Learning, 2021 (arXiv 2112.02656).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs import Basis
+from fewbits.errors import LocalError
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.objective import Objective
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+
+SENT = "s"  # the name of what a client sends: A^T of its update
+MODES = ("static", "time-varying", "k-subspace")
+
+
+@dataclass(frozen=True)
+class IntrinsicSpace:
+    """Which subspaces a run moves in. n = k * dim numbers are s: k vectors of dim, end to end.
+
+    static: one A. time-varying: a fresh A every `epoch` rounds; s starts again at 0, and its last value is folded into
+    theta. k-subspace: k matrices per epoch, of which each sampled client uses one, drawn from (seed, round, client).
+    The paper's clients take one gradient; here A^T is taken of what several local steps changed: the same linear map.
+    """
+
+    dim: int = 4096  # d; larger: more bytes, less is lost
+    mode: str = "static"
+    k: int = 4  # matrices per epoch; only k-subspace has more than one
+    epoch: int = 10  # rounds; only static has no epochs
+    basis: str = "fastfood"  # or "sparse", "hadamard", "gaussian"
+    scale: str = "orthonormal"  # or "unbiased": steps D/dim times as long
+    seed: int = 7  # of the matrices; everybody's
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise LocalError(f"IntrinsicSpace: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        for name in ("dim", "k", "epoch"):
+            if getattr(self, name) < 1:
+                raise LocalError(f"IntrinsicSpace: {name} must be at least 1; got {getattr(self, name)}")
+        Basis(self.dim, self.dim, Key(self.seed), self.basis, self.scale)  # says what is wrong with the others
+
+    @property
+    def subspaces(self) -> int:
+        """K."""
+        return self.k if self.mode == "k-subspace" else 1
+
+    @property
+    def numel(self) -> int:
+        """Numbers in s."""
+        return self.subspaces * self.dim
+
+    def spec(self, model: FlatModel, objective: Objective) -> TreeSpec:
+        """Of what a client sends; LocalError for models and objectives of which more than parameters travels."""
+        if len(model.shared) != len(model.shared_params) or objective.extra:
+            raise LocalError(
+                "a run in subspaces sends parameters only; this model has float buffers (use GroupNorm instead of "
+                f"BatchNorm), or its objective sends more: {len(model.shared) - len(model.shared_params)} numbers in "
+                f"buffers, {objective!r}"
+            )
+        self.matrix(len(model.shared), 0, 0)  # says so when dim is too large
+        return TreeSpec(((SENT, Spec((self.dim,))),))
+
+    def epoch_of(self, version: int) -> int:
+        """The epoch that the model of this version (1: the initial one) is trained in."""
+        return 0 if self.mode == "static" else (version - 1) // self.epoch
+
+    def matrix(self, size: int, epoch: int, which: int) -> Basis:
+        """A_{e,k}: size x dim."""
+        return Basis(size, self.dim, Key(self.seed).fold("epoch", epoch, "subspace", which), self.basis, self.scale)
+
+    def which(self, round: int, client: int) -> int:
+        """The subspace that a client uses in a round."""
+        if self.subspaces == 1:
+            return 0
+        return int(Key(self.seed).fold("round", round, "client", client).below(self.subspaces, 1)[0])
+
+    def expand(self, size: int, epoch: int, s: Tensor) -> Tensor:
+        """The sum of A_{e,k} s_k.  # (n,) -> (size,)"""
+        total = torch.zeros(size)
+        for which, part in enumerate(torch.split(s, self.dim)):
+            if bool(part.any()):
+                total += self.matrix(size, epoch, which).expand(part)
+        return total

@@ -1,0 +1,106 @@
+"""A finished model as one frame: where it is not zero, and the values there, without loss.
+
+Beside the frame lies a description, a few lines of JSON: the tensors' names and shapes, which the ends of a link
+agree on before their first frame. It is the same note that a run leaves in wire.json, so `fewbits inspect` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs import Threshold, chain, flat
+from fewbits.coders import Auto
+from fewbits.errors import LocalError, WireError
+from fewbits.links.identity import codec_hash
+from fewbits.links.receiver import Receiver
+from fewbits.links.sender import Sender
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+
+CODEC = flat(chain(Threshold(0.0), Auto()))
+EXACT = 2**53  # integers up to here travel as float64 without loss
+
+
+def save_model(state: Mapping[str, Tensor], path: Path | str) -> int:
+    """Write a state dict as one frame, and PATH.json that describes it; the frame's length in bytes.
+
+    Every value comes back bit for bit, but for -0.0, which comes back as 0.0. Integer tensors travel as float64.
+    LocalError names a tensor that is not finite, or too large an integer.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model({"weight": torch.tensor([0.0, 0.5] * 500)}, f"{folder}/model.frame")
+    ...     load_model(f"{folder}/model.frame")["weight"].count_nonzero()
+    28
+    tensor(500)
+    """
+    path = Path(path)
+    floats = {name: _as_float(name, x) for name, x in state.items()}
+    spec = Spec.of(floats)
+    assert isinstance(spec, TreeSpec)
+    frame = Sender(CODEC, spec, Key(0)).send(floats)
+    integers = {name: _kind(x) for name, x in state.items() if not x.is_floating_point()}
+    _write(_note(path), json.dumps([_description(spec) | {"integers": integers}], indent=2).encode() + b"\n")
+    _write(path, frame)
+    return len(frame)
+
+
+def load_model(path: Path | str) -> dict[str, Tensor]:
+    """The state dict that `save_model` wrote; WireError for damaged bytes, LocalError for a missing file."""
+    path = Path(path)
+    try:
+        frame, note = path.read_bytes(), json.loads(_note(path).read_text())
+    except OSError as error:
+        raise LocalError(f"load_model: {error.filename} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise LocalError(f"load_model: {_note(path)} is not JSON: {error}") from None
+    spec, integers = _parsed(note, _note(path))
+    found = Receiver(CODEC, spec).receive(frame)
+    return {name: x.to(getattr(torch, integers[name])) if name in integers else x for name, x in found.items()}
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _kind(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _as_float(name: str, x: Tensor) -> Tensor:
+    x = x.detach().cpu()
+    if x.is_floating_point():
+        return x
+    if x.is_complex() or (x.numel() and int(x.abs().max() if x.dtype != torch.bool else 1) > EXACT):
+        raise LocalError(f"save_model: {name} must hold floats or integers up to 2^53; got {_kind(x)}")
+    return x.to(torch.float64)
+
+
+def _description(spec: TreeSpec) -> dict[str, Any]:
+    tensors = [[name, list(leaf.shape), leaf.dtype] for name, leaf in spec]
+    return {"link": "model", "codec": repr(CODEC), "hash": f"{codec_hash(CODEC, spec):04X}", "tensors": tensors}
+
+
+def _parsed(note: Any, where: Path) -> tuple[TreeSpec, dict[str, str]]:
+    try:
+        (link,) = note
+        spec = TreeSpec(tuple((str(name), Spec(tuple(shape), dtype)) for name, shape, dtype in link["tensors"]))
+        integers = {str(name): str(kind) for name, kind in link["integers"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LocalError(f"load_model: {where} does not describe a model: {error}") from None
+    odd = [kind for kind in integers.values() if not isinstance(getattr(torch, kind, None), torch.dtype)]
+    if odd:
+        raise WireError(f"load_model: {where} names tensors of type {odd[0]!r}, which torch does not have")
+    return spec, integers
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)

@@ -1,0 +1,142 @@
+"""Receiver: the end of a link that decodes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fewbits.codecs import Codec, Lift, Partial, Transform, as_lift
+from fewbits.codecs.flat_view import copied
+from fewbits.coders.base import Coder
+from fewbits.errors import DesyncError, WireError
+from fewbits.links.finite import all_finite, reach
+from fewbits.links.identity import codec_hash, first_history, next_history
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+from fewbits.wire import BitReader, BitWriter, Frame, Header, Section
+
+
+class Receiver:
+    """Decode frames in their order; anything else raises before a value is decoded, and changes nothing.
+
+    WireError: damaged, foreign or malformed. DesyncError: well-formed, but not the next frame of this link (one was
+    missed, repeated or reordered, or the ends' states differ); ask the sender for `resync()`.
+    """
+
+    def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, common: Key = Key(0)) -> None:
+        """`common` must be the sender's."""
+        self.codec: Lift = as_lift(codec, "Receiver")
+        self.spec, self.common = spec, common
+        self.codec.check(spec)
+        self.hash = codec_hash(self.codec, spec)
+        self.expects = 0  # sequence number of the next frame
+        self.state: Any = self.codec.init(spec)
+        self.history = self._first = first_history(self.codec, spec)
+        self.sections: list[Section] = []  # of the last accepted frame's payload
+        self._observed: dict[str, float] = {}
+        self.reach = 0.0  # largest magnitude in the last partial
+        self.peer_ack = 0  # what the last accepted frame acknowledged
+
+    @property
+    def ack(self) -> int:
+        """For the next frame the other way: frames accepted so far, modulo 2^16."""
+        return self.expects % 2**16
+
+    def receive(self, frame: bytes | memoryview, common: Key | None = None) -> Any:
+        """The value in the next frame, in fresh memory: a tensor, or a dict of tensors."""
+        parsed, message, state, src, common = self._open(frame, common)
+        if parsed.header.snapshot:
+            raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
+        value, state = self.codec.decode(message, self.spec, state)
+        if not all_finite(value):
+            raise WireError("the frame decodes to values that are not finite")
+        self._accept(parsed, message, state, src, common)
+        return copied(value)
+
+    def receive_partial(self, frame: bytes | memoryview, common: Key | None = None) -> tuple[Partial, ...]:
+        """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`.
+
+        It may lie in the frame's own memory: use it before that is used again.
+        """
+        parsed, message, state, src, common = self._open(frame, common)
+        if parsed.header.snapshot:
+            raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
+        partials, state = self.codec.partials(message, self.spec, state)
+        self.reach = max(map(reach, partials), default=0.0)
+        if self.reach == math.inf:
+            raise WireError("the frame decodes to values that are not finite")
+        self._accept(parsed, message, state, src, common)
+        return partials
+
+    def adopt(self, frame: bytes | memoryview) -> None:
+        """Take over the shared state in a snapshot frame; the next frame expected is the one after it."""
+        parsed = self._parse(frame)
+        if not parsed.header.snapshot:
+            raise WireError("this frame is a message, not a snapshot; use Receiver.receive")
+        src = BitReader(parsed.payload)
+        with src.section("state"):
+            state = self.codec.read_state(self.spec, src)
+        src.finish()
+        self.state, self.sections = state, src.sections
+        self.expects, self.history = parsed.header.sequence, parsed.header.history
+
+    def observe(self) -> dict[str, float]:
+        """Figures of the last accepted frame that both ends can see, such as `recycled`."""
+        return dict(self._observed)
+
+    def skip(self) -> None:
+        """Acknowledge frames that never were, so that the sender, whose history is another, makes a key frame.
+
+        Two, because one more than it has sent would be what it hears when its last frame arrived.
+        """
+        self.expects += 2
+
+    def dump(self) -> bytes:
+        """This end as bytes, for a StateStore."""
+        out = BitWriter()
+        self.codec.write_state(self.state, self.spec, out)
+        return bytes(Frame(Header(self.hash, self.expects, self.history, snapshot=True), out.finish()))
+
+    def load(self, data: bytes) -> None:
+        """Become the end that was dumped; WireError when the bytes are damaged or another codec's."""
+        self.adopt(data)
+
+    def _parse(self, frame: bytes | memoryview) -> Frame:
+        parsed = Frame.parse(frame)
+        if parsed.header.codec != self.hash:
+            raise WireError(
+                f"frame is of another codec or Spec: its hash is {parsed.header.codec:04X}, "
+                f"{self.codec!r} has {self.hash:04X}"
+            )
+        return parsed
+
+    def _open(self, frame: bytes | memoryview, common: Key | None) -> tuple[Frame, Any, Any, BitReader, Key]:
+        """Check and read a frame, changing nothing."""
+        parsed = self._parse(frame)
+        header = parsed.header
+        state, history = self.state, self.history
+        if header.key:
+            state, history = self.codec.init(self.spec), self._first
+            if header.sequence < self.expects:
+                raise DesyncError(f"key frame {header.sequence} is a repeat: frame {self.expects} comes next")
+        elif header.sequence != self.expects:
+            raise DesyncError(f"frame {self.expects} comes next on this link; got frame {header.sequence}")
+        if header.history != history:
+            raise DesyncError(
+                f"the ends differ: the sender's history is {header.history:06X}, ours {history:06X}; "
+                "a key frame heals it"
+            )
+        common = common or self.common.fold(header.sequence)
+        src = BitReader(parsed.payload, lent=self.codec.stateless)  # else the state keeps what was read
+        message = None
+        if not header.snapshot:
+            message = self.codec.read(self.spec, src, common)
+            src.finish()
+        return parsed, message, state, src, common
+
+    def _accept(self, frame: Frame, message: Any, state: Any, src: BitReader, common: Key) -> None:
+        self.state, self.sections = state, src.sections
+        self._observed = self.codec.observe(message)
+        header = frame.header
+        self.history = next_history(header.history, common, header.sequence, frame.crc)
+        self.expects, self.peer_ack = header.sequence + 1, header.ack

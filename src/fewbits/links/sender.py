@@ -1,0 +1,175 @@
+"""Sender: the end of a link that encodes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from fewbits.codecs import Codec, Keys, Lift, Transform, as_lift
+from fewbits.codecs.flat_view import copied
+from fewbits.coders.base import Coder
+from fewbits.errors import LocalError, WireError
+from fewbits.links.finite import check_finite, check_tree, reach
+from fewbits.links.identity import codec_hash, first_history, next_history
+from fewbits.rng import Key
+from fewbits.spec import Spec, TreeSpec
+from fewbits.wire import BitReader, BitWriter, Frame, Header, Section
+
+OWN_FRAME = "Sender.send, decoding its own frame"
+
+
+class _Pending(NamedTuple):
+    """What becomes true when the peer has the frame."""
+
+    state: Any
+    memory: Any
+    history: int
+
+
+class Sender:
+    """Encode values into frames, one at a time.
+
+    `send` leaves everything pending: `commit` once the peer has the frame, or `rollback`, after which the same value
+    gives the same bytes. The new shared state comes from decoding the own message with the receiver's function.
+
+    >>> import torch, fewbits as fb
+    >>> x = torch.arange(4.0)
+    >>> sender = fb.Sender(fb.Raw(), fb.Spec.of(x), fb.Key(0))
+    >>> receiver = fb.Receiver(fb.Raw(), fb.Spec.of(x))
+    >>> frame = sender.send(x)
+    >>> len(frame), receiver.receive(frame)
+    (32, tensor([0., 1., 2., 3.]))
+    >>> sender.commit()
+    """
+
+    def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, key: Key, common: Key = Key(0)) -> None:
+        """`key` is private (dither); `common` must be the receiver's too (supports that are never sent)."""
+        self.codec: Lift = as_lift(codec, "Sender")
+        self.spec, self.key, self.common = spec, key, common
+        if not isinstance(key, Key) or not isinstance(common, Key):
+            raise LocalError(f"Sender: key and common must be Keys, such as Key(0); got {key!r} and {common!r}")
+        self.codec.check(spec)
+        contract = self.codec.contract(spec)
+        self._lossless, self._linear = contract.lossless, contract.linear
+        self._hash = codec_hash(self.codec, spec)
+        self.sequence = 0  # of the next frame
+        self.state: Any = self.codec.init(spec)
+        self.memory: Any = self.codec.memory(spec)
+        self._history = self._first = first_history(self.codec, spec)
+        self._key_frame = False
+        self._pending: _Pending | None = None
+        self.sections: list[Section] = []  # of the last frame's payload
+        self.message: Any = None  # the last one encoded
+        self._before: Any = None  # the shared state that it was encoded with
+
+    @property
+    def value(self) -> Any:
+        """What the receiver decodes from the last frame."""
+        return self.codec.decode(self.message, self.spec, self._before)[0]
+
+    @property
+    def history(self) -> int:
+        """24-bit digest of what was committed since the last key frame."""
+        return self._history
+
+    def send(self, x: Any, ack: int = 0, common: Key | None = None) -> bytes:
+        """The next frame, for `x` of this link's Spec.
+
+        `ack` is the count of frames accepted on the link the other way; `common` overrides the frame's common key (both
+        ends must do so). Raises LocalError, with nothing changed, when the last frame is neither committed nor rolled
+        back, when x does not fit the Spec, or naming the tensor that is not finite.
+        """
+        check_tree(x, self.spec, "Sender.send")
+        return b"".join(self.pieces(copied(x), ack, common))
+
+    def pieces(self, x: Any, ack: int = 0, common: Key | None = None) -> list[bytes | memoryview]:
+        """`send`, for carriers that can write a frame from pieces; use them before the next call of this end.
+
+        x is given away: it must not be changed any more.
+        """
+        if self._pending is not None:
+            raise LocalError("Sender: the last frame is still pending; commit() it or rollback() first")
+        check_tree(x, self.spec, "Sender.send")
+        check_finite(x, "Sender.send")
+        common = common or self.common.fold(self.sequence)
+        state = self.codec.init(self.spec) if self._key_frame else self.state
+        history = self._first if self._key_frame else self._history
+        keys = Keys(self.key.fold(self.sequence), common)
+        message, memory = self.codec.encode(x, self.spec, state, self.memory, keys)
+        out = BitWriter()
+        self.codec.write(message, self.spec, out)
+        before = state
+        if self._linear:  # it may leave the range when it is expanded
+            value, state = self.codec.decode(message, self.spec, before)
+            check_finite(value, OWN_FRAME)
+        elif not (self._lossless and self.codec.stateless):  # else the receiver decodes x itself and keeps nothing
+            partials, state = self.codec.partials(message, self.spec, before)  # decoded, but not spread out
+            if max(map(reach, partials), default=0.0) == math.inf:  # the receiver would refuse the frame
+                check_finite(self.codec.decode(message, self.spec, before)[0], OWN_FRAME)
+        header = Header(self._hash, self.sequence, history, ack % 2**16, key=self._key_frame)
+        pieces, crc = Frame.seal(header, out.chunks())
+        self._pending = _Pending(state, memory, next_history(history, common, self.sequence, crc))
+        self.sections, self.message, self._before = out.sections, message, before
+        return pieces
+
+    def commit(self) -> None:
+        """The peer has the last frame."""
+        if self._pending is None:
+            raise LocalError("Sender: there is no pending frame to commit")
+        self.state, self.memory, self._history = self._pending
+        self._pending, self._key_frame = None, False
+        self.sequence += 1
+
+    def rollback(self) -> None:
+        """The peer does not have the last frame: as if it had never been made."""
+        if self._pending is None:
+            raise LocalError("Sender: there is no pending frame to roll back")
+        self._pending = None
+
+    def resync(self, sequence: int | None = None) -> None:
+        """Make the next frame a key frame, which any receiver of this codec takes; memory is kept.
+
+        `sequence` is the number that the receiver expects, if it is known to be later than ours.
+        """
+        self._pending, self._key_frame = None, True
+        self.sequence = max(self.sequence, sequence or 0)
+
+    def start(self, x: Any) -> None:
+        """Begin from a value that both ends already have (see `snapshot`)."""
+        check_tree(x, self.spec, "Sender.start")
+        check_finite(x, "Sender.start")
+        self.state = self.codec.start(copied(x), self.spec)
+
+    def snapshot(self) -> bytes:
+        """A frame with the whole shared state, from which a receiver can take the next frame."""
+        out = BitWriter()
+        with out.section("state"):
+            self.codec.write_state(self.state, self.spec, out)
+        return bytes(Frame(Header(self._hash, self.sequence, self._history, snapshot=True), out.finish()))
+
+    def observe(self) -> dict[str, float]:
+        """Figures of the pending or last frame, such as `recycled`."""
+        return self.codec.observe(self.message, self._pending.memory if self._pending else self.memory)
+
+    def dump(self) -> bytes:
+        """This end as bytes, for a StateStore: header, shared state, memory. Nothing may be pending."""
+        if self._pending is not None:
+            raise LocalError("Sender.dump: a frame is pending; commit() it or rollback() first")
+        out = BitWriter()
+        self.codec.write_state(self.state, self.spec, out)
+        self.codec.write_memory(self.memory, self.spec, out)
+        header = Header(self._hash, self.sequence, self._history, key=self._key_frame, snapshot=True)
+        return bytes(Frame(header, out.finish()))
+
+    def load(self, data: bytes) -> None:
+        """Become the end that was dumped; WireError when the bytes are damaged or another codec's."""
+        frame = Frame.parse(data)
+        if frame.header.codec != self._hash:
+            raise WireError("a stored sender belongs to another codec or Spec")
+        if not frame.header.snapshot:
+            raise WireError("these bytes are a message, not a stored sender")
+        src = BitReader(frame.payload)
+        state, memory = self.codec.read_state(self.spec, src), self.codec.read_memory(self.spec, src)
+        src.finish()
+        self.state, self.memory, self._pending = state, memory, None
+        self.sequence, self._history, self._key_frame = frame.header.sequence, frame.header.history, frame.header.key

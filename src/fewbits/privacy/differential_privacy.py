@@ -1,0 +1,82 @@
+"""DifferentialPrivacy: the Gaussian mechanism of a run, on what leaves each client, and the epsilon that it has come to."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fewbits.errors import LocalError
+from fewbits.privacy.mechanism import GaussianMechanism, epsilon_of
+from fewbits.rng import Key
+
+SHARES = ("local", "central")
+
+
+@dataclass(frozen=True)
+class DifferentialPrivacy:
+    """What a client sends is scaled to a 2-norm of at most `clip` and made noisy before any codec sees it.
+
+    "local": every client adds noise of sigma * clip, so each message is private by itself, from the server too.
+    "central": each of a round's n clients adds sigma / sqrt(n) of it, so that their sum has sigma * clip; whoever sees
+    single messages sees too little noise. Nothing but the sum may depend on them, so the uplink must be lossless.
+    Clients weigh 1 each, whatever their number of examples: else one of them moves the sum by more than `clip`.
+    """
+
+    clip: float = 1.0  # C, largest 2-norm of what is sent; smaller: less noise in all, more of the update cut off
+    noise: float = 1.0  # sigma; larger: more private, slower
+    delta: float = 1e-5  # of the (epsilon, delta) that is reported; well below 1 / clients
+    share: str = "local"  # or "central"
+    clients: int = 1  # n, whose messages are in one sum; a run sets it
+
+    def __post_init__(self) -> None:
+        for name, fine in (
+            ("clip", 1e-20 <= self.clip <= 1e20),
+            ("noise", 0.01 <= self.noise <= 1e6),
+            ("delta", 0 < self.delta < 1),
+            ("share", self.share in SHARES),
+        ):
+            if not fine:
+                raise LocalError(f"DifferentialPrivacy: {name} must be {_RANGES[name]}; got {getattr(self, name)!r}")
+
+    def check(self, lossless: bool) -> None:
+        """LocalError unless the uplink keeps the promise; says so, too, when the accountant is missing.
+
+        `lossless`: the uplink's codec loses nothing, but for a field's steps.
+        """
+        if self.share == "central" and not lossless:
+            raise LocalError(
+                "dp: share=central needs an uplink that loses nothing (dense, intrinsic): what a lossy codec makes of "
+                "one client's message does not follow from the sum that the noise protects; take share=local"
+            )
+        epsilon_of(self.delta, {(self.noise, 1.0): 1})
+
+    def apply(self, x: Tensor, key: Key) -> Tensor:
+        """x clipped and noisy; `key`: secret, and another one for each x.  # (n,)"""
+        mechanism = GaussianMechanism(self.clip, self.noise)
+        return (mechanism if self.share == "local" else mechanism.share(self.clients)).apply(x, key)
+
+    def epsilon(self, messages: int, arrived: Iterable[int], everybody: int) -> float:
+        """What a run has come to.
+
+        Local: `messages`, the most that any client has sent. Central: `arrived`, the clients in each round's sum, of
+        those asked among `everybody`; noise of those that did not arrive is missing.
+        """
+        if self.share == "local":
+            return epsilon_of(self.delta, {(self.noise, 1.0): messages})
+        rounds = Counter(count for count in arrived if count)
+        spent = {
+            (self.noise * math.sqrt(n / self.clients), self.clients / everybody): times for n, times in rounds.items()
+        }
+        return epsilon_of(self.delta, spent)
+
+
+_RANGES = {
+    "clip": "in 1e-20..1e20",
+    "noise": "in 0.01..1e6",
+    "delta": "above 0 and below 1",
+    "share": f"one of {', '.join(SHARES)}",
+}

@@ -1,0 +1,183 @@
+"""Graphs by name, by networkx."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fewbits.errors import LocalError
+from fewbits.rng import Key
+from fewbits.topology.make import graph
+from fewbits.topology.value import Topology
+
+TRIES = 200  # draws of a random graph until it is connected
+
+
+def _networkx() -> ModuleType:
+    try:
+        import networkx
+    except ImportError:
+        raise LocalError("graphs by name need networkx; pip install fewbits[gossip]") from None
+    return networkx
+
+
+def _named(found: Any, weights: str) -> Topology:
+    """Nodes are numbered in their sorted order."""
+    number = {node: i for i, node in enumerate(sorted(found.nodes))}
+    return graph(len(number), [(number[a], number[b]) for a, b in found.edges], weights)
+
+
+def _several(name: str, n: int, least: int = 2) -> None:
+    if not isinstance(n, int) or n < least:
+        raise LocalError(f"topology.{name}: needs {least} nodes or more; got {n!r}")
+
+
+def ring(n: int, weights: str = "metropolis") -> Topology:
+    """Every node has two neighbours.
+
+    >>> ring(5).neighbours(0)
+    (1, 4)
+    """
+    _several("ring", n)
+    return _named(_networkx().path_graph(2) if n == 2 else _networkx().cycle_graph(n), weights)
+
+
+def torus(n: int, weights: str = "metropolis") -> Topology:
+    """A grid whose sides are joined, as near to a square as n = rows * columns allows; four neighbours each.
+
+    >>> torus(16).neighbours(5)
+    (1, 4, 6, 9)
+    """
+    _several("torus", n, 4)
+    rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
+    if rows == 1:
+        raise LocalError(f"topology.torus: {n} nodes make no grid; give rows times columns, such as {n + 1}, or a ring")
+    return _named(_networkx().grid_2d_graph(rows, n // rows, periodic=True), weights)
+
+
+def complete(n: int, weights: str = "metropolis") -> Topology:
+    """Everybody hears everybody: W = 1/n everywhere."""
+    _several("complete", n)
+    return _named(_networkx().complete_graph(n), weights)
+
+
+def star(n: int, weights: str = "metropolis") -> Topology:
+    """Node 0 is everybody's only neighbour."""
+    _several("star", n)
+    return _named(_networkx().star_graph(n - 1), weights)
+
+
+def hypercube(n: int, weights: str = "metropolis") -> Topology:
+    """Nodes whose numbers differ in one bit; n is a power of two."""
+    _several("hypercube", n)
+    if n & (n - 1):
+        raise LocalError(f"topology.hypercube: n must be a power of two; got {n}")
+    return graph(n, [(i, i ^ 1 << b) for i in range(n) for b in range(n.bit_length() - 1)], weights)
+
+
+def exponential(n: int, weights: str = "metropolis") -> Topology:
+    """Neighbours at distances 1, 2, 4, ... both ways round: about 2 log2(n) of them."""
+    _several("exponential", n)
+    steps = [1 << b for b in range((n - 1).bit_length()) if 1 << b <= n // 2] or [1]
+    return _named(_networkx().circulant_graph(n, steps), weights)
+
+
+def random_regular(n: int, degree: int = 4, key: Key = Key(0), weights: str = "metropolis") -> Topology:
+    """A random connected graph in which every node has `degree` neighbours."""
+    _several("random_regular", n)
+    if not 1 <= degree < n or n * degree % 2:
+        raise LocalError(f"topology.random_regular: needs 1 <= degree < n and n * degree even; got {degree}, n = {n}")
+    return _connected(lambda nx, seed: nx.random_regular_graph(degree, n, seed=seed), key, weights, "random_regular")
+
+
+def erdos_renyi(n: int, share: float = 0.3, key: Key = Key(0), weights: str = "metropolis") -> Topology:
+    """Every pair is joined with probability `share`; drawn again until the graph is connected."""
+    _several("erdos_renyi", n)
+    if not 0 < share <= 1:
+        raise LocalError(f"topology.erdos_renyi: share must be in (0, 1]; got {share}")
+    return _connected(lambda nx, seed: nx.gnp_random_graph(n, share, seed=seed), key, weights, "erdos_renyi")
+
+
+def _connected(draw: Callable[[Any, int], Any], key: Key, weights: str, name: str) -> Topology:
+    nx = _networkx()
+    for attempt in range(TRIES):
+        found = draw(nx, key.fold("graph", attempt).word())
+        if nx.is_connected(found):
+            return _named(found, weights)
+    raise LocalError(f"topology.{name}: none of {TRIES} draws was connected; join more pairs")
+
+
+def from_file(path: Path | str, weights: str = "metropolis") -> Topology:
+    """From a list of edges: two node numbers per line, 0 to n-1, with `#` for comments."""
+    path = Path(path)
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError(f"topology.from_file: {path} cannot be read: {error}") from None
+    edges = [_edge(path, number, line) for number, line in enumerate(lines, 1) if line.partition("#")[0].strip()]
+    if not edges:
+        raise LocalError(f"topology.from_file: {path} names no edge")
+    return graph(1 + max(map(max, edges)), edges, weights)
+
+
+def _edge(path: Path, number: int, line: str) -> tuple[int, int]:
+    try:
+        i, j = map(int, line.partition("#")[0].split())
+    except ValueError:
+        raise LocalError(f"{path}, line {number}: expected two node numbers; got {line[:60]!r}") from None
+    if i < 0 or j < 0 or i == j or max(i, j) > 1_000_000:
+        raise LocalError(f"{path}, line {number}: an edge joins two different nodes, 0 or above; got {i} and {j}")
+    return i, j
+
+
+NAMED: dict[str, Callable[..., Topology]] = {
+    "ring": ring,
+    "torus": torus,
+    "complete": complete,
+    "star": star,
+    "hypercube": hypercube,
+    "exponential": exponential,
+    "random_regular": random_regular,
+    "erdos_renyi": erdos_renyi,
+}
+
+
+def by_name(text: str, n: int, key: Key = Key(0), weights: str = "metropolis") -> Topology:
+    """A graph from text: a name, random_regular:DEGREE, erdos_renyi:SHARE, or file:PATH, whose nodes must be n.
+
+    >>> by_name("random_regular:3", 8).neighbours(0) == random_regular(8, 3).neighbours(0)
+    True
+    """
+    name, colon, value = text.partition(":")
+    if name == "file" and value:
+        found = from_file(value, weights)
+        if found.n != n:
+            raise LocalError(f"topology: {value} has nodes 0..{found.n - 1}; expected {n} nodes")
+        return found
+    kinds = {"random_regular": int, "erdos_renyi": float}
+    if name not in NAMED or (colon and name not in kinds):
+        raise LocalError(f"unknown topology {text!r}; choose one of {', '.join(NAMED)}, or file:PATH")
+    if name not in kinds:
+        return NAMED[name](n, weights=weights)
+    try:
+        given = [kinds[name](value)] if colon else []
+    except ValueError:
+        raise LocalError(f"topology {text!r}: expected a number after the colon") from None
+    return NAMED[name](n, *given, key=key, weights=weights)
+
+
+def layout(found: Topology, key: Key = Key(0)) -> np.ndarray:
+    """Where to draw the nodes: on a circle up to 12 of them, else by springs.  # (n, 2) float64"""
+    nx = _networkx()
+    drawn = nx.Graph(list(found.edges))
+    drawn.add_nodes_from(range(found.n))
+    if found.n <= 12:
+        places = nx.circular_layout(sorted(drawn.nodes))
+    else:
+        places = nx.spring_layout(drawn, seed=key.word() % 2**32, iterations=200)
+    return np.array([places[i] for i in range(found.n)], np.float64)
