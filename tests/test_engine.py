@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from digits_task import KEY, LOCAL, digits, evidence, federation, filled, held, metrics, mlp, model_bytes, task
-from fewbits.engines.simulation import Federation, Schedule, Task, checkpoint, federate
+from fewbits.engines.common import checkpoint
+from fewbits.engines.simulation import Federation, Schedule, Task, federate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.shared_memory import SharedRing
 from fewbits.engines.simulation.worker import Worker

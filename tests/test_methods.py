@@ -6,10 +6,10 @@ import pytest
 from torch import nn
 
 import fewbits as fb
-from fewbits.learn import DifferentialPrivacy, FlatModel
+from fewbits.learn import FlatModel
 from fewbits.methods import METHODS, build, fedpara, topk
 from fewbits.methods.catalogue import OVER, options
-from fewbits.privacy.pairwise_masking import PairwiseMasking
+from fewbits.privacy import DifferentialPrivacy, PairwiseMasking
 
 STACK = "chain(TopK(fraction=0.05), Quantize(bits=4), Rans())"
 UP = {

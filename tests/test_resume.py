@@ -16,7 +16,8 @@ import torch
 
 from digits_task import KEY, evidence, federation, mlp, model_bytes, task
 from fewbits.codecs import LookBack, Raw, chain
-from fewbits.engines.simulation import Federation, checkpoint
+from fewbits.engines.common import checkpoint
+from fewbits.engines.simulation import Federation
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError

@@ -21,7 +21,7 @@ class Outline:
 def data_info(name: str) -> Outline:
     """The outline of a data set of `NAMES`; nothing is read. shakespeare: the 65 characters of tinyshakespeare.
 
-    >>> outline("mnist")
+    >>> data_info("mnist")
     Outline(shape=(1, 28, 28), classes=10)
     """
     if name in SETS:
