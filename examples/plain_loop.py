@@ -35,8 +35,9 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
 def main(rounds: int = 20) -> tuple[float, int]:
     up = fb.flat(fb.LookBack(fb.chain(fb.TopK(0.1), fb.Quantize(bits=4), fb.Rans()), threshold=0.2))  # +
     down = fb.flat(fb.Delta(fb.chain(fb.Quantize(bits=8), fb.Rans())))  # +
-    server = fb.Server(build(), up, down, fb.Key(0))  # +
-    clients = [fb.Client(build(), up, down, fb.Key(0).fold("client", c)) for c in range(8)]  # +
+    method = fb.Method.of(up, down)  # +
+    server = fb.Server(build(), method, fb.Key(0))  # +
+    clients = [fb.Client(build(), method, fb.Key(0).fold("client", c), c) for c in range(8)]  # +
     data = [blobs(c) for c in range(8)]
     sent = 0
     for _ in range(rounds):

@@ -19,8 +19,8 @@ from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.shared_memory import SharedRing
 from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.federated.server import Server
 from fewbits.learn import FedAdam, FlatModel, LocalSGD, ServerSGD
-from fewbits.learn.server import Server
 from fewbits.links import Subscriber
 from fewbits.links.bundle import pack
 from fewbits.links.ledger import read
@@ -198,7 +198,7 @@ def test_absent_clients_pay_for_all_that_they_missed():
         if direction == "up":
             return
         broadcast = run.server.broadcast
-        follower = followers.setdefault(client, Subscriber(broadcast.codec, run.server.spec))
+        follower = followers.setdefault(client, Subscriber(broadcast.codec, run.server.exchange.update))
         known, now = follower.version, broadcast.version
         if now > 1:
             entries[now] = broadcast.frames(now - 1)[0]
@@ -377,7 +377,7 @@ def test_tensors_at_the_server_and_the_workers_are_the_same_public_model(monkeyp
 
     def watched(self, bundle):
         receive(self, bundle)
-        seen.append((self.version, b"".join(x.numpy().tobytes() for x in self._follower.value.values())))
+        seen.append((self.version, b"".join(x.numpy().tobytes() for x in self._public.value.values())))
 
     published = {}
     publish = Server.step
@@ -386,7 +386,7 @@ def test_tensors_at_the_server_and_the_workers_are_the_same_public_model(monkeyp
         published[self.broadcast.version] = b"".join(x.numpy().tobytes() for x in self.broadcast.value.values())
         publish(self)
 
-    monkeypatch.setattr(Worker, "follow", watched)
+    monkeypatch.setattr(Worker, "receive", watched)
     monkeypatch.setattr(Server, "step", step)
     federation(build("predict"), per_round=2).run()
     assert len(published) == 4 and all(value == published[v] for v, value in seen if v in published)

@@ -97,7 +97,7 @@ def test_a_round_whose_clients_all_fail_leaves_model_and_tables():
     run = federation(fetchsgd(**SMALL), rounds=1)
     before = run.server.flat.vector().clone()
     run.server.step()
-    assert torch.equal(run.server.flat.vector(), before) and not any(m.any() for m in run.server.moments)
+    assert torch.equal(run.server.flat.vector(), before) and not any(m.any() for m in run.server.public.moments)
 
 
 def normed() -> nn.Module:

@@ -8,9 +8,10 @@ from torch import nn
 
 from digits_task import KEY, evidence, federation, filled, mlp, task
 from fewbits.codecs import Modular, Partial, chain
-from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import LocalError
-from fewbits.learn import LocalSGD, Server
+from fewbits.federated import Server
+from fewbits.federated.client_core import ClientCore
+from fewbits.learn import LocalSGD
 from fewbits.methods import build
 from fewbits.privacy.pairwise_masking import MASKED, MaskedTotal, PairwiseMasking
 from fewbits.rng import Key
@@ -108,9 +109,9 @@ def absent(monkeypatch, round, client):
     """That client's frame is damaged in that round."""
     accept = Server.accept
 
-    def damaged(self, who, frame, weight, common=None):
+    def damaged(self, who, frame, weight):
         broken = self.round + 1 == round and who == client
-        return accept(self, who, bytes(frame)[:-1] if broken else frame, weight, common)
+        return accept(self, who, bytes(frame)[:-1] if broken else frame, weight)
 
     monkeypatch.setattr(Server, "accept", damaged)
 
@@ -150,13 +151,13 @@ def test_a_message_under_other_masks_makes_the_round_void(monkeypatch):
 def test_central_noise_goes_under_masks(name, monkeypatch):
     """The noise of all clients is in the sum, and no message can be read."""
     pytest.importorskip("opacus")
-    noisy, protect = [], Worker._protected
+    noisy, add_noise = [], ClientCore._noisy
 
-    def watched(self, x, round, client):
-        noisy.append(protect(self, x, round, client).clone())
+    def watched(self, x, round):
+        noisy.append(add_noise(self, x, round).clone())
         return noisy[-1].clone()
 
-    monkeypatch.setattr(Worker, "_protected", watched)
+    monkeypatch.setattr(ClientCore, "_noisy", watched)
     found = hidden(monkeypatch)
     settings = {"share": "central", "clip": "0.1"} | ({"dim": "64"} if "intrinsic" in name else {})
     run = federation(build(name, settings), rounds=1)

@@ -13,12 +13,13 @@ from fewbits.wire.values import read_key
 
 SPEC = fb.Spec((4,))
 RAW = fb.flat(fb.Raw())
+METHOD = fb.Method.of(RAW, RAW)
 
 
 def ends():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    return fb.Server(copy.deepcopy(model), RAW, RAW, fb.Key(0)), fb.Client(model, RAW, RAW, fb.Key(1))
+    return fb.Server(copy.deepcopy(model), METHOD, fb.Key(0)), fb.Client(model, METHOD, fb.Key(1))
 
 
 def shift(model, by):
@@ -38,7 +39,7 @@ def test_numbers_of_equal_value_name_the_same_codec(codec):
 
 def test_a_module_that_two_clients_hold_is_refused_instead_of_training_nothing():
     server, client = ends()
-    fb.Client(client.model, RAW, RAW, fb.Key(2))
+    fb.Client(client.model, METHOD, fb.Key(2))
     with pytest.raises(fb.LocalError, match="left the flat buffer"):
         client.receive(server.bundle(0))
 
@@ -53,7 +54,7 @@ def test_a_reply_before_the_first_bundle_and_an_empty_first_bundle_are_refused()
 
 def test_finite_updates_too_large_to_sum_are_left_out_and_the_round_goes_on():
     server, client = ends()
-    other = fb.Client(copy.deepcopy(client.model), RAW, RAW, fb.Key(2))
+    other = fb.Client(copy.deepcopy(client.model), METHOD, fb.Key(2))
     for number, (each, by) in enumerate(((client, 1e37), (other, 1.0))):
         each.receive(server.bundle(number))
         shift(each.model, by)
@@ -80,7 +81,7 @@ def test_a_dense_broadcast_keeps_one_model_whatever_the_number_of_rounds():
     assert len(server.broadcast.dump()) == 2  # the sender and the last entry
 
 
-@pytest.mark.parametrize("make", [lambda: fb.Sender(RAW, SPEC, 0), lambda: fb.Server(nn.Linear(1, 1), RAW, RAW, 0)])
+@pytest.mark.parametrize("make", [lambda: fb.Sender(RAW, SPEC, 0), lambda: fb.Server(nn.Linear(1, 1), METHOD, 0)])
 def test_a_number_where_a_key_belongs_is_refused(make):
     with pytest.raises(fb.LocalError, match=r"such as Key\(0\); got 0"):
         make()

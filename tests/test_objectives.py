@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from fewbits.errors import LocalError
 from fewbits.factor.names import mark_private
-from fewbits.learn import turn
+from fewbits.federated.local_round import LocalRound
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.objective import Objective
@@ -84,15 +84,16 @@ class Run:
         self.extra = self.objective.absorb(self.extra, changed, share)
 
     def client(self, k: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        local = LocalSGD(self.lr, batch_size=0, steps=self.steps)
-        self.objective.check(local)
+        sgd = LocalSGD(self.lr, batch_size=0, steps=self.steps)
+        self.objective.check(sgd)
         public, own = torch.cat([self.theta, *self.extra]), torch.cat([torch.zeros(0), *self.kept[k]])
-        turn.load(self.model, public, own)
+        local = LocalRound(self.model, self.objective)
+        local.load(public, own)
         x, y = (torch.from_numpy(a) for a in self.data[k])
-        correct = turn.correction(self.model, public, own, self.objective)
-        report = local.train(self.model, x, y, np.arange(len(y)), Key(0), loss=loss, correct=correct)
+        correct = local.correction(public, own)
+        report = sgd.train(self.model, x, y, np.arange(len(y)), Key(0), loss=loss, correct=correct)
         out = torch.empty_like(public)
-        own = turn.finish(self.model, public, own, self.objective, report.steps, self.lr, out=out)
+        own = local.finish(public, own, report.steps, self.lr, out)
         self.kept[k] = tuple(torch.split(own, DIM)) if self.objective.kept else ()
         update, *extra = torch.split(out, DIM)
         return update, tuple(extra)
@@ -278,10 +279,10 @@ def test_parameters_that_do_not_travel_follow_the_plain_loss():
     model = FlatModel(linear)
     model.shared_params.copy_(torch.arange(6.0))
     model.grads.copy_(torch.ones(8))
-    turn.correction(model, torch.ones(6), torch.zeros(2), FedProx(0.5))(model)
+    LocalRound(model, FedProx(0.5)).correction(torch.ones(6), torch.zeros(2))(model)
     assert linear.weight.grad.flatten().tolist() == [0.5, 1, 1.5, 2, 2.5, 3] and linear.bias.grad.tolist() == [1, 1]
     assert linear.weight.flatten().tolist() == list(range(6))
-    assert turn.correction(model, torch.ones(6), torch.zeros(2), Plain()) is None
+    assert LocalRound(model, Plain()).correction(torch.ones(6), torch.zeros(2)) is None
 
 
 @pytest.mark.parametrize("objective", ALL, ids=repr)

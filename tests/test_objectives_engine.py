@@ -94,7 +94,7 @@ def assert_as_by_hand(run, name, rounds):
     torch.testing.assert_close(run.server.flat.params, w, rtol=0, atol=1e-5)
     for client, own in vectors(run.folder).items():
         torch.testing.assert_close(own, mine[client], rtol=0, atol=1e-5)
-    held = (*run.server.extra, *run.server.moments)
+    held = (*run.server.public.extra, *run.server.public.moments)
     assert len(held) == (name != "fedprox")
     if held:
         torch.testing.assert_close(held[0], server, rtol=0, atol=1e-5)
@@ -139,8 +139,13 @@ def test_every_number_that_travels_is_counted_both_ways(name, times, tmp_path):
 
 def test_scaffolds_control_variate_is_in_the_frames_by_name():
     run = federation(scaffold())
-    assert [name for name, _ in run.server.spec] == ["0.weight", "0.bias", "2.weight", "2.bias", "control:0"]
-    assert [name for name, _ in federation(feddyn()).server.spec] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert [name for name, _ in run.server.exchange.update] == ["0.weight", "0.bias", "2.weight", "2.bias", "control:0"]
+    assert [name for name, _ in federation(feddyn()).server.exchange.update] == [
+        "0.weight",
+        "0.bias",
+        "2.weight",
+        "2.bias",
+    ]
 
 
 LOSSY = [topk(), build("lbgm+topk"), build("predict"), build("fedpaq"), build("signsgd")]
@@ -155,7 +160,7 @@ def test_a_lossy_uplink_and_downlink_leave_control_variates_as_they_are(method, 
 
     def tap(round, client, direction, message):
         if (round, direction) == (1, "up"):
-            receiver = Receiver(run.server.up, run.server.spec)
+            receiver = Receiver(run.server.exchange.up, run.server.exchange.update)
             sent[client] = receiver.receive(message, KEY.fold("round", 1, "common"))["control:0"]
 
     run.tap = tap
@@ -164,8 +169,8 @@ def test_a_lossy_uplink_and_downlink_leave_control_variates_as_they_are(method, 
     assert len(sent) == 4 and all(torch.equal(states[0][client], -x) for client, x in sent.items())
     parts, mine = run.task.parts, states[-1]
     mean = sum(len(parts[c]) * c_i for c, c_i in mine.items()) / sum(map(len, parts))
-    torch.testing.assert_close(run.server.extra[0], mean, rtol=0, atol=1e-5)
-    assert torch.equal(run.server.broadcast.value["control:0"], run.server.extra[0]), "nor does the downlink"
+    torch.testing.assert_close(run.server.public.extra[0], mean, rtol=0, atol=1e-5)
+    assert torch.equal(run.server.broadcast.value["control:0"], run.server.public.extra[0]), "nor does the downlink"
 
 
 def test_a_codec_that_could_not_spare_control_variates_is_refused():
@@ -191,7 +196,7 @@ def test_a_run_stopped_in_the_middle_ends_with_the_same_bytes_whatever_the_proce
                 METHODS[name], tmp_path / folder, rounds, task=task(model=model), per_round=4, processes=processes
             )
             run.run()
-        found.append((evidence(run), [x.tolist() for x in (*run.server.extra, *run.server.moments)]))
+        found.append((evidence(run), [x.tolist() for x in (*run.server.public.extra, *run.server.public.moments)]))
     assert found[0] == found[1] == found[2]
     assert len(found[0][0][3]) == (0 if name == "fedprox" else 6)
 

@@ -13,7 +13,8 @@ from fewbits.codecs import Delta, ErrorFeedback, LookBack, Quantize, RandK, Raw,
 from fewbits.coders import Rans
 from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import DesyncError, LocalError, WireError
-from fewbits.learn import Client, Server
+from fewbits.federated import Client, Server
+from fewbits.learn import Method
 from fewbits.links import Broadcast, Downlink, SharedInit, StateStore, Subscriber
 from fewbits.links.bundle import pack, wrap
 from fewbits.links.personal_updates import HeldState
@@ -214,7 +215,7 @@ def test_server_and_clients_agree_through_lost_bundles_replies_and_restarts(up, 
             if draw.random() < 0.2:
                 continue
             assert server.accept(c, frame, 1.0) is not None, server.reasons
-            held = server.broadcast.track(server.held(c))
+            held = server.broadcast.track(server.downlinks.held(c))
             assert held is not None and held.version == clients[c].down.version == server.versions[c]
             assert fingerprint(held.value) == fingerprint(clients[c].down.value)
             left += clients[c].down.own
@@ -223,8 +224,7 @@ def test_server_and_clients_agree_through_lost_bundles_replies_and_restarts(up, 
             store.commit()
             dumped, versions, round = server.dump(), dict(server.versions), server.round
             server, _ = ends(up, down, store=store)
-            server.load(round, **dumped)
-            server.versions = versions
+            server.load(round, dumped, versions)
     assert left > 10 and not server.rejected
     if store is not None:
         store.close()
@@ -250,18 +250,20 @@ def test_a_client_from_the_future_is_told_both_versions_and_the_round_goes_on(do
 
 
 def test_a_client_that_was_given_the_build_gets_a_seed():
+    method = Method.of(Raw(), Delta(Raw()))
+
     def made(key):
         assert key == Key(4)
         return model()
 
-    server = Server(model(), Raw(), Delta(Raw()), Key(0), seed=(Key(4), made))
-    client = Client(model(), Raw(), Delta(Raw()), Key(1), build=made)
+    server = Server(model(), method, Key(0), init=SharedInit(Key(4), made))
+    client = Client(model(), method, Key(1), build=made)
     bundle = server.bundle(0)
     assert len(bundle) < 50
     client.receive(bundle)
-    assert torch.equal(client._public, server.flat.vector())
+    assert torch.equal(client._core.public, server.flat.vector())
     with pytest.raises(DesyncError, match="no build"):
-        Client(model(), Raw(), Delta(Raw()), Key(1)).receive(bundle)
+        Client(model(), method, Key(1)).receive(bundle)
 
 
 # The engine
@@ -279,7 +281,7 @@ def test_own_differences_in_an_engine_take_fewer_bytes_and_count_what_each_clien
         def tap(round, client, direction, message, run=run):
             if direction == "down":
                 if (run, client) not in followers:
-                    followers[run, client] = Subscriber(downlink(name), run.server.spec)
+                    followers[run, client] = Subscriber(downlink(name), run.server.exchange.update)
                 followers[run, client].receive(message)
                 sizes[0] += len(message)
 

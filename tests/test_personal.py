@@ -16,7 +16,9 @@ from fewbits.codecs import ErrorFeedback, Raw, TopK, chain, flat
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError, WireError
-from fewbits.learn import Client, FlatModel, Server, exchange, turn
+from fewbits.federated import Client, Server
+from fewbits.federated.local_round import LocalRound
+from fewbits.learn import FlatModel, Method, shared_values
 from fewbits.links import Receiver, Subscriber
 from fewbits.links.client_state import open_sealed, seal
 from fewbits.links.ledger import read
@@ -75,17 +77,20 @@ def test_nothing_private_is_in_any_message_either_way(name, tmp_path):
     method = build(name)
     run = federation(method, tmp_path, task=own_task(), per_round=4, processes=2)
     private, size = run.server.flat.private_names, len(run.server.flat.shared)
-    names = {tensor for tensor, _ in run.server.spec}
+    names = {tensor for tensor, _ in run.server.exchange.update}
     assert private and not names & private
     own = run.server.flat.private[0]
     own.add_(torch.randn(len(own), generator=KEY.generator()) / 8)  # pFedPara's begin with zeros, which are no secret
     assert names == {tensor for tensor, _ in run.task.model.named_parameters()} - private
     secrets, messages, counts = [run.server.flat.private[0].numpy().tobytes()], [], {"up": 0, "down": 0}
-    codecs, ends = (run.server.up, run.server.broadcast.codec), {}
+    codecs, ends = (run.server.exchange.up, run.server.broadcast.codec), {}
 
     def tap(round, client, direction, message):
         if client not in ends:
-            ends[client] = Receiver(codecs[0], run.server.spec), Subscriber(codecs[1], run.server.spec)
+            ends[client] = (
+                Receiver(codecs[0], run.server.exchange.update),
+                Subscriber(codecs[1], run.server.exchange.update),
+            )
         receiver, follower = ends[client]
         messages.append(message)
         counts[direction] += 1
@@ -243,7 +248,7 @@ def test_a_client_that_joins_late_starts_from_the_common_initial_factors(monkeyp
     train = Worker.train
 
     def watched(self, round, client, update):
-        self._load(client, self._received(client))
+        self._load(client)
         starts.setdefault(client, (round, self.model.private[0].numpy().tobytes(), self.model.shared.numpy().tobytes()))
         return train(self, round, client, update)
 
@@ -283,7 +288,7 @@ def test_a_client_whose_private_part_is_not_finite_is_skipped_and_keeps_what_it_
     run = federation(local(), tmp_path, task=replace(own, x=x))
     result = run.run()
     assert [r.skipped for r in result.reports] == [1] * 4 and 2 not in kept(tmp_path)
-    assert "client 2 was skipped" in result.notes[0] and "what it keeps has" in result.notes[0]
+    assert "client 2 was skipped" in result.notes[0] and "client state has" in result.notes[0]
 
 
 @pytest.mark.parametrize("name", PERSONAL)
@@ -304,9 +309,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_private_parts(name, tmp_path)
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_client_with_nothing_but_bytes_keeps_its_part_and_takes_back_what_was_lost(lost):
     start = prepared(pfedpara())
-    server = Server(prepared(pfedpara()).module, Raw(), Raw(), Key(0))
-    client = Client(prepared(pfedpara()).module, Raw(), Raw(), Key(1))
-    own = client._flat
+    server = Server(prepared(pfedpara()).module, Method.of(Raw(), Raw()), Key(0))
+    client = Client(prepared(pfedpara()).module, Method.of(Raw(), Raw()), Key(1))
+    own = client._core.model
 
     def turn() -> tuple[Tensor, bytes]:
         """What the client had kept; its frame, after its whole model grew by 1."""
@@ -335,7 +340,7 @@ def test_a_client_with_nothing_but_bytes_keeps_its_part_and_takes_back_what_was_
 @pytest.mark.parametrize("method", [local(), fedper(private="1"), fedper(private="1,3")], ids=["local", "norm", "two"])
 def test_running_statistics_of_a_private_layer_stay_with_their_client(method, tmp_path):
     run = federation(method, tmp_path, task=own_task(model=normed), per_round=4)
-    names = {name for name, _ in run.server.spec}
+    names = {name for name, _ in run.server.exchange.update}
     assert not any("running" in name for name in names)
     run.run()
     rows = kept(tmp_path)
@@ -345,7 +350,7 @@ def test_running_statistics_of_a_private_layer_stay_with_their_client(method, tm
 
 def test_running_statistics_of_a_layer_that_travels_do_too():
     run = federation(fedper(), task=own_task(model=normed))
-    names = {name for name, _ in run.server.spec}
+    names = {name for name, _ in run.server.exchange.update}
     assert {"buffer:1.running_mean", "buffer:1.running_var"} <= names
     run.run()
     assert not torch.equal(run.task.model[1].running_mean, torch.zeros(12))
@@ -498,15 +503,15 @@ def test_a_kept_row_is_a_copy_whatever_the_strides():
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_kept_row_of_another_method_ends_the_run_with_a_sentence(processes, tmp_path, monkeypatch):
     federation(pfedpara(), tmp_path, task=own_task(), rounds=2, processes=processes).run()
-    layout = turn._layout
-    monkeypatch.setattr(turn, "_layout", lambda *arguments: layout(*arguments) + " of another")
+    other = property(lambda self: "the layout of another", lambda self, layout: None)
+    monkeypatch.setattr(LocalRound, "_layout", other, raising=False)
     with pytest.raises(FewbitsError, match="what a client kept is of another model or method"):
         federation(pfedpara(), tmp_path, task=own_task(), rounds=3, processes=processes).run()
 
 
 def test_a_client_asked_for_its_correction_before_the_first_bundle_says_what_is_missing():
     with pytest.raises(LocalError, match="receive a bundle"):
-        _ = Client(mlp(), Raw(), Raw(), Key(0)).correction
+        _ = Client(mlp(), Method.of(Raw(), Raw()), Key(0)).correction
 
 
 def test_a_lossy_uplink_carries_the_shared_part_alone():
@@ -514,7 +519,7 @@ def test_a_lossy_uplink_carries_the_shared_part_alone():
     run = federation(method, task=own_task())
     run.run()
     assert not run.server.rejected
-    assert exchange.spec(run.server.flat).numel == len(run.server.flat.shared) < len(run.server.flat.params)
+    assert shared_values.spec(run.server.flat).numel == len(run.server.flat.shared) < len(run.server.flat.params)
 
 
 def test_a_clients_own_model_can_be_had_after_the_run(tmp_path):

@@ -8,9 +8,10 @@ import torch
 from scipy.stats import kstest
 
 from digits_task import KEY, evidence, federation, mlp, task
-from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import LocalError
-from fewbits.learn import LocalSGD, Server
+from fewbits.federated import Server
+from fewbits.federated.client_core import ClientCore
+from fewbits.learn import LocalSGD
 from fewbits.methods import build
 from fewbits.privacy import DifferentialPrivacy, epsilon
 from fewbits.rng import Key
@@ -25,14 +26,14 @@ def opacus():
 
 def sent(monkeypatch):
     """What every client gave to its encoder, by round and client."""
-    found, protect = {}, Worker._protected
+    found, noisy = {}, ClientCore._noisy
 
-    def watched(self, x, round, client):
-        before, after = x.clone(), protect(self, x, round, client).clone()
-        found[round, client] = (before, after)
+    def watched(self, x, round):
+        before, after = x.clone(), noisy(self, x, round).clone()
+        found[round, self.number] = (before, after)
         return after
 
-    monkeypatch.setattr(Worker, "_protected", watched)
+    monkeypatch.setattr(ClientCore, "_noisy", watched)
     return found
 
 
@@ -71,9 +72,9 @@ def test_in_a_subspace_its_numbers_are_clipped_and_noisy(monkeypatch):
 def test_all_clients_count_alike(monkeypatch):
     weights, accept = [], Server.accept
 
-    def watched(self, client, frame, weight, common=None):
+    def watched(self, client, frame, weight):
         weights.append(weight)
-        return accept(self, client, frame, weight, common)
+        return accept(self, client, frame, weight)
 
     monkeypatch.setattr(Server, "accept", watched)
     method = build("dp+lbgm", {"normalise": "all"})

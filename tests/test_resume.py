@@ -21,8 +21,8 @@ from fewbits.engines.simulation import Federation
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.federated.server import Server
 from fewbits.learn import FedAdam, LocalSGD
-from fewbits.learn.server import Server
 from fewbits.links import Ledger, Sender, StateStore, ends
 from fewbits.methods import build, dense, intrinsic, lbgm, topk
 from fewbits.spec import Spec
@@ -475,7 +475,8 @@ def test_a_checkpoint_holds_all_that_the_server_is(tmp_path):
     assert (other.round, other.versions, other.rejected) == (5, server.versions, {3: 2})
     assert model_bytes(other.model) == model_bytes(server.model)
     assert (
-        all(torch.equal(a, b) for a, b in zip(other.moments, server.moments, strict=True)) and len(server.moments) == 2
+        all(torch.equal(a, b) for a, b in zip(other.public.moments, server.public.moments, strict=True))
+        and len(server.public.moments) == 2
     )
     assert other.broadcast.dump() == server.broadcast.dump() and other.broadcast.version == server.broadcast.version
     assert all(torch.equal(x, server.broadcast.value[k]) for k, x in other.broadcast.value.items())

@@ -1,5 +1,7 @@
 """Server and Client with nothing but bytes between them: against FedAvg by hand, and when things go wrong."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,8 @@ from every_codec import restamp
 from fewbits.codecs import Delta, ErrorFeedback, LookBack, Quantize, RandK, Raw, Sign, TopK, chain, each, flat
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
-from fewbits.learn import Client, FedAdam, Server, ServerSGD
+from fewbits.federated import Client, Server
+from fewbits.learn import FedAdam, Method, ServerSGD
 from fewbits.links import StateStore
 from fewbits.rng import Key
 
@@ -36,9 +39,10 @@ def train(module: nn.Module, client: int, round: int) -> None:
                 p -= 0.1 * g
 
 
-def federation(up, down=Raw(), clients=3, norm=False, **options):
-    server = Server(model(norm), up, down, Key(0), **options)
-    return server, [Client(model(norm), up, down, Key(1).fold(c)) for c in range(clients)]
+def federation(up, down=Raw(), clients=3, norm=False, store=None, total_weight=None, **options):
+    method = replace(Method.of(up, down), **options)
+    server = Server(model(norm), method, Key(0), store, total_weight)
+    return server, [Client(model(norm), method, Key(1).fold(c), c) for c in range(clients)]
 
 
 def play(server: Server, clients: list[Client], rounds: int, who=lambda t: (0, 1, 2)) -> None:
@@ -131,7 +135,7 @@ def test_the_server_moves_by_the_mean_of_what_it_decodes(up):
             clients[c].receive(server.bundle(c))
             train(clients[c].model, c, t)
             server.accept(c, clients[c].reply(), WEIGHTS[c])
-            moved += WEIGHTS[c] * torch.cat([x.reshape(-1) for x in clients[c].up.value.values()])
+            moved += WEIGHTS[c] * torch.cat([x.reshape(-1) for x in clients[c]._core.up.value.values()])
         server.step()
         expected = theta - moved / sum(WEIGHTS[c] for c in chosen)
         torch.testing.assert_close(server.flat.params, expected, rtol=1e-5, atol=1e-6)
@@ -221,10 +225,10 @@ def test_an_end_that_lost_its_state_heals_within_one_exchange(up, lost):
     server, clients = federation(up)
     play(server, clients, 3)
     if lost == "client":
-        clients[1] = Client(model(), up, Raw(), Key(1).fold(1))
+        clients[1] = Client(model(), Method.of(up), Key(1).fold(1), 1)
         server.versions.pop(1)
     else:
-        server._receivers.pop(1)
+        server.uplinks._in_memory.pop(1)
     play(server, clients, 3)
     assert not server.rejected
 
@@ -256,8 +260,7 @@ def test_a_client_that_lies_about_its_version_harms_only_itself():
         frame = clients[0].reply()
         server.accept(0, restamp(frame, ack=lie), 1.0)
         bundle = server.bundle(0)
-        clients[0].up.commit()
-        clients[0]._waiting = False
+        clients[0]._core.commit()
         assert isinstance(bundle, bytes)
     server.step()
     play(server, clients, 1, lambda t: (1, 2))
@@ -269,7 +272,7 @@ def test_server_optimisers_do_what_their_papers_say(optimizer):
     theta, m, v = server.flat.params.clone(), 0.0, getattr(optimizer, "tau", 0.0) ** 2
     for t in range(4):
         play(server, clients, 1, lambda t: (0,))
-        g = torch.cat([x.reshape(-1) for x in clients[0].up.value.values()])
+        g = torch.cat([x.reshape(-1) for x in clients[0]._core.up.value.values()])
         if isinstance(optimizer, ServerSGD):
             m = 0.9 * m + g
             theta = theta - 0.5 * m
@@ -305,9 +308,8 @@ def test_a_dumped_server_goes_on_bit_for_bit(tmp_path):
     store = StateStore(tmp_path)
     server, clients = federation(up, down, store=store, optimizer=ServerSGD(momentum=0.9))
     play(server, clients, 3)
-    again = Server(model(), up, down, Key(0), ServerSGD(momentum=0.9), store)
-    again.load(server.round, **server.dump())
-    again.versions = dict(server.versions)
+    again, _ = federation(up, down, store=store, optimizer=ServerSGD(momentum=0.9))
+    again.load(server.round, server.dump(), server.versions)
     assert [again.bundle(c) for c in range(3)] == [server.bundle(c) for c in range(3)]
     play(again, clients, 3)
     server, clients = federation(up, down, optimizer=ServerSGD(momentum=0.9))
@@ -320,7 +322,7 @@ def test_a_dumped_server_goes_on_bit_for_bit(tmp_path):
 def test_sampling_is_a_subset_that_the_key_decides():
     server, _ = federation(Raw())
     first = server.sample(100, 10)
-    assert first == sorted(set(first)) == Server(model(), Raw(), Raw(), Key(0)).sample(100, 10)
+    assert first == sorted(set(first)) == federation(Raw())[0].sample(100, 10)
     server.step()
     assert server.sample(100, 10) != first
     assert server.sample(3, 10) == [0, 1, 2]
@@ -336,4 +338,4 @@ def test_arguments_that_make_no_sense_are_refused():
             server.accept(0, b"", weight)
     with pytest.raises(LocalError, match="float buffers or control variates through a lossy codec"):
         federation(each(TopK(0.1)), norm=True)
-    assert flat(Raw()) == federation(Raw())[0].up
+    assert flat(Raw()) == federation(Raw())[0].exchange.up

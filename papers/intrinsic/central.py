@@ -17,10 +17,10 @@ from torch import Tensor
 
 import fewbits as fb
 from fewbits.codecs.base import Keys
+from fewbits.federated.server import sampled
 from fewbits.learn import FlatModel
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.local import backward, evaluate
-from fewbits.learn.server import sampled
 from fewbits.spec import Spec
 
 EXTENSION = 0.5  # "extend": by how much of itself an epoch's way is made longer

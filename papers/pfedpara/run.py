@@ -265,8 +265,8 @@ def by_hand(task: fb.Task, method: fb.Method, key: fb.Key, rounds: int) -> dict:
     models = [copy.deepcopy(task.model) for _ in task.parts]
     for number, model in enumerate(models):
         redraw(model, key.fold("second", number))
-    server = fb.Server(task.model, method.up, method.down, key.fold("server"), total_weight=weight)
-    clients = [fb.Client(model, method.up, method.down, key.fold(c)) for c, model in enumerate(models)]
+    server = fb.Server(task.model, method, key.fold("server"), total_weight=weight)
+    clients = [fb.Client(model, method, key.fold(c), c) for c, model in enumerate(models)]
     for number in range(1, rounds + 1):
         for c in server.sample(CLIENTS, PER_ROUND):
             clients[c].receive(server.bundle(c))

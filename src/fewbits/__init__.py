@@ -52,11 +52,11 @@ from fewbits.factor import (
     shared,
 )
 from fewbits.factor.loha import from_loha, to_loha
+from fewbits.federated import Client, Server
 from fewbits.learn import (
     DSGD,
     L1,
     Choco,
-    Client,
     DeepSqueeze,
     FedAdam,
     FedDyn,
@@ -71,7 +71,6 @@ from fewbits.learn import (
     Node,
     NoProx,
     Scaffold,
-    Server,
     ServerSGD,
 )
 from fewbits.links import (

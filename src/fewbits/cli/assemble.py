@@ -66,7 +66,7 @@ def build_federation(config: RunConfig, folder: Path, task: Task) -> Federation:
     """The run in `folder`, new or continued; notes there what travels, for `fewbits inspect`."""
     federation = Federation(task, config.build_method(), config.schedule(), Key(config.seed), folder)
     server = federation.server
-    note = [_link("uplink", "", server.up, server.up_spec)]
+    note = [_link("uplink", "", server.exchange.up, server.exchange.sent)]
     note += [_link("downlink", *kind) for kind in server.broadcast.kinds]
     write_atomically(folder / WIRE, (json.dumps(note, indent=2) + "\n").encode())
     keeper = FrameRecorder(folder / "frames", config.keep_frames)

@@ -1,6 +1,5 @@
 """Floor 5: local training, server optimisers, and the two sides of a federation."""
 
-from fewbits.learn.client import Client
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import (
     DSGD,
@@ -19,11 +18,9 @@ from fewbits.learn.method import Method
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import FedDyn, FedProx, Plain, Scaffold
 from fewbits.learn.optimizers import FedAdam, FedDynServer, FedYogi, ServerSGD
-from fewbits.learn.server import Server
 
 __all__ = [
     "Choco",
-    "Client",
     "DSGD",
     "DeepSqueeze",
     "FedAdam",
@@ -43,7 +40,6 @@ __all__ = [
     "Objective",
     "Plain",
     "Scaffold",
-    "Server",
     "ServerSGD",
     "IntrinsicSpace",
 ]

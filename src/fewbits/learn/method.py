@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from fewbits.codecs import Lift
+from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift
+from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.factor import Factorisation
 from fewbits.factor.names import mark_private, staying
@@ -40,6 +41,22 @@ class Method:
     protection: DifferentialPrivacy | None = None  # noise on what clients send
     masking: PairwiseMasking | None = None  # only the sum of a round's messages can be read
 
+    @staticmethod
+    def of(
+        up: Codec | Transform | Coder,
+        down: Codec | Transform | Coder | Downlink = Raw(),
+        optimizer: ServerOptimizer | None = None,
+        objective: Objective | None = None,
+    ) -> Method:
+        """A method without a name of its own, for loops by hand: the codecs up and down, and nothing else by default.
+
+        >>> from fewbits import Delta, Method, Quantize, Rans, TopK, chain
+        >>> Method.of(up=TopK(0.1), down=Delta(chain(Quantize(bits=8), Rans()))).down
+        flat(Delta(chain(Quantize(bits=8), Rans())))
+        """
+        lift = down if isinstance(down, Downlink) else as_lift(down, "Method.of")
+        return Method("custom", as_lift(up, "Method.of"), lift, optimizer, objective=objective or Plain())
+
     def __post_init__(self) -> None:
         if self.normalise not in NORMALISE:
             raise LocalError(f"Method: normalise must be one of {', '.join(NORMALISE)}; got {self.normalise!r}")
@@ -62,7 +79,7 @@ class Method:
                 f"{self.objective!r} and {self.space!r}"
             )
 
-    def weight(self, examples: int) -> int:
+    def weight(self, examples: float) -> float:
         """What a client with so many examples counts in a mean; under dp and masks all count alike."""
         return examples if self.protection is None and self.masking is None else 1
 
@@ -93,7 +110,9 @@ class Method:
         mark = (self.factor, self.private)
         if getattr(model, PREPARED, None) == mark:
             return
-        last = [name.rpartition(".")[0] for name, _ in model.named_parameters()][-1]  # a factor's module is its own
+        last = ["", *(name.rpartition(".")[0] for name, _ in model.named_parameters())][
+            -1
+        ]  # a factor's module is its own
         if self.factor is not None:
             self.factor(model, key)
         if self.private:

@@ -169,9 +169,10 @@ class EpochSubscriber:
         """As `Subscriber.dump`."""
         return pack([*self._path, self._now])
 
-    def load(self, data: bytes) -> None:
+    def load(self, data: bytes | None) -> None:
         """As `Subscriber.load`, of a new one."""
-        self.receive(data)
+        if data:
+            self.receive(data)
 
     def receive(self, bundle: bytes) -> dict[str, Tensor]:
         """theta after this bundle; what is here already is passed over.

@@ -68,6 +68,11 @@ class Sender:
         return self.codec.decode(self.message, self.spec, self._before)[0]
 
     @property
+    def pending(self) -> bool:
+        """Whether the last frame is neither committed nor rolled back."""
+        return self._pending is not None
+
+    @property
     def history(self) -> int:
         """24-bit digest of what was committed since the last key frame."""
         return self._history

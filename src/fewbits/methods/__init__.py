@@ -6,6 +6,7 @@ from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
 from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
+from fewbits.methods.named import named
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
@@ -31,6 +32,7 @@ __all__ = [
     "local",
     "lowrank",
     "masked",
+    "named",
     "pfedpara",
     "predict",
     "randk",

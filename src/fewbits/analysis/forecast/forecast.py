@@ -10,8 +10,8 @@ from torch import nn
 from fewbits.analysis.forecast.downlink import Downlink
 from fewbits.analysis.forecast.frames import measure
 from fewbits.errors import LocalError
+from fewbits.federated.server import sampled
 from fewbits.learn.method import Method
-from fewbits.learn.server import sampled
 from fewbits.rng import Key
 
 MOST_CONTACTS = 5_000_000  # walked one by one

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from fewbits.analysis.forecast.downlink import Downlink, Entries, downlink
 from fewbits.codecs import Codec
 from fewbits.errors import LocalError
-from fewbits.learn import exchange, turn
+from fewbits.federated.local_round import LocalRound
+from fewbits.federated.server import Server
+from fewbits.learn import shared_values
 from fewbits.learn.method import Method
-from fewbits.learn.server import Server
-from fewbits.links import Sender
+from fewbits.links import Sender, SharedInit
 from fewbits.links.broadcast import Broadcast
 from fewbits.rng import Key
 
@@ -48,24 +49,16 @@ def measure(
     Where the downlink depends on the mean update, `per_round` clients make it, of a smaller model where they would have
     more than `NUMBERS` entries. `build` makes the model from the key, for clients that get a seed at first contact.
     """
-    server = Server(
-        model,
-        method.up,
-        method.down,
-        key.fold("server"),
-        method.server_optimizer,
-        normalise=method.normalise,
-        total_weight=float(clients),
-        objective=method.objective,
-        space=method.space,
-        masking=method.masking,
-        seed=None if build is None else (key, build),
-    )
+    init = None if build is None else SharedInit(key, build)
+    server = Server(model, method, key.fold("server"), total_weight=float(clients), common=key, init=init)
     broadcast = server.broadcast
     differs = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
-    moves = differs and per_round * server.spec.numel <= NUMBERS
-    senders = [Sender(server.up, server.up_spec, key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
-    fixed = all(_innermost(g.codec).contract(g.spec).payload_bits is not None for g in server.up.groups(server.up_spec))
+    moves = differs and per_round * server.exchange.update.numel <= NUMBERS
+    senders = [server.exchange.sender(key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
+    fixed = all(
+        _innermost(g.codec).contract(g.spec).payload_bits is not None
+        for g in server.exchange.up.groups(server.exchange.sent)
+    )
     lengths: list[int] = []
     for round in range(ROUNDS if moves or not fixed else 1):
         for client, sender in enumerate(senders):
@@ -76,7 +69,7 @@ def measure(
         if moves:
             server.step()
     first, *later = lengths
-    kept = turn.fresh(server.flat, method.objective)
+    state = LocalRound(server.flat, method.objective).fresh()
     recycled = _silent(senders[0])
     return Frames(
         first,
@@ -86,9 +79,9 @@ def measure(
         _scaled(server, method, clients, per_round, key)
         if differs and not moves
         else downlink(broadcast, method.space),
-        server.spec.numel,
+        server.exchange.update.numel,
         len(server.receiver(0).dump()),
-        len(senders[0].dump()) + 4 * len(kept),
+        len(senders[0].dump()) + 4 * len(state),
     )
 
 
@@ -104,7 +97,7 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
     return replace(
         small.down,
         snapshot=len(server.broadcast.whole),
-        entry=round(small.down.entry * server.spec.numel / small.numbers),
+        entry=round(small.down.entry * server.exchange.update.numel / small.numbers),
         seed=seed,
     )
 
@@ -118,11 +111,12 @@ def _innermost(codec: Codec) -> Codec:
 def _play(server: Server, client: int, sender: Sender, key: Key, pairs: Key) -> int:
     """One frame there, and its length; `pairs`: the root of masks, where there are any."""
     generator = key.generator()
-    x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.spec}
-    if server.masking is not None:
-        everybody = range(server.masking.clients)
-        x = server.masking.hide(exchange.vector(x), client, everybody, key.fold("field"), pairs)
-    frame = sender.send(x, ack=server.broadcast.version % 2**16)
+    x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.exchange.update}
+    if server.method.masking is not None:
+        everybody = range(server.method.masking.clients)
+        x = server.method.masking.hide(shared_values.vector(x), client, everybody, key.fold("field"), pairs)
+    version = server.broadcast.version
+    frame = sender.send(x, ack=version % 2**16, common=server.exchange.of_round(version))
     if server.accept(client, frame, 1.0) is None:
         raise LocalError(f"forecast: the server refused a frame of {len(frame)} bytes of a random update")
     sender.commit()

@@ -16,8 +16,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from fewbits.errors import LocalError
+from fewbits.federated.server import Server
 from fewbits.files import write_atomically
-from fewbits.learn.server import Server
 
 KEEP = 2
 UNSOUND = (OSError, ValueError, TypeError, KeyError, SafetensorError)  # what reading or using a damaged one raises
@@ -117,7 +117,7 @@ def _set_aside(path: Path) -> None:
 
 def _tensors(server: Server) -> dict[str, Tensor]:
     dumped = server.dump()
-    found = {"theta": dumped["theta"]}
+    found = {"theta": dumped["theta"][0]}
     found |= {f"moment.{i}": m for i, m in enumerate(dumped["moments"])}
     found |= {f"extra.{i}": x for i, x in enumerate(dumped["extra"])}
     found |= {
@@ -132,8 +132,8 @@ def _load(server: Server, note: Note, found: dict[str, Tensor]) -> None:
     moments = [found[k] for k in sorted(k for k in found if k.startswith("moment."))]
     broadcast = [found[k].numpy().tobytes() for k in sorted(k for k in found if k.startswith("broadcast."))]
     extra = [found[k] for k in sorted(k for k in found if k.startswith("extra."))]
-    server.load(note.round, found["theta"], moments, broadcast, extra)
-    server.versions = _dict(found["versions"])
+    dumped = {"theta": [found["theta"]], "moments": moments, "broadcast": broadcast, "extra": extra}
+    server.load(note.round, dumped, _dict(found["versions"]))
     server.rejected = _dict(found["rejected"])
 
 

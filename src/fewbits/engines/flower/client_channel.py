@@ -17,7 +17,7 @@ from fewbits.engines.flower.envelope import Envelope
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.errors import LocalError, WireError
-from fewbits.learn import Server
+from fewbits.federated import Server
 from fewbits.links import Entry, Ledger
 from fewbits.links.bundle import unpack
 from fewbits.wire.frame import HEADER_BYTES
@@ -131,7 +131,7 @@ class ClientChannel:
         data = wire.value(turn.reply.content)
         if data is None:
             raise WireError("a plain reply from a client that spoke our method")
-        asked = wire.opened(data, 8 * sum(spec.numel for _, spec in self.server.spec))
+        asked = wire.opened(data, 8 * sum(spec.numel for _, spec in self.server.exchange.update))
         if asked.kind == "trouble":
             self.say(f"round {round}: nothing from {self.name(turn)}: {asked.text('text')}")
             if asked.fields.get("lost"):

@@ -1,31 +1,26 @@
-"""ClientEnd: one client's ends of its links, out of its StateStore for one message and back into it.
+"""ClientEnd: one client of one run on its node's disk, around the same core as in every engine.
 
-What the engine `memory` does in a worker's RAM happens here on disk, with the same keys, and so the same bytes. A reply
-is stored as if it had arrived; the acknowledgement in the next bundle says whether it did, and if not the client goes
-back to the version before.
+The newest ends are stored when a reply leaves, and those of before it stay. The next bundle says whether the reply
+counted; if it did not, the client goes back to the version before.
 """
 
 from __future__ import annotations
 
 import secrets
-from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fewbits.codecs import as_lift
 from fewbits.engines.flower.layout import Layout
 from fewbits.errors import DesyncError
-from fewbits.learn import exchange
+from fewbits.federated.client_core import ClientCore, Parts
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.method import Method
-from fewbits.links import Sender, StateStore, Subscriber, ends
-from fewbits.links.epochs import EpochSubscriber
+from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
-UP, DOWN, LAYOUT, KEPT, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
+UP, DOWN, LAYOUT, STAYING, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
 
 
 class ClientEnd:
@@ -48,52 +43,36 @@ class ClientEnd:
             self.store.put(self.client, LAYOUT, round, layout)
         # Every number that travels takes two bytes or more of a first bundle.
         self.layout = Layout.load(known, len(bundle) + len(layout)) if layout else Layout.load(known)
-        self.model = model = FlatModel(self.layout.module())
-        objective, space = self.method.objective, self.method.space
-        self.spec = exchange.spec(model, objective.extra)
-        self.follower: Subscriber | EpochSubscriber
-        if space is None:
-            self.follower = Subscriber(exchange.downlink(self.method.down, self.spec), self.spec)
-        else:
-            self.follower = EpochSubscriber(len(model.shared), space.numel, partial(space.expand, len(model.shared)))
-            self.spec = space.spec(model, objective)
-        if (before := self.store.get(self.client, DOWN)) and not layout:
-            self.follower.load(before)
-        self.public = exchange.vector(self.follower.receive(bundle))
-        self.store.put(self.client, DOWN, round, self.follower.dump())
-        model.shared.copy_(self.public)
+        model, key = FlatModel(self.layout.module()), self.key.fold("client", self.client)
+        self.core = core = ClientCore(model, self.method, key, self.client, self.key)
+        down = b"" if layout else self.store.get(self.client, DOWN) or b""
+        core.load({"up": self._stored_up(), "down": down, "state": b""}, self._before)
+        core.receive(bundle)
+        self.store.put(self.client, DOWN, round, core.down.dump())
+        core.start()
         return self.layout
 
     def reply(self, round: int, trained: dict[str, Tensor]) -> bytes:
         """The frame with start - end."""
-        model, sender = self.model, self._sender()
-        model.load(trained)
-        update = self.public - model.shared
-        sent: dict[str, Tensor] = exchange.cut(update, model)
-        space = self.method.space
-        if space is not None and isinstance(self.follower, EpochSubscriber):
-            matrix = space.matrix(len(update), self.follower.epoch, space.which(round, self.client))
-            sent = {SENT: matrix.project(update)}
-        frame = sender.send(sent, ack=self.follower.version, common=self.key.fold("round", round, "common"))
-        sender.commit()
-        ends.save(self.store, self.client, UP, round, sender.dump(), ends.restore(self.store, self.client, UP))
+        core = self.core
+        core.acknowledge(core.down.ack or 0)
+        self.store.horizon = self.store.newest(self.client, UP) or 0
+        core.model.load(trained)
+        frame = b"".join(core.encode(core.finish()))
+        core.commit()
+        ends.save(self.store, self.client, UP, round, core.up.dump(), ends.restore(self.store, self.client, UP))
         return frame
 
-    def _sender(self) -> Sender:
-        """The end that the server acknowledges: the newest, or the one before, or one that begins with a key frame."""
-        up = exchange.with_buffers(as_lift(self.method.up, "mod"), self.spec)
-        sender = Sender(up, self.spec, self.key.fold("client", self.client, "up"))
-        fresh, ack = sender.dump(), self.follower.ack or 0
-        sender.load(ends.restore(self.store, self.client, UP) or fresh)
+    def _stored_up(self) -> bytes:
+        return ends.restore(self.store, self.client, UP) or b""
+
+    def _before(self) -> Parts:
+        """The last reply did not count: go back to what was stored before it."""
         newest = self.store.newest(self.client, UP)
-        if newest is not None and ack != sender.sequence % 2**16:  # the last reply did not count
+        if newest is not None:
             ends.rollback(self.store, newest, [self.client], UP)
-            self.store.rollback(newest, [self.client], KEPT)
-            sender.load(ends.restore(self.store, self.client, UP) or fresh)
-        if ack != sender.sequence % 2**16:
-            sender.resync(ack if ack > sender.sequence else None)
-        self.store.horizon = self.store.newest(self.client, UP) or 0
-        return sender
+            self.store.rollback(newest, [self.client], STAYING)
+        return {"up": self._stored_up(), "state": b""}
 
     @property
     def name(self) -> str:
@@ -104,15 +83,15 @@ class ClientEnd:
             self.store.put(self.client, NAME, 0, known)
         return known.decode()
 
-    def kept(self) -> dict[str, Tensor]:
+    def staying(self) -> dict[str, Tensor]:
         """The arrays that never travel, as this client's last training that counted left them; none at first."""
-        data = self.store.get(self.client, KEPT)
+        data = self.store.get(self.client, STAYING)
         return load(data) if data else {}
 
     def keep(self, round: int, arrays: dict[str, Tensor]) -> None:
-        """Store them after a turn."""
+        """Store them after a round."""
         if arrays:
-            self.store.put(self.client, KEPT, round, save(arrays))
+            self.store.put(self.client, STAYING, round, save(arrays))
 
     def forget(self) -> None:
         """Give up the public model: the next bundle must hold all of it."""

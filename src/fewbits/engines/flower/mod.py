@@ -83,29 +83,29 @@ def _answer(
     call_next: App,
 ) -> Envelope | Message:
     client, folder = _client(context), _folder(asked, context)
-    with closing(ClientEnd(folder, client, method, key)) as site:
+    with closing(ClientEnd(folder, client, method, key)) as end:
         if asked.kind == "hello":
             _compare(asked, method, key)
-            return Envelope("hello", asked.round, {"client": client, "state": site.name})
+            return Envelope("hello", asked.round, {"client": client, "state": end.name})
         try:
-            layout = site.receive(asked.round, asked.part(), asked.parts[1] if len(asked.parts) > 1 else None)
+            layout = end.receive(asked.round, asked.part(), asked.parts[1] if len(asked.parts) > 1 else None)
         except DesyncError:
-            site.forget()
+            end.forget()
             raise
         name = asked.text("arrays")
-        plain = ArrayRecord({**layout.record(site.model.named()), **_arrays(site.kept())})
+        plain = ArrayRecord({**layout.record(end.core.model.named()), **_arrays(end.staying())})
         message.content = RecordDict({name: plain, **wire.restored(asked.fields.get("records"))})
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        fields: dict[str, object] = {"records": wire.described(reply.content), "version": site.follower.version}
+        fields: dict[str, object] = {"records": wire.described(reply.content), "version": end.core.down.version}
         if asked.kind != "train":
             return Envelope(asked.kind, asked.round, fields)
         fields["arrays"], trained = _only(dict(reply.content.array_records))
         stays = {n for n in trained if any(fnmatchcase(n, pattern) for pattern in keep)}
         update = layout.tensors(ArrayRecord({n: x for n, x in trained.items() if n not in stays}), "reply")
-        frame = site.reply(asked.round, update)
-        site.keep(asked.round, {n: torch.from_numpy(trained[n].numpy()) for n in stays})
+        frame = end.reply(asked.round, update)
+        end.keep(asked.round, {n: torch.from_numpy(trained[n].numpy()) for n in stays})
         return Envelope("train", asked.round, fields, (frame,))
 
 

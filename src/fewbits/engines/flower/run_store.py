@@ -18,8 +18,8 @@ from fewbits.engines.common import checkpoint
 from fewbits.engines.common.checkpoint import Note
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.errors import LocalError
+from fewbits.federated import Server
 from fewbits.files import write_atomically
-from fewbits.learn import Server
 from fewbits.links import Ledger, Receiver, Sender, StateStore
 from fewbits.rng import Key
 
@@ -112,10 +112,11 @@ def end_bytes(server: Server) -> int:
     """What the server keeps of one client, by a frame of normal numbers; two or three versions of it are on disk."""
     key = Key(0)
     update = {
-        name: torch.from_numpy(key.fold(name).normal(leaf.numel)).reshape(leaf.shape) for name, leaf in server.spec
+        name: torch.from_numpy(key.fold(name).normal(leaf.numel)).reshape(leaf.shape)
+        for name, leaf in server.exchange.update
     }
-    receiver = Receiver(server.up, server.spec, key)
-    receiver.receive(Sender(server.up, server.spec, key, key).send(update))
+    receiver = Receiver(server.exchange.up, server.exchange.update, key)
+    receiver.receive(Sender(server.exchange.up, server.exchange.update, key, key).send(update))
     return len(receiver.dump())
 
 

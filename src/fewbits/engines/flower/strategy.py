@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from fewbits.engines.flower.mod import check, identity
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.run_store import RunStore, end_bytes
 from fewbits.errors import LocalError, WireError
-from fewbits.learn import Server, exchange
+from fewbits.federated import Server
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import Entry, Receiver
@@ -159,9 +161,8 @@ class Compressed(Strategy):
         self.layout, method = Layout.of(arrays), self.method
         model = self.layout.module()
         FlatModel(model).load(self.layout.tensors(arrays, "compress"))
-        self.server = Server(
-            model, method.up, method.down, self.key.fold("server"), method.server_optimizer, space=method.space
-        )
+        plain = replace(method, factor=None, private=())  # the app's own arrays are the factors already
+        self.server = Server(model, plain, self.key.fold("server"), common=self.key)
         common = identity(method, self.key) | {"model": str(self.layout.entries), "strategy": type(self.inner).__name__}
         books = RunStore(self.state, self.server, str(grid.run.run_id), common)
         books.restore(self.inner, self.quarantine)
@@ -198,9 +199,9 @@ class Compressed(Strategy):
         """start - end of a client, out of its frame or its arrays."""
         if turn.client is None:
             return self._plain(turn)
-        receiver, update = self.server.read(turn.client, turn.frame, self._common(round))
+        receiver, update = self.server.read(turn.client, turn.frame)
         self._count(round, turn, receiver)
-        return {name.removeprefix(exchange.BUFFER): x for name, x in update.items()}
+        return {name.removeprefix(shared_values.BUFFER): x for name, x in update.items()}
 
     def _plain(self, turn: ClientReply) -> dict[str, Tensor]:
         """start - end of a client that sent arrays; WireError when they are not the model's or not finite."""
@@ -213,9 +214,6 @@ class Compressed(Strategy):
             raise WireError(str(error)) from None
         _check_finite(found)
         return {name: theta[name] - x for name, x in found.items()}
-
-    def _common(self, round: int) -> Key:
-        return self.key.fold("round", round, "common")
 
     def _count(self, round: int, turn: ClientReply, receiver: Receiver) -> None:
         """A frame that counts, in the ledger."""
@@ -269,9 +267,7 @@ class Federated(Compressed):
                 elif not turn.weight:
                     self._update(round, turn)  # the link moves on, the sum does not
                 else:
-                    self._count(
-                        round, turn, self.server.take(turn.client, turn.frame, turn.weight, self._common(round))
-                    )
+                    self._count(round, turn, self.server.take(turn.client, turn.frame, turn.weight))
             except WireError as error:
                 self.post.offend(turn, round, str(error))
                 continue

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.task import Task
-from fewbits.learn import exchange
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import backward, evaluate
@@ -25,7 +25,7 @@ class Evaluator:
     def __init__(self, task: Task, method: GossipMethod) -> None:
         self.task, self.prox = task, method.prox
         self.model = FlatModel(copy.deepcopy(task.model))
-        self._spec = exchange.spec(self.model)
+        self._spec = shared_values.spec(self.model)
         count = max(1, LOOKED_AT // len(task.parts))
         self._rows = torch.from_numpy(np.concatenate([part[:count] for part in task.parts]).astype(np.int64))
 

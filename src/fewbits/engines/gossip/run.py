@@ -23,7 +23,7 @@ from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
 from fewbits.engines.gossip.trainer import Sent
 from fewbits.errors import LocalError
-from fewbits.learn import exchange
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, tuned
 from fewbits.links import Entry, Ledger
@@ -68,7 +68,7 @@ class GossipRun:
             raise LocalError("GossipRun: on_disk needs a folder for the file")
         self.folder = Path(folder) if folder is not None else None
         self.flat = FlatModel(task.model)
-        self.method = tuned(method, exchange.spec(self.flat), network, key.fold("gamma"))
+        self.method = tuned(method, shared_values.spec(self.flat), network, key.fold("gamma"))
         self.task, self.network, self.schedule, self.key = task, network, schedule, key
         self.rows = SharedVectors(
             self.flat, method, network, self.folder / VECTORS if self.folder and on_disk else None

@@ -23,11 +23,12 @@ from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
-from fewbits.learn import exchange, turn
+from fewbits.federated.local_round import LocalRound
+from fewbits.federated.server import Server, sampled
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.learn.server import Server, sampled
-from fewbits.links import Entry, Ledger, Receiver, StateStore
+from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
 from fewbits.links.bundle import unpack
 from fewbits.links.ledger import stages
 from fewbits.rng import Key
@@ -91,25 +92,16 @@ class Federation:
         """`folder` may hold an earlier part of the same run, which is continued after its last sound checkpoint."""
         _check(task, method, schedule, key)
         method = method.for_round_size(min(schedule.per_round or len(task.parts), len(task.parts)))
-        method.prepare(task.model, key.fold("factor"))
         folder = Path(folder) if folder is not None else None
         self.task, self.method, self.schedule, self.key, self.folder = task, method, schedule, key, folder
         self.server = Server(
             task.model,
-            method.up,
-            method.down,
+            method,
             key.fold("server"),
-            method.server_optimizer,
-            normalise=method.normalise,
             total_weight=float(sum(method.weight(len(part)) for part in task.parts)),
-            objective=method.objective,
-            space=method.space,
-            masking=method.masking,
-            seed=(task.seed, task.build) if task.seed and task.build else None,
+            common=key,
+            init=SharedInit(task.seed, task.build) if task.seed and task.build else None,
         )
-        if method.protection is not None:
-            lossless = method.masking is not None or self.server.up.contract(self.server.spec).lossless
-            method.protection.check(lossless)
         self.notes: list[str] = []
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
@@ -175,10 +167,11 @@ class Federation:
                 f"own_model: needs a run with a folder and one of its {len(self.task.parts)} clients; got {found} and "
                 f"client {client}"
             )
-        model, objective = FlatModel(copy.deepcopy(self.task.model)), self.method.objective
+        model = FlatModel(copy.deepcopy(self.task.model))
+        local = LocalRound(model, self.method.objective)
         with closing(StateStore(self.folder / "states", writer="server", durable=False)) as store:
-            own = turn.recall(store, client, model, objective, turn.fresh(model, objective))
-        turn.load(model, exchange.vector(self.server.broadcast.value), own)
+            state = local.recall(store, client, local.fresh())
+        local.load(shared_values.vector(self.server.broadcast.value), state)
         return model.module
 
     def run(self, watch: Callable[[RoundReport], None] | None = None, stop: Callable[[], bool] | None = None) -> Result:
@@ -239,16 +232,15 @@ class Federation:
         clients = self._sample(server.round)
         self._turns.update(clients)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
-        common = self.key.fold("round", number, "common")
         server.expect(clients)
         self._down.clear()
         replies: list[Reply] = []
         failed: list[int] = []
-        own = [server.bundle(client) for client in clients] if server.alone else []
+        own = [server.bundle(client) for client in clients] if server.downlinks.personal else []
         for i, (reply, frame) in enumerate(pool.round(number, clients, bundle, own)):
             self._count_down(number, reply.client, own[i] if own else None)
             if not reply.trouble:
-                receiver = server.accept(reply.client, frame, reply.weight, common)
+                receiver = server.accept(reply.client, frame, reply.weight)
                 if receiver is None:
                     failed.append(reply.client)
                 self._count_up(number, reply.client, frame, receiver)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fewbits.codecs import Keys
 from fewbits.errors import LocalError
-from fewbits.learn import exchange
+from fewbits.learn import shared_values
 from fewbits.learn.gossip.method import AUTO, GossipMethod
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
@@ -106,12 +106,12 @@ def measured(method: GossipMethod, spec: TreeSpec, key: Key) -> tuple[float, flo
 
 def _encoded(method: GossipMethod, spec: TreeSpec, key: Key, v: Tensor) -> tuple[float, float]:
     """c = <C(v), v> / |v|^2 and b = |C(v) - c v|^2 / |v|^2 of one encoding."""
-    codec = exchange.with_buffers(method.lift, spec)
+    codec = shared_values.with_buffers(method.lift, spec)
     pieces = torch.split(v, [leaf.numel for _, leaf in spec])
     tree = {name: x.reshape(leaf.shape) for (name, leaf), x in zip(spec, pieces, strict=True)}
     state, keys = codec.init(spec), Keys(key.fold("private"), key.fold("common"))
     message, _ = codec.encode(tree, spec, state, codec.memory(spec), keys)
-    found, v = exchange.vector(codec.decode(message, spec, state)[0]).double(), v.double()
+    found, v = shared_values.vector(codec.decode(message, spec, state)[0]).double(), v.double()
     size = max(float(v @ v), 1e-30)
     gain = float(found @ v) / size
     return gain, float((found - gain * v).square().sum()) / size

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.errors import DesyncError, LocalError
-from fewbits.learn import exchange
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.auto import tuned
@@ -58,12 +58,12 @@ class Node:
         """`key` is the run's, everybody's. `memory`: "two" or "copies", see Vectors; None: what the network needs."""
         _check(method, network, me, key)
         self.flat = model if isinstance(model, FlatModel) else FlatModel(model)
-        self.spec = exchange.spec(self.flat)
+        self.spec = shared_values.spec(self.flat)
         self.method = tuned(method, self.spec, network, key.fold("gamma"))
         self.network, self.me, self.neighbours = network, me, network.neighbours(me)
         need(method, network, memory)
         self.vectors = vectors or Vectors.fresh(self.flat, method, network, me, memory)
-        codec, common = exchange.with_buffers(method.lift, self.spec), key.fold("common")
+        codec, common = shared_values.with_buffers(method.lift, self.spec), key.fold("common")
         self.sender = Sender(codec, self.spec, key.fold("node", me), common)
         self.receivers = {j: Receiver(codec, self.spec, common) for j in self.neighbours}
         self.round = 0  # finished
@@ -114,8 +114,8 @@ class Node:
         if method.mixes_first:
             half = method.combine(half, self._consensus(), eta, self.spec)
         message = half - own.public if method.residual else half
-        frame = self.sender.send(exchange.cut(message, self.flat))
-        heard = exchange.vector(self.sender.value)  # what the neighbours decode
+        frame = self.sender.send(shared_values.cut(message, self.flat))
+        heard = shared_values.vector(self.sender.value)  # what the neighbours decode
         self.sender.commit()
         own.public.copy_(own.public + heard if method.residual else heard)
         self._shared.copy_(half)
@@ -150,7 +150,7 @@ class Node:
         if j in self.wanted:
             raise DesyncError(f"node {self.me} waits for a key frame of node {j}; got frame {header.sequence}")
         try:
-            increment = exchange.vector(receiver.receive(frame))
+            increment = shared_values.vector(receiver.receive(frame))
         except DesyncError:
             if header.sequence >= receiver.expects:  # else it came twice
                 self._lost(j)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softshrink
 
 from fewbits.errors import LocalError
-from fewbits.learn.exchange import AS_THEY_ARE
+from fewbits.learn.shared_values import AS_THEY_ARE
 from fewbits.spec import TreeSpec
 
 

@@ -8,10 +8,10 @@ variate) are called "control:0" and so on, and travel as they are, too: what a l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewbits.codecs import Flat, Lift, Raw, Route, chain
 from fewbits.codecs.flat_view import pieces
@@ -19,8 +19,6 @@ from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links import Downlink
 from fewbits.links.downlink import Part
-from fewbits.links.epochs import WHOLE
-from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
 BUFFER, CONTROL = "buffer:", "control:"
@@ -40,23 +38,6 @@ def spec(model: FlatModel, extra: int = 0) -> TreeSpec:
     found = Spec.of(values(model, [model.shared_params] * extra))
     assert isinstance(found, TreeSpec)
     return found
-
-
-def initial(
-    build: Callable[[Key], nn.Module], extra: int = 0, space: object | None = None
-) -> Callable[[Key], dict[str, Tensor]]:
-    """What gives all that travels at first, by name, from the key that `build` makes the model from.
-
-    The objective's vectors begin at zero. In a `space`, it is one vector, theta_0.
-    """
-
-    def made(key: Key) -> dict[str, Tensor]:
-        model = FlatModel(build(key))
-        if space is not None:
-            return {WHOLE: model.shared.clone()}
-        return values(model, [torch.zeros_like(model.shared_params)] * extra)
-
-    return made
 
 
 def vector(tree: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,147 @@
+"""Client: one client of a federation in a loop that you own; frames in, frames out."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fewbits.errors import LocalError, WireError
+from fewbits.federated.client_core import ClientCore, Trained
+from fewbits.federated.exchange import Build
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.local import Correction
+from fewbits.learn.method import Method
+from fewbits.links import Sender
+from fewbits.links.bundle import pack, unpack
+from fewbits.methods import named
+from fewbits.rng import Key
+
+PARTS: tuple[str, ...] = ("up", "down", "state")
+
+
+class Client:
+    """One client: `receive` a bundle, train `model` however you like, `reply` with a frame.
+
+    After `receive` the model holds the public weights; private ones (pFedPara's second halves, FedPer's layers) are as
+    this client's last training left them. The reply is start - end, encoded. The next bundle says whether it arrived.
+    If it did not, the client goes back to what it was before; if the server lost track, the next reply is a key frame.
+
+    Args:
+        model: any module; private and factored parts are prepared in place, as the method says.
+        method: the server's, as text (`"lbgm+topk"`) or a Method.
+        key: this client's secret, a key that no other client has. It draws dithers, dp noise and roundings.
+        number: its place among the clients, from 0. Masks and K-subspace need the true one.
+        common: everybody's key, the server's `common`.
+        build: makes the initial model from a key, for a server with a SharedInit.
+
+    Raises:
+        LocalError: the method does not fit the model.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> server = fb.Server(torch.nn.Linear(2, 1), "topk@fraction=0.5", fb.Key(0))
+        >>> client = fb.Client(torch.nn.Linear(2, 1), "topk@fraction=0.5", fb.Key(1))
+        >>> client.receive(server.bundle(0))
+        >>> with torch.no_grad():
+        ...     _ = client.model.weight.add_(1.0)  # train
+        >>> _ = server.accept(0, client.reply(), weight=10)
+        >>> server.step()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | Method,
+        key: Key,
+        number: int = 0,
+        common: Key = Key(0),
+        build: Build | None = None,
+    ) -> None:
+        method = named(method)
+        if not isinstance(key, Key) or not isinstance(common, Key):
+            raise LocalError(f"Client: key and common must be Keys, such as Key(0); got {key!r} and {common!r}")
+        method.prepare(model, common.fold("factor"))
+        self.model = model
+        self._core = ClientCore(FlatModel(model), method, key, number, common, build)
+        self._trained: Trained | None = None  # what the last reply was made of
+        self._replied = 0  # the version that it was made for
+
+    @property
+    def up(self) -> Sender:
+        """The sending end of the uplink."""
+        return self._core.up
+
+    @property
+    def down(self):  # noqa: ANN201 - its two forms share one interface
+        """The receiving end of the downlink."""
+        return self._core.down
+
+    def receive(self, bundle: bytes) -> None:
+        """Take the server's bundle: settle the last reply and load the model.
+
+        Raises:
+            WireError: the bytes are damaged or of another method.
+            DesyncError: the bundle does not lead on from what this client holds.
+        """
+        self._core.model.attach()  # says so when the model was moved, or another Client holds it
+        self._core.receive(bundle)
+        self._core.acknowledge(self._core.down.ack)
+        self._core.start()
+
+    @property
+    def correction(self) -> Correction | None:
+        """What the objective adds to gradients, for `LocalSGD.train(correct=...)`; None: nothing."""
+        self._check_received("correction")
+        return self._core.correction
+
+    def reply(self, steps: int = 0, lr: float = 0.0, peers: tuple[int, ...] = ()) -> bytes:
+        """The frame with what training changed.
+
+        Args:
+            steps: local steps taken, and `lr` their size; SCAFFOLD needs both.
+            peers: the numbers of all clients of this round; masks need them.
+
+        Raises:
+            LocalError: a tensor is not finite (it is named), or steps, lr or peers are missing.
+        """
+        core = self._core
+        self._check_received("reply")
+        core.model.attach()
+        if core.up.pending:  # nothing was heard of the last one
+            core.up.rollback()
+        trained = core.finish(steps, lr)
+        self._check_noise(trained)
+        frame = b"".join(core.encode(trained, peers))
+        self._replied = trained.round
+        return frame
+
+    def _check_noise(self, trained: Trained) -> None:
+        """One version of the model draws one noise and one set of masks, so that it hides one message."""
+        method = self._core.method
+        if self._replied == trained.round and (method.protection or method.masking):
+            raise LocalError(
+                f"Client.reply: {method.name} sends one message for each version of the model, and version "
+                f"{trained.round} had one; receive the next bundle first"
+            )
+
+    def _check_received(self, what: str) -> None:
+        if self._core.down.value is None:
+            raise LocalError(f"Client.{what}: receive a bundle from the server first")
+
+    def dump(self) -> bytes:
+        """This client as bytes, whether or not its last reply is settled; `load` takes them in a new process."""
+        core = self._core
+        found = [core.dump(), *([core.dump(arrived=False)] if core.up.pending else [])]
+        return pack([str(self._replied).encode(), *(parts[name] for parts in found for name in PARTS)])
+
+    def load(self, data: bytes) -> None:
+        """Become the client that was dumped; WireError when the bytes are damaged or another method's."""
+        replied, *parts = unpack(data)
+        if not replied.isdigit() or len(parts) not in (len(PARTS), 2 * len(PARTS)):
+            raise WireError("these bytes are not a dumped Client")
+        now, *before = (
+            dict(zip(PARTS, parts[i : i + len(PARTS)], strict=True)) for i in range(0, len(parts), len(PARTS))
+        )
+        self._core.load(now, (lambda: before[0]) if before else None)
+        self._replied = int(replied)
+        if self._core.down.value is not None:
+            self._core.start()

@@ -1,0 +1,201 @@
+"""ClientCore: one client's side of a federation, without any input or output of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewbits.errors import LocalError
+from fewbits.federated.exchange import Build, Exchange
+from fewbits.federated.local_round import LocalRound
+from fewbits.learn import shared_values
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.intrinsic_space import SENT
+from fewbits.learn.local import Correction
+from fewbits.learn.method import Method
+from fewbits.links import Subscriber
+from fewbits.links.epochs import EpochSubscriber
+from fewbits.links.finite import check_finite
+from fewbits.rng import Key
+
+Pieces = list[bytes | memoryview]  # of one frame
+Parts = Mapping[str, bytes]  # up, down, state; empty: that of a new client
+
+
+class Trained(NamedTuple):
+    """What one training changed, before it is encoded."""
+
+    update: Tensor  # (numel,) start - end of all that travels
+    tree: dict[str, Tensor]  # views of it by wire name
+    client_state: Tensor  # what never travels, after the training
+    round: int  # the version of the public values that it began from: round t is played with version t
+    epoch: int  # of the subspace's matrices
+    steps: int  # local steps taken; 0: not said
+    lr: float  # their size; 0: not said
+
+
+class ClientCore:
+    """What a client does on every engine: bytes in, bytes out, and in between somebody trains `model`.
+
+        core.receive(bundle)              # take the public values
+        core.acknowledge(core.down.ack)   # settle the last frame up
+        core.start()                      # make the model this client's
+        ...                               # train it, with `core.correction` before each step
+        frame = b"".join(core.encode(core.finish(steps, lr)))
+
+    It knows subspaces, private parts, objectives, differential privacy, masks and personal downlinks. Several clients
+    may share one core, one after the other: set each one's `number`, `key`, `client_state` and ends first.
+    """
+
+    def __init__(
+        self,
+        model: FlatModel,
+        method: Method,
+        key: Key,
+        number: int = 0,
+        common: Key = Key(0),
+        build: Build | None = None,
+    ) -> None:
+        """`key` is the client's secret and `number` its place among the clients; `common` is everybody's key."""
+        self.model, self.method, self.key, self.number = model, method, key, number
+        self.exchange, self.local = Exchange.of(model, method, common), LocalRound(model, method.objective)
+        self.up, self.down = self.exchange.sender(key.fold("up")), self.exchange.subscriber(build)
+        self.newcomer = self.local.fresh()
+        self.client_state = self.newcomer  # private parts and the objective's vectors
+        self._next = self.newcomer  # what it becomes when the pending frame has arrived
+        self._new_up = self.up.dump()
+        self._before: Callable[[], Parts] | None = None  # of before the last frame, where it was loaded
+        self.public = torch.zeros(self.exchange.public.numel, device=model.whole.device)
+        self._value: dict[str, Tensor] | None = None  # that `public` was made of
+        self._in_subspace: dict[str, float] = {}  # figures of the last update
+
+    def receive(self, bundle: bytes, down: Subscriber | EpochSubscriber | None = None) -> None:
+        """Take the public values; nothing changes on errors. `down`: by another end than this client's."""
+        value = (down or self.down).receive(bundle)
+        if value is not self._value:
+            self._take(value)
+
+    def _take(self, value: dict[str, Tensor]) -> None:
+        self._value = value
+        self.public = shared_values.vector(value).to(self.model.whole.device)
+
+    def acknowledge(self, ack: int | None) -> None:
+        """Settle the last frame by the count of frames that the server has accepted, modulo 2^16.
+
+        The frame is committed or rolled back. When the count fits neither, the next frame is a key frame.
+        """
+        if ack is None:
+            return
+        if self.up.pending and ack == (self.up.sequence + 1) % 2**16:
+            self.commit()
+        elif self.up.pending:
+            self.up.rollback()
+        elif self._before is not None and ack != self.up.sequence % 2**16:
+            self._load_up(self._before())
+        self._before = None
+        if ack != self.up.sequence % 2**16:
+            self.up.resync(ack if ack > self.up.sequence else None)
+
+    def commit(self) -> None:
+        """The server has the last frame."""
+        self.up.commit()
+        self.client_state = self._next
+
+    def start(self) -> None:
+        """Load the public values and the client state into the model."""
+        self.local.load(self.public, self.client_state)
+
+    @property
+    def correction(self) -> Correction | None:
+        """What the objective adds to gradients before each step; None: nothing."""
+        return self.local.correction(self.public, self.client_state)
+
+    def finish(self, steps: int = 0, lr: float = 0.0, out: Tensor | None = None) -> Trained:
+        """What training changed; SCAFFOLD needs the number of steps and their size.  # out: (numel,)"""
+        extra = self.method.objective.extra
+        if extra and not (steps > 0 and lr > 0):
+            raise LocalError(f"{self.method.objective!r} needs the steps taken and their lr; got {steps} and {lr}")
+        update = torch.empty_like(self.public) if out is None else out
+        state = self.local.finish(self.public, self.client_state, steps, lr, update)
+        tree = shared_values.cut(update, self.model, extra)
+        return Trained(update, tree, state, self.down.version, getattr(self.down, "epoch", 0), steps, lr)
+
+    def encode(self, trained: Trained, peers: tuple[int, ...] = ()) -> Pieces:
+        """The frame, in pieces to be joined; it is pending until `acknowledge` or `commit`.
+
+        `peers`: the numbers of all clients of this round, for masks. LocalError names a tensor that is not finite.
+        """
+        if len(trained.client_state):
+            check_finite({"client state": trained.client_state}, "a client's training")
+        sent = self._masked(self._shortened(trained), trained.round, peers)
+        self.up.key, self._next = self.key.fold("up"), trained.client_state
+        return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
+
+    def _shortened(self, trained: Trained) -> dict[str, Tensor]:
+        """The update as the server adds it up: clipped and noisy under dp, A^T of it in a subspace."""
+        space, vector = self.method.space, trained.update
+        if space is None:
+            if self.method.protection is not None:
+                vector.copy_(self._noisy(vector, trained.round))
+            return trained.tree
+        vector = vector.cpu()
+        matrix = space.matrix(len(vector), trained.epoch, space.which(trained.round, self.number))
+        s = matrix.project(vector)
+        step = matrix.effective_step(trained.lr)
+        self._in_subspace = {"isotropy": matrix.captured(vector, s), "effective_step": step}
+        return {SENT: self._noisy(s, trained.round)}
+
+    def _noisy(self, x: Tensor, round: int) -> Tensor:
+        protection = self.method.protection
+        return x if protection is None else protection.apply(x, self.key.fold("dp", round))
+
+    def _masked(self, tree: dict[str, Tensor], round: int, peers: tuple[int, ...]) -> dict[str, Tensor]:
+        """The same under masks, which cancel over the round's clients."""
+        masking = self.method.masking
+        if masking is None:
+            return tree
+        if self.number not in peers or len(set(peers)) != masking.clients:
+            raise LocalError(
+                f"{self.method.name}: masks need the numbers of the round's {masking.clients} clients, and this is "
+                f"client {self.number}; got {list(peers)}"
+            )
+        vector, pairs = shared_values.vector(tree).cpu(), self.exchange.common.fold("round", round, "pair")
+        return masking.hide(vector, self.number, peers, self.key.fold("field", round), pairs)
+
+    def observe(self, trained: Trained) -> dict[str, float]:
+        """Figures of the pending frame, such as `recycled`, and of the update in its subspace."""
+        figures = self.up.observe() | self._in_subspace
+        if "floor" in figures and trained.lr:  # |g/tau|^2 sin^2, with g = update / lr accumulated over tau steps
+            figures["floor"] /= (trained.lr * max(1, trained.steps)) ** 2
+        return figures
+
+    def dump(self, arrived: bool = True) -> dict[str, bytes]:
+        """All that must outlive the process, by part, as it is when a pending frame has arrived, or when it has not."""
+        up, state = copy.copy(self.up), self.client_state
+        if up.pending and arrived:
+            up.commit()
+            state = self._next
+        elif up.pending:
+            up.rollback()
+        return {"up": up.dump(), "down": self.down.dump(), "state": self.local.seal(state)}
+
+    def load(self, parts: Parts, before: Callable[[], Parts] | None = None) -> None:
+        """Become the client that was dumped; WireError when the bytes are damaged or another method's.
+
+        `before` gives the parts of before the last frame, in case that the server never had it.
+        """
+        self._load_up(parts)
+        if parts["down"]:
+            self.down.load(parts["down"])
+        self._before = before
+        if self.down.value is not None:
+            self._take(self.down.value)
+
+    def _load_up(self, parts: Parts) -> None:
+        state = self.local.open_sealed(parts["state"], len(self.newcomer)) if parts["state"] else self.newcomer
+        self.up.load(parts["up"] or self._new_up)
+        self.client_state = self._next = state.to(self.newcomer.device)

@@ -1,0 +1,108 @@
+"""Exchange: what travels between the two ends of a method, and with which codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fewbits.codecs import Lift, TreeTotal
+from fewbits.errors import LocalError
+from fewbits.learn import shared_values
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.method import Method
+from fewbits.links import Broadcast, Downlink, Receiver, Sender, SharedInit, Subscriber
+from fewbits.links.epochs import WHOLE, EpochBroadcast, EpochSubscriber
+from fewbits.privacy.pairwise_masking import MaskedTotal
+from fewbits.rng import Key
+from fewbits.spec import TreeSpec
+
+Build = Callable[[Key], nn.Module]  # makes the initial model from a key, the same at every party
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """Derived once from a model and a method; client, server, plan and engines read it.
+
+    Three descriptions follow one another: clients receive `public`; the server adds up `update`; a frame holds `sent`.
+    They are the same, except that a subspace shortens the update and masks hide it.
+    """
+
+    method: Method
+    public: TreeSpec  # all that travels of the model, then the objective's vectors
+    update: TreeSpec  # what a client's training changed: `public`, or A^T of it in a subspace
+    sent: TreeSpec  # what a frame up holds: `update`, or its words under masks
+    up: Lift
+    down: Downlink
+    common: Key  # everybody's: the factors of a new model, a round's random supports, the pairs of masks
+
+    @staticmethod
+    def of(model: FlatModel, method: Method, common: Key = Key(0)) -> Exchange:
+        """LocalError when the method's parts do not fit this model or each other."""
+        public = shared_values.spec(model, method.objective.extra)
+        update = public if method.space is None else method.space.spec(model, method.objective)
+        sent = update if method.masking is None else method.masking.spec(update)
+        up = shared_values.with_buffers(method.up, sent)
+        up.check(sent)
+        _check_privacy(method, up, update)
+        return Exchange(method, public, update, sent, up, shared_values.downlink(method.down, public), common)
+
+    def of_round(self, round: int) -> Key:
+        """The common key of the frames that clients make from version `round` of the model."""
+        return self.common.fold("round", round, "common")
+
+    def sender(self, key: Key) -> Sender:
+        """A client's end of the uplink; `key` is its own."""
+        return Sender(self.up, self.sent, key)
+
+    def receiver(self) -> Receiver:
+        """The server's end of one client's uplink."""
+        return Receiver(self.up, self.sent)
+
+    def totals(self) -> list[TreeTotal | MaskedTotal]:
+        """The sums of a round, still empty: one for each subspace that clients send from."""
+        masking, count = self.method.masking, self.method.space.subspaces if self.method.space else 1
+        one = partial(TreeTotal, self.up) if masking is None else partial(MaskedTotal, masking)
+        return [one(self.update) for _ in range(count)]
+
+    def publisher(self, model: FlatModel, key: Key, init: SharedInit | None = None) -> Broadcast | EpochBroadcast:
+        """The server's end of the downlink; `init` is what made the model."""
+        space, first = self.method.space, init and SharedInit(init.key, self._initial(init.build))
+        if space is None:
+            return Broadcast(self.down, self.public, key, seed=first)
+        expand = partial(space.expand, len(model.shared))
+        return EpochBroadcast(model.shared, space.numel, expand, key, epochs=space.epoch_of, seed=first)
+
+    def subscriber(self, build: Build | None = None) -> Subscriber | EpochSubscriber:
+        """A client's end of the downlink; `build` makes the initial model, where the server has a SharedInit."""
+        space, first = self.method.space, None if build is None else self._initial(build)
+        if space is None:
+            return Subscriber(self.down, self.public, first)
+        size = self.public.numel
+        return EpochSubscriber(size, space.numel, partial(space.expand, size), first)
+
+    def _initial(self, build: Build) -> Callable[[Key], dict[str, Tensor]]:
+        """Makes all that travels at first, by name. The objective's vectors begin at zero."""
+
+        def made(key: Key) -> dict[str, Tensor]:
+            module = build(key)
+            self.method.prepare(module, self.common.fold("factor"))  # nothing, where `build` has done it
+            model = FlatModel(module)
+            if self.method.space is not None:
+                return {WHOLE: model.shared.clone()}
+            return shared_values.values(model, [torch.zeros_like(model.shared_params)] * self.method.objective.extra)
+
+        return made
+
+
+def _check_privacy(method: Method, up: Lift, update: TreeSpec) -> None:
+    if method.masking is not None and method.masking.clients < 2:
+        raise LocalError(
+            f"{method.name}: masks must know how many clients each round has; take method.for_round_size(clients), the "
+            "same at the server and at the clients"
+        )
+    if method.protection is not None:
+        method.protection.check(method.masking is not None or up.contract(update).lossless)

@@ -1,0 +1,91 @@
+"""LocalRound: what one client's round is made of, whoever trains the model in between."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewbits.learn import shared_values
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.local import Correction
+from fewbits.learn.objective import Objective
+from fewbits.links import StateStore
+from fewbits.links.client_state import open_sealed, seal
+
+PART = "client.kept"  # the name of a client state in a StateStore
+
+
+class LocalRound:
+    """From the public values and a client state, through training, to the update and the next client state.
+
+    The public values are one vector: all of the model that travels, then the objective's vectors. The client state
+    never travels: the private parameters, the private buffers, then the objective's vectors of this client.
+    """
+
+    def __init__(self, model: FlatModel, objective: Objective) -> None:
+        self.model, self.objective = model, objective
+        self._layout = f"{sorted(model.private_names)} {objective!r}"
+
+    def fresh(self) -> Tensor:
+        """The state of a client that has not trained yet: the common private part, and zeros.  # (state,)"""
+        zeros = torch.zeros(self.objective.kept * len(self.model.shared_params), device=self.model.whole.device)
+        return torch.cat([*self.model.private, zeros])
+
+    def load(self, public: Tensor, state: Tensor) -> None:
+        """Make the model this client's."""
+        self.model.shared.copy_(public[: len(self.model.shared)])
+        if len(state):
+            parameters, buffers = self.model.private
+            parameters.copy_(state[: len(parameters)])
+            buffers.copy_(state[len(parameters) : len(parameters) + len(buffers)])
+
+    def correction(self, public: Tensor, state: Tensor) -> Correction | None:
+        """What the objective adds to every gradient of what travels; the private part follows the plain loss.
+
+        public: the values that the round began with; they must not change while the client trains.
+        """
+        start = public[: len(self.model.shared_params)]
+        term = self.objective.term(start, self._server_vectors(public), self._client_vectors(state))
+        return None if term is None else lambda model: term(model.shared_params, model.shared_grads)
+
+    def finish(self, public: Tensor, state: Tensor, steps: int, lr: float, out: Tensor) -> Tensor:
+        """Write start - end of all that travels into `out`, laid out like `public`; return the next client state."""
+        size = len(self.model.shared)
+        torch.sub(public[:size], self.model.shared, out=out[:size])
+        if not len(state) and not self.objective.extra:
+            return state
+        start, end = public[: len(self.model.shared_params)], self.model.shared_params
+        vectors, update = self.objective.finish(
+            start, end, self._server_vectors(public), self._client_vectors(state), steps, lr
+        )
+        for place, x in zip(self._server_vectors(out), update, strict=True):
+            place.copy_(x)
+        return torch.cat([*self.model.private, *vectors])
+
+    def seal(self, state: Tensor) -> bytes:
+        """A client state as bytes with a checksum."""
+        return seal(state, self._layout)
+
+    def open_sealed(self, data: bytes, numel: int) -> Tensor:
+        """Undo `seal`; WireError when the bytes are damaged or of another model or method.  # (numel,)"""
+        return open_sealed(data, numel, self._layout)
+
+    def recall(self, store: StateStore, client: int, newcomer: Tensor) -> Tensor:
+        """The client's state in a store; `newcomer`, which `fresh` gave, before its first round.  # (state,)"""
+        stored = store.get(client, PART) if len(newcomer) else None
+        return newcomer if stored is None else self.open_sealed(stored, len(newcomer)).to(newcomer.device)
+
+    def remember(self, store: StateStore, client: int, round: int, state: Tensor) -> None:
+        """Store the client's state after its training in a round."""
+        if len(state):
+            store.put(client, PART, round, self.seal(state))
+
+    def _server_vectors(self, public: Tensor) -> tuple[Tensor, ...]:
+        return shared_values.controls(public, self.model, self.objective.extra)
+
+    def _client_vectors(self, state: Tensor) -> tuple[Tensor, ...]:
+        """The objective's part of a client state.  # each (S,)"""
+        if not self.objective.kept:
+            return ()
+        first = sum(map(len, self.model.private))
+        return shared_values.split(state[first:], len(self.model.shared_params), self.objective.kept)

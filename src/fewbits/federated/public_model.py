@@ -1,0 +1,167 @@
+"""PublicModel: the model that a server owns, how the clients' mean update moves it, and how it is published."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs import Chain, Flat
+from fewbits.errors import LocalError
+from fewbits.federated.exchange import Exchange
+from fewbits.federated.round_sum import RoundSum
+from fewbits.learn import shared_values
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.intrinsic_space import SENT
+from fewbits.learn.objective import Vectors
+from fewbits.learn.optimizers import Moments
+from fewbits.links import SharedInit
+from fewbits.links.epochs import WHOLE, EpochBroadcast
+from fewbits.links.finite import all_finite
+from fewbits.rng import Key
+
+
+class PublicModel(ABC):
+    """What is public: the model's parameters and buffers, and the objective's vectors."""
+
+    def __init__(self, model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> None:
+        self.model, self.exchange = model, exchange
+        self.optimizer, self.objective = exchange.method.server_optimizer, exchange.method.objective
+        self.extra: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.extra
+        self.publisher = exchange.publisher(model, key, init)
+        self.moments: Moments = self.optimizer.init(self.dim)
+
+    @staticmethod
+    def of(model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> PublicModel:
+        """The form that the method needs."""
+        return (WholeModel if exchange.method.space is None else SubspaceModel)(model, exchange, key, init)
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """How many numbers the optimiser moves."""
+
+    @abstractmethod
+    def step(self, sums: RoundSum, scale: float, share: float) -> None:
+        """Move by `scale` times the sum, if there is one, and publish. `share`: see `ServerOptimizer.step`."""
+
+    @abstractmethod
+    def check_plain(self) -> None:
+        """LocalError when updates that went through no link cannot be added, nor the model be replaced."""
+
+    def replace(self, theta: Mapping[str, Tensor]) -> None:
+        """Take other values, by the names of `FlatModel.named`, and publish them."""
+        self.check_plain()
+        self.model.load(theta)
+        self.publisher.publish(shared_values.values(self.model, self.extra))
+
+    def _check_finite(self, *after: Tensor) -> None:
+        if not all(map(all_finite, after)):
+            raise LocalError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
+
+    def dump(self) -> dict[str, Sequence[Any]]:
+        """For a checkpoint."""
+        return {
+            "theta": [self.model.vector()],
+            "extra": [x.clone() for x in self.extra],
+            "moments": [m.clone() for m in self.moments],
+            "broadcast": self.publisher.dump(),
+        }
+
+    def load(self, dumped: Mapping[str, Sequence[Any]]) -> None:
+        """Become what was dumped; LocalError when it had another model or objective."""
+        (theta,), extra = dumped["theta"], dumped["extra"]
+        self.model.load_vector(theta)
+        if len(extra) != len(self.extra):
+            raise LocalError(f"Server.load: expected {len(self.extra)} vectors of an objective; got {len(extra)}")
+        self.publisher.load(dumped["broadcast"])
+        self.moments, self.extra = tuple(dumped["moments"]), tuple(extra)
+
+
+class WholeModel(PublicModel):
+    """All of the model moves: theta <- optimizer(theta, mean update); buffers are averaged as they are."""
+
+    def __init__(self, model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> None:
+        super().__init__(model, exchange, key, init)
+        self._check_carrier()
+        self.publisher.publish(shared_values.values(model, self.extra))
+
+    @property
+    def dim(self) -> int:
+        return len(self.model.shared_params)
+
+    def _check_carrier(self) -> None:
+        """An optimiser that steps on carriers needs them, of one vector with all that travels, as they were added."""
+        prefix, up = self.optimizer.carrier, self.exchange.up
+        if prefix is None:
+            return
+        codec = up.inner[0]
+        if not isinstance(up, Flat) or not isinstance(codec, Chain) or codec.linear_prefix != (prefix,):
+            raise LocalError(
+                f"Server: {self.optimizer!r} steps on sums of what {prefix!r} leaves, so the uplink must be "
+                f"flat(chain({prefix!r}, ...)), and nothing but parameters may travel (use GroupNorm instead of "
+                f"BatchNorm); got {up!r}"
+            )
+
+    def check_plain(self) -> None:
+        if self.optimizer.carrier is not None:
+            raise LocalError(
+                f"Server.add: {self.optimizer} steps on what a codec sends; a plain update has gone through none"
+            )
+
+    def step(self, sums: RoundSum, scale: float, share: float) -> None:
+        if sums.weight:
+            self._apply(sums, scale, share)
+        self.publisher.publish(shared_values.values(self.model, self.extra))
+
+    def _apply(self, sums: RoundSum, scale: float, share: float) -> None:
+        mean: dict[str, Tensor] = {}
+        if self.optimizer.carrier is not None:
+            update = sums.carried(scale)
+        else:
+            mean = sums.values(scale)
+            parameters = [x.reshape(-1) for name, x in mean.items() if not name.startswith(shared_values.AS_THEY_ARE)]
+            update = torch.cat([torch.zeros(0), *parameters])
+        theta, moments = self.optimizer.step(self.model.shared_params, update, self.moments, share=share)
+        changed = tuple(x for name, x in mean.items() if name.startswith(shared_values.CONTROL))
+        extra = self.objective.absorb(self.extra, changed, share)
+        self._check_finite(theta, *extra)
+        self.model.shared_params.copy_(theta)
+        self.moments, self.extra = moments, extra
+        current = shared_values.values(self.model)
+        for name, x in mean.items():
+            if name.startswith(shared_values.BUFFER):
+                current[name].sub_(x)
+
+
+class SubspaceModel(PublicModel):
+    """Only s moves: theta = theta_e + A_e s; the moments are those of one epoch's subspace."""
+
+    publisher: EpochBroadcast
+
+    def __init__(self, model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> None:
+        super().__init__(model, exchange, key, init)
+        if self.optimizer.carrier is not None:
+            raise LocalError(f"Server: {self.optimizer!r} steps on sketches, not in a subspace; choose one of them")
+
+    @property
+    def dim(self) -> int:
+        assert self.exchange.method.space is not None
+        return self.exchange.method.space.numel
+
+    def check_plain(self) -> None:
+        raise LocalError("Server: in a run in subspaces every client sends A^T of its update, through a link")
+
+    def step(self, sums: RoundSum, scale: float, share: float) -> None:
+        s, epoch = self.publisher.s, self.publisher.epoch
+        if sums.weight:
+            s, self.moments = self.optimizer.step(s, sums.coordinates(SENT, scale), self.moments, share=share)
+            self._check_finite(s)
+        assert self.exchange.method.space is not None
+        self.publisher.publish(s, self.exchange.method.space.epoch_of(self.publisher.version + 1))
+        if self.publisher.epoch != epoch:
+            self.moments = self.optimizer.init(self.dim)
+        self.model.shared.copy_(self.publisher.value[WHOLE])

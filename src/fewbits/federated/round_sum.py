@@ -1,0 +1,67 @@
+"""RoundSum: the weighted sum of one round's updates, taken before they are expanded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs import Partial, TreeTotal
+from fewbits.codecs.flat_view import pieces
+from fewbits.errors import WireError
+from fewbits.federated.exchange import Exchange
+from fewbits.learn import shared_values
+from fewbits.privacy.pairwise_masking import MaskedTotal
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+class RoundSum:
+    """sum_k n_k update_k over the clients so far, one sum for each subspace that they send from."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._totals = exchange.totals()
+        self._plain: Tensor | None = None  # of updates that came without a link
+        self._reach = 0.0  # no entry of the sum is larger
+        self.weight = 0.0  # sum_k n_k
+
+    def check_reach(self, reach: float, weight: float) -> None:
+        """WireError when entries of up to `reach` could take the sum out of float32's range."""
+        if self._reach + weight * reach > LARGEST:
+            raise WireError(f"values up to {reach:.3g} with weight {weight:.3g} could leave float32's range")
+
+    def add(self, partials: Sequence[Partial], weight: float, reach: float, subspace: int = 0) -> None:
+        """Add one decoded message; no entry of it is larger than `reach`."""
+        self._totals[subspace].add(partials, weight)
+        self.weight += weight
+        self._reach += weight * reach
+
+    def add_plain(self, update: Mapping[str, Tensor], weight: float) -> None:
+        """Add an update that came without a link."""
+        vector = shared_values.vector(update).mul_(weight)
+        self._plain = vector if self._plain is None else self._plain + vector
+        self.weight += weight
+
+    @property
+    def void(self) -> bool:
+        """Whether masks stayed in the sum, because a client is missing: it says nothing then."""
+        return any(isinstance(total, MaskedTotal) and not total.whole for total in self._totals)
+
+    def carried(self, scale: float) -> Tensor:
+        """The sum as messages carry it, not expanded, for optimisers that step on it."""
+        (total,) = self._totals
+        assert isinstance(total, TreeTotal)
+        return total.carried[0] * scale
+
+    def values(self, scale: float) -> dict[str, Tensor]:
+        """The sum times `scale`, by wire name."""
+        found = {name: x * scale for name, x in self._totals[0].value().items()}
+        if self._plain is None:
+            return found
+        plain = pieces(self._plain * scale, found)
+        return {name: x + plain[name] for name, x in found.items()}
+
+    def coordinates(self, name: str, scale: float) -> Tensor:
+        """The sums of all subspaces end to end, times `scale`.  # (k * dim,)"""
+        return torch.cat([total.value()[name] * scale for total in self._totals])

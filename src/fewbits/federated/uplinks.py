@@ -1,0 +1,56 @@
+"""Uplinks: the server's ends of the clients' links up, in memory or, one after the other, in a StateStore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from fewbits.errors import DesyncError
+from fewbits.federated.exchange import Exchange
+from fewbits.links import Receiver, StateStore, ends
+from fewbits.wire import Frame
+
+PART = "server.up"
+
+
+class Uplinks:
+    """One Receiver per client. With a store, one Receiver is lent to each client in turn."""
+
+    def __init__(self, exchange: Exchange, store: StateStore | None) -> None:
+        self.store = store
+        self._exchange = exchange
+        self._in_memory: dict[int, Receiver] = {}
+        self._lent = exchange.receiver()
+        self._fresh = self._lent.dump()
+        self._before: bytes | None = None  # what the store had when it was lent
+
+    def expect(self, clients: Sequence[int]) -> None:
+        """Read the ends of these clients from the store at once."""
+        if self.store is not None:
+            self.store.fetch(clients, PART)
+
+    def receiver(self, client: int) -> Receiver:
+        """The receiving end of a client's link, valid until the next call."""
+        if self.store is None:
+            if client not in self._in_memory:
+                self._in_memory[client] = self._exchange.receiver()
+            return self._in_memory[client]
+        self._before = ends.restore(self.store, client, PART)
+        self._lent.load(self._before or self._fresh)
+        return self._lent
+
+    def save(self, client: int, receiver: Receiver, round: int) -> None:
+        """Store the end after a frame that counts."""
+        if self.store is not None:
+            ends.save(self.store, client, PART, round, receiver.dump(), self._before)
+
+    @contextmanager
+    def healing(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> Iterator[None]:
+        """Have the next acknowledgement ask for a key frame when the number fits and the history does not."""
+        try:
+            yield
+        except DesyncError:
+            if Frame.parse(frame).header.sequence == receiver.expects:
+                receiver.skip()
+                self.save(client, receiver, round)
+            raise
