@@ -239,7 +239,7 @@ def test_a_model_that_the_codec_changes_or_that_is_not_the_seeds_is_sent_and_not
         server.publish({name: v + 1e-3 for name, v in x.items()})
         follower = Subscriber(codec, TREE, build)
         assert fingerprint(follower.receive(server.bundle(None))) == fingerprint(server.value)
-    with pytest.raises(LocalError, match=r"seed must be a Seed\(key, build\)"):
+    with pytest.raises(LocalError, match=r"seed must be a SharedInit\(key, build\)"):
         Broadcast(Raw(), TREE, Key(0), seed=Key(0))
 
 

@@ -63,15 +63,10 @@ class Client:
         turn.load(self._flat, self._public, self._kept)
 
     def _settle(self, ack: int) -> None:
-        if self._waiting and ack == (self.up.sequence + 1) % 2**16:
-            self.up.commit()
+        if self.up.acknowledge(ack):
             assert self._next is not None
             self._kept = self._next
-        elif self._waiting:
-            self.up.rollback()
         self._waiting = False
-        if ack != self.up.sequence % 2**16:
-            self.up.resync(ack if ack > self.up.sequence else None)
 
     @property
     def correction(self) -> Correction | None:

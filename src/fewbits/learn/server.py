@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +20,9 @@ from fewbits.learn.method import NORMALISE
 from fewbits.learn.objective import Objective, Vectors
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import Moments, ServerOptimizer, ServerSGD
-from fewbits.links import Broadcast, Downlink, Receiver, SharedInit, StateStore, ends
+from fewbits.links import Broadcast, Downlink, EpochBroadcast, Publisher, Receiver, SharedInit, StateStore, ends
 from fewbits.links.bundle import wrap
-from fewbits.links.epochs import WHOLE, EpochBroadcast
+from fewbits.links.epochs import NOW, WHOLE
 from fewbits.links.finite import all_finite
 from fewbits.links.personal_updates import HeldState
 from fewbits.privacy.pairwise_masking import MaskedTotal, PairwiseMasking
@@ -95,16 +94,15 @@ class Server:
         self.up_spec = self.spec if masking is None else masking.spec(self.spec)  # of what a client sends
         self.up = exchange.with_buffers(as_lift(up, "Server"), self.up_spec)
         first = None if seed is None else SharedInit(seed[0], exchange.initial(seed[1], self.objective.extra, space))
-        self.broadcast: Broadcast | EpochBroadcast
+        self.broadcast: Publisher
         if space is None:
-            way = exchange.downlink(down, self.spec)
-            self.broadcast = Broadcast(way, self.spec, key.fold("down"), seed=first)
+            link = exchange.downlink(down, self.spec)
+            self.broadcast = Broadcast(link, self.spec, key.fold("down"), seed=first)
             self.broadcast.publish(exchange.values(self.flat, self.extra))
         else:
-            expand = partial(space.expand, len(self.flat.shared))
-            self.broadcast = EpochBroadcast(
-                self.flat.shared, space.numel, expand, key.fold("down"), epochs=space.epoch_of, seed=first
-            )
+            whole = exchange.spec(self.flat)
+            self.broadcast = EpochBroadcast(space, whole, key.fold("down"), seed=first)
+            self.broadcast.publish({WHOLE: self.flat.shared})
         self._check_carrier()
         self.moments: Moments = self.optimizer.init(space.numel if space else len(self.flat.shared_params))
         self.normalise, self.total_weight = normalise, total_weight
@@ -160,16 +158,16 @@ class Server:
     def bundle(self, client: int) -> bytes:
         """What this client must receive to hold the current model, or one near it, by what it is known to have."""
         ack = self.receiver(client).ack
-        if isinstance(self.broadcast, EpochBroadcast) or not self.alone:
+        if not self.alone:
             return self.broadcast.bundle(self.versions.get(client), ack)
-        route = self.broadcast.route(self.held(client))
-        self._offered[client] = route.after
-        return wrap(route.frames, ack)
+        found = self.broadcast.catch_up(self.held(client))
+        self._offered[client] = found.after
+        return wrap(found.frames, ack)
 
     @property
     def alone(self) -> bool:
         """Whether clients may hold models of their own, near the public one."""
-        return self.broadcast.own is not None
+        return self.broadcast.personal is not None
 
     def held(self, client: int) -> HeldState:
         """What this client is known to hold: a public version, and frames that were made for it alone since."""
@@ -184,7 +182,7 @@ class Server:
         An acknowledgement of neither is of a bundle that another has replaced, and changes nothing: whoever took that
         bundle still has what it began from (see Follower).
         """
-        if isinstance(self.broadcast, EpochBroadcast) or not self.alone:
+        if not self.alone:
             self.versions[client] = version
             return
         offered = self._offered.get(client)
@@ -301,8 +299,8 @@ class Server:
             self._clear()
         scale = 1.0 / ((self.total_weight if self.normalise == "all" else None) or self._weight or 1.0)
         share = self._weight / self.total_weight if self.total_weight else 1.0
-        if isinstance(self.broadcast, EpochBroadcast):
-            self._move(self.broadcast, torch.cat([total.value()[SENT] * scale for total in self._totals]), share)
+        if self.space is not None:
+            self._move(torch.cat([total.value()[SENT] * scale for total in self._totals]), share)
         else:
             if self._weight:
                 self._apply(self._totals[0], scale, share)
@@ -312,7 +310,7 @@ class Server:
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Instead of `step`: the model becomes `theta`, by the names of `FlatModel.named`, and is published."""
-        if isinstance(self.broadcast, EpochBroadcast):
+        if self.space is not None:
             raise LocalError("Server.replace: a run in subspaces moves the model itself; use step")
         self.flat.load(theta)
         self.broadcast.publish(exchange.values(self.flat, self.extra))
@@ -342,17 +340,17 @@ class Server:
             if name.startswith(exchange.BUFFER):
                 current[name].sub_(x)
 
-    def _move(self, broadcast: EpochBroadcast, update: Tensor, share: float) -> None:
+    def _move(self, update: Tensor, share: float) -> None:
         """The same step in s; the moments are those of one epoch's subspace. Expanded once."""
         assert self.space is not None
-        s = broadcast.s
+        broadcast = self.broadcast
+        s = broadcast.current[NOW]
         if self._weight:
             s, self.moments = self.optimizer.step(s, update, self.moments, share=share)
             self._check_finite(s)
-        epoch = self.space.epoch_of(broadcast.version + 1)
-        if epoch != broadcast.epoch:
+        if self.space.epoch_of(broadcast.version + 1) != self.space.epoch_of(broadcast.version):
             self.moments = self.optimizer.init(self.space.numel)
-        broadcast.publish(s, epoch)
+        broadcast.publish({NOW: s})
         self.flat.shared.copy_(broadcast.value[WHOLE])
 
     def _check_finite(self, *after: Tensor) -> None:

@@ -89,8 +89,8 @@ class Log:
         """Those that lead from version `since`, at least `first`, to the newest."""
         return [e for s in self._segments if s.last > since for e in s.entries[max(0, since - s.first) :]]
 
-    def way(self, version: int) -> tuple[bytes, list[bytes]]:
-        """(the nearest base at or before a version, the entries from there to it)."""
+    def path_to(self, version: int) -> tuple[bytes, list[bytes]]:
+        """(the nearest snapshot at or before a version, the entries from there to it)."""
         segment = next(s for s in reversed(self._segments) if s.first <= version)
         return segment.base, segment.entries[: version - segment.first]
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fewbits.codecs import Codec
+from fewbits.codecs import Codec, Lift
 from fewbits.codecs.chain import to_raw_bits
 from fewbits.errors import DesyncError, LocalError
 from fewbits.links.finite import all_finite, check_tree, named
 from fewbits.links.identity import SEED, codec_hash, first_history
+from fewbits.links.receiver_state import ReceiverState
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, BitWriter, Frame, Header
@@ -86,3 +87,9 @@ def check_seed(seed: object) -> None:
     """Raise LocalError unless it is a Seed or None."""
     if seed is not None and not (isinstance(seed, SharedInit) and isinstance(seed.key, Key) and callable(seed.build)):
         raise LocalError(f"Broadcast: seed must be a SharedInit(key, build) or None; got {seed!r}")
+
+
+def seed_state(seed: SharedInit, frame: bytes, codec: Lift, spec: Spec | TreeSpec) -> ReceiverState:
+    """What a receiver holds that made version 1 from the seed; `frame`: the one that told it the key."""
+    value = seed.build(seed.key)
+    return ReceiverState(value, 1, Frame.parse(frame).header.history, codec.start(value, spec))

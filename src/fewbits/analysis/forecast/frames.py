@@ -15,7 +15,6 @@ from fewbits.learn import exchange, turn
 from fewbits.learn.method import Method
 from fewbits.learn.server import Server
 from fewbits.links import Sender
-from fewbits.links.broadcast import Broadcast
 from fewbits.rng import Key
 
 Build = Callable[[Key], nn.Module]
@@ -62,7 +61,7 @@ def measure(
         seed=None if build is None else (key, build),
     )
     broadcast = server.broadcast
-    differs = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
+    differs = broadcast.differential
     moves = differs and per_round * server.spec.numel <= NUMBERS
     senders = [Sender(server.up, server.up_spec, key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
     fixed = all(_innermost(g.codec).contract(g.spec).payload_bits is not None for g in server.up.groups(server.up_spec))
@@ -99,11 +98,11 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
     small = measure(
         nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, private=()), clients, few, key
     )
-    assert isinstance(small.down, Entries) and isinstance(server.broadcast, Broadcast)
+    assert isinstance(small.down, Entries)
     seed = None if server.broadcast.seed_frame is None else len(server.broadcast.seed_frame)
     return replace(
         small.down,
-        snapshot=len(server.broadcast.whole),
+        snapshot=len(server.broadcast.snapshot),
         entry=round(small.down.entry * server.spec.numel / small.numbers),
         seed=seed,
     )

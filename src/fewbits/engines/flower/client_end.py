@@ -8,7 +8,6 @@ back to the version before.
 from __future__ import annotations
 
 import secrets
-from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load, save
@@ -21,8 +20,7 @@ from fewbits.learn import exchange
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.method import Method
-from fewbits.links import Sender, StateStore, Subscriber, ends
-from fewbits.links.epochs import EpochSubscriber
+from fewbits.links import EpochSubscriber, Sender, StateStore, Subscriber, Subscription, ends
 from fewbits.rng import Key
 
 UP, DOWN, LAYOUT, KEPT, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
@@ -51,11 +49,11 @@ class ClientEnd:
         self.model = model = FlatModel(self.layout.module())
         objective, space = self.method.objective, self.method.space
         self.spec = exchange.spec(model, objective.extra)
-        self.follower: Subscriber | EpochSubscriber
+        self.follower: Subscription
         if space is None:
             self.follower = Subscriber(exchange.downlink(self.method.down, self.spec), self.spec)
         else:
-            self.follower = EpochSubscriber(len(model.shared), space.numel, partial(space.expand, len(model.shared)))
+            self.follower = EpochSubscriber(space, self.spec)
             self.spec = space.spec(model, objective)
         if (before := self.store.get(self.client, DOWN)) and not layout:
             self.follower.load(before)
@@ -71,7 +69,7 @@ class ClientEnd:
         update = self.public - model.shared
         sent: dict[str, Tensor] = exchange.cut(update, model)
         space = self.method.space
-        if space is not None and isinstance(self.follower, EpochSubscriber):
+        if space is not None:
             matrix = space.matrix(len(update), self.follower.epoch, space.which(round, self.client))
             sent = {SENT: matrix.project(update)}
         frame = sender.send(sent, ack=self.follower.version, common=self.key.fold("round", round, "common"))
@@ -90,8 +88,7 @@ class ClientEnd:
             ends.rollback(self.store, newest, [self.client], UP)
             self.store.rollback(newest, [self.client], KEPT)
             sender.load(ends.restore(self.store, self.client, UP) or fresh)
-        if ack != sender.sequence % 2**16:
-            sender.resync(ack if ack > sender.sequence else None)
+        sender.acknowledge(ack)
         self.store.horizon = self.store.newest(self.client, UP) or 0
         return sender
 

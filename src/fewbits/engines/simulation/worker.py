@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +26,7 @@ from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.local import LocalReport, evaluate
 from fewbits.learn.method import Method
 from fewbits.learn.server import sampled
-from fewbits.links import Sender, StateStore, Subscriber, ends
-from fewbits.links.epochs import EpochSubscriber
+from fewbits.links import EpochSubscriber, Sender, StateStore, Subscriber, Subscription, ends
 from fewbits.links.finite import check_finite
 from fewbits.rng import Key
 
@@ -79,19 +77,19 @@ class Worker:
         buffers = dict(self.model.module.named_buffers())
         self._untravelled = {name: buffers[name].clone() for name in buffers if name not in self.model.buffer_names}
         self._newcomer = turn.fresh(self.model, self.objective)  # what a client keeps before its first turn
-        self.space, size = method.space, len(self.model.shared)
+        self.space = method.space
         spec = exchange.spec(self.model, self.objective.extra)
         self._public = torch.zeros(spec.numel, device=self.device)  # what every up-to-date client holds, end to end
-        self._follower: Subscriber | EpochSubscriber
+        self._follower: Subscription
         self._alone: Subscriber | None = None
         self._bundles: Mapping[int, bytes] = {}
         made = None if task.build is None else exchange.initial(task.build, self.objective.extra, self.space)
         if self.space is None:
             down = exchange.downlink(method.down, spec)
             self._follower = Subscriber(down, spec, made)
-            self._alone = None if down.own is None else Subscriber(down, spec, made)  # lent to each client in turn
+            self._alone = None if down.personal is None else Subscriber(down, spec, made)  # lent to each client in turn
         else:
-            self._follower = EpochSubscriber(size, self.space.numel, partial(self.space.expand, size), made)
+            self._follower = EpochSubscriber(self.space, spec, made)
             spec = self.space.spec(self.model, self.objective)
         if method.masking is not None:
             spec = method.masking.spec(spec)
@@ -179,7 +177,7 @@ class Worker:
     def _sent(self, round: int, trained: Trained) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The update as it travels, as it is or A^T of it; and figures of what the subspace holds of it."""
         client, (vector, tree) = trained.client, trained.update
-        if self.space is None or not isinstance(self._follower, EpochSubscriber):
+        if self.space is None:
             if self.method.protection is not None:
                 vector.copy_(self._protected(vector, round, client))
             return self._hidden(tree, round, client), {}
