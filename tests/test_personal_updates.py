@@ -22,7 +22,7 @@ from fewbits.methods.downlink import downlink
 from fewbits.rng import Key
 from fewbits.wire import Frame
 from test_broadcast import build as first
-from test_broadcast import versions
+from test_broadcast import replayed, versions
 from test_server_client import UPLINKS, model, train
 from test_server_client import federation as ends
 
@@ -82,6 +82,33 @@ def test_the_servers_recipe_gives_the_clients_bits_through_losses_absences_and_r
             server = Broadcast(down, TREE, Key(0), keep=5, seed=seed)
             server.load(dumped)
     assert "own" in stood
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize("down", LINKS, ids=repr)
+def test_no_earlier_bundle_leads_back_or_changes_a_personal_value(down, seeded):
+    """Bundles come late and again, acknowledgements get lost; what the server then sends still leads on."""
+    draw = random.Random(repr(down))
+    server = Broadcast(down, TREE, Key(0), keep=5, seed=SharedInit(Key(0), first) if seeded else None)
+    clients, known = [Subscriber(down, TREE, first) for _ in range(4)], [HeldState()] * 4
+    bundles, personal = [[], [], [], []], 0
+    for x in versions(40):
+        server.publish(x)
+        for c, often in enumerate((1.0, 0.5, 0.3, 0.1)):
+            if draw.random() > often:
+                continue
+            bundle, after = serve(server, known[c])
+            bundles[c].append(bundle)
+            if draw.random() < 0.2:
+                continue  # it comes late, among the replayed
+            value = fingerprint(clients[c].receive(bundle))
+            replayed(clients[c], bundles[c])
+            held = server.receiver_state(after)
+            assert value == fingerprint(server.value if held is None else held.value)
+            personal += clients[c].personal
+            if draw.random() < 0.7:
+                known[c] = server.compact(after)
+    assert personal > 10
 
 
 @pytest.mark.parametrize("down", LINKS, ids=repr)

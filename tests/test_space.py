@@ -1,5 +1,6 @@
 """Laws of runs in random subspaces: s and A^T g travel, in the paper's messages; all ends hold the same model."""
 
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -174,6 +175,37 @@ def test_what_does_not_lead_to_the_newest_version_is_refused_and_changes_nothing
         one.receive(old)
     with pytest.raises(WireError, match="another codec"):
         one.receive(broadcast(Matrices(numel=9)).bundle(None))
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_no_earlier_bundle_leads_back_and_after_a_restored_server_receivers_begin_again(seeded):
+    seed = SharedInit(Key(99), lambda key: {"theta_e": torch.randn(200, generator=key.generator())})
+    space = Matrices()
+    server = broadcast(space, seed=seed if seeded else None)
+    one, bundles = EpochSubscriber(space, SPEC, seed.build), []
+    dumps = []
+    for version in range(1, 12):
+        bundles.append(server.bundle(one.version))
+        value = one.receive(bundles[-1])["theta_e"].clone()
+        for old in bundles:
+            with suppress(DesyncError):
+                one.receive(old)
+            assert one.version == version and torch.equal(one.value["theta_e"], value)
+        assert torch.equal(value, server.value["theta_e"])
+        dumps.append(server.dump())
+        server.publish({"s": torch.full((8,), 1.0 / version)})
+    again = EpochBroadcast(space, SPEC, Key(0))
+    again.load(dumps[4])
+    for bundle in (again.bundle(None), again.bundle(3)):
+        with pytest.raises(DesyncError):
+            one.receive(bundle)
+        assert one.version == 11
+    one.load(None)
+    assert (one.version, one.value) == (0, None)
+    for _ in range(4):
+        assert torch.equal(one.receive(again.bundle(one.version))["theta_e"], again.value["theta_e"])
+        again.publish({"s": torch.ones(8)})
+        assert again.current["s"].shape == (8,)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fewbits.wire.frame import MAX_SEQUENCE
+
 ACK_VALUES = 2**16
 
 
@@ -9,7 +11,8 @@ def frames_ahead(ack: int, sequence: int) -> int:
     """How many frames more than `sequence` the peer has accepted; negative when it has accepted fewer.
 
     `ack` is the peer's count of accepted frames modulo 2^16. The result is the signed difference modulo 2^16, from
-    -2^15 to 2^15 - 1. No peer has accepted fewer than 0 frames, so near a link's start a larger lead is understood.
+    -2^15 to 2^15 - 1. No peer has accepted fewer than 0 frames or more than a link carries, so near either end of a
+    link a larger difference in the other direction is understood.
 
     >>> frames_ahead(5, 3), frames_ahead(3, 5)
     (2, -2)
@@ -17,4 +20,6 @@ def frames_ahead(ack: int, sequence: int) -> int:
     (5, -5)
     """
     ahead = (ack - sequence + ACK_VALUES // 2) % ACK_VALUES - ACK_VALUES // 2
-    return ahead if sequence + ahead >= 0 else ahead + ACK_VALUES
+    if sequence + ahead < 0:
+        return ahead + ACK_VALUES
+    return ahead if sequence + ahead <= MAX_SEQUENCE else ahead - ACK_VALUES

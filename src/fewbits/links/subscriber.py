@@ -105,8 +105,10 @@ class Subscriber(Subscription):
                 raise
             start = self._before
             now, ack = self._follow(frames, start)
-        self._now, self._before = now, start if self._updates is not None else self._none
-        self._latest, self.ack = self._tried, ack
+        if now[1:3] != self._now[1:3]:  # else it came again, and the server may still begin where it began
+            self._now, self._before = now, start if self._updates is not None else self._none
+            self._latest = self._tried
+        self.ack = ack
         return self.value
 
     def _follow(self, frames: Sequence[bytes], held: ReceiverState) -> tuple[ReceiverState, int]:
