@@ -14,7 +14,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.objective import Objective
 from fewbits.links import StateStore
-from fewbits.links.client_state import open_sealed, seal
+from fewbits.links.client_state import dump_client_state, load_client_state
 
 KEPT = "client.kept"  # the part's name in a StateStore
 
@@ -28,13 +28,13 @@ def fresh(model: FlatModel, objective: Objective) -> Tensor:
 def recall(store: StateStore, client: int, model: FlatModel, objective: Objective, newcomer: Tensor) -> Tensor:
     """What the client keeps, by the store; `newcomer`, which `fresh` gave, before its first turn.  # (kept,)"""
     stored = store.get(client, KEPT) if len(newcomer) else None
-    return newcomer if stored is None else open_sealed(stored, len(newcomer), _layout(model, objective))
+    return newcomer if stored is None else load_client_state(stored, len(newcomer), _layout(model, objective))
 
 
 def remember(store: StateStore, client: int, round: int, model: FlatModel, objective: Objective, keep: Tensor) -> None:
     """Store what the client keeps after its turn of a round."""
     if len(keep):
-        store.put(client, KEPT, round, seal(keep, _layout(model, objective)))
+        store.put(client, KEPT, round, dump_client_state(keep, _layout(model, objective)))
 
 
 def load(model: FlatModel, public: Tensor, kept: Tensor) -> None:

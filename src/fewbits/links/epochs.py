@@ -172,12 +172,12 @@ class EpochBroadcast(Publisher):
         return [self._frame(WHOLE, self._base, self._epoch), self._now, *self._finals.values(), *first]
 
     def load(self, dumped: Sequence[bytes]) -> list[str]:
-        whole, now, *rest = (Frame.parse(frame) for frame in dumped)
+        theta, now, *rest = (Frame.parse(frame) for frame in dumped)
         seed = codec_hash(_RAW, self._senders[WHOLE].spec, SEED)
         finals = [frame for frame in rest if frame.header.codec != seed]
         self.seed_frame = dumped[-1] if len(finals) < len(rest) else None
         self._base, self._s = self._read(WHOLE, dumped[0]), self._read(NOW, dumped[1])
-        self._epoch, self._version = whole.header.sequence, now.header.sequence + 1
+        self._epoch, self._version = theta.header.sequence, now.header.sequence + 1
         self._now, self._snapshot = dumped[1], None
         self.value = {WHOLE: self._base + self._expand(self._s)}
         self._finals = {final.header.sequence: data for final, data in zip(finals, dumped[2:], strict=False)}

@@ -28,7 +28,7 @@ from fewbits.wire.frame import HEADER_BYTES, MAX_SEQUENCE
 
 
 class Changes:
-    """For every word of the public value, the version in which it changed last."""
+    """The version in which each word of the public value changed last."""
 
     def __init__(self, state: Any) -> None:
         """`state`: of Delta or LastValue, at the oldest version that will be asked for."""
@@ -40,7 +40,7 @@ class Changes:
             np.copyto(last, version, where=raw_bits(old).numpy() != raw_bits(new).numpy())
 
     def least_bytes(self, version: int) -> int:
-        """A patch from this version has at least so many bytes: its header, its digest and its words."""
+        """A lower bound on the bytes of a patch from this version: header, digest and changed words."""
         return HEADER_BYTES + DIGEST_BYTES + 4 * sum(int(np.count_nonzero(last > version)) for last in self._last)
 
     def since(self, version: int) -> list[np.ndarray]:

@@ -57,7 +57,7 @@ class Receiver:
 
     @property
     def ack(self) -> int:
-        """For the next frame the other way: frames accepted so far, modulo 2^16."""
+        """Frames accepted so far, modulo 2^16: what the next frame in the other direction acknowledges."""
         return self.expects % 2**16
 
     def receive(self, frame: bytes | memoryview, common: Key | None = None) -> Any:
@@ -74,7 +74,7 @@ class Receiver:
     def receive_partial(self, frame: bytes | memoryview, common: Key | None = None) -> tuple[Partial, ...]:
         """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`.
 
-        It may lie in the frame's own memory: use it before that is used again.
+        It may lie in the frame's memory, so use it before that memory is used again.
         """
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:

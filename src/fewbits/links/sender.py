@@ -21,7 +21,7 @@ DECODING = "Sender.send, decoding the frame just made"
 
 
 class _Pending(NamedTuple):
-    """What becomes true when the peer has the frame."""
+    """The state of this end once the peer has the frame."""
 
     state: Any
     memory: Any
@@ -135,7 +135,7 @@ class Sender:
         self.sequence += 1
 
     def rollback(self) -> None:
-        """The peer does not have the last frame: as if it had never been made."""
+        """The peer does not have the last frame: this end is as it was before `send`."""
         if self._pending is None:
             raise LocalError("Sender: there is no pending frame to roll back")
         self._pending = None
@@ -166,7 +166,7 @@ class Sender:
         self.sequence = max(self.sequence, sequence or 0)
 
     def start(self, x: Any) -> None:
-        """Begin from a value that both ends already have (see `snapshot`)."""
+        """Begin from a value; a receiver begins there by `snapshot`."""
         check_tree(x, self.spec, "Sender.start")
         check_finite(x, "Sender.start")
         self.state = self.codec.start(copied(x), self.spec)

@@ -111,7 +111,7 @@ class Subscriber(Subscription):
         self.ack = ack
         return self.value
 
-    def _follow(self, frames: Sequence[bytes], held: ReceiverState) -> tuple[ReceiverState, int]:
+    def _follow(self, frames: Sequence[bytes], state: ReceiverState) -> tuple[ReceiverState, int]:
         """(what is held after these frames, the acknowledgement that the last one carries)."""
         latest = ack = 0
         self._tried = self._latest
@@ -120,35 +120,35 @@ class Subscriber(Subscription):
             step = self._steps.get(frame.header.codec)
             if step is None:
                 raise WireError(f"frame is of another codec or Spec: its hash is {frame.header.codec:04X}")
-            held = step(frame, data, held)
+            state = step(frame, data, state)
             latest, ack = frame.header.sequence + (step == self._public and not frame.header.snapshot), frame.header.ack
         # A snapshot, a seed and a difference from zeros need nothing before them, so any old one would lead back.
-        if latest < max(self.version, held.version):
+        if latest < max(self.version, state.version):
             raise DesyncError(
                 f"the bundle ends at version {latest}, we hold version {self.version}: it is late or was sent again; "
                 "if the server was restored from an older checkpoint, forget what is held by load(None)"
             )
-        return held, ack
+        return state, ack
 
-    def _seed(self, frame: Frame, data: bytes, held: ReceiverState) -> ReceiverState:
+    def _seed(self, frame: Frame, data: bytes, state: ReceiverState) -> ReceiverState:
         """Version 1, made here."""
-        if held.version and not held.personal:
-            return held
+        if state.version and not state.personal:
+            return state
         value = read_seed(frame, self._spec, self._build)
         return ReceiverState(value, 1, frame.header.history, self._codec.start(value, self._spec))
 
-    def _patch(self, frame: Frame, data: bytes, held: ReceiverState) -> ReceiverState:
-        if frame.header.sequence <= held.version and not held.personal:
-            return held
-        return read_patch(frame, self._codec, self._spec, held)
+    def _patch(self, frame: Frame, data: bytes, state: ReceiverState) -> ReceiverState:
+        if frame.header.sequence <= state.version and not state.personal:
+            return state
+        return read_patch(frame, self._codec, self._spec, state)
 
-    def _difference(self, frame: Frame, data: bytes, held: ReceiverState) -> ReceiverState:
+    def _difference(self, frame: Frame, data: bytes, state: ReceiverState) -> ReceiverState:
         assert self._updates is not None
         if frame.header.snapshot:
             raise WireError("this frame is a stored personal value; it has no place in a bundle")
-        return self._updates.decode(frame, held)
+        return self._updates.decode(frame, state)
 
-    def _public(self, frame: Frame, data: bytes, held: ReceiverState) -> ReceiverState:
+    def _public(self, frame: Frame, data: bytes, state: ReceiverState) -> ReceiverState:
         """An entry of the log, or a snapshot."""
         header, receiver = frame.header, self._receiver
         if header.snapshot:
@@ -157,14 +157,14 @@ class Subscriber(Subscription):
             receiver.adopt(data)
             value = value_of(self._codec, receiver.state, self._spec)
             return ReceiverState(value, receiver.expects, receiver.history, receiver.state)
-        if header.sequence < held.version and not held.personal:
-            return held
-        if held.personal and not header.key:
+        if header.sequence < state.version and not state.personal:
+            return state
+        if state.personal and not header.key:
             raise DesyncError(
                 f"an entry leads on from public version {header.sequence}; we hold a personal value of version "
-                f"{held.version}"
+                f"{state.version}"
             )
-        receiver.expects, receiver.history, receiver.state = held.version, held.history, held.state
+        receiver.expects, receiver.history, receiver.state = state.version, state.history, state.state
         value = receiver.receive(data)
         if self._codec.stateless:
             self._tried = data
