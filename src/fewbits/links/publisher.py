@@ -27,7 +27,6 @@ class Publisher(ABC):
     value: Any = None  # what every up-to-date subscriber holds, bit for bit; None: nothing has been published
     seed_frame: bytes | None = None  # stands for version 1 at first contact
     horizon: int | None = None  # the oldest version that `load` may go back to; the history is kept that far
-    differential: bool = False  # whether entries are differences, whose lengths depend on the values
     _last_bundle: tuple[tuple[list[bytes], int], bytes] = (([], -1), b"")  # ((frames, ack), the bundle of them)
 
     @property
@@ -54,6 +53,11 @@ class Publisher(ABC):
     @abstractmethod
     def entry(self) -> bytes:
         """The frame published last; LocalError while there is none."""
+
+    @property
+    def differential(self) -> bool:
+        """Whether entries are differences, whose lengths depend on the values."""
+        return False
 
     @property
     def personal(self) -> PersonalUpdates | None:
