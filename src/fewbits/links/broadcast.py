@@ -197,10 +197,10 @@ class Broadcast(Publisher):
             yield 0, lambda: CatchUp(entries, here)
             if (least := self._history.patch_bytes(since)) is not None:
                 yield least, lambda: CatchUp((*seed, self._history.patch(since, self._newest())), here)
-        yield self._snapshot_bytes, lambda: CatchUp((self.snapshot,), here)
+        yield self._least_snapshot, lambda: CatchUp((self.snapshot,), here)
 
     @property
-    def _snapshot_bytes(self) -> int:
+    def _least_snapshot(self) -> int:
         """A lower bound on the snapshot's length."""
         if self.codec.stateless:
             return len(self._latest)

@@ -105,6 +105,10 @@ class EpochBroadcast(Publisher):
         return self._snapshot
 
     @property
+    def snapshot_bytes(self) -> int:
+        return HEADER_BYTES + 4 * self._size  # without making a frame as large as the model
+
+    @property
     def entry(self) -> bytes:
         if not self._now:
             raise LocalError("EpochBroadcast: nothing has been published")
@@ -151,7 +155,7 @@ class EpochBroadcast(Publisher):
         finals = None if began is None else [self._finals.get(e) for e in range(began, self._epoch)]
         if finals is not None and None not in finals:
             known = [*seed, *(final for final in finals if final is not None)]
-            if sum(map(len, known)) <= 4 * len(self._base) + HEADER_BYTES:
+            if sum(map(len, known)) <= self.snapshot_bytes:
                 return [*known, self._now]
         return [self.snapshot, self._now]
 

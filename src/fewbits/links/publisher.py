@@ -50,6 +50,11 @@ class Publisher(ABC):
         """A frame that needs nothing before it."""
 
     @property
+    def snapshot_bytes(self) -> int:
+        """len() of that frame."""
+        return len(self.snapshot)
+
+    @property
     @abstractmethod
     def entry(self) -> bytes:
         """The frame published last; LocalError while there is none."""

@@ -79,7 +79,7 @@ class Epochs(Downlink):
 def downlink(publisher: Publisher, space: IntrinsicSpace | None) -> Downlink:
     """The lengths of real frames, of a publisher that has published a difference if it sends differences."""
     seed = None if publisher.seed_frame is None else len(publisher.seed_frame)
-    snapshot = len(publisher.snapshot)
+    snapshot = publisher.snapshot_bytes
     if space is not None:
         return Epochs(snapshot, len(publisher.entry), space, publisher.keep, seed)
     if not publisher.differential:

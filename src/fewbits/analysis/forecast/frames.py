@@ -102,7 +102,7 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
     seed = None if server.broadcast.seed_frame is None else len(server.broadcast.seed_frame)
     return replace(
         small.down,
-        snapshot=len(server.broadcast.snapshot),
+        snapshot=server.broadcast.snapshot_bytes,
         entry=round(small.down.entry * server.spec.numel / small.numbers),
         seed=seed,
     )
