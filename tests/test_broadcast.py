@@ -224,6 +224,17 @@ def test_no_earlier_bundle_leads_back_or_changes_the_value(codec, seeded):
                 assert fingerprint(follower.value) == fingerprint(server.value)
 
 
+@pytest.mark.parametrize("codec", DIFFERENCES, ids=repr)
+def test_a_snapshot_of_the_version_held_is_taken_when_its_value_is_another(codec):
+    """Two servers that begin with different values: version 1 has the same history on both."""
+    follower = Subscriber(codec, TREE)
+    for x in versions(3):
+        server = Broadcast(codec, TREE, Key(0))
+        server.publish(x)
+        assert fingerprint(follower.receive(server.bundle(None))) == fingerprint(server.value)
+        assert fingerprint(follower.value) == fingerprint(server.value)
+
+
 @pytest.mark.parametrize("codec", DIFFERENCES + WHOLE, ids=repr)
 def test_after_a_server_was_restored_its_receivers_begin_again_and_go_on(codec):
     xs = list(versions(12))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fewbits.codecs import same
 from fewbits.errors import DesyncError, WireError
 from fewbits.links.bundle import lone_ack, unpack
 from fewbits.links.downlink import Downlink, Part, value_of
+from fewbits.links.finite import named
 from fewbits.links.identity import PATCH, SEED, codec_hash
 from fewbits.links.patch import read_patch
 from fewbits.links.personal_updates import PersonalUpdates
@@ -105,11 +107,18 @@ class Subscriber(Subscription):
                 raise
             start = self._before
             now, ack = self._follow(frames, start)
-        if now[1:3] != self._now[1:3]:  # else it came again, and the server may still begin where it began
+        if not self._is_held(now):  # else the bundle came again, and the server may still begin where it began
             self._now, self._before = now, start if self._updates is not None else self._none
             self._latest = self._tried
         self.ack = ack
         return self.value
+
+    def _is_held(self, state: ReceiverState) -> bool:
+        held = self._now
+        if (state.version, state.history) != (held.version, held.history):
+            return False
+        # Version 1 has the same history whatever its value, so the values decide.
+        return state is held or same(named(state.value), named(held.value))
 
     def _follow(self, frames: Sequence[bytes], state: ReceiverState) -> tuple[ReceiverState, int]:
         """(what is held after these frames, the acknowledgement that the last one carries)."""
