@@ -17,7 +17,6 @@ from pathlib import Path
 
 from fewbits.cli.assemble import build_federation, build_task, load_data
 from fewbits.cli.config import RunConfig
-from fewbits.links import Broadcast
 from fewbits.links.bundle import wrap
 from fewbits.links.personal_updates import HeldState
 from fewbits.methods.downlink import DOWNLINKS
@@ -66,17 +65,16 @@ def played(name: str, seed: int, rounds: int) -> list[float]:
         run = build_federation(config, Path(folder) / "run", task)
         for report in run:
             broadcast = run.server.broadcast
-            assert isinstance(broadcast, Broadcast)
-            held = [broadcast.route(HeldState(broadcast.version - 1)).after]
+            held = [broadcast.catch_up(HeldState(broadcast.version - 1)).after]
             for before in recipes[-2:]:
-                before.append(broadcast.route(before[-1]).after)
+                before.append(broadcast.catch_up(before[-1]).after)
             recipes.append(held)
             if report.round > rounds - LAST:
                 for away in AWAY:
                     gone = recipes[-3 - away][-1] if len(recipes) > away + 2 else HeldState()
-                    size = len(wrap(broadcast.route(gone).frames, 0))
+                    size = len(wrap(broadcast.catch_up(gone).frames, 0))
                     sizes[away].append(size)
-                sizes[None].append(len(wrap(broadcast.route(HeldState()).frames, 0)))
+                sizes[None].append(len(wrap(broadcast.catch_up(HeldState()).frames, 0)))
         last = run.reports[-1]
     return [*(statistics.mean(found) for found in sizes.values()), last.down_frame_bytes, last.accuracy or 0.0]
 

@@ -15,7 +15,7 @@ from fewbits.rng import Key
 OWN = chain(Quantize(bits=4), Rans())
 DOWNLINKS = {
     "sparse": Downlink(Delta(chain(TopK(0.2), Quantize(bits=6), Rans()))),
-    "own": Downlink(Delta(chain(Quantize(bits=8), Rans())), own=OWN),
+    "own": Downlink(Delta(chain(Quantize(bits=8), Rans())), personal=OWN),
     "whole": Downlink(chain(Quantize(bits=8), Rans())),
 }
 
@@ -43,7 +43,7 @@ def played(name: str, seeded: bool) -> list[tuple[bytes, str]]:
         server.publish(x)
         for i, every in enumerate((1, 2, 4)):
             if t % every == 0:
-                route = server.route(held[i])
+                route = server.catch_up(held[i])
                 bundle, held[i] = wrap(route.frames, t), route.after
                 found.append((bundle, fingerprint(followers[i].receive(bundle))))
     return found

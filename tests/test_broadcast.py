@@ -198,6 +198,66 @@ def test_damaged_patches_are_refused_and_change_nothing():
     assert fingerprint(follower.receive(pack([patch]))) == fingerprint(server.value)
 
 
+def replayed(follower, bundles):
+    """Give a receiver old bundles again: none may change what it holds."""
+    before = follower.version, fingerprint(follower.value), follower.dump()
+    for bundle in bundles:
+        try:
+            follower.receive(bundle)
+        except DesyncError as error:
+            assert "late or was sent again" in str(error) or "another value" in str(error) or "we hold" in str(error)
+        assert (follower.version, fingerprint(follower.value), follower.dump()) == before
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize("codec", DIFFERENCES + WHOLE, ids=repr)
+def test_no_earlier_bundle_leads_back_or_changes_the_value(codec, seeded):
+    server = Broadcast(codec, TREE, Key(0), keep=4, seed=SharedInit(Key(0), build) if seeded else None)
+    followers, bundles = [Subscriber(codec, TREE, build) for _ in range(3)], [[], [], []]
+    for t, x in enumerate(versions(16)):
+        server.publish(x)
+        for follower, old, every in zip(followers, bundles, (1, 2, 7), strict=True):
+            if t % every == 0:
+                old.append(server.bundle(follower.version))
+                follower.receive(old[-1])
+                replayed(follower, old)
+                assert fingerprint(follower.value) == fingerprint(server.value)
+
+
+@pytest.mark.parametrize("codec", DIFFERENCES, ids=repr)
+def test_a_snapshot_of_the_version_held_is_taken_when_its_value_is_another(codec):
+    """Two servers that begin with different values: version 1 has the same history on both."""
+    follower = Subscriber(codec, TREE)
+    for x in versions(3):
+        server = Broadcast(codec, TREE, Key(0))
+        server.publish(x)
+        assert fingerprint(follower.receive(server.bundle(None))) == fingerprint(server.value)
+        assert fingerprint(follower.value) == fingerprint(server.value)
+
+
+@pytest.mark.parametrize("codec", DIFFERENCES + WHOLE, ids=repr)
+def test_after_a_server_was_restored_its_receivers_begin_again_and_go_on(codec):
+    xs = list(versions(12))
+    server, follower = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
+    dumps = []
+    for x in xs[:8]:
+        server.publish(x)
+        follower.receive(server.bundle(follower.version))
+        dumps.append(server.dump())
+    server = Broadcast(codec, TREE, Key(0))
+    server.load(dumps[4])
+    held = fingerprint(follower.value)
+    for bundle in (server.bundle(None), server.bundle(4)):  # whether the server knows nothing, or what it knew then
+        with pytest.raises(DesyncError, match=r"ends at version 5, we hold version 8.*load\(None\)"):
+            follower.receive(bundle)
+        assert (follower.version, fingerprint(follower.value)) == (8, held)
+    follower.load(None)
+    assert (follower.version, follower.value) == (0, None)
+    for x in reversed(xs):
+        assert fingerprint(follower.receive(server.bundle(follower.version))) == fingerprint(server.value)
+        server.publish(x)
+
+
 # First contact by a seed
 
 

@@ -221,8 +221,8 @@ def test_arrays_that_are_kept_never_travel_and_come_back_to_their_client(tmp_pat
     theirs = [run.own_model(c).state_dict()["2.weight"] for c in range(CLIENTS)]
     for c in range(CLIENTS):
         with closing(ClientEnd(tmp_path / "1" / str(c), c, method, KEY)) as site:
-            torch.testing.assert_close(site.kept()["2.weight"], theirs[c], rtol=0, atol=1e-2)
-            assert set(site.kept()) == {"2.weight", "2.bias"}
+            torch.testing.assert_close(site.staying()["2.weight"], theirs[c], rtol=0, atol=1e-2)
+            assert set(site.staying()) == {"2.weight", "2.bias"}
 
 
 def test_float16_and_float64_arrays_come_out_in_their_own_types(tmp_path):

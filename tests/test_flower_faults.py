@@ -164,6 +164,38 @@ def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, un
     assert sorted({(e["round"]) for e in strategy.books.rounds}) == list(range(1, ROUNDS + 1))
 
 
+@pytest.mark.parametrize("down", ["dense", "delta8"])
+def test_clients_ahead_of_a_server_that_lost_its_newest_checkpoint_cost_one_round_and_go_on(tmp_path, down):
+    """Killed in round 5, when all clients hold version 5, and resumed from round 3, of version 4."""
+    method = methods.lbgm_topk(threshold=0.9, fraction=0.2, feedback="inside", down=down)
+    server_grid = grid(speaking(method), tmp_path)
+    server_grid.run.run_id = 1
+    strategy = Federated(method, CLIENTS, key=KEY, evaluate=0.0, state=tmp_path / "server")
+    original, turns = strategy.aggregate_train, iter(range(9))
+
+    def killed(*args):
+        if next(turns) == 4:
+            raise KilledError
+        return original(*args)
+
+    strategy.aggregate_train = killed
+    with pytest.raises(KilledError):
+        play(strategy, server_grid, ROUNDS)
+    for file in strategy.server.store._files.values():
+        file.close()
+    (tmp_path / "server" / "checkpoints" / "round-00000004.json").unlink()
+    server_grid.run.run_id += 1
+    strategy = Federated(method, CLIENTS, key=KEY, evaluate=0.0, state=tmp_path / "server")
+    play(strategy, server_grid, ROUNDS)
+    assert strategy.server.round == ROUNDS
+    *lost, stays = strategy.post.notes
+    assert len(lost) == CLIENTS and "round 4: 0 usable replies" in stays
+    for note in lost:
+        assert note.startswith("round 4: nothing from client")
+        assert "the bundle ends at version 4, we hold version 5" in note
+    assert digests(strategy, server_grid, tmp_path)
+
+
 def test_a_strategys_own_moments_survive_the_server(tmp_path):
     whole = play(Compressed(FedAdam(), METHOD, KEY), grid(speaking(), tmp_path / "whole"), 4)
     server_grid = grid(speaking(), tmp_path / "clients")

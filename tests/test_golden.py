@@ -61,7 +61,7 @@ def test_golden_bundles_hold_every_kind_of_frame():
     for name, seeded in SCENES:
         down = DOWNLINKS[name]
         kinds = {codec_hash(down.public, TREE, kind): kind for kind in ("", SEED, PATCH)}
-        kinds[codec_hash(down.own, TREE, OWN) if down.own else -1] = OWN
+        kinds[codec_hash(down.personal, TREE, OWN) if down.personal else -1] = OWN
         for bundle, _ in BUNDLES[f"{name} {seeded}"]:
             for frame in unpack(bytes.fromhex(bundle)):
                 header = Frame.parse(frame).header

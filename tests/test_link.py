@@ -8,6 +8,7 @@ from fewbits.codecs import Delta, ErrorFeedback, LookBack, RandK, Raw, TopK, cha
 from fewbits.coders import Rans
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links import Receiver, Sender
+from fewbits.links.acknowledgement import frames_ahead
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame
@@ -156,6 +157,76 @@ def test_a_link_ends_after_two_to_the_24_frames():
     sender.resync(2**24)
     with pytest.raises(LocalError, match="open a new one"):
         sender.send(X)
+
+
+@pytest.mark.parametrize("sequence", [0, 1, 2**15, 2**16 - 1, 2**16, 3 * 2**16 + 7, 2**24 - 2])
+def test_sixteen_bits_tell_how_far_the_peer_is_ahead_or_behind(sequence):
+    for ahead in (0, 1, -1, 2, -2, 100, -100, 2**15 - 1, -(2**15)):
+        if 0 <= sequence + ahead < 2**24:
+            assert frames_ahead((sequence + ahead) % 2**16, sequence) == ahead
+
+
+STARTS = [0, 2**16 - 9, 2**16 - 4, 2**16 - 1, 2**16, 7 * 2**16 - 2, 2**24 - 20]  # wrap-around lies within the frames
+
+
+@pytest.mark.parametrize("missed", [1, 2, 3, 8])
+@pytest.mark.parametrize("start", STARTS)
+def test_an_end_restored_from_an_older_copy_heals_by_one_key_frame_around_every_wrap(start, missed):
+    for restored in ("sender", "receiver"):
+        sender, receiver = ends(LookBack(Raw()), SPEC)
+        sender.resync(start)
+        deliver(sender, receiver, X)
+        old = (sender if restored == "sender" else receiver).dump()
+        for i in range(missed):
+            deliver(sender, receiver, X + i)
+        (sender if restored == "sender" else receiver).load(old)
+        assert not sender.acknowledge(receiver.ack)
+        frame = sender.send(X)
+        assert Frame.parse(frame).header.key and Frame.parse(frame).header.sequence == start + missed + 1
+        receiver.receive(frame)
+        assert sender.acknowledge(receiver.ack)
+        assert not Frame.parse(sender.send(X)).header.key
+        sender.rollback()
+        deliver(sender, receiver, X)
+
+
+def test_the_pending_frame_is_settled_by_what_the_peer_has_accepted():
+    sender, receiver = ends(LookBack(Raw()), SPEC)
+    sender.resync(2**16 - 1)
+    receiver.receive(sender.send(X))
+    assert sender.acknowledge(receiver.ack) and sender.sequence == 2**16
+    before = sender.dump()
+    sender.send(X)
+    assert not sender.acknowledge(receiver.ack) and sender.dump() == before, "the frame was lost"
+
+
+def test_a_copy_older_than_half_the_numbers_of_an_acknowledgement_needs_to_be_told_the_number():
+    sender, receiver = ends(Raw(), SPEC)
+    sender.resync(2**16)
+    old = sender.dump()
+    sender.resync(2**16 + 2**15 + 1)
+    deliver(sender, receiver, X)
+    sender.load(old)
+    assert not sender.acknowledge(receiver.ack)
+    with pytest.raises(DesyncError, match="is a repeat"):
+        receiver.receive(sender.send(X))
+    sender.resync(receiver.expects)
+    deliver(sender, receiver, X)
+
+
+def test_both_ends_of_a_link_that_has_ended_say_so_and_can_still_be_stored():
+    sender, receiver = ends(Raw(), SPEC)
+    sender.resync(2**24 - 2)
+    deliver(sender, receiver, X)
+    for end in (sender, receiver):
+        end.load(end.dump())
+    with pytest.raises(LocalError, match="carries 16777215 frames; open a new one"):
+        sender.send(X)
+    past = restamp(ends(Raw(), SPEC)[0].send(X), sequence=2**24 - 1, key=True)
+    with pytest.raises(WireError, match="past the end of a link"):
+        receiver.receive(past)
+    receiver.skip()
+    assert receiver.dump()
 
 
 def test_frames_are_bytes():

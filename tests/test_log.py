@@ -16,7 +16,7 @@ from fewbits.wire import Frame
 from test_broadcast import DIFFERENCES, versions
 
 CODEC = DIFFERENCES[1]
-OWN = Downlink(Delta(chain(Quantize(8), Rans())), own=chain(Quantize(4), Rans()))
+OWN = Downlink(Delta(chain(Quantize(8), Rans())), personal=chain(Quantize(4), Rans()))
 
 
 def published(count, folder=None, codec=CODEC, keep=6):
@@ -79,7 +79,7 @@ def test_files_are_bounded_and_go_back_as_far_as_a_checkpoint_needs(tmp_path):
     for x in versions(40):
         server.publish(x)
     assert Broadcast(CODEC, TREE, Key(0), keep=6).attach(tmp_path) == []
-    assert Log(tmp_path, 6, server._hash).first <= 100 - 6
+    assert Log(tmp_path, 6, server._history._hash).first <= 100 - 6
     server.horizon = 140
     for x in versions(7):
         server.publish(x)
@@ -91,7 +91,7 @@ def test_a_log_cut_at_any_byte_is_recovered_to_its_last_whole_entry_and_says_so(
     published(5, tmp_path)
     (path,) = files(tmp_path)
     data, ends, at = path.read_bytes(), [], 0
-    for record in Log(tmp_path, 6, published(1)._hash).records():
+    for record in Log(tmp_path, 6, published(1)._history._hash).records():
         at += len(leb(len(record)) + record)
         ends.append(at)
     assert at == len(data)

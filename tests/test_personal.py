@@ -20,7 +20,7 @@ from fewbits.federated import Client, Server
 from fewbits.federated.local_round import LocalRound
 from fewbits.learn import FlatModel, Method, shared_values
 from fewbits.links import Receiver, Subscriber
-from fewbits.links.client_state import open_sealed, seal
+from fewbits.links.client_state import dump_client_state, load_client_state
 from fewbits.links.ledger import read
 from fewbits.methods import build, fedpara, fedper, local, pfedpara
 from fewbits.rng import Key
@@ -483,19 +483,19 @@ def test_a_pattern_that_matches_nothing_names_it_and_what_there_is():
 
 def test_a_kept_row_is_checked():
     x = torch.arange(5.0)
-    data = seal(x, "a")
-    assert torch.equal(open_sealed(data, 5, "a"), x)
+    data = dump_client_state(x, "a")
+    assert torch.equal(load_client_state(data, 5, "a"), x)
     for numel, layout in ((5, "b"), (4, "a"), (6, "a")):
-        with pytest.raises(WireError, match="what a client kept is of another model or method: 20 bytes"):
-            open_sealed(data, numel, layout)
+        with pytest.raises(WireError, match="the stored client state is of another model or method: 20 bytes"):
+            load_client_state(data, numel, layout)
     for damaged in (data[:-1], data + b"\0", b"", data[:-1] + bytes([data[-1] ^ 1])):
         with pytest.raises(WireError):
-            open_sealed(damaged, 5, "a")
+            load_client_state(damaged, 5, "a")
 
 
 def test_a_kept_row_is_a_copy_whatever_the_strides():
     x = torch.arange(6.0).reshape(2, 3).T.reshape(-1)
-    found = open_sealed(seal(x[::2], "a"), 3, "a")
+    found = load_client_state(dump_client_state(x[::2], "a"), 3, "a")
     assert torch.equal(found, x[::2])
     found.add_(1)
 
@@ -505,7 +505,7 @@ def test_a_kept_row_of_another_method_ends_the_run_with_a_sentence(processes, tm
     federation(pfedpara(), tmp_path, task=own_task(), rounds=2, processes=processes).run()
     other = property(lambda self: "the layout of another", lambda self, layout: None)
     monkeypatch.setattr(LocalRound, "_layout", other, raising=False)
-    with pytest.raises(FewbitsError, match="what a client kept is of another model or method"):
+    with pytest.raises(FewbitsError, match="the stored client state is of another model or method"):
         federation(pfedpara(), tmp_path, task=own_task(), rounds=3, processes=processes).run()
 
 

@@ -156,7 +156,8 @@ def test_entries_missed_or_a_snapshot_as_the_broadcast_does():
 @pytest.mark.parametrize("keep", [2, 100])
 def test_finals_missed_or_the_whole_model_as_the_broadcast_does(keep):
     space = IntrinsicSpace(8, "time-varying", epoch=3)
-    server = EpochBroadcast(torch.zeros(90), 8, lambda e, s: torch.zeros(90), Key(0), keep)
+    server = EpochBroadcast(space, Spec((90,)), Key(0), keep)
+    server.publish({"theta_e": torch.zeros(90)})
     seen = set()
     for version in range(1, 41):
         rule = downlink(server, space)
@@ -164,7 +165,7 @@ def test_finals_missed_or_the_whole_model_as_the_broadcast_does(keep):
         for before in (None, *range(1, version)):
             assert rule.frames(before, version) == list(map(len, server.frames(before)))
             seen.add(tuple(rule.frames(before, version)))
-        server.publish(torch.ones(8), space.epoch_of(version + 1))
+        server.publish({"s": torch.ones(8)})
     assert {frames[0] for frames in seen} == {rule.s, rule.whole} and len(seen) == 2 + min(keep, 7)
 
 

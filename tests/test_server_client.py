@@ -233,6 +233,36 @@ def test_an_end_that_lost_its_state_heals_within_one_exchange(up, lost):
     assert not server.rejected
 
 
+@pytest.mark.parametrize("start", [0, 2**16 - 4, 2**16 - 2, 2**16, 2**20, 2**24 - 30])
+@pytest.mark.parametrize("restored", ["client", "server"])
+def test_an_end_restored_from_an_older_copy_heals_within_one_exchange(restored, start):
+    server, clients = federation(LookBack(Raw(), 0.9))
+    clients[1].up.resync(start)
+    play(server, clients, 2)
+    for c in (0, 1, 2):
+        clients[c].receive(server.bundle(c))  # settles the last reply
+    end = clients[1].up if restored == "client" else server.receiver(1)
+    old = end.dump()
+    play(server, clients, 5)
+    clients[1].receive(server.bundle(1))
+    end.load(old)
+    play(server, clients, 3)
+    assert not server.rejected
+
+
+def test_the_last_number_of_a_link_is_refused_and_the_round_goes_on(tmp_path):
+    store = StateStore(tmp_path)
+    server, clients = federation(Raw(), store=store)
+    first = server.receiver(0).history
+    play(server, clients, 1)
+    clients[0].receive(server.bundle(0))
+    frame = clients[0].reply()
+    assert server.accept(0, restamp(frame, sequence=2**24 - 1, history=first, key=True), 1.0) is None
+    assert "past the end of a link" in server.reasons[0]
+    assert server.accept(0, frame, 1.0) is not None
+    store.close()
+
+
 def test_a_hostile_frame_is_counted_and_the_round_goes_on():
     server, clients = federation(chain(Quantize(4), Rans()))
     play(server, clients, 1)

@@ -1,5 +1,6 @@
 """Laws of runs in random subspaces: s and A^T g travel, in the paper's messages; all ends hold the same model."""
 
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from fewbits.links.epochs import EpochBroadcast, EpochSubscriber
 from fewbits.links.ledger import read
 from fewbits.methods import build, dense, intrinsic
 from fewbits.rng import Key
+from fewbits.spec import Spec
 from fewbits.wire.frame import HEADER_BYTES
 
 SIZE = sum(p.numel() for p in mlp().parameters())
@@ -81,19 +83,37 @@ def test_messages_hold_what_the_paper_says(mode, count, tmp_path):
             assert 0 < entry.frame_bytes - sum(frames) <= 1 + 3 * len(frames), "lengths and their count"
 
 
-def broadcast(size=200, numel=8, keep=1024):
-    matrices = {e: torch.randn(size, numel, generator=Key(e).generator()) for e in range(40)}
-    start = torch.randn(size, generator=Key(99).generator())
-    calls = (size, numel, lambda e, s: matrices[e] @ s)
-    return EpochBroadcast(start, numel, calls[2], Key(0), keep), lambda: EpochSubscriber(*calls)
+class Matrices:
+    """Subspaces written out, for links alone; an epoch has `length` versions, the first one `first`."""
+
+    def __init__(self, size=200, numel=8, length=3, first=None):
+        self.numel, self._length, self._offset = numel, length, length - (first or length)
+        self._matrices = {e: torch.randn(size, numel, generator=Key(e).generator()) for e in range(40)}
+
+    def epoch_of(self, version):
+        return (version - 1 + self._offset) // self._length
+
+    def expand(self, size, epoch, s):
+        return self._matrices[epoch] @ s
+
+
+THETA = torch.randn(200, generator=Key(99).generator())
+SPEC = Spec((200,))
+
+
+def broadcast(space, keep=1024, seed=None):
+    server = EpochBroadcast(space, SPEC, Key(0), keep, seed)
+    server.publish({"theta_e": THETA})
+    return server
 
 
 def test_every_receiver_holds_the_same_bits_however_long_it_was_away():
-    server, follower = broadcast()
-    followers = [follower() for _ in range(6)]
+    space = Matrices()
+    server, followers = broadcast(space), [EpochSubscriber(space, SPEC) for _ in range(6)]
     generator = np.random.default_rng(0)
     for version in range(1, 30):
-        server.publish(torch.randn(8, generator=Key(version).generator()), version // 3)
+        server.publish({"s": torch.randn(8, generator=Key(version).generator())})
+        assert bool(server.current["s"].any()) == (version % 3 != 0), "zero at the beginning of an epoch"
         for one in followers:
             if generator.random() < 0.3:
                 one.receive(server.bundle(one.version or None))
@@ -104,33 +124,31 @@ def test_every_receiver_holds_the_same_bits_however_long_it_was_away():
 
 
 def test_a_seed_stands_for_theta_0_until_the_finals_since_are_longer():
-    start = torch.randn(200, generator=Key(99).generator())
     seed = SharedInit(Key(99), lambda key: {"theta_e": torch.randn(200, generator=key.generator())})
-    matrices = {e: torch.randn(200, 8, generator=Key(e).generator()) for e in range(40)}
-    calls = (200, 8, lambda e, s: matrices[e] @ s)
-    server = EpochBroadcast(start, 8, calls[2], Key(0), epochs=lambda v: v // 2, seed=seed)
+    space = Matrices(length=2, first=1)
+    server = broadcast(space, seed=seed)
     s, whole = HEADER_BYTES + 32, HEADER_BYTES + 800
     lengths = []
-    for version in range(1, 50):
-        late = EpochSubscriber(*calls, seed.build)
+    for _ in range(1, 50):
+        late = EpochSubscriber(space, SPEC, seed.build)
         assert torch.equal(late.receive(server.bundle(None))["theta_e"], server.value["theta_e"])
         lengths.append(sum(map(len, server.frames(None))))
-        again = EpochBroadcast(start, 8, calls[2], Key(0), epochs=lambda v: v // 2)
+        again = EpochBroadcast(space, SPEC, Key(0))
         again.load(server.dump())
         assert again.frames(None) == server.frames(None)
-        server.publish(torch.ones(8), (version + 1) // 2)
+        server.publish({"s": torch.ones(8)})
     assert lengths[0] == s + HEADER_BYTES + 2 + len("[99]") + 8
     assert lengths == sorted(lengths) and lengths[-1] == whole + s
     with pytest.raises(DesyncError, match="another model"):
-        EpochSubscriber(*calls, lambda key: {"theta_e": torch.zeros(200)}).receive(
-            EpochBroadcast(start, 8, calls[2], Key(0), seed=seed).bundle(None)
+        EpochSubscriber(space, SPEC, lambda key: {"theta_e": torch.zeros(200)}).receive(
+            broadcast(space, seed=seed).bundle(None)
         )
 
 
 def test_the_shorter_way_is_taken_and_an_old_version_falls_back_to_the_whole():
-    server, _ = broadcast(keep=5)
+    server = broadcast(Matrices(), keep=5)
     for version in range(1, 36):
-        server.publish(torch.ones(8), version // 3)
+        server.publish({"s": torch.ones(8)})
     s, whole = HEADER_BYTES + 32, HEADER_BYTES + 800
     for version in range(1, server.version):
         missed = server.epoch - (version - 1) // 3
@@ -140,23 +158,54 @@ def test_the_shorter_way_is_taken_and_an_old_version_falls_back_to_the_whole():
 
 
 def test_what_does_not_lead_to_the_newest_version_is_refused_and_changes_nothing():
-    server, make = broadcast()
-    one = make()
+    space = Matrices(length=2, first=1)
+    server, one = broadcast(space), EpochSubscriber(space, SPEC)
     with pytest.raises(DesyncError, match="without all that it takes"):
         one.receive(server.bundle(1))
     one.receive(server.bundle(None))
     old = server.bundle(1)
-    for version in range(1, 8):
-        server.publish(torch.ones(8), version // 2)
+    for _ in range(1, 8):
+        server.publish({"s": torch.ones(8)})
     before = one.value["theta_e"].clone()
-    with pytest.raises(DesyncError, match="final of epoch 0 comes next; got that of epoch 2"):
+    with pytest.raises(DesyncError, match="final of epoch 0 comes next; got that of epoch 3"):
         one.receive(server.bundle(6))
     assert torch.equal(one.value["theta_e"], before) and one.version == 1
     one.receive(server.bundle(1))
     with pytest.raises(DesyncError):
         one.receive(old)
     with pytest.raises(WireError, match="another codec"):
-        one.receive(broadcast(size=200, numel=9)[0].bundle(None))
+        one.receive(broadcast(Matrices(numel=9)).bundle(None))
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_no_earlier_bundle_leads_back_and_after_a_restored_server_receivers_begin_again(seeded):
+    seed = SharedInit(Key(99), lambda key: {"theta_e": torch.randn(200, generator=key.generator())})
+    space = Matrices()
+    server = broadcast(space, seed=seed if seeded else None)
+    one, bundles = EpochSubscriber(space, SPEC, seed.build), []
+    dumps = []
+    for version in range(1, 12):
+        bundles.append(server.bundle(one.version))
+        value = one.receive(bundles[-1])["theta_e"].clone()
+        for old in bundles:
+            with suppress(DesyncError):
+                one.receive(old)
+            assert one.version == version and torch.equal(one.value["theta_e"], value)
+        assert torch.equal(value, server.value["theta_e"])
+        dumps.append(server.dump())
+        server.publish({"s": torch.full((8,), 1.0 / version)})
+    again = EpochBroadcast(space, SPEC, Key(0))
+    again.load(dumps[4])
+    for bundle in (again.bundle(None), again.bundle(3)):
+        with pytest.raises(DesyncError):
+            one.receive(bundle)
+        assert one.version == 11
+    one.load(None)
+    assert (one.version, one.value) == (0, None)
+    for _ in range(4):
+        assert torch.equal(one.receive(again.bundle(one.version))["theta_e"], again.value["theta_e"])
+        again.publish({"s": torch.ones(8)})
+        assert again.current["s"].shape == (8,)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -58,7 +58,7 @@ def test_what_is_deferred_drops_the_versions_that_a_put_would_drop(tmp_path):
             store.horizon, store.saved = (round - 1) // 4 * 4, (round - 1) // 2 * 2
             getattr(store, name)(1, "up", round, b"x")
         store.commit()
-        kept.append([r for (r,) in store._own.execute("SELECT round FROM states ORDER BY round")])
+        kept.append([r for (r,) in store._writing.execute("SELECT round FROM states ORDER BY round")])
         store.close()
     assert kept[0] == kept[1] and len(kept[0]) < 8
 
@@ -114,7 +114,7 @@ def test_versions_back_to_the_horizon_are_kept_for_going_back(tmp_path):
     for round in range(1, 7):
         store.horizon = max(0, round - 3)
         store.put(1, "up", round, str(round).encode())
-    kept = [r for (r,) in store._own.execute("SELECT round FROM states ORDER BY round")]
+    kept = [r for (r,) in store._writing.execute("SELECT round FROM states ORDER BY round")]
     assert kept == [3, 4, 5, 6]
     store.forget_after(4)
     assert store.get(1, "up") == b"4"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import resource
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -90,12 +91,26 @@ def projected(gradient: torch.Tensor, dim: int) -> bytes:
     return frame
 
 
+@dataclass(frozen=True)
+class Ended:
+    """Subspaces for lengths alone: one epoch ends after each of the first versions."""
+
+    numel: int
+    epochs: int  # that end
+
+    def epoch_of(self, version: int) -> int:
+        return min(version - 1, self.epochs)
+
+    def expand(self, size: int, epoch: int, s: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1)
+
+
 def bundle(space: IntrinsicSpace, size: int, away: int) -> bytes:
     """What brings a client up to date that was last here so many epochs ago, where there are epochs."""
-    server = EpochBroadcast(torch.zeros(size), space.numel, lambda epoch, s: torch.zeros(1), fb.Key(2))
-    for number in range(away):
-        server.publish(torch.ones(space.numel), 0 if space.mode == "static" else number + 1)
-    server.publish(torch.ones(space.numel), server.epoch)
+    server = EpochBroadcast(Ended(space.numel, 0 if space.mode == "static" else away), Spec((size,)), fb.Key(2))
+    server.publish({"theta_e": torch.zeros(size)})
+    for _ in range(away + 1):
+        server.publish({"s": torch.ones(space.numel)})
     return server.bundle(1)
 
 

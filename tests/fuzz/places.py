@@ -6,7 +6,6 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from fewbits.engines.flower.layout import Layout
 from fewbits.errors import FewbitsError
 from fewbits.links import Broadcast, Subscriber, ledger
 from fewbits.links.bundle import pack, unpack
-from fewbits.links.client_state import open_sealed, seal
+from fewbits.links.client_state import dump_client_state, load_client_state
 from fewbits.links.epochs import EpochBroadcast, EpochSubscriber
 from fewbits.rng import Key
 from fewbits.spec import Spec
@@ -119,19 +118,27 @@ class Bundles(Place):
 
 
 class Epochs(Bundles):
-    """A follower of a run in subspaces."""
+    """A follower of a run in subspaces, with epochs of two versions."""
+
+    numel = 8
+
+    def epoch_of(self, version: int) -> int:
+        return (version - 1) // 2
+
+    def expand(self, size: int, epoch: int, s: torch.Tensor) -> torch.Tensor:
+        return Basis(size, 8, Key(epoch)).expand(s)
 
     def __init__(self) -> None:
         self.name = "follower in subspaces"
-        self.expand = partial(lambda epoch, s: Basis(41, 8, Key(epoch)).expand(s))
-        self.broadcast = EpochBroadcast(torch.zeros(41), 8, self.expand, Key(3))
+        self.broadcast = EpochBroadcast(self, Spec((41,)), Key(3))
+        self.broadcast.publish({"theta_e": torch.zeros(41)})
         self.bundles = [self.broadcast.bundle(None)]
-        for version, epoch in ((1, 0), (2, 1), (3, 1)):
-            self.broadcast.publish(torch.ones(8) * version, epoch)
+        for version in (1, 2, 3):
+            self.broadcast.publish({"s": torch.ones(8) * version})
             self.bundles.append(self.broadcast.bundle(version))
 
     def follower(self) -> Any:
-        return EpochSubscriber(41, 8, self.expand)
+        return EpochSubscriber(self, Spec((41,)))
 
 
 class Parsed(Place):
@@ -140,14 +147,14 @@ class Parsed(Place):
     name = "frame"
 
     def __init__(self) -> None:
-        self.kept = seal(torch.ones(41), "layout")
+        self.kept = dump_client_state(torch.ones(41), "layout")
 
     def samples(self) -> Iterator[tuple[bytes, bool]]:
         yield self.kept, False
         yield payload_of(self.kept), True
 
     def read(self, data: bytes, stamped: bool) -> None:
-        open_sealed(restamp(self.kept, data) if stamped else data, 41, "layout")
+        load_client_state(restamp(self.kept, data) if stamped else data, 41, "layout")
 
 
 class Files(Place):

@@ -10,7 +10,7 @@ from fewbits.federated.exchange import Build
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
-from fewbits.links import Sender
+from fewbits.links import Sender, Subscription
 from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
 from fewbits.rng import Key
@@ -71,7 +71,7 @@ class Client:
         return self._core.up
 
     @property
-    def down(self):  # noqa: ANN201 - its two forms share one interface
+    def down(self) -> Subscription:
         """The receiving end of the downlink."""
         return self._core.down
 
@@ -86,6 +86,13 @@ class Client:
         self._core.receive(bundle)
         self._core.acknowledge(self._core.down.ack)
         self._core.start()
+
+    def reset_downlink(self) -> None:
+        """Forget the public model, after the server was restored from an older checkpoint; the next bundle is a first.
+
+        The server must forget what this client holds, too: `Server.reset_downlink`.
+        """
+        self._core.down.load(None)
 
     @property
     def correction(self) -> Correction | None:

@@ -17,8 +17,8 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
-from fewbits.links import Subscriber
-from fewbits.links.epochs import EpochSubscriber
+from fewbits.links import Subscription
+from fewbits.links.acknowledgement import frames_ahead
 from fewbits.links.finite import check_finite
 from fewbits.rng import Key
 
@@ -73,7 +73,7 @@ class ClientCore:
         self._value: dict[str, Tensor] | None = None  # that `public` was made of
         self._in_subspace: dict[str, float] = {}  # figures of the last update
 
-    def receive(self, bundle: bytes, down: Subscriber | EpochSubscriber | None = None) -> None:
+    def receive(self, bundle: bytes, down: Subscription | None = None) -> None:
         """Take the public values; nothing changes on errors. `down`: by another end than this client's."""
         value = (down or self.down).receive(bundle)
         if value is not self._value:
@@ -90,15 +90,11 @@ class ClientCore:
         """
         if ack is None:
             return
-        if self.up.pending and ack == (self.up.sequence + 1) % 2**16:
-            self.commit()
-        elif self.up.pending:
-            self.up.rollback()
-        elif self._before is not None and ack != self.up.sequence % 2**16:
+        if self._before is not None and not self.up.pending and frames_ahead(ack, self.up.sequence):
             self._load_up(self._before())
         self._before = None
-        if ack != self.up.sequence % 2**16:
-            self.up.resync(ack if ack > self.up.sequence else None)
+        if self.up.acknowledge(ack):
+            self.client_state = self._next
 
     def commit(self) -> None:
         """The server has the last frame."""
@@ -122,7 +118,7 @@ class ClientCore:
         update = torch.empty_like(self.public) if out is None else out
         state = self.local.finish(self.public, self.client_state, steps, lr, update)
         tree = shared_values.cut(update, self.model, extra)
-        return Trained(update, tree, state, self.down.version, getattr(self.down, "epoch", 0), steps, lr)
+        return Trained(update, tree, state, self.down.version, self.down.epoch, steps, lr)
 
     def encode(self, trained: Trained, peers: tuple[int, ...] = ()) -> Pieces:
         """The frame, in pieces to be joined; it is pending until `acknowledge` or `commit`.
@@ -181,7 +177,7 @@ class ClientCore:
             state = self._next
         elif up.pending:
             up.rollback()
-        return {"up": up.dump(), "down": self.down.dump(), "state": self.local.seal(state)}
+        return {"up": up.dump(), "down": self.down.dump(), "state": self.local.dump(state)}
 
     def load(self, parts: Parts, before: Callable[[], Parts] | None = None) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's.
@@ -189,13 +185,12 @@ class ClientCore:
         `before` gives the parts of before the last frame, in case that the server never had it.
         """
         self._load_up(parts)
-        if parts["down"]:
-            self.down.load(parts["down"])
+        self.down.load(parts["down"] or None)
         self._before = before
         if self.down.value is not None:
             self._take(self.down.value)
 
     def _load_up(self, parts: Parts) -> None:
-        state = self.local.open_sealed(parts["state"], len(self.newcomer)) if parts["state"] else self.newcomer
+        state = self.local.load_state(parts["state"], len(self.newcomer)) if parts["state"] else self.newcomer
         self.up.load(parts["up"] or self._new_up)
         self.client_state = self._next = state.to(self.newcomer.device)

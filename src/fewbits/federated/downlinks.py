@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from fewbits.errors import DesyncError
-from fewbits.links import Broadcast, StateStore
+from fewbits.links import Publisher, StateStore
 from fewbits.links.bundle import wrap
-from fewbits.links.epochs import EpochBroadcast
 from fewbits.links.personal_updates import HeldState
 
 PART = "server.held"  # what a client holds that has left the public model
@@ -14,7 +13,7 @@ PART = "server.held"  # what a client holds that has left the public model
 class Downlinks:
     """Versions by client; with personal updates, also the frames that made what the client holds."""
 
-    def __init__(self, publisher: Broadcast | EpochBroadcast, store: StateStore | None) -> None:
+    def __init__(self, publisher: Publisher, store: StateStore | None) -> None:
         self.publisher, self.store = publisher, store
         self.versions: dict[int, int] = {}
         self._held: dict[int, HeldState] = {}  # where there is no store
@@ -23,14 +22,13 @@ class Downlinks:
     @property
     def personal(self) -> bool:
         """Whether clients may hold models of their own, near the public one."""
-        return self.publisher.own is not None
+        return self.publisher.personal is not None
 
     def bundle(self, client: int, ack: int) -> bytes:
         """The shortest message that brings the client to the newest version, or near it, by its real length."""
         if not self.personal:
             return self.publisher.bundle(self.versions.get(client), ack)
-        assert isinstance(self.publisher, Broadcast)
-        found = self.publisher.route(self.held(client))
+        found = self.publisher.catch_up(self.held(client))
         self._offered[client] = found.after
         return wrap(found.frames, ack)
 
@@ -63,7 +61,6 @@ class Downlinks:
         offered = self._offered.get(client)
         if offered is None or offered.version != version:
             return
-        assert isinstance(self.publisher, Broadcast)
         held = self.publisher.compact(self._offered.pop(client))
         self.versions[client] = version
         if self.store is None:

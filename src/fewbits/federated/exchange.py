@@ -14,8 +14,19 @@ from fewbits.errors import LocalError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.links import Broadcast, Downlink, Receiver, Sender, SharedInit, Subscriber
-from fewbits.links.epochs import WHOLE, EpochBroadcast, EpochSubscriber
+from fewbits.links import (
+    Broadcast,
+    Downlink,
+    EpochBroadcast,
+    EpochSubscriber,
+    Publisher,
+    Receiver,
+    Sender,
+    SharedInit,
+    Subscriber,
+    Subscription,
+)
+from fewbits.links.epochs import WHOLE
 from fewbits.privacy.pairwise_masking import MaskedTotal
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
@@ -68,21 +79,19 @@ class Exchange:
         one = partial(TreeTotal, self.up) if masking is None else partial(MaskedTotal, masking)
         return [one(self.update) for _ in range(count)]
 
-    def publisher(self, model: FlatModel, key: Key, init: SharedInit | None = None) -> Broadcast | EpochBroadcast:
+    def publisher(self, key: Key, init: SharedInit | None = None) -> Publisher:
         """The server's end of the downlink; `init` is what made the model."""
         space, first = self.method.space, init and SharedInit(init.key, self._initial(init.build))
         if space is None:
             return Broadcast(self.down, self.public, key, seed=first)
-        expand = partial(space.expand, len(model.shared))
-        return EpochBroadcast(model.shared, space.numel, expand, key, epochs=space.epoch_of, seed=first)
+        return EpochBroadcast(space, self.public, key, seed=first)
 
-    def subscriber(self, build: Build | None = None) -> Subscriber | EpochSubscriber:
+    def subscriber(self, build: Build | None = None) -> Subscription:
         """A client's end of the downlink; `build` makes the initial model, where the server has a SharedInit."""
         space, first = self.method.space, None if build is None else self._initial(build)
         if space is None:
             return Subscriber(self.down, self.public, first)
-        size = self.public.numel
-        return EpochSubscriber(size, space.numel, partial(space.expand, size), first)
+        return EpochSubscriber(space, self.public, first)
 
     def _initial(self, build: Build) -> Callable[[Key], dict[str, Tensor]]:
         """Makes all that travels at first, by name. The objective's vectors begin at zero."""

@@ -10,7 +10,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.objective import Objective
 from fewbits.links import StateStore
-from fewbits.links.client_state import open_sealed, seal
+from fewbits.links.client_state import dump_client_state, load_client_state
 
 PART = "client.kept"  # the name of a client state in a StateStore
 
@@ -62,23 +62,23 @@ class LocalRound:
             place.copy_(x)
         return torch.cat([*self.model.private, *vectors])
 
-    def seal(self, state: Tensor) -> bytes:
+    def dump(self, state: Tensor) -> bytes:
         """A client state as bytes with a checksum."""
-        return seal(state, self._layout)
+        return dump_client_state(state, self._layout)
 
-    def open_sealed(self, data: bytes, numel: int) -> Tensor:
-        """Undo `seal`; WireError when the bytes are damaged or of another model or method.  # (numel,)"""
-        return open_sealed(data, numel, self._layout)
+    def load_state(self, data: bytes, numel: int) -> Tensor:
+        """Undo `dump`; WireError when the bytes are damaged or of another model or method.  # (numel,)"""
+        return load_client_state(data, numel, self._layout)
 
     def recall(self, store: StateStore, client: int, newcomer: Tensor) -> Tensor:
         """The client's state in a store; `newcomer`, which `fresh` gave, before its first round.  # (state,)"""
         stored = store.get(client, PART) if len(newcomer) else None
-        return newcomer if stored is None else self.open_sealed(stored, len(newcomer)).to(newcomer.device)
+        return newcomer if stored is None else self.load_state(stored, len(newcomer)).to(newcomer.device)
 
     def remember(self, store: StateStore, client: int, round: int, state: Tensor) -> None:
         """Store the client's state after its training in a round."""
         if len(state):
-            store.put(client, PART, round, self.seal(state))
+            store.put(client, PART, round, self.dump(state))
 
     def _server_vectors(self, public: Tensor) -> tuple[Tensor, ...]:
         return shared_values.controls(public, self.model, self.objective.extra)

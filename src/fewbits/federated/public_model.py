@@ -19,7 +19,7 @@ from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.objective import Vectors
 from fewbits.learn.optimizers import Moments
 from fewbits.links import SharedInit
-from fewbits.links.epochs import WHOLE, EpochBroadcast
+from fewbits.links.epochs import NOW, WHOLE
 from fewbits.links.finite import all_finite
 from fewbits.rng import Key
 
@@ -31,7 +31,7 @@ class PublicModel(ABC):
         self.model, self.exchange = model, exchange
         self.optimizer, self.objective = exchange.method.server_optimizer, exchange.method.objective
         self.extra: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.extra
-        self.publisher = exchange.publisher(model, key, init)
+        self.publisher = exchange.publisher(key, init)
         self.moments: Moments = self.optimizer.init(self.dim)
 
     @staticmethod
@@ -140,12 +140,11 @@ class WholeModel(PublicModel):
 class SubspaceModel(PublicModel):
     """Only s moves: theta = theta_e + A_e s; the moments are those of one epoch's subspace."""
 
-    publisher: EpochBroadcast
-
     def __init__(self, model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> None:
         super().__init__(model, exchange, key, init)
         if self.optimizer.carrier is not None:
             raise LocalError(f"Server: {self.optimizer!r} steps on sketches, not in a subspace; choose one of them")
+        self.publisher.publish({WHOLE: model.shared})
 
     @property
     def dim(self) -> int:
@@ -156,12 +155,11 @@ class SubspaceModel(PublicModel):
         raise LocalError("Server: in a run in subspaces every client sends A^T of its update, through a link")
 
     def step(self, sums: RoundSum, scale: float, share: float) -> None:
-        s, epoch = self.publisher.s, self.publisher.epoch
+        s, space, version = self.publisher.current[NOW], self.exchange.method.space, self.publisher.version
         if sums.weight:
             s, self.moments = self.optimizer.step(s, sums.coordinates(SENT, scale), self.moments, share=share)
             self._check_finite(s)
-        assert self.exchange.method.space is not None
-        self.publisher.publish(s, self.exchange.method.space.epoch_of(self.publisher.version + 1))
-        if self.publisher.epoch != epoch:
+        self.publisher.publish({NOW: s})
+        if space and space.epoch_of(version + 1) != space.epoch_of(version):
             self.moments = self.optimizer.init(self.dim)
         self.model.shared.copy_(self.publisher.value[WHOLE])

@@ -15,7 +15,7 @@ from fewbits.federated.round_sum import RoundSum
 from fewbits.federated.uplinks import Uplinks
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.links import Receiver, SharedInit, StateStore
+from fewbits.links import Publisher, Receiver, SharedInit, StateStore
 from fewbits.methods import named
 from fewbits.rng import Key
 from fewbits.wire.frame import acknowledged
@@ -90,7 +90,7 @@ class Server:
         self.uplinks.store = self.downlinks.store = store
 
     @property
-    def broadcast(self):  # noqa: ANN201 - its two forms share one interface
+    def broadcast(self) -> Publisher:
         """The sending end of the downlink."""
         return self.public.publisher
 
@@ -110,6 +110,13 @@ class Server:
     def bundle(self, client: int) -> bytes:
         """What this client must receive to hold the current model, or one near it."""
         return self.downlinks.bundle(client, self.uplinks.receiver(client).ack)
+
+    def reset_downlink(self, client: int) -> None:
+        """The client holds nothing that leads on: its next bundle is one for first contact.
+
+        Call it when `Client.receive` raised DesyncError, and `Client.reset_downlink` on the other side.
+        """
+        self.downlinks.versions.pop(client, None)
 
     def receiver(self, client: int) -> Receiver:
         """The receiving end of a client's link, valid until the next call."""

@@ -1,4 +1,4 @@
-"""Broadcast: one sender, many receivers, some of whom were away.
+"""Broadcast: one sender, many receivers, some of which missed versions.
 
 The server's history is a log of encoded entries with versions. A receiver gets the shortest, by real length, of what
 leads from what it holds to the newest version: entries, a patch, a snapshot, a seed before them at first contact, or a
@@ -7,98 +7,97 @@ lossy difference for this receiver alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fewbits.codecs import Lift
 from fewbits.codecs.flat_view import copied
-from fewbits.errors import LocalError, WireError
-from fewbits.links.bundle import wrap, wrapped_bytes
-from fewbits.links.downlink import Downlink, Part, patchable, value_of, vectors
-from fewbits.links.finite import named
+from fewbits.errors import LocalError
+from fewbits.links.catch_up import Candidate, CatchUp, shortest
+from fewbits.links.downlink import Downlink, Part, value_of, vectors
+from fewbits.links.history import History
 from fewbits.links.identity import OWN, PATCH, SEED, codec_hash
-from fewbits.links.log import Log
-from fewbits.links.patch import Changes, write_patch
+from fewbits.links.personal_catch_up import PersonalCatchUps
 from fewbits.links.personal_updates import HeldState, PersonalUpdates
+from fewbits.links.publisher import Publisher
 from fewbits.links.receiver import Receiver
 from fewbits.links.receiver_state import ReceiverState
 from fewbits.links.sender import Sender
-from fewbits.links.shared_init import SharedInit, check_seed, digest
+from fewbits.links.shared_init import SharedInit, check_seed, seed_state
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import Frame
-from fewbits.wire.frame import HEADER_BYTES, MAX_SEQUENCE
-
-REBUILT = 8  # old public values kept in memory, of those that receivers' own differences begin from
+from fewbits.wire.frame import HEADER_BYTES
 
 
-class CatchUp(NamedTuple):
-    """One way to the newest version."""
+class Broadcast(Publisher):
+    """Publish values, then ask for the bundle that brings a receiver up to date.
 
-    frames: tuple[bytes, ...]
-    after: HeldState  # what the receiver holds then
-    exact: bool = True  # whether that is the public value
+    A stateless codec sends the newest value whole. `Delta(C)` sends differences to the value that all receivers hold:
+    v_t = v_{t-1} + C(x_t - v_{t-1}), the downlink of EF21-P. `value` is v_t; what C misses is in the next difference.
+    The first value then travels as a seed or a snapshot. Other stateful codecs are refused: their snapshot would not
+    hold the value. In a `route`, stateless groups beside a `Delta` group are put under `LastValue`.
 
-    @property
-    def cost(self) -> tuple[int, bool, int]:
-        """Bytes of the bundle; among equals, exact ones, then fewer frames."""
-        return wrapped_bytes([len(frame) for frame in self.frames]), not self.exact, len(self.frames)
+    Args:
+        codec: one codec for all receivers, or a `Downlink`, which may have another for personal updates.
+        spec: names, shapes and dtypes of the value.
+        key: private key of the server's dither.
+        keep: versions back that entries, patches and personal differences lead from. Receivers further behind get a
+            snapshot. Each version costs the memory of its entry.
+        seed: what version 1 is made from, by receivers that were given the same `build`.
 
+    Raises:
+        LocalError: the codec is stateful and not `Delta`, or `publish` was given a value that is not finite.
 
-Candidate = tuple[int, Callable[[], CatchUp]]  # (bytes that it takes at least, the route)
+    >>> import torch, fewbits as fb
+    >>> codec, x = fb.Delta(fb.chain(fb.TopK(0.5))), torch.tensor([1.0, 0.0, 2.0, 0.0])
+    >>> server, client = fb.Broadcast(codec, fb.Spec.of(x), fb.Key(0)), fb.Subscriber(codec, fb.Spec.of(x))
+    >>> server.publish(x)
+    >>> client.receive(server.bundle(client.version))
+    tensor([1., 0., 2., 0.])
+    >>> server.publish(x + torch.tensor([0.0, 3.0, 0.0, 0.1]))
+    >>> client.receive(server.bundle(client.version))
+    tensor([1.0000, 3.0000, 2.0000, 0.1000])
 
-
-class Broadcast:
-    """The sending end: publish values, then ask for the bundle that brings a receiver up to date.
-
-    With a stateless codec every entry is the whole value and only the last one is ever needed. With `Delta(...)` the
-    first value travels as a seed or a snapshot and the entries are differences; groups of a `route` that are stateless
-    beside such a one are put under `LastValue`. Other stateful codecs are refused: their snapshot would not hold the value.
+    Source: EF21-P (Gruntkowska et al. 2023, arXiv 2209.15218). Catching up by patches and snapshots is ours.
     """
 
     def __init__(
         self, codec: Part | Downlink, spec: Spec | TreeSpec, key: Key, keep: int = 64, seed: SharedInit | None = None
     ) -> None:
-        """`keep`: versions back that entries, patches and differences lead from; receivers further behind start again.
-
-        `seed`: what version 1 is made from, by receivers that have the same `build`.
-        """
         down = Downlink.of(codec)
         check_seed(seed)
         self._sender = Sender(down.public, spec, key)
-        self._own = None if down.own is None else PersonalUpdates(down.own, spec)
         self.keep, self._seed = keep, seed
-        # Differences from old versions need values rebuilt: nearer bases cost memory and save time.
-        self._every = keep if self._own is None else max(1, keep // 4)
-        self._hash = codec_hash(self.codec, spec)
-        self._log = Log(None, self._every, self._hash)
-        self.seed_frame: bytes | None = None  # what stands for version 1 at first contact
-        self._whole = b""  # the last entry, of a stateless codec
-        self._changes: Changes | None = None
-        self.horizon: int | None = None  # the oldest version that `load` may go back to, and offer what it did then
-        self.value: Any = None  # the public value: what every up-to-date receiver has, bit for bit
-        self._clear()
-
-    def _clear(self) -> None:
-        """Forget what is known of the newest version and of those before it."""
-        self._snapshot: bytes | None = None
-        self._digest: bytes | None = None
-        self._made: dict[int, CatchUp] = {}  # differences from public versions
-        self._wrapped: tuple[tuple[list[bytes], int], bytes] = (([], -1), b"")  # the last bundle, and what is in it
-        self._rebuilt: dict[int, ReceiverState] = {}
+        self._personal: PersonalCatchUps | None = None
+        if down.personal is not None:
+            self._personal = PersonalCatchUps(PersonalUpdates(down.personal, spec), self._public_state, key)
+        # Personal differences begin from rebuilt versions: snapshots that lie closer cost memory and save time.
+        self._history = History(self.codec, spec, keep if self._personal is None else max(1, keep // 4))
+        self._latest = b""  # the newest entry of a stateless codec, which holds the whole value
+        self._snapshot: bytes | None = None  # of the newest version, once somebody needs it
 
     @property
     def version(self) -> int:
-        """Of the value last published; 0: nothing yet."""
         return self._sender.sequence
 
     @property
+    def current(self) -> Any:
+        return self.value
+
+    @property
     def entry(self) -> bytes:
-        """The frame published last; LocalError while there is none."""
         if self.version < 1 + (not self.codec.stateless):
             raise LocalError("Broadcast: no entry has been published after the first value")
-        return self._whole if self.codec.stateless else self._log.entries(self.version - 1)[-1]
+        return self._latest if self.codec.stateless else self._history.entries(self.version - 1)[-1]
+
+    @property
+    def snapshot(self) -> bytes:
+        if self.codec.stateless:
+            return self._latest
+        self._snapshot = self._snapshot or self._sender.snapshot()
+        return self._snapshot
 
     @property
     def codec(self) -> Lift:
@@ -106,273 +105,158 @@ class Broadcast:
         return self._sender.codec
 
     @property
-    def own(self) -> PersonalUpdates | None:
-        """The differences for single receivers."""
-        return self._own
+    def differential(self) -> bool:
+        return not self.codec.stateless
+
+    @property
+    def personal(self) -> PersonalUpdates | None:
+        return None if self._personal is None else self._personal.updates
 
     @property
     def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
-        """Its kinds of frame, with what each is made with."""
-        spec, own = self._sender.spec, self._own
+        spec, personal = self._sender.spec, self.personal
         found = [(kind, self.codec, spec) for kind in ("", SEED, PATCH)]
-        return found if own is None else [*found, (OWN, own.codec, spec)]
+        return found if personal is None else [*found, (OWN, personal.codec, spec)]
 
     @property
     def oldest(self) -> int:
-        """The oldest public version that is not forgotten."""
-        return max(self._log.first, self.version - self.keep)
+        """The oldest public version that entries lead on from."""
+        return max(self._history.first, self.version - self.keep)
 
-    def publish(self, x: Any) -> None:
-        """Make x, as the codec renders it, the next version; LocalError, with nothing changed, unless x is finite."""
+    def publish(self, values: Any) -> None:
         sender = self._sender
         if sender.codec.stateless:
-            sender.resync()  # an entry that is whole needs no history
-            self._whole = sender.send(x)
-            self.value = sender.value
-            sender.commit()
+            self._publish_whole(values)
         elif self.version == 0:
-            sender.start(x)
+            sender.start(values)
             sender.sequence = 1  # so that versions and sequence numbers agree
-            self.value = copied(x)
-            self._log.begin(sender.snapshot())
-            self._changes = Changes(sender.state) if patchable(self.codec) else None
+            self.value = copied(values)
+            self._history.begin(sender)
         else:
-            self._enter(x)
+            self._publish_difference(values)
         if self.version == 1 and self._seed is not None:
             self.seed_frame = self._seed.frame(self.value, self.codec, sender.spec)
-        rebuilt = self._rebuilt
-        self._clear()
-        self._rebuilt = rebuilt
+        self._forget_newest()
 
-    def _enter(self, x: Any) -> None:
-        """One more entry."""
-        sender, before = self._sender, self._sender.state
-        entry, base = sender.send(x), sender.snapshot() if self._log.full else None
+    def _publish_whole(self, values: Any) -> None:
+        sender = self._sender
+        sender.resync()  # a receiver that missed entries can take a key frame
+        self._latest = sender.send(values)
         self.value = sender.value
         sender.commit()
-        if base is not None:
-            self._log.begin(base)
-        self._log.append(entry)
-        if self._changes is not None:
-            self._changes.note(before, sender.state, self.version)
+
+    def _publish_difference(self, values: Any) -> None:
+        sender, before = self._sender, self._sender.state
+        entry, snapshot = sender.send(values), sender.snapshot() if self._history.full else None
+        self.value = sender.value
+        sender.commit()
+        self._history.append(entry, snapshot, before, sender)
         back = self.version if self.horizon is None else min(self.version, self.horizon)
-        self._log.forget(back - self.keep)
+        self._history.forget(back - self.keep)
+
+    def _forget_newest(self) -> None:
+        """Drop what was made for the version that was the newest."""
+        self._snapshot = None
+        if self._personal is not None:
+            self._personal.clear()
 
     def frames(self, version: int | None) -> list[bytes]:
-        """The frames that give a receiver at public `version` (None or 0: new) the public value: the shortest."""
-        return list(self._shortest(self._exact(version or 0)).frames)
+        return list(self._shortest(self._exact(HeldState(version or 0))).frames)
 
-    def bundle(self, version: int | None, ack: int = 0) -> bytes:
-        """Those frames as one message, the last one carrying the receiver's acknowledgement.
+    def catch_up(self, held: HeldState) -> CatchUp:
+        return self._shortest(self._candidates(held))
 
-        Without frames (the receiver is up to date) the acknowledgement follows the count.
-        """
-        asked = (self.frames(version), ack)
-        if asked != self._wrapped[0]:  # many versions may get the same frames, megabytes of them
-            self._wrapped = (asked, wrap(*asked))
-        return self._wrapped[1]
-
-    def route(self, held: HeldState) -> CatchUp:
-        """The shortest way for a receiver that holds this, be it lossy."""
-        return self._shortest([*self._exact(0 if held.frames else held.base, held), *self._lossy(held)])
-
-    def _shortest(self, ways: Sequence[Candidate] | Iterator[Candidate]) -> CatchUp:
+    def _shortest(self, candidates: Iterator[Candidate]) -> CatchUp:
         if self.version == 0:
             raise LocalError("Broadcast: nothing has been published")
-        best: CatchUp | None = None
-        for least, make in ways:
-            if best is None or least <= best.cost[0]:
-                route = make()
-                best = route if best is None or route.cost < best.cost else best
-        assert best is not None
-        return best
+        found = shortest(candidates)
+        assert found is not None
+        return found
 
-    def _exact(self, version: int, held: HeldState | None = None) -> Iterator[Candidate]:
-        """Ways to the public value;"""
+    def _candidates(self, held: HeldState) -> Iterator[Candidate]:
+        yield from self._exact(held)
+        if self._personal is not None:
+            yield from self._personal.candidates(held, self.value, self.version, self.seed_frame)
+
+    def _exact(self, held: HeldState) -> Iterator[Candidate]:
+        """Everything that leads from `held` to the public value without loss.
+
+        Nothing, when the receiver is up to date. At first contact a seed stands for version 1. Entries and a patch lead
+        on from a public version in the history. A snapshot needs no such version, and always comes last.
+        """
         here = HeldState(self.version)
-        if self.version == (held or HeldState(version)).version:
-            yield 0, lambda: CatchUp((), held or here)
+        if held.version == self.version:
+            yield 0, lambda: CatchUp((), held)
             return
-        seed = () if version or (held is not None and held.frames) or not self.seed_frame else (self.seed_frame,)
-        since = 1 if seed else version
+        seed = (self.seed_frame,) if self.seed_frame and held == HeldState() else ()
+        since = 1 if seed else 0 if held.frames else held.base
         if seed and self.version == 1:
             yield 0, lambda: CatchUp(seed, here)
         elif 1 <= max(1, self.oldest) <= since < self.version and not self.codec.stateless:
-            entries = (*seed, *self._log.entries(since))
+            entries = (*seed, *self._history.entries(since))
             yield 0, lambda: CatchUp(entries, here)
-            if self._changes is not None:
-                yield self._changes.least_bytes(since), lambda: CatchUp((*seed, self._patch(since)), here)
-        yield self._all_bytes, lambda: CatchUp((self.whole,), here)
+            if (least := self._history.patch_bytes(since)) is not None:
+                yield least, lambda: CatchUp((*seed, self._history.patch(since, self._newest())), here)
+        yield self._least_snapshot, lambda: CatchUp((self.snapshot,), here)
 
     @property
-    def _all_bytes(self) -> int:
-        """The least that `_all` takes."""
+    def _least_snapshot(self) -> int:
+        """A lower bound on the snapshot's length."""
         if self.codec.stateless:
-            return len(self._whole)
+            return len(self._latest)
         return HEADER_BYTES + sum(x.nbytes for x in vectors(self._sender.state))
 
-    @property
-    def whole(self) -> bytes:
-        """A frame that needs nothing before it."""
-        if self.codec.stateless:
-            return self._whole
-        self._snapshot = self._snapshot or self._sender.snapshot()
-        return self._snapshot
+    def _newest(self) -> ReceiverState:
+        return ReceiverState(self.value, self.version, self._sender.history, self._sender.state)
 
-    def _patch(self, since: int) -> bytes:
-        assert self._changes is not None
-        now = ReceiverState(self.value, self.version, self._sender.history, self._sender.state)
-        self._digest = self._digest or digest(vectors(now.state))
-        return write_patch(self.codec, self._sender.spec, now, since, self._changes.since(since), self._digest)
-
-    def _lossy(self, held: HeldState) -> Iterator[Candidate]:
-        """A difference to what the receiver holds; to zeros, when that is unknown here."""
-        if self._own is None or held.version == self.version:
-            return
-        if held.frames:
-            yield 0, lambda: self._difference(held)
-        elif not (self.seed_frame and self.version == 1 and not held.base):
-            if held.base not in self._made:
-                self._made[held.base] = self._difference(held)
-            yield 0, lambda: self._made[held.base]
-
-    def _difference(self, held: HeldState) -> CatchUp:
-        assert self._own is not None
-        prefix: tuple[bytes, ...] = ()
-        if not held.base and not held.frames and self.seed_frame:
-            prefix, held = (self.seed_frame,), HeldState(1)
-            track = self._seed_track()
-        else:
-            track = self.track(held)
-        if track is None:
-            track, held = self._own.blank(), HeldState()
-        frame = self._own.encode(self.value, self.version, track, self._sender.key)
-        return CatchUp((*prefix, frame), HeldState(held.base, (*held.frames, frame)), exact=False)
-
-    def track(self, held: HeldState) -> ReceiverState | None:
-        """What a receiver holds, rebuilt bit for bit; None: it cannot be, any more."""
-        if self._own is None or not held.version:
-            return None
-        if held.alone:
-            return self._own.replay(held.frames, self._own.blank())
-        if held.base == 1 and self.seed_frame and (held.frames or not self.codec.stateless):
-            base: ReceiverState | None = self._seed_track()
-        else:
-            base = self._public(held.base)
-        return None if base is None else self._own.replay(held.frames, base)
-
-    def _seed_track(self) -> ReceiverState:
-        """Version 1, made anew."""
-        assert self._seed is not None and self.seed_frame is not None
-        if 1 not in self._rebuilt:
-            value = self._seed.build(self._seed.key)
-            history = Frame.parse(self.seed_frame).header.history
-            self._remember(ReceiverState(value, 1, history, self.codec.start(value, self._sender.spec)))
-        return self._rebuilt[1]
-
-    def _public(self, version: int) -> ReceiverState | None:
-        """A public version, rebuilt from the log."""
-        if self.codec.stateless or not max(1, self.oldest) <= version <= self.version:
-            return None
-        if version not in self._rebuilt:
-            receiver = self._walk(*self._log.way(version))
-            value = value_of(self.codec, receiver.state, self._sender.spec)
-            self._remember(ReceiverState(value, version, receiver.history, receiver.state))
-        return self._rebuilt[version]
-
-    def _remember(self, track: ReceiverState) -> None:
-        while len(self._rebuilt) >= REBUILT:
-            del self._rebuilt[next(iter(self._rebuilt))]
-        self._rebuilt[track.version] = track
+    def receiver_state(self, held: HeldState) -> ReceiverState | None:
+        return None if self._personal is None else self._personal.receiver_state(held)
 
     def compact(self, held: HeldState) -> HeldState:
-        """The same in fewer bytes: a recipe that has grown longer than the value becomes the value."""
-        whole = sum(x.nbytes for _, x in named(self.value))
-        track = self.track(held) if sum(map(len, held.frames)) > whole + HEADER_BYTES else None
-        if track is None or self._own is None:
-            return held
-        return HeldState(0, (self._own.store(track),))
+        return held if self._personal is None else self._personal.compact(held, self.value)
+
+    def _public_state(self, version: int, seeded: bool) -> ReceiverState | None:
+        """What a receiver of a public version held; `seeded`: whether it made version 1 from the seed."""
+        if version == 1 and self.seed_frame and (seeded or not self.codec.stateless):
+            assert self._seed is not None
+            known = self._history.remembered(1)
+            return known or self._history.remember(
+                seed_state(self._seed, self.seed_frame, self.codec, self._sender.spec)
+            )
+        if self.codec.stateless or not max(1, self.oldest) <= version <= self.version:
+            return None
+        return self._history.rebuild(version)
 
     def dump(self) -> list[bytes]:
-        """The sender, the seed's frame, and what the log holds unless it is in a folder: for a checkpoint."""
         found = [self._sender.dump(), *([self.seed_frame] if self.seed_frame else [])]
-        if self.codec.stateless:
-            return [*found, self._whole]
-        return found if self._log.folder is not None else [*found, *self._log.records()]
+        return [*found, *([self._latest] if self.codec.stateless else self._history.records())]
 
     def load(self, dumped: Sequence[bytes]) -> list[str]:
-        """Become the broadcast that was dumped; sentences about what of the log in its folder is lost."""
         self._sender.load(dumped[0])
         spec, records = self._sender.spec, list(dumped[1:])
         self.seed_frame = None
         if records and Frame.parse(records[0]).header.codec == codec_hash(self.codec, spec, SEED):
             self.seed_frame = records.pop(0)
-        self._clear()
+        self._forget_newest()
         if self.codec.stateless:
-            self._whole = records[0]
-            self.value = Receiver(self.codec, spec).receive(self._whole)
+            self._latest = records[0]
+            self.value = Receiver(self.codec, spec).receive(self._latest)
             return []
         self.value = value_of(self.codec, self._sender.state, spec)
-        if self._log.folder is None:
-            self._log = Log(None, self._every, self._hash)
-            for record in records:
-                (self._log.begin if Frame.parse(record).header.snapshot else self._log.append)(record)
-        return self._replay()
+        return self._history.load(records, self._sender)
 
     def attach(self, folder: Path) -> list[str]:
-        """Keep the log in a folder from now on; sentences about what of it cannot be used.
+        """Keep the history in a folder from now on; returns sentences about what of the folder cannot be used.
 
         What the folder holds is taken over as far as it leads to this version. A broadcast that has published nothing
-        becomes what the folder holds. The entries of a stateless codec need no log.
+        becomes what the folder holds. A stateless codec needs no history.
         """
         if self.codec.stateless:
             return []
-        self._log = Log(folder, self._every, self._hash)
-        if self.version:
-            return self._replay()
-        said = self._log.rewind(MAX_SEQUENCE)
-        if not self._log.last:
-            return said
-        receiver = self._walk(*self._log.way(self._log.last))
-        self._sender.load(receiver.dump())
-        self.value = value_of(self.codec, self._sender.state, self._sender.spec)
-        return [*said, *self._replay()]
-
-    def _walk(self, base: bytes, entries: Sequence[bytes]) -> Receiver:
-        """A receiver that took these."""
-        receiver = Receiver(self.codec, self._sender.spec)
-        receiver.adopt(base)
-        for entry in entries:
-            receiver.receive(entry)
-        return receiver
-
-    def _replay(self) -> list[str]:
-        """Go back to our version in the log and learn from it what changed when; begin it anew if it is another's."""
-        sender, log = self._sender, self._log
-        said = log.rewind(self.version)
-        receiver = Receiver(self.codec, sender.spec)
-        changes = None
-        try:
-            for record in log.records():
-                before, header = receiver.state, Frame.parse(record).header
-                if header.snapshot:
-                    receiver.adopt(record)
-                    changes = changes or (Changes(receiver.state) if patchable(self.codec) else None)
-                else:
-                    receiver.receive(record)
-                    if changes is not None:
-                        changes.note(before, receiver.state, header.sequence + 1)
-        except WireError as error:
-            said.append(f"{log.folder}: {error}")
-        if log.last != self.version or receiver.dump() != sender.snapshot():
-            if log.first and log.folder is not None and not said:
-                said.append(f"{log.folder} holds the log of another run, or not all of this one's; it begins anew")
-            log.clear()
-            log.begin(sender.snapshot())
-            changes = Changes(sender.state) if patchable(self.codec) else None
-        self._changes = changes
+        said = self._history.attach(folder, self._sender)
+        if self.value is None and self.version:
+            self.value = value_of(self.codec, self._sender.state, self._sender.spec)
         return said
 
     def sync(self) -> None:
-        """Wait until the log is on disk."""
-        self._log.sync()
+        self._history.sync()

@@ -11,14 +11,14 @@ MAX_FRAMES = 2**16
 
 
 def wrap(frames: Sequence[bytes], ack: int) -> bytes:
-    """Frames as a bundle, the last one carrying the receiver's acknowledgement; without any, it follows the count."""
+    """Frames as a bundle. The last one carries the receiver's acknowledgement; without frames it follows the count."""
     if not frames:
         return pack([]) + leb(ack % 2**16)
     return pack([*frames[:-1], bytes(Frame.parse(frames[-1]).acknowledging(ack))])
 
 
 def wrapped_bytes(lengths: Sequence[int]) -> int:
-    """len() of a bundle of frames that are so long each; without frames, with the shortest acknowledgement."""
+    """len() of a bundle of frames of these lengths; without frames, with the shortest acknowledgement."""
     return len(leb(len(lengths))) + sum(len(leb(n)) + n for n in lengths) + (not lengths)
 
 
@@ -57,7 +57,7 @@ def lone_ack(bundle: bytes) -> int | None:
 
 
 def leb(value: int) -> bytes:
-    """LEB128."""
+    """A number in LEB128: 7 bits a byte, least significant first."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -66,7 +66,7 @@ def leb(value: int) -> bytes:
 
 
 def unleb(data: bytes, at: int) -> tuple[int, int]:
-    """(the number at a place, the place behind it)."""
+    """(the number that begins at byte `at`, the position behind it); WireError when it is malformed."""
     value = 0
     for shift in range(0, 35, 7):
         if at >= len(data):
@@ -76,6 +76,6 @@ def unleb(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if not byte & 0x80:
             if shift and not byte:
-                raise WireError("a number in LEB128 came with needless bytes")
+                raise WireError("a number in LEB128 has needless bytes")
             return value, at
-    raise WireError("a number in LEB128 came that does not end")
+    raise WireError("a number in LEB128 does not end within five bytes")

@@ -1,4 +1,4 @@
-"""Downlink: the codec of what all receivers get, and the one of what is made for a single receiver."""
+"""Downlink: one codec for the frames that all receivers get, and one for those made for a single receiver."""
 
 from __future__ import annotations
 
@@ -16,71 +16,81 @@ Part = Codec | Transform | Coder
 
 
 class Downlink:
-    """A codec for the log of a broadcast and, if receivers may leave what all share, one for each on its own.
+    """What a server's frames to its clients are encoded with.
+
+    Personal updates bring one receiver from the value w that it holds to w + C(v - w), near the public value v. The
+    server sends one where it is shorter than every exact update.
+
+    Args:
+        public: codec of the entries, which all receivers get.
+        personal: codec C of personal updates, such as chain(Quantize(bits=4), Rans()); None: there are none. It must be
+            stateless: what it misses is in the next difference anyway, so no memory is needed.
+
+    Raises:
+        LocalError: `public` is stateful and not `Delta`, or `personal` is not stateless.
 
     >>> from fewbits import Delta, Quantize, Rans, chain
-    >>> Downlink(Delta(chain(Quantize(bits=8), Rans())), own=chain(Quantize(bits=4), Rans()))
-    Downlink(flat(Delta(chain(Quantize(bits=8), Rans()))), own=flat(Delta(chain(Quantize(bits=4), Rans()))))
+    >>> Downlink(Delta(chain(Quantize(bits=8), Rans())), personal=chain(Quantize(bits=4), Rans()))
+    Downlink(flat(Delta(chain(Quantize(bits=8), Rans()))), personal=flat(Delta(chain(Quantize(bits=4), Rans()))))
+
+    Source: EF21-P (Gruntkowska et al. 2023, arXiv 2209.15218), with one reference per receiver instead of one for all.
     """
 
-    def __init__(self, public: Part, own: Part | None = None) -> None:
-        """`own`: what differences for one receiver are encoded with, such as chain(Quantize(bits=4), Rans()).
-
-        It must be stateless: what it misses is in the next difference anyway (EF21-P), so no memory is needed.
-        """
+    def __init__(self, public: Part, personal: Part | None = None) -> None:
         self.public: Lift = holding(as_lift(public, "Downlink"), "Downlink")
-        self.own: Lift | None = None
-        if own is not None:
-            given = own if isinstance(own, Lift) else as_lift(Delta(own), "Downlink")  # pyright: ignore
-            self.own = holding(given, "Downlink")
-            if self.own.stateless or not patchable(self.own):
+        self.personal: Lift | None = None
+        if personal is not None:
+            given = personal if isinstance(personal, Lift) else as_lift(Delta(personal), "Downlink")  # pyright: ignore
+            self.personal = holding(given, "Downlink")
+            if self.personal.stateless or not patchable(self.personal):
                 raise LocalError(
-                    f"Downlink: own takes one stateless codec, such as chain(Quantize(bits=4), Rans()); got {own!r}"
+                    "Downlink: personal takes one stateless codec, such as chain(Quantize(bits=4), Rans()); "
+                    f"got {personal!r}"
                 )
 
     @staticmethod
     def of(part: Part | Downlink) -> Downlink:
-        """A Downlink as it is; of a codec, one without an own part."""
+        """A Downlink as it is; of a codec, one without personal updates."""
         return part if isinstance(part, Downlink) else Downlink(part)
 
     def map(self, change: Callable[[Lift], Lift]) -> Downlink:
         """Both codecs changed."""
-        return Downlink(change(self.public), None if self.own is None else change(self.own))
+        return Downlink(change(self.public), None if self.personal is None else change(self.personal))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Downlink) and (self.public, self.own) == (other.public, other.own)
+        return isinstance(other, Downlink) and (self.public, self.personal) == (other.public, other.personal)
 
     def __hash__(self) -> int:
-        return hash((self.public, self.own))
+        return hash((self.public, self.personal))
 
     def __repr__(self) -> str:
-        return f"Downlink({self.public!r}{'' if self.own is None else f', own={self.own!r}'})"
+        return f"Downlink({self.public!r}{'' if self.personal is None else f', personal={self.personal!r}'})"
 
 
 def holding(lift: Lift, owner: str) -> Lift:
-    """The lift, changed so that its shared state holds the value when any of it does; LocalError when it cannot."""
+    """The lift, changed so that its state holds the whole value if it holds any of it; LocalError if it cannot."""
     if isinstance(lift, Route) and not lift.stateless:
-        lift = Route(tuple((pattern, LastValue(own) if own.stateless else own) for pattern, own in lift.rules))
-    if not lift.stateless and not all(isinstance(own, Delta | LastValue) for own in lift.inner):
+        lift = Route(tuple((pattern, LastValue(codec) if codec.stateless else codec) for pattern, codec in lift.rules))
+    if not lift.stateless and not all(isinstance(codec, Delta | LastValue) for codec in lift.inner):
         raise LocalError(f"{owner}: every group needs a stateless codec or Delta(...); got {lift!r}")
     return lift
 
 
 def patchable(lift: Lift) -> bool:
-    """Whether the shared state is the value and nothing else, so that a patch of the value is all that it takes."""
-    return not lift.stateless and all(part.stateless for own in lift.inner for part in own.inner)
+    """Whether the shared state is the value and nothing else, so that a patch leads on from it."""
+    return not lift.stateless and all(part.stateless for codec in lift.inner for part in codec.inner)
 
 
 def vectors(state: Any) -> list[Tensor]:
     """The vector of each group, in a state of Delta or LastValue: both begin with it."""
-    return [own[0] for own in state]
+    return [group[0] for group in state]
 
 
 def value_of(lift: Lift, state: Any, spec: AnySpec) -> Any:
-    """The value that a state of Delta or Hold stands for, cut back into tensors, in memory of its own."""
+    """The value that a state of Delta or LastValue stands for, cut back into tensors, in memory of its own."""
     return cut([x.clone() for x in vectors(state)], lift.groups(spec), spec)
 
 
 def with_vectors(state: Any, changed: Sequence[Tensor]) -> Any:
     """The state with other vectors."""
-    return tuple((x, *own[1:]) for x, own in zip(changed, state, strict=True))
+    return tuple((x, *group[1:]) for x, group in zip(changed, state, strict=True))

@@ -1,4 +1,4 @@
-"""Ends in a StateStore: the header of a dumped end is stored every time, its state only when it has changed.
+"""Senders and receivers in a StateStore: the dumped header is stored every time, the state only when it has changed.
 
 A recycled LBGM round moves an end by one sequence number and leaves its look-back vector, megabytes of it, as it was.
 """

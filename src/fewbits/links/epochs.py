@@ -1,113 +1,166 @@
 """Broadcast of a model that moves in random subspaces: theta = theta_e + A_e s, with a new A_e in every epoch.
 
 Whoever knows theta_e needs only s. At an epoch's end theta_{e+1} = theta_e + A_e s, with that last s, the epoch's
-final; so a receiver that was away gets the finals of the epochs it has not folded in, and the current s: what the
-entries of all missed rounds would add up to. All ends take the same sums in the same order and hold the same bits.
+final. So a receiver that missed versions gets the finals of the epochs it has not folded in, and the current s: what
+the entries of all missed rounds would add up to. All ends take the same sums in the same order and hold the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fewbits.codecs import Lift, Raw, chain, flat
-from fewbits.errors import DesyncError, WireError
-from fewbits.links.bundle import pack, unpack, wrap
+from fewbits.errors import DesyncError, LocalError, WireError
+from fewbits.links.bundle import lone_ack, pack, unpack
+from fewbits.links.finite import check_finite
 from fewbits.links.identity import SEED, codec_hash
+from fewbits.links.publisher import Publisher
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
-from fewbits.links.shared_init import Build, SharedInit, read_seed
+from fewbits.links.shared_init import Build, SharedInit, check_seed, read_seed
+from fewbits.links.subscription import Subscription
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import Frame
 from fewbits.wire.frame import HEADER_BYTES
 
-Expand = Callable[[int, Tensor], Tensor]  # (epoch, s of (n,)) -> A_e s, (D,)
 WHOLE, FINAL, NOW = "theta_e", "final", "s"  # what a frame holds, by the name of its tensor
 _RAW: Lift = flat(chain(Raw()))
 
 
-def _spec(name: str, numel: int) -> TreeSpec:
-    return TreeSpec(((name, Spec((numel,))),))
+class EpochSpace(Protocol):
+    """The subspaces that a model moves in."""
+
+    @property
+    def numel(self) -> int:
+        """Numbers in s."""
+        ...
+
+    def epoch_of(self, version: int) -> int:
+        """The epoch of a version: 0 for version 1, and never lower than that of the version before."""
+        ...
+
+    def expand(self, size: int, epoch: int, s: Tensor) -> Tensor:
+        """A_e s.  # (numel,) -> (size,)"""
+        ...
 
 
-class EpochBroadcast:
-    """The sending end. A frame's number is the epoch for theta_e and finals, the version for s."""
+def _specs(space: EpochSpace, spec: Spec | TreeSpec) -> dict[str, TreeSpec]:
+    """The Spec of each kind of frame, for a theta of this Spec."""
+    sizes = {WHOLE: spec.numel, FINAL: space.numel, NOW: space.numel}
+    return {name: TreeSpec(((name, Spec((size,))),)) for name, size in sizes.items()}
 
-    own = None  # nobody leaves the shared value here: s is all that a receiver needs
+
+class EpochBroadcast(Publisher):
+    """The sending end. The first `publish` takes {WHOLE: theta_0}, each later one {NOW: s}.
+
+    A version's epoch comes from `space.epoch_of`. When the new version begins an epoch, the s that is published becomes
+    the final of the epoch before, and the new version's s is zero.
+    A frame's sequence number is the epoch for theta_e and finals, and the version - 1 for s.
+    """
 
     def __init__(
-        self,
-        start: Tensor,
-        numel: int,
-        expand: Expand,
-        key: Key,
-        keep: int = 1024,
-        epochs: Callable[[int], int] | None = None,
-        seed: SharedInit | None = None,
+        self, space: EpochSpace, spec: Spec | TreeSpec, key: Key, keep: int = 1024, seed: SharedInit | None = None
     ) -> None:
-        """`start`: theta_0, (D,); `numel`: of s; `keep`: finals in the log, receivers further behind get theta_e.
+        """`spec`: of all that travels, D numbers. `keep`: finals in the history; receivers further behind get theta_e.
 
-        `epochs` gives a version's epoch, for `load`; `seed`: what theta_0, under the name WHOLE, is made from.
+        `seed`: what {WHOLE: theta_0} is made from.
         """
-        self._expand, self.keep, self._epoch_of = expand, keep, epochs
-        self.horizon: int | None = None  # as `Broadcast.horizon`; a checkpoint holds everything here
-        self.seed_frame = None if seed is None else seed.frame({WHOLE: start}, _RAW, _spec(WHOLE, len(start)))
-        self._senders = {
-            name: Sender(_RAW, _spec(name, size), key.fold(name))
-            for name, size in ((WHOLE, len(start)), (FINAL, numel), (NOW, numel))
-        }
-        self.epoch, self.version = 0, 0
-        self._epochs: dict[int, int] = {}  # by version, as far back as finals are kept
+        check_seed(seed)
+        self._space, self.keep, self._seed = space, keep, seed
+        self._senders = {name: Sender(_RAW, leaf, key.fold(name)) for name, leaf in _specs(space, spec).items()}
+        self._size = spec.numel
+        self._version, self._epoch = 0, 0
+        self._epochs: dict[int, int] = {}  # by version
         self._finals: dict[int, bytes] = {}  # by epoch
-        self._base, self.s = start.clone(), torch.zeros(numel)
-        self._whole: bytes | None = None  # the frame of theta_e, once somebody needs it
+        self._base, self._s = torch.zeros(0), torch.zeros(space.numel)  # theta_e, s
+        self._snapshot: bytes | None = None  # the frame of theta_e, once somebody needs it
         self._now = b""
-        self.value: dict[str, Tensor] = {}  # what every up-to-date receiver holds, bit for bit
-        self.publish(self.s, 0)
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    @property
+    def epoch(self) -> int:
+        """Of the newest version."""
+        return self._epoch
+
+    @property
+    def current(self) -> dict[str, Tensor]:
+        return {NOW: self._s}
 
     @property
     def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
-        """Its kinds of frame, with what each is made with."""
         seed = (SEED, _RAW, self._senders[WHOLE].spec)
         return [*(("", sender.codec, sender.spec) for sender in self._senders.values()), seed]
 
-    def publish(self, s: Tensor, epoch: int) -> None:
-        """Make s the next version; when `epoch` is a new one, s is the final of the one before, and s = 0 follows."""
-        if epoch != self.epoch:
-            self._finals[self.epoch] = self._frame(FINAL, s, self.epoch)
-            self._finals.pop(self.epoch - self.keep, None)
-            self._base = self._base + self._expand(self.epoch, s)
-            self.epoch, self._whole, s = epoch, None, torch.zeros_like(s)
-        self.version += 1
-        self._epochs[self.version] = epoch
-        self.s = s.clone()
-        self._now = self._frame(NOW, self.s, self.version - 1)
-        self.value = {WHOLE: self._base + self._expand(self.epoch, self.s)}
+    @property
+    def snapshot(self) -> bytes:
+        self._snapshot = self._snapshot or self._frame(WHOLE, self._base, self._epoch)
+        return self._snapshot
+
+    @property
+    def snapshot_bytes(self) -> int:
+        return HEADER_BYTES + 4 * self._size  # without making a frame as large as the model
+
+    @property
+    def entry(self) -> bytes:
+        if not self._now:
+            raise LocalError("EpochBroadcast: nothing has been published")
+        return self._now
+
+    def publish(self, values: Mapping[str, Tensor]) -> None:
+        if self._version:
+            s = self._enter(values[NOW])
+        else:
+            check_finite(values, "EpochBroadcast.publish")
+            self._base, s = values[WHOLE].clone(), torch.zeros_like(self._s)
+            if self._seed is not None:
+                self.seed_frame = self._seed.frame({WHOLE: self._base}, _RAW, self._senders[WHOLE].spec)
+        self._now = self._frame(NOW, s, self._version)
+        self._version += 1
+        self._epoch = self._space.epoch_of(self._version)
+        self._epochs[self._version] = self._epoch
+        self._s = s.clone()
+        self.value = {WHOLE: self._base + self._expand(self._s)}
+
+    def _enter(self, s: Tensor) -> Tensor:
+        """The s of the next version; at an epoch's end zero, and s is folded into theta_e."""
+        if self._space.epoch_of(self._version + 1) == self._epoch:
+            return s
+        self._finals[self._epoch] = self._frame(FINAL, s, self._epoch)
+        self._finals.pop(self._epoch - self.keep, None)
+        self._base, self._snapshot = self._base + self._expand(s), None
+        return torch.zeros_like(s)
+
+    def _expand(self, s: Tensor) -> Tensor:
+        return self._space.expand(self._size, self._epoch, s)
 
     def frames(self, version: int | None) -> list[bytes]:
-        """The frames for a receiver at `version` (None: new): the shorter of finals and s, or theta_e and s.
+        """The frames for a receiver at `version` (None: new): finals and s, or theta_e and s, whichever is shorter.
 
         At first contact a seed stands for theta_0, and all finals follow it.
         """
-        if version == self.version:
+        if not self._version:
+            raise LocalError("EpochBroadcast: nothing has been published")
+        if version == self._version:
             return []
         seed = [self.seed_frame] if self.seed_frame and not version else []
         began = 0 if seed else self._epochs.get(version or 0)
-        finals = None if began is None else [self._finals.get(e) for e in range(began, self.epoch)]
+        finals = None if began is None else [self._finals.get(e) for e in range(began, self._epoch)]
         if finals is not None and None not in finals:
             known = [*seed, *(final for final in finals if final is not None)]
-            if sum(map(len, known)) <= 4 * len(self._base) + HEADER_BYTES:
+            if sum(map(len, known)) <= self.snapshot_bytes:
                 return [*known, self._now]
-        self._whole = self._whole or self._frame(WHOLE, self._base, self.epoch)
-        return [self._whole, self._now]
+        return [self.snapshot, self._now]
 
-    def bundle(self, version: int | None, ack: int = 0) -> bytes:
-        """As `Broadcast.bundle`."""
-        return wrap(self.frames(version) or [self._now], ack)
+    def _bundled(self, version: int | None) -> list[bytes]:
+        return self.frames(version) or [self._now]  # s travels to those who are up to date, too
 
     def _frame(self, name: str, x: Tensor, number: int) -> bytes:
         sender = self._senders[name]
@@ -118,94 +171,105 @@ class EpochBroadcast:
         return frame
 
     def dump(self) -> list[bytes]:
-        """theta_e, s, then the finals and the seed's frame, for a checkpoint."""
+        """theta_e, s, then the finals and the seed's frame."""
         first = [self.seed_frame] if self.seed_frame else []
-        return [self._frame(WHOLE, self._base, self.epoch), self._now, *self._finals.values(), *first]
-
-    def attach(self, folder: Path) -> list[str]:
-        """As `Broadcast.attach`; nothing is kept there, since a checkpoint holds everything."""
-        return []
-
-    def sync(self) -> None:
-        """As `Broadcast.sync`."""
+        return [self._frame(WHOLE, self._base, self._epoch), self._now, *self._finals.values(), *first]
 
     def load(self, dumped: Sequence[bytes]) -> list[str]:
-        """Become the broadcast that was dumped."""
-        assert self._epoch_of is not None
-        whole, now, *rest = (Frame.parse(frame) for frame in dumped)
+        theta, now, *rest = (Frame.parse(frame) for frame in dumped)
         seed = codec_hash(_RAW, self._senders[WHOLE].spec, SEED)
         finals = [frame for frame in rest if frame.header.codec != seed]
         self.seed_frame = dumped[-1] if len(finals) < len(rest) else None
-        self._base, self.s = self._read(WHOLE, dumped[0]), self._read(NOW, dumped[1])
-        self.epoch, self.version = whole.header.sequence, now.header.sequence + 1
-        self._now, self._whole = dumped[1], None
-        self.value = {WHOLE: self._base + self._expand(self.epoch, self.s)}
+        self._base, self._s = self._read(WHOLE, dumped[0]), self._read(NOW, dumped[1])
+        self._epoch, self._version = theta.header.sequence, now.header.sequence + 1
+        self._now, self._snapshot = dumped[1], None
+        self.value = {WHOLE: self._base + self._expand(self._s)}
         self._finals = {final.header.sequence: data for final, data in zip(finals, dumped[2:], strict=False)}
-        self._epochs = {version: self._epoch_of(version) for version in range(1, self.version + 1)}
+        self._epochs = {version: self._space.epoch_of(version) for version in range(1, self._version + 1)}
         return []
 
     def _read(self, name: str, frame: bytes) -> Tensor:
-        sender = self._senders[name]
-        return Receiver(_RAW, sender.spec).receive(frame)[name]
+        return Receiver(_RAW, self._senders[name].spec).receive(frame)[name]
 
 
-class EpochSubscriber:
-    """The receiving end: folds finals, holds theta."""
+class _Theta(NamedTuple):
+    """theta_e, and the frames that lead to it from nothing."""
 
-    def __init__(self, size: int, numel: int, expand: Expand, build: Build | None = None) -> None:
-        """`size`: D; `numel`: of s; `build` makes {WHOLE: theta_0} from a key."""
-        self._expand = expand
-        self._specs = {name: _spec(name, n) for name, n in ((WHOLE, size), (FINAL, numel), (NOW, numel))}
-        self._names = {codec_hash(_RAW, spec): name for name, spec in self._specs.items()}
-        self._build, self._seed = build, codec_hash(_RAW, self._specs[WHOLE], SEED)
-        self._base: Tensor | None = None
-        self.value: dict[str, Tensor] = {}
-        self.epoch, self.version = 0, 0
-        self.ack: int | None = None
-        self._path: list[bytes] = []  # the frames that lead from nothing to the value held: theta_e and finals,
-        self._now = b""  # then s
+    base: Tensor | None = None  # (D,)
+    epoch: int = 0
+    path: tuple[bytes, ...] = ()  # a frame of theta or a seed, then finals
+
+
+class EpochSubscriber(Subscription):
+    """The receiving end: folds finals into theta_e, holds theta."""
+
+    def __init__(self, space: EpochSpace, spec: Spec | TreeSpec, build: Build | None = None) -> None:
+        """`space`, `spec`: the server's. `build` makes {WHOLE: theta_0} from a key."""
+        self._space, self._size, self._build = space, spec.numel, build
+        self._specs = _specs(space, spec)
+        self._names = {codec_hash(_RAW, leaf): name for name, leaf in self._specs.items()}
+        self._names[codec_hash(_RAW, self._specs[WHOLE], SEED)] = SEED
+        self.load(None)
+
+    @property
+    def value(self) -> dict[str, Tensor] | None:
+        return self._value
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    @property
+    def epoch(self) -> int:
+        return self._theta.epoch
 
     def dump(self) -> bytes:
-        """As `Subscriber.dump`."""
-        return pack([*self._path, self._now])
+        return pack([*self._theta.path, self._now]) if self._now else b""
 
     def load(self, data: bytes | None) -> None:
-        """As `Subscriber.load`, of a new one."""
+        self._theta, self._now = _Theta(), b""  # the latter: the frame of s
+        self._value: dict[str, Tensor] | None = None
+        self._version, self.ack = 0, None
         if data:
             self.receive(data)
 
     def receive(self, bundle: bytes) -> dict[str, Tensor]:
-        """theta after this bundle; what is here already is passed over.
-
-        WireError or DesyncError, with nothing changed, when the bundle does not lead to its version.
-        """
-        base, epoch, now, version, ack = self._base, self.epoch, None, self.version, 0
-        path, latest = self._path, b""
+        ack = lone_ack(bundle)
+        if ack is not None:
+            if self._value is None:
+                raise WireError("a first bundle must hold the public value; this one is empty")
+            self.ack = ack
+            return self._value
+        theta, now, version, ack = self._theta, b"", self._version, 0
         for data in unpack(bundle):
             header = Frame.parse(data).header
-            if header.codec == self._seed:
-                if base is None:
-                    base, ack = read_seed(Frame.parse(data), self._specs[WHOLE], self._build)[WHOLE], header.ack
-                    path = [data]
-                continue
-            name = self._names.get(header.codec)
+            name, ack = self._names.get(header.codec), header.ack
             if name is None:
                 raise WireError(f"frame is of another codec or Spec: its hash is {header.codec:04X}")
-            x = Receiver(_RAW, self._specs[name]).receive(data)[name]
-            ack = header.ack
-            if name == WHOLE:
-                base, epoch, path = x, header.sequence, [data]
-            elif name == FINAL:
-                if base is not None and header.sequence < epoch:
-                    continue  # folded already
-                if base is None or header.sequence > epoch:
-                    raise DesyncError(f"the final of epoch {epoch} comes next; got that of epoch {header.sequence}")
-                base, epoch, path = base + self._expand(epoch, x), epoch + 1, [*path, data]
+            if name == NOW:
+                now, version = data, header.sequence + 1
             else:
-                now, version, latest = x, header.sequence + 1, data
-        if base is None or now is None or version < self.version:
-            raise DesyncError(f"the bundle leads from version {self.version} to {version}, without all that it takes")
-        self._base, self.epoch, self.version, self.ack = base, epoch, version, ack
-        self._path, self._now = path, latest
-        self.value = {WHOLE: base + self._expand(epoch, now)}
-        return self.value
+                theta = self._fold(theta, name, data, header.sequence)
+        if theta.base is None or not now or version < self._version:
+            raise DesyncError(f"the bundle leads from version {self._version} to {version}, without all that it takes")
+        value = {WHOLE: theta.base + self._space.expand(self._size, theta.epoch, self._read(NOW, now))}
+        self._theta, self._now, self._version, self._value, self.ack = theta, now, version, value, ack
+        return value
+
+    def _fold(self, theta: _Theta, name: str, data: bytes, number: int) -> _Theta:
+        """theta_e after one more frame; what is already in it is passed over."""
+        if name == SEED:
+            if theta.base is not None:
+                return theta
+            return _Theta(read_seed(Frame.parse(data), self._specs[WHOLE], self._build)[WHOLE], 0, (data,))
+        if name == WHOLE:
+            return _Theta(self._read(WHOLE, data), number, (data,))
+        if theta.base is not None and number < theta.epoch:
+            return theta
+        if theta.base is None or number > theta.epoch:
+            raise DesyncError(f"the final of epoch {theta.epoch} comes next; got that of epoch {number}")
+        folded = theta.base + self._space.expand(self._size, number, self._read(FINAL, data))
+        return _Theta(folded, number + 1, (*theta.path, data))
+
+    def _read(self, name: str, frame: bytes) -> Tensor:
+        return Receiver(_RAW, self._specs[name]).receive(frame)[name]

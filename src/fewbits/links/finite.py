@@ -17,34 +17,33 @@ from fewbits.spec import Spec, TreeSpec
 
 
 def named(x: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of a value with their names."""
+    """(name, tensor) for each tensor of a value; a lone one is called "tensor"."""
     return list(x.items()) if isinstance(x, Mapping) else [("tensor", x)]
 
 
 def all_finite(x: Any) -> bool:
     """Whether every number is finite."""
     tensors = [value for _, value in named(x)]
-    whole = flat_view(tensors)
-    return all(map(_finite, tensors)) if whole is None else _finite(whole)
+    joined = flat_view(tensors)  # None: the tensors do not lie end to end
+    return all(map(_finite, tensors)) if joined is None else _finite(joined)
 
 
 def _finite(x: Tensor) -> bool:
     if x.dtype == torch.float32 and x.is_contiguous() and x.device.type == "cpu":
         flat = x.detach().reshape(-1)
-        if math.isfinite(
-            torch.dot(flat, flat)
-        ):  # then all are: squares do not cancel; torch.isfinite is 20 times slower
+        # A finite sum of squares has finite terms, since squares do not cancel; torch.isfinite takes 20 times as long.
+        if math.isfinite(torch.dot(flat, flat)):
             return True
-        return kernels.select.first_bad(flat.numpy()) == 0  # or the sum has overflowed
+        return kernels.select.first_bad(flat.numpy()) == 0  # the sum may have overflowed
     return bool(torch.isfinite(x).all())
 
 
 def reach(partial: Partial) -> float:
-    """The largest magnitude in scale * values; infinite or NaN when not all of it is finite."""
+    """The largest magnitude in scale * values; infinite or NaN when some of it is not finite."""
     x = partial.values
     if x.numel() == 0:
         return 0.0
-    low, high = torch.aminmax(x)  # NaN when there is one
+    low, high = torch.aminmax(x)  # NaN when x has one
     largest = max(-float(low), float(high))
     product = abs(partial.scale) * largest
     return product if product <= torch.finfo(x.dtype).max else math.inf

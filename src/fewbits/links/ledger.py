@@ -1,4 +1,4 @@
-"""Ledger: every frame that travelled, by round, client, direction and stage; the only source of reported bytes."""
+"""Ledger: every message that travelled, by round, client, direction and stage; all reported bytes come from it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,29 @@ class Entry:
     round: int
     client: int
     direction: str  # "up" or "down"
-    frame_bytes: int  # len() of what travelled: headers, lengths and payloads
-    payload_bytes: int  # of them, payload
+    frame_bytes: int  # len() of the message: headers, lengths and payloads
+    payload_bytes: int  # the part of frame_bytes that is payload
     stages: dict[str, int] = field(default_factory=dict)  # payload bits by innermost section
 
 
 class Ledger:
-    """Entries appended to a JSON-lines file (or only summed, without a path), with running totals."""
+    """Append entries to a JSON-lines file, one message a line, and keep running totals by direction.
+
+    `frame_bytes`, `payload_bytes` and `messages` are sums since the file began: bytes, bytes and a count.
+
+    Args:
+        path: the file, which is continued if it exists; None: sums alone.
+
+    Raises:
+        LocalError: a line of the file is no entry; the message names the line.
+
+    >>> ledger = Ledger()
+    >>> ledger.add(Entry(round=1, client=0, direction="up", frame_bytes=48, payload_bytes=32))
+    >>> ledger.frame_bytes
+    {'up': 48, 'down': 0}
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Continue the file at `path` if there is one."""
         self._path = path
         self._lines: list[str] = []
         self.frame_bytes: dict[str, int] = dict.fromkeys(DIRECTIONS, 0)
@@ -40,7 +53,7 @@ class Ledger:
                 self._count(entry)
 
     def add(self, entry: Entry) -> None:
-        """Append one message."""
+        """Count one message; `flush` writes it."""
         self._count(entry)
         if self._path is not None:
             self._lines.append(json.dumps(vars(entry), separators=(",", ":")))
@@ -61,7 +74,7 @@ class Ledger:
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """The entries of a ledger file; LocalError names the first line that is none."""
+    """The entries of a ledger file; LocalError names the first line that is no entry."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -76,7 +89,7 @@ def read(path: Path) -> Iterator[Entry]:
 
 
 def stages(sections: Sequence[Section]) -> dict[str, int]:
-    """Bits of the innermost sections, summed by their own name."""
+    """Bits of the innermost sections, summed by the last part of their names."""
     outer = {section.name.rpartition("/")[0] for section in sections}
     found: dict[str, int] = {}
     for section in sections:
@@ -87,7 +100,7 @@ def stages(sections: Sequence[Section]) -> dict[str, int]:
 
 
 def by_stage(entries: Iterable[Entry], direction: str) -> dict[str, int]:
-    """Payload bits of one direction, by stage."""
+    """Payload bits by stage, summed over the entries of one direction."""
     found: dict[str, int] = {}
     for entry in entries:
         if entry.direction == direction:

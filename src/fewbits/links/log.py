@@ -1,4 +1,4 @@
-"""Log: the entries of a broadcast with what it takes to begin at them, in memory or in a folder."""
+"""Log: the entries of a broadcast and the snapshots that they lead on from, in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class _Segment:
 
 
 class Log:
-    """Segments, one file each, of a base and the entries behind it, every record after its length in LEB128.
+    """Segments, one file each, of a snapshot (the base) and the entries behind it, each after its length in LEB128.
 
     Files are only appended to; the oldest are removed once nobody can need them. (One file that is written anew when it
     is full would need a snapshot of an old version, and a run could not go back to a checkpoint before it.) A damaged
-    file is cut back to its last whole sound record.
+    file is cut back to its last sound record.
     """
 
     def __init__(self, folder: Path | None, every: int, codec: int) -> None:
@@ -60,16 +60,16 @@ class Log:
 
     @property
     def last(self) -> int:
-        """The newest one."""
+        """The newest version that can be rebuilt; 0: none."""
         return self._segments[-1].last if self._segments else 0
 
     @property
     def full(self) -> bool:
-        """Whether a base should come before the next entry."""
+        """Whether a snapshot should come before the next entry."""
         return not self._segments or len(self._segments[-1].entries) >= self._every
 
     def begin(self, base: bytes) -> None:
-        """A new segment, from a snapshot of the newest version."""
+        """Begin a segment with a snapshot of the newest version."""
         path = None
         if self.folder is not None:
             path = self.folder / NAME.format(Frame.parse(base).header.sequence)
@@ -81,21 +81,21 @@ class Log:
         self._write(segment, base)
 
     def append(self, entry: bytes) -> None:
-        """The next entry."""
+        """Add the next entry."""
         self._segments[-1].entries.append(entry)
         self._write(self._segments[-1], entry)
 
     def entries(self, since: int) -> list[bytes]:
-        """Those that lead from version `since`, at least `first`, to the newest."""
+        """The entries that lead from version `since`, at least `first`, to the newest."""
         return [e for s in self._segments if s.last > since for e in s.entries[max(0, since - s.first) :]]
 
-    def way(self, version: int) -> tuple[bytes, list[bytes]]:
-        """(the nearest base at or before a version, the entries from there to it)."""
+    def path_to(self, version: int) -> tuple[bytes, list[bytes]]:
+        """(the nearest snapshot at or before a version, the entries from there to it)."""
         segment = next(s for s in reversed(self._segments) if s.first <= version)
         return segment.base, segment.entries[: version - segment.first]
 
     def records(self) -> list[bytes]:
-        """Everything, in order."""
+        """All records, in order."""
         return [record for s in self._segments for record in (s.base, *s.entries)]
 
     def forget(self, oldest: int) -> None:
@@ -104,7 +104,7 @@ class Log:
             _remove(self._segments.pop(0))
 
     def rewind(self, version: int) -> list[str]:
-        """Drop what leads beyond a version, which the log may not reach; sentences about damage before it."""
+        """Drop what leads beyond a version; returns sentences about damage before it."""
         while self._segments and self._segments[-1].first > version:
             _remove(self._segments.pop())
         if self._segments and self.last > version:

@@ -1,7 +1,7 @@
-"""A finished model as one frame: where it is not zero, and the values there, without loss.
+"""A trained model as one frame, without loss: where it is not zero, and the values there.
 
-Beside the frame lies a description, a few lines of JSON: the tensors' names and shapes, which the ends of a link
-agree on before their first frame. It is the same note that a run leaves in wire.json, so `fewbits inspect` reads it.
+A JSON file beside the frame holds the tensors' names and shapes, which the ends of a link agree on before their first
+frame. It has the form of a run's wire.json, so `fewbits inspect` reads it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,17 @@ EXACT = 2**53  # integers up to here travel as float64 without loss
 
 
 def save_model(state: Mapping[str, Tensor], path: Path | str) -> int:
-    """Write a state dict as one frame, and PATH.json that describes it; the frame's length in bytes.
+    """Write a state dict as one frame, and PATH.json that describes it; returns the frame's length in bytes.
 
-    Every value comes back bit for bit, but for -0.0, which comes back as 0.0. Integer tensors travel as float64.
-    LocalError names a tensor that is not finite, or too large an integer.
+    Zeros cost next to nothing: the frame holds where the model is not zero, and the values there. Every value comes
+    back bit for bit, except that -0.0 becomes 0.0. Integer tensors travel as float64.
+
+    Args:
+        state: tensors by name, as from `Module.state_dict()`.
+        path: of the frame; files that exist are replaced once the new ones are complete.
+
+    Raises:
+        LocalError: a tensor is not finite, or holds an integer beyond 2^53; the message names it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +59,21 @@ def save_model(state: Mapping[str, Tensor], path: Path | str) -> int:
 
 
 def load_model(path: Path | str) -> dict[str, Tensor]:
-    """The state dict that `save_model` wrote; WireError for damaged bytes, LocalError for a missing file."""
+    """The state dict that `save_model` wrote, on the CPU.
+
+    Args:
+        path: of the frame; PATH.json must lie beside it.
+
+    Raises:
+        LocalError: a file is missing, or PATH.json does not describe a model.
+        WireError: the frame is damaged, or of another model than PATH.json describes.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save_model({"steps": torch.tensor([3, 0])}, f"{folder}/model.frame")
+    ...     load_model(f"{folder}/model.frame")
+    {'steps': tensor([3, 0])}
+    """
     path = Path(path)
     try:
         frame, note = path.read_bytes(), json.loads(_note(path).read_text())

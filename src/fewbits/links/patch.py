@@ -28,10 +28,10 @@ from fewbits.wire.frame import HEADER_BYTES, MAX_SEQUENCE
 
 
 class Changes:
-    """For every word of the public value, the version in which it changed last."""
+    """The version in which each word of the public value changed last."""
 
     def __init__(self, state: Any) -> None:
-        """`state`: of Delta or Hold, at the oldest version that will be asked for."""
+        """`state`: of Delta or LastValue, at the oldest version that will be asked for."""
         self._last = [np.zeros(len(x), np.int32) for x in vectors(state)]  # each (n,)
 
     def note(self, before: Any, after: Any, version: int) -> None:
@@ -40,7 +40,7 @@ class Changes:
             np.copyto(last, version, where=raw_bits(old).numpy() != raw_bits(new).numpy())
 
     def least_bytes(self, version: int) -> int:
-        """A patch from this version has at least so many bytes: its header, its digest and its words."""
+        """A lower bound on the bytes of a patch from this version: header, digest and changed words."""
         return HEADER_BYTES + DIGEST_BYTES + 4 * sum(int(np.count_nonzero(last > version)) for last in self._last)
 
     def since(self, version: int) -> list[np.ndarray]:
@@ -51,7 +51,7 @@ class Changes:
 def write_patch(
     codec: Lift, spec: AnySpec, now: ReceiverState, since: int, changed: list[np.ndarray], digested: bytes
 ) -> bytes:
-    """A frame that leads from any version from `since` on to `now`; `digested`: the digest of its vectors."""
+    """A frame that leads to `now` from any version since `since`; `digested`: the digest of its vectors."""
     out = BitWriter()
     with out.section("steps"):
         write_delta(now.version - since, out)
@@ -89,23 +89,23 @@ def parse_patch(src: BitReader, codec: Lift, spec: AnySpec) -> Patch:
     return Patch(steps, expected, raw_bits)
 
 
-def read_patch(frame: Frame, codec: Lift, spec: AnySpec, track: ReceiverState) -> ReceiverState:
-    """What the receiver holds after it; DesyncError, when it is not for what the receiver holds."""
+def read_patch(frame: Frame, codec: Lift, spec: AnySpec, before: ReceiverState) -> ReceiverState:
+    """What the receiver holds after it; DesyncError when it does not lead on from `before`."""
     src, header = BitReader(frame.payload), frame.header
     patch = parse_patch(src, codec, spec)
     src.finish()
     since = header.sequence - patch.steps
-    if track.own or not 1 <= since <= track.version:
+    if before.personal or not 1 <= since <= before.version:
         raise DesyncError(
             f"the patch leads from public version {since} to {header.sequence}; we hold "
-            + ("a value of our own" if track.own else f"version {track.version}")
+            + ("a personal value" if before.personal else f"version {before.version}")
         )
-    changed = [x.clone() for x in vectors(track.state)]
+    changed = [x.clone() for x in vectors(before.state)]
     for x, (positions, values) in zip(changed, patch.raw_bits, strict=True):
         x[positions] = values
     if digest(changed) != patch.digest:
         raise DesyncError(f"the patch to version {header.sequence} does not give the server's value: the ends differ")
-    state = with_vectors(track.state, changed)
+    state = with_vectors(before.state, changed)
     return ReceiverState(value_of(codec, state, spec), header.sequence, header.history, state)
 
 

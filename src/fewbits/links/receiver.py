@@ -14,17 +14,35 @@ from fewbits.links.identity import codec_hash, first_history, next_history
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, BitWriter, Frame, Header, Section
+from fewbits.wire.frame import MAX_SEQUENCE
 
 
 class Receiver:
-    """Decode frames in their order; anything else raises before a value is decoded, and changes nothing.
+    """Decode frames in their order; anything else raises, and changes nothing.
 
-    WireError: damaged, foreign or malformed. DesyncError: well-formed, but not the next frame of this link (one was
-    missed, repeated or reordered, or the ends' states differ); ask the sender for `resync()`.
+    Frame n is taken after frame n - 1. A key frame starts afresh; its number must not be lower than the one expected.
+    The other direction's frames carry `ack`, from which the sender learns what was accepted (`Sender.acknowledge`).
+
+    Args:
+        codec: the sender's.
+        spec: the sender's: names, shapes and dtypes of the values.
+        common: the sender's common randomness.
+
+    Raises:
+        WireError: the frame is damaged, malformed, of another codec, or past the link's 2^24 - 1 frames.
+        DesyncError: it is not the next frame of this link: one was missed, repeated or reordered, or the ends' states
+            differ. A key frame heals the link.
+
+    >>> import torch, fewbits as fb
+    >>> x = torch.arange(4.0)
+    >>> sender, receiver = fb.Sender(fb.Raw(), fb.Spec.of(x), fb.Key(0)), fb.Receiver(fb.Raw(), fb.Spec.of(x))
+    >>> receiver.receive(sender.send(x)), receiver.ack
+    (tensor([0., 1., 2., 3.]), 1)
+    >>> sender.acknowledge(receiver.ack)
+    True
     """
 
     def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, common: Key = Key(0)) -> None:
-        """`common` must be the sender's."""
         self.codec: Lift = as_lift(codec, "Receiver")
         self.spec, self.common = spec, common
         self.codec.check(spec)
@@ -39,7 +57,7 @@ class Receiver:
 
     @property
     def ack(self) -> int:
-        """For the next frame the other way: frames accepted so far, modulo 2^16."""
+        """Frames accepted so far, modulo 2^16: what the next frame in the other direction acknowledges."""
         return self.expects % 2**16
 
     def receive(self, frame: bytes | memoryview, common: Key | None = None) -> Any:
@@ -56,7 +74,7 @@ class Receiver:
     def receive_partial(self, frame: bytes | memoryview, common: Key | None = None) -> tuple[Partial, ...]:
         """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`.
 
-        It may lie in the frame's own memory: use it before that is used again.
+        It may lie in the frame's memory, so use it before that memory is used again.
         """
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:
@@ -85,11 +103,13 @@ class Receiver:
         return dict(self._observed)
 
     def skip(self) -> None:
-        """Acknowledge frames that never were, so that the sender, whose history is another, makes a key frame.
+        """Ask for a key frame, after a frame whose number fits and whose history does not.
 
-        Two, because one more than it has sent would be what it hears when its last frame arrived.
+        Acknowledge two frames that were never accepted. With one, the sender would take the refused frame for accepted.
+        With two, it has accepted fewer frames than this end claims, so it makes a key frame with the number expected
+        here. The number stays within what a stored end can name.
         """
-        self.expects += 2
+        self.expects = min(self.expects + 2, MAX_SEQUENCE)
 
     def dump(self) -> bytes:
         """This end as bytes, for a StateStore."""
@@ -114,6 +134,8 @@ class Receiver:
         """Check and read a frame, changing nothing."""
         parsed = self._parse(frame)
         header = parsed.header
+        if header.sequence >= MAX_SEQUENCE:  # after it no number is left for the frame that comes next
+            raise WireError(f"frame {header.sequence} is past the end of a link, which carries {MAX_SEQUENCE} frames")
         state, history = self.state, self.history
         if header.key:
             state, history = self.codec.init(self.spec), self._first

@@ -9,17 +9,19 @@ from fewbits.codecs import Codec, Keys, Lift, Transform, as_lift
 from fewbits.codecs.flat_view import copied
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError, WireError
+from fewbits.links.acknowledgement import frames_ahead
 from fewbits.links.finite import check_finite, check_tree, reach
 from fewbits.links.identity import codec_hash, first_history, next_history
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, BitWriter, Frame, Header, Section
+from fewbits.wire.frame import MAX_SEQUENCE
 
-OWN_FRAME = "Sender.send, decoding its own frame"
+DECODING = "Sender.send, decoding the frame just made"
 
 
 class _Pending(NamedTuple):
-    """What becomes true when the peer has the frame."""
+    """The state of this end once the peer has the frame."""
 
     state: Any
     memory: Any
@@ -30,7 +32,18 @@ class Sender:
     """Encode values into frames, one at a time.
 
     `send` leaves everything pending: `commit` once the peer has the frame, or `rollback`, after which the same value
-    gives the same bytes. The new shared state comes from decoding the own message with the receiver's function.
+    gives the same bytes. `acknowledge` does either, by the peer's count of accepted frames. The new shared state comes
+    from decoding the message with the receiver's function, so that both ends hold the same bits.
+
+    Args:
+        codec: what the values are encoded with; under `flat`, unless it is a lift.
+        spec: names, shapes and dtypes of the values.
+        key: private randomness, such as the dither of a quantiser.
+        common: randomness that the receiver draws, too, such as supports that are never sent.
+
+    Raises:
+        LocalError: a value does not fit `spec` or is not finite, the last frame is still pending, or the link has
+            carried its 2^24 - 1 frames.
 
     >>> import torch, fewbits as fb
     >>> x = torch.arange(4.0)
@@ -43,7 +56,6 @@ class Sender:
     """
 
     def __init__(self, codec: Codec | Transform | Coder, spec: Spec | TreeSpec, key: Key, common: Key = Key(0)) -> None:
-        """`key` is private (dither); `common` must be the receiver's too (supports that are never sent)."""
         self.codec: Lift = as_lift(codec, "Sender")
         self.spec, self.key, self.common = spec, key, common
         if not isinstance(key, Key) or not isinstance(common, Key):
@@ -88,12 +100,14 @@ class Sender:
         return b"".join(self.pieces(copied(x), ack, common))
 
     def pieces(self, x: Any, ack: int = 0, common: Key | None = None) -> list[bytes | memoryview]:
-        """`send`, for carriers that can write a frame from pieces; use them before the next call of this end.
+        """The pieces of the frame that `send` makes, for carriers that can write them; use them before the next call.
 
-        x is given away: it must not be changed any more.
+        The sender takes over `x`, which must not be changed any more.
         """
         if self._pending is not None:
             raise LocalError("Sender: the last frame is still pending; commit() it or rollback() first")
+        if self.sequence >= MAX_SEQUENCE:  # a stored end names its next frame, so the last number stays unused
+            raise LocalError(f"Sender: a link carries {MAX_SEQUENCE} frames; open a new one (sequence {self.sequence})")
         check_tree(x, self.spec, "Sender.send")
         check_finite(x, "Sender.send")
         common = common or self.common.fold(self.sequence)
@@ -106,11 +120,11 @@ class Sender:
         before = state
         if self._linear:  # it may leave the range when it is expanded
             value, state = self.codec.decode(message, self.spec, before)
-            check_finite(value, OWN_FRAME)
+            check_finite(value, DECODING)
         elif not (self._lossless and self.codec.stateless):  # else the receiver decodes x itself and keeps nothing
             partials, state = self.codec.partials(message, self.spec, before)  # decoded, but not spread out
             if max(map(reach, partials), default=0.0) == math.inf:  # the receiver would refuse the frame
-                check_finite(self.codec.decode(message, self.spec, before)[0], OWN_FRAME)
+                check_finite(self.codec.decode(message, self.spec, before)[0], DECODING)
         header = Header(self._hash, self.sequence, history, ack % 2**16, key=self._key_frame)
         pieces, crc = Frame.seal(header, out.chunks())
         self._pending = _Pending(state, memory, next_history(history, common, self.sequence, crc))
@@ -126,21 +140,38 @@ class Sender:
         self.sequence += 1
 
     def rollback(self) -> None:
-        """The peer does not have the last frame: as if it had never been made."""
+        """The peer does not have the last frame: this end is as it was before `send`."""
         if self._pending is None:
             raise LocalError("Sender: there is no pending frame to roll back")
         self._pending = None
 
-    def resync(self, sequence: int | None = None) -> None:
-        """Make the next frame a key frame, which any receiver of this codec takes; memory is kept.
+    def acknowledge(self, ack: int) -> bool:
+        """Settle the pending frame by the peer's count of accepted frames, modulo 2^16; True when the frame counted.
 
-        `sequence` is the number that the receiver expects, if it is known to be later than ours.
+        When the peer has accepted other frames than this end sent, one of the ends was restored from an older copy, and
+        the next frame is a key frame. It takes the number that the peer expects if that is later than ours, since a
+        peer refuses the numbers that it has seen. A copy that is more than 2^15 frames older looks like a peer that
+        lost frames; its frames are refused until `resync` is given the number that the peer expects.
+        """
+        arrived = self._pending is not None and frames_ahead(ack, self.sequence) == 1
+        if arrived:
+            self.commit()
+        elif self._pending is not None:
+            self.rollback()
+        if ahead := frames_ahead(ack, self.sequence):
+            self.resync(self.sequence + ahead)
+        return arrived
+
+    def resync(self, sequence: int | None = None) -> None:
+        """Make the next frame a key frame, which any receiver of this codec takes; memory stays.
+
+        `sequence` is the number that the receiver expects, if it is known; our own number stays when it is later.
         """
         self._pending, self._key_frame = None, True
         self.sequence = max(self.sequence, sequence or 0)
 
     def start(self, x: Any) -> None:
-        """Begin from a value that both ends already have (see `snapshot`)."""
+        """Begin from a value; a receiver begins there by `snapshot`."""
         check_tree(x, self.spec, "Sender.start")
         check_finite(x, "Sender.start")
         self.state = self.codec.start(copied(x), self.spec)

@@ -1,4 +1,4 @@
-"""SharedInit: a first value that both ends can make for themselves, so that a key and a digest are all that travels."""
+"""SharedInit: a first value that both ends make from a key, so that only the key and a digest travel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fewbits.codecs import Codec
+from fewbits.codecs import Codec, Lift
 from fewbits.codecs.chain import to_raw_bits
 from fewbits.errors import DesyncError, LocalError
 from fewbits.links.finite import all_finite, check_tree, named
 from fewbits.links.identity import SEED, codec_hash, first_history
+from fewbits.links.receiver_state import ReceiverState
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import BitReader, BitWriter, Frame, Header
@@ -25,19 +26,40 @@ DIGEST_BYTES = 8
 
 @dataclass(frozen=True)
 class SharedInit:
-    """The key of version 1, and what makes the value from it; receivers have the same `build`."""
+    """The key of version 1, and the function that makes the value from it.
+
+    At first contact a receiver with the same `build` gets the key and an 8-byte digest of the value, not the value. It
+    makes the value itself and compares digests.
+
+    Args:
+        key: given to `build`.
+        build: key -> a tensor or a dict of tensors, the same bits at both ends.
+
+    Raises:
+        LocalError: `Broadcast` was given something else as its seed.
+        DesyncError: the receiver has no `build`, or its `build` gives another value, as another library version may.
+
+    >>> import torch, fewbits as fb
+    >>> build = lambda key: torch.randn(1000, generator=key.generator())
+    >>> codec, spec = fb.Delta(fb.Raw()), fb.Spec((1000,))
+    >>> server = fb.Broadcast(codec, spec, fb.Key(0), seed=fb.SharedInit(fb.Key(7), build))
+    >>> server.publish(build(fb.Key(7)))
+    >>> bundle = server.bundle(None)
+    >>> len(bundle), torch.equal(fb.Subscriber(codec, spec, build).receive(bundle), server.value)
+    (31, True)
+    """
 
     key: Key
     build: Build
 
     def frame(self, value: Any, codec: Codec, spec: Spec | TreeSpec) -> bytes | None:
-        """The frame that stands for version 1; None when the seed gives another value."""
+        """The frame that stands for version 1; None when `build` gives another value than `value`."""
         given, ours = (digest(x for _, x in named(tree)) for tree in (self.build(self.key), value))
         return write_seed(self.key, value, codec, spec) if given == ours else None
 
 
 def write_seed(key: Key, value: Any, codec: Codec, spec: Spec | TreeSpec) -> bytes:
-    """A frame with the key and the digest of the value that it gives."""
+    """A frame with the key, and the digest of the value made from it."""
     out = BitWriter()
     with out.section("key"):
         write_key(key, out)
@@ -48,7 +70,7 @@ def write_seed(key: Key, value: Any, codec: Codec, spec: Spec | TreeSpec) -> byt
 
 
 def read_seed(frame: Frame, spec: Spec | TreeSpec, build: Build | None) -> Any:
-    """The value of version 1; DesyncError when it cannot be made here, or is another one here."""
+    """The value of version 1; DesyncError when this end cannot make it, or makes another."""
     src = BitReader(frame.payload)
     key, expected = parse_seed(src)
     src.finish()
@@ -83,6 +105,12 @@ def digest(tensors: Iterable[Tensor]) -> bytes:
 
 
 def check_seed(seed: object) -> None:
-    """Raise LocalError unless it is a Seed or None."""
+    """Raise LocalError unless it is a SharedInit or None."""
     if seed is not None and not (isinstance(seed, SharedInit) and isinstance(seed.key, Key) and callable(seed.build)):
         raise LocalError(f"Broadcast: seed must be a SharedInit(key, build) or None; got {seed!r}")
+
+
+def seed_state(seed: SharedInit, frame: bytes, codec: Lift, spec: Spec | TreeSpec) -> ReceiverState:
+    """What a receiver holds that made version 1 from the seed; `frame`: the one that told it the key."""
+    value = seed.build(seed.key)
+    return ReceiverState(value, 1, Frame.parse(frame).header.history, codec.start(value, spec))

@@ -1,4 +1,4 @@
-"""StateStore: the ends of many links on disk, in SQLite, by run, owner and part."""
+"""StateStore: states of many clients on disk, in SQLite, by run, owner and part."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PUT = (
     "INSERT OR REPLACE INTO states VALUES (:run, :owner, :part, :round, :data)",
 )  # without `saved`, NULL, the second drops nothing
 FETCH = "SELECT owner, round, data FROM states WHERE run=? AND part=? AND owner IN (SELECT value FROM json_each(?))"
-MOST_LATE = 1024  # deferred rows that are held
-StoreError = sqlite3.Error  # a full or failing disk, for those who need not know SQLite
+MOST_DEFERRED = 1024  # rows in memory before they are written
+StoreError = sqlite3.Error  # a full or failing disk
 PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
 CACHE_KIB = 16 * 1024  # the most page cache per file and process
@@ -33,58 +33,71 @@ CACHE_KIB = 16 * 1024  # the most page cache per file and process
 class StateStore:
     """Blobs by (run, owner, part), each version with the round that made it.
 
-    Old versions are kept back to `horizon`, so that a run can go back to its last checkpoint. Each writer has a file of
-    its own (SQLite takes one writer at a time) and reads everybody's; what others wrote is seen after their `commit`.
-    Crash-safe: write-ahead logging; a kill loses at most what was not committed.
+    Versions back to `horizon` stay, so that a run can go back to its last checkpoint. Each writer has one file, since
+    SQLite takes one writer at a time. It reads the files of all writers, and sees what they have committed. Files have
+    write-ahead logs: a process that is killed loses only what it had not committed.
+
+    Args:
+        folder: where the files are; it is made if it is missing.
+        run: name that keeps the states of several runs in one folder apart.
+        writer: name of this process's file.
+        durable: whether `commit` waits for the disk, so that states survive a machine that loses power. A megabyte
+            takes about 7 ms with it and 2 ms without.
+
+    Raises:
+        LocalError: a file in the folder is no state store, or cannot be opened.
+
+    >>> import tempfile
+    >>> from contextlib import closing
+    >>> with tempfile.TemporaryDirectory() as folder, closing(StateStore(Path(folder))) as store:
+    ...     store.put(owner=3, part="client.up", round=1, data=b"first")
+    ...     store.put(owner=3, part="client.up", round=2, data=b"second")
+    ...     store.get(3, "client.up"), store.newest(3, "client.up")
+    (b'second', 2)
     """
 
     def __init__(self, folder: Path, run: str = "", writer: str = "0", durable: bool = True) -> None:
-        """Open (and make) `folder`; `writer` names this process's file.
-
-        What was committed survives the death of the process in any case; `durable` also waits for the disk, so that it
-        survives the death of the machine. A megabyte costs about 7 ms with it and 2 ms without.
-        """
         self._synchronous = "NORMAL" if durable else "OFF"
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.run = folder, run
         self.horizon = 0  # the oldest round to go back to: versions superseded at or before it may go
         self.saved: int | None = None  # the newest one, if known: of later versions, only the last two are kept
         self._name = f"states-{writer}.sqlite"
-        self._early: dict[tuple[int, str], bytes | None] = {}  # fetched, until the next commit
-        self._late: list[dict[str, object]] = []  # deferred: what `PUT` takes
+        self._fetched: dict[tuple[int, str], bytes | None] = {}  # fetched, until the next commit
+        self._deferred: list[dict[str, object]] = []  # deferred: what `PUT` takes
         self._waiting: set[tuple[int, str]] = set()  # owner and part of each
         self._files: dict[str, sqlite3.Connection] = {}
-        self._own = self._open(self._name)
+        self._writing = self._open(self._name)
         self.refresh()
 
     def put(self, owner: int, part: str, round: int, data: bytes) -> None:
-        """Store a version; it replaces one of the same round, and drops those that no way back leads to."""
+        """Store a version. It replaces one of the same round, and drops those that no checkpoint leads back to."""
         self.defer(owner, part, round, data)
         self._write()
 
     def defer(self, owner: int, part: str, round: int, data: bytes) -> None:
-        """`put` for small data, of which many are then written at once, at the latest by `commit`."""
+        """`put` for small data: many are written at once, at the latest by `commit`."""
         if (owner, part) in self._waiting:
             self._write()
-        self._early.pop((owner, part), None)
+        self._fetched.pop((owner, part), None)
         self._waiting.add((owner, part))
         row = {"run": self.run, "owner": owner, "part": part, "round": round, "data": data}
-        self._late.append(row | {"horizon": self.horizon, "saved": self.saved})
-        if len(self._late) == MOST_LATE:
+        self._deferred.append(row | {"horizon": self.horizon, "saved": self.saved})
+        if len(self._deferred) == MOST_DEFERRED:
             self._write()
 
     def _write(self) -> None:
-        """What was deferred, in its order."""
-        if self._late:
+        """Write what was deferred, in its order."""
+        if self._deferred:
             for statement in PUT:
-                self._own.executemany(statement, self._late)
-            self._late.clear()
+                self._writing.executemany(statement, self._deferred)
+            self._deferred.clear()
             self._waiting.clear()
 
     def get(self, owner: int, part: str) -> bytes | None:
-        """The latest version, whoever wrote it, or None."""
-        if (owner, part) in self._early:
-            return self._early[owner, part]
+        """The latest version by any writer, or None."""
+        if (owner, part) in self._fetched:
+            return self._fetched[owner, part]
         best = self._newest(owner, part)
         return best[1] if best else None
 
@@ -107,23 +120,23 @@ class StateStore:
         return best
 
     def fetch(self, owners: Sequence[int], part: str) -> None:
-        """Read what `get` will be asked for at once; what others commit meanwhile is seen after the next `commit`."""
+        """Read at once what `get` will be asked for. What others commit meanwhile is seen after the next `commit`."""
         self._write()
         best: dict[int, tuple[int, bytes]] = {}
         for file in self._files.values():
             for owner, round, data in file.execute(FETCH, (self.run, part, json.dumps(list(owners)))):
                 if owner not in best or round > best[owner][0]:
                     best[owner] = (round, data)
-        self._early.update({(owner, part): best[owner][1] if owner in best else None for owner in owners})
+        self._fetched.update({(owner, part): best[owner][1] if owner in best else None for owner in owners})
 
     def commit(self) -> None:
-        """Make what was put durable and visible to the other writers."""
+        """Make what was put durable, and visible to the other writers."""
         self._write()
-        self._own.commit()
-        self._early.clear()
+        self._writing.commit()
+        self._fetched.clear()
 
     def refresh(self) -> None:
-        """See files that other writers have made since."""
+        """Open the files that other writers have made since."""
         for path in sorted(self.folder.glob("states-*.sqlite")):
             if path.name not in self._files:
                 self._open(path.name)
@@ -131,16 +144,16 @@ class StateStore:
     def rollback(self, round: int, owners: Iterable[int], part: str) -> None:
         """Drop the owners' versions of this round, if this writer made them."""
         self._write()
-        self._early.clear()
-        self._own.executemany(
+        self._fetched.clear()
+        self._writing.executemany(
             "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round=?",
             [(self.run, o, part, round) for o in owners],
         )
 
     def forget_after(self, round: int) -> None:
-        """Drop, in every file, the versions made after `round`: the run goes on from there; no other writer is open."""
+        """Drop the versions made after `round` in every file, so that a run goes on there; no writer may be open."""
         self._write()
-        self._early.clear()
+        self._fetched.clear()
         for file in self._files.values():
             file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
             file.commit()

@@ -28,7 +28,7 @@ def downlink(name: str) -> Lift | Downlink:
     if name == "changes":  # exact but for one rounding of an entry, which the next round makes good
         return flat(Delta(chain(Threshold(0.0))))
     if name in ("own8", "own4"):
-        return Downlink(Delta(_levels(name)), own=_levels(name))
+        return Downlink(Delta(_levels(name)), personal=_levels(name))
     raise LocalError(f"unknown downlink {name!r}; choose one of {', '.join(DOWNLINKS)}")
 
 

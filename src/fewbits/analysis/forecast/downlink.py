@@ -1,4 +1,4 @@
-"""What a client gets that was away, in lengths: the rules of `Broadcast` and `EpochBroadcast` without the frames."""
+"""How long the frames are that bring a client up to date: the rules of the publishers, without the frames."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewbits.learn.intrinsic_space import IntrinsicSpace
-from fewbits.links import Broadcast
+from fewbits.links import Publisher
 from fewbits.links.bundle import wrapped_bytes
-from fewbits.links.epochs import WHOLE, EpochBroadcast
-from fewbits.wire.frame import HEADER_BYTES
 
 
 class Downlink(ABC):
@@ -78,13 +76,12 @@ class Epochs(Downlink):
         return seed + [self.s] * (finals + 1)
 
 
-def downlink(broadcast: Broadcast | EpochBroadcast, space: IntrinsicSpace | None) -> Downlink:
-    """By real frames of a broadcast that has published at least one difference, where it sends differences."""
-    seed = None if broadcast.seed_frame is None else len(broadcast.seed_frame)
-    if isinstance(broadcast, EpochBroadcast):
-        assert space is not None
-        whole, s = (HEADER_BYTES + 4 * len(x) for x in (broadcast.value[WHOLE], broadcast.s))
-        return Epochs(whole, s, space, broadcast.keep, seed)
-    if broadcast.codec.stateless:
-        return Whole(len(broadcast.whole), seed)
-    return Entries(len(broadcast.whole), len(broadcast.entry), broadcast.keep, seed)
+def downlink(publisher: Publisher, space: IntrinsicSpace | None) -> Downlink:
+    """The lengths of real frames, of a publisher that has published a difference if it sends differences."""
+    seed = None if publisher.seed_frame is None else len(publisher.seed_frame)
+    snapshot = publisher.snapshot_bytes
+    if space is not None:
+        return Epochs(snapshot, len(publisher.entry), space, publisher.keep, seed)
+    if not publisher.differential:
+        return Whole(snapshot, seed)
+    return Entries(snapshot, len(publisher.entry), publisher.keep, seed)

@@ -16,7 +16,6 @@ from fewbits.federated.server import Server
 from fewbits.learn import shared_values
 from fewbits.learn.method import Method
 from fewbits.links import Sender, SharedInit
-from fewbits.links.broadcast import Broadcast
 from fewbits.rng import Key
 
 Build = Callable[[Key], nn.Module]
@@ -52,7 +51,7 @@ def measure(
     init = None if build is None else SharedInit(key, build)
     server = Server(model, method, key.fold("server"), total_weight=float(clients), common=key, init=init)
     broadcast = server.broadcast
-    differs = isinstance(broadcast, Broadcast) and not broadcast.codec.stateless
+    differs = broadcast.differential
     moves = differs and per_round * server.exchange.update.numel <= NUMBERS
     senders = [server.exchange.sender(key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
     fixed = all(
@@ -92,11 +91,11 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
     small = measure(
         nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, private=()), clients, few, key
     )
-    assert isinstance(small.down, Entries) and isinstance(server.broadcast, Broadcast)
+    assert isinstance(small.down, Entries)
     seed = None if server.broadcast.seed_frame is None else len(server.broadcast.seed_frame)
     return replace(
         small.down,
-        snapshot=len(server.broadcast.whole),
+        snapshot=server.broadcast.snapshot_bytes,
         entry=round(small.down.entry * server.exchange.update.numel / small.numbers),
         seed=seed,
     )

@@ -61,7 +61,7 @@ def check(method: Method) -> None:
             f"fewbits.flower: {method.name} protects clients by dp or masks, which only the engine `memory` carries "
             "out; take Flower's own mods for them, with a method that is about bytes alone"
         )
-    if Downlink.of(method.down).own is not None:
+    if Downlink.of(method.down).personal is not None:
         raise LocalError(
             f"fewbits.flower: the downlink of {method.name} gives each client differences of its own, which only the "
             "engine `memory` and fb.Server keep account of; take delta8, delta4 or sparse"

@@ -66,7 +66,7 @@ class Worker:
         self._untravelled = {name: buffers[name].clone() for name in buffers if name not in self.model.buffer_names}
         self._core = ClientCore(self.model, method, key, common=key, build=task.build)
         self._public = self._core.down  # of the public model, which is lent
-        self._personal = self._core.exchange.down.own is not None
+        self._personal = self._core.exchange.down.personal is not None
         if self._personal:
             self._core.down = self._core.exchange.subscriber(task.build)  # lent to each client in turn
         self._bundles: Mapping[int, bytes] = {}

@@ -23,22 +23,22 @@ from fewbits.methods.downlink import downlink
 from fewbits.rng import Key
 from fewbits.wire import Frame
 from test_broadcast import build as first
-from test_broadcast import versions
+from test_broadcast import replayed, versions
 from test_server_client import UPLINKS, model, train
 from test_server_client import federation as ends
 
 FOUR = chain(Quantize(4), Rans())
 LINKS = [
-    Downlink(Delta(chain(Quantize(8), Rans())), own=FOUR),
-    Downlink(Delta(chain(TopK(0.2))), own=chain(TopK(0.3), Quantize(6), Rans())),
-    Downlink(Raw(), own=FOUR),
-    Downlink(route([("bias", Raw()), ("*", Delta(Raw()))]), own=chain(RandK(0.3))),
+    Downlink(Delta(chain(Quantize(8), Rans())), personal=FOUR),
+    Downlink(Delta(chain(TopK(0.2))), personal=chain(TopK(0.3), Quantize(6), Rans())),
+    Downlink(Raw(), personal=FOUR),
+    Downlink(route([("bias", Raw()), ("*", Delta(Raw()))]), personal=chain(RandK(0.3))),
 ]
 
 
 def serve(server, recipe, ack=0):
     """(what the receiver gets, what it holds after)."""
-    found = server.route(recipe)
+    found = server.catch_up(recipe)
     return wrap(found.frames, ack), found.after
 
 
@@ -62,8 +62,8 @@ def test_the_servers_recipe_gives_the_clients_bits_through_losses_absences_and_r
                 continue  # the bundle is lost
             value = clients[c].receive(bundle)
             assert clients[c].version == server.version == after.version
-            assert clients[c].own == bool(after.frames)
-            held = server.track(after)
+            assert clients[c].personal == bool(after.frames)
+            held = server.receiver_state(after)
             if held is None:
                 assert not after.frames, "the public value needs no recipe"
                 assert fingerprint(value) == fingerprint(server.value)
@@ -85,6 +85,33 @@ def test_the_servers_recipe_gives_the_clients_bits_through_losses_absences_and_r
     assert "own" in stood
 
 
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize("down", LINKS, ids=repr)
+def test_no_earlier_bundle_leads_back_or_changes_a_personal_value(down, seeded):
+    """Bundles come late and again, acknowledgements get lost; what the server then sends still leads on."""
+    draw = random.Random(repr(down))
+    server = Broadcast(down, TREE, Key(0), keep=5, seed=SharedInit(Key(0), first) if seeded else None)
+    clients, known = [Subscriber(down, TREE, first) for _ in range(4)], [HeldState()] * 4
+    bundles, personal = [[], [], [], []], 0
+    for x in versions(40):
+        server.publish(x)
+        for c, often in enumerate((1.0, 0.5, 0.3, 0.1)):
+            if draw.random() > often:
+                continue
+            bundle, after = serve(server, known[c])
+            bundles[c].append(bundle)
+            if draw.random() < 0.2:
+                continue  # it comes late, among the replayed
+            value = fingerprint(clients[c].receive(bundle))
+            replayed(clients[c], bundles[c])
+            held = server.receiver_state(after)
+            assert value == fingerprint(server.value if held is None else held.value)
+            personal += clients[c].personal
+            if draw.random() < 0.7:
+                known[c] = server.compact(after)
+    assert personal > 10
+
+
 @pytest.mark.parametrize("down", LINKS, ids=repr)
 def test_the_shortest_way_is_taken_be_it_lossy(down):
     """Against every frame that there could be: the public ways, and the difference made by hand."""
@@ -95,11 +122,11 @@ def test_the_shortest_way_is_taken_be_it_lossy(down):
         if draw.random() < 0.6:
             continue
         version = recipe.version
-        track = server.track(recipe) or server.own.blank()
-        own = [server.own.encode(server.value, server.version, track, server._sender.key)]
+        track = server.receiver_state(recipe) or server.personal.blank()
+        own = [server.personal.encode(server.value, server.version, track, server._sender.key)]
         public = server.frames(None if recipe.frames else version)
         lengths = len(pack(public)), len(pack(own))
-        found = server.route(recipe)
+        found = server.catch_up(recipe)
         assert len(pack(found.frames)) == min(lengths)
         assert found.exact == (lengths[0] <= lengths[1]), "exact among equals"
         follower.receive(wrap(found.frames, 0))
@@ -108,7 +135,7 @@ def test_the_shortest_way_is_taken_be_it_lossy(down):
 
 def test_what_a_difference_misses_is_in_the_next_one():
     """EF21-P: towards a value that stands still, the client's comes as near as float32 allows."""
-    down = Downlink(Delta(Raw()), own=chain(TopK(0.1)))
+    down = Downlink(Delta(Raw()), personal=chain(TopK(0.1)))
     server, follower, recipe = Broadcast(down, TREE, Key(0)), Subscriber(down, TREE), HeldState()
     x = next(versions(1))
     errors = []
@@ -117,19 +144,21 @@ def test_what_a_difference_misses_is_in_the_next_one():
         bundle, recipe = serve(server, recipe)
         value = follower.receive(bundle)
         errors.append(sum(float((value[name] - x[name]).norm()) for name in x))
-    assert follower.own and errors == sorted(errors, reverse=True) and errors[0] > 0.5 and errors[-1] < 1e-6
+    assert follower.personal and errors == sorted(errors, reverse=True) and errors[0] > 0.5 and errors[-1] < 1e-6
 
 
 def test_who_holds_nothing_gets_a_quantised_snapshot_and_at_a_seed_the_difference_to_it():
-    down = Downlink(Delta(Raw()), own=FOUR)
+    down = Downlink(Delta(Raw()), personal=FOUR)
     for seed, kinds in ((None, [True]), (SharedInit(Key(0), first), [False, False])):
         server = Broadcast(down, TREE, Key(0), keep=2, seed=seed)
         for x in versions(9):
             server.publish(x)
-        found = server.route(HeldState())
+        found = server.catch_up(HeldState())
         assert not found.exact and [Frame.parse(f).header.key for f in found.frames] == kinds
         follower = Subscriber(down, TREE, first)
-        assert fingerprint(follower.receive(wrap(found.frames, 0))) == fingerprint(server.track(found.after).value)
+        assert fingerprint(follower.receive(wrap(found.frames, 0))) == fingerprint(
+            server.receiver_state(found.after).value
+        )
 
 
 def test_running_statistics_stay_exact_beside_own_differences():
@@ -140,7 +169,7 @@ def test_running_statistics_stay_exact_beside_own_differences():
         bundle, recipe = serve(server, recipe)
         value = follower.receive(bundle)
         assert torch.equal(value["bias"], x["bias"])
-    assert follower.own
+    assert follower.personal
 
 
 def test_frames_for_another_client_or_from_a_store_are_refused_and_change_nothing():
@@ -154,18 +183,18 @@ def test_frames_for_another_client_or_from_a_store_are_refused_and_change_nothin
         if i % 3 == 0:
             bundle, rb = serve(server, rb)
             b.receive(bundle)
-    assert a.own and b.own
+    assert a.personal and b.personal
     before = fingerprint(b.value)
     server.publish(x)
-    (frame,) = server.route(ra).frames
+    (frame,) = server.catch_up(ra).frames
     entry = server.frames(server.version - 1)
     payload = payload_of(frame)
     for bad, said in (
         ([frame], "was made for another value than ours"),
-        (entry, "we hold a value of our own"),
-        ([a.dump()], "stored value"),
+        (entry, "we hold a personal value"),
+        ([a.dump()], "stored personal value"),
         ([restamp(frame, payload[:-1])], "another value"),
-        ([restamp(frame, payload + b"\0", history=server.own.blank().history, key=True)], "too long"),
+        ([restamp(frame, payload + b"\0", history=server.personal.blank().history, key=True)], "too long"),
         ([restamp(frame, codec=1)], "another codec"),
     ):
         with pytest.raises(WireError, match=said):
@@ -180,10 +209,10 @@ def test_frames_for_another_client_or_from_a_store_are_refused_and_change_nothin
             HeldState.read(bytes(ra)[:cut])
 
 
-@pytest.mark.parametrize("own", [ErrorFeedback(TopK(0.1)), LookBack(Raw()), Delta(Raw())])
-def test_a_codec_with_a_memory_is_refused(own):
+@pytest.mark.parametrize("personal", [ErrorFeedback(TopK(0.1)), LookBack(Raw()), Delta(Raw())])
+def test_a_codec_with_a_memory_is_refused(personal):
     with pytest.raises(LocalError):
-        Downlink(Raw(), own=own)
+        Downlink(Raw(), personal=personal)
 
 
 def test_downlinks_are_values():
@@ -198,7 +227,7 @@ def test_downlinks_are_values():
 @pytest.mark.parametrize("up", UPLINKS[:3], ids=repr)
 def test_server_and_clients_agree_through_lost_bundles_replies_and_restarts(up, stored, tmp_path):
     draw = random.Random(3)
-    down = Downlink(Delta(chain(Quantize(8), Rans())), own=FOUR)
+    down = Downlink(Delta(chain(Quantize(8), Rans())), personal=FOUR)
     store = StateStore(tmp_path) if stored else None
     server, clients = ends(up, down, store=store)
     left = 0
@@ -215,10 +244,10 @@ def test_server_and_clients_agree_through_lost_bundles_replies_and_restarts(up, 
             if draw.random() < 0.2:
                 continue
             assert server.accept(c, frame, 1.0) is not None, server.reasons
-            held = server.broadcast.track(server.downlinks.held(c))
+            held = server.broadcast.receiver_state(server.downlinks.held(c))
             assert held is not None and held.version == clients[c].down.version == server.versions[c]
             assert fingerprint(held.value) == fingerprint(clients[c].down.value)
-            left += clients[c].down.own
+            left += clients[c].down.personal
         server.step()
         if stored and t % 7 == 6:
             store.commit()
@@ -291,7 +320,7 @@ def test_own_differences_in_an_engine_take_fewer_bytes_and_count_what_each_clien
         assert sizes[0] == result.ledger.frame_bytes["down"] and result.notes == [] and not run.server.rejected
         sizes[0] = 0
     assert found[0] == found[1]
-    assert sum(follower.own for follower in followers.values()) > 2
+    assert sum(follower.personal for follower in followers.values()) > 2
     plain = federation(
         build("topk", {"down": name.replace("own", "delta")}), rounds=14, per_round=3, task=task(8)
     ).run()
