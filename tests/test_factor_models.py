@@ -10,7 +10,17 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from fewbits.errors import LocalError
-from fewbits.factor import Factorisation, fedpara, hold, lowrank, merge, parameter_table, pfedpara, private, shared
+from fewbits.factor import (
+    Factorisation,
+    compose_once,
+    fedpara,
+    lowrank,
+    merge,
+    parameter_table,
+    pfedpara,
+    private,
+    shared,
+)
 from fewbits.learn.flat_model import FlatModel
 from fewbits.models.char_lstm import CharLSTM
 from fewbits.models.resnet import resnet8
@@ -218,7 +228,7 @@ def test_a_tied_weight_is_composed_once_per_forward_and_let_go(monkeypatch):
     model.fails = True
     with pytest.raises(RuntimeError, match="in the middle"):
         model(x)
-    assert hold._held.get() is None  # an exception leaves nothing behind
+    assert compose_once._cache.get() is None  # an exception leaves nothing behind
     model.fails = False
     before = model(x)
     step(model, x)

@@ -39,9 +39,9 @@ class Elias(Coder):
         if trivial(spec):
             return
         delta = self.code == "delta"
-        nbits = int(kernels.golomb.elias_bits(symbols, low, high, delta))
+        nbits = int(kernels.elias.elias_bits(symbols, low, high, delta))
         words = np.zeros(nbits // 64 + 2, np.uint64)
-        kernels.golomb.elias_encode(symbols, low, high, delta, words)
+        kernels.elias.elias_encode(symbols, low, high, delta, words)
         out.align()
         write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
 
@@ -54,7 +54,7 @@ class Elias(Coder):
         src.need(spec.numel, "an Elias code of one bit at least per level")
         symbols = np.empty(spec.numel, symbol_dtype(spec))
         words = kernels.bits.words(data)
-        used = kernels.golomb.elias_decode(words, 8 * len(data), low, high, self.code == "delta", symbols)
+        used = kernels.elias.elias_decode(words, 8 * len(data), low, high, self.code == "delta", symbols)
         if used < 0:
             raise WireError(f"Elias: {spec.numel} codes of levels {low}..{high} do not fit the bytes that came")
         src.skip(int(used))

@@ -166,19 +166,19 @@ def _peeled(symbols: np.ndarray, plan: _Plan, spec: Spec) -> np.ndarray:
     positions, ranks = np.empty(total + 1, np.int64), np.empty(total + 1, np.uint16)
     whole = len(symbols) // 8 if symbols.itemsize == 1 else 0
     eights = symbols[: 8 * whole].view(np.uint64) if whole else np.zeros(0, np.uint64)
-    kernels.golomb.collect(symbols, eights, plan.levels[-1], rank, positions, ranks)
+    kernels.peel.collect(symbols, eights, plan.levels[-1], rank, positions, ranks)
     positions, ranks = positions[:total], ranks[:total]
-    return kernels.golomb.peel(positions, ranks, plan.starts, np.empty_like(positions), np.empty_like(ranks))
+    return kernels.peel.peel(positions, ranks, plan.starts, np.empty_like(positions), np.empty_like(ranks))
 
 
 def _assembled(found: np.ndarray, plan: _Plan, spec: Spec) -> np.ndarray:
     """Undo `_peeled`.  # (numel,) symbols"""
     ranks = np.repeat(np.arange(len(plan.levels) - 1, dtype=np.uint16), np.diff(plan.starts))
     spare = np.empty_like(found), np.empty_like(ranks)
-    positions, ranks = kernels.golomb.unpeel(found, ranks, plan.starts, *spare)
+    positions, ranks = kernels.peel.unpeel(found, ranks, plan.starts, *spare)
     kind = symbol_dtype(spec)
     symbols = np.full(spec.numel, plan.levels[-1], kind)
-    kernels.golomb.place(positions, ranks, plan.levels.astype(kind), symbols)
+    kernels.peel.place(positions, ranks, plan.levels.astype(kind), symbols)
     return symbols
 
 

@@ -27,7 +27,7 @@ class Factors(nn.Module):
     - X (rows, r), Y (columns, s), T (r, s, *taps): all as deep as their rank pair says.
     """
 
-    kept_private: frozenset[str]  # names of the parameters that never travel; see `names.py`
+    private_names: frozenset[str]  # names of the parameters that never travel; see `names.py`
     X1: nn.Parameter  # of every form; Y1, X2 and so on likewise
     placing: bool = True  # the weight is being replaced just now; otherwise an assignment to it is a mistake
 
@@ -47,7 +47,7 @@ class Factors(nn.Module):
             for name, size in self._sizes(shape).items():
                 empty = torch.empty(size) if like is None else torch.empty(size, dtype=like.dtype, device=like.device)
                 self.register_parameter(f"{name}{half}", nn.Parameter(empty))
-        self.kept_private = frozenset(n for n, _ in self.named_parameters() if form == "pfedpara" and n.endswith("2"))
+        self.private_names = frozenset(n for n, _ in self.named_parameters() if form == "pfedpara" and n.endswith("2"))
 
     def _sizes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         (row_rank, column_rank), grid = self.ranks, self.grid

@@ -15,7 +15,7 @@ from fewbits.factor.rank import Grid
 
 # Attributes that factoring leaves on a layer, copied with it and taken away by merging.
 ORDER = "plain_order"  # the names of its parameters, in the order of the plain layer
-DENSE = "kept_dense"  # {weight: why it stayed dense}
+DENSE = "dense_reasons"  # {weight: why it stayed dense}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 

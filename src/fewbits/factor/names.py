@@ -11,7 +11,7 @@ from fewbits.factor.factors import Factors
 from fewbits.factor.layers import factored
 from fewbits.factor.patterns import chosen
 
-MARK = "kept_private"  # attribute of a module: the names of its own parameters that stay; copied with the module
+MARK = "private_names"  # attribute of a module: the names of its own parameters that stay; copied with the module
 
 
 def shared(model: nn.Module) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def mark_private(model: nn.Module, names: Iterable[str]) -> None:
         prefix, _, own = name.rpartition(".")
         if name in factors:
             owner = factors[name]
-            owner.kept_private = frozenset(own for own, _ in owner.named_parameters())
+            owner.private_names = frozenset(own for own, _ in owner.named_parameters())
         else:
             module = model.get_submodule(prefix)
             setattr(module, MARK, getattr(module, MARK, frozenset()) | {own})
