@@ -249,7 +249,7 @@ def test_a_tied_weight_composed_without_gradients_is_not_used_with_them():
             return self.inner(x)
 
     outer = Both()
-    hold.attach(outer)
+    compose_once.attach(outer)
     outer(x).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.embedding.parameters())
 
