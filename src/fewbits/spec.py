@@ -172,7 +172,7 @@ class Contract:
 
     Example:
         >>> import fewbits as fb
-        >>> fb.chain(fb.RandK(0.25)).contract(Spec((100,))).omega
+        >>> fb.chain(fb.RandK(0.25, mode="unbiased")).contract(Spec((100,))).omega
         3.0
 
     References:

@@ -11,7 +11,7 @@ from fewbits.factor.factors import Factors, compose
 from fewbits.rng import Key
 
 INITS = ("matched", "replaced", "fan_in", "fan_out")
-PACE = 0.25  # speed of the private half of pFedPara; at 1 small networks diverge at learning rates that suit the shared half
+PACE = 0.25  # speed of the private half of pFedPara; at 1 small networks diverge at usual learning rates
 NEAR = 1e-4  # relative error of the root mean square of W at which the search under tanh stops
 
 
@@ -26,7 +26,8 @@ def draw(factors: Factors, variance: float, init: str, padding: int | None, key:
 
     The private half of pFedPara starts at zero, ``X2 = 0``, so that ``W = W1``. A step on X2 moves W by
     ``W1^2 G (right^T right)``, where right is the rest of the half. ``E[W1^2] R mean(right^2) = PACE`` makes that a
-    fixed share of a step on a dense weight, in R directions. With merely small factors W hardly moves (papers/pfedpara).
+    fixed share of a step on a dense weight, in R directions. With merely small factors W hardly moves
+    (papers/pfedpara).
 
     Args:
         factors: the factors to fill, in place.
