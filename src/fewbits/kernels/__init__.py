@@ -1,4 +1,4 @@
-"""Compiled loops on NumPy arrays, one idea per file; imported on first use, because numba costs 0.3 s.
+"""Compiled loops on NumPy arrays; each file is imported on first use, because importing numba takes 0.3 s.
 
 Write `from fewbits import kernels` and call `kernels.select.largest(...)`.
 """

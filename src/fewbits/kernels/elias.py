@@ -17,7 +17,7 @@ U = np.uint64
 
 @njit(cache=True, nogil=True, inline="always")
 def natural(symbol, low, high):
-    """A level as a positive integer: zero shortest where the range has both signs, else the end nearest to zero."""
+    """Map a level to a positive integer, 1 for zero, or for the end nearest to zero when the range has one sign."""
     value = np.int64(symbol) + low
     if low >= 0:
         return value - low + 1
@@ -28,7 +28,7 @@ def natural(symbol, low, high):
 
 @njit(cache=True, nogil=True)
 def elias_bits(symbols, low, high, delta):
-    """Total length of the Elias codes of all symbols, in bits."""
+    """Sum the lengths of the Elias codes of all symbols, in bits."""
     total = 0
     for i in range(len(symbols)):
         n = 63 - np.int64(leading_zeros(U(natural(symbols[i], low, high))))

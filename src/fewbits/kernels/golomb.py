@@ -17,7 +17,7 @@ U = np.uint64
 
 @njit(cache=True, nogil=True)
 def golomb_encode(positions, starts, parameters, bits):
-    """Code the runs between ascending positions, stretch starts[t]:starts[t+1] by stretch; return bits used."""
+    """Encode the runs between ascending positions in each segment starts[t]:starts[t+1]; return bits used."""
     filled, free, acc = 0, 64, U(0)
     for t in range(len(starts) - 1):
         m = parameters[t]
@@ -28,14 +28,14 @@ def golomb_encode(positions, starts, parameters, bits):
         for i in range(starts[t], starts[t + 1]):
             run = positions[i] - expected
             expected = positions[i] + 1
-            quotient = np.int64(run * inverse)  # at most one off: runs are below 2^52
+            quotient = np.int64(run * inverse)  # the error is at most one, because runs are below 2^52
             rest = run - quotient * m
             if rest < 0:
                 quotient, rest = quotient - 1, rest + m
             elif rest >= m:
                 quotient, rest = quotient + 1, rest - m
             code, size = (rest, b) if rest < short else (rest + short, b + 1)
-            code |= 1 << (size - 1)  # the one that ends the unary part
+            code |= 1 << (size - 1)  # this bit ends the unary part
             while quotient >= free:
                 bits[filled] = acc
                 filled, quotient, free, acc = filled + 1, quotient - free, 64, U(0)
@@ -54,7 +54,7 @@ def golomb_encode(positions, starts, parameters, bits):
 
 @njit(cache=True, nogil=True)
 def golomb_decode(bits, nbits, starts, parameters, sizes, positions):
-    """Read what golomb_encode wrote; positions of stretch t stay below sizes[t]. Returns bits used or -1."""
+    """Decode golomb_encode; positions of segment t must be below sizes[t]. Return bits used or -1."""
     at = 0
     for t in range(len(starts) - 1):
         m, size = parameters[t], sizes[t]
@@ -67,7 +67,7 @@ def golomb_decode(bits, nbits, starts, parameters, sizes, positions):
                 return -1
             window = peek(bits, at)
             zeros = np.int64(leading_zeros(window))
-            while zeros == 64:  # a long run of zeros: 64 more at a time
+            while zeros == 64:  # a long run of zeros, 64 bits at a time
                 at += 64
                 base += 64 * m
                 if at >= nbits or base >= size:
@@ -93,7 +93,7 @@ def golomb_decode(bits, nbits, starts, parameters, sizes, positions):
 
 @njit(cache=True, nogil=True)
 def golomb_bits(positions, m):
-    """What golomb_encode would use for one stretch, in bits."""
+    """Return the length of golomb_encode for one segment, in bits."""
     b = 64 - np.int64(leading_zeros(U(m - 1)))
     short = (1 << b) - m
     inverse = 1.0 / m
@@ -113,13 +113,13 @@ def golomb_bits(positions, m):
 
 @njit(cache=True, nogil=True, inline="always")
 def spare_bits(run, fine):
-    """Bits of a run below its bucket: all but the leading one and `fine` more."""
+    """Return the raw bits of a run: all but the leading one and `fine` more."""
     return max(0, 63 - np.int64(leading_zeros(U(run) | U(1))) - fine)
 
 
 @njit(cache=True, nogil=True)
 def bucket_counts(positions, fine):
-    """How often each bucket occurs among the runs between positions.  # (256,) int64"""
+    """Count the buckets of the runs between positions.  # (256,) int64"""
     counts = np.zeros(256, np.int64)
     expected = 0
     for i in range(len(positions)):
@@ -154,7 +154,7 @@ def bucket_encode(positions, fine, symbols, bits):
 
 @njit(cache=True, nogil=True)
 def bucket_bits(symbols, fine):
-    """Raw bits that belong to these buckets."""
+    """Sum the raw bits of these buckets."""
     total = 0
     for i in range(len(symbols)):
         total += max(0, (np.int64(symbols[i]) >> fine) - 1)
@@ -163,7 +163,7 @@ def bucket_bits(symbols, fine):
 
 @njit(cache=True, nogil=True)
 def bucket_decode(symbols, fine, bits, n, positions):
-    """Put buckets and raw bits together again; False when a position reaches n. The words hold bucket_bits bits."""
+    """Join buckets and raw bits; return False when a position reaches n. The words hold bucket_bits bits."""
     at, position = 0, -1
     for i in range(len(symbols)):
         symbol = np.int64(symbols[i])

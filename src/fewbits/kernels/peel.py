@@ -15,9 +15,9 @@ U = np.uint64
 
 @njit(cache=True, nogil=True)
 def collect(symbols, eights, common, rank, positions, ranks):
-    """Positions and ranks of all symbols but `common`; `eights` views the first 8*len(eights) symbols as words.
+    """Collect positions and ranks of all symbols but `common`; `eights` views the first 8*len(eights) symbols as words.
 
-    A word of eight common symbols is passed over at once. Both outputs have one entry to spare.
+    A word of eight common symbols is skipped at once. Both outputs need room for one more entry.
     """
     pattern = U(common) * U(0x0101010101010101)
     k = 0
@@ -58,7 +58,7 @@ def peel(positions, ranks, starts, spare, spare_ranks):
             a, b = 0, second - first
             for i in range(stop - first):
                 r, p = here_ranks[i], here[i]
-                later = np.int64(r >= middle)  # arithmetic instead of a branch that nobody can predict
+                later = np.int64(r >= middle)  # arithmetic, because the branch cannot be predicted
                 to = a + later * (b - a)
                 left[to], left_ranks[to] = p - later * a, r
                 a, b = a + 1 - later, b + later
@@ -100,6 +100,6 @@ def unpeel(positions, ranks, starts, spare, spare_ranks):
 
 @njit(cache=True, nogil=True)
 def place(positions, ranks, levels, out):
-    """out[positions] = levels[ranks]; the caller vouches that positions fit."""
+    """Set out[positions] = levels[ranks]; the caller guarantees that positions fit."""
     for i in range(len(positions)):
         out[positions[i]] = levels[ranks[i]]
