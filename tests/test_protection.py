@@ -10,9 +10,9 @@ from scipy.stats import kstest
 from digits_task import KEY, evidence, federation, mlp, task
 from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import LocalError
-from fewbits.learn import LocalSGD, Server, epsilon
+from fewbits.learn import LocalSGD, Server
 from fewbits.methods import build
-from fewbits.privacy.differential_privacy import DifferentialPrivacy
+from fewbits.privacy import DifferentialPrivacy, epsilon
 from fewbits.rng import Key
 
 SIZE = sum(p.numel() for p in mlp().parameters())

@@ -25,10 +25,10 @@ MAX_LEVELS = 2**16
 class Golomb(Coder):
     """Write how often each level occurs, then the positions of each level as Golomb-coded runs.
 
-    The counts (the *type* of the vector) travel first. Then for each level but the last its positions, among those
-    that no earlier level took, travel as runs ``g = a M + r``: a in unary, r in truncated binary, with
-    ``M = ceil(-log(1 + q) / log q)`` and ``q = 1 - count / positions``. Trailing runs follow from the counts. No prior
-    distribution is needed. The time is O(numel + nonzeros * log levels). At most 2^16 levels.
+    The counts (the *type* of the vector) travel first. Then the positions of each level but the last travel as runs,
+    counted among the positions that no earlier level took. A run ``g = a M + r`` has a in unary and r in truncated
+    binary, with ``M = ceil(-log(1 + q) / log q)`` and ``q = 1 - count / positions``. Trailing runs follow from the
+    counts. No prior distribution is needed. The time is O(numel + nonzeros * log levels). At most 2^16 levels.
 
     Args:
         order: "ascending", least frequent level first, or "descending", which costs up to 129% over the entropy.

@@ -1,6 +1,6 @@
 """Inner products of two float32 vectors in one pass, accumulated in float64.
 
-In NumPy: x, y = x.astype(float64), y.astype(float64); return x @ x, x @ y, y @ y. Sums are kept in LANES partial
+In NumPy: x, y = x.astype(float64), y.astype(float64); return x @ x, x @ y, y @ y. Sums go to LANES partial
 sums whose order is fixed, so that the result is the same on every machine.
 """
 

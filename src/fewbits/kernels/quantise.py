@@ -9,7 +9,7 @@ Stretch j is x[offsets[j]:offsets[j+1]]; offsets start at 0 and end at n. In Num
     undither  levels * np.float32(np.float64(scale) * factor / s)
 
 u is uniform in [0, 1), a hash of (seed, place): it depends on nothing else, not on the stretches nor on how the work
-is cut. Sums are kept in LANES partial sums whose order is fixed, so that the result is the same on every machine.
+is cut. Sums go to LANES partial sums whose order is fixed, so that the result is the same on every machine.
 """
 
 from __future__ import annotations

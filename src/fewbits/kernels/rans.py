@@ -149,7 +149,7 @@ def encode(data, frequency, bits, lanes, out):
         four = data[i : i + 4]
         s = four[3]
         over = U(x3 >= limit[s])
-        out[p - 1] = x3 & U(0xFFFF)  # stored always, kept when over: no branch to mispredict
+        out[p - 1] = x3 & U(0xFFFF)  # stored always, used only on renormalisation: no branch to mispredict
         p -= np.int64(over)
         x3 >>= over << U(4)
         x3 += bias[s] + high_product(x3, inverse[s]) * rest[s]

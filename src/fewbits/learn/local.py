@@ -163,7 +163,7 @@ def select(x: Tensor, rows: Tensor) -> Tensor:
 
     uint8 tensors are images: a pixel p becomes ``p/127.5 - 1``. This costs under 1% of a step (CIFAR-10) and needs a
     quarter of float32's memory. Images (n, c, h, w) are returned as channels_last, where a step of a convolution on a
-    CPU is 1.5 times faster; it is fastest when x has this layout already. Other tensors are returned unchanged.
+    CPU is 1.5 times faster. It is fastest when x has this layout already. Other tensors are returned unchanged.
     """
     if x.dim() != 4:
         return _floats(x.index_select(0, rows))
