@@ -228,7 +228,7 @@ def test_a_tied_weight_is_composed_once_per_forward_and_let_go(monkeypatch):
     model.fails = True
     with pytest.raises(RuntimeError, match="in the middle"):
         model(x)
-    assert compose_once._held.get() is None  # an exception leaves nothing behind
+    assert compose_once._cache.get() is None  # an exception leaves nothing behind
     model.fails = False
     before = model(x)
     step(model, x)

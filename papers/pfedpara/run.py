@@ -146,7 +146,7 @@ def keep_second(model: nn.Module, key: fb.Key) -> None:
     """W = W1 o W2 with a private W2 of root mean square 1."""
     scaled(1.0)(model, key)
     for owner in factors(model):
-        owner.kept_private = frozenset(PRIVATE)
+        owner.private_names = frozenset(PRIVATE)
 
 
 @torch.no_grad()

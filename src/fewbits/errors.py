@@ -1,21 +1,61 @@
-"""What goes wrong, by whose mistake it is: ours, the peer's bytes, or a peer that is lost."""
+"""The errors that fewbits raises, by cause: the caller, the peer's bytes, the link's state, a lost peer."""
 
 
 class FewbitsError(Exception):
-    """Any error that fewbits raises on purpose; its text is a sentence for a person."""
+    """Base of all errors that fewbits raises on purpose; the text is a sentence for a person.
+
+    Example:
+        >>> import fewbits as fb
+        >>> all(issubclass(e, fb.FewbitsError) for e in (fb.LocalError, fb.WireError, fb.DesyncError))
+        True
+    """
 
 
 class LocalError(FewbitsError, ValueError):
-    """The caller's mistake: a bad argument, an illegal stack, a tensor that is not finite."""
+    """The caller made a mistake: a bad argument, a refused stack of codecs, a tensor that is not finite.
+
+    Nothing has changed when it is raised. Correct the call and repeat it.
+
+    Example:
+        >>> import fewbits as fb
+        >>> fb.Zstd(level=20)
+        Traceback (most recent call last):
+        ...
+        fewbits.errors.LocalError: Zstd: level must be in 1..19; got 20
+    """
 
 
 class WireError(FewbitsError, ValueError):
-    """The peer's bytes are not a valid frame: nothing was decoded, nothing changed."""
+    """The peer's bytes are not a valid frame or payload.
+
+    Nothing was decoded and no state has changed. Drop the bytes; the link goes on with the next frame.
+
+    Example:
+        >>> from fewbits.wire import Frame
+        >>> Frame.parse(b"short")
+        Traceback (most recent call last):
+        ...
+        fewbits.errors.WireError: a frame has at least 16 bytes; got 5
+    """
 
 
 class DesyncError(WireError):
-    """A well-formed frame that is not the next one of this link; a key frame heals it."""
+    """A well-formed frame is not the next one of this link: a frame was lost, repeated or made under another state.
+
+    No state has changed. A key frame, which makes both ends forget their shared state, repairs the link.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> spec = fb.Spec((3,))
+        >>> sender, receiver = fb.Sender(fb.Raw(), spec, fb.Key(1)), fb.Receiver(fb.Raw(), spec)
+        >>> lost = sender.send(torch.zeros(3))
+        >>> sender.commit()
+        >>> receiver.receive(sender.send(torch.ones(3)))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        fewbits.errors.DesyncError: ...
+    """
 
 
 class PeerLostError(FewbitsError):
-    """Another process of this run, or the store where they meet, is gone or has stopped; the run cannot go on."""
+    """Another process of the run, or the store where the processes meet, stopped; the run cannot continue."""

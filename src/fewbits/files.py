@@ -1,4 +1,4 @@
-"""Writing a file so that a crash leaves the old one or the new one, never a part."""
+"""Atomic file writes: a crash leaves the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file, bring it to disk, rename it over `path`."""
+    """Write `data` to a temporary file, flush it to disk and rename it to `path`."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         file.write(data)
@@ -16,6 +16,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     part.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too
+        os.fsync(folder)  # the rename must be on disk before a caller relies on it
     finally:
         os.close(folder)

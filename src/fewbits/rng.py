@@ -1,4 +1,4 @@
-"""Randomness by name: one root seed, every draw from a key folded with the labels of its purpose."""
+"""Keys: named random streams, all derived from one root seed by labels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,30 @@ Label = int | str
 
 @dataclass(frozen=True)
 class Key:
-    """A name for a stream of random bits, the same on every machine, device and library version.
+    """The name of a random stream that is the same on every machine, device and library version.
 
-    The stream is Philox4x64-10 (Salmon et al. 2011) in counter mode, keyed by the first 128 bits of
-    BLAKE2b over the seed and the labels; signs, uniforms and subsets are made from its raw words here, not by
-    a library's distributions, which may change.
+    The stream is Philox4x64-10 in counter mode; its 128-bit key is BLAKE2b of the seed and the labels. Signs, uniforms
+    and subsets are made here from raw words, because the distributions of a library may change.
 
-    >>> Key(0).fold("round", 3, "client", 7)
-    Key(seed=0, path=('round', 3, 'client', 7))
+    Args:
+        seed: any integer; 128 random bits or more where the key must be secret.
+        path: labels, integers or strings; `fold` appends to them.
+
+    Raises:
+        LocalError: the seed is not an integer, or a label is neither an integer nor a string.
+
+    Example:
+        >>> Key(0).fold("round", 3, "client", 7)
+        Key(seed=0, path=('round', 3, 'client', 7))
+        >>> Key(0).fold("signs").signs(4).tolist() == Key(0).fold("signs").signs(4).tolist()
+        True
+
+    References:
+        Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, SC 2011.
     """
 
     seed: int  # any integer
-    path: tuple[Label, ...] = ()
+    path: tuple[Label, ...] = ()  # labels from the root to this purpose
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
@@ -37,16 +49,16 @@ class Key:
                 raise LocalError(f"Key.fold: labels are integers and strings; got {label!r}")
 
     def fold(self, *labels: Label) -> Key:
-        """The key of a sub-purpose; labels are integers and strings."""
+        """Derive the key of a sub-purpose; labels are integers and strings."""
         return Key(self.seed, self.path + labels)
 
     def text(self) -> str:
-        """This key as JSON, for `Key.parse`."""
+        """Write this key as JSON, for `Key.parse`."""
         return json.dumps([self.seed, *self.path])
 
     @staticmethod
     def parse(text: str) -> Key:
-        """The key that `text` came from; LocalError when it is none.
+        """Read a key from the JSON that `text` wrote; LocalError for other text.
 
         >>> Key.parse(Key(3).fold("round", 1).text())
         Key(seed=3, path=('round', 1))
@@ -58,33 +70,33 @@ class Key:
             raise LocalError(f"Key.parse: expected a JSON list of a seed and labels; got {text[:60]!r}") from None
 
     def digest(self, size: int = 16) -> bytes:
-        """`size` bytes that name this key."""
+        """Hash this key to `size` bytes."""
         parts = [f"i{self.seed}", *(f"{'s' if isinstance(x, str) else 'i'}{x}" for x in self.path)]
         text = b"".join(len(p.encode()).to_bytes(4, "little") + p.encode() for p in parts)
         return hashlib.blake2b(text, digest_size=size, person=b"fewbits.key").digest()
 
     def word(self) -> int:
-        """One 64-bit word, for generators that take a seed."""
+        """Hash this key to a 64-bit integer, for generators that take a seed."""
         return int.from_bytes(self.digest(8), "little")
 
     def bits(self, n: int) -> np.ndarray:
-        """n raw 64-bit words.  # (n,) uint64"""
+        """Draw n raw 64-bit words.  # (n,) uint64"""
         key = np.frombuffer(self.digest(16), dtype="<u8")
-        # random_raw is the bit generator itself; NumPy guarantees its stream. Words are made in fours.
+        # random_raw reads the bit generator, whose stream NumPy guarantees; distributions may change.
         return np.random.Philox(key=key, counter=0).random_raw(n) if n else np.zeros(0, np.uint64)
 
     def signs(self, n: int) -> np.ndarray:
-        """n fair signs, -1 or +1.  # (n,) int8"""
+        """Draw n fair signs, -1 or +1.  # (n,) int8"""
         words = self.bits(-(-n // 64)).astype("<u8")
         return (1 - 2 * np.unpackbits(words.view(np.uint8), bitorder="little")[:n].astype(np.int8)).astype(np.int8)
 
     def uniform(self, n: int) -> np.ndarray:
-        """n multiples of 2^-24 in [0, 1).  # (n,) float32"""
+        """Draw n multiples of 2^-24 in [0, 1).  # (n,) float32"""
         words = self.bits(-(-n // 2)).astype("<u8").view("<u4")[:n]
         return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
     def below(self, bound: int, n: int) -> np.ndarray:
-        """n integers in [0, bound), unbiased by rejection.  # (n,) int64"""
+        """Draw n integers in [0, bound), unbiased by rejection.  # (n,) int64"""
         if not 0 < bound < 2**62:
             raise LocalError(f"Key.below: bound must be in 1..2^62-1; got {bound}")
         limit = np.uint64(2**64 - 2**64 % bound - 1)
@@ -98,30 +110,30 @@ class Key:
         return np.concatenate(found)[:n] if found else np.zeros(0, np.int64)
 
     def subset(self, k: int, n: int) -> np.ndarray:
-        """A uniform k-subset of range(n), ascending.  # (k,) int64"""
+        """Draw a uniform k-subset of range(n), ascending.  # (k,) int64"""
         if not 0 <= k <= n:
             raise LocalError(f"Key.subset: need 0 <= k <= n; got k={k}, n={n}")
         if k > n // 2:
-            keep = np.ones(n, dtype=bool)
-            keep[self.subset(n - k, n)] = False
-            return np.flatnonzero(keep)
-        chosen = np.zeros(0, np.int64)
+            chosen = np.ones(n, dtype=bool)
+            chosen[self.subset(n - k, n)] = False
+            return np.flatnonzero(chosen)
+        found = np.zeros(0, np.int64)
         step = 0
-        while len(chosen) < k:  # k <= n/2: every draw is new with probability over 1/2
-            drawn = self.fold("subset", step).below(n, k - len(chosen) + 8)
-            both = np.concatenate([chosen, drawn])
+        while len(found) < k:  # k <= n/2: every draw is new with probability over 1/2
+            drawn = self.fold("subset", step).below(n, k - len(found) + 8)
+            both = np.concatenate([found, drawn])
             first = np.sort(np.unique(both, return_index=True)[1])[:k]  # first appearances, in order of drawing
-            chosen, step = both[first], step + 1
-        return np.sort(chosen)
+            found, step = both[first], step + 1
+        return np.sort(found)
 
     def permutation(self, n: int) -> np.ndarray:
-        """A permutation of range(n): the order of n distinct random words.  # (n,) int64"""
+        """Draw a permutation of range(n): the order of n distinct random words.  # (n,) int64"""
         return np.argsort(self.bits(n), kind="stable").astype(np.int64)
 
     def normal(self, n: int) -> np.ndarray:
-        """n standard normal draws, rounded to multiples of 2^-16, at most 6.4 in size.  # (n,) float32
+        """Draw n standard normal values, rounded to multiples of 2^-16, at most 6.4 in size.  # (n,) float32
 
-        Quantiles (see `quantile`) of 32-bit words; in thousands, so that what is worked out stays in cache.
+        They are quantiles (see `quantile`) of 32-bit words, computed in blocks that fit the cache.
         """
         words = self.bits(-(-n // 2)).astype("<u8").view("<u4")[:n]
         out = np.empty(n, np.float32)
@@ -130,10 +142,10 @@ class Key:
         return out
 
     def shuffle(self, n: int, rows: int = 1) -> np.ndarray:
-        """Permutations of range(n), n <= 2^31: the order of words whose low bits are the index.  # (rows, n) int32
+        """Draw permutations of range(n), n <= 2^31: the order of words whose low bits are the index.
 
-        Faster than `permutation` and as good: with b = log2(n), two of n words agree in their 64 - b high bits, and so
-        keep their order, about n^2 / 2^(65 - b) times.
+        It is faster than `permutation`. With b = log2(n), about n^2 / 2^(65 - b) pairs of words agree in their 64 - b
+        high bits and keep their order.  # (rows, n) int32
         """
         if not 0 <= n <= 2**31:
             raise LocalError(f"Key.shuffle: n must be in 0..2^31; got {n}")
@@ -141,12 +153,12 @@ class Key:
         words = self.bits(rows * n).reshape(rows, n)
         words &= ~low
         words |= np.arange(n, dtype=np.uint64)
-        words.sort(axis=1)  # no two are equal, so every algorithm gives the same
+        words.sort(axis=1)  # all words differ, so every sorting algorithm gives the same order
         words &= low
         return words.astype(np.int32)
 
     def generator(self) -> torch.Generator:
-        """A torch generator for private draws, such as model initialisation, that no peer must repeat."""
+        """Seed a torch generator, for draws that no peer must repeat, such as initial weights."""
         generator = torch.Generator()
         generator.manual_seed(self.word() & (2**63 - 1))
         return generator
@@ -158,16 +170,16 @@ TAIL = (1.4234372777, 2.7568153900, 1.3067284816, 0.17023821103), (1.0, 0.737001
 
 
 def _normal(words: np.ndarray) -> np.ndarray:
-    """One draw per word: its top bit is the sign, the rest, k, the probability (k + 1/2) / 2^32 of a larger one."""
+    """Make one draw per word: the top bit is the sign; the rest, k, is the tail probability (k + 1/2) / 2^32."""
     size = np.rint(quantile(((words & np.uint32(0x7FFFFFFF)) + 0.5) * 2.0**-32) * 65536.0) * (1 / 65536.0)
     return np.where(words >> np.uint32(31), -size, size).astype(np.float32)
 
 
 def quantile(p: np.ndarray) -> np.ndarray:
-    """x >= 0 such that a standard normal draw is larger with probability p, 2^-33 <= p <= 1/2, to 1e-6.  # (n,) float64
+    """Compute the upper quantile x >= 0 of the normal distribution, 2^-33 <= p <= 1/2, to 1e-6.  # (n,) float64
 
-    Wichura's PPND7 (1988, AS 241). Only +, -, *, /, square roots and powers of two, which are rounded in the same way
-    everywhere: a library's logarithm is not.
+    PPND7 of Wichura (1988, AS 241). It uses only +, -, *, /, square roots and powers of two, which every machine rounds
+    alike; the logarithm of a library is not rounded alike.
     """
     q = 0.5 - p
     r = 0.180625 - q * q
@@ -179,7 +191,7 @@ def quantile(p: np.ndarray) -> np.ndarray:
 
 
 def _polynomial(coefficients: tuple[float, ...], r: np.ndarray) -> np.ndarray:
-    """c0 + c1 r + c2 r^2 + ..."""
+    """Evaluate c0 + c1 r + c2 r^2 + ... by Horner's rule."""
     total = np.full_like(r, coefficients[-1])
     for c in coefficients[-2::-1]:
         total *= r
@@ -188,7 +200,7 @@ def _polynomial(coefficients: tuple[float, ...], r: np.ndarray) -> np.ndarray:
 
 
 def _log(p: np.ndarray) -> np.ndarray:
-    """The natural logarithm to 1e-9: log 2 times the exponent, and 2 artanh((m - 1)/(m + 1)) of the mantissa m."""
+    """Compute log p to 1e-9: exponent * log 2 + 2 artanh((m - 1)/(m + 1)), m the mantissa."""
     m, exponent = np.frexp(p)
     s = (m - 1) / (m + 1)
     return exponent * LOG2 + 2 * s * _polynomial(tuple(1 / k for k in range(1, 19, 2)), s * s)

@@ -1,4 +1,4 @@
-"""What a value is before it is one: shapes, number types, integer ranges, and what a codec promises."""
+"""Spec: static description of a tensor (shape, dtype, integer range); Contract: the guarantees of a codec."""
 
 from __future__ import annotations
 
@@ -18,14 +18,30 @@ INTEGERS = {"int8": 8, "uint8": 8, "int16": 16, "int32": 32, "int64": 64}
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape, number type and (for integers) inclusive range of one tensor.
+    """Static description of a tensor: shape, dtype, integer range.
 
-    `segments` gives the lengths of the tensors that were laid end to end into this vector, for codecs that
-    work tensor by tensor; empty means one segment.
+    Both ends of a link are built with equal Specs, so that no shape travels.
+
+    Args:
+        shape: sizes of the dimensions, in elements.
+        dtype: name of a torch dtype: a float of 16 to 64 bits, or an integer of 8 to 64 bits.
+        low: smallest level of an integer tensor, inclusive; None for floats.
+        high: largest level of an integer tensor, inclusive; None for floats.
+        segments: lengths, in elements, of the tensors that were concatenated to this vector; empty: one segment.
+            Codecs that work tensor by tensor need them.
+
+    Raises:
+        LocalError: the dtype is unknown, a size is negative, the range does not fit the dtype, or the segments do not
+            sum to the number of elements.
+
+    Example:
+        >>> levels = Spec((5,), "int8", low=-7, high=7)
+        >>> levels.numel, levels.levels
+        (5, 15)
     """
 
-    shape: tuple[int, ...]
-    dtype: str = "float32"
+    shape: tuple[int, ...]  # in elements
+    dtype: str = "float32"  # name of a torch dtype
     low: int | None = None  # integers only: smallest level, inclusive
     high: int | None = None  # integers only: largest level, inclusive
     segments: tuple[int, ...] = ()  # lengths, in elements; their sum is numel
@@ -52,7 +68,7 @@ class Spec:
 
     @cached_property
     def integer(self) -> bool:
-        """True for levels, False for floats."""
+        """Whether the dtype is an integer."""
         return self.dtype in INTEGERS
 
     @cached_property
@@ -67,18 +83,18 @@ class Spec:
 
     @cached_property
     def levels(self) -> int:
-        """Size of the alphabet of an integer tensor."""
+        """Number of levels of an integer tensor, high - low + 1."""
         if self.low is None or self.high is None:
             raise LocalError(f"Spec: {self.dtype} values have no levels; quantise them first")
         return self.high - self.low + 1
 
     @cached_property
     def torch_dtype(self) -> torch.dtype:
-        """The torch dtype of the same name."""
+        """Torch dtype of the same name."""
         return getattr(torch, self.dtype)
 
     def split(self) -> list[Spec]:
-        """One flat Spec per segment."""
+        """Return one flat Spec per segment."""
         if not self.segments:
             return [replace(self, shape=(self.numel,))]
         return [replace(self, shape=(n,), segments=()) for n in self.segments]
@@ -87,8 +103,15 @@ class Spec:
     def of(x: Tensor | Mapping[str, Tensor]) -> Spec | TreeSpec:
         """Describe a float tensor, or a dict of named float tensors.
 
-        >>> Spec.of(torch.zeros(3, 4))
-        Spec(shape=(3, 4), dtype='float32', low=None, high=None, segments=())
+        Args:
+            x: a tensor, or a dict from names to tensors; its order is part of the description.
+
+        Raises:
+            LocalError: x is something else, or holds integers.
+
+        Example:
+            >>> Spec.of(torch.zeros(3, 4))
+            Spec(shape=(3, 4), dtype='float32', low=None, high=None, segments=())
         """
         if isinstance(x, Tensor):
             name = str(x.dtype).removeprefix("torch.")
@@ -113,13 +136,17 @@ def _leaf(name: object, value: object) -> Spec:
 
 @dataclass(frozen=True)
 class TreeSpec:
-    """Names and Specs of a dict of tensors, in the dict's order (part of the wire contract)."""
+    """Names and Specs of a dict of tensors, in the dict's order, which both ends must share.
+
+    Args:
+        entries: (name, Spec) pairs.
+    """
 
     entries: tuple[tuple[str, Spec], ...]
 
     @cached_property
     def numel(self) -> int:
-        """Number of elements of all tensors together."""
+        """Number of elements of all tensors."""
         return sum(spec.numel for _, spec in self.entries)
 
     def __iter__(self) -> Iterator[tuple[str, Spec]]:
@@ -131,11 +158,31 @@ class TreeSpec:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a codec promises about C, its encode-then-decode map, for one Spec; the tests hold it to each promise."""
+    """Guarantees of a codec for one Spec; C is its encode-then-decode map. The tests check each guarantee.
+
+    Unbiased: ``E C(x) = x`` and ``E|C(x) - x|^2 <= omega |x|^2``. Contractive: ``E|C(x) - x|^2 <= (1 - delta) |x|^2``.
+
+    Args:
+        lossless: C(x) == x bit for bit.
+        omega: relative variance of an unbiased codec; None: biased, or no bound.
+        delta: contraction, 0 < delta <= 1; None: no bound.
+        payload_bits: exact size of every payload in bits; None: it depends on the values.
+        portable: the same input gives the same bytes on every machine and device.
+        linear: messages of one round may be added before they are expanded.
+
+    Example:
+        >>> import fewbits as fb
+        >>> fb.chain(fb.RandK(0.25, mode="unbiased")).contract(Spec((100,))).omega
+        3.0
+
+    References:
+        The two classes of compressors of Beznosikov, Horvath, Richtarik and Safaryan, On Biased Compression for
+        Distributed Learning, JMLR 2023.
+    """
 
     lossless: bool = False  # C(x) == x bit for bit
-    omega: float | None = None  # E C(x) = x and E|C(x)-x|^2 <= omega |x|^2 (None: biased, or no bound)
-    delta: float | None = None  # E|C(x)-x|^2 <= (1-delta) |x|^2 with 0 < delta <= 1 (None: no bound)
-    payload_bits: int | None = None  # exact size of every payload, when it does not depend on the values
-    portable: bool = True  # same input, same bytes on any machine and device
+    omega: float | None = None  # larger: more variance; None: biased, or no bound
+    delta: float | None = None  # in (0, 1]; larger: less is lost; None: no bound
+    payload_bits: int | None = None  # bits of every payload; None: depends on the values
+    portable: bool = True  # same input, same bytes on every machine and device
     linear: bool = False  # messages of one round may be added before they are expanded

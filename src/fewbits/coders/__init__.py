@@ -1,4 +1,4 @@
-"""Floor 2: lossless coders, values <-> bits."""
+"""Lossless coders between tensor values and bits."""
 
 from fewbits.coders.auto import Auto
 from fewbits.coders.base import Coder

@@ -1,4 +1,4 @@
-"""A coder: lossless, tensor values <-> bits; the last stage of a chain."""
+"""Coder: the lossless last stage of a chain, between tensor values and bits."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from fewbits.wire import BitReader, BitWriter
 
 
 class Coder(ABC):
-    """Frozen value; `read(write(v)) == v` bit for bit, for every value that fits the Spec.
+    """Base of all coders: a frozen value with ``read(write(v)) == v`` bit for bit.
 
-    Values come flat and contiguous: integers in their own type within [spec.low, spec.high]; floats as the
-    unsigned words of the same width (uint16, uint32, uint64), because NumPy has no bfloat16.
+    Values are flat and contiguous. Integers have their own type and lie in [spec.low, spec.high]. Floats are unsigned
+    words of the same width (uint16, uint32, uint64), because NumPy has no bfloat16.
     """
 
     floats: ClassVar[bool] = False  # True: accepts float words too; False: integers with a range only
 
     @abstractmethod
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
-        """Append `values`; LocalError for values that the Spec does not allow.  # (numel,)"""
+        """Append `values`; LocalError for values outside the Spec.  # (numel,)"""
 
     @abstractmethod
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
-        """Read back exactly what `write` was given; WireError on anything else.  # (numel,)"""
+        """Read the values that `write` was given; WireError for invalid bytes.  # (numel,)"""
 
     def payload_bits(self, spec: Spec) -> int | None:
-        """Bits of every output that starts at a whole byte, when they do not depend on the values; else None.
+        """Return the bits of every output, or None when they depend on the values.
 
-        Neither the fill before it (at most 7 bits, when something else ended inside a byte) nor after it is counted.
+        Zero fill to a whole byte, before or after the output, is not counted.
         """
         return None
 
     @classmethod
     @abstractmethod
     def examples(cls) -> Sequence[Coder]:
-        """Instances that the conformance tests use."""
+        """Instances for the conformance tests."""

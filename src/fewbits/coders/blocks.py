@@ -1,11 +1,11 @@
-"""One array of bytes under the cheapest of four models; the part that `Rans` and supports share.
+"""Blocks: an array of bytes under the cheapest of four models; `Rans` and supports share them.
 
-Two bits name the model, and the rest begins at a whole byte:
+Two bits name the model; the rest begins at a whole byte:
     RAW       the bytes
-    CONSTANT  the one byte that they all are
+    CONSTANT  the one byte that all bytes equal
     JOINT     a weight per byte value, then rANS words
-    PRODUCT   a weight per digit, whose products are the bytes' weights (cheap to state: for short inputs), then words
-Weights travel as a bit length and a few leading bits; both ends turn them into the same frequencies.
+    PRODUCT   a weight per digit, then rANS words; products of digit weights are byte weights: a short table
+Weights travel as a bit length and a few leading bits; both ends derive the same frequencies from them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from fewbits.errors import WireError
 from fewbits.wire import BitReader, BitWriter
 
 RAW, CONSTANT, JOINT, PRODUCT = range(4)
-MANY = 2**14  # bytes from which four lanes pay: each costs 16 bits
-LONG = 2**12  # bytes from which 15-bit frequencies pay
-VERY_LONG = 2**20  # bytes from which finer weights pay
-TAG_BITS = 8  # the model's two bits and the fill behind them
+MANY = 2**14  # bytes; from here four lanes pay, of which each costs 16 bits
+LONG = 2**12  # bytes; from here 15-bit frequencies pay
+VERY_LONG = 2**20  # bytes; from here finer weights pay
+TAG_BITS = 8  # the two bits of the model, and the fill to a whole byte
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block that is ready to be written."""
+    """An encoded block."""
 
     model: int
     table: np.ndarray  # uint8: weights, zero-filled to a whole byte
@@ -36,7 +36,7 @@ class Block:
 
     @property
     def bits(self) -> int:
-        """Length, fill included."""
+        """Length in bits, fill included."""
         return TAG_BITS + 8 * (len(self.table) + len(self.payload))
 
     def write(self, out: BitWriter) -> None:
@@ -47,7 +47,7 @@ class Block:
 
 
 def best_block(data: np.ndarray, levels: int) -> Block:
-    """Code bytes that hold `digits(levels)` digits below `levels` each.  # (n,) uint8, n > 0"""
+    """Encode bytes of `digits(levels)` digits below `levels` each.  # (n,) uint8, n > 0"""
     counts = kernels.bits.histogram(data, levels ** digits(levels))
     empty = np.zeros(0, np.uint8)
     if counts[data[0]] == len(data):
@@ -61,7 +61,7 @@ def best_block(data: np.ndarray, levels: int) -> Block:
 
 
 def read_block(n: int, levels: int, src: BitReader) -> np.ndarray:
-    """Read `n` bytes back; WireError for bytes that no encoder writes.  # (n,) uint8"""
+    """Decode `n` bytes; WireError for bytes that no encoder writes.  # (n,) uint8"""
     model = src.read(2)
     if model in (RAW, CONSTANT):
         data = src.read_bytes(n if model == RAW else 1)
@@ -72,14 +72,14 @@ def read_block(n: int, levels: int, src: BitReader) -> np.ndarray:
 
 
 def coded(data: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-    """rANS words of bytes under frequencies that sum to a power of two and are positive for each of them.  # uint8"""
+    """Encode bytes with rANS; frequencies sum to a power of two and are positive for each byte present.  # uint8"""
     words = np.empty(len(data) + 8, np.uint16)
     first = kernels.rans.encode(data, frequency, _scale(frequency), _lanes(len(data)), words)
     return words[first:].astype(">u2").view(np.uint8)
 
 
 def read_coded(n: int, frequency: np.ndarray, src: BitReader) -> np.ndarray:
-    """Read `n` bytes that `coded` wrote under the same frequencies; WireError for anything else.  # (n,) uint8"""
+    """Decode `n` bytes that `coded` wrote under the same frequencies; WireError otherwise.  # (n,) uint8"""
     rest = src.rest()[: 2 * (n + 8)]
     words = rest[: len(rest) & ~1].view(">u2").astype(np.uint16)
     data = np.empty(n, np.uint8)
@@ -91,7 +91,7 @@ def read_coded(n: int, frequency: np.ndarray, src: BitReader) -> np.ndarray:
 
 
 def model_bits(counts: np.ndarray, frequency: np.ndarray) -> float:
-    """Length that rANS comes to with these frequencies, states included: sum of counts * log2(total / frequency)."""
+    """Estimate the length of rANS output in bits, states included: sum of counts * log2(total / frequency)."""
     some = counts > 0
     lanes = _lanes(int(counts.sum()))
     return float(np.dot(counts[some], np.log2(frequency.sum() / frequency[some]))) + 16 * lanes
@@ -114,12 +114,12 @@ def _scale(frequency: np.ndarray) -> int:
 
 
 def _mantissa(model: int, n: int) -> int:
-    """Leading bits kept of each weight after the first: an error of 2^-4 costs 0.001 bit per symbol."""
+    """Number of bits sent of each weight after the leading one: an error of 2^-4 costs 0.001 bit per symbol."""
     return 7 if model == PRODUCT else 5 if n >= VERY_LONG else 3
 
 
 def _weigh(model: int, counts: np.ndarray, levels: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The table to send for these counts, and the frequencies that both ends make of it."""
+    """Return the table to send for these counts, and the frequencies that both ends derive from it."""
     if model == PRODUCT:
         columns = digit_table(levels)[: len(counts)].T
         counts = np.sum([np.bincount(column, counts, levels) for column in columns], axis=0).astype(np.int64)
@@ -146,14 +146,14 @@ def _frequencies(model: int, weights: np.ndarray, levels: int, n: int) -> np.nda
     if model == PRODUCT:
         first, *others = digit_table(levels)[: levels ** digits(levels)].T
         products = shares[first]
-        for column in others:  # one product after the other: every machine rounds alike
+        for column in others:  # a fixed order of products, so that every machine rounds alike
             products = products * shares[column]
         shares = products
     return kernels.rans.normalise(shares, _frequency_bits(n))
 
 
 def symbol_cost(counts: np.ndarray) -> float:
-    """Estimated length of a block of single-digit symbols with these counts, table included."""
+    """Estimate the length in bits of a block of single-digit symbols with these counts, table included."""
     n = int(counts.sum())
     if n == 0 or counts.max() == n:
         return 2.0 * TAG_BITS

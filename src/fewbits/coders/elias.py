@@ -1,4 +1,4 @@
-"""Elias codes: short words for small numbers, without any model (Elias 1975)."""
+"""Elias gamma and delta codes: short words for small numbers, without a model."""
 
 from __future__ import annotations
 
@@ -21,32 +21,51 @@ MAX_CODE_BITS = 67  # gamma of the largest zigzag of such an alphabet
 
 @dataclass(frozen=True)
 class Elias(Coder):
-    """Zigzag each level to a positive integer, zero to 1, and write its Elias code.
+    """Write each level as an Elias code, shortest for levels near zero.
 
-    A range without negative (or positive) levels counts from its end nearest to zero instead.
+    A level v becomes the positive integer ``x = 2v + 1`` (v >= 0) or ``x = -2v``. A range without negative, or without
+    positive, levels counts from its end nearest to zero. gamma has ``2 floor(log2 x) + 1`` bits; delta has
+    ``floor(log2 x) + 2 floor(log2(floor(log2 x) + 1)) + 1``. At most 2^32 levels.
+
+    Args:
+        code: "gamma", shorter below x = 32, or "delta", shorter from there on.
+
+    Raises:
+        LocalError: another code; when used, more than 2^32 levels or levels beyond 2^33.
+
+    Example:
+        >>> import numpy as np
+        >>> spec, out = Spec((4,), "int8", -7, 7), BitWriter()
+        >>> Elias().write(np.array([0, -1, 2, 0], np.int8), spec, out)
+        >>> out.bits
+        10
+        >>> Elias().read(spec, BitReader(out.finish())).tolist()
+        [0, -1, 2, 0]
+
+    References:
+        Elias, Universal codeword sets and representations of the integers, IEEE Trans. Information Theory 21, 1975.
+        QSGD (Alistarh et al. 2017) uses the same codes for magnitudes, with a separate sign bit.
     """
 
-    code: str = "gamma"  # "gamma": shortest for levels near zero; "delta": shorter from 32 up
+    code: str = "gamma"  # "gamma": shorter below 32; "delta": shorter from 32 on
 
     def __post_init__(self) -> None:
         if self.code not in ("gamma", "delta"):
             raise LocalError(f'Elias: code must be "gamma" or "delta"; got {self.code!r}')
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
-        """Append the codes after aligning; LocalError above 2^32 levels."""
         low, high = _range(spec)
         symbols = offsets(values, spec)
         if trivial(spec):
             return
         delta = self.code == "delta"
-        nbits = int(kernels.golomb.elias_bits(symbols, low, high, delta))
+        nbits = int(kernels.elias.elias_bits(symbols, low, high, delta))
         words = np.zeros(nbits // 64 + 2, np.uint64)
-        kernels.golomb.elias_encode(symbols, low, high, delta, words)
+        kernels.elias.elias_encode(symbols, low, high, delta, words)
         out.align()
         write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
 
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
-        """Read them back; WireError when one is cut, or names no level."""
         low, high = _range(spec)
         if trivial(spec):
             return nothing(spec)
@@ -54,7 +73,7 @@ class Elias(Coder):
         src.need(spec.numel, "an Elias code of one bit at least per level")
         symbols = np.empty(spec.numel, symbol_dtype(spec))
         words = kernels.bits.words(data)
-        used = kernels.golomb.elias_decode(words, 8 * len(data), low, high, self.code == "delta", symbols)
+        used = kernels.elias.elias_decode(words, 8 * len(data), low, high, self.code == "delta", symbols)
         if used < 0:
             raise WireError(f"Elias: {spec.numel} codes of levels {low}..{high} do not fit the bytes that came")
         src.skip(int(used))
@@ -62,7 +81,6 @@ class Elias(Coder):
 
     @classmethod
     def examples(cls) -> Sequence[Elias]:
-        """Both codes."""
         return (cls("gamma"), cls("delta"))
 
 
@@ -77,24 +95,24 @@ def _range(spec: Spec) -> tuple[int, int]:
 
 
 def gamma_bits(value: int) -> int:
-    """Length of the gamma code of value >= 1."""
+    """Return the length of the gamma code of value >= 1, in bits."""
     return 2 * value.bit_length() - 1
 
 
 def delta_bits(value: int) -> int:
-    """Length of the delta code of value >= 1."""
+    """Return the length of the delta code of value >= 1, in bits."""
     return gamma_bits(value.bit_length()) + value.bit_length() - 1
 
 
 def write_gamma(value: int, out: BitWriter) -> None:
-    """Append value >= 1: floor(log2 value) zeros, then its binary digits."""
+    """Append the gamma code of value >= 1: floor(log2 value) zeros, then its binary digits."""
     if value < 1:
         raise LocalError(f"Elias codes start at 1; got {value}")
     out.write(value, gamma_bits(value))
 
 
 def write_delta(value: int, out: BitWriter) -> None:
-    """Append value >= 1: gamma of its number of binary digits, then the digits but the first."""
+    """Append the delta code of value >= 1: gamma of the number of digits, then all digits after the first."""
     if value < 1:
         raise LocalError(f"Elias codes start at 1; got {value}")
     write_gamma(value.bit_length(), out)
@@ -102,7 +120,7 @@ def write_delta(value: int, out: BitWriter) -> None:
 
 
 def read_gamma(src: BitReader, bound: int) -> int:
-    """The next gamma code; WireError unless it is in 1..bound."""
+    """Read a gamma code; WireError unless the value is in 1..bound."""
     zeros = 0
     while not src.read(1):
         zeros += 1
@@ -112,7 +130,7 @@ def read_gamma(src: BitReader, bound: int) -> int:
 
 
 def read_delta(src: BitReader, bound: int) -> int:
-    """The next delta code; WireError unless it is in 1..bound."""
+    """Read a delta code; WireError unless the value is in 1..bound."""
     size = read_gamma(src, max(1, bound.bit_length())) - 1
     return _bounded((1 << size) | src.read(size), bound)
 

@@ -1,4 +1,4 @@
-"""Every value in the same number of bits."""
+"""Fixed: every value in the same number of bits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ JOINED = (1, 2, 4)  # widths that fill bytes
 
 @dataclass(frozen=True)
 class Fixed(Coder):
-    """ceil(log2 levels) bits per level, most significant bit first; floats as their little-endian words.
+    """Write every level in the same number of bits.
 
-    >>> Fixed().payload_bits(Spec((5,), "int8", -7, 7))
-    20
+    ``ceil(log2 levels)`` bits per level, most significant bit first; floats as little-endian words.
+
+    Example:
+        >>> Fixed().payload_bits(Spec((5,), "int8", -7, 7))
+        20
     """
 
     floats = True
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
-        """Append numel * ceil(log2 levels) bits."""
-        if trivial(spec):  # not even the fill before floats: `read` stops here too
+        if trivial(spec):  # `read` stops here too, so not even the fill before floats is written
             offsets(values, spec)
         elif not spec.integer:
             out.write_bytes(offsets(values, spec).astype(values.dtype.newbyteorder("<"), copy=False))
@@ -36,7 +38,6 @@ class Fixed(Coder):
             write_packed(_pack(values, spec), width_bits(spec) * spec.numel, out)
 
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
-        """Read them back; WireError when they end too early or name no level."""
         if trivial(spec):
             return nothing(spec)
         if not spec.integer:
@@ -51,17 +52,15 @@ class Fixed(Coder):
         return restore(symbols, spec)
 
     def payload_bits(self, spec: Spec) -> int:
-        """Exact size."""
         return width_bits(spec) * spec.numel
 
     @classmethod
     def examples(cls) -> Sequence[Fixed]:
-        """The only one."""
         return (cls(),)
 
 
 def write_packed(data: np.ndarray, nbits: int, out: BitWriter) -> None:
-    """Append the first `nbits` bits of `data` (uint8): whole bytes after aligning, then the tail as bits."""
+    """Append the first `nbits` bits of `data` (uint8): aligned whole bytes, then the rest as bits."""
     whole, tail = divmod(nbits, 8)
     if whole:
         out.write_bytes(data[:whole])
@@ -70,7 +69,7 @@ def write_packed(data: np.ndarray, nbits: int, out: BitWriter) -> None:
 
 
 def read_packed(nbits: int, src: BitReader) -> np.ndarray:
-    """Read what `write_packed` wrote, zero-filled to whole bytes.  # (ceil(nbits/8),) uint8"""
+    """Read the bits that `write_packed` wrote, zero-filled to whole bytes.  # (ceil(nbits/8),) uint8"""
     whole, tail = divmod(nbits, 8)
     src.need(nbits, "a packed array")
     data = src.read_bytes(whole) if whole else np.zeros(0, np.uint8)

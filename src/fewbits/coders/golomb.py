@@ -1,11 +1,4 @@
-"""The vector source coder of Malcom-PSGD (Campbell, Liu, Woldemariam, Scaglione; arXiv 2309.05633, 2311.05760).
-
-The type of the vector (how often each level occurs), then for each level but the last its support among the
-positions not yet explained, as Golomb-coded runs; trailing runs are implied by the counts. No prior distribution
-is needed. Differences: only levels that occur are listed (gamma of the step to the next, delta of its count), ties in
-the order go to the lower level, and the parameter is found with exactly rounded operations, so that no two
-machines disagree on it.
-"""
+"""Golomb: the type of the vector, then the positions of each level as Golomb-coded runs (Malcom-PSGD)."""
 
 from __future__ import annotations
 
@@ -30,16 +23,41 @@ MAX_LEVELS = 2**16
 
 @dataclass(frozen=True)
 class Golomb(Coder):
-    """Type, then supports, level by level; time O(numel + nonzeros * log levels)."""
+    """Write how often each level occurs, then the positions of each level as Golomb-coded runs.
 
-    order: str = "ascending"  # least frequent level first; "descending" costs up to 129% over entropy (measured)
+    The counts (the *type* of the vector) travel first. Then the positions of each level but the last travel as runs,
+    counted among the positions that no earlier level took. A run ``g = a M + r`` has a in unary and r in truncated
+    binary, with ``M = ceil(-log(1 + q) / log q)`` and ``q = 1 - count / positions``. Trailing runs follow from the
+    counts. No prior distribution is needed. The time is O(numel + nonzeros * log levels). At most 2^16 levels.
+
+    Args:
+        order: "ascending", least frequent level first, or "descending", which costs up to 129% over the entropy.
+
+    Raises:
+        LocalError: another order; when used, floats or more than 2^16 levels.
+
+    Example:
+        >>> import numpy as np
+        >>> spec, out = Spec((4,), "int8", -7, 7), BitWriter()
+        >>> Golomb().write(np.array([0, -1, 2, 0], np.int8), spec, out)
+        >>> out.bits
+        20
+        >>> Golomb().read(spec, BitReader(out.finish())).tolist()
+        [0, -1, 2, 0]
+
+    References:
+        Campbell, Liu, Woldemariam and Scaglione, arXiv 2309.05633 and 2311.05760. Differences: only levels that occur
+        are listed (gamma of the step, delta of the count); of equal counts the lower level is first; M is found with
+        exactly rounded operations, so that all machines agree.
+    """
+
+    order: str = "ascending"  # least frequent level first; "descending": up to 129% over entropy (measured)
 
     def __post_init__(self) -> None:
         if self.order not in ("ascending", "descending"):
             raise LocalError(f'Golomb: order must be "ascending" or "descending"; got {self.order!r}')
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
-        """Append counts, align, append runs; LocalError above 65536 levels."""
         _check(spec)
         symbols = offsets(values, spec)
         if trivial(spec):
@@ -54,7 +72,6 @@ class Golomb(Coder):
         write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
 
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
-        """Read them back; WireError for counts or runs that do not fit numel."""
         _check(spec)
         if trivial(spec):
             return nothing(spec)
@@ -72,7 +89,6 @@ class Golomb(Coder):
 
     @classmethod
     def examples(cls) -> Sequence[Golomb]:
-        """Both orders."""
         return (cls(), cls("descending"))
 
 
@@ -84,20 +100,21 @@ def _check(spec: Spec) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What both ends work out from the counts: which level comes when, among how many positions, with which M."""
+    """Order, starts and parameters of the coded levels; both ends derive it from the counts."""
 
-    levels: np.ndarray  # symbols in the order they are coded; the last is implied
+    levels: np.ndarray  # symbols in coding order; the last one is implied
     starts: np.ndarray  # (coded levels + 1,) int64: hits before each coded level
-    sizes: np.ndarray  # (coded levels,) int64: positions not yet explained
+    sizes: np.ndarray  # (coded levels,) int64: positions that no earlier level took
     parameters: np.ndarray  # (coded levels,) int64: M of each
 
     @staticmethod
     def of(counts: np.ndarray, order: str) -> _Plan:
-        """Kept for a while: a frame's sender, its receivers and its prediction ask for the same one."""
+        """Return the plan for these counts; cached, because sender, receivers and estimate need the same one."""
         return _planned(np.ascontiguousarray(counts, np.int64).tobytes(), order)
 
     @staticmethod
     def made(counts: np.ndarray, order: str) -> _Plan:
+        """Compute the plan for these counts."""
         present = np.flatnonzero(counts)
         key = counts[present] if order == "ascending" else -counts[present]
         levels = present[np.argsort(key, kind="stable")]
@@ -109,7 +126,7 @@ class _Plan:
 
     @property
     def max_bits(self) -> int:
-        """A bound on the length of the runs."""
+        """Upper bound of the length of the runs, in bits."""
         tails = [(int(m) - 1).bit_length() + 1 for m in self.parameters]
         return int(np.sum(self.sizes // self.parameters) + np.dot(np.diff(self.starts), np.array(tails, np.int64)))
 
@@ -120,16 +137,16 @@ def _planned(counts: bytes, order: str) -> _Plan:
 
 
 def parameter(hits: int, size: int) -> int:
-    """M = ceil(-log(1 + q) / log q), q = 1 - hits/size: the least M with q^M (1 + q) <= 1.
+    """Return M = ceil(-log(1 + q) / log q), q = 1 - hits/size: the least M with q^M (1 + q) <= 1.
 
-    The best for geometric runs (Gallager, van Voorhis 1975), but for rounding of one part in 10^8 at sizes near 2^31.
-    Found by products of doubles alone, which IEEE rounds alike everywhere; a logarithm may differ in the last bit.
+    This M is the best for geometric runs (Gallager and van Voorhis 1975), up to rounding of 10^-8 at sizes near 2^31.
+    Only products of doubles are used: IEEE rounds them alike everywhere, but a logarithm may differ in the last bit.
     """
     q = (size - hits) / size
     powers = [q]  # q^(2^i)
     while powers[-1] * (1 + q) > 1:
         powers.append(powers[-1] * powers[-1])
-    below, power = 0, 1.0  # the greatest M that is still too small
+    below, power = 0, 1.0  # binary search for the greatest M that is still too small
     for i in reversed(range(len(powers) - 1)):
         if power * powers[i] * (1 + q) > 1:
             below, power = below + (1 << i), power * powers[i]
@@ -137,7 +154,7 @@ def parameter(hits: int, size: int) -> int:
 
 
 def write_type(counts: np.ndarray, out: BitWriter) -> None:
-    """For each level that occurs, gamma of the step from the one before it and delta of its count."""
+    """Append the type: for each level that occurs, gamma of the step from the one before and delta of its count."""
     previous = -1
     for level in np.flatnonzero(counts).tolist():
         write_gamma(level - previous, out)
@@ -146,7 +163,7 @@ def write_type(counts: np.ndarray, out: BitWriter) -> None:
 
 
 def read_type(numel: int, levels: int, src: BitReader) -> np.ndarray:
-    """Read counts until they sum to `numel`; WireError beyond the last level.  # (levels,) int64"""
+    """Read the type until its counts sum to `numel`; WireError beyond the last level.  # (levels,) int64"""
     counts = np.zeros(levels, np.int64)
     level, left = -1, numel
     while left:
@@ -159,31 +176,31 @@ def read_type(numel: int, levels: int, src: BitReader) -> np.ndarray:
 
 
 def _peeled(symbols: np.ndarray, plan: _Plan, spec: Spec) -> np.ndarray:
-    """Positions of each coded level among those not yet explained, level after level.  # (hits,) int64"""
+    """Count the positions of each coded level among those that no earlier level took.  # (hits,) int64"""
     total = int(plan.starts[-1])
     rank = np.zeros(spec.levels, np.uint16)
     rank[plan.levels] = np.arange(len(plan.levels))
     positions, ranks = np.empty(total + 1, np.int64), np.empty(total + 1, np.uint16)
     whole = len(symbols) // 8 if symbols.itemsize == 1 else 0
     eights = symbols[: 8 * whole].view(np.uint64) if whole else np.zeros(0, np.uint64)
-    kernels.golomb.collect(symbols, eights, plan.levels[-1], rank, positions, ranks)
+    kernels.peel.collect(symbols, eights, plan.levels[-1], rank, positions, ranks)
     positions, ranks = positions[:total], ranks[:total]
-    return kernels.golomb.peel(positions, ranks, plan.starts, np.empty_like(positions), np.empty_like(ranks))
+    return kernels.peel.peel(positions, ranks, plan.starts, np.empty_like(positions), np.empty_like(ranks))
 
 
 def _assembled(found: np.ndarray, plan: _Plan, spec: Spec) -> np.ndarray:
     """Undo `_peeled`.  # (numel,) symbols"""
     ranks = np.repeat(np.arange(len(plan.levels) - 1, dtype=np.uint16), np.diff(plan.starts))
     spare = np.empty_like(found), np.empty_like(ranks)
-    positions, ranks = kernels.golomb.unpeel(found, ranks, plan.starts, *spare)
+    positions, ranks = kernels.peel.unpeel(found, ranks, plan.starts, *spare)
     kind = symbol_dtype(spec)
     symbols = np.full(spec.numel, plan.levels[-1], kind)
-    kernels.golomb.place(positions, ranks, plan.levels.astype(kind), symbols)
+    kernels.peel.place(positions, ranks, plan.levels.astype(kind), symbols)
     return symbols
 
 
 def predicted_bits(counts: Sequence[int] | np.ndarray, order: str = "ascending") -> float:
-    """Expected length for i.i.d. levels with these counts: sum of elias(m_a) + sum over a != last of m_a E(p_a, M_a).
+    """Predict the length in bits for i.i.d. levels: sum of elias(m_a) + sum over a != last of m_a E(p_a, M_a).
 
     E(p, M) = 1/(1-q^M) + (b-1) + (q^r - q^M)/(1-q^M), q = 1-p, b = ceil(log2 M), r = 2^b - M.
     """

@@ -1,6 +1,6 @@
-"""Levels as bytes: offsets from the lowest level, several small ones joined in one byte, wide ones cut in planes.
+"""Levels as bytes: offsets from the lowest level, several small levels in one byte, wide levels as byte planes.
 
-A coder that works on joined bytes takes fewer steps and sees what neighbouring levels have in common.
+A coder of joined bytes takes fewer steps and can use the dependence of neighbouring levels.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from fewbits.spec import Spec
 
 
 def width_bits(spec: Spec) -> int:
-    """Bits of one symbol: ceil(log2 levels) for integers, the word for floats."""
+    """Return the bits of one symbol: ceil(log2 levels) for integers, the word size for floats."""
     return (spec.levels - 1).bit_length() if spec.integer else spec.bits
 
 
 def trivial(spec: Spec) -> bool:
-    """True when there is nothing to send: no element, or one level."""
+    """Return whether nothing needs to be sent: no element, or one level."""
     return spec.numel == 0 or width_bits(spec) == 0
 
 
 def symbol_dtype(spec: Spec) -> np.dtype:
-    """The smallest unsigned type that holds a symbol."""
+    """Return the smallest unsigned type that holds a symbol."""
     bits = width_bits(spec)
     return np.dtype(f"u{next(size for size in (1, 2, 4, 8) if 8 * size >= bits)}")
 
 
 def offsets(values: np.ndarray, spec: Spec) -> np.ndarray:
-    """Values as unsigned symbols: level - low, or the float words themselves.  # (numel,)
+    """Map values to unsigned symbols: level - low, or the float words unchanged.  # (numel,)
 
-    Raises LocalError for values of another type, number or range than the Spec says.
+    Raises:
+        LocalError: type, number or range of the values differ from the Spec.
     """
     _check_values(values, spec)
     if not spec.integer:
@@ -43,7 +44,7 @@ def offsets(values: np.ndarray, spec: Spec) -> np.ndarray:
         raise _out_of_range(values, spec)
     unsigned = values.view(f"u{values.itemsize}")
     if spec.low:
-        unsigned = unsigned - unsigned.dtype.type(spec.low % 2**spec.bits)  # wraps round, as two's complement does
+        unsigned = unsigned - unsigned.dtype.type(spec.low % 2**spec.bits)  # modulo 2^bits, as in two's complement
     return unsigned.astype(symbol_dtype(spec), copy=False)
 
 
@@ -61,7 +62,7 @@ def restore(symbols: np.ndarray, spec: Spec) -> np.ndarray:
 
 
 def nothing(spec: Spec) -> np.ndarray:
-    """The values of a trivial Spec."""
+    """Return the values of a trivial Spec."""
     _check_range(spec)
     return restore(np.zeros(spec.numel, symbol_dtype(spec)), spec)
 
@@ -88,16 +89,15 @@ def _check_range(spec: Spec) -> None:
 
 
 def digits(levels: int) -> int:
-    """How many levels fit in one byte: 8 of 2, 5 of 3, 4 of 4, 3 of up to 6, 2 of up to 16, else 1."""
+    """Return how many levels fit in one byte: 8 of 2, 5 of 3, 4 of 4, 3 of up to 6, 2 of up to 16, else 1."""
     return next(k for k in (8, 5, 4, 3, 2, 1) if levels**k <= 256 or k == 1)
 
 
 def join(values: np.ndarray, spec: Spec, pad: int | None = None) -> np.ndarray:
-    """Symbols of at most 8 bits, `digits` to a byte, the first most significant; the last symbol fills up, or `pad`.
+    """Join symbols of at most 8 bits, `digits` to a byte, the first most significant.
 
+    The last symbol, or `pad`, fills the last byte. LocalError as in `offsets`.
     # (n,) of the Spec's type, n >= 1 -> (ceil(n / digits),) uint8
-
-    One pass where values are bytes themselves. Raises LocalError as `offsets` does.
     """
     assert spec.low is not None
     count, low = digits(_base(spec, pad)), spec.low % 256
@@ -116,9 +116,9 @@ def join(values: np.ndarray, spec: Spec, pad: int | None = None) -> np.ndarray:
 
 
 def separate(data: np.ndarray, spec: Spec, packed: bool = False) -> np.ndarray:
-    """Undo `join` (`packed`: with a pad); WireError for a byte that it would not write.  # (numel,) of the Spec's type
+    """Undo `join` (`packed`: with a pad); WireError for a byte that it cannot write.  # (numel,) of the Spec's type
 
-    The digits that fill up the last byte are passed over: any value of theirs decodes to the same symbols.
+    The digits that fill the last byte are ignored.
     """
     assert spec.low is not None
     base = _base(spec, packed or None)
@@ -131,7 +131,7 @@ def separate(data: np.ndarray, spec: Spec, packed: bool = False) -> np.ndarray:
 
 
 def _base(spec: Spec, pad: int | None) -> int:
-    """Of the digits: the number of levels, or the power of two that holds it, when bits are only packed."""
+    """Return the base of the digits: the number of levels, or the next power of two when bits are packed."""
     return spec.levels if pad is None else 1 << width_bits(spec)
 
 
@@ -148,19 +148,19 @@ def _separated(data: np.ndarray, table: np.ndarray, n: int) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def digit_table(levels: int) -> np.ndarray:
-    """The digits of each byte, most significant first.  # (256, digits) uint8"""
+    """Tabulate the digits of each byte, most significant first.  # (256, digits) uint8"""
     powers = levels ** np.arange(digits(levels))[::-1]
     return np.ascontiguousarray((np.arange(256)[:, None] // powers % levels).astype(np.uint8))
 
 
 @lru_cache(maxsize=32)
 def level_table(levels: int, low: int) -> np.ndarray:
-    """The same with `low` added, modulo 256: the levels' own bytes."""
+    """Tabulate the levels of each byte: its digits plus `low`, modulo 256.  # (256, digits) uint8"""
     return digit_table(levels) + np.uint8(low)
 
 
 def planes(symbols: np.ndarray, spec: Spec) -> list[np.ndarray]:
-    """One byte array per byte of the symbol, the least significant first; unused high bytes are left out."""
+    """Cut symbols into one byte array per byte, least significant first, without unused high bytes."""
     whole = symbols.astype(symbols.dtype.newbyteorder("<"), copy=False).view(np.uint8).reshape(-1, symbols.itemsize)
     return [np.ascontiguousarray(whole[:, i]) for i in range(-(-width_bits(spec) // 8))]
 

@@ -1,4 +1,4 @@
-"""Entropy coding with a static model: asymmetric numeral systems over joined bytes (Duda 2014; see kernels/rans.py)."""
+"""Rans: range asymmetric numeral systems with a static model over joined bytes; see kernels/rans.py."""
 
 from __future__ import annotations
 
@@ -17,17 +17,30 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True)
 class Rans(Coder):
-    """Near the entropy of joined bytes: five ternary levels or two 4-bit levels in one; floats plane by byte plane.
+    """Entropy-code joined bytes with a static model that travels with the data.
 
-    One bit says whether fixed width was shorter, so that this coder never loses more than a byte to `Fixed`.
-    Independent levels come to 0.1-0.3% over their zero-order entropy from 10^6 on; neighbours that depend on each
-    other come below it.
+    The length is near ``sum_a n_a log2(n / n_a)`` bits over the bytes. A byte joins five ternary levels, or two of 4
+    bits; floats are coded byte plane by byte plane. Of 10^6 independent levels the output is 0.1-0.3% over the
+    zero-order entropy, and dependent neighbours come below it. One bit says whether fixed width was shorter: the loss
+    against `Fixed` is at most one byte.
+
+    Example:
+        >>> import numpy as np
+        >>> spec, out = Spec((4,), "int8", -7, 7), BitWriter()
+        >>> Rans().write(np.array([0, -1, 2, 0], np.int8), spec, out)
+        >>> out.bits
+        24
+        >>> Rans().read(spec, BitReader(out.finish())).tolist()
+        [0, -1, 2, 0]
+
+    References:
+        Duda, Asymmetric numeral systems, arXiv 1311.2540, 2014. Differences: 16-bit words, four interleaved states for
+        long inputs, and rounded weights in place of frequencies on the wire.
     """
 
     floats = True
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
-        """Append the shorter of fixed width and the coded planes."""
         if trivial(spec):
             offsets(values, spec)
             return
@@ -41,7 +54,6 @@ class Rans(Coder):
             block.write(out)
 
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
-        """Read them back; WireError for anything an encoder would not write."""
         if trivial(spec):
             return nothing(spec)
         if not src.read(1):
@@ -54,7 +66,6 @@ class Rans(Coder):
 
     @classmethod
     def examples(cls) -> Sequence[Rans]:
-        """The only one."""
         return (cls(),)
 
 

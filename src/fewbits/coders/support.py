@@ -1,11 +1,11 @@
-"""Sorted index sets: where a sparse vector is not zero. Both ends know k and n.
+"""Supports: sorted sets of k indices below n, the positions of a sparse vector. Both ends know k and n.
 
-Three bits name the form that came out shortest:
+Three bits name the shortest form:
     RUNS       Golomb-coded runs between indices: the least overhead, for few indices
-    RANDOM     runs in buckets under the geometric model that k and n imply; nothing is sent but rANS words
-    CLUSTERED  the same (from here on, by 0, 1 or 2 fine bits) under a model that is sent: real updates cluster
-A bucket is a run's bit length and `fine` bits below its leading one; the bits below travel raw.
-When k > n/2 the complement travels instead.
+    RANDOM     runs in buckets under the geometric model of k and n; only rANS words are sent
+    CLUSTERED  runs in buckets under a model that is sent (3 forms, 0 to 2 fine bits), because real updates cluster
+A bucket is the bit length of a run and the `fine` bits after its leading one; the lower bits travel raw.
+When k > n/2 the complement travels.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ MAX_SIZE = 2**40
 
 
 def write_support(indices: np.ndarray, n: int, out: BitWriter) -> None:
-    """Append k distinct ascending indices below n.  # (k,) int64
+    """Append k distinct ascending indices below n; k = 0 and k = n cost nothing.  # (k,) int64
 
-    Raises LocalError when they are not ascending and below n. k = 0 and k = n cost nothing.
+    Raises:
+        LocalError: the indices are not ascending, distinct and below n.
     """
     _check(indices, n)
     if len(indices) in (0, n):
@@ -48,7 +49,7 @@ def write_support(indices: np.ndarray, n: int, out: BitWriter) -> None:
 
 
 def read_support(k: int, n: int, src: BitReader) -> np.ndarray:
-    """Read k ascending indices below n; WireError when the bytes give anything else.  # (k,) int64"""
+    """Read k ascending indices below n; WireError for other bytes.  # (k,) int64"""
     if not 0 <= k <= n or n > MAX_SIZE:
         raise LocalError(f"support: need 0 <= k <= n <= 2^40; got k={k}, n={n}")
     if k in (0, n):
@@ -76,7 +77,7 @@ def _complement(indices: np.ndarray, n: int) -> np.ndarray:
 
 
 def _costs(indices: np.ndarray, n: int) -> list[float]:
-    """Length of each form in bits, from counts alone; RUNS exact, the others within a few bits."""
+    """Estimate the length of each form in bits from counts: RUNS exactly, the others within a few bits."""
     k = len(indices)
     runs = float(kernels.golomb.golomb_bits(indices, parameter(k, n)))
     counts = kernels.golomb.bucket_counts(indices, FINE)[: _buckets(n, FINE)]
@@ -144,18 +145,18 @@ def _read_buckets(k: int, n: int, form: int, src: BitReader) -> np.ndarray:
 
 
 def _buckets(n: int, fine: int) -> int:
-    """How many buckets runs below n fall into; at least 17, so that blocks take one to a byte."""
+    """Count the buckets of runs below n; at least 17, so that blocks put one in a byte."""
     spare = max(0, (n - 1).bit_length() - 1 - fine)
     return max(17, (spare << fine) + ((n - 1) >> spare) + 1)
 
 
 def _spare(buckets: int, fine: int) -> np.ndarray:
-    """Raw bits of each bucket.  # (buckets,) int64"""
+    """Return the raw bits of each bucket.  # (buckets,) int64"""
     return np.maximum(0, (np.arange(buckets) >> fine) - 1)
 
 
 def _lowest(buckets: int, fine: int) -> np.ndarray:
-    """The shortest run of each bucket.  # (buckets,) int64"""
+    """Return the shortest run of each bucket.  # (buckets,) int64"""
     spare = _spare(buckets, fine)
     return (np.arange(buckets) - (spare << fine)) << spare
 
@@ -164,12 +165,12 @@ def _bit_length(values: np.ndarray) -> np.ndarray:
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)  # exact below 2^53
 
 
-@lru_cache(maxsize=64)  # a link sends supports of one size; the answer is never written to
+@lru_cache(maxsize=64)  # a link sends supports of one size; callers must not write to the result
 def _geometric(k: int, n: int) -> np.ndarray:
-    """Frequencies of buckets when each index is in with probability k/n: q^lowest - q^(next lowest).  # int64
+    """Return bucket frequencies when each index is present with probability k/n: q^lowest - q^(next lowest).  # int64
 
-    Products of doubles alone, so that both ends round alike; tiny weights are lifted to one floor, because whether
-    denormal numbers are kept is a processor setting.
+    Only products of doubles are used, so that both ends round alike. Tiny weights are raised to one floor, because a
+    processor setting decides whether denormal numbers become zero.
     """
     lowest = _lowest(_buckets(n, FINE) + 1, FINE)
     square, powers = (n - k) / n, np.ones(len(lowest))

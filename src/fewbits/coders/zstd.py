@@ -1,4 +1,4 @@
-"""zstandard over joined bytes: the fast choice, and the one that finds repeats."""
+"""Zstd: zstandard over joined bytes; fast, and finds repeats."""
 
 from __future__ import annotations
 
@@ -18,9 +18,31 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True)
 class Zstd(Coder):
-    """One zstandard frame without magic, size and checksum, or fixed width where that is shorter (one bit)."""
+    """Compress joined bytes with zstandard.
 
-    level: int = 1  # 1..19; higher: slower, a little smaller
+    The payload is one zstandard frame without magic, size and checksum. One bit says whether fixed width was shorter.
+    The decoder bounds its memory by the Spec before it decompresses.
+
+    Args:
+        level: compression level, 1..19; larger: slower, slightly smaller.
+
+    Raises:
+        LocalError: the level is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> spec, out = Spec((4,), "int8", -7, 7), BitWriter()
+        >>> Zstd().write(np.array([0, -1, 2, 0], np.int8), spec, out)
+        >>> out.bits
+        24
+        >>> Zstd().read(spec, BitReader(out.finish())).tolist()
+        [0, -1, 2, 0]
+
+    References:
+        Collet and Kucherawy, Zstandard Compression and the application/zstd Media Type, RFC 8878, 2021.
+    """
+
+    level: int = 1  # 1..19; larger: slower, slightly smaller
 
     floats = True
 
@@ -29,7 +51,6 @@ class Zstd(Coder):
             raise LocalError(f"Zstd: level must be in 1..19; got {self.level}")
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
-        """Append the shorter of fixed width and the compressed planes."""
         if trivial(spec):
             offsets(values, spec)
             return
@@ -43,7 +64,6 @@ class Zstd(Coder):
             Fixed().write(values, spec, out)
 
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
-        """Read them back; memory is bounded by numel before anything is decompressed."""
         if trivial(spec):
             return nothing(spec)
         if not src.read(1):
@@ -58,7 +78,6 @@ class Zstd(Coder):
 
     @classmethod
     def examples(cls) -> Sequence[Zstd]:
-        """A fast and a slow one."""
         return (cls(), cls(9))
 
 
@@ -81,7 +100,10 @@ def _decompress(packed: bytes, size: int) -> np.ndarray:
     kind = zstandard.FORMAT_ZSTD1_MAGICLESS
     try:
         stated = zstandard.get_frame_parameters(packed, format=kind).content_size
-        if stated not in (zstandard.CONTENTSIZE_UNKNOWN, size):  # else it would allocate what the frame says
+        if stated not in (
+            zstandard.CONTENTSIZE_UNKNOWN,
+            size,
+        ):  # a frame could state a size that exhausts memory
             raise WireError(f"zstandard frame states {stated} bytes; {size} were expected")
         decompressor = zstandard.ZstdDecompressor(format=kind)
         data = decompressor.decompress(packed, max_output_size=size, allow_extra_data=False)

@@ -1,4 +1,4 @@
-"""Floor 4': FedPara, pFedPara and low-rank factors on the weights of any module; knows nothing of wires."""
+"""FedPara, pFedPara and low-rank factorisations of the weights of any module; nothing here knows the wire."""
 
 from fewbits.factor.compose import hadamard
 from fewbits.factor.factorisation import Factorisation

@@ -1,4 +1,4 @@
-"""W = (L1 A1) o (L2 A2 + shift): two low-rank halves multiplied entry by entry."""
+"""The entrywise (Hadamard) product of two low-rank matrices, with its own backward pass."""
 
 from __future__ import annotations
 
@@ -10,21 +10,39 @@ from torch import Tensor
 
 
 def hadamard(left1: Tensor, right1: Tensor, left2: Tensor, right2: Tensor, shift: float = 0.0) -> Tensor:
-    """(left1 @ right1) * (left2 @ right2 + shift).  # left (m, r), right (r, n) -> (m, n)
+    """Multiply two low-rank matrices entry by entry.
 
-    Proposition 1 of FedPara with shift 0, pFedPara's weight with shift 1 (Hyeon-Woo et al. 2022). Both halves
-    are kept for backward, as plain torch would: making them again was tried and costs a third more products. Gradients
-    of gradients, `torch.func` and autocast (composed in the factors' own precision) work.
+    ``(left1 @ right1) * (left2 @ right2 + shift)``. Second derivatives, `torch.func` and autocast work; under autocast
+    the product is computed in the precision of the factors.
+
+    Args:
+        left1: (m, r) float, the left factor of the first half.
+        right1: (r, n) float, its right factor.
+        left2: (m, s) float, the left factor of the second half.
+        right2: (s, n) float, its right factor.
+        shift: added to the second half: 0 for FedPara, 1 for pFedPara.
+
+    Returns:
+        (m, n) float.
+
+    Example:
+        >>> one, two = torch.ones(2, 1), torch.full((1, 3), 2.0)
+        >>> hadamard(one, two, one, two, shift=1.0)
+        tensor([[6., 6., 6.],
+                [6., 6., 6.]])
+
+    References:
+        Hyeon-Woo, Ye-Bin and Oh, FedPara, ICLR 2022, Proposition 1.
     """
     with own_precision(left1):
-        # torch.func asks for a second, slower kind of Function; a compiler finds the best order by itself.
+        # torch.func needs another, slower kind of Function; a compiler finds the best order itself.
         if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
             return (left1 @ right1) * _half(left2, right2, shift)
         return _Hadamard.apply(left1, right1, left2, right2, shift)  # pyright: ignore[reportReturnType]
 
 
 def own_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off, where it is on: a weight composed in bfloat16 would carry both halves' rounding."""
+    """Switch autocast off: a weight composed in bfloat16 would carry the rounding of both halves."""
     kind = x.device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else nullcontext()
@@ -36,18 +54,18 @@ class _Hadamard(torch.autograd.Function):
         half1, half2 = left1 @ right1, _half(left2, right2, shift)
         ctx.save_for_backward(left1, right1, left2, right2, half1, half2)
         ctx.shift = shift
-        return half1 * half2
+        return half1 * half2  # both halves are saved: computing them again costs a third more products
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         left1, right1, left2, right2, half1, half2 = ctx.saved_tensors
         with own_precision(left1):
-            if torch.is_grad_enabled():  # for a gradient of this gradient the halves must be made of the factors again
+            if torch.is_grad_enabled():  # a second derivative needs the halves as functions of the factors
                 by1, by2 = grad * _half(left2, right2, ctx.shift), grad * (left1 @ right1)
                 return by1 @ right1.T, left1.T @ by1, by2 @ right2.T, left2.T @ by2, None
             by = grad * half2
             grads1 = by @ right1.T, left1.T @ by
-            torch.mul(grad, half1, out=by)  # into the same memory: fresh pages may cost more than the product
+            torch.mul(grad, half1, out=by)  # in place: new memory pages may cost more than the product
             return *grads1, by @ right2.T, left2.T @ by, None
 
 

@@ -1,4 +1,4 @@
-"""A weight that several modules share is composed once in every forward of the model, and let go afterwards."""
+"""Compose a weight that several modules share once per forward of the model; drop it afterwards."""
 
 from __future__ import annotations
 
@@ -12,39 +12,44 @@ from torch import Tensor, nn
 
 
 @dataclass
-class _Held:
-    """What one forward has composed so far."""
+class _ForwardCache:
+    """The weights that one forward has composed so far."""
 
-    depth: int = 0  # forwards inside one another
+    depth: int = 0  # nested forwards
     composed: dict[tuple[int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-# Of the running thread, and on no module: a copy of a model, or a second thread, sees nothing of it.
-_held: ContextVar[_Held | None] = ContextVar("fewbits.factor.compose_once", default=None)
+# A context variable, not a module attribute: copies of the model and other threads must not see the cache.
+_cache: ContextVar[_ForwardCache | None] = ContextVar("fewbits.factor.compose_once", default=None)
 
 
 def once(owner: nn.Module, witness: Tensor, compose: Callable[[], Tensor]) -> Tensor:
-    """`compose()`, or what it gave earlier in the same forward from the same factors, of which `witness` is one.
+    """Return `compose()`, or its result from earlier in the same forward with the same factors.
 
-    A result made without gradients is not used where gradients are on.
+    A result made without gradients is never returned where gradients are on.
+
+    Args:
+        owner: the module that composes the weight.
+        witness: one of its factors; another tensor in its place makes the cached result invalid.
+        compose: the function that composes the weight.
     """
-    if torch.compiler.is_compiling():  # would break the graph; the compiler sees equal expressions
+    if torch.compiler.is_compiling():  # a cache would break the graph; the compiler merges equal expressions
         return compose()
-    held = _held.get()
-    if held is None:
+    cache = _cache.get()
+    if cache is None:
         return compose()
     key = (id(owner), torch.is_grad_enabled())
-    found = held.composed.get(key)
-    if found is None or found[0] is not witness:  # functional_call may put others in their place
-        found = held.composed[key] = witness, compose()
+    found = cache.composed.get(key)
+    if found is None or found[0] is not witness:  # functional_call replaces the factors
+        found = cache.composed[key] = witness, compose()
     return found[1]
 
 
 def attach(model: nn.Module) -> None:
-    """Let the model hold its composed weights during each forward; once is enough."""
+    """Cache the model's composed weights during each forward; calling it again changes nothing."""
     if begin not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(begin)
-        model.register_forward_hook(end, always_call=True)  # after an exception, too
+        model.register_forward_hook(end, always_call=True)  # the cache must not outlive a failed forward
 
 
 def detach(model: nn.Module) -> None:
@@ -56,21 +61,21 @@ def detach(model: nn.Module) -> None:
 
 
 def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook."""
+    """Open the cache; a forward pre-hook."""
     if torch.compiler.is_compiling():
         return
-    held = _held.get()
-    if held is None:
-        _held.set(held := _Held())
-    held.depth += 1
+    cache = _cache.get()
+    if cache is None:
+        _cache.set(cache := _ForwardCache())
+    cache.depth += 1
 
 
 def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Forward hook."""
+    """Drop the cache when the outermost forward ends; a forward hook."""
     if torch.compiler.is_compiling():
         return
-    held = _held.get()
-    if held is not None:
-        held.depth -= 1
-        if held.depth == 0:
-            _held.set(None)
+    cache = _cache.get()
+    if cache is not None:
+        cache.depth -= 1
+        if cache.depth == 0:
+            _cache.set(None)

@@ -1,4 +1,4 @@
-"""FedPara, pFedPara and their low-rank baseline as one value that turns a model's weights into factors."""
+"""Factorisation: FedPara, pFedPara or low rank as one value that replaces a model's weights by factors."""
 
 from __future__ import annotations
 
@@ -29,28 +29,53 @@ KERNELS = ("tucker", "matrix")
 
 @dataclass(frozen=True, repr=False)
 class Factorisation:
-    """How to factor a model (Hyeon-Woo, Ye-Bin and Oh 2022); called with one, it does so in place.
+    """Replace the weights of a model by small factors, in place, when called with the model.
 
-    - "fedpara": W = (X1 Y1^T) o (X2 Y2^T), o the product entry by entry: rank up to R^2 for 2R(m + n) numbers.
-    - "pfedpara": W = (X1 Y1^T) o (X2 Y2^T + 1); X2 and Y2 stay with the client.
-    - "lowrank": W = X1 Y1^T of twice the rank, so that it has FedPara's number of numbers: the baseline.
+    - "fedpara": ``W = (X1 Y1^T) o (X2 Y2^T)``, ``o`` entrywise: rank up to R^2 with 2R(m + n) numbers.
+    - "pfedpara": ``W = (X1 Y1^T) o (X2 Y2^T + 1)``; X2 and Y2 stay with the client.
+    - "lowrank": ``W = X1 Y1^T`` with about as many numbers as FedPara: the baseline.
 
-    Kernels of convolutions have a core T in each half instead (Proposition 3). R is the same rule in every form:
-    round((1 - gamma) r_min + gamma r_max). Biases, norms and all tensors of one dimension stay as they are. Patterns
-    are shell patterns on the names of modules (and all inside them) or weights; one that matches nothing is an error.
+    A convolution kernel has a core in each half, ``T x1 X x2 Y`` (Proposition 3). The rank is
+    ``R = round((1 - gamma) r_min + gamma r_max)``, as in the paper. Biases, norms and all tensors of one dimension
+    stay dense. A pattern is a shell pattern on the name of a weight, or of a module and all that is inside it.
+
+    Args:
+        form: "fedpara", "pfedpara" or "lowrank".
+        gamma: in 0..1; or a dict or tuple of (pattern, gamma), where the first match counts; or "auto".
+        skip: patterns of weights that stay dense.
+        only: patterns of the weights to factor; empty: all that can be factored.
+        init: distribution of the first factors. "matched": W has variance 2/fan_in. "replaced": W has the variance of
+            the old weight. "fan_in", "fan_out": each factor by He's rule.
+        tanh: apply tanh to each half.
+        kernels: "tucker": kernels with a core; "matrix": kernels as (out, in*k*k) matrices, Proposition 1.
+        private: patterns of parameters that stay with the client, besides the second halves of pFedPara.
+        budget_bytes: with gamma="auto": most float32 bytes that the model may send in one direction.
+
+    Raises:
+        LocalError: an argument is out of range, or gamma="auto" and budget_bytes do not come together.
+
+    Example:
+        >>> factorise = Factorisation("fedpara", gamma=0.1, skip=["1"])
+        >>> model = factorise(nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 10)))
+        >>> sum(p.numel() for p in model.parameters())
+        24330
+
+    References:
+        Hyeon-Woo, Ye-Bin and Oh, FedPara: Low-rank Hadamard Product for Communication-Efficient Federated Learning,
+        ICLR 2022. Differences: the variance of W is exact for each draw, and pFedPara starts at X2 = 0.
     """
 
     form: str = "fedpara"  # or "pfedpara", "lowrank"
-    # 0..1: 0 the fewest numbers of full reach, 1 nearly the dense model's; or patterns with one each, the first that
-    # matches counts; or "auto" with budget_bytes
+    # 0..1; smaller: fewer numbers, at 0 the fewest that reach full rank; larger: up to nearly the dense model's; or
+    # (pattern, gamma) pairs, where the first match counts; or "auto" with budget_bytes
     gamma: float | str | Mapping[str, float] | tuple[tuple[str, float], ...] = 0.1
-    skip: Patterns = ()  # stay dense
-    only: Patterns = ()  # empty: all that can be factored
-    init: str = "matched"  # W has variance 2/fan_in; "replaced": the old weight's; "fan_in", "fan_out": factors by He
-    tanh: bool = False  # on each half; the paper finds no difference
+    skip: Patterns = ()  # patterns of weights that stay dense
+    only: Patterns = ()  # patterns of weights to factor; empty: all that can be factored
+    init: str = "matched"  # W has variance 2/fan_in; or "replaced", "fan_in", "fan_out"
+    tanh: bool = False  # tanh on each half; the paper finds no difference
     kernels: str = "tucker"  # or "matrix": kernels as (out, in*k*k) matrices, Proposition 1
     private: Patterns = ()  # parameters that stay with the client besides pFedPara's second halves, e.g. "*.bias"
-    budget_bytes: int | None = None  # with gamma="auto": fp32 bytes of all that travels, one way
+    budget_bytes: int | None = None  # with gamma="auto": bytes; larger: larger gamma, more travels
 
     def __post_init__(self) -> None:
         for name, valid in (("form", FORMS), ("init", INITS), ("kernels", KERNELS)):
@@ -76,10 +101,17 @@ class Factorisation:
         return f"Factorisation({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def __call__(self, model: Model, key: Key = Key(0)) -> Model:
-        """Replace the model's weights by factors drawn from the key, in place, and return it.
+        """Replace the weights by factors drawn from the key, in place, and return the model.
 
-        What the weights held is lost: this is for training from scratch. Make the optimiser afterwards. LocalError,
-        and an untouched model, when a pattern matches nothing, a weight is factored already, or none can be factored.
+        The values of the weights are lost: this is for training from scratch. Make the optimiser afterwards.
+
+        Args:
+            model: any module.
+            key: the key from which the factors are drawn.
+
+        Raises:
+            LocalError: a pattern matches nothing, a weight is factored already, or none can be factored. The model
+                is then unchanged.
         """
         planned, stays = self.plan(model)
         chosen = [p for p in planned if not p.reason]
@@ -97,7 +129,7 @@ class Factorisation:
         return model
 
     def plan(self, model: nn.Module) -> tuple[list[Planned], set[str]]:
-        """What would become of every weight, and the names (before factoring) of what would stay private."""
+        """Plan every weight without changing the model; also the names, before factoring, that would stay private."""
         found = weights(model, self.kernels == "matrix")
         earlier = self._refuse_factored(model)
         stays = staying(model, self.private)
@@ -115,7 +147,7 @@ class Factorisation:
         return planned, stays
 
     def _refuse_factored(self, model: nn.Module) -> list[str]:
-        """The names of the weights that are factored already; none of them may be asked for."""
+        """List the weights that are factored already; LocalError when the patterns choose one of them."""
         earlier = list(factored(model))
         for place, owner in earlier:
             chosen = not self.only or any(within(place.name, pattern) for pattern in self.only)
@@ -138,7 +170,7 @@ class Factorisation:
 
 
 def _place(planned: Planned, how: Factorisation, variance: float, key: Key) -> None:
-    """One set of factors at every place of a weight."""
+    """Register one set of factors at every place of a weight."""
     weight = planned.weight
     assert weight.grid is not None
     tensor = weight.tensor

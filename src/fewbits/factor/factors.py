@@ -1,4 +1,4 @@
-"""The parametrization that stands in for a weight: it owns the factors and composes them when the weight is read."""
+"""Factors: the parametrization that replaces a weight and composes it from factors when it is read."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ Parts = tuple[Tensor, ...]  # X, Y and, in Tucker form, T of one half
 class Factors(nn.Module):
     """The factors X1, Y1 (T1) and X2, Y2 (T2) of one weight; calling it composes the weight.
 
-    Registered with `torch.nn.utils.parametrize`, so that `module.weight` reads as before and parameters are named
-    `<layer>.parametrizations.weight.0.X1`. Nothing of the dense weight's size is stored.
+    Registered with `torch.nn.utils.parametrize`: `module.weight` reads as before, and the parameters are named
+    `<layer>.parametrizations.weight.0.X1`. No tensor of the dense weight's size is stored.
 
-    - fedpara: W = (X1 Y1^T) o (X2 Y2^T), o the product entry by entry; pfedpara: W = (X1 Y1^T) o (X2 Y2^T + 1);
-      lowrank: W = X1 Y1^T. With a core, X Y^T becomes T x1 X x2 Y.
-    - X (rows, r), Y (columns, s), T (r, s, *taps): all as deep as their rank pair says.
+    - fedpara: ``W = (X1 Y1^T) o (X2 Y2^T)``, ``o`` entrywise.
+    - pfedpara: ``W = (X1 Y1^T) o (X2 Y2^T + 1)``.
+    - lowrank: ``W = X1 Y1^T``.
+
+    With a core, ``X Y^T`` becomes ``T x1 X x2 Y``. Shapes: X (rows, r), Y (columns, s), T (r, s, *taps).
     """
 
-    kept_private: frozenset[str]  # names of the parameters that never travel; see `names.py`
-    X1: nn.Parameter  # of every form; Y1, X2 and so on likewise
-    placing: bool = True  # the weight is being replaced just now; otherwise an assignment to it is a mistake
+    private_names: frozenset[str]  # parameters that stay with the client; see `names.py`
+    X1: nn.Parameter  # every form has it; Y1, X2, ... depend on the form
+    placing: bool = True  # True while the weight is replaced; later an assignment to it is an error
 
     def __init__(
         self,
         form: str,  # "fedpara", "pfedpara" or "lowrank"
         shape: tuple[int, ...],  # of the dense weight
-        grid: Grid,  # the same weight as the factors see it
+        grid: Grid,  # the weight as rows x columns x taps
         ranks: tuple[int, int],  # row and column rank of each half
         tanh: bool = False,  # tanh on each half
         like: Tensor | None = None,  # device and dtype
@@ -47,7 +49,7 @@ class Factors(nn.Module):
             for name, size in self._sizes(shape).items():
                 empty = torch.empty(size) if like is None else torch.empty(size, dtype=like.dtype, device=like.device)
                 self.register_parameter(f"{name}{half}", nn.Parameter(empty))
-        self.kept_private = frozenset(n for n, _ in self.named_parameters() if form == "pfedpara" and n.endswith("2"))
+        self.private_names = frozenset(n for n, _ in self.named_parameters() if form == "pfedpara" and n.endswith("2"))
 
     def _sizes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         (row_rank, column_rank), grid = self.ranks, self.grid
@@ -57,11 +59,11 @@ class Factors(nn.Module):
         return sizes
 
     def parts(self, half: int) -> Parts:
-        """X, Y and, in Tucker form, T of half 1 or 2."""
+        """Return X, Y and, in Tucker form, T of half 1 or 2."""
         return tuple(getattr(self, f"{name}{half}") for name in ("XYT" if self.grid.tucker else "XY"))
 
     def forward(self) -> Tensor:
-        """The composed weight, in the dense weight's shape."""
+        """Compose the weight, in the dense weight's shape."""
         return compose_once.once(self, self.X1, self._compose)
 
     def _compose(self) -> Tensor:
@@ -70,7 +72,8 @@ class Factors(nn.Module):
     def right_inverse(self, value: Tensor) -> tuple[()]:
         """Tell `register_parametrization` to store no dense tensor.
 
-        LocalError when somebody assigns to the weight later: a given matrix has, in general, no such factors.
+        Raises:
+            LocalError: the weight is assigned later. A given matrix has, in general, no such factors.
         """
         if not self.placing:
             raise LocalError(
@@ -80,7 +83,7 @@ class Factors(nn.Module):
         return ()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Torch would list every key; a person wants to know which layer and which ranks."""
+        """Name the layer and both ranks where torch would list every key."""
         layer = prefix.replace("parametrizations.", "", 1).removesuffix(".0.")
         for name, here in self.named_parameters():
             there = state_dict.get(prefix + name)
@@ -92,12 +95,11 @@ class Factors(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
-        """`fedpara, 64x3x3x3 of rank 2`."""
         return f"{self.form}, {'x'.join(map(str, self.shape))} of rank {rank_text(self.ranks)}"
 
 
 def rank_text(ranks: tuple[int, int]) -> str:
-    """`16`, or `64x3` where a side is shorter than the rank."""
+    """Format a rank pair: `16`, or `64x3` where one side is shorter than the rank."""
     return str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]}x{ranks[1]}"
 
 
@@ -106,10 +108,10 @@ def _ranks(factor: Tensor) -> str:
 
 
 def compose(form: str, halves: list[Parts], tanh: bool = False) -> Tensor:
-    """The weight as a matrix.  # (rows, columns*taps)
+    """Compose the weight as a matrix.  # (rows, columns*taps)
 
-    Every half is one product left @ right: in Tucker form right = T x2 Y, so that the core costs little and the matrix
-    comes out in the kernel's own order in memory.
+    Each half is one product left @ right. In Tucker form right = T x2 Y: the core then costs little, and the matrix has
+    the kernel's order in memory.
     """
     shift = 1.0 if form == "pfedpara" else 0.0
     with own_precision(halves[0][0]):
@@ -123,7 +125,7 @@ def compose(form: str, halves: list[Parts], tanh: bool = False) -> Tensor:
 
 
 def right(y: Tensor, core: Tensor | None = None) -> Tensor:
-    """What X is multiplied by: Y^T, or the core times Y.  # (r, columns*taps)"""
+    """Return the right factor of a half: Y^T, or the core times Y.  # (r, columns*taps)"""
     if core is None:
         return y.T
     r, s, columns = core.shape[0], core.shape[1], y.shape[0]

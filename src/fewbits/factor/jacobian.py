@@ -1,4 +1,4 @@
-"""FedPara's Jacobian correction: let a step on the factors move the weight as a step on the weight would."""
+"""Jacobian correction of FedPara: a loss term that makes a step on the factors act like a step on the weight."""
 
 from __future__ import annotations
 
@@ -16,17 +16,36 @@ from fewbits.factor.layers import factored
 def jacobian_correction(
     model: nn.Module, loss: Callable[[], Tensor], lr: float, strength: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The loss and its correction (strength/2) sum |W' - (W - lr J_W)|^2, to be added up and differentiated.
+    """Compute the loss and the Jacobian correction of FedPara; differentiate their sum.
 
-    J_W is the gradient of the loss in the composed weight, a constant here; W' is composed of X - lr J_X and its like,
-    where J_X follows from J_W by the chain rule (Hyeon-Woo et al. 2022, supplement; their ablation finds no gain, hence
-    off by default). Costs about one more backward pass and two more composings per layer.
+    ``(strength/2) sum |W' - (W - lr J_W)|^2``. J_W is the gradient of the loss with respect to the composed weight W,
+    taken as a constant. W' is composed of the factors after one step, ``X - lr J_X``, where J_X follows from J_W by the
+    chain rule. It costs about one more backward pass, and each layer is composed twice more.
 
-    `loss`: runs the model's forward and returns a scalar, called once. LocalError when the model has no factored weight
-    or the loss does not depend on any.
+    Args:
+        model: a model with factored weights.
+        loss: runs the model's forward once and returns a scalar tensor.
+        lr: the learning rate of the step.
+        strength: weight of the correction; larger: the factors follow the dense step more closely.
+
+    Returns:
+        (loss, correction), two scalar tensors.
+
+    Raises:
+        LocalError: no weight of the model is factored, or the loss depends on none of the factored weights.
+
+    Example:
+        >>> from fewbits import fedpara
+        >>> model = fedpara(nn.Linear(64, 64), gamma=0.1)
+        >>> x = torch.ones(4, 64)
+        >>> value, correction = jacobian_correction(model, lambda: model(x).square().mean(), lr=0.1)
+        >>> (value + correction).backward()
+
+    References:
+        Hyeon-Woo, Ye-Bin and Oh, FedPara, ICLR 2022, supplement. Their ablation finds no gain; hence it is optional.
     """
     owners: dict[int, Factors] = {}
-    with parametrize.cached():  # the weights that the forward used, not composed anew
+    with parametrize.cached():  # the gradient must be of the weights that the forward used
         value = loss()
         composed = {}
         for place, owner in factored(model):
@@ -48,7 +67,7 @@ def jacobian_correction(
 
 
 def _mismatch(owner: Factors, weight: Tensor, step: Tensor, lr: float) -> Tensor:
-    """|W' - (W - lr J_W)|^2 of one weight."""
+    """Return |W' - (W - lr J_W)|^2 of one weight."""
     names, factors = zip(*owner.named_parameters(), strict=True)
     grads = torch.autograd.grad(weight, factors, step, create_graph=True)
     moved = {name: x - lr * g for name, x, g in zip(names, factors, grads, strict=True)}

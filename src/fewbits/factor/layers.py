@@ -1,4 +1,4 @@
-"""Which weights of a model can be factored, under which names, and why the others cannot."""
+"""Find the weights of a model that can be factored, with a reason for each that cannot."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fewbits.errors import LocalError
 from fewbits.factor.factors import Factors
 from fewbits.factor.rank import Grid
 
-# Attributes that factoring leaves on a layer, copied with it and taken away by merging.
-ORDER = "plain_order"  # the names of its parameters, in the order of the plain layer
-DENSE = "kept_dense"  # {weight: why it stayed dense}
+# Attributes that factoring sets on a layer; deepcopy copies them and merge removes them.
+ORDER = "plain_order"  # parameter names in the order of the plain layer: a merged state_dict needs it
+DENSE = "dense_reasons"  # {weight: why it stayed dense}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 @dataclass(frozen=True)
 class Place:
-    """One attribute that holds a weight; a tied weight has several."""
+    """A module attribute that holds a weight; a tied weight has several."""
 
     module_name: str
     module: nn.Module
@@ -30,31 +30,31 @@ class Place:
 
     @property
     def name(self) -> str:
-        """`features.0.weight`, as in a state_dict of the plain model."""
+        """Name in the plain model's state_dict, such as `features.0.weight`."""
         return f"{self.module_name}.{self.attribute}" if self.module_name else self.attribute
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight of two dimensions or more."""
+    """A weight of two dimensions or more."""
 
     places: tuple[Place, ...]
     tensor: Tensor
     reason: str = ""  # why it cannot be factored; empty: it can
     grid: Grid | None = None
-    variance: float = 0.0  # that a fresh layer of this kind should have
+    variance: float = 0.0  # variance of a fresh layer of this kind
     padding: int | None = None  # row that stays zero
 
     @property
     def name(self) -> str:
-        """Its first name."""
+        """Name of its first place."""
         return self.places[0].name
 
 
 def weights(model: nn.Module, reshaped: bool) -> list[Weight]:
-    """Every weight of the model that is not factored yet, in declaration order; tied ones once.
+    """List every weight that is not factored yet, in declaration order; a tied weight once.
 
-    `reshaped`: kernels as matrices (rows, columns*taps) instead of in Tucker form.
+    `reshaped`: treat kernels as matrices (rows, columns*taps) instead of in Tucker form.
     """
     found: dict[int, list[Place]] = {}
     tensors: dict[int, Tensor] = {}
@@ -65,7 +65,7 @@ def weights(model: nn.Module, reshaped: bool) -> list[Weight]:
 
 
 def factored(model: nn.Module) -> Iterator[tuple[Place, Factors]]:
-    """Every place whose weight is composed of our factors."""
+    """Yield every place whose weight is composed of factors."""
     for name, module in model.named_modules():
         for attribute, chain in chains(module).items():
             owner = chain[0]
@@ -74,7 +74,7 @@ def factored(model: nn.Module) -> Iterator[tuple[Place, Factors]]:
 
 
 def chains(module: nn.Module) -> dict[str, nn.ModuleList]:
-    """The parametrizations of a module's own tensors."""
+    """Return the parametrizations of a module's direct tensors."""
     return dict(module.parametrizations.items()) if parametrize.is_parametrized(module) else {}  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue, reportArgumentType]
 
 
@@ -129,7 +129,7 @@ def _is_known(module: nn.Module, attribute: str) -> bool:
 
 
 def _grid(module: nn.Module, tensor: Tensor, reshaped: bool) -> Grid:
-    """Kernels of one tap are matrices: a core would only add numbers."""
+    """Describe the shape for the factors; a kernel of one tap is a matrix, because a core would only add numbers."""
     rows, columns, taps = tensor.shape[0], tensor.shape[1], tensor[0, 0].numel()
     if taps == 1 or not isinstance(module, CONVOLUTIONS):
         return Grid(rows, columns)
@@ -137,10 +137,10 @@ def _grid(module: nn.Module, tensor: Tensor, reshaped: bool) -> Grid:
 
 
 def _variance(module: nn.Module, tensor: Tensor) -> float:
-    """2/fan_in (He et al. 2015); for embeddings 1, as torch draws them; for recurrent layers 1/hidden.
+    """Return 2/fan_in (He et al. 2015); 1 for embeddings, as in torch; 1/hidden for recurrent layers.
 
-    Torch draws the latter with 1/(3 hidden); factors of such small weights move slowly, and three times that trains
-    a character model faster and bears larger steps.
+    Torch draws recurrent weights with 1/(3 hidden). Factors of such small weights move slowly: with three times that
+    variance a character model trains faster and allows larger steps.
     """
     if isinstance(module, nn.Embedding):
         return 1.0

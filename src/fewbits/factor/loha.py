@@ -1,4 +1,4 @@
-"""LoHa, PEFT's adapter in FedPara's form, to and from a plain module whose only trainable numbers are the factors."""
+"""Convert a LoHa adapter of PEFT to a plain module with trainable factors, and back."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _WHERE = ".parametrizations.weight.0"  # of a LoHaWeight, after its layer's name
 
 
 class LoHaWeight(nn.Module):
-    """W = W0 + scale * (X1 Y1^T) * (X2 Y2^T), or with cores W0 + scale * (T1 x1 X1 x2 Y1) * (T2 x1 X2 x2 Y2).
+    """Parametrization of a layer's frozen weight W0 by a LoHa adapter.
 
-    A parametrization of a layer's weight (O, I, ...): `*` is entry by entry, x1 and x2 multiply along the first and
-    second axis. Without cores X is (O, R) and Y (I*k*k, R); with cores, PEFT's `use_effective_conv2d`, X is (O, R),
-    Y (I, R) and T (R, R, k, k). Propositions 1 and 3 of FedPara (Hyeon-Woo, Ye-Bin, Oh, ICLR 2022), here as an
-    adapter: PEFT starts Y2 at zero, so that W = W0 at first.
+    ``W = W0 + scale * (X1 Y1^T) o (X2 Y2^T)``, where ``o`` is entrywise. With cores each product ``X Y^T`` becomes
+    ``T x1 X x2 Y``, a product along the first and second axis. The weight has shape (O, I, ...). Without cores X is
+    (O, R) and Y (I*k*k, R). With cores (PEFT's `use_effective_conv2d`) X is (O, R), Y (I, R) and T (R, R, k, k). PEFT
+    starts Y2 at zero, so that W = W0 at first. See Propositions 1 and 3 of FedPara (Hyeon-Woo et al. 2022).
     """
 
     X1: nn.Parameter
@@ -44,7 +44,7 @@ class LoHaWeight(nn.Module):
     T2: nn.Parameter | None
 
     def __init__(self, factors: dict[str, Tensor], scale: float) -> None:
-        """`factors` by name, copied; T1 and T2 may be left out, together. `scale`: PEFT's alpha / r."""
+        """Copy `factors`, by name, T1 and T2 both or neither; `scale` is PEFT's alpha / r."""
         super().__init__()
         self.scale = scale
         for name in (*_MATRICES, *_CORES):
@@ -53,27 +53,43 @@ class LoHaWeight(nn.Module):
             self.register_parameter(name, None if fresh is None else nn.Parameter(fresh))
 
     def forward(self, frozen: Tensor) -> Tensor:
-        """The adapted weight, in the shape and type of W0.  # (O, I, ...)"""
+        """Compute the adapted weight, in the shape and type of W0.  # (O, I, ...)"""
         right1, right2 = right(self.Y1, self.T1), right(self.Y2, self.T2)
         delta = hadamard(self.X1, right1, self.X2, right2).reshape(frozen.shape)
         return torch.add(frozen, delta, alpha=self.scale).to(frozen.dtype)
 
     def extra_repr(self) -> str:
-        """Rank and scale, for printing a model."""
         return f"rank={self.X1.shape[1]}, scale={self.scale:g}"
 
 
 def from_loha(peft_model: PeftModel, adapter: str = "default") -> nn.Module:
-    """The base model of a PEFT model, its LoHa layers as W = W0 + scale * (X1 Y1^T) * (X2 Y2^T).
+    """Copy the base model of a PEFT model with its LoHa adapter as trainable factors.
 
-    A copy: `peft_model` stays as it is, to take the trained factors back by `to_loha`. Frozen weights are shared with
-    it, not copied, so leave them alone there (no merging) and here; factors and buffers are the copy's own.
-    Only the factors of `adapter` are trainable, so that a FlatModel lays out, and a link sends, just these (and the
-    saved float buffers). Outputs are those of `peft_model` with that adapter alone active. Linear, Conv1d and Conv2d.
-    Gradients are exact, where peft 0.21's own of hada_w1_a and hada_w2_a are wrong with `use_effective_conv2d`.
+    ``W = W0 + scale * (X1 Y1^T) o (X2 Y2^T)``, where ``o`` is entrywise. Only the factors are trainable, so that a link
+    sends only these and the saved float buffers. The outputs equal those of `peft_model` with this adapter alone.
 
-    LocalError when peft is not installed, when this is no PeftModel or the adapter no LoHa, and for what has no
-    counterpart here: rank_dropout, module_dropout, modules_to_save, a merged adapter, quantised weights.
+    `peft_model` does not change; `to_loha` writes the trained factors back to it. Both models share the frozen
+    weights: do not merge or change them in either. Factors and buffers are copies.
+
+    Args:
+        peft_model: a `peft.PeftModel` with LoHa layers of kind Linear, Conv1d or Conv2d.
+        adapter: name of the adapter.
+
+    Returns:
+        A plain module.
+
+    Raises:
+        LocalError: peft is missing, this is no PeftModel, the adapter is no LoHa, or it uses a feature without
+            counterpart here: rank_dropout, module_dropout, modules_to_save, merged adapters, quantised weights.
+
+    Example:
+        >>> import peft  # doctest: +SKIP
+        >>> adapted = peft.get_peft_model(model, peft.LoHaConfig(target_modules="all-linear"))  # doctest: +SKIP
+        >>> plain = from_loha(adapted)  # doctest: +SKIP
+
+    References:
+        Hyeon-Woo, Ye-Bin and Oh, FedPara, ICLR 2022, Propositions 1 and 3. Difference: gradients are exact, where
+        those of peft 0.21 for hada_w1_a and hada_w2_a are wrong with `use_effective_conv2d`.
     """
     base, layers = _adapted(peft_model, adapter, "from_loha")
     for name, layer in layers.items():
@@ -92,10 +108,22 @@ def from_loha(peft_model: PeftModel, adapter: str = "default") -> nn.Module:
 
 @torch.no_grad()
 def to_loha(model: nn.Module, peft_model: PeftModel, adapter: str = "default") -> None:
-    """Write the factors of a model made by `from_loha` into the same adapter of a PEFT model, for save_pretrained.
+    """Write the factors of a model from `from_loha` back into the adapter, for save_pretrained.
 
-    Buffers such as BatchNorm's running statistics go with them; PEFT keeps those in the base model, and does not save
-    them with the adapter. LocalError, and no change, when layers, shapes or scales differ.
+    Buffers such as BatchNorm's running statistics are written too. PEFT keeps them in the base model and does not save
+    them with the adapter.
+
+    Args:
+        model: the model that `from_loha` returned, after training.
+        peft_model: the PEFT model it came from, or one of the same shape.
+        adapter: name of the adapter.
+
+    Raises:
+        LocalError: layers, shapes or scales differ; the PEFT model is then unchanged.
+
+    Example:
+        >>> to_loha(plain, adapted)  # doctest: +SKIP
+        >>> adapted.save_pretrained("adapter")  # doctest: +SKIP
     """
     base, layers = _adapted(peft_model, adapter, "to_loha")
     ours = {name.removesuffix(_WHERE): m for name, m in model.named_modules() if isinstance(m, LoHaWeight)}
@@ -109,7 +137,7 @@ def to_loha(model: nn.Module, peft_model: PeftModel, adapter: str = "default") -
 
 
 def _check_same(ours: dict[str, LoHaWeight], theirs: dict[str, Any], adapter: str) -> None:
-    """The same layers are adapted, each at the same scale."""
+    """Refuse other layers, and other scales."""
     missing, extra = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
     if missing or extra:
         raise LocalError(f"to_loha: adapted layers differ; missing {missing}, not in the PEFT model {extra}")
@@ -120,7 +148,7 @@ def _check_same(ours: dict[str, LoHaWeight], theirs: dict[str, Any], adapter: st
 
 
 def _copy(pairs: list[tuple[str, Tensor, Tensor | None]]) -> None:
-    """Copy each first tensor into the second, once all are known to fit."""
+    """Copy each first tensor into the second, after all shapes were checked."""
     for name, ours, theirs in pairs:
         if theirs is None or theirs.shape != ours.shape:
             found = "nothing of that name" if theirs is None else f"shape {tuple(theirs.shape)}"
@@ -131,7 +159,7 @@ def _copy(pairs: list[tuple[str, Tensor, Tensor | None]]) -> None:
 
 
 def _factors(layer: Any, adapter: str) -> dict[str, Tensor]:
-    """A LoHa layer's factors by our names, in our layout, as views."""
+    """Return views of a LoHa layer's factors by our names, in our layout."""
     tucker = adapter in layer.hada_t1
     factors = {}
     for name, (theirs, transposed) in _MATRICES.items():
@@ -143,7 +171,7 @@ def _factors(layer: Any, adapter: str) -> dict[str, Tensor]:
 
 
 def _adapted(peft_model: PeftModel, adapter: str, caller: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The base model inside a PEFT model, and its layers that have this adapter, by name."""
+    """Return the base model of a PEFT model, and its layers with this adapter by name."""
     try:
         from peft import LoHaConfig, PeftModel
     except ImportError as error:
@@ -160,7 +188,7 @@ def _adapted(peft_model: PeftModel, adapter: str, caller: str) -> tuple[nn.Modul
     whole = sorted(
         {name for each in peft_model.peft_config.values() for name in getattr(each, "modules_to_save", None) or ()}
     )
-    if whole:  # any adapter's: PEFT wraps those modules for all of them
+    if whole:  # of any adapter: PEFT wraps these modules for all adapters
         raise LocalError(f"{caller}: modules_to_save must be empty; got {whole}")
     base = peft_model.get_base_model()
     layers = _loha_layers(base)

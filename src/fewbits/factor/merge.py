@@ -1,4 +1,4 @@
-"""Back to plain modules, for whoever only wants to run the model."""
+"""Merge factors into plain weights, for inference."""
 
 from __future__ import annotations
 
@@ -18,22 +18,37 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @torch.no_grad()
 def merge(model: Model) -> Model:
-    """A copy of the model with plain modules and composed weights; the model itself stays as it is.
+    """Copy a factored model as plain modules with composed weights.
 
-    The copy needs no fewbits, has the plain model's state_dict, and can be pickled. LocalError when nothing is
-    factored, or when another parametrization was stacked on a factored layer.
+    The copy does not need fewbits, has the plain model's state_dict, and can be pickled. The factored model does not
+    change.
+
+    Args:
+        model: a model with factored weights.
+
+    Returns:
+        A model of the plain class.
+
+    Raises:
+        LocalError: no weight is factored, or a factored layer has another parametrization.
+
+    Example:
+        >>> from fewbits import fedpara
+        >>> layer = fedpara(nn.Linear(64, 64), gamma=0.1)
+        >>> merge(layer)
+        Linear(in_features=64, out_features=64, bias=True)
     """
     plain = copy.deepcopy(model)
     places = list(factored(plain))
     if not places:
         raise LocalError(f"merge: no weight of this {type(model).__name__} is factored")
     layers = {id(place.module): [p for p, _ in places if p.module is place.module] for place, _ in places}
-    for own in layers.values():
-        _refuse_others(own)
+    for layer in layers.values():
+        _refuse_others(layer)
     composed = {id(owner): _parameter(owner) for _, owner in places}
     composed_at = {(id(place.module), place.attribute): composed[id(owner)] for place, owner in places}
-    for own in layers.values():
-        _make_plain(own[0].module, {p.attribute: composed_at[id(p.module), p.attribute] for p in own})
+    for layer in layers.values():
+        _make_plain(layer[0].module, {p.attribute: composed_at[id(p.module), p.attribute] for p in layer})
     for module in plain.modules():
         compose_once.detach(module)
         for mark in (ORDER, DENSE, MARK):
@@ -45,18 +60,18 @@ def _parameter(owner: nn.Module) -> nn.Parameter:
     return nn.Parameter(owner().contiguous(), requires_grad=any(p.requires_grad for p in owner.parameters()))
 
 
-def _refuse_others(own: list[Place]) -> None:
-    present = chains(own[0].module)
-    strange = present.keys() - {place.attribute for place in own}
-    strange |= {place.attribute for place in own if len(present[place.attribute]) > 1}
+def _refuse_others(layer: list[Place]) -> None:
+    present = chains(layer[0].module)
+    strange = present.keys() - {place.attribute for place in layer}
+    strange |= {place.attribute for place in layer if len(present[place.attribute]) > 1}
     if strange:
-        raise LocalError(f"merge: {own[0].name}: remove the other parametrization of {sorted(strange)[0]} first")
+        raise LocalError(f"merge: {layer[0].name}: remove the other parametrization of {sorted(strange)[0]} first")
 
 
 def _make_plain(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
-    """Parameters instead of factors, in the plain layer's order.
+    """Put parameters in the place of factors, in the plain layer's order.
 
-    Not by `remove_parametrizations`: it takes the property off the class, which a deep copy shares with its original.
+    `remove_parametrizations` would not do: it removes the property from the class, which the original model shares.
     """
     del module.parametrizations
     module.__class__ = type(module).__bases__[0]

@@ -1,4 +1,4 @@
-"""What travels and what stays: every tensor of a model by the name that `named_parameters()` gives it."""
+"""Names of the tensors that travel and of those that stay with the client, as in `named_parameters()`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from fewbits.factor.factors import Factors
 from fewbits.factor.layers import factored
 from fewbits.factor.patterns import chosen
 
-MARK = "kept_private"  # attribute of a module: the names of its own parameters that stay; copied with the module
+MARK = "private_names"  # attribute of a module: names of its parameters that stay; deepcopy copies it
 
 
 def shared(model: nn.Module) -> tuple[str, ...]:
-    """The names of all that travels: trainable parameters that are not private, then saved float buffers.
+    """List the names of all tensors that travel.
 
-    The names and their order are those of `named_parameters()` and `named_buffers()`, hence of a state_dict: the
-    factor X1 of layer `conv1` is `conv1.parametrizations.weight.0.X1`. Frozen parameters neither travel nor are listed.
+    First come the trainable parameters that are not private, then the saved float buffers. Names and order are those of
+    `named_parameters()` and `named_buffers()`. The factor X1 of layer `conv1` is `conv1.parametrizations.weight.0.X1`.
+    Frozen parameters do not travel and are not listed.
 
-    >>> shared(nn.Linear(3, 2))
-    ('weight', 'bias')
+    Args:
+        model: any module, factored or not.
+
+    Returns:
+        Names, in the order in which the tensors are sent.
+
+    Example:
+        >>> shared(nn.Linear(3, 2))
+        ('weight', 'bias')
     """
     stays = set(private(model))
     parameters = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -29,10 +37,25 @@ def shared(model: nn.Module) -> tuple[str, ...]:
 
 
 def private(model: nn.Module) -> tuple[str, ...]:
-    """The names of what stays with its client: pFedPara's X2, Y2, T2, and what was chosen; then float buffers.
+    """List the names of all tensors that stay with the client.
 
-    A buffer stays when all trainable parameters of its module do (a private BatchNorm keeps its running statistics); in
-    a module without any, when those of the whole model do.
+    These are pFedPara's X2, Y2 and T2, the parameters that `private=` chose, and float buffers. A buffer stays when all
+    trainable parameters of its module stay: a private BatchNorm has private statistics. In a module without
+    parameters it stays when all parameters of the model stay.
+
+    Args:
+        model: any module, factored or not.
+
+    Returns:
+        Names: parameters first, then buffers.
+
+    Example:
+        >>> from fewbits import pfedpara
+        >>> private(pfedpara(nn.Linear(64, 64, bias=False), gamma=0.1))
+        ('parametrizations.weight.0.X2', 'parametrizations.weight.0.Y2')
+
+    References:
+        Hyeon-Woo, Ye-Bin and Oh, FedPara, ICLR 2022, section 2; for other layers FedPer (Arivazhagan et al. 2019).
     """
     marked = {
         f"{prefix}.{name}" if prefix else name
@@ -44,8 +67,8 @@ def private(model: nn.Module) -> tuple[str, ...]:
 
     def staying_with(buffer: str) -> bool:
         prefix = buffer.rpartition(".")[0]
-        own = [name for name in trainable if name.rpartition(".")[0] == prefix] or trainable
-        return all(name in marked for name in own)
+        beside = [name for name in trainable if name.rpartition(".")[0] == prefix] or trainable
+        return all(name in marked for name in beside)
 
     return (*stays, *(name for name in _buffers(model) if stays and staying_with(name)))
 
@@ -56,9 +79,10 @@ def _buffers(model: nn.Module) -> list[str]:
 
 
 def staying(model: nn.Module, patterns: Iterable[str]) -> set[str]:
-    """The parameters of a model, under all their names, that the patterns match.
+    """Find the parameters that the patterns match, under all their names.
 
-    LocalError when a pattern matches none, or only some of the names of a tied one.
+    Raises:
+        LocalError: a pattern matches no parameter, or only some of the names of a tied one.
     """
     aliases: dict[int, list[str]] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
@@ -75,13 +99,13 @@ def staying(model: nn.Module, patterns: Iterable[str]) -> set[str]:
 
 
 def mark_private(model: nn.Module, names: Iterable[str]) -> None:
-    """Mark parameters as staying, by the names they had before factoring: of a factored weight, all factors stay."""
+    """Mark parameters as private by their names before factoring; all factors of a factored weight then stay."""
     factors: dict[str, Factors] = {place.name: owner for place, owner in factored(model)}
     for name in names:
-        prefix, _, own = name.rpartition(".")
+        prefix, _, attribute = name.rpartition(".")
         if name in factors:
             owner = factors[name]
-            owner.kept_private = frozenset(own for own, _ in owner.named_parameters())
+            owner.private_names = frozenset(factor for factor, _ in owner.named_parameters())
         else:
             module = model.get_submodule(prefix)
-            setattr(module, MARK, getattr(module, MARK, frozenset()) | {own})
+            setattr(module, MARK, getattr(module, MARK, frozenset()) | {attribute})

@@ -1,4 +1,4 @@
-"""Shell patterns on names; one that matches nothing is a mistake, and says so."""
+"""Shell patterns on names; a pattern that matches nothing is an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fewbits.errors import LocalError
 
 
 def within(name: str, pattern: str) -> bool:
-    """Whether a pattern matches a dotted name or one of the modules it lies in.
+    """Return whether a pattern matches a dotted name or a module that contains it.
 
     >>> [within("features.0.weight", p) for p in ("features", "features.0", "*.weight", "feat", "0")]
     [True, True, True, False, False]
@@ -19,9 +19,10 @@ def within(name: str, pattern: str) -> bool:
 
 
 def chosen(names: Sequence[str], patterns: Iterable[str], purpose: str) -> set[str]:
-    """The names that any of the patterns matches.
+    """Return the names that at least one pattern matches.
 
-    LocalError when a pattern matches none of them; it names the purpose, the pattern and what there is.
+    Raises:
+        LocalError: a pattern matches none; the text gives the purpose, the pattern and the names.
     """
     found: set[str] = set()
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""Which rank every weight of a model would get, before anything is changed."""
+"""Plan the rank of every weight before the model changes."""
 
 from __future__ import annotations
 
@@ -13,36 +13,43 @@ from fewbits.factor.names import shared
 from fewbits.factor.patterns import chosen, within
 from fewbits.factor.rank import bounds, even_rank, rank
 
-STEPS = 10_000  # gamma="auto" is found to 1/STEPS
+STEPS = 10_000  # gamma="auto" has this resolution, 1/STEPS
 
 Gammas = float | tuple[tuple[str, float], ...]  # one for all, or patterns with one each
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What is to become of one weight."""
+    """The plan for one weight: its ranks, or the reason why it stays dense."""
 
     weight: Weight
     ranks: tuple[int, int] = (0, 0)  # row and column rank of each half; zeros: it stays dense
     reason: str = ""  # why it stays dense
 
     def numbers(self, form: str) -> int:
-        """All numbers of the weight, or of its factors."""
+        """Count the numbers of the weight, or of its factors."""
         if self.reason or self.weight.grid is None:
             return self.weight.tensor.numel()
         return self.weight.grid.half(*self.ranks) * (1 if form == "lowrank" else 2)
 
     def travelling(self, form: str) -> int:
-        """Of these, how many travel."""
+        """Count the numbers that travel."""
         return self.numbers(form) // (2 if form == "pfedpara" and not self.reason else 1)
 
 
 def candidates(
     found: Sequence[Weight], skip: Sequence[str], only: Sequence[str], earlier: Sequence[str]
 ) -> list[Planned]:
-    """Set aside what cannot be factored or was not chosen; LocalError when a pattern matches no weight at all.
+    """Split weights into those to factor and those that stay dense, with the reason.
 
-    `earlier`: names of weights that are factored already, which a pattern may match, too.
+    Args:
+        found: the weights of the model.
+        skip: patterns of weights that stay dense.
+        only: patterns of the weights to factor; empty: all.
+        earlier: names of weights that are factored already; patterns may match them too.
+
+    Raises:
+        LocalError: a pattern matches no weight.
     """
     names = [*(place.name for weight in found for place in weight.places), *earlier]
     wanted = chosen(names, only, "only") if only else set(names)
@@ -58,9 +65,10 @@ def candidates(
 
 
 def with_ranks(planned: Sequence[Planned], form: str, gammas: Gammas) -> list[Planned]:
-    """Give every candidate its rank; one too small to save numbers stays dense, whatever the form.
+    """Give every candidate its rank; a weight too small to save numbers stays dense in every form.
 
-    LocalError when a gamma's pattern matches no candidate, or a candidate matches no pattern.
+    Raises:
+        LocalError: a pattern of gamma matches no candidate, or a candidate matches no pattern.
     """
     names = [p.weight.name for p in planned if not p.reason]
     if not isinstance(gammas, float | int):
@@ -89,7 +97,7 @@ def _ranked(weight: Weight, form: str, gamma: float) -> Planned:
 
 
 def travelling_bytes(model: nn.Module, planned: Sequence[Planned], form: str, stays: set[str]) -> int:
-    """fp32 bytes of all that the model, once factored, would send: dense layers, biases and float buffers included."""
+    """Count the float32 bytes that the factored model sends: dense layers, biases and float buffers included."""
     sizes = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     total = sum(sizes[name].numel() for name in shared(model) if name not in stays)
     for p in planned:
@@ -99,9 +107,10 @@ def travelling_bytes(model: nn.Module, planned: Sequence[Planned], form: str, st
 
 
 def largest_gamma(model: nn.Module, planned: Sequence[Planned], form: str, stays: set[str], budget: int) -> float:
-    """The largest single gamma, a multiple of 1/10000, whose model sends no more than `budget` bytes.
+    """Find the largest single gamma, a multiple of 1/10000, whose model sends at most `budget` bytes.
 
-    LocalError, with both values, when even gamma 0 sends more.
+    Raises:
+        LocalError: gamma 0 sends more; the text gives both numbers.
     """
 
     def sent(step: int) -> int:
@@ -109,7 +118,7 @@ def largest_gamma(model: nn.Module, planned: Sequence[Planned], form: str, stays
 
     if sent(0) > budget:
         raise LocalError(f"gamma='auto': even gamma 0 sends {sent(0):,} bytes; budget_bytes is {budget:,}")
-    low, high = 0, STEPS + 1  # numbers grow with gamma: fits at low, not (or out of range) at high
+    low, high = 0, STEPS + 1  # bisection: the bytes grow with gamma; low fits, high does not or is out of range
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if sent(middle) <= budget else (low, middle)

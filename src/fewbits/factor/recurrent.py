@@ -1,4 +1,4 @@
-"""Recurrent layers keep their weights in a list of their own, which would be stale once they are factored."""
+"""Recurrent layers list their weights in `_flat_weights`; after factoring the list must be read anew."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fewbits.factor import compose_once
 
 
 def read_weights_afresh(module: nn.RNNBase) -> None:
-    """Make the layer's flat list of weights a view of its attributes, composed once in each forward.
+    """Make the layer's list of weights a property that reads its attributes, composed once per forward.
 
-    `nn.LSTM` and its kin hand `_flat_weights` to the kernel, look at it before, and since torch 2.1 compare it with the
-    attributes in every forward, which would compose each weight several times. The property goes onto the class that
-    `parametrize` made for this module and its copies; plain layers are not touched.
+    `nn.LSTM` and its relatives pass `_flat_weights` to the kernel. Since torch 2.1 they also compare it with the
+    attributes in every forward, which would compose each weight several times. The property is set on the class that
+    `parametrize` made for this module and its copies; plain layers do not change.
     """
     kind = type(module)
     module.__dict__.pop("_flat_weights", None)
@@ -26,8 +26,8 @@ def _read(self: nn.RNNBase) -> list[Tensor]:
 
 
 def _ignore(self: nn.RNNBase, value: list[Tensor]) -> None:
-    """`_apply` (to, cuda, half) lists the weights anew: there is nothing to list."""
+    """Ignore the list that `_apply` (to, cuda, half) writes: the property reads the attributes."""
 
 
 def _nothing(self: nn.RNNBase) -> None:
-    """Nothing can be stale."""
+    """Do nothing: the property is never stale."""

@@ -1,4 +1,4 @@
-"""What factoring did to every weight: ranks, numbers before and after, what travels, and why a layer stayed dense."""
+"""ParameterTable: rank, size and travelling numbers of every weight of a factored model."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ HEADS = ("weight", "shape", "R", "before", "after", "travels", "rank can reach",
 
 @dataclass(frozen=True)
 class Row:
-    """One weight; tied weights once."""
+    """One weight; a tied weight has one row."""
 
     name: str  # as in the plain model's state_dict
     shape: tuple[int, ...]  # of the dense weight
     ranks: tuple[int, int] | None  # of each half's rows and columns; None: dense
     before: int  # numbers of the dense weight
     after: int  # numbers now
-    travels: int  # of these, numbers that travel
+    travels: int  # numbers that travel
     reachable: int  # largest rank of the rows x rest unfolding that the factors can have
     full: int  # largest rank of any such matrix
     note: str  # the form, or why it stayed dense
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text."""
+        """Format the row."""
         rank = rank_text(self.ranks) if self.ranks else "dense"
         shape = "x".join(map(str, self.shape))
         numbers = (f"{n:,}" for n in (self.before, self.after, self.travels))
@@ -40,25 +40,31 @@ class Row:
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """All weights of a model; `str` of it is the table."""
+    """Sizes of all weights of a model; `str` formats them as a table.
+
+    Args:
+        rows: one `Row` for each weight.
+        others: numbers of all other parameters (biases, norms), and how many of these travel.
+        buffers: numbers of the saved float buffers that travel.
+    """
 
     rows: tuple[Row, ...]
-    others: tuple[int, int]  # numbers of all other parameters (biases, norms); how many of them travel
-    buffers: int  # numbers of saved float buffers; all travel
+    others: tuple[int, int]  # numbers of all other parameters, and of those that travel
+    buffers: int  # numbers of saved float buffers that travel
 
     @property
     def before(self) -> int:
-        """Numbers of all parameters of the plain model."""
+        """Count the parameters of the plain model."""
         return sum(row.before for row in self.rows) + self.others[0]
 
     @property
     def after(self) -> int:
-        """The same of the model as it is."""
+        """Count the parameters of the model as it is."""
         return sum(row.after for row in self.rows) + self.others[0]
 
     @property
     def travels(self) -> int:
-        """Numbers that travel in one direction, float buffers included."""
+        """Count the numbers that travel in one direction, float buffers included."""
         return sum(row.travels for row in self.rows) + self.others[1] + self.buffers
 
     def __str__(self) -> str:
@@ -80,9 +86,27 @@ class ParameterTable:
 
 
 def parameter_table(model: nn.Module) -> ParameterTable:
-    """Every weight of the model: shape, rank, numbers before and after, what travels, reachable rank, reason if dense.
+    """Tabulate every weight of a model: shape, rank, size before and after, travelling numbers, reachable rank.
 
-    Reachable rank: R^2 for FedPara and R(R + 1) for pFedPara, R for low rank, never more than the matrix has.
+    The reachable rank is R^2 for FedPara, R(R + 1) for pFedPara and R for low rank, at most that of the matrix. A dense
+    weight has the reason why it stayed dense.
+
+    Args:
+        model: any module, factored or not.
+
+    Returns:
+        A `ParameterTable`.
+
+    Example:
+        >>> from fewbits import fedpara
+        >>> table = parameter_table(fedpara(nn.Linear(256, 256), gamma=0.0))
+        >>> table.before, table.after, table.travels
+        (65792, 16640, 16640)
+        >>> table.rows[0].ranks, table.rows[0].reachable
+        ((16, 16), 256)
+
+    References:
+        Hyeon-Woo, Ye-Bin and Oh, FedPara, ICLR 2022, Propositions 1 to 3 and Table 1.
     """
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     buffers = {name: b.numel() for name, b in model.named_buffers()}
@@ -119,7 +143,7 @@ def _rows(model: nn.Module, sent: set[str]) -> Iterator[Row]:
 def _factored(name: str, owner: Factors, prefix: str, sent: set[str]) -> Row:
     r, full = owner.ranks[0], owner.grid.full_rank
     reachable = min(full, {"fedpara": r * r, "pfedpara": r * (r + 1), "lowrank": r}[owner.form])
-    sizes = {own: p.numel() for own, p in owner.named_parameters()}
-    travels = sum(n for own, n in sizes.items() if f"{prefix}.{own}" in sent)
+    sizes = {factor: p.numel() for factor, p in owner.named_parameters()}
+    travels = sum(n for factor, n in sizes.items() if f"{prefix}.{factor}" in sent)
     before, after = owner.grid.numel, sum(sizes.values())
     return Row(name, owner.shape, owner.ranks, before, after, travels, reachable, full, owner.form)

@@ -1,4 +1,4 @@
-"""Compiled loops on NumPy arrays, one idea per file; imported on first use, because numba costs 0.3 s.
+"""Compiled loops on NumPy arrays; each file is imported on first use, because importing numba takes 0.3 s.
 
 Write `from fewbits import kernels` and call `kernels.select.largest(...)`.
 """
@@ -10,9 +10,35 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fewbits.kernels import bits, count_sketch, dots, golomb, hadamard, low_rank, quantise, rans, select, sketch
+    from fewbits.kernels import (
+        bits,
+        count_sketch,
+        dots,
+        elias,
+        golomb,
+        hadamard,
+        low_rank,
+        peel,
+        quantise,
+        rans,
+        select,
+        sketch,
+    )
 
-__all__ = ["bits", "count_sketch", "dots", "golomb", "hadamard", "low_rank", "quantise", "rans", "select", "sketch"]
+__all__ = [
+    "bits",
+    "count_sketch",
+    "dots",
+    "elias",
+    "golomb",
+    "hadamard",
+    "low_rank",
+    "peel",
+    "quantise",
+    "rans",
+    "select",
+    "sketch",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

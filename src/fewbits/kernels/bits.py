@@ -20,7 +20,7 @@ U = np.uint64
 
 
 def _leading_zeros(context, x):
-    """Number of zero bits above the highest one bit of a uint64; 64 for zero."""
+    """Count the zero bits above the highest one bit of a uint64; 64 for zero."""
 
     def code(context, builder, signature, arguments):
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
@@ -29,7 +29,7 @@ def _leading_zeros(context, x):
 
 
 def _high_product(context, a, b):
-    """The upper 64 bits of the 128-bit product of two uint64."""
+    """Return the upper 64 bits of the 128-bit product of two uint64."""
 
     def code(context, builder, signature, arguments):
         wide = ir.IntType(128)
@@ -44,14 +44,14 @@ high_product: Any = intrinsic(_high_product)
 
 
 def words(data: np.ndarray) -> np.ndarray:
-    """Bytes as big-endian 64-bit words, with two zero words behind so that `peek` never runs off.  # uint64"""
+    """Convert bytes to big-endian 64-bit words, plus two zero words so that `peek` stays in range.  # uint64"""
     padded = np.zeros(8 * (-(-len(data) // 8) + 2), np.uint8)
     padded[: len(data)] = data
     return padded.view(">u8").astype(np.uint64)
 
 
 def tobytes(bits: np.ndarray, nbits: int) -> np.ndarray:
-    """The first ceil(nbits/8) bytes of a string of words.  # uint8"""
+    """Return the first ceil(nbits/8) bytes of words.  # uint8"""
     return bits[: -(-nbits // 64)].astype(">u8").view(np.uint8)[: -(-nbits // 8)]
 
 
@@ -70,14 +70,14 @@ def put(bits, at, value, n):
 
 @njit(cache=True, nogil=True, inline="always")
 def peek(bits, at):
-    """The 64 bits that begin at bit `at`; the caller bounds `at` below 64 * (len(bits) - 1)."""
+    """Return the 64 bits from bit `at` on; the caller bounds `at` below 64 * (len(bits) - 1)."""
     i, s = at >> 6, U(at & 63)
     return (bits[i] << s) | ((bits[i + 1] >> U(1)) >> (U(63) - s))
 
 
 @njit(cache=True, nogil=True)
 def pack(symbols, width, bits):
-    """Lay symbols of `width` (1..64) bits end to end in zeroed words."""
+    """Pack symbols of `width` (1..64) bits into zeroed words."""
     acc, free, k = U(0), 64, 0
     for i in range(len(symbols)):
         value = U(symbols[i])
@@ -96,7 +96,7 @@ def pack(symbols, width, bits):
 
 @njit(cache=True, nogil=True)
 def unpack(bits, width, out):
-    """Read len(out) fields of `width` (1..64) bits; the words hold them all and one word more."""
+    """Unpack len(out) fields of `width` (1..64) bits; the words need one word more than the fields."""
     down = U(64 - width)
     for i in range(len(out)):
         out[i] = peek(bits, i * width) >> down
@@ -138,7 +138,7 @@ def join(symbols, low, base, digits, pad, out):
 
 @njit(cache=True, nogil=True)
 def lookup(data, table, out):
-    """out = table[data], for bytes into items that hold all the digits of one byte."""
+    """Set out = table[data]; an item holds all digits of one byte."""
     entries = table[:256]
     for i in range(len(out)):
         out[i] = entries[data[i]]
@@ -146,7 +146,7 @@ def lookup(data, table, out):
 
 @njit(cache=True, nogil=True)
 def lookup_rows(data, table, out):
-    """The same for digit counts that fill no machine word; table has one row of digits per byte."""
+    """Look up rows of digits whose number fills no machine word; the table has one row per byte."""
     digits = table.shape[1]
     for i in range(len(data)):
         row, target = table[data[i]], out[i * digits : i * digits + digits]
@@ -156,7 +156,7 @@ def lookup_rows(data, table, out):
 
 @njit(cache=True, nogil=True)
 def histogram(symbols, size):
-    """Count each symbol below `size`; four tables, so that runs of one symbol do not wait for each other.  # int64"""
+    """Count each symbol below `size`, in four tables, so that equal neighbours do not wait.  # (size,) int64"""
     tables = np.zeros((4, size), np.uint32)
     a, b, c, d = tables[0], tables[1], tables[2], tables[3]
     whole = len(symbols) & ~3

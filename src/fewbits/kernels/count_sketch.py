@@ -27,13 +27,13 @@ S30, S27, S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def sketch(x: np.ndarray, words: np.ndarray, columns: int) -> np.ndarray:
-    """The table of a vector.  # (n,) float, (rows,) uint64 -> (rows, columns) float64"""
+    """Sketch a vector.  # (n,) float, (rows,) uint64 -> (rows, columns) float64"""
     x = read_only(x, x.dtype.type)
     return _sketch(np.zeros(_shape(words, columns)), x, _words(words))
 
 
 def sketch_sparse(support: np.ndarray, values: np.ndarray, words: np.ndarray, columns: int) -> np.ndarray:
-    """The table of a vector that is zero elsewhere.  # (k,) int64, (k,) float -> (rows, columns) float64
+    """Sketch a sparse vector.  # (k,) int64, (k,) float -> (rows, columns) float64
 
     Raises LocalError when there is not one value per place.
     """
@@ -44,12 +44,12 @@ def sketch_sparse(support: np.ndarray, values: np.ndarray, words: np.ndarray, co
 
 
 def median(table: np.ndarray, words: np.ndarray, n: int) -> np.ndarray:
-    """The median over the rows, of an even number half the sum of the middle two.  # -> (n,) of table's type"""
+    """Estimate entries by the median over the rows, or half the sum of the middle two.  # -> (n,) of table's type"""
     return _median(np.empty(n, table.dtype), _table(table, words), _words(words))
 
 
 def mean(table: np.ndarray, words: np.ndarray, n: int) -> np.ndarray:
-    """The mean over the rows.  # (rows, columns), (rows,) uint64 -> (n,) of table's type"""
+    """Estimate entries by the mean over the rows.  # (rows, columns), (rows,) uint64 -> (n,) of table's type"""
     return _mean(np.empty(n, table.dtype), _table(table, words), _words(words))
 
 

@@ -1,6 +1,6 @@
 """Inner products of two float32 vectors in one pass, accumulated in float64.
 
-In NumPy: x, y = x.astype(float64), y.astype(float64); return x @ x, x @ y, y @ y. Sums are kept in LANES partial
+In NumPy: x, y = x.astype(float64), y.astype(float64); return x @ x, x @ y, y @ y. Sums go to LANES partial
 sums whose order is fixed, so that the result is the same on every machine.
 """
 
@@ -15,7 +15,7 @@ LANES = 32
 
 
 def products(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """(<x, x>, <x, y>, <y, y>) of two vectors of the same length.  # (n,) float32 each"""
+    """Return (<x, x>, <x, y>, <y, y>) of two vectors of the same length.  # (n,) float32 each"""
     sums = np.zeros((3, LANES), np.float64)
     _products(read_only(x, np.float32), read_only(y, np.float32), sums)
     xx, xy, yy = sums.sum(axis=1)

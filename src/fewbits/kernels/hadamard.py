@@ -23,7 +23,7 @@ ONE, TWO, THREE, FOUR = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 
 
 def transform(x: np.ndarray) -> None:
-    """x := H x, H the n by n matrix of +-1 with H H^T = n I.  # (n,) float32 or float64, n a power of two
+    """Set x = H x, H the n by n matrix of +-1 with H H^T = n I.  # (n,) float32 or float64, n a power of two
 
     Depth first: a block that is in cache is finished before the next is fetched. Raises LocalError on another length,
     or when x cannot be written in place.
@@ -59,7 +59,7 @@ def _transform(x, size, scratch):
 
 @njit(cache=True, nogil=True)
 def _sixteen(x):
-    """The four last stages of x, whose sixteenths are done, in one pass over memory."""
+    """Do the last four stages of x in one pass over memory; its sixteenths are transformed already."""
     h = len(x) // 16
     for start in range(0, h, CHUNK):
         for k in range(4):
@@ -70,8 +70,10 @@ def _sixteen(x):
 
 @njit(cache=True, nogil=True)
 def _block(x, scratch):
-    """All stages of a block. A pass works on the two lowest bits of the index and moves them to the top, so that every
-    pass reads in the same way, which vector instructions can; after all passes the bits are back in their places.
+    """Do all stages of a block.
+
+    A pass works on the two lowest bits of the index and moves them to the top. So every pass has the same access
+    pattern, which suits vector instructions, and after all passes the bits are in order again.
     """
     left, here = len(x), True
     while left > 1:
@@ -109,7 +111,7 @@ def _rotate_two(x, out):
 
 @njit(cache=True, nogil=True)
 def _four(x, start, stride, count):
-    """Two stages, at `stride` and twice that, of `count` entries from `start` and three strides on."""
+    """Do two stages, at `stride` and twice that, on `count` entries at `start` and at three further strides."""
     p, q = x[start : start + count], x[start + stride : start + stride + count]
     r, w = x[start + 2 * stride : start + 2 * stride + count], x[start + 3 * stride : start + 3 * stride + count]
     for j in range(count):

@@ -20,13 +20,13 @@ NOISE = 1e-12  # a row of which less than this is left after projection was in t
 
 
 def times(matrix: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """M q^T, transposed.  # (m, n) float, (r, n) float64 -> (r, m) float64"""
+    """Compute M q^T, transposed.  # (m, n) float, (r, n) float64 -> (r, m) float64"""
     _fit(matrix.shape[1], q)
     return _times(np.empty((len(q), len(matrix))), _view(matrix, matrix.dtype.type), _view(q, np.float64))
 
 
 def times_transposed(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """M^T p^T, transposed.  # (m, n) float, (r, m) float64 -> (r, n) float64"""
+    """Compute M^T p^T, transposed.  # (m, n) float, (r, m) float64 -> (r, n) float64"""
     _fit(matrix.shape[0], p)
     return _times_transposed(
         np.zeros((len(p), matrix.shape[1])), _view(matrix, matrix.dtype.type), _view(p, np.float64)
@@ -34,14 +34,14 @@ def times_transposed(matrix: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def orthonormalise(p: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the rows' span by Gram-Schmidt, twice; zero rows beyond its rank.  # (r, m) float64"""
+    """Orthonormalise the rows by Gram-Schmidt, twice; rows beyond the rank become zero.  # (r, m) float64"""
     out = np.array(p, np.float64, order="C")
     _orthonormalise(out)
     return out
 
 
 def expand(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """p^T q, summed in float64, of p's type.  # (r, m), (r, n) -> (m, n)"""
+    """Compute p^T q with float64 sums, in the type of p.  # (r, m), (r, n) -> (m, n)"""
     _fit(len(p), q.T)
     p, q = _view(p, p.dtype.type), _view(q, p.dtype.type)
     return _expand(np.empty((p.shape[1], q.shape[1]), p.dtype), p, q)

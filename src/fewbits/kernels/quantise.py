@@ -1,4 +1,4 @@
-"""Dithered quantisation with one scale per stretch of the vector.
+"""Dithered quantisation with one scale per bucket of the vector.
 
 Stretch j is x[offsets[j]:offsets[j+1]]; offsets start at 0 and end at n. In NumPy, for one stretch:
 
@@ -9,7 +9,7 @@ Stretch j is x[offsets[j]:offsets[j+1]]; offsets start at 0 and end at n. In Num
     undither  levels * np.float32(np.float64(scale) * factor / s)
 
 u is uniform in [0, 1), a hash of (seed, place): it depends on nothing else, not on the stretches nor on how the work
-is cut. Sums are kept in LANES partial sums whose order is fixed, so that the result is the same on every machine.
+is cut. Sums go to LANES partial sums whose order is fixed, so that the result is the same on every machine.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ FRACTION = 2.0**24  # eight-bit levels are computed as integers with 24 bits aft
 
 
 def max_abs(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Largest |x| of each stretch; 0 for an empty one.  # (n,) float32, (m+1,) int64 -> (m,) float32"""
+    """Compute the largest |x| of each bucket; 0 for an empty one.  # (n,) float32, (m+1,) int64 -> (m,) float32"""
     x, offsets = _stretches(x, np.float32, offsets)
     return _max_abs(x.view(np.int32), offsets).view(np.float32)
 
 
 def norms(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """l2 norm of each stretch, summed in float64, at most the largest float32.  # (m,) float32"""
+    """Compute the 2-norm of each bucket, summed in float64, at most the largest float32.  # (m,) float32"""
     x, offsets = _stretches(x, np.float32, offsets)
     return np.minimum(np.sqrt(_sums(x, offsets, 2)), LARGEST).astype(np.float32)
 
 
 def mean_abs(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Mean |x| of each stretch, summed in float64; 0 for an empty one.  # (m,) float32"""
+    """Compute the mean |x| of each bucket, summed in float64; 0 for an empty one.  # (m,) float32"""
     x, offsets = _stretches(x, np.float32, offsets)
     return (_sums(x, offsets, 1) / np.maximum(np.diff(offsets), 1)).astype(np.float32)
 
 
 def dither(x: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int, seed: int) -> np.ndarray:
-    """Levels in [-s, s], sign(x) * min(s, floor(s*|x|/scale + u)).  # (n,) int8 when s <= 127, else int16
+    """Quantise to levels in [-s, s]: sign(x) * min(s, floor(s*|x|/scale + u)).  # (n,) int8 when s <= 127, else int16
 
     Unbiased where |x| <= scale: |E level * scale/s - x| <= 2^-16 of a step scale/s (Alistarh et al. 2017, QSGD, section
     3.1; the noise has 24 bits and is a hash of `seed`, a 64-bit word, and the place). Raises LocalError unless
@@ -63,7 +63,7 @@ def dither(x: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int, seed:
 
 
 def undither(levels: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int, factor: float) -> np.ndarray:
-    """levels * (scale * factor / s), the step rounded once to float32 and kept so small that s steps are finite.
+    """Dequantise: levels * (scale * factor / s), the step rounded once to float32 and so small that s steps are finite.
 
     # (n,) int8 or int16, (m+1,) int64, (m,) float32 -> (n,) float32
 
@@ -82,13 +82,13 @@ def undither(levels: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int
 
 
 def round_up_16(scales: np.ndarray) -> np.ndarray:
-    """bfloat16 words, rounded up, at most the largest finite one.  # (m,) float32, >= 0 -> (m,) uint16"""
+    """Convert to bfloat16 words, rounded up, at most the largest finite one.  # (m,) float32, >= 0 -> (m,) uint16"""
     words = np.require(scales, np.float32).view(np.uint32).astype(np.uint64)
     return np.minimum((words + 0xFFFF) >> 16, 0x7F7F).astype(np.uint16)
 
 
 def from_16(words: np.ndarray) -> np.ndarray:
-    """The float32 values of bfloat16 words.  # (m,) uint16 -> (m,) float32"""
+    """Convert bfloat16 words to float32.  # (m,) uint16 -> (m,) float32"""
     return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
@@ -107,7 +107,7 @@ def _one_each(scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def _keys(seed: int) -> tuple[int, int]:
-    """A start and an odd step from a 64-bit seed, by splitmix64's finaliser (Steele et al. 2014)."""
+    """Derive a start and an odd step from a 64-bit seed, by the finaliser of splitmix64 (Steele et al. 2014)."""
     z = (seed + 0x9E3779B97F4A7C15) % 2**64
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
@@ -129,7 +129,7 @@ def _max_abs(words, offsets):
 
 @njit(cache=True, nogil=True)
 def _sums(x, offsets, power):
-    """Sum of |x|^power, power 1 or 2, of each stretch.  # (m,) float64"""
+    """Sum |x|^power, power 1 or 2, over each bucket.  # (m,) float64"""
     out = np.zeros(len(offsets) - 1, np.float64)
     sums = np.empty(LANES, np.float64)
     for j in range(len(out)):
@@ -152,7 +152,7 @@ def _sums(x, offsets, power):
 
 @njit(inline="always")
 def _noise(i, first, odd):
-    """24 bits for place i: a keyed Weyl sequence through two multiply-xorshift rounds.
+    """Return 24 bits for position i: a keyed Weyl sequence through two multiply-xorshift rounds.
 
     The rounds are Wellons' hash 16-15-15 (hash-prospector, 2018). Both keys enter before them: a key added between the
     rounds left streams of different keys correlated. Places 2^32 apart share their noise.

@@ -22,7 +22,7 @@ MAX_LENGTH = 17  # bit length of the largest weight in a table, with room for ro
 
 @njit(cache=True, nogil=True)
 def normalise(weights, bits):
-    """Integer frequencies that sum to 2^bits, at least 1 where the weight is positive, else near proportional.
+    """Return integer frequencies that sum to 2^bits: at least 1 where the weight is positive, near proportional.
 
     weights: (m,) float64, m <= 2^bits, not all zero. Returns (m,) int64. What rounding leaves is given or taken
     where it changes the code length least.
@@ -57,7 +57,7 @@ def normalise(weights, bits):
 
 @njit(cache=True, nogil=True)
 def round_weights(counts, mantissa):
-    """Counts, scaled to at most 2^16 and rounded to mantissa+1 leading bits.  # (m,) int64"""
+    """Scale counts to at most 2^16 and round them to mantissa+1 leading bits.  # (m,) int64"""
     top = 1
     for c in counts:
         top = max(top, c)
@@ -89,7 +89,7 @@ def write_weights(weights, mantissa, bits):
 
 @njit(cache=True, nogil=True)
 def read_weights(bits, nbits, mantissa, out):
-    """Read what write_weights wrote; return bits used, or -1 for a table that is cut, all zero or out of range."""
+    """Read the table of write_weights; return bits used, or -1 when it is cut, all zero or out of range."""
     at, length, total = 0, 0, 0
     for s in range(len(out)):
         if at >= nbits:
@@ -117,7 +117,7 @@ def read_weights(bits, nbits, mantissa, out):
 
 @njit(cache=True, nogil=True)
 def encode(data, frequency, bits, lanes, out):
-    """Code bytes back to front into the end of `out` (uint16, len(data) + 8), states in front; return the first index.
+    """Encode bytes in reverse into the end of `out` (uint16, len(data) + 8), states first; return the first index.
 
     Division by f is a product with ceil(2^64 / f), exact for states below 2^32; f = 1 is folded into the bias.
     """
@@ -149,7 +149,7 @@ def encode(data, frequency, bits, lanes, out):
         four = data[i : i + 4]
         s = four[3]
         over = U(x3 >= limit[s])
-        out[p - 1] = x3 & U(0xFFFF)  # stored always, kept when over: no branch to mispredict
+        out[p - 1] = x3 & U(0xFFFF)  # stored always, used only on renormalisation: no branch to mispredict
         p -= np.int64(over)
         x3 >>= over << U(4)
         x3 += bias[s] + high_product(x3, inverse[s]) * rest[s]
@@ -181,7 +181,7 @@ def encode(data, frequency, bits, lanes, out):
 
 @njit(cache=True, nogil=True)
 def decode(words, frequency, bits, lanes, out):
-    """Fill `out` (bytes) from uint16 words; return the words used, or -1 when they are not an encoder's output."""
+    """Decode uint16 words to `out` (bytes); return the words used, or -1 for words that no encoder writes."""
     if len(words) < 2 * lanes:
         return -1
     slots = np.zeros(1 << bits, np.uint8)

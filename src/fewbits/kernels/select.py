@@ -1,4 +1,4 @@
-"""Which entries are sent, and putting them back: exact top-k, threshold, scatter.
+"""Selection of entries: exact top-k, threshold, scatter.
 
 In NumPy, with `size = np.abs(x)`:
 
@@ -22,12 +22,12 @@ from numba import njit
 from fewbits.errors import LocalError
 
 MASK = np.uint32(0x7FFFFFFF)  # a float32 without its sign
-ALL = 0x7FFFFFFF  # the same as a plain integer: the largest size there is
+ALL = 0x7FFFFFFF  # the same as a plain integer: the largest possible size
 EXPONENT = np.uint32(0x7F800000)  # all ones here: infinite or NaN
 LARGEST = float(np.finfo(np.float32).max)
-BLOCK = 2048  # entries at a time, so that what is worked out about them stays in the first-level cache
+BLOCK = 2048  # entries at a time, so that intermediate values stay in the first-level cache
 BINS = 2048  # of the radix select: 11 bits a step, in the first-level cache
-REST = np.uint32(BINS)  # a bin more, for what is out of range
+REST = np.uint32(BINS)  # one more bin, for values out of range
 ZERO, ONE, TOP = np.uint64(0), np.uint64(1), np.uint64(56)
 ONES = np.uint64(0x0101010101010101)
 NONE = np.uint32(0)
@@ -35,7 +35,7 @@ SHORT = 1 << 14  # below this, sampling costs more than it saves
 
 
 def read_only(x: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
-    """A read-only view (a copy only if need be), so that every kernel is compiled for one kind of array.  # (n,)
+    """Return a read-only view, or a copy where needed, so that each kernel is compiled for one kind of array.  # (n,)
 
     Raises LocalError unless x is 1-D.
     """
@@ -47,7 +47,7 @@ def read_only(x: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
 
 
 def largest(x: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k largest |x|, ties to the lower index, zeros never.  # (n,) float32 -> (k' <= k,) int64 ascending
+    """Find the k largest |x|, ties to the lower index, zeros never.  # (n,) float32 -> (k' <= k,) int64 ascending
 
     Exact: a sample guesses a slightly low threshold, one pass collects what is above it, and the choice is made among
     those; where the guess fails (ties), a radix select finds the threshold in the whole vector.
@@ -68,7 +68,7 @@ def largest(x: np.ndarray, k: int) -> np.ndarray:
 
 
 def above(x: np.ndarray, tau: float) -> np.ndarray:
-    """Indices with |x| >= tau and x != 0.  # (n,) float32 -> (k,) int64 ascending
+    """Find all |x| >= tau with x != 0.  # (n,) float32 -> (k,) int64 ascending
 
     tau is compared exactly, not rounded to float32. Raises LocalError when tau is NaN.
     """
@@ -85,7 +85,7 @@ def above(x: np.ndarray, tau: float) -> np.ndarray:
 
 
 def scatter(indices: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-    """Zeros with values at indices.  # (k,) int64, (k,) float32 -> (n,) float32
+    """Scatter values into zeros.  # (k,) int64, (k,) float32 -> (n,) float32
 
     Raises LocalError on an index outside 0..n-1, or when the lengths differ.
     """
@@ -95,7 +95,7 @@ def scatter(indices: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
 
 
 def scatter_add(acc: np.ndarray, indices: np.ndarray, values: np.ndarray, weight: float) -> None:
-    """acc[indices] += weight * values, in float32 and in place.  # acc (n,) float32
+    """Add weight * values to acc[indices], in float32 and in place.  # acc (n,) float32
 
     Raises LocalError on an index outside 0..n-1, when the lengths differ, or when acc cannot be written in place.
     """
@@ -105,7 +105,7 @@ def scatter_add(acc: np.ndarray, indices: np.ndarray, values: np.ndarray, weight
 
 
 def first_bad(x: np.ndarray) -> int:
-    """How many values are infinite or NaN; 0 when all is well.  # (n,) float32"""
+    """Count the values that are infinite or NaN.  # (n,) float32"""
     return int(_not_finite(read_only(x, np.float32).view(np.uint32)))
 
 
@@ -119,7 +119,7 @@ def _pairs(indices: np.ndarray, values: np.ndarray, n: int) -> tuple[np.ndarray,
 
 
 def _guess(words: np.ndarray, k: int) -> tuple[int, int]:
-    """A threshold that about k + 4 sigma entries reach, and three times the room they will need."""
+    """Estimate a threshold that about k + 4 sigma entries reach, and three times the room that they need."""
     n = len(words)
     size = max(n // 1000, 2048)
     expected = k / n * size
@@ -129,7 +129,7 @@ def _guess(words: np.ndarray, k: int) -> tuple[int, int]:
 
 
 def _choose(words: np.ndarray, k: int) -> np.ndarray:
-    """Top-k by radix select: the k-th size, then all that are larger and the first of those that are equal to it."""
+    """Find the top-k by radix select: all entries larger than the k-th size, then the first equal ones."""
     k = min(k, len(words))
     if k == 0:
         return np.zeros(0, np.int64)
@@ -143,7 +143,7 @@ def _choose(words: np.ndarray, k: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _sample(words, size):
-    """One entry from each of `size` equal pieces, at a hashed place, so that no stride of the data is met."""
+    """Sample one entry from each of `size` equal pieces, at a hashed position, so that periods of x do no harm."""
     out = np.empty(size, np.uint32)
     piece = len(words) // size
     for i in range(size):
@@ -155,7 +155,7 @@ def _sample(words, size):
 
 @njit(cache=True, nogil=True)
 def _collect(words, low, high, base, out, room):
-    """Write base + i for each i with low <= size <= high; how many, or -1 when more than `room`.
+    """Write base + i for each i with low <= size <= high; return how many, or -1 when more than `room`.
 
     out has BLOCK places more than `room`. A block is first turned into one byte per entry (vector instructions), then
     eight bytes are looked at together: with few hits, most are passed over.
@@ -192,7 +192,7 @@ def _not_finite(words):
 
 @njit(cache=True, nogil=True)
 def _span(words, low, high):
-    """Smallest size, largest size and number of the entries with low <= size <= high."""
+    """Return smallest size, largest size and number of the entries with low <= size <= high."""
     low, width = np.uint32(low), np.uint32(high - low)
     least, most, count = MASK, np.uint32(0), 0
     for start in range(0, len(words), BLOCK):
@@ -210,7 +210,7 @@ def _span(words, low, high):
 
 @njit(cache=True, nogil=True)
 def _kth(words, k):
-    """The k-th largest size (1 <= k <= n), and how many are larger: radix select in the range that is left."""
+    """Return the k-th largest size (1 <= k <= n) and the number of larger ones, by radix select."""
     low, high, larger = np.int64(0), np.int64(MASK), 0
     counts = np.empty((4, BINS + 1), np.int32)
     while True:
@@ -237,7 +237,7 @@ def _kth(words, k):
 
 @njit(cache=True, nogil=True)
 def _histogram(words, low, high, shift, counts):
-    """Count sizes in low..high by their bin, in four tables: equal neighbours would wait for each other's sum."""
+    """Count sizes in low..high by bin, in four tables, so that equal neighbours do not wait."""
     low, width, shift = np.uint32(low), np.uint32(high - low), np.uint32(shift)
     c0, c1, c2, c3 = counts[0], counts[1], counts[2], counts[3]
     for i in range(len(words) // 4):
@@ -257,7 +257,7 @@ def _histogram(words, low, high, shift, counts):
 
 @njit(cache=True, nogil=True)
 def _cut(words, level, wanted):
-    """The index just after the wanted-th entry (wanted >= 1) whose size is `level`."""
+    """Return the index after the wanted-th entry (wanted >= 1) whose size is `level`."""
     level = np.uint32(level)
     seen = 0
     for start in range(0, len(words), BLOCK):

@@ -1,4 +1,4 @@
-"""Sums into given places and reads from them: the two directions of a matrix with one entry per row.
+"""Products with a matrix that has one entry per row, and with its transpose: gather and scatter-add.
 
 In NumPy, in the order of i, each sum rounded once:
 
@@ -17,7 +17,7 @@ from fewbits.errors import LocalError
 
 
 def pick(values: np.ndarray, places: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """gains[i] * values[places[i]].  # (m,), (n,) int32, (n,) float32 or int8 -> (n,) of values' type
+    """Gather gains[i] * values[places[i]].  # (m,), (n,) int32, (n,) float32 or int8 -> (n,) of values' type
 
     Raises LocalError on a place outside 0..m-1, or when the lengths differ.
     """
@@ -37,14 +37,14 @@ def collect(x: np.ndarray, places: np.ndarray, gains: np.ndarray, factor: float,
 
 
 def rows_times(a: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """a s, each sum in the order of the columns.  # (r, d) float32, (d,) -> (r,) of s's type"""
+    """Compute a s, each sum in the order of the columns.  # (r, d) float32, (d,) -> (r,) of s's type"""
     out = np.zeros(len(a), s.dtype)
     _rows_times(out, _matrix(a, len(a), len(s)), s)
     return out
 
 
 def times_rows(x: np.ndarray, a: np.ndarray, out: np.ndarray) -> None:
-    """out += a^T x, row after row.  # (r,), (r, d) float32, out (d,) of x's type"""
+    """Add a^T x to out, row by row.  # (r,), (r, d) float32, out (d,) of x's type"""
     _times_rows(out, x, _matrix(a, len(x), len(out)))
 
 

@@ -1,4 +1,4 @@
-"""A module whose parameters lie end to end in one buffer, so that a step, a copy or a sum is one operation."""
+"""FlatModel: a module whose parameters are views of one buffer, so that a step or a copy is one operation."""
 
 from __future__ import annotations
 
@@ -14,37 +14,41 @@ from fewbits.learn.seeding import draws
 
 
 class FlatModel:
-    """Lay the parameters, the gradients and the float buffers of a module out flat; the module computes on views.
+    """Store parameters, gradients and float buffers of a module in flat buffers; the module computes on views.
 
-    Laid out are the trainable parameters (a tied one once) and the saved float buffers, such as BatchNorm's running
-    statistics: first the private parameters (`fewbits.factor.private`), then those that travel, then the buffers that
-    travel, then the private ones, each in declaration order. Frozen parameters and integer buffers
-    (num_batches_tracked) stay as they are and are not exchanged. Convolution weights are row-major here: channels_last
-    weights inside the buffer gain 0-3% once the images are channels_last, and would cost a reordering in every
-    `vector()`.
+    The buffer holds the trainable parameters (a tied one once) and the saved float buffers, such as BatchNorm's
+    running statistics. Their order is: private parameters (`fewbits.factor.private`), parameters that travel, buffers
+    that travel, private buffers; each group in declaration order. Frozen parameters and integer buffers
+    (num_batches_tracked) are neither moved nor exchanged. Convolution weights are row-major: channels_last weights
+    would gain 0-3% on channels_last images, but cost a reordering in every `vector()`.
 
-    Raises LocalError when a tensor to be laid out is not float32 or not on the same device as the others.
+    Args:
+        module: any module of float32 tensors on one device; its tensors become views of the buffer.
 
-    >>> model = FlatModel(nn.Linear(3, 2))
-    >>> {name: tuple(x.shape) for name, x in model.named().items()}
-    {'weight': (2, 3), 'bias': (2,)}
-    >>> model.params.shape, model.grads.shape, model.buffers.shape
-    (torch.Size([8]), torch.Size([8]), torch.Size([0]))
+    Raises:
+        LocalError: a tensor is not float32 or not on the device of the others, or no parameter is trainable.
+
+    Example:
+        >>> model = FlatModel(nn.Linear(3, 2))
+        >>> {name: tuple(x.shape) for name, x in model.named().items()}
+        {'weight': (2, 3), 'bias': (2,)}
+        >>> model.params.shape, model.grads.shape, model.buffers.shape
+        (torch.Size([8]), torch.Size([8]), torch.Size([0]))
     """
 
     module: nn.Module
-    whole: Tensor  # (P+B,) float32: all parameters, then all float buffers; the others but `grads` are its parts
+    whole: Tensor  # (P+B,) float32: all parameters, then all float buffers; the next four are views of it
     params: Tensor  # (P,) float32: all parameters
-    shared: Tensor  # (S+T,) float32: all that travels: parameters, then buffers
+    shared: Tensor  # (S+T,) float32: parameters, then buffers, that travel
     shared_params: Tensor  # (S,) float32: the parameters that travel
-    shared_grads: Tensor  # (S,) float32: their gradients
-    private: tuple[Tensor, Tensor]  # (P-S,) parameters and (B-T,) buffers, float32, that stay
-    grads: Tensor  # (P,) float32: their gradients, which backward() adds to
+    shared_grads: Tensor  # (S,) float32: gradients of `shared_params`
+    private: tuple[Tensor, Tensor]  # (P-S,) parameters and (B-T,) buffers, float32, that stay with the client
+    grads: Tensor  # (P,) float32: gradients of `params`; backward() adds to it
     buffers: Tensor  # (B,) float32: all float buffers
     parameter_names: tuple[str, ...]
     buffer_names: tuple[str, ...]
     private_names: frozenset[str]
-    draws: bool  # the module may draw at random while it trains (dropout)
+    draws: bool  # whether the module may draw random numbers in training (dropout)
 
     def __init__(self, module: nn.Module) -> None:
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -69,9 +73,10 @@ class FlatModel:
         self.attach()
 
     def attach(self) -> None:
-        """Point every gradient at `grads` again: an optimizer's zero_grad() drops it.
+        """Point every gradient at `grads` again, because an optimizer's zero_grad() drops it.
 
-        LocalError when the module no longer computes on this buffer, because it was moved or a tensor was replaced.
+        Raises:
+            LocalError: the module was moved or a tensor replaced, so that it no longer computes on this buffer.
         """
         for name, tensor in self._tensors.items():
             if tensor.data_ptr() != self._views[name].data_ptr():
@@ -83,11 +88,11 @@ class FlatModel:
             self._tensors[name].grad = grad
 
     def named(self) -> dict[str, Tensor]:
-        """Views by name: parameters, then float buffers, as they are laid out; writing to one writes the model."""
+        """Return views by name, parameters then float buffers, in storage order; a write changes the model."""
         return dict(self._views)
 
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Copy in a tensor for every name of `named()`; LocalError, and no change, on another set of names or shape."""
+        """Copy a tensor into every name of `named()`; LocalError, and no change, when names or shapes differ."""
         missing, extra = self._views.keys() - values.keys(), values.keys() - self._views.keys()
         if missing or extra:
             raise LocalError(
@@ -102,11 +107,11 @@ class FlatModel:
             view.copy_(values[name])
 
     def vector(self) -> Tensor:
-        """A copy of parameters and float buffers as one vector.  # (P+B,)"""
+        """Copy parameters and float buffers to one vector.  # (P+B,)"""
         return self.whole.clone()
 
     def load_vector(self, vector: Tensor) -> None:
-        """Copy in what `vector()` gave; LocalError on another shape."""
+        """Load a vector that `vector()` made; LocalError for another shape."""
         if vector.shape != self.whole.shape:
             raise LocalError(
                 f"FlatModel.load_vector: expected {self.params.numel()} parameters and {self.buffers.numel()} buffer "
@@ -137,10 +142,10 @@ def _views(flat: Tensor, like: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _lay_out(tensors: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Move tensors into one new buffer; they become views of it."""
+    """Move tensors to one new buffer, of which they become views."""
     flat = torch.empty(sum(t.numel() for t in tensors.values()), device=device)
     views = dict(zip(tensors, _views(flat, tensors.values()), strict=True))
     for name, tensor in tensors.items():
         views[name].copy_(tensor.detach())
-        tensor.data = views[name]  # swaps the storage, so that lists that hold the parameter (nn.LSTM) follow
+        tensor.data = views[name]  # replaces the storage, not the object: nn.LSTM lists the parameter objects
     return flat, views

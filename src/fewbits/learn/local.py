@@ -1,4 +1,4 @@
-"""What a client does between two messages: some steps of stochastic gradient descent on its own examples."""
+"""Local training: steps of stochastic gradient descent on the examples of one client."""
 
 from __future__ import annotations
 
@@ -22,28 +22,51 @@ Correction = Callable[[FlatModel], None]  # changes model.grads in place before 
 
 @dataclass(frozen=True)
 class LocalReport:
-    """What one local training did."""
+    """Counts and loss of one local training."""
 
     steps: int  # gradient steps taken
-    examples: int  # examples the client holds: its weight in the average
+    examples: int  # examples of the client: its weight in the average
     loss: float  # mean loss over the examples of the steps, each before its step
 
 
 @dataclass(frozen=True)
 class LocalSGD:
-    """Local SGD with the update rule of torch.optim.SGD, done in place on the flat model.
+    """Train a client's model by SGD with the update rule of torch.optim.SGD, in place on the flat model.
 
-    g is the batch's mean gradient, clipped; g += weight_decay * w; m = momentum * m + g; w -= lr * m. The momentum m
-    starts at zero in every call, because a client keeps nothing between rounds (McMahan et al. 2017, algorithm 1).
+    With the batch's mean gradient g, after clipping: ``g += weight_decay * w``, ``m = momentum * m + g``,
+    ``w -= lr * m``. m starts at zero in every call, because a client keeps no optimiser state between rounds.
+
+    Args:
+        lr: step size.
+        momentum: in [0, 1).
+        weight_decay: factor of w in the gradient.
+        batch_size: examples per step; 0: all examples of the client.
+        epochs: passes over the client's examples.
+        steps: number of steps, in place of `epochs`; None: use `epochs`.
+        clip: largest 2-norm of the batch gradient; None: no limit.
+
+    Raises:
+        LocalError: an argument is out of range.
+
+    Example:
+        >>> from fewbits.learn.flat_model import FlatModel
+        >>> model = FlatModel(nn.Linear(3, 2))
+        >>> x, y = torch.ones(20, 3), torch.zeros(20, dtype=torch.int64)
+        >>> report = LocalSGD(lr=0.1, batch_size=5).train(model, x, y, np.arange(20), Key(0))
+        >>> report.steps, report.examples
+        (4, 20)
+
+    References:
+        McMahan, Moore, Ramage, Hampson and Aguera y Arcas, AISTATS 2017, Algorithm 1 (ClientUpdate).
     """
 
     lr: float  # step size; larger: faster, then unstable
     momentum: float = 0.0  # in [0, 1); larger: longer memory of past gradients within one call
-    weight_decay: float = 0.0  # larger: weights pulled harder to zero
+    weight_decay: float = 0.0  # larger: weights are pulled harder to zero
     batch_size: int = 10  # examples per step; 0: all of the client's examples
-    epochs: int = 1  # passes over the client's examples; larger: more drift from the other clients
-    steps: int | None = None  # exactly this many steps instead of `epochs` passes
-    clip: float | None = None  # largest 2-norm of the batch's gradient; None: no limit
+    epochs: int = 1  # passes over the examples; larger: fewer rounds, more drift from the other clients
+    steps: int | None = None  # larger: more drift; None: `epochs` passes
+    clip: float | None = None  # largest 2-norm of a batch gradient; smaller: shorter steps; None: no limit
 
     def __post_init__(self) -> None:
         for name, fine in {
@@ -71,12 +94,20 @@ class LocalSGD:
     ) -> LocalReport:
         """Train the model in place on the client's examples.
 
-        x: (n, ...) and y: (n, ...) are the arrays all clients share; indices: (examples,) integers, this client's
-        rows. Outputs may be (batch, classes) or, for sequences, (batch, classes, time). The order of the examples and
-        the noise of dropout come from the key; torch's global generator is as before afterwards. With one torch
-        thread the same arguments give the same bits.
+        Outputs of the model may be (batch, classes) or, for sequences, (batch, classes, time). With one torch thread
+        equal arguments give equal bits. The global generator of torch is restored afterwards.
 
-        LocalError when there is no example, or x, y and indices do not fit together.
+        Args:
+            model: the client's model.
+            x: (n, ...) inputs of all clients.
+            y: (n, ...) targets of all clients.
+            indices: (examples,) integers, the rows of this client.
+            key: the key of the order of examples and of dropout.
+            loss: (outputs, targets) -> mean loss, a scalar tensor.
+            correct: changes `model.grads` in place before each step, as FedProx and SCAFFOLD do.
+
+        Raises:
+            LocalError: there is no example, or x, y and indices do not fit together.
         """
         rows = _rows(x, y, indices)
         model.attach()
@@ -84,7 +115,7 @@ class LocalSGD:
             model.module.train()
         momentum = torch.zeros_like(model.params) if self.momentum else None
         taken, seen, total = 0, 0, 0.0
-        # seeding costs 0.1 ms with cold caches, 3% of a client with one small step
+        # only where needed: seeding costs 0.1 ms with cold caches, 3% of a client with one small step
         with seeded(key.fold("noise"), model.params.device) if model.draws else nullcontext():
             for batch in self.batches(rows, key):
                 mean = backward(model, x, y, batch, loss)
@@ -95,20 +126,20 @@ class LocalSGD:
         return LocalReport(taken, len(rows), total / seen)
 
     def batches(self, rows: np.ndarray, key: Key) -> Iterator[Tensor]:
-        """The batches of one call, as row numbers: a new permutation each epoch, the last batch may be smaller."""
+        """Yield the batches as row numbers: a new permutation each epoch; the last batch may be smaller."""
         size = self.batch_size or len(rows)
         per_epoch = -(-len(rows) // size)
         steps = self.steps or self.epochs * per_epoch
         order = torch.from_numpy(rows)
         for step in range(steps):
             epoch, batch = divmod(step, per_epoch)
-            if batch == 0 and per_epoch > 1:  # one batch of everything needs no order
+            if batch == 0 and per_epoch > 1:  # a single batch needs no order
                 order = torch.from_numpy(rows[key.fold("epoch", epoch).permutation(len(rows))])
             yield order[batch * size : (batch + 1) * size] if per_epoch > 1 else order
 
     def _step(self, model: FlatModel, momentum: Tensor | None) -> None:
         update = model.grads
-        if self.clip is not None:  # as torch.nn.utils.clip_grad_norm_, its 1e-6 included
+        if self.clip is not None:  # the formula of torch.nn.utils.clip_grad_norm_, with its 1e-6
             norm = torch.linalg.vector_norm(update)
             update.mul_(torch.clamp(self.clip / (norm + 1e-6), max=1.0))
         if self.weight_decay:
@@ -119,7 +150,7 @@ class LocalSGD:
 
 
 def backward(model: FlatModel, x: Tensor, y: Tensor, rows: Tensor, loss: Loss = cross_entropy) -> float:
-    """Mean loss of the given rows; its gradient is in `model.grads` afterwards (what was there is dropped)."""
+    """Compute the mean loss of the given rows; `model.grads` then holds its gradient."""
     rows = rows.to(x.device)
     model.grads.zero_()
     value = loss(model.module(select(x, rows)), y.index_select(0, rows))
@@ -128,15 +159,15 @@ def backward(model: FlatModel, x: Tensor, y: Tensor, rows: Tensor, loss: Loss = 
 
 
 def select(x: Tensor, rows: Tensor) -> Tensor:
-    """The given rows as the model's input: pixels as floats, images as channels_last.
+    """Select rows as model input: pixels as floats, images as channels_last.
 
-    uint8 is the storage of images only: a pixel p becomes p/127.5 - 1. It costs a step under 1% (measured, CIFAR-10)
-    and a quarter of float32's memory. Images (n, c, h, w) come out channels_last, where a convolution's step on a CPU
-    is 1.5 times faster; x laid out so from the start is fastest. Everything else is returned as it is.
+    uint8 tensors are images: a pixel p becomes ``p/127.5 - 1``. This costs under 1% of a step (CIFAR-10) and needs a
+    quarter of float32's memory. Images (n, c, h, w) are returned as channels_last, where a step of a convolution on a
+    CPU is 1.5 times faster. It is fastest when x has this layout already. Other tensors are returned unchanged.
     """
     if x.dim() != 4:
         return _floats(x.index_select(0, rows))
-    if x.is_contiguous(memory_format=torch.channels_last):  # index_select itself would fall back to row-major
+    if x.is_contiguous(memory_format=torch.channels_last):  # index_select on x itself would return row-major
         return _floats(x.permute(0, 2, 3, 1).index_select(0, rows)).permute(0, 3, 1, 2)
     return _floats(x.index_select(0, rows)).contiguous(memory_format=torch.channels_last)
 
@@ -144,9 +175,12 @@ def select(x: Tensor, rows: Tensor) -> Tensor:
 def evaluate(
     model: FlatModel | nn.Module, x: Tensor, y: Tensor, batch: int = 500, *, loss: Loss = cross_entropy
 ) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean loss over all examples, in evaluation mode; every submodule's mode is restored.
+    """Compute the accuracy in [0, 1] and the mean loss over all examples, in evaluation mode.
 
-    For sequences the accuracy is over all positions. LocalError when there is no example or batch < 1.
+    The mode of every submodule is restored. For sequences the accuracy is over all positions.
+
+    Raises:
+        LocalError: there is no example, x and y differ in length, or batch < 1.
     """
     if batch < 1 or len(x) == 0 or len(x) != len(y):
         raise LocalError(f"evaluate: need batch >= 1 and as many inputs as targets; got {batch}, {len(x)}, {len(y)}")
@@ -183,6 +217,6 @@ def _rows(x: Tensor, y: Tensor, indices: np.ndarray) -> np.ndarray:
     if len(x) != len(y):
         raise LocalError(f"train: expected as many targets as inputs; got {len(y)} and {len(x)}")
     indices = indices.astype(np.int64, copy=False)
-    if np.maximum.reduce(indices.view(np.uint64)) >= len(x):  # one pass: as unsigned, what is below 0 is very large
+    if np.maximum.reduce(indices.view(np.uint64)) >= len(x):  # one pass: as unsigned, a negative number is very large
         raise LocalError(f"train: row numbers must be in 0..{len(x) - 1}; got {indices.min()}..{indices.max()}")
     return indices

@@ -1,4 +1,4 @@
-"""Objective: how a client's local problem differs from its plain loss."""
+"""Objective: the local problem of a client, where it differs from the plain loss."""
 
 from __future__ import annotations
 
@@ -13,50 +13,54 @@ from fewbits.learn.local import LocalSGD
 from fewbits.learn.optimizers.base import ServerOptimizer
 
 Vectors = tuple[Tensor, ...]  # each (numel,) float32
-Term = Callable[[Tensor, Tensor], None]  # (w, g), both (numel,): adds to g, in place, what the plain loss lacks
+Term = Callable[[Tensor, Tensor], None]  # (w, g), both (numel,): adds the gradient of the extra terms to g, in place
 
 
 class Objective(ABC):
-    """Frozen value; all methods are pure.
+    """Base of local objectives: a frozen value with pure methods.
 
-    All vectors are laid out like `FlatModel.params`: the trainable parameters that travel, end to end, `numel` of
-    them. `kept` vectors stay with the client from one of its rounds to its next. `extra` vectors travel beside the
-    model: the server's values down, their changes up. All are zero before the first round.
+    Every vector has the layout of `FlatModel.shared_params`: the trainable parameters that travel, `numel` of them.
+    `kept` vectors stay with the client between its rounds. `extra` vectors travel with the model: values from the
+    server, changes to the server. All are zero before the first round.
     """
 
-    kept: ClassVar[int] = 0  # vectors that a client keeps
-    extra: ClassVar[int] = 0  # vectors that travel both ways
+    kept: ClassVar[int] = 0  # number of vectors that stay with the client
+    extra: ClassVar[int] = 0  # number of vectors that travel both ways
 
     @abstractmethod
     def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
-        """What a round that begins at `start`, a copy, adds to every gradient; None: nothing."""
+        """Return the term that a round from `start`, a copy, adds to every gradient; None: no term."""
 
     @abstractmethod
     def finish(
         self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
-        """(new kept, update of extra) after `steps` steps of size `lr` from `start` to `end`.
+        """Return (new kept, update of extra) after `steps` steps of size `lr` from `start` to `end`.
 
-        Like the model's update, that of `extra` is old - new.
+        The update of `extra` is old - new, like the model's.
         """
 
     def absorb(self, extra: Vectors, update: Vectors, share: float) -> Vectors:
-        """The server's `extra` after a round.
+        """Return the server's `extra` after a round.
 
-        `update` is the sampled clients' weighted mean; `share` is their weight over that of all clients, in (0, 1].
-        Clients that were not sampled changed nothing, so that the mean over all clients is share * update.
+        Clients that were not sampled changed nothing, so the mean over all clients is ``share * update``.
+
+        Args:
+            extra: the vectors before the round.
+            update: weighted mean of the updates of the sampled clients.
+            share: weight of the sampled clients over that of all clients, in (0, 1].
         """
         return tuple(x - u * share for x, u in zip(extra, update, strict=True))
 
     def check(self, local: LocalSGD) -> None:  # noqa: B027
-        """LocalError unless the algorithm holds for this local training; here any will do."""
+        """Raise LocalError unless the algorithm is valid for this local training; by default every one is."""
 
     def server(self) -> ServerOptimizer | None:
-        """The server's half of the algorithm; None: any optimiser that stands on its own."""
+        """Return the server's half of the algorithm; None: any independent optimiser."""
         return None
 
     def check_server(self, optimizer: ServerOptimizer) -> None:
-        """LocalError unless `optimizer` is the half that belongs to this one."""
+        """Raise LocalError unless `optimizer` fits this objective."""
         half = self.server()
         if half is not None and optimizer != half:
             raise LocalError(f"{self!r} needs {half!r} at the server; got {optimizer!r}")

@@ -1,4 +1,4 @@
-"""Modules that draw at random, such as dropout, know only torch's global generator: lend it to a key."""
+"""Seed torch's global generator from a key, for modules that draw from it, such as dropout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from fewbits.factor.factors import Factors
 from fewbits.rng import Key
 
-# Classes known not to draw. Any other class may call torch's functions with noise in its forward.
+# Classes known not to draw. Any other class may call random functions of torch in its forward.
 QUIET = {
     *(nn.Sequential, nn.Identity, nn.Flatten, nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Softmax, nn.LogSoftmax),
@@ -23,13 +23,13 @@ QUIET = {
 
 
 def draws(module: nn.Module) -> bool:
-    """False only when no part of the module can draw at random."""
+    """Return False only when no part of the module can draw random numbers."""
     return any(parametrize.type_before_parametrizations(part) not in QUIET for part in module.modules())
 
 
 @contextmanager
 def seeded(key: Key, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generator, and the device's, from the key; put them back as they were afterwards."""
+    """Seed the global generators of torch and of the device from the key; restore them afterwards."""
     device, seed = torch.device(device), key.word() & (2**63 - 1)
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
         torch.default_generator.manual_seed(seed)

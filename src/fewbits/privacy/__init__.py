@@ -1,4 +1,4 @@
-"""Privacy: noise on what clients send, the accounting of it, and masks that leave only a sum."""
+"""Privacy: the Gaussian mechanism, its accounting, and masks that reveal only a sum."""
 
 from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.mechanism import GaussianMechanism, epsilon

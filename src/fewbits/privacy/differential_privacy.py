@@ -1,4 +1,4 @@
-"""DifferentialPrivacy: the Gaussian mechanism of a run, on what leaves each client, and the epsilon that it has come to."""
+"""DifferentialPrivacy: the Gaussian mechanism of a run, and the epsilon that the run has spent."""
 
 from __future__ import annotations
 
@@ -18,19 +18,39 @@ SHARES = ("local", "central")
 
 @dataclass(frozen=True)
 class DifferentialPrivacy:
-    """What a client sends is scaled to a 2-norm of at most `clip` and made noisy before any codec sees it.
+    """Clip every message of a client to a 2-norm and add Gaussian noise, before any codec sees it.
 
-    "local": every client adds noise of sigma * clip, so each message is private by itself, from the server too.
-    "central": each of a round's n clients adds sigma / sqrt(n) of it, so that their sum has sigma * clip; whoever sees
-    single messages sees too little noise. Nothing but the sum may depend on them, so the uplink must be lossless.
-    Clients weigh 1 each, whatever their number of examples: else one of them moves the sum by more than `clip`.
+    ``x * min(1, clip/|x|) + N(0, (sigma clip)^2 I)``. "local": each client adds all of the noise, so that each message
+    is private, also against the server. "central": each of the n clients of a round adds ``sigma clip / sqrt(n)``, so
+    that their sum has the full noise. A single message then has too little noise: only sums may depend on messages,
+    and the uplink must be lossless. Each client has weight 1; otherwise one client could move the sum by more than
+    `clip`.
+
+    Args:
+        clip: C, the largest 2-norm of a message.
+        noise: sigma, the noise per entry in units of C.
+        delta: of the reported (epsilon, delta); well below 1 / clients.
+        share: "local" or "central".
+        clients: n, the number of messages in one sum; the engine sets it.
+
+    Raises:
+        LocalError: an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> DifferentialPrivacy(clip=1.0, noise=0.01).apply(torch.ones(3), Key(1 << 200)).shape
+        torch.Size([3])
+
+    References:
+        Dwork and Roth, The Algorithmic Foundations of Differential Privacy, 2014, appendix A; for models, McMahan et
+        al., Learning Differentially Private Recurrent Language Models, ICLR 2018. Differences: `GaussianMechanism`.
     """
 
-    clip: float = 1.0  # C, largest 2-norm of what is sent; smaller: less noise in all, more of the update cut off
-    noise: float = 1.0  # sigma; larger: more private, slower
-    delta: float = 1e-5  # of the (epsilon, delta) that is reported; well below 1 / clients
+    clip: float = 1.0  # C, 2-norm; smaller: less noise in total, more of the update is cut
+    noise: float = 1.0  # sigma, in units of C; larger: more private, slower training
+    delta: float = 1e-5  # probability; smaller: larger epsilon; well below 1 / clients
     share: str = "local"  # or "central"
-    clients: int = 1  # n, whose messages are in one sum; a run sets it
+    clients: int = 1  # n, messages in one sum; the engine sets it
 
     def __post_init__(self) -> None:
         for name, fine in (
@@ -43,9 +63,10 @@ class DifferentialPrivacy:
                 raise LocalError(f"DifferentialPrivacy: {name} must be {_RANGES[name]}; got {getattr(self, name)!r}")
 
     def check(self, lossless: bool) -> None:
-        """LocalError unless the uplink keeps the promise; says so, too, when the accountant is missing.
+        """Raise LocalError when the uplink breaks the guarantee, or when the accountant is missing.
 
-        `lossless`: the uplink's codec loses nothing, but for a field's steps.
+        Args:
+            lossless: whether the codec of the uplink is lossless, up to rounding by `ModularEncoding`.
         """
         if self.share == "central" and not lossless:
             raise LocalError(
@@ -55,15 +76,17 @@ class DifferentialPrivacy:
         epsilon_of(self.delta, {(self.noise, 1.0): 1})
 
     def apply(self, x: Tensor, key: Key) -> Tensor:
-        """x clipped and noisy; `key`: secret, and another one for each x.  # (n,)"""
+        """Clip x and add noise; `key` must be secret and new for each x.  # (n,)"""
         mechanism = GaussianMechanism(self.clip, self.noise)
         return (mechanism if self.share == "local" else mechanism.share(self.clients)).apply(x, key)
 
     def epsilon(self, messages: int, arrived: Iterable[int], everybody: int) -> float:
-        """What a run has come to.
+        """Compute the epsilon that a run has spent.
 
-        Local: `messages`, the most that any client has sent. Central: `arrived`, the clients in each round's sum, of
-        those asked among `everybody`; noise of those that did not arrive is missing.
+        Args:
+            messages: most messages that one client has sent; used for "local".
+            arrived: number of clients in each round's sum; used for "central". The noise of missing clients is absent.
+            everybody: number of all clients.
         """
         if self.share == "local":
             return epsilon_of(self.delta, {(self.noise, 1.0): messages})

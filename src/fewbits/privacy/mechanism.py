@@ -1,4 +1,4 @@
-"""Differential privacy: a client's update is clipped and made noisy before anything encodes it."""
+"""GaussianMechanism: clipping and noise for the update of a client; epsilon: the privacy that it costs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,47 @@ from fewbits import kernels
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
-# A draw of Key.normal is one of 2^32 multiples of 2^-16: of its tail beyond 4.4, with 5e-6 of the mass, most multiples
-# are missing, and which ones would tell what was added. The mean of four, times two, has no such holes.
+# A draw of Key.normal is one of 2^32 multiples of 2^-16. Beyond 4.4, where 5e-6 of the mass is, most multiples never
+# occur, and the missing ones would reveal the value under the noise. The mean of four draws, times two, has no gaps.
 DRAWS = 4
 FRACTION = 2.0**16 * math.sqrt(DRAWS)  # multiples of 1 / FRACTION
-LARGEST = 6.4 * math.sqrt(DRAWS)  # at most this in size
-BELOW_ONE = 1 - 2.0**-40  # keeps a clipped norm within C, whatever rounding does
-# Renyi orders: Opacus's own, and some closer to 1 (little noise) and larger ones (much noise)
+LARGEST = 6.4 * math.sqrt(DRAWS)  # bound of a noise entry, in units of sigma C
+BELOW_ONE = 1 - 2.0**-40  # rounding must not lift a clipped norm above C
+# Renyi orders of Opacus, with some closer to 1 (little noise) and larger ones (much noise)
 ORDERS = [1.01, 1.02, 1.05, *(1 + k / 10 for k in range(1, 100)), *range(12, 64), 64, 80, 96, 128, 192, 256, 384, 512]
 
 
 @dataclass(frozen=True)
 class GaussianMechanism:
-    """x -> x * min(1, C/|x|) + N(0, (sigma C)^2 I), with C = clip and sigma = noise_multiplier (Dwork and Roth 2014).
+    """Clip an update to a 2-norm and add Gaussian noise: the Gaussian mechanism.
 
-    Adding or removing one client moves a sum of clipped updates by at most C, so noise of sigma*C in the sum makes it
-    (epsilon, delta)-private by `epsilon`. Every client's own noise makes each message so by itself (local privacy);
-    `share` divides one sum's noise among clients whose messages only ever appear as a sum.
+    ``x -> x * min(1, C/|x|) + N(0, (sigma C)^2 I)``, with C = clip and sigma = noise_multiplier. One more client moves
+    a sum of clipped updates by at most C. Noise of sigma C in the sum makes it (epsilon, delta)-private; `epsilon`
+    computes the pair. When each client adds all of the noise, each message is private (local privacy). `share` divides
+    the noise among clients whose messages are only seen as a sum.
 
-    Difference: everything is an integer multiple of sigma*C * 2^-17, the clipped update rounded towards zero to it, so
-    that the low bits of the result tell nothing of x (Mironov 2012). Noise has no entry beyond 12.8 sigma*C.
+    Args:
+        clip: C, the largest 2-norm of an update.
+        noise_multiplier: sigma, the standard deviation of the noise per entry, in units of C.
+
+    Raises:
+        LocalError: an argument is out of range.
+
+    Example:
+        >>> mechanism = GaussianMechanism(clip=1.0, noise_multiplier=0.01)
+        >>> noisy = mechanism.apply(torch.full((4,), 10.0), Key(1 << 200).fold("update", 0))
+        >>> bool((noisy - 0.5).abs().max() < 0.13)
+        True
+
+    References:
+        Dwork and Roth, The Algorithmic Foundations of Differential Privacy, 2014, appendix A. Difference: results are
+        integer multiples of sigma C * 2^-17, and the clipped update is rounded towards zero to them, so that low bits
+        reveal nothing of x (Mironov, On Significance of the Least Significant Bits, 2012). No noise entry exceeds
+        12.8 sigma C.
     """
 
-    clip: float  # C, largest 2-norm of an update; smaller: less noise in all, more of the update cut off
-    noise_multiplier: float  # sigma, noise per entry over C; larger: more private, slower
+    clip: float  # C, 2-norm; smaller: less noise in total, more of the update is cut
+    noise_multiplier: float  # sigma, in units of C; larger: more private, slower training
 
     def __post_init__(self) -> None:
         for name, least, most in (("clip", 1e-20, 1e20), ("noise_multiplier", 1e-6, 1e6)):
@@ -50,23 +67,28 @@ class GaussianMechanism:
 
     @property
     def largest(self) -> float:
-        """No entry of a result is larger: a `ModularEncoding`'s clip."""
+        """Largest possible entry of a result; the right `clip` of a `ModularEncoding`."""
         return self.clip * (1 + LARGEST * self.noise_multiplier)
 
     def share(self, clients: int) -> GaussianMechanism:
-        """Each one's part when the messages of `clients` clients are only seen summed: sigma / sqrt(clients).
+        """Return the mechanism of one client whose messages are only seen in a sum: sigma / sqrt(clients).
 
-        Take the fewest that may arrive: the noise of those that do not is missing from the sum.
+        `clients` is the smallest number that may arrive: the noise of missing clients is absent from the sum.
         """
         if isinstance(clients, bool) or not isinstance(clients, int) or clients < 1:
             raise LocalError(f"GaussianMechanism.share: expected a number of clients, 1 or more; got {clients!r}")
         return replace(self, noise_multiplier=self.noise_multiplier / math.sqrt(clients))
 
     def apply(self, x: Tensor, key: Key) -> Tensor:
-        """Clipped and noisy, of the same shape and dtype; everything that will leave the client must be in x.
+        """Clip x and add noise; the result has the shape and dtype of x.
 
-        `key` must be secret, and another one for each x: who knows it takes the noise off, and two updates under one
-        key differ by no noise at all. Computed in float32 range; LocalError for values that are not finite.
+        Args:
+            x: all values that leave the client, as one tensor in the range of float32.
+            key: a secret key, new for each x. A party that knows it can subtract the noise, and two updates under one
+                key differ by no noise.
+
+        Raises:
+            LocalError: x is not finite.
         """
         values = x.detach().reshape(-1).cpu().to(torch.float32).numpy()
         norm = math.sqrt(kernels.dots.products(values, values)[0])
@@ -81,11 +103,30 @@ class GaussianMechanism:
 
 
 def epsilon(delta: float, noise_multiplier: float, sampling_rate: float, rounds: int) -> float:
-    """An epsilon for which `rounds` rounds are (epsilon, delta)-private, by Opacus's Renyi accountant.
+    """Compute an epsilon for which all rounds together are (epsilon, delta)-private.
 
-    Each round every client takes part with probability `sampling_rate`, by itself (Poisson sampling; 1: always), and
-    noise of `noise_multiplier` * C is in the sum (Mironov, Talwar and Zhang 2019). Neighbours differ by one client.
-    LocalError when an argument is out of range, or Opacus (`pip install 'fewbits[dp]'`) is missing.
+    In each round every client takes part independently with probability `sampling_rate` (Poisson sampling), and the
+    sum has noise of ``noise_multiplier * C``. Neighbouring data sets differ by one client.
+
+    Args:
+        delta: in (0, 1).
+        noise_multiplier: sigma, the noise of the sum in units of C.
+        sampling_rate: in (0, 1]; 1: every client in every round.
+        rounds: number of rounds.
+
+    Returns:
+        An upper bound of epsilon.
+
+    Raises:
+        LocalError: an argument is out of range, or Opacus (`pip install 'fewbits[dp]'`) is missing.
+
+    Example:
+        >>> round(epsilon(1e-5, noise_multiplier=1.0, sampling_rate=0.01, rounds=1000), 1)
+        2.1
+
+    References:
+        The Renyi accountant of Opacus: Mironov, Talwar and Zhang, Renyi Differential Privacy of the Sampled Gaussian
+        Mechanism, 2019. Difference: more Renyi orders.
     """
     for name, value, fine in (
         ("delta", delta, 0 < delta < 1),
@@ -99,20 +140,20 @@ def epsilon(delta: float, noise_multiplier: float, sampling_rate: float, rounds:
 
 
 def epsilon_of(delta: float, spent: Mapping[tuple[float, float], int]) -> float:
-    """The same for rounds of several kinds: how many there were of each (noise_multiplier, sampling_rate)."""
+    """Compute epsilon for rounds of several kinds; `spent`: (noise_multiplier, sampling_rate) -> rounds."""
     rdp = _rdp()
     costs = [times * _cost(*kind) for kind, times in spent.items() if times]
     if not costs:
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the best order is the first or last: the bound holds all the same
+        warnings.simplefilter("ignore")  # about a best order at the edge of ORDERS: the bound still holds
         found, _ = rdp.get_privacy_spent(orders=ORDERS, rdp=np.sum(costs, axis=0), delta=delta)
     return max(0.0, float(found))
 
 
 @cache
 def _cost(noise_multiplier: float, sampling_rate: float) -> np.ndarray:
-    """Renyi divergence of one round, by order; 50 ms where clients are sampled.  # (len(ORDERS),)"""
+    """Compute the Renyi divergence of one round by order; 50 ms where clients are sampled.  # (len(ORDERS),)"""
     rdp = _rdp().compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=ORDERS)
     return np.asarray(rdp, np.float64)
 

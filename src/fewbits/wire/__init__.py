@@ -1,4 +1,4 @@
-"""Floor 1: bits out, bits in, and the frame around them."""
+"""Bit-level writing and reading, and the frame around a payload."""
 
 from fewbits.wire.frame import Frame, Header
 from fewbits.wire.reader import BitReader

@@ -1,16 +1,16 @@
-"""The frame: 16 bytes of header, then the payload.
+"""Frame: a header of 16 bytes, then the payload.
 
 | bits | field    | meaning                                                                  |
 |------|----------|--------------------------------------------------------------------------|
 | 8    | magic    | 0xFB                                                                     |
 | 4    | version  | of the wire format, now 1                                                |
-| 1    | key      | the link starts afresh here: both ends forget their shared state         |
+| 1    | key      | key frame: both ends forget their shared state                           |
 | 1    | snapshot | the payload is a shared state, not a message                             |
 | 2    | zero     | reserved                                                                 |
 | 16   | codec    | hash of the codec and the Spec                                           |
 | 24   | sequence | number of this frame on its link, from 0                                 |
 | 16   | ack      | frames accepted on the link the other way, modulo 2^16                   |
-| 24   | history  | digest of all that was on the link since its last key frame              |
+| 24   | history  | digest of all frames of the link since its last key frame                |
 | 32   | checksum | CRC-32 of the payload, then of the 12 header bytes before this field     |
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from isal.isal_zlib import crc32  # zlib's CRC-32, 15 times faster: it would be a tenth of a dense client's round
+from isal.isal_zlib import crc32  # CRC-32 of zlib, 15 times faster: zlib's own takes a tenth of a dense client's round
 
 from fewbits.errors import LocalError, WireError
 
@@ -33,17 +33,30 @@ MAX_SEQUENCE = 2**24 - 1
 
 @dataclass(frozen=True)
 class Header:
-    """The fields of a frame's first 16 bytes."""
+    """The fields of a frame's header, without the checksum.
 
-    codec: int  # 16 bits
-    sequence: int  # 24 bits
-    history: int  # 24 bits
-    ack: int = 0  # 16 bits
-    key: bool = False
-    snapshot: bool = False
+    Args:
+        codec: hash of the codec and the Spec, 16 bits.
+        sequence: number of the frame on its link, from 0, 24 bits.
+        history: digest of all frames of the link since its last key frame, 24 bits.
+        ack: frames accepted on the link in the other direction, modulo 2^16.
+        key: whether this is a key frame, at which both ends forget their shared state.
+        snapshot: whether the payload is a shared state, not a message.
+
+    Example:
+        >>> Header(codec=0xABCD, sequence=1, history=0).pack().hex()
+        'fb10abcd0000010000000000'
+    """
+
+    codec: int  # 16 bits: hash of codec and Spec
+    sequence: int  # 24 bits: number of the frame on its link, from 0
+    history: int  # 24 bits: digest of the link since its last key frame
+    ack: int = 0  # 16 bits: frames accepted in the other direction
+    key: bool = False  # both ends forget their shared state
+    snapshot: bool = False  # the payload is a shared state
 
     def pack(self) -> bytes:
-        """The 12 bytes before the checksum."""
+        """Pack the 12 bytes before the checksum; LocalError for a field that is too large."""
         if self.sequence > MAX_SEQUENCE:
             raise LocalError(
                 f"frame: a link carries {MAX_SEQUENCE + 1} frames; open a new one (sequence {self.sequence})"
@@ -65,10 +78,20 @@ class Header:
 
 @dataclass(frozen=True)
 class Frame:
-    """A header and its payload; `bytes(frame)` is what travels, and its length is the only byte count."""
+    """A header and its payload; `bytes(frame)` is what travels, and its length is the only byte count.
 
-    header: Header
-    payload: bytes | memoryview
+    Args:
+        header: the fields of the first 16 bytes.
+        payload: the encoded message.
+
+    Example:
+        >>> data = bytes(Frame(Header(codec=1, sequence=0, history=0), b"abc"))
+        >>> len(data), bytes(Frame.parse(data).payload)
+        (19, b'abc')
+    """
+
+    header: Header  # 16 bytes on the wire
+    payload: bytes | memoryview  # the encoded message
 
     @cached_property
     def crc(self) -> int:
@@ -80,7 +103,7 @@ class Frame:
 
     @staticmethod
     def seal(header: Header, chunks: Sequence[bytes | memoryview]) -> tuple[list[bytes | memoryview], int]:
-        """(the pieces of the frame whose payload is the chunks end to end, the payload's CRC-32); nothing is copied."""
+        """Return the pieces of a frame whose payload is the chunks, uncopied, and the payload's CRC-32."""
         head, crc = header.pack(), 0
         for chunk in chunks:
             crc = crc32(chunk, crc)
@@ -88,15 +111,16 @@ class Frame:
 
     @staticmethod
     def parse(data: bytes | bytearray | memoryview) -> Frame:
-        """Check magic, version, reserved bits and checksum; WireError says which one failed.
+        """Parse a frame; its payload is a view of `data`, not a copy.
 
-        The payload is a view of `data`, not a copy.
+        Raises:
+            WireError: magic, version, reserved bits or checksum are wrong; the text says which.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise WireError(f"a frame is bytes; got {type(data).__name__}")
         if isinstance(data, memoryview) and not data.c_contiguous:
             data = bytes(data)
-        data = memoryview(data).cast("B")  # first: the length of a memoryview counts its items, not its bytes
+        data = memoryview(data).cast("B")  # before len(): the length of a memoryview counts items, not bytes
         if len(data) < HEADER_BYTES:
             raise WireError(f"a frame has at least {HEADER_BYTES} bytes; got {len(data)}")
         magic, flags, codec, sequence, ack, history = struct.unpack(">BBH3sH3s", data[:12])
@@ -121,14 +145,14 @@ class Frame:
             snapshot=bool(flags & 4),
         )
         frame = Frame(header, payload)
-        frame.__dict__["crc"] = crc  # known already
+        frame.__dict__["crc"] = crc  # cached_property: it was just computed
         return frame
 
     def acknowledging(self, ack: int) -> Frame:
-        """The same frame with another acknowledgement."""
+        """Return the same frame with another acknowledgement."""
         return replace(self, header=replace(self.header, ack=ack % 2**16))
 
 
 def acknowledged(data: bytes | bytearray | memoryview) -> int:
-    """What a frame says that it acknowledges, before anything of it is checked; 0 where it is too short to say."""
+    """Read the acknowledgement of an unchecked frame; 0 when the frame is too short."""
     return int.from_bytes(data[7:9], "big")

@@ -1,4 +1,4 @@
-"""Read what writer.py wrote; every length is checked against what is left before anything is made of it."""
+"""BitReader: the counterpart of BitWriter; every length is checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from fewbits.wire.writer import Section, Sectioning
 
 
 class BitReader:
-    """Walks a payload once, front to back."""
+    """Read a payload once, from front to back, most significant bit first.
+
+    Args:
+        data: the payload.
+        lent: values may be writable views of `data`; they must be used before `data` is used again.
+
+    Example:
+        >>> src = BitReader(bytes([0b10100000]))
+        >>> src.read(3), src.bits
+        (5, 3)
+        >>> src.finish()
+    """
 
     def __init__(self, data: bytes | bytearray | memoryview | np.ndarray, lent: bool = False) -> None:
-        """`lent`: values may be views of `data`, if it can be written; they are used before it is used again."""
         self._data = np.frombuffer(data, dtype=np.uint8)
         if not lent:
-            self._data.flags.writeable = False  # whoever keeps what was read must copy it
+            self._data.flags.writeable = False  # a caller that stores a view must copy it
         self._at = 0  # in bits
         self.names: list[str] = []  # of the open sections
         self.sections: list[Section] = []
@@ -27,11 +37,11 @@ class BitReader:
 
     @property
     def remaining(self) -> int:
-        """Bits left, the zero fill of the last byte among them."""
+        """Bits left, including the zero fill of the last byte."""
         return 8 * len(self._data) - self._at
 
     def need(self, nbits: int, what: str) -> None:
-        """Raise WireError unless `nbits` more bits are there."""
+        """Raise WireError unless `nbits` more bits are left."""
         if nbits < 0:
             raise WireError(f"payload claims a length below zero: {what} needs {nbits} bits at bit {self._at}")
         if nbits > self.remaining:
@@ -40,7 +50,7 @@ class BitReader:
             )
 
     def read(self, nbits: int) -> int:
-        """The next `nbits` bits as an unsigned integer."""
+        """Read `nbits` bits as an unsigned integer."""
         nbits = int(nbits)
         self.need(nbits, "a field")
         first, last = self._at // 8, -(-(self._at + nbits) // 8)
@@ -49,12 +59,12 @@ class BitReader:
         return (word >> (8 * last - self._at)) & ((1 << nbits) - 1)
 
     def align(self) -> None:
-        """Skip to the next whole byte; the skipped bits must be zero."""
+        """Skip to the next whole byte; WireError unless the skipped bits are zero."""
         if self._at % 8 and self.read(-self._at % 8):
             raise WireError(f"padding before bit {self._at} is not zero")
 
     def read_bytes(self, n: int) -> np.ndarray:
-        """The next n whole bytes, after aligning; a view, not a copy.  # (n,) uint8"""
+        """Align, then read n bytes as a view, not a copy.  # (n,) uint8"""
         n = int(n)  # a NumPy integer could overflow in 8 * n and pass the check
         self.align()
         self.need(8 * n, f"a block of {n} bytes")
@@ -63,21 +73,21 @@ class BitReader:
         return self._data[start : start + n]
 
     def rest(self) -> np.ndarray:
-        """All whole bytes left, without moving on; for decoders that find their own end.  # (m,) uint8"""
+        """Return all whole bytes left without reading them, for decoders that find their own end.  # (m,) uint8"""
         self.align()
         return self._data[self._at // 8 :]
 
     def skip(self, nbits: int) -> None:
-        """Move past `nbits` bits that a decoder took from `rest`."""
+        """Skip `nbits` bits that a decoder took from `rest`."""
         self.need(nbits, "a block")
         self._at += nbits
 
     def section(self, name: str) -> Sectioning:
-        """Record where the bits read inside `with` begin and end."""
+        """Record where the bits that are read inside `with` begin and end."""
         return Sectioning(self, name)
 
     def finish(self) -> None:
-        """Raise WireError unless everything was read and the fill is zero."""
+        """Raise WireError unless all bits were read and the fill is zero."""
         self.align()
         if self.remaining:
             raise WireError(f"payload is too long: {self.remaining} bits follow its end at bit {self._at}")

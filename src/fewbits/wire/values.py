@@ -1,4 +1,4 @@
-"""Scalars and keys in a payload."""
+"""Encoding of scalars and keys in a payload."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MAX_KEY_BYTES = 1024
 
 
 def write_scalar(value: float, out: BitWriter) -> None:
-    """A float32, 32 bits."""
+    """Append a float32 of 32 bits."""
     out.write(int.from_bytes(struct.pack(">f", value), "big"), 32)
 
 
 def read_scalar(src: BitReader) -> float:
-    """A finite float32; WireError otherwise."""
+    """Read a float32; WireError unless it is finite."""
     (value,) = struct.unpack(">f", src.read(32).to_bytes(4, "big"))
     if not math.isfinite(value):
         raise WireError("a coefficient is not finite")
@@ -27,7 +27,7 @@ def read_scalar(src: BitReader) -> float:
 
 
 def write_key(key: Key, out: BitWriter) -> None:
-    """A key's text, after its length in 16 bits."""
+    """Append a key: the length of its text in 16 bits, then the text."""
     text = key.text().encode()
     if len(text) > MAX_KEY_BYTES:
         raise LocalError(f"a common key's text has {len(text)} bytes; at most {MAX_KEY_BYTES} can be stored")
@@ -36,13 +36,13 @@ def write_key(key: Key, out: BitWriter) -> None:
 
 
 def read_key(src: BitReader) -> Key:
-    """Read back what was written."""
+    """Read a key; WireError for a text that is too long or invalid."""
     size = src.read(16)
     if size > MAX_KEY_BYTES:
         raise WireError(f"a stored key has {size} bytes; at most {MAX_KEY_BYTES} are allowed")
     try:
         key = Key.parse(src.read_bytes(size).tobytes().decode())
-        key.digest()  # labels that cannot be encoded show here
+        key.digest()  # a label that cannot be encoded fails here
         return key
     except (ValueError, RecursionError) as error:  # UnicodeError and LocalError are ValueErrors
         raise WireError(f"a stored key cannot be read: {error}") from None

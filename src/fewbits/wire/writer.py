@@ -1,4 +1,4 @@
-"""Write bits, most significant first; the reader in reader.py faces this file method for method."""
+"""BitWriter: write bits, most significant first; each method has its counterpart in reader.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fewbits.errors import LocalError
 
 
 class Section(NamedTuple):
-    """A named stretch of a payload, for ledgers and for `fewbits inspect`."""
+    """A named range of a payload, for ledgers and for `fewbits inspect`."""
 
     name: str  # path of nested names, joined by "/"
     start: int  # in bits from the start of the payload
@@ -18,19 +18,19 @@ class Section(NamedTuple):
 
 
 class Sectioned(Protocol):
-    """What sections are made of: a writer or a reader."""
+    """A writer or a reader that records sections."""
 
-    names: list[str]  # of the sections that are open
-    sections: list[Section]  # that have been closed
+    names: list[str]  # of the open sections
+    sections: list[Section]  # the closed sections
 
     @property
     def bits(self) -> int:
-        """Where it is."""
+        """Bits written or read so far."""
         ...
 
 
 class Sectioning:
-    """One section of a writer or a reader, for `with`."""
+    """Context manager of one section of a writer or a reader."""
 
     __slots__ = ("_name", "_of", "_start")
 
@@ -48,7 +48,16 @@ class Sectioning:
 
 
 class BitWriter:
-    """Collects bits; small integers go through an accumulator, bulk arrays as whole bytes after `align`."""
+    """Collect the bits of a payload, most significant bit first.
+
+    Small integers go through an accumulator; arrays are appended as whole bytes after `align`.
+
+    Example:
+        >>> out = BitWriter()
+        >>> out.write(5, 3)
+        >>> out.bits, out.finish().hex()
+        (3, 'a0')
+    """
 
     def __init__(self) -> None:
         self._chunks: list[bytes | memoryview] = []
@@ -64,8 +73,8 @@ class BitWriter:
         return 8 * self._bytes + self._pending_bits
 
     def write(self, value: int, nbits: int) -> None:
-        """Append `value` as exactly `nbits` bits."""
-        value, nbits = int(value), int(nbits)  # NumPy integers would overflow in the accumulator
+        """Append `value` as exactly `nbits` bits; LocalError when it does not fit."""
+        value, nbits = int(value), int(nbits)  # NumPy integers overflow in the accumulator
         if nbits < 0 or value < 0 or value >> nbits:
             raise LocalError(f"BitWriter: {value} does not fit in {nbits} bits")
         self._pending = (self._pending << nbits) | value
@@ -74,12 +83,12 @@ class BitWriter:
             self._flush()
 
     def align(self) -> None:
-        """Fill up with zero bits to the next whole byte."""
+        """Append zero bits up to the next whole byte."""
         if self._pending_bits % 8:
             self.write(0, -self._pending_bits % 8)
 
     def write_bytes(self, data: bytes | np.ndarray) -> None:
-        """Append whole bytes, after aligning. An array is not copied before `chunks` or `finish`: leave it as it is."""
+        """Align, then append whole bytes. An array is copied only by `chunks` or `finish`: do not change it before."""
         self.align()
         self._flush()
         chunk = np.ascontiguousarray(data).data.cast("B") if isinstance(data, np.ndarray) else bytes(data)
@@ -87,15 +96,15 @@ class BitWriter:
         self._bytes += len(chunk)
 
     def section(self, name: str) -> Sectioning:
-        """Record where the bits written inside `with` begin and end; sections nest."""
+        """Record where the bits that are written inside `with` begin and end; sections nest."""
         return Sectioning(self, name)
 
     def finish(self) -> bytes:
-        """Everything written, zero-filled to a whole byte."""
+        """Return all bits, zero-filled to a whole byte."""
         return b"".join(self.chunks())
 
     def chunks(self) -> list[bytes | memoryview]:
-        """The same in pieces, so that a frame is put together with one copy."""
+        """Return all bits in pieces, so that a frame is assembled with one copy."""
         self.align()
         self._flush()
         return self._chunks

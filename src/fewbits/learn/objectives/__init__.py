@@ -1,4 +1,4 @@
-"""Local objectives, one file each: what a client's steps follow besides its plain loss."""
+"""Local objectives: the terms that a client adds to its plain loss."""
 
 from fewbits.learn.objectives.feddyn import FedDyn
 from fewbits.learn.objectives.fedprox import FedProx

@@ -1,7 +1,4 @@
-"""FedDyn, the clients' half (Acar et al., Federated Learning Based on Dynamic Regularization, ICLR 2021, Algorithm 1).
-
-The server's half is fewbits.learn.optimizers.FedDynServer.
-"""
+"""FedDyn: the clients' half; the server's half is `fewbits.learn.optimizers.FedDynServer`."""
 
 from __future__ import annotations
 
@@ -19,27 +16,39 @@ from fewbits.learn.optimizers.dyn import FedDynServer
 
 @dataclass(frozen=True)
 class FedDyn(Objective):
-    """min L_i(w) - <g_i, w> + alpha/2 |w - w^t|^2, then g_i <- g_i - alpha (w_i - w^t).
+    """Dynamic regularisation: each client minimises its loss minus a linear term, near the round's model.
 
-    w^t are the weights the round began at and w_i those it ended at; g_i, the gradient of L_i at w_i if w_i is the
-    minimiser, is all that is kept. The paper assumes the minimiser; here, as in the authors' experiments, w_i is where
-    `LocalSGD` ends. Client and server need the same alpha: `server` gives the server's half.
+    ``min L_i(w) - <g_i, w> + alpha/2 |w - w^t|^2``, then ``g_i <- g_i - alpha (w_i - w^t)``. w^t are the weights at
+    the start of the round, w_i those at its end. The client keeps g_i, which is the gradient of L_i at w_i when w_i is
+    the minimiser. Client and server need the same alpha; `server` returns the server's half.
+
+    Args:
+        alpha: strength of the regulariser; in units of 1/lr.
+
+    Raises:
+        LocalError: alpha is not positive and finite.
+
+    Example:
+        >>> FedDyn(alpha=0.1).server()
+        FedDynServer(alpha=0.1)
+
+    References:
+        Acar et al., Federated Learning Based on Dynamic Regularization, ICLR 2021, Algorithm 1. Difference: the paper
+        assumes the minimiser; here, as in the authors' experiments, w_i is the result of `LocalSGD`.
     """
 
     kept: ClassVar[int] = 1
 
-    alpha: float = 0.1  # larger: clients stay closer to w^t, shorter steps at the server
+    alpha: float = 0.1  # larger: clients stay closer to w^t, and the server takes shorter steps
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < math.inf:
             raise LocalError(f"FedDyn: alpha must be positive and finite; got {self.alpha}")
 
     def server(self) -> FedDynServer:
-        """The server's half, with the same alpha."""
         return FedDynServer(self.alpha)
 
     def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
-        """g += alpha (w - w^t) - g_i."""
         (g_i,) = kept
         gap = torch.empty_like(start)
 
@@ -51,6 +60,5 @@ class FedDyn(Objective):
     def finish(
         self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
-        """g_i - alpha (w_i - w^t); nothing else is exchanged."""
         (g_i,) = kept
         return (g_i - (end - start) * self.alpha,), ()

@@ -1,4 +1,4 @@
-"""FedProx (Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, Algorithm 2)."""
+"""FedProx: a proximal term that holds clients near the model of the round."""
 
 from __future__ import annotations
 
@@ -14,10 +14,27 @@ from fewbits.learn.objective import Objective, Term, Vectors
 
 @dataclass(frozen=True)
 class FedProx(Objective):
-    """min L(w) + mu/2 |w - w^t|^2, with w^t the weights the round began at: g += mu (w - w^t).
+    """Proximal term: each client minimises its loss plus the distance to the model of the round.
 
-    A client takes as many steps as `LocalSGD` says instead of stopping at the paper's gamma-inexact solution, and the
-    server weighs by examples, as in FedAvg.
+    ``min L(w) + mu/2 |w - w^t|^2``, so that ``g += mu (w - w^t)``; w^t are the weights at the start of the round.
+
+    Args:
+        mu: strength of the term; 0: FedAvg.
+
+    Raises:
+        LocalError: mu is negative or not finite.
+
+    Example:
+        >>> add = FedProx(mu=0.5).term(torch.zeros(2), (), ())
+        >>> g = torch.ones(2)
+        >>> add(torch.tensor([2.0, 4.0]), g)
+        >>> g
+        tensor([2., 3.])
+
+    References:
+        Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith, Federated Optimization in Heterogeneous Networks, MLSys 2020,
+        Algorithm 2. Differences: a client takes the steps of `LocalSGD` instead of a gamma-inexact solution, and the
+        server weighs clients by examples, as in FedAvg.
     """
 
     mu: float = 0.1  # larger: clients stay closer to w^t; 0: FedAvg
@@ -27,7 +44,6 @@ class FedProx(Objective):
             raise LocalError(f"FedProx: mu must be finite and not negative; got {self.mu}")
 
     def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
-        """g += mu (w - w^t)."""
         gap = torch.empty_like(start)
 
         def add(w: Tensor, g: Tensor) -> None:
@@ -38,5 +54,4 @@ class FedProx(Objective):
     def finish(
         self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
-        """Nothing is kept or exchanged."""
         return (), ()

@@ -1,4 +1,4 @@
-"""FedAvg's clients (McMahan et al., AISTATS 2017): the plain loss, nothing kept, nothing else exchanged."""
+"""Plain: the objective of FedAvg's clients (McMahan et al., AISTATS 2017)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from fewbits.learn.objective import Objective, Term, Vectors
 
 @dataclass(frozen=True)
 class Plain(Objective):
-    """min L(w)."""
+    """The plain loss: ``min L(w)``, without extra vectors."""
 
     def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
-        """None."""
         return None
 
     def finish(
         self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
-        """Nothing."""
         return (), ()

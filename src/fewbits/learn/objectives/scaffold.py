@@ -1,4 +1,4 @@
-"""SCAFFOLD (Karimireddy et al., Stochastic Controlled Averaging for Federated Learning, ICML 2020, Algorithm 1)."""
+"""SCAFFOLD: control variates that correct the drift of clients."""
 
 from __future__ import annotations
 
@@ -14,23 +14,34 @@ from fewbits.learn.objective import Objective, Term, Vectors
 
 @dataclass(frozen=True)
 class Scaffold(Objective):
-    """Algorithm 1 with option II: g += c - c_i, with the client's control variate c_i and their mean c.
+    """Control variates: each step is corrected by the difference of the mean and the client's gradient estimate.
 
-        c_i+ = c_i - c + (x - y_i) / (K lr)          after K steps from x to y_i
-        x <- x + lr_g mean(y_i - x),  c <- c + |S|/N mean(c_i+ - c_i)
+    ``g += c - c_i`` in each step. After K steps from x to y_i:
+    ``c_i+ = c_i - c + (x - y_i) / (K lr)``, ``x <- x + lr_g mean(y_i - x)``, ``c <- c + |S|/N mean(c_i+ - c_i)``.
+    The client keeps c_i; c travels both ways, which doubles the traffic and is counted. lr_g is `ServerSGD.lr`.
+    Send the control variate losslessly: an error of a codec in it stays in c.
 
-    `kept` is (c_i,), `extra` is (c,): it doubles what travels both ways, and is counted. lr_g is `ServerSGD.lr`.
+    Raises:
+        LocalError: from `check`, when local training uses momentum or clipping.
 
-    The paper weighs clients alike. Here both means, and |S|/N, weigh a client by its number of examples n_i, so that
-    c = sum_i n_i c_i / sum_i n_i at all times and x tends to the minimiser of the weighted loss. With clients of one
-    size this is the paper's rule. Send the control variate losslessly: what a codec changes in it stays in c.
+    Example:
+        >>> from fewbits import LocalSGD
+        >>> Scaffold().check(LocalSGD(lr=0.1))
+        >>> Scaffold.kept, Scaffold.extra
+        (1, 1)
+
+    References:
+        Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML 2020, Algorithm 1
+        with option II. Difference: the paper weighs clients alike; here both means and |S|/N weigh a client by its
+        number of examples n_i. Then c = sum_i n_i c_i / sum_i n_i at all times, and x tends to the minimiser of the
+        weighted loss. With clients of one size this is the paper's rule.
     """
 
     kept: ClassVar[int] = 1
     extra: ClassVar[int] = 1
 
     def check(self, local: LocalSGD) -> None:
-        """(x - y_i) / (K lr) is the mean gradient of plain SGD only; weight decay is part of the loss."""
+        """Refuse momentum and clipping: (x - y_i) / (K lr) is the mean gradient of plain SGD only."""
         if local.momentum != 0 or local.clip is not None:
             raise LocalError(
                 "Scaffold: option II reads the mean gradient off plain SGD's steps, without momentum and clip; "
@@ -38,7 +49,6 @@ class Scaffold(Objective):
             )
 
     def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
-        """g += c - c_i."""
         (c,), (c_i,) = extra, kept
         shift = c - c_i
 
@@ -50,7 +60,6 @@ class Scaffold(Objective):
     def finish(
         self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
-        """c_i+, and c_i - c_i+ = c - (x - y_i) / (K lr)."""
         (c,), (c_i,) = extra, kept
-        update = c - (start - end) / (steps * lr)
+        update = c - (start - end) / (steps * lr)  # c_i - c_i+
         return (c_i - update,), (update,)

@@ -1,4 +1,4 @@
-"""Server optimisers: a step on the server's model from the clients' mean update; one file each."""
+"""Server optimisers: a step on the server's model from the mean update of the clients."""
 
 from fewbits.learn.optimizers.adam import FedAdam
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer

@@ -1,4 +1,4 @@
-"""FedAdam (Reddi et al., Adaptive Federated Optimization, ICLR 2021, Algorithm 2)."""
+"""FedAdam: Adam at the server."""
 
 from __future__ import annotations
 
@@ -13,26 +13,44 @@ from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 @dataclass(frozen=True)
 class FedAdam(ServerOptimizer):
-    """Adam at the server (Reddi et al. 2021, Algorithm 2, without bias correction, as there).
+    """Adam at the server, without bias correction.
 
-    Their Delta is minus our update.
+    ``m = beta1 m + (1 - beta1) u``, ``v = beta2 v + (1 - beta2) u^2``, ``theta -= lr m / (sqrt(v) + tau)``; u is the
+    mean update, old - new.
+
+    Args:
+        lr: step size, eta in the paper.
+        beta1: decay of the mean of updates, in [0, 1).
+        beta2: decay of the mean of squares, in [0, 1).
+        tau: adaptivity, in the unit of an update.
+
+    Raises:
+        LocalError: an argument is out of range.
+
+    Example:
+        >>> rule = FedAdam(lr=0.1)
+        >>> theta, moments = rule.step(torch.zeros(2), torch.tensor([1.0, -1.0]), rule.init(2))
+        >>> theta
+        tensor([-0.0990,  0.0990])
+
+    References:
+        Reddi et al., Adaptive Federated Optimization, ICLR 2021, Algorithm 2. Difference: their Delta is minus our
+        update.
     """
 
-    lr: float = 1e-2  # eta
+    lr: float = 1e-2  # larger: longer steps
     beta1: float = 0.9  # in [0, 1); larger: longer memory of past updates
     beta2: float = 0.99  # in [0, 1); larger: longer memory of their squares
-    tau: float = 1e-3  # larger: less adaptive
+    tau: float = 1e-3  # larger: less adaptive, closer to SGD
 
     def __post_init__(self) -> None:
         if not (self.lr > 0 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.tau > 0):
             raise LocalError(f"FedAdam: lr and tau must be > 0 and betas in [0, 1); got {self}")
 
     def init(self, numel: int) -> Moments:
-        """m = 0, v = tau^2."""
         return torch.zeros(numel), torch.full((numel,), self.tau**2)
 
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
-        """m and v, then theta -= lr * m / (sqrt(v) + tau)."""
         m = moments[0] * self.beta1 + update * (1 - self.beta1)
         v = moments[1] * self.beta2 + update.square() * (1 - self.beta2)
         return theta - self.lr * m / (v.sqrt() + self.tau), (m, v)

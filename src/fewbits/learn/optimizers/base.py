@@ -1,4 +1,4 @@
-"""ServerOptimizer: what every server optimiser has."""
+"""ServerOptimizer: the interface of server optimisers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ Moments = tuple[Tensor, ...]
 
 
 class ServerOptimizer(ABC):
-    """Frozen value; `step` is pure. `update` is the clients' weighted mean of start - end: a pseudo-gradient."""
+    """Base of server optimisers: a frozen value with a pure `step`.
 
-    needs_objective: ClassVar[bool] = False  # the server's half of an algorithm, meaningless without the clients' half
+    `update` is the weighted mean of start - end over the clients, a pseudo-gradient.
+    """
+
+    needs_objective: ClassVar[bool] = False  # True: invalid without the clients' half of the algorithm
 
     @property
     def carrier(self) -> Transform | None:
-        """The linear first step of the uplink whose carriers `update` is the mean of; None: it is of whole vectors."""
+        """The linear transform under which `update` arrives, unexpanded; None: it is a whole vector."""
         return None
 
     @abstractmethod
     def init(self, numel: int) -> Moments:
-        """The moments before the first step, each  # (numel,)."""
+        """Return the moments before the first step.  # (numel,) each"""
 
     @abstractmethod
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
-        """(new theta, new moments), all  # (numel,).
+        """Return (new theta, new moments).  # (numel,) each
 
-        `share` is the weight of the clients in `update` over that of all clients, in (0, 1]: |S|/N when all weigh
-        the same.
+        Args:
+            theta: (numel,) the server's parameters.
+            update: (numel,) the mean update of the round.
+            moments: the moments after the step before.
+            share: weight of the clients in `update` over that of all clients, in (0, 1]; |S|/N for equal weights.
         """

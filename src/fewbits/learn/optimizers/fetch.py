@@ -1,7 +1,4 @@
-"""FetchSGD, the server's half; the clients' half is the uplink, a MeanSketch with a seed of its own.
-
-Rothchild et al., FetchSGD: Communication-Efficient Federated Learning with Sketching, ICML 2020, Algorithm 1.
-"""
+"""FetchServer: the server's half of FetchSGD; the clients' half is the uplink, a MeanSketch with a fixed seed."""
 
 from __future__ import annotations
 
@@ -18,15 +15,25 @@ from fewbits.spec import Spec
 
 @dataclass(frozen=True)
 class FetchServer(ServerOptimizer):
-    """theta moves at `rule.k` entries a round; momentum and error are tables, and clients keep nothing.
+    """Change `rule.k` entries of the model per round; momentum and error feedback are sketches at the server.
 
-    `update` is the mean of the clients' tables, as they were added, never expanded. In the paper a client sends the
-    sketch of one gradient; here that of what its local steps changed, so that the clients' rate is in it already and
-    `rule.lr` multiplies it.
+    `update` is the mean of the clients' sketches, which is never expanded. Clients keep no state.
+
+    Args:
+        linear_prefix: the sketch of the clients' updates; one seed for all rounds.
+        rule: the rule of a round at the server.
+
+    Raises:
+        LocalError: the sketch has no fixed seed.
+
+    References:
+        Rothchild et al., FetchSGD: Communication-Efficient Federated Learning with Sketching, ICML 2020, Algorithm 1.
+        Difference: in the paper a client sends the sketch of one gradient, here of the change by its local steps. That
+        includes the clients' learning rate, and `rule.lr` multiplies it.
     """
 
-    linear_prefix: MeanSketch  # what the clients' updates become, by one sketch in all rounds
-    rule: FetchSGD  # a round at the server
+    linear_prefix: MeanSketch  # the sketch of the clients' updates, the same in all rounds
+    rule: FetchSGD  # the rule of a round at the server
 
     def __post_init__(self) -> None:
         if self.linear_prefix.seed is None:
@@ -34,17 +41,14 @@ class FetchServer(ServerOptimizer):
 
     @property
     def carrier(self) -> MeanSketch:
-        """The sketch."""
         return self.linear_prefix
 
     def _sketch(self, numel: int) -> Sketch:
         return self.linear_prefix.sketch(Spec((numel,)))
 
     def init(self, numel: int) -> Moments:
-        """u = e = 0.  # (numbers,) each"""
         return self.rule.init(self._sketch(numel))
 
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
-        """One round of `rule`; `update` is a table.  # (numbers,)"""
         found = self.rule.step(self._sketch(len(theta)), update, *moments)
         return theta.index_add(0, found.support, found.values, alpha=-1), (found.momentum, found.error)

@@ -1,7 +1,4 @@
-"""FedAvg (McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017).
-
-With momentum FedAvgM (Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution, 2019).
-"""
+"""ServerSGD: a gradient step at the server, with or without momentum (FedAvg, FedAvgM)."""
 
 from __future__ import annotations
 
@@ -16,24 +13,38 @@ from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 @dataclass(frozen=True)
 class ServerSGD(ServerOptimizer):
-    """theta -= lr * m, m = momentum * m + update.
+    """A gradient step at the server, with or without momentum.
 
-    FedAvg (McMahan et al. 2017) with lr 1 and momentum 0; FedAvgM (Hsu et al. 2019).
+    ``m = momentum * m + u``, ``theta -= lr * m``; u is the mean update, old - new. lr 1 and momentum 0 are FedAvg.
+
+    Args:
+        lr: step size.
+        momentum: in [0, 1).
+
+    Raises:
+        LocalError: an argument is out of range.
+
+    Example:
+        >>> rule = ServerSGD()
+        >>> rule.step(torch.ones(2), torch.tensor([0.5, -1.0]), rule.init(2))
+        (tensor([0.5000, 2.0000]), ())
+
+    References:
+        McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017; with
+        momentum FedAvgM: Hsu, Qi and Brown, Measuring the Effects of Non-Identical Data Distribution, 2019.
     """
 
-    lr: float = 1.0  # larger: bolder
-    momentum: float = 0.0  # in [0, 1)
+    lr: float = 1.0  # larger: longer steps
+    momentum: float = 0.0  # in [0, 1); larger: longer memory of past updates
 
     def __post_init__(self) -> None:
         if not (self.lr > 0 and 0 <= self.momentum < 1):
             raise LocalError(f"ServerSGD: lr must be > 0 and momentum in [0, 1); got {self.lr} and {self.momentum}")
 
     def init(self, numel: int) -> Moments:
-        """m = 0, if there is momentum."""
         return (torch.zeros(numel),) if self.momentum else ()
 
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
-        """One step."""
         if self.momentum:
             update = moments[0] * self.momentum + update
             moments = (update,)
