@@ -57,7 +57,7 @@ def scatter(found: list[Node]) -> None:
 
 def play(found: list[Node], trains: Callable[[int], Callable[[FlatModel], float]]) -> Mapping[int, bytes]:
     """One round; returns the frames."""
-    frames = {node.me: node.step(trains(node.me)) for node in found if node.awake}
+    frames = {node.me: node.step(trains(node.me)) for node in found if node.active}
     for node in found:
         for j in node.expected:
             node.receive(j, frames[j])

@@ -38,7 +38,7 @@ from fewbits.topology import IntermittentNodes, Periodic
 from gossip_play import DIM, KEY, Point, models, nodes, play, pull, rest, scatter, targets
 
 RING = topology.ring(6)
-SLEEPY = IntermittentNodes(topology.torus(6), 0.3, Key(5))
+INTERMITTENT = IntermittentNodes(topology.torus(6), 0.3, Key(5))
 PERIODIC = Periodic((topology.ring(6), topology.star(6)))
 TOPK = chain(TopK(0.3))
 METHODS = {
@@ -51,15 +51,15 @@ METHODS = {
     "malcom": Malcom(regulariser=L1(0.01)),
     "deepsqueeze": DeepSqueeze(),
 }
-NETWORKS = {"ring": RING, "complete": topology.complete(6), "sleepy": SLEEPY, "periodic": PERIODIC}
+NETWORKS = {"ring": RING, "complete": topology.complete(6), "intermittent": INTERMITTENT, "periodic": PERIODIC}
 
 
 def largest(x: np.ndarray, k: int) -> np.ndarray:
     """x with all but its k entries of largest magnitude zero."""
-    kept = np.zeros_like(x)
+    result = np.zeros_like(x)
     top = np.argsort(-np.abs(x), kind="stable")[:k]
-    kept[top] = x[top]
-    return kept
+    result[top] = x[top]
+    return result
 
 
 def choco_in_numpy(w, start, wanted, lr, gamma, k, rounds, mixed=False):
@@ -122,19 +122,19 @@ def test_mixing_keeps_the_mean_of_all_nodes(method, network):
         np.testing.assert_allclose(models(found).astype(np.float64).mean(0), before, atol=1e-6)
 
 
-def test_sleepers_stay_as_they_are():
-    found = nodes(Choco(), SLEEPY)
+def test_an_inactive_nodes_model_does_not_change():
+    found = nodes(Choco(), INTERMITTENT)
     scatter(found)
-    slept = 0
+    total = 0
     for round in range(1, 13):
-        before, inactive = models(found), sorted(SLEEPY.at(round).inactive)
-        assert [node.me for node in found if not node.awake] == inactive
+        before, inactive = models(found), sorted(INTERMITTENT.at(round).inactive)
+        assert [node.me for node in found if not node.active] == inactive
         play(found, lambda i: pull(targets(6)[i], 0.1))
         after = models(found)
         np.testing.assert_array_equal(after[inactive], before[inactive])
         assert all((after[i] != before[i]).any() for i in range(6) if i not in inactive)
-        slept += len(inactive)
-    assert slept > 5
+        total += len(inactive)
+    assert total > 5
 
 
 @pytest.mark.parametrize("position", ["half", "mixed"])
@@ -170,7 +170,7 @@ def test_both_forms_of_memory_give_the_same_bits(method):
     assert not two[0].vectors.copies
 
 
-@pytest.mark.parametrize("network", [RING, SLEEPY, PERIODIC], ids=["ring", "sleepy", "periodic"])
+@pytest.mark.parametrize("network", [RING, INTERMITTENT, PERIODIC], ids=["ring", "intermittent", "periodic"])
 def test_all_hold_alike_what_is_public(network):
     found = nodes(Choco(), network, "copies")
     for _ in range(10):
@@ -310,10 +310,10 @@ def test_a_frame_that_comes_twice_is_refused_and_nothing_is_asked_for():
     found = nodes(Choco(), RING)
     frames = {node.me: node.step(rest) for node in found}
     found[1].receive(0, frames[0])
-    held = found[1].vectors.mixture.clone()
+    before = found[1].vectors.mixture.clone()
     with pytest.raises(DesyncError, match="frame 1 comes next"):
         found[1].receive(0, frames[0])
-    assert torch.equal(found[1].vectors.mixture, held) and not found[1].wanted
+    assert torch.equal(found[1].vectors.mixture, before) and not found[1].wanted
     found[1].receive(2, frames[2])
     found[1].mix()
 
@@ -358,7 +358,7 @@ def test_a_damaged_or_unasked_key_frame_changes_nothing():
     assert not found[1].wanted
 
 
-@pytest.mark.parametrize("network", [RING, SLEEPY], ids=["ring", "sleepy"])
+@pytest.mark.parametrize("network", [RING, INTERMITTENT], ids=["ring", "intermittent"])
 @pytest.mark.parametrize("name", ["choco", "choco, mixed", "choco, momentum", "malcom", "dsgd", "deepsqueeze"])
 def test_a_node_that_was_dumped_goes_on_with_the_same_bytes(name, network):
     found = nodes(METHODS[name], network)
@@ -416,7 +416,7 @@ def test_all_nodes_find_the_same_gamma():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Choco(gamma=-0.1), r'gamma must be in \(0, 1\], or "auto"; got -0.1'),
         (lambda: Choco(gamma=0), "gamma must be"),
@@ -434,16 +434,16 @@ def test_all_nodes_find_the_same_gamma():
         (lambda: Node(Point(), "choco", RING, 0, KEY), r"such as fb.Choco\(\); got 'choco'"),
         (lambda: Node(Point(), Choco(), "ring", 0, KEY), "such as fb.topology.ring"),
         (lambda: Node(Point(), Choco(), RING, 0, 3), "must be a Key"),
-        (lambda: Node(Point(), Choco(), SLEEPY, 0, KEY, "two"), 'need memory="copies"'),
+        (lambda: Node(Point(), Choco(), INTERMITTENT, 0, KEY, "two"), 'need memory="copies"'),
         (lambda: Node(Point(), Choco(), RING, 0, KEY, "three"), "one of two, copies; got 'three'"),
         (
             lambda: Node(Point(), Choco(), topology.Topology(3, ((0, 1),), (0.5,)), 0, KEY),
-            "not connected: from node 0 there is no way to 2",
+            "not connected: no path leads from node 0 to 2",
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_a_sentence(make, said):
-    with pytest.raises(LocalError, match=said):
+def test_what_cannot_work_is_refused_with_a_sentence(make, message):
+    with pytest.raises(LocalError, match=message):
         make()
 
 
@@ -460,8 +460,8 @@ def test_steps_out_of_order_are_refused():
         node.receive(3, b"")
     with pytest.raises(LocalError, match="train must return eta"):
         nodes(Choco(), RING)[0].step(lambda model: 0.0)
-    inactive = next(n for n in nodes(Choco(), SLEEPY) if not n.awake)
-    with pytest.raises(LocalError, match="it is asleep"):
+    inactive = next(n for n in nodes(Choco(), INTERMITTENT) if not n.active)
+    with pytest.raises(LocalError, match="it is inactive"):
         inactive.step(rest)
 
 

@@ -31,7 +31,7 @@ def call(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """(folder, what was printed) of a comparison of three methods with sleepers."""
+    """(folder, what was printed) of a comparison of three methods with inactive nodes."""
     folder = tmp_path_factory.mktemp("gossip") / "run"
     extra = ["--set", "malcom.mu=1e-3", "--set", "choco.coder=fixed", "--inactive", "0.2", "--target-accuracy", "0.05"]
     return folder, call("gossip", "--methods", "dsgd,choco,malcom", *SMALL, *extra, "--out", folder)
@@ -119,7 +119,7 @@ def test_malcoms_options_reach_the_method():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--method", "fedavg"], "choose one of dsgd, choco, malcom, deepsqueeze"),
         (["--set", "mu=-1"], "mu must be finite and not negative; got -1.0"),

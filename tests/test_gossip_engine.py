@@ -39,13 +39,13 @@ from fewbits.links import ledger
 from fewbits.topology import IntermittentNodes
 
 TORUS = topology.torus(6)
-SLEEPY = IntermittentNodes(TORUS, 0.3, Key(2))
+INTERMITTENT = IntermittentNodes(TORUS, 0.3, Key(2))
 LOCAL = LocalSGD(lr=0.1, steps=2, batch_size=8)
 METHODS = {
     "dsgd": (DSGD(), TORUS),
-    "choco, sleepy": (Choco(position="mixed", momentum=0.5), SLEEPY),
+    "choco, intermittent": (Choco(position="mixed", momentum=0.5), INTERMITTENT),
     "malcom": (Malcom(regulariser=L1(1e-3)), TORUS),
-    "deepsqueeze, sleepy": (DeepSqueeze(), SLEEPY),
+    "deepsqueeze, intermittent": (DeepSqueeze(), INTERMITTENT),
 }
 FORK = multiprocessing.get_context("fork")
 
@@ -94,9 +94,9 @@ def test_results_do_not_depend_on_the_number_of_processes(name, tmp_path, undist
 
 
 def test_vectors_on_disk_give_the_same_bits(tmp_path, undisturbed):
-    run = start("choco, sleepy", tmp_path, on_disk=True)
+    run = start("choco, intermittent", tmp_path, on_disk=True)
     run.run()
-    assert evidence(run) == undisturbed["choco, sleepy"]
+    assert evidence(run) == undisturbed["choco, intermittent"]
     assert (tmp_path / "vectors.bin").stat().st_size == run.rows.x.numel() * 4 + 3 * run.rows.public.numel() * 4
 
 
@@ -113,7 +113,7 @@ def test_the_engine_gives_the_bits_of_nodes_played_by_hand(name, undisturbed):
                 own = KEY.fold("round", t, "node", node.me)
                 return LOCAL.lr * LOCAL.train(model, of.x, of.y, of.parts[node.me], own).steps
 
-            if node.awake:
+            if node.active:
                 frames[node.me] = node.step(train)
         for node in nodes:
             for j in node.expected:
@@ -134,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(name, tmp_path, undist
     assert evidence(again) == undisturbed[name]
 
 
-@pytest.mark.parametrize("name", ["choco, sleepy", "malcom"])
+@pytest.mark.parametrize("name", ["choco, intermittent", "malcom"])
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, tmp_path, undisturbed):
     def lead():
         signal.alarm(0)
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before(tmp_path, undisturbed):
 
 
 def test_the_ledger_counts_frames_once_and_once_per_neighbour(tmp_path):
-    run = start("choco, sleepy", tmp_path, processes=2)
+    run = start("choco, intermittent", tmp_path, processes=2)
     frames = {}
     put = run.rows.put
     run.schedule = Schedule(6, processes=1)
@@ -174,7 +174,7 @@ def test_the_ledger_counts_frames_once_and_once_per_neighbour(tmp_path):
     assert {(e.round, e.client): e.frame_bytes for e in entries if e.direction == "up"} == frames
     assert report.frame_bytes == sum(frames.values())
     assert report.link_bytes == sum(size * len(TORUS.neighbours(i)) for (_, i), size in frames.items())
-    assert report.inactive == len(SLEEPY.at(6).inactive)
+    assert report.inactive == len(INTERMITTENT.at(6).inactive)
 
 
 def test_reports_say_what_numpy_says():
@@ -236,7 +236,7 @@ def test_buffers_of_batchnorm_are_averaged():
     def model():
         return filled(nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10)))
 
-    one, four = (start("choco, sleepy", rounds=3, model=model, processes=p).run() for p in (1, 4))
+    one, four = (start("choco, intermittent", rounds=3, model=model, processes=p).run() for p in (1, 4))
     assert torch.equal(one.models, four.models)
     assert one.model[1].running_var.min() > 0
 
@@ -249,7 +249,7 @@ def test_the_mean_and_the_distance_are_those_of_numpy():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda p: GossipRun(task(5), DSGD(), TORUS, Schedule(1), KEY), "6 nodes, but the data is in 5 parts"),
         (lambda p: GossipRun(task(6), "dsgd", TORUS, Schedule(1), KEY), "must be a GossipMethod"),
@@ -259,8 +259,8 @@ def test_the_mean_and_the_distance_are_those_of_numpy():
         (lambda p: start("dsgd", on_disk=True), "needs a folder"),
     ],
 )
-def test_what_cannot_run_is_refused_with_a_sentence(make, said, tmp_path):
-    with pytest.raises(LocalError, match=said):
+def test_what_cannot_run_is_refused_with_a_sentence(make, message, tmp_path):
+    with pytest.raises(LocalError, match=message):
         make(tmp_path)
 
 

@@ -49,7 +49,7 @@ def loopback(monkeypatch):
 
 def network(kind="ring"):
     ring = fb.topology.ring(SIZE)
-    return fb.topology.IntermittentNodes(ring, 0.4, KEY.fold("awake")) if kind == "sleepy" else ring
+    return fb.topology.IntermittentNodes(ring, 0.4, KEY.fold("awake")) if kind == "intermittent" else ring
 
 
 def node_of(method, me, kind="ring") -> fb.Node:
@@ -85,7 +85,7 @@ def in_one_process(method, kind="ring"):
     """(frames by round and sender, final models) of all nodes, played one after the other."""
     nodes, frames = [node_of(method, me, kind) for me in range(SIZE)], {}
     for number in range(1, ROUNDS + 1):
-        sent = {node.me: node.step(trainer(node)) for node in nodes if node.awake}
+        sent = {node.me: node.step(trainer(node)) for node in nodes if node.active}
         frames |= {f"{number}.{me}": digest(frame) for me, frame in sent.items()}
         for node in nodes:
             for j in node.expected:
@@ -132,8 +132,8 @@ def over_the_network(method, kind="ring", fault=None, before_step=lambda node: N
 
 def public(node):
     """Digests of what this node holds of others, and of its own public vector."""
-    held = {str(j): digest(copy.numpy().tobytes()) for j, copy in node.vectors.copies.items()}
-    return held | {str(node.me): digest(node.vectors.public.numpy().tobytes())}
+    copies = {str(j): digest(copy.numpy().tobytes()) for j, copy in node.vectors.copies.items()}
+    return copies | {str(node.me): digest(node.vectors.public.numpy().tobytes())}
 
 
 def same_as_in_one_process(outcomes, method, kind="ring"):
@@ -153,10 +153,10 @@ def test_four_processes_send_the_frames_and_end_with_the_models_of_one(name):
     assert all(outcome.value[2] == [0] * ROUNDS for outcome in outcomes)
 
 
-def test_nodes_that_sleep_are_asleep_on_every_engine():
-    same_as_in_one_process(over_the_network(METHODS["malcom"], "sleepy"), METHODS["malcom"], "sleepy")
-    frames, _ = in_one_process(METHODS["malcom"], "sleepy")
-    assert SIZE < len(frames) < SIZE * ROUNDS  # some slept
+def test_the_same_nodes_are_inactive_on_every_engine():
+    same_as_in_one_process(over_the_network(METHODS["malcom"], "intermittent"), METHODS["malcom"], "intermittent")
+    frames, _ = in_one_process(METHODS["malcom"], "intermittent")
+    assert SIZE < len(frames) < SIZE * ROUNDS  # some were inactive
 
 
 FAULTS = {
@@ -175,7 +175,7 @@ def test_a_frame_that_cannot_be_used_is_sent_again_and_nothing_is_lost(name, fau
     assert [outcome.value[2][2] > 0 for outcome in outcomes] == [False, True, False, False]
 
 
-@pytest.mark.parametrize("kind", ["ring", "sleepy"])
+@pytest.mark.parametrize("kind", ["ring", "intermittent"])
 def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
     def loses(node):
         """Node 1 sends a frame that nobody gets."""
@@ -265,7 +265,7 @@ def same_run(folder, one, outcomes, alone):
     assert metrics(folder) == metrics(alone) and list(metrics(folder)) == [3, 6, 7]
 
 
-@pytest.mark.parametrize("kind", ["ring", "sleepy"])
+@pytest.mark.parametrize("kind", ["ring", "intermittent"])
 def test_a_run_of_four_processes_leaves_what_one_process_leaves(tmp_path, kind):
     one = run_of_one(tmp_path / "one", kind)
     same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four", kind), tmp_path / "one")
