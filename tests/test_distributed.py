@@ -1,4 +1,4 @@
-"""Engine `dist`: frames arrive whole, and whatever ends one node ends all of them with a sentence, soon."""
+"""Engine `distributed`: frames arrive whole; when one node ends, all end soon with the same sentence."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from fewbits.engines.distributed import Exchange, ProcessInfo, World, life
-from fewbits.engines.distributed.exchange import KEY
-from fewbits.engines.distributed.handshake import introduce
+from fewbits.engines.distributed import Exchange, ProcessInfo, World, heartbeat
+from fewbits.engines.distributed.exchange import KEY_FRAME
+from fewbits.engines.distributed.handshake import exchange_facts
 from fewbits.errors import LocalError
 from fewbits.rng import Key
-from nodes import Outcome, free_port, places, play, stranger
+from nodes import Outcome, free_port, other_program, processes, run_all
 
 ROUNDS = 6
 CODEC = "flat(chain(Raw()))"
@@ -22,8 +22,8 @@ CODEC = "flat(chain(Raw()))"
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(life, "GRACE", 1.0)
-    monkeypatch.setattr(life, "EVERY", 0.2)
+    monkeypatch.setattr(heartbeat, "GRACE", 1.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.2)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
 
@@ -33,37 +33,37 @@ def frame(rank: int, round: int) -> bytes:
     return Key(5).fold(rank, round).bits(1 + size // 4).tobytes()[:size]
 
 
-def ring(place: ProcessInfo) -> set[int]:
-    return {(place.rank - 1) % place.size, (place.rank + 1) % place.size} - {place.rank}
+def ring(process: ProcessInfo) -> set[int]:
+    return {(process.rank - 1) % process.size, (process.rank + 1) % process.size} - {process.rank}
 
 
-def rounds(world: World, mishap=lambda world, round: None, limit=10**6) -> int:
-    """Play ROUNDS rounds on a ring; the bytes received."""
+def rounds(world: World, fault=lambda world, round: None, limit=10**6) -> int:
+    """Run ROUNDS rounds on a ring; returns the received bytes."""
     exchange, total = Exchange(world, limit), 0
     for round in range(ROUNDS):
-        exchange.open(round, ring(world.place))
-        mishap(world, round)
-        exchange.send(frame(world.rank, round), ring(world.place))
+        exchange.open(round, ring(world.process))
+        fault(world, round)
+        exchange.send(frame(world.rank, round), ring(world.process))
         for found in exchange.receive():
             assert bytes(found.frame) == frame(found.peer, round)
             total += len(found.frame)
-        exchange.answer(ring(world.place), {})
-        assert exchange.asked() == {}
+        exchange.answer(ring(world.process), {})
+        assert exchange.requests() == {}
     return total
 
 
-def node(mishap=lambda world, round: None, size=4, limit=10**6, **options):
-    """Every node of a run in which `mishap` befalls."""
+def run_ring(fault=lambda world, round: None, size=4, limit=10**6, **options):
+    """All nodes of a run with this fault."""
 
-    def act(place: ProcessInfo) -> int:
-        with World(place, **({"patience": 20.0, "limit": 20.0} | options)) as world:
-            return rounds(world, mishap, limit)
+    def act(process: ProcessInfo) -> int:
+        with World(process, **({"heartbeat_timeout": 20.0, "frame_timeout": 20.0} | options)) as world:
+            return rounds(world, fault, limit)
 
-    return play(act, places(size))
+    return run_all(act, processes(size))
 
 
-def reported(outcomes: list[Outcome], words: str, but: tuple[int, ...] = ()) -> None:
-    """All nodes but these ended with a failure and the words."""
+def check_failed(outcomes: list[Outcome], words: str, but: tuple[int, ...] = ()) -> None:
+    """Check that all nodes but these failed with these words."""
     for rank, outcome in enumerate(outcomes):
         if rank not in but:
             assert outcome.code not in (0, 3), outcome
@@ -72,42 +72,42 @@ def reported(outcomes: list[Outcome], words: str, but: tuple[int, ...] = ()) -> 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_every_neighbour_receives_the_frame_that_was_sent(size):
-    outcomes = node(size=size)
+    outcomes = run_ring(size=size)
     assert [outcome.text for outcome in outcomes] == [""] * size
     sizes = [[len(frame(rank, round)) for round in range(ROUNDS)] for rank in range(size)]
-    for place, outcome in zip(places(size), outcomes, strict=True):
-        assert outcome.value == sum(sum(sizes[peer]) for peer in ring(place))
+    for process, outcome in zip(processes(size), outcomes, strict=True):
+        assert outcome.value == sum(sum(sizes[peer]) for peer in ring(process))
 
 
 def test_a_node_may_be_left_out_of_a_round_and_may_be_asked_for_a_key_frame():
-    def act(place):
-        with World(place, patience=20, limit=20) as world:
-            exchange, heard = Exchange(world, 100), []
+    def act(process):
+        with World(process, heartbeat_timeout=20, frame_timeout=20) as world:
+            exchange, log = Exchange(world, 100), []
             for round in range(4):
-                others = {rank for rank in range(3) if rank != round} - {place.rank}
-                others = others if place.rank != round else set()
+                others = {rank for rank in range(3) if rank != round} - {process.rank}
+                others = others if process.rank != round else set()
                 exchange.open(round, others)
-                exchange.send(b"x" * (1 + place.rank), others)
+                exchange.send(b"x" * (1 + process.rank), others)
                 found = [[found.peer, len(found.frame)] for found in exchange.receive()]
-                exchange.answer(others, {1: KEY} if round == 3 else {})
-                heard.append([found, list(exchange.asked().items())])
-            return heard, exchange.sent_bytes
+                exchange.answer(others, {1: KEY_FRAME} if round == 3 else {})
+                log.append([found, list(exchange.requests().items())])
+            return log, exchange.sent_bytes
 
-    first, middle, last = play(act, places(3))
+    first, middle, last = run_all(act, processes(3))
     assert first.value == [[[[], []], [[[2, 3]], []], [[[1, 2]], []], [[[1, 2], [2, 3]], []]], 4 * (8 + 1 + 1)]
-    assert middle.value[0][-1] == [[[0, 1], [2, 3]], [[0, KEY], [2, KEY]]]
+    assert middle.value[0][-1] == [[[0, 1], [2, 3]], [[0, KEY_FRAME], [2, KEY_FRAME]]]
     assert last.value[1] == 4 * (8 + 3 + 1)
 
 
-def test_nodes_of_different_runs_are_told_both_descriptions():
-    def act(place):
-        codec = "flat(chain(Sign()))" if place.rank == 2 else CODEC
-        with World(place, patience=20) as world:
-            world.agree({"codec": CODEC}, {"path": str(place.rank)})
+def test_nodes_of_different_runs_see_both_descriptions():
+    def act(process):
+        codec = "flat(chain(Sign()))" if process.rank == 2 else CODEC
+        with World(process, heartbeat_timeout=20) as world:
+            world.agree({"codec": CODEC}, {"path": str(process.rank)})
             return [found["path"] for found in world.agree({"codec": codec})]
 
-    outcomes = play(act, places(4))
-    reported(outcomes, "codec differs: nodes 0, 1, 3 have flat(chain(Raw())); node 2 has flat(chain(Sign()))")
+    outcomes = run_all(act, processes(4))
+    check_failed(outcomes, "codec differs: nodes 0, 1, 3 have flat(chain(Raw())); node 2 has flat(chain(Sign()))")
 
 
 def test_a_node_that_dies_is_named_by_all_others():
@@ -115,8 +115,8 @@ def test_a_node_that_dies_is_named_by_all_others():
         if world.rank == 2 and round == 3:
             os._exit(9)
 
-    outcomes = node(dies)
-    reported(outcomes, "node 2 is gone", but=(2,))
+    outcomes = run_ring(dies)
+    check_failed(outcomes, "node 2 was lost", but=(2,))
 
 
 def test_a_node_that_raises_is_quoted_by_all_others():
@@ -124,126 +124,126 @@ def test_a_node_that_raises_is_quoted_by_all_others():
         if world.rank == 1 and round == 2:
             raise LocalError("conv1.weight has 3 NaN values")
 
-    reported(node(raises), "conv1.weight has 3 NaN values")
+    check_failed(run_ring(raises), "conv1.weight has 3 NaN values")
 
 
 @pytest.mark.parametrize(
     ("stopped", "words"),
-    [(3, "node 3 is gone: it has given no sign of life for 4 s"), (0, "node 0 (which holds the store")],
+    [(3, "node 3 was lost: no heartbeat for 4 s"), (0, "node 0 (with the store")],
 )
-def test_a_node_that_stops_living_is_named_by_all_others(stopped, words):
+def test_a_stopped_node_is_named_by_all_others(stopped, words):
     def stops(world, round):
         if world.rank == stopped and round == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    def meddle(pids):
-        """End the one that stopped, once the others have ended."""
+    def disturb(pids):
+        """Kill the stopped node once the others have ended."""
         for pid in pids[:stopped] + pids[stopped + 1 :]:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         os.kill(pids[stopped], signal.SIGKILL)
 
-    def act(place):
-        with World(place, patience=20, limit=20) as world:
-            world._life._patience = world._guard._patience = 4.0  # from here on: a busy machine may be slow to come
+    def act(process):
+        with World(process, heartbeat_timeout=20, frame_timeout=20) as world:
+            world._heartbeat._timeout = world._watchdog._timeout = 4.0  # not before: a busy machine joins slowly
             return rounds(world, stops)
 
-    reported(play(act, places(4), meddle), words, but=(stopped,))
+    check_failed(run_all(act, processes(4), disturb), words, but=(stopped,))
 
 
-def test_a_node_that_lives_and_sends_nothing_is_named_by_all():
-    def sleeps(world, round):
+def test_a_live_node_that_sends_nothing_is_named_by_all():
+    def waits(world, round):
         if world.rank == 2 and round == 2:
             time.sleep(30)
 
-    def act(place):
-        with World(place, patience=20, limit=3.0) as world:
-            return rounds(world, sleeps)
+    def act(process):
+        with World(process, heartbeat_timeout=20, frame_timeout=3.0) as world:
+            return rounds(world, waits)
 
-    reported(play(act, places(4)), "node 2 lives, but has sent nothing for 3 s")
+    check_failed(run_all(act, processes(4)), "node 2 is alive but has sent nothing for 3 s")
 
 
-def test_a_node_that_does_not_come_is_named_by_all_others():
-    def act(place):
-        with World(place, patience=8):
+def test_a_node_that_does_not_join_is_named_by_all_others():
+    def act(process):
+        with World(process, heartbeat_timeout=8):
             return 0
 
-    reported(play(act, places(4)[:3]), "node 3 did not come within 8 s")
+    check_failed(run_all(act, processes(4)[:3]), "node 3 did not join within 8 s")
 
 
-def test_two_nodes_with_one_id_are_told_so():
-    def act(place):
-        with World(place, patience=10):
+def test_two_processes_with_one_rank_are_an_error():
+    def act(process):
+        with World(process, heartbeat_timeout=10):
             return 0
 
-    where = places(3)
-    reported(play(act, [where[0], where[1], where[1]]), "two processes claim to be node 1")
+    infos = processes(3)
+    check_failed(run_all(act, [infos[0], infos[1], infos[1]]), "two processes have the node number 1")
 
 
-def test_a_late_double_of_a_node_does_not_end_the_run():
-    where = places(2)
+def test_a_late_second_process_of_a_node_does_not_end_the_run():
+    infos = processes(2)
 
-    def act(place):
-        if place.size == 1:  # the double, which comes when the others are under way
-            double = ProcessInfo(1, 2, place.host, place.port)
+    def act(process):
+        if process.size == 1:  # the second node 1, which starts during the run
+            second = ProcessInfo(1, 2, process.host, process.port)
             time.sleep(1.5)
-            with World(double, patience=5):
+            with World(second, heartbeat_timeout=5):
                 return 0
-        with World(place, patience=10) as world:
+        with World(process, heartbeat_timeout=10) as world:
             time.sleep(3)
             return rounds(world)
 
-    outcomes = play(act, [*where, ProcessInfo(0, 1, where[0].host, where[0].port)])
+    outcomes = run_all(act, [*infos, ProcessInfo(0, 1, infos[0].host, infos[0].port)])
     assert [outcome.code for outcome in outcomes] == [0, 0, 1]
-    assert "is under way and has its node 1 already" in outcomes[2].text
+    assert "has begun and already has a node 1" in outcomes[2].text
 
 
 def test_a_port_in_use_is_named():
-    with stranger() as port:
+    with other_program() as port:
 
-        def act(place):
-            with World(place, patience=2):
+        def act(process):
+            with World(process, heartbeat_timeout=2):
                 return 0
 
-        outcomes = play(act, [ProcessInfo(rank, 2, "127.0.0.1", port) for rank in range(2)])
-    assert (outcomes[0].error, outcomes[1].error) == ("LocalError", "GoneError")
+        outcomes = run_all(act, [ProcessInfo(rank, 2, "127.0.0.1", port) for rank in range(2)])
+    assert (outcomes[0].error, outcomes[1].error) == ("LocalError", "PeerLostError")
     assert f"port {port} is in use" in outcomes[0].text
     assert f"127.0.0.1:{port}" in outcomes[1].text
 
 
 def test_no_store_at_all_is_a_sentence():
-    def act(place):
-        with World(place, patience=1):
+    def act(process):
+        with World(process, heartbeat_timeout=1):
             return 0
 
-    (outcome,) = play(act, [ProcessInfo(1, 2, "127.0.0.1", free_port())])
-    assert outcome.error == "GoneError"
+    (outcome,) = run_all(act, [ProcessInfo(1, 2, "127.0.0.1", free_port())])
+    assert outcome.error == "PeerLostError"
     assert "finds no rendezvous store" in outcome.text
 
 
 def test_a_frame_above_the_limit_is_refused_before_memory_is_taken():
-    outcomes = node(limit=500)
-    reported(outcomes, "announces a frame of")
-    reported(outcomes, "1 to 500 are expected")
+    outcomes = run_ring(limit=500)
+    check_failed(outcomes, "announces a frame of")
+    check_failed(outcomes, "1 to 500 are allowed")
 
 
-def test_a_run_that_is_told_to_stop_names_the_node_that_died_before():
+def test_after_sigterm_a_run_names_the_node_that_died_before():
     def waits(world, round):
         if world.rank == 2 and round == 1:
             os._exit(9)
         if round == 1:
-            time.sleep(30)  # so that nobody sees the closed connection
+            time.sleep(30)  # so that no node sees the closed connection
 
-    def act(place):
-        with World(place, patience=20, limit=20) as world:
+    def act(process):
+        with World(process, heartbeat_timeout=20, frame_timeout=20) as world:
             return rounds(world, waits)
 
-    def meddle(pids):
+    def disturb(pids):
         os.waitid(os.P_PID, pids[2], os.WEXITED | os.WNOWAIT)
         for pid in pids[:2]:
             os.kill(pid, signal.SIGTERM)
 
-    outcomes = play(act, places(3), meddle)
-    reported(outcomes, "node 2 died without a word", but=(2,))
+    outcomes = run_all(act, processes(3), disturb)
+    check_failed(outcomes, "node 2 died without a reason", but=(2,))
 
 
 @pytest.mark.parametrize(
@@ -268,12 +268,12 @@ def test_a_bad_environment_is_a_sentence(changed, words):
     [
         ({"backend": "nccl"}, "NCCL carries no bytes on the CPU"),
         ({"backend": "smoke"}, "no backend 'smoke'"),
-        ({"patience": 0}, "seconds above 0"),
+        ({"heartbeat_timeout": 0}, "seconds above 0"),
     ],
 )
 def test_a_world_that_cannot_be_is_a_sentence(options, words):
     with pytest.raises(LocalError, match=words):
-        World(places(1)[0], **options)
+        World(processes(1)[0], **options)
 
 
 def test_the_noise_of_these_tests_is_not_empty():
@@ -281,27 +281,27 @@ def test_the_noise_of_these_tests_is_not_empty():
     assert np.frombuffer(frame(3, 2), np.uint8).std() > 60
 
 
-class Hasty:
-    """A board on which, after a look at who has come, the last one comes, another reads all and speaks."""
+class HastyStore:
+    """A store in which, after a check, the last node joins, reads all facts and reports a failure."""
 
-    words = None
+    failure = None
 
     def __init__(self):
-        self._posted = {}
+        self._texts = {}
 
-    def post(self, name, text):
-        self._posted[name] = text
+    def set(self, key, text):
+        self._texts[key] = text
 
-    def has(self, *names):
-        found = self._posted.keys() >= set(names)
-        self.post("facts/1/1", '{"method": "another"}')
-        self.words = "node 1 stopped: their method differs"
+    def has(self, *keys):
+        found = self._texts.keys() >= set(keys)
+        self.set("facts/1/1", '{"method": "another"}')
+        self.failure = "node 1 stopped: their method differs"
         return found
 
-    def read(self, names):
-        return [self._posted[name] for name in names]
+    def get(self, keys):
+        return [self._texts[key] for key in keys]
 
 
 def test_a_node_that_is_late_to_read_the_handshake_gives_the_same_error_as_the_others():
-    facts = introduce(Hasty(), ProcessInfo(0, 2, "127.0.0.1", 1), 1, {"method": "ours"}, 20.0)
+    facts = exchange_facts(HastyStore(), ProcessInfo(0, 2, "127.0.0.1", 1), 1, {"method": "ours"}, 20.0)
     assert facts == [{"method": "ours"}, {"method": "another"}]

@@ -32,7 +32,7 @@ from fewbits import (
     gossip,
     topology,
 )
-from fewbits.engines.gossip import crew
+from fewbits.engines.gossip import node_pool
 from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links import ledger
@@ -59,7 +59,7 @@ def start(name, folder=None, rounds=6, model=mlp, **settings):
 
 def evidence(run):
     """(all models, ledger, metrics) of a finished run with a folder."""
-    return run.rows.x.numpy().tobytes(), (run.folder / "ledger.jsonl").read_bytes(), metrics(run.folder)
+    return run.vectors.x.numpy().tobytes(), (run.folder / "ledger.jsonl").read_bytes(), metrics(run.folder)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_vectors_on_disk_give_the_same_bits(tmp_path, undisturbed):
     run = start("choco, intermittent", tmp_path, on_disk=True)
     run.run()
     assert evidence(run) == undisturbed["choco, intermittent"]
-    assert (tmp_path / "vectors.bin").stat().st_size == run.rows.x.numel() * 4 + 3 * run.rows.public.numel() * 4
+    assert (tmp_path / "vectors.bin").stat().st_size == run.vectors.x.numel() * 4 + 3 * run.vectors.public.numel() * 4
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -110,8 +110,8 @@ def test_the_engine_gives_the_bits_of_nodes_played_by_hand(name, undisturbed):
         for node in nodes:
 
             def train(model, node=node, t=t):
-                own = KEY.fold("round", t, "node", node.me)
-                return LOCAL.lr * LOCAL.train(model, of.x, of.y, of.parts[node.me], own).steps
+                key = KEY.fold("round", t, "node", node.me)
+                return LOCAL.lr * LOCAL.train(model, of.x, of.y, of.parts[node.me], key).steps
 
             if node.active:
                 frames[node.me] = node.step(train)
@@ -166,9 +166,9 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before(tmp_path, undisturbed):
 def test_the_ledger_counts_frames_once_and_once_per_neighbour(tmp_path):
     run = start("choco, intermittent", tmp_path, processes=2)
     frames = {}
-    put = run.rows.put
+    put = run.vectors.put_frame
     run.schedule = Schedule(6, processes=1)
-    run.rows.put = lambda i, frame: (frames.setdefault((run.round + 1, i), len(frame)), put(i, frame))
+    run.vectors.put_frame = lambda i, frame: (frames.setdefault((run.round + 1, i), len(frame)), put(i, frame))
     report = run.run().reports[-1]
     entries = list(ledger.read(tmp_path / "ledger.jsonl"))
     assert {(e.round, e.client): e.frame_bytes for e in entries if e.direction == "up"} == frames
@@ -203,8 +203,8 @@ def test_stationarity_is_the_proximal_gradients_length():
     x, g = model.params.double().numpy(), model.grads.double().numpy()
     moved = x - 0.1 * g
     moved = np.sign(moved) * np.maximum(np.abs(moved) - 0.1 * 1e-3, 0)
-    run._judge.model.load_vector(model.whole)
-    assert run._judge.stationarity() == pytest.approx(np.linalg.norm(x - moved) / 0.1, rel=1e-4)
+    run._evaluator.model.load_vector(model.whole)
+    assert run._evaluator.stationarity() == pytest.approx(np.linalg.norm(x - moved) / 0.1, rel=1e-4)
 
 
 def test_measured_bits_stand_beside_entropy_and_the_closed_form():
@@ -222,7 +222,7 @@ def test_malcom_learns_and_zeroes_weights_for_a_fraction_of_dense_bytes():
         pairs = [(x[own], y[own]) for own in rows]
         test = x[1200:1500], y[1200:1500]
         return gossip(
-            mlp(), pairs, TORUS, method, 80, test=test, local=local, key=KEY, evaluate_every=80, processes=2
+            mlp(), pairs, TORUS, method, 80, test=test, local=local, seed=7, evaluate_every=80, processes=2
         ).reports[-1]
 
     dense = played(DSGD())
@@ -251,7 +251,7 @@ def test_the_mean_and_the_distance_are_those_of_numpy():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: GossipRun(task(5), DSGD(), TORUS, Schedule(1), KEY), "6 nodes, but the data is in 5 parts"),
+        (lambda p: GossipRun(task(5), DSGD(), TORUS, Schedule(1), KEY), "6 nodes, but the data has 5 parts"),
         (lambda p: GossipRun(task(6), "dsgd", TORUS, Schedule(1), KEY), "must be a GossipMethod"),
         (lambda p: GossipRun(task(6), DSGD(), "torus", Schedule(1), KEY), "such as fb.topology.torus"),
         (lambda p: GossipRun(task(6), DSGD(), TORUS, Schedule(1), 0), "must be a Key"),
@@ -289,7 +289,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(crew.NodeWorker, "mix", die)
+    monkeypatch.setattr(node_pool.NodeWorker, "mix", die)
     with pytest.raises(FewbitsError, match="exit code -9"):
         start("malcom", tmp_path, processes=2).run()
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Engine `dist`: one process per node, frames over torch.distributed (gloo; NCCL or MPI by option)."""
+"""Engine `distributed`: one process per node, frames over torch.distributed (gloo; NCCL or MPI by option)."""
 
 from fewbits.engines.distributed.exchange import Exchange
 from fewbits.engines.distributed.process_info import ProcessInfo
