@@ -40,7 +40,7 @@ def free_port() -> int:
 def processes(size: int) -> list[ProcessInfo]:
     """`size` processes with one free port."""
     port = free_port()
-    return [Place(rank, size, "127.0.0.1", port) for rank in range(size)]
+    return [ProcessInfo(rank, size, "127.0.0.1", port) for rank in range(size)]
 
 
 def run_all(

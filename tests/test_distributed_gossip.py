@@ -15,8 +15,8 @@ from torch import nn
 import fewbits as fb
 from fewbits import data, models
 from fewbits.engines.distributed import DistributedRun, Exchange, ProcessInfo, World, heartbeat
-from fewbits.engines.distributed.peer import Peer
 from fewbits.engines.distributed.node_checkpoints import NodeCheckpoints, newest_common_round
+from fewbits.engines.distributed.peer import Peer
 from fewbits.errors import DesyncError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.rng import Key

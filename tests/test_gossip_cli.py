@@ -14,7 +14,7 @@ from fewbits.engines.gossip import GossipRun
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import Malcom
 from fewbits.links import ledger
-from fewbits.methods.gossip import GOSSIP, build, options
+from fewbits.methods.gossip import GOSSIP, build, gossip_method, options
 from fewbits.report.gossip import GossipRecord, rows
 from fewbits.rng import Key
 from web_page import Outside
@@ -62,8 +62,8 @@ def test_the_page_and_the_picture_are_whole(compared):
     text, page = (folder / "report.html").read_text(), Outside()
     page.feed(text)
     assert page.fetched == [] and page.tags.count("table") == 3
-    for said in ("malcom", "predicted MB", "entropy MB", "spectral gap", "data:image/png;base64,"):
-        assert said in text
+    for text_part in ("malcom", "predicted MB", "entropy MB", "spectral gap", "data:image/png;base64,"):
+        assert text_part in text
     assert (folder / "gossip.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -133,9 +133,9 @@ def test_malcoms_options_reach_the_method():
         (["--seeds", "x"], "whole numbers"),
     ],
 )
-def test_mistakes_are_told_of_before_anything_is_made(tmp_path, arguments, said):
+def test_mistakes_are_reported_before_a_folder_exists(tmp_path, arguments, message):
     printed = call("gossip", *SMALL, *arguments, "--out", tmp_path / "run", code=2)
-    assert said in printed
+    assert message in printed
     assert not (tmp_path / "run").exists()
 
 
@@ -152,3 +152,25 @@ def test_a_run_with_a_server_is_no_run_without_one():
         GossipConfig(per_round=2)
     with pytest.raises(LocalError, match="choose one of dsgd"):
         GossipConfig(method="lbgm")
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_a_method_as_text_equals_the_method(name):
+    assert gossip_method(name) == gossip_method(GOSSIP[name]()) == GOSSIP[name]()
+    assert gossip_method(f"{name}@gamma=0.25, momentum=0.5") == GOSSIP[name](gamma=0.25, momentum=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lbgm", "choose one of dsgd"),
+        ("malcom@speed=2", "has no option 'speed'"),
+        ("malcom@mu", "NAME@option=value"),
+        ("malcom@", "NAME@option=value"),
+        ("malcom@mu=1,mu=2", "each once"),
+        ("malcom@bits=x", "option bits must be int"),
+    ],
+)
+def test_a_wrong_method_text_is_an_error(text, message):
+    with pytest.raises(LocalError, match=message):
+        gossip_method(text)
