@@ -28,7 +28,7 @@ def soon(monkeypatch):
 
 
 def frame(rank: int, round: int) -> bytes:
-    """What this node sends in this round: 1 byte to 400 kB of noise."""
+    """This node's frame in this round: 1 byte to 400 kB of noise."""
     size = 1 + 4 * 10 ** ((rank + round) % 6)
     return Key(5).fold(rank, round).bits(1 + size // 4).tobytes()[:size]
 
@@ -79,7 +79,7 @@ def test_every_neighbour_receives_the_frame_that_was_sent(size):
         assert outcome.value == sum(sum(sizes[peer]) for peer in ring(process))
 
 
-def test_a_node_may_be_left_out_of_a_round_and_may_be_asked_for_a_key_frame():
+def test_a_node_may_be_inactive_and_may_get_a_request_for_a_key_frame():
     def act(process):
         with World(process, heartbeat_timeout=20, frame_timeout=20) as world:
             exchange, log = Exchange(world, 100), []
@@ -210,7 +210,7 @@ def test_a_port_in_use_is_named():
     assert f"127.0.0.1:{port}" in outcomes[1].text
 
 
-def test_no_store_at_all_is_a_sentence():
+def test_a_missing_store_is_an_error():
     def act(process):
         with World(process, heartbeat_timeout=1):
             return 0
@@ -220,7 +220,7 @@ def test_no_store_at_all_is_a_sentence():
     assert "finds no rendezvous store" in outcome.text
 
 
-def test_a_frame_above_the_limit_is_refused_before_memory_is_taken():
+def test_a_frame_above_the_limit_is_an_error_before_memory_is_allocated():
     outcomes = run_ring(limit=500)
     check_failed(outcomes, "announces a frame of")
     check_failed(outcomes, "1 to 500 are allowed")
@@ -255,7 +255,7 @@ def test_after_sigterm_a_run_names_the_node_that_died_before():
         ({"MASTER_PORT": "99999"}, "port 99999"),
     ],
 )
-def test_a_bad_environment_is_a_sentence(changed, words):
+def test_a_bad_environment_is_an_error(changed, words):
     good = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     environment = {name: value for name, value in (good | changed).items() if value is not None}
     with pytest.raises(LocalError) as error:
@@ -271,7 +271,7 @@ def test_a_bad_environment_is_a_sentence(changed, words):
         ({"heartbeat_timeout": 0}, "seconds above 0"),
     ],
 )
-def test_a_world_that_cannot_be_is_a_sentence(options, words):
+def test_wrong_arguments_of_a_world_are_errors(options, words):
     with pytest.raises(LocalError, match=words):
         World(processes(1)[0], **options)
 

@@ -1,4 +1,4 @@
-"""Gossip over torch.distributed: the same frames and models as in one process, and damage that heals."""
+"""Gossip over torch.distributed: the same frames and models as in one process, and repaired damage."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def model_of(node: fb.Node) -> str:
 
 
 def in_one_process(method, kind="ring"):
-    """(frames by round and sender, final models) of all nodes, played one after the other."""
+    """(frames by round and sender, final models) of all nodes in one process."""
     nodes, frames = [node_of(method, me, kind) for me in range(SIZE)], {}
     for number in range(1, ROUNDS + 1):
         sent = {node.me: node.step(trainer(node)) for node in nodes if node.active}
@@ -131,7 +131,7 @@ def over_the_network(method, kind="ring", fault=None, before_step=lambda node: N
 
 
 def public(node):
-    """Digests of what this node holds of others, and of its own public vector."""
+    """Digests of this node's copies and of its public vector."""
     copies = {str(j): digest(copy.numpy().tobytes()) for j, copy in node.vectors.copies.items()}
     return copies | {str(node.me): digest(node.vectors.public.numpy().tobytes())}
 
@@ -176,9 +176,9 @@ def test_a_frame_that_cannot_be_used_is_sent_again_and_nothing_is_lost(name, fau
 
 
 @pytest.mark.parametrize("kind", ["ring", "intermittent"])
-def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
+def test_key_frames_repair_a_lost_frame_within_the_round(kind):
     def loses(node):
-        """Node 1 sends a frame that nobody gets."""
+        """Node 1 sends a frame that no node receives."""
         if node.me == 1 and node.round == 2:
             node.sender.send({name: torch.zeros(leaf.shape) for name, leaf in node.spec})
             node.sender.commit()
@@ -187,13 +187,13 @@ def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
     assert [outcome.code for outcome in outcomes] == [0] * SIZE, outcomes
     repairs = [outcome.value[2] for outcome in outcomes]
     assert any(sum(bytes_) > 0 for bytes_ in repairs)
-    assert all(bytes_[-1] == 0 for bytes_ in repairs)  # healed
-    own = {str(rank): outcome.value[3][str(rank)] for rank, outcome in enumerate(outcomes)}
-    for outcome in outcomes:  # all copies are right again
-        assert all(own[j] == found for j, found in outcome.value[3].items())
+    assert all(bytes_[-1] == 0 for bytes_ in repairs)  # repaired
+    public_vectors = {str(rank): outcome.value[3][str(rank)] for rank, outcome in enumerate(outcomes)}
+    for outcome in outcomes:  # every copy equals its public vector again
+        assert all(public_vectors[j] == found for j, found in outcome.value[3].items())
 
 
-def test_a_frame_that_is_never_right_ends_the_run_with_a_sentence():
+def test_a_frame_that_stays_damaged_ends_the_run():
     def act(process: ProcessInfo):
         with World(process, heartbeat_timeout=20, frame_timeout=20) as world:
 
@@ -266,12 +266,12 @@ def same_run(folder, one, outcomes, alone):
 
 
 @pytest.mark.parametrize("kind", ["ring", "intermittent"])
-def test_a_run_of_four_processes_leaves_what_one_process_leaves(tmp_path, kind):
+def test_a_run_of_four_processes_has_the_files_of_one(tmp_path, kind):
     one = run_of_one(tmp_path / "one", kind)
     same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four", kind), tmp_path / "one")
 
 
-def test_a_run_that_lost_a_node_goes_on_from_the_last_common_checkpoint_to_the_same_end(tmp_path):
+def test_a_run_that_lost_a_node_resumes_from_the_common_round_to_the_same_end(tmp_path):
     one = run_of_one(tmp_path / "one")
     first = runs_of_four(tmp_path / "four", die=(2, 5))
     assert first[2].code == 9 and all(outcome.code == 1 for outcome in (*first[:2], first[3]))
@@ -290,15 +290,15 @@ def test_nodes_without_a_common_round_are_an_error(tmp_path):
         assert "no common round" in outcome.text and "node 3 has none" in outcome.text
 
 
-def test_a_run_that_died_before_all_had_their_first_checkpoint_begins_again(tmp_path):
+def test_a_run_that_failed_before_the_first_common_checkpoint_begins_again(tmp_path):
     one = run_of_one(tmp_path / "one")
     runs_of_four(tmp_path / "four", die=(2, 3))
     shutil.rmtree(tmp_path / "four" / "checkpoints" / "node-0003")  # as if it had died while the others wrote theirs
     same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four"), tmp_path / "one")
 
 
-def test_no_node_gives_up_a_checkpoint_before_all_have_a_later_one(tmp_path):
-    """On the path 1, 0, 2, 3, 4, whose node 4 is slow to write; node 1 could be a checkpoint ahead of it."""
+def test_no_node_removes_a_checkpoint_before_all_have_a_later_one(tmp_path):
+    """On the path 1, 0, 2, 3, 4, node 4 writes slowly; node 1 could be one checkpoint ahead."""
     path = fb.topology.graph(5, [(0, 1), (0, 2), (2, 3), (3, 4)])
     often = fb.Schedule(rounds=5, evaluate_every=5, checkpoint_every=1, processes=1)
 
@@ -321,7 +321,7 @@ def test_no_node_gives_up_a_checkpoint_before_all_have_a_later_one(tmp_path):
     assert [outcome.value for outcome in run_all(act, processes(5))] == [1, 0, 0, 0, 0]
 
 
-def test_the_common_checkpoint_is_the_newest_that_all_have_or_the_start_while_nobody_has_two():
+def test_the_common_round_is_the_newest_of_all_or_the_start_before_second_checkpoints():
     assert newest_common_round(["[]", "[]"]) == newest_common_round(["[5]", "[]"]) == 0
     assert newest_common_round(["[10, 5]", "[5]"]) == newest_common_round(["[10, 5]", "[5, 0]"]) == 5
     for lost in (["[10, 5]", "[]"], ["[20, 15]", "[10, 5]"]):
@@ -329,7 +329,7 @@ def test_the_common_checkpoint_is_the_newest_that_all_have_or_the_start_while_no
             newest_common_round(lost)
 
 
-def test_more_processes_than_nodes_and_other_methods_are_sentences_on_every_rank(tmp_path):
+def test_wrong_sizes_and_methods_are_errors_on_every_rank(tmp_path):
     for outcome in runs_of_four(None, infos=processes(SIZE + 1)):
         assert outcome.code == 1
         assert "the network has 4 nodes and torchrun started 5 processes" in outcome.text

@@ -1,4 +1,4 @@
-"""Laws of the engine without a server: same bytes by any number of processes, after any end, and by hand."""
+"""Laws of the engine without a server: same bytes with any number of processes, after a resume, and node by node."""
 
 import json
 import multiprocessing
@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    """A test that waits for ever fails instead."""
+    """Fail a test that waits for ever."""
 
     def give_up(*_):
         pytest.fail("the test hangs")
@@ -101,7 +101,7 @@ def test_vectors_on_disk_give_the_same_bits(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_engine_gives_the_bits_of_nodes_played_by_hand(name, undisturbed):
+def test_the_engine_gives_the_bits_of_single_nodes(name, undisturbed):
     method, network = METHODS[name]
     of = task(network.n, mlp, LOCAL)
     nodes = [Node(mlp(), method, network, i, KEY) for i in range(network.n)]
@@ -123,7 +123,7 @@ def test_the_engine_gives_the_bits_of_nodes_played_by_hand(name, undisturbed):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(name, tmp_path, undisturbed):
+def test_a_stopped_run_resumes_to_the_same_bytes(name, tmp_path, undisturbed):
     seen = []
     run = start(name, tmp_path)
     run.run(watch=seen.append, stop=lambda: len(seen) == 3)
@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(name, tmp_path, undist
 
 
 @pytest.mark.parametrize("name", ["choco, intermittent", "malcom"])
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, tmp_path, undisturbed):
+def test_a_killed_run_resumes_to_the_same_bytes(name, tmp_path, undisturbed):
     def lead():
         signal.alarm(0)
         start(name, tmp_path, processes=2).run(
@@ -152,7 +152,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, tmp_path, undistu
     assert evidence(again) == undisturbed[name]
 
 
-def test_a_damaged_checkpoint_is_left_for_the_one_before(tmp_path, undisturbed):
+def test_a_run_resumes_before_a_damaged_checkpoint(tmp_path, undisturbed):
     run = start("malcom", tmp_path)
     run.run()
     newest = tmp_path / "checkpoints" / "round-00000006.safetensors"
@@ -177,7 +177,7 @@ def test_the_ledger_counts_frames_once_and_once_per_neighbour(tmp_path):
     assert report.inactive == len(INTERMITTENT.at(6).inactive)
 
 
-def test_reports_say_what_numpy_says():
+def test_reports_equal_numpys_values():
     run = start("malcom")
     result = run.run()
     last, x = result.reports[-1], result.models.double().numpy()
@@ -207,7 +207,7 @@ def test_stationarity_is_the_proximal_gradients_length():
     assert run._evaluator.stationarity() == pytest.approx(np.linalg.norm(x - moved) / 0.1, rel=1e-4)
 
 
-def test_measured_bits_stand_beside_entropy_and_the_closed_form():
+def test_reports_have_measured_entropy_and_predicted_bits():
     for report in start("malcom").run().reports:
         assert report.entropy_bits < report.coded_bits < 1.1 * report.entropy_bits  # small vectors: counts weigh
         assert report.predicted_bits == pytest.approx(report.coded_bits, rel=0.01)
@@ -219,7 +219,7 @@ def test_malcom_learns_and_zeroes_weights_for_a_fraction_of_dense_bytes():
         x, y = task().x, task().y
         rows = torch.arange(1200).view(200, 6).T
         local = LocalSGD(lr=0.2, steps=1, batch_size=32)
-        pairs = [(x[own], y[own]) for own in rows]
+        pairs = [(x[node], y[node]) for node in rows]
         test = x[1200:1500], y[1200:1500]
         return gossip(
             mlp(), pairs, TORUS, method, 80, test=test, local=local, seed=7, evaluate_every=80, processes=2
@@ -259,12 +259,12 @@ def test_the_mean_and_the_distance_are_those_of_numpy():
         (lambda p: start("dsgd", on_disk=True), "needs a folder"),
     ],
 )
-def test_what_cannot_run_is_refused_with_a_sentence(make, message, tmp_path):
+def test_a_wrong_argument_of_a_run_is_an_error(make, message, tmp_path):
     with pytest.raises(LocalError, match=message):
         make(tmp_path)
 
 
-def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path):
+def test_another_run_in_the_folder_is_an_error_that_names_the_difference(tmp_path):
     start("dsgd", tmp_path, rounds=1).run()
     method, network = METHODS["malcom"]
     with pytest.raises(LocalError, match="another method"):
@@ -276,7 +276,7 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_a_node_that_leaves_the_numbers_is_named(processes):
+def test_a_node_with_nan_is_named(processes):
     of = task(6, mlp, LocalSGD(lr=1e30, steps=3))
     run = GossipRun(of, Choco(), TORUS, Schedule(3, processes=processes), KEY)
     with pytest.raises(LocalError, match=r"node \d, round 1: .*infinite|node \d, round 1: .*NaN"):
@@ -296,7 +296,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
     assert start("malcom", tmp_path).run().reports[-1].round == 6
 
 
-def test_what_the_users_model_raises_reaches_the_parent():
+def test_an_error_of_the_users_model_reaches_the_parent():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
@@ -309,7 +309,7 @@ def test_what_the_users_model_raises_reaches_the_parent():
         start("dsgd", model=Odd, processes=2).run()
 
 
-def test_metrics_are_json_that_reads_back(tmp_path):
+def test_metrics_can_be_read_again(tmp_path):
     run = start("malcom", tmp_path)
     result = run.run()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

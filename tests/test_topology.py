@@ -100,12 +100,12 @@ def test_random_graphs_depend_on_the_key_alone():
     assert topology.erdos_renyi(20, 0.2, Key(1)) != topology.erdos_renyi(20, 0.2, Key(2))
 
 
-def test_a_mixing_matrix_comes_back_as_it_was():
+def test_a_mixing_matrix_survives_from_weights():
     w = topology.torus(8).weights
     np.testing.assert_allclose(topology.from_weights(w).weights, w, atol=1e-15)
 
 
-def test_a_graph_comes_from_a_file(tmp_path):
+def test_a_file_gives_its_graph(tmp_path):
     path = tmp_path / "edges.txt"
     path.write_text("# a ring\n0 1\n1 2  # the far side\n\n2 3\n3 0\n")
     assert topology.from_file(path) == topology.ring(4) == topology.by_name(f"file:{path}", 4)
@@ -156,13 +156,13 @@ UNEVEN = np.array([[0.5, 0.5, 0], [0.4, 0.2, 0.4], [0, 0.4, 0.6]])
         (lambda: topology.ring(4).neighbour_weights(4), "nodes are 0..3"),
     ],
 )
-def test_what_is_no_network_is_refused_with_a_sentence(make, message):
+def test_a_wrong_network_is_an_error(make, message):
     with pytest.raises(LocalError, match=message):
         make()
 
 
 @pytest.mark.parametrize("text", ["0 1 2\n", "a b\n", "0 0\n", "-1 2\n", "0 9999999999\n", ""])
-def test_a_file_that_is_no_list_of_edges_is_refused(tmp_path, text):
+def test_a_file_that_is_no_list_of_edges_is_an_error(tmp_path, text):
     path = tmp_path / "edges.txt"
     path.write_text(text)
     with pytest.raises(LocalError, match=r"edges\.txt"):
@@ -170,7 +170,7 @@ def test_a_file_that_is_no_list_of_edges_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize("n", [6, 20])
-def test_a_layout_puts_every_node_somewhere_and_always_there(n):
+def test_a_layout_gives_every_node_a_fixed_position(n):
     places = topology.layout(topology.ring(n))
     assert places.shape == (n, 2) and len(np.unique(places.round(6), axis=0)) == n
     np.testing.assert_array_equal(places, topology.layout(topology.ring(n)))
