@@ -232,6 +232,19 @@ def test_malcom_learns_and_zeroes_weights_for_a_fraction_of_dense_bytes():
     assert 8 * sparse.frame_bytes < dense.frame_bytes
 
 
+def test_the_seed_decides_all_bytes_and_out_is_resumed(tmp_path):
+    x, y = task().x, task().y
+    pairs = [(x[i::6], y[i::6]) for i in range(6)]
+
+    def models(seed, rounds=2, out=None):
+        return gossip(mlp(), pairs, TORUS, DSGD(), rounds, inactive=0.3, seed=seed, out=out).models
+
+    first = models(1).clone()
+    assert torch.equal(models(1, out=tmp_path), first) and not torch.equal(models(2), first)
+    assert torch.equal(models(1, 4, tmp_path), models(1, 4))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
 def test_buffers_of_batchnorm_are_averaged():
     def model():
         return filled(nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10)))

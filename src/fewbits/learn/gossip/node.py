@@ -33,8 +33,9 @@ class Node:
         node.mix()                           # consensus and proximal step; the round ends
 
     `round` counts finished rounds. The network's key decides who is active in the coming round, so every node knows it
-    of all. An inactive node has no frame (`step` raises LocalError). Every engine gives the same frames and models, bit
-    for bit, if it delivers a round's frames after the node's own step, in ascending order of their senders.
+    of all. An inactive node has no frame (`step` raises LocalError). An engine delivers a
+    round's frames after the node's own step, in ascending order of their senders. Every such engine gives the same
+    frames and models, bit for bit.
 
     Errors: `receive` raises WireError for bytes that are no frame of this link. Nothing has changed then; ask for the
     frame again. It raises DesyncError for a frame that is not the next one; a repeated frame needs no further action.
