@@ -2,9 +2,9 @@
 
 torchrun --standalone --nproc-per-node 4 benchmarks/gossip.py --data-dir DIR [--rounds 20]
 
-Every process plays a node of a ring and keeps the frames that it receives. Then it plays the same rounds from the start
-again, taking those frames from memory instead of from its neighbours: the same training, encoding and decoding, to the
-same bytes, without a network and without waiting. Both take turns; the ratio is the median of the pairs.
+Every process runs a node of a ring and records the frames that it receives. Then it repeats the same rounds with those
+frames from memory. The training, encoding, decoding and bytes are the same, without a network and without waiting. The
+ratio is the median of the pairs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch.distributed as dist
 import fewbits as fb
 from fewbits import data, models
 from fewbits.engines.common.allocator import keep_memory
-from fewbits.engines.distributed import Exchange, World
-from fewbits.engines.distributed.exchange import Arrived
+from fewbits.engines.distributed import FrameExchange, World
+from fewbits.engines.distributed.frame_exchange import ReceivedFrame
 from fewbits.engines.distributed.peer import Peer
 from fewbits.engines.gossip.trainer import Trainer
 
-LIMIT = 2**24
+MAX_BYTES = 2**24
 METHODS = {
     "dsgd, float32": fb.DSGD(),
     "malcom, 4 bit, golomb": fb.Malcom(gamma=0.5),
@@ -34,26 +34,26 @@ METHODS = {
 }
 
 
-class Keeping(Exchange):
-    """Keeps what it receives."""
+class RecordingExchange(FrameExchange):
+    """Records the frames that it receives."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world, LIMIT)
-        self.kept: list[list[Arrived]] = []
+        super().__init__(world, MAX_BYTES)
+        self.rounds: list[list[ReceivedFrame]] = []
 
-    def receive(self) -> Iterator[Arrived]:
-        self.kept.append([])
+    def receive(self) -> Iterator[ReceivedFrame]:
+        self.rounds.append([])
         for found in super().receive():
-            self.kept[-1].append(found)
+            self.rounds[-1].append(found)
             yield found
 
 
-class Replay(Exchange):
-    """Gives what was kept, and sends nothing."""
+class ReplayExchange(FrameExchange):
+    """Returns the recorded frames and sends nothing."""
 
-    def __init__(self, world: World, kept: list[list[Arrived]]) -> None:
-        super().__init__(world, LIMIT)
-        self._left = iter(kept)
+    def __init__(self, world: World, rounds: list[list[ReceivedFrame]]) -> None:
+        super().__init__(world, MAX_BYTES)
+        self._rounds = iter(rounds)
 
     def open(self, round: int, senders: Collection[int]) -> None:
         pass
@@ -61,10 +61,10 @@ class Replay(Exchange):
     def send(self, frame: bytes, receivers: Collection[int]) -> None:
         pass
 
-    def receive(self) -> Iterator[Arrived]:
-        return iter(next(self._left))
+    def receive(self) -> Iterator[ReceivedFrame]:
+        return iter(next(self._rounds))
 
-    def answer(self, senders: Collection[int], needs: object) -> None:
+    def answer(self, senders: Collection[int], requests: object) -> None:
         pass
 
 
@@ -89,9 +89,9 @@ def main() -> None:
 def compare(world: World, name: str, method: fb.GossipMethod, found: data.Data, options: argparse.Namespace) -> None:
     ratios, walls = [], []
     for pair in range(options.pairs + 1):  # the first is not counted
-        talking = Keeping(world)
-        wall, model, frame_bytes = turn(world, method, found, talking, options.rounds)
-        alone, again, _ = turn(world, method, found, Replay(world, talking.kept), options.rounds)
+        recording = RecordingExchange(world)
+        wall, model, frame_bytes = turn(world, method, found, recording, options.rounds)
+        alone, again, _ = turn(world, method, found, ReplayExchange(world, recording.rounds), options.rounds)
         assert model == again, "the replay is not the same work"
         if pair:
             ratios.append(wall / alone)
@@ -107,7 +107,7 @@ def compare(world: World, name: str, method: fb.GossipMethod, found: data.Data, 
 
 
 def turn(
-    world: World, method: fb.GossipMethod, found: data.Data, exchange: Exchange, rounds: int
+    world: World, method: fb.GossipMethod, found: data.Data, exchange: FrameExchange, rounds: int
 ) -> tuple[float, str, int]:
     """(seconds until the slowest node is through, digest of this node's model, bytes of its last frame)."""
     key, n = fb.Key(0), world.size

@@ -1,4 +1,4 @@
-"""Nodes played by hand, on quadratic problems whose answer is known."""
+"""A round of nodes without an engine, on quadratic problems with a known minimum."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ class Point(nn.Module):
 
 
 def targets(n: int, dim: int = DIM) -> Tensor:
-    """What each node is drawn to.  # (n, dim)"""
+    """Each node's minimum.  # (n, dim)"""
     return torch.from_numpy(KEY.fold("targets").normal(n * dim)).view(n, dim)
 
 
@@ -39,7 +39,7 @@ def pull(target: Tensor, lr: float) -> Callable[[FlatModel], float]:
 
 
 def rest(_: FlatModel) -> float:
-    """No step: what is left is gossip."""
+    """No local step, so that a round is only gossip."""
     return 0.1
 
 
@@ -57,7 +57,7 @@ def scatter(found: list[Node]) -> None:
 
 def play(found: list[Node], trains: Callable[[int], Callable[[FlatModel], float]]) -> Mapping[int, bytes]:
     """One round; returns the frames."""
-    frames = {node.me: node.step(trains(node.me)) for node in found if node.awake}
+    frames = {node.me: node.step(trains(node.me)) for node in found if node.active}
     for node in found:
         for j in node.expected:
             node.receive(j, frames[j])

@@ -1,4 +1,4 @@
-"""Play several nodes as forked processes that meet at a free port; none outlives the test."""
+"""Run several nodes as forked processes with one free port; none of them outlives the test."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewbits.engines.distributed import Place
+from fewbits.engines.distributed import ProcessInfo
 from fewbits.errors import FewbitsError
 
-WITHIN = 40.0  # seconds until whoever is still there is ended and the test fails
+WITHIN = 40.0  # seconds until a process that still runs is killed and the test fails
 
 
 class Outcome(NamedTuple):
     """How one process ended."""
 
     code: int  # exit code; minus the signal that killed it
-    value: Any  # what it returned, as JSON has it; None when it did not
-    error: str  # class of the error it raised on purpose; ""
-    text: str  # all that it told: the error's sentence, and what it wrote to stderr
+    value: Any  # its return value, after JSON; None when it raised
+    error: str  # class of the FewbitsError that it raised; ""
+    text: str  # its stderr, with the error's sentence
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A port on which no program listens."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
 
 
-def places(size: int) -> list[Place]:
-    """`size` processes that meet at a free port."""
+def processes(size: int) -> list[ProcessInfo]:
+    """`size` processes with one free port."""
     port = free_port()
-    return [Place(rank, size, "127.0.0.1", port) for rank in range(size)]
+    return [ProcessInfo(rank, size, "127.0.0.1", port) for rank in range(size)]
 
 
-def play(
-    act: Callable[[Place], Any], where: Sequence[Place], meddle: Callable[[list[int]], None] | None = None
+def run_all(
+    act: Callable[[ProcessInfo], Any], infos: Sequence[ProcessInfo], disturb: Callable[[list[int]], None] | None = None
 ) -> list[Outcome]:
-    """Run act(place) in one process per place; `meddle` gets their ids."""
+    """Run act(process) in one process each; `disturb` gets the process ids."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / str(number) for number in range(len(where))]
-        pids = [_fork(act, place, file) for place, file in zip(where, files, strict=True)]
+        files = [Path(folder) / str(number) for number in range(len(infos))]
+        pids = [_fork(act, info, file) for info, file in zip(infos, files, strict=True)]
         try:
-            if meddle:
-                meddle(pids)
+            if disturb:
+                disturb(pids)
             codes = [_ended(pid, time.monotonic() + WITHIN) for pid in pids]
         finally:
             for pid in pids:
@@ -63,16 +63,16 @@ def play(
         return [_outcome(code, file) for code, file in zip(codes, files, strict=True)]
 
 
-def _fork(act: Callable[[Place], Any], place: Place, file: Path) -> int:
+def _fork(act: Callable[[ProcessInfo], Any], info: ProcessInfo, file: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
-    reported = os.open(file.with_suffix(".err"), os.O_WRONLY | os.O_CREAT)
-    os.dup2(reported, 2)
+    stderr = os.open(file.with_suffix(".err"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(stderr, 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     code = 3
     try:
-        file.write_text(json.dumps(["", act(place)]))
+        file.write_text(json.dumps(["", act(info)]))
         code = 0
     except FewbitsError as error:
         file.write_text(json.dumps([type(error).__name__, None]))
@@ -96,13 +96,13 @@ def _ended(pid: int, until: float) -> int:
 
 def _outcome(code: int, file: Path) -> Outcome:
     error, value = json.loads(file.read_text()) if file.exists() else ["", None]
-    reported = file.with_suffix(".err")
-    return Outcome(code, value, error, reported.read_text(errors="replace") if reported.exists() else "")
+    stderr = file.with_suffix(".err")
+    return Outcome(code, value, error, stderr.read_text(errors="replace") if stderr.exists() else "")
 
 
 @contextlib.contextmanager
-def stranger() -> Iterator[int]:
-    """A port at which another program listens and says nothing."""
+def other_program() -> Iterator[int]:
+    """A port at which another program listens and sends nothing."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""Laws of nodes and of the methods they follow; the oracles are NumPy statements of the papers' boxes."""
+"""Laws of nodes and of the methods they follow; the oracles are the papers' algorithms in NumPy."""
 
 from collections import Counter
 from itertools import pairwise
@@ -38,7 +38,7 @@ from fewbits.topology import IntermittentNodes, Periodic
 from gossip_play import DIM, KEY, Point, models, nodes, play, pull, rest, scatter, targets
 
 RING = topology.ring(6)
-SLEEPY = IntermittentNodes(topology.torus(6), 0.3, Key(5))
+INTERMITTENT = IntermittentNodes(topology.torus(6), 0.3, Key(5))
 PERIODIC = Periodic((topology.ring(6), topology.star(6)))
 TOPK = chain(TopK(0.3))
 METHODS = {
@@ -51,15 +51,15 @@ METHODS = {
     "malcom": Malcom(regulariser=L1(0.01)),
     "deepsqueeze": DeepSqueeze(),
 }
-NETWORKS = {"ring": RING, "complete": topology.complete(6), "sleepy": SLEEPY, "periodic": PERIODIC}
+NETWORKS = {"ring": RING, "complete": topology.complete(6), "intermittent": INTERMITTENT, "periodic": PERIODIC}
 
 
 def largest(x: np.ndarray, k: int) -> np.ndarray:
     """x with all but its k entries of largest magnitude zero."""
-    kept = np.zeros_like(x)
+    result = np.zeros_like(x)
     top = np.argsort(-np.abs(x), kind="stable")[:k]
-    kept[top] = x[top]
-    return kept
+    result[top] = x[top]
+    return result
 
 
 def choco_in_numpy(w, start, wanted, lr, gamma, k, rounds, mixed=False):
@@ -77,7 +77,7 @@ def choco_in_numpy(w, start, wanted, lr, gamma, k, rounds, mixed=False):
 
 
 @pytest.mark.parametrize("position", ["half", "mixed"])
-def test_choco_is_its_statement_in_numpy(position):
+def test_choco_equals_the_papers_algorithm_in_numpy(position):
     method, wanted = Choco(TOPK, 0.3, position=position), targets(6)
     found = nodes(method, RING)
     start = models(found)[0].astype(np.float64)
@@ -122,19 +122,19 @@ def test_mixing_keeps_the_mean_of_all_nodes(method, network):
         np.testing.assert_allclose(models(found).astype(np.float64).mean(0), before, atol=1e-6)
 
 
-def test_sleepers_stay_as_they_are():
-    found = nodes(Choco(), SLEEPY)
+def test_an_inactive_nodes_model_does_not_change():
+    found = nodes(Choco(), INTERMITTENT)
     scatter(found)
-    slept = 0
+    total = 0
     for round in range(1, 13):
-        before, inactive = models(found), sorted(SLEEPY.at(round).inactive)
-        assert [node.me for node in found if not node.awake] == inactive
+        before, inactive = models(found), sorted(INTERMITTENT.at(round).inactive)
+        assert [node.me for node in found if not node.active] == inactive
         play(found, lambda i: pull(targets(6)[i], 0.1))
         after = models(found)
         np.testing.assert_array_equal(after[inactive], before[inactive])
         assert all((after[i] != before[i]).any() for i in range(6) if i not in inactive)
-        slept += len(inactive)
-    assert slept > 5
+        total += len(inactive)
+    assert total > 5
 
 
 @pytest.mark.parametrize("position", ["half", "mixed"])
@@ -170,8 +170,8 @@ def test_both_forms_of_memory_give_the_same_bits(method):
     assert not two[0].vectors.copies
 
 
-@pytest.mark.parametrize("network", [RING, SLEEPY, PERIODIC], ids=["ring", "sleepy", "periodic"])
-def test_all_hold_alike_what_is_public(network):
+@pytest.mark.parametrize("network", [RING, INTERMITTENT, PERIODIC], ids=["ring", "intermittent", "periodic"])
+def test_every_copy_equals_the_public_vector(network):
     found = nodes(Choco(), network, "copies")
     for _ in range(10):
         play(found, lambda i: pull(targets(6)[i], 0.1))
@@ -180,7 +180,7 @@ def test_all_hold_alike_what_is_public(network):
             assert torch.equal(copy, found[j].vectors.public)
 
 
-def test_from_zero_the_first_frames_bring_the_model():
+def test_with_start_zero_the_first_frames_carry_the_model():
     common, zero = (nodes(Choco(chain(Raw()), 0.5, start=start), RING) for start in ("common", "zero"))
     for found in (common, zero):
         for _ in range(5):
@@ -200,7 +200,7 @@ def test_momentum_on_one_node_is_that_of_sgd():
     np.testing.assert_allclose(lonely.flat.params, x, atol=1e-5)
 
 
-def test_every_method_brings_all_nodes_near_the_common_answer():
+def test_every_method_brings_all_nodes_near_the_common_minimum():
     wanted = targets(6)
     for name in ("dsgd", "choco, from zero", "choco, momentum", "deepsqueeze"):
         found, method = nodes(METHODS[name], RING), METHODS[name]
@@ -236,14 +236,14 @@ def test_group_l1_makes_whole_outputs_zero():
 
 
 @pytest.mark.parametrize("prox", [L1(3.0), GroupL1(3.0)], ids=repr)
-def test_buffers_are_no_weights_and_stay(prox):
+def test_a_proximal_step_leaves_buffers_alone(prox):
     tree = {"w": torch.ones(2, 2), "buffer:running_var": torch.full((3,), 0.1)}
     found = prox(torch.cat([x.reshape(-1) for x in tree.values()]), 1.0, Spec.of(tree))
     assert found.tolist() == [0.0] * 4 + [torch.tensor(0.1).item()] * 3
 
 
 @pytest.mark.parametrize("prox", [NoProx(), L1(0.0), GroupL1(0.0)], ids=repr)
-def test_without_a_weight_the_step_changes_no_bit(prox):
+def test_without_a_regulariser_the_proximal_step_changes_no_bit(prox):
     z = torch.tensor([-0.0, 1e-40, -3.0])
     found = prox(z, 0.1, Spec.of({"w": z}))
     assert torch.equal(found.view(torch.int32), z.view(torch.int32))
@@ -252,7 +252,7 @@ def test_without_a_weight_the_step_changes_no_bit(prox):
 # Frames and trouble
 
 
-def test_the_closed_form_is_the_frames_length_within_a_thousandth():
+def test_the_closed_form_is_within_a_thousandth_of_the_frames_length():
     node = Node(Point(200_000), Malcom(gamma=0.5), RING, 0, KEY)
     noise = torch.from_numpy(Key(8).normal(200_000) * Key(9).normal(200_000))
     frame = node.step(lambda model: float(model.params.add_(noise, alpha=0.01).numel() > 0) * 0.01)
@@ -262,10 +262,10 @@ def test_the_closed_form_is_the_frames_length_within_a_thousandth():
 
 
 def broken(memory, lost=3, rounds=8):
-    """A run in which node 1 loses a frame of node 0, healed by key frames; and one that was left alone."""
-    found, alone = nodes(Choco(), RING, memory), nodes(Choco(), RING, memory)
+    """A run in which node 1 loses a frame of node 0 and key frames repair it; and an undisturbed run."""
+    found, reference = nodes(Choco(), RING, memory), nodes(Choco(), RING, memory)
     for round in range(1, rounds + 1):
-        play(alone, lambda i: pull(targets(6)[i], 0.1))
+        play(reference, lambda i: pull(targets(6)[i], 0.1))
         frames = {node.me: node.step(pull(targets(6)[node.me], 0.1)) for node in found}
         for node in found:
             for j in node.expected:
@@ -283,17 +283,17 @@ def broken(memory, lost=3, rounds=8):
                 for j in sorted(node.wanted):
                     node.receive(j, found[j].key_frame())
             node.mix()
-    return found, alone
+    return found, reference
 
 
 @pytest.mark.parametrize("memory", ["two", "copies"])
-def test_a_lost_frame_is_healed_by_key_frames(memory):
-    found, alone = broken(memory)
-    np.testing.assert_allclose(models(found), models(alone), atol=1e-5)
+def test_key_frames_repair_a_lost_frame(memory):
+    found, reference = broken(memory)
+    np.testing.assert_allclose(models(found), models(reference), atol=1e-5)
 
 
 @pytest.mark.parametrize(("memory", "wanted"), [("two", {0, 2}), ("copies", {0})])
-def test_a_gap_is_noticed_and_says_whose_key_frames_are_needed(memory, wanted):
+def test_after_a_gap_the_error_names_the_needed_key_frames(memory, wanted):
     found = nodes(Choco(), RING, memory)
     first = found[0].step(rest)
     found[0]._eta = None  # its round went by without node 1
@@ -306,14 +306,14 @@ def test_a_gap_is_noticed_and_says_whose_key_frames_are_needed(memory, wanted):
         found[1].receive(0, first)
 
 
-def test_a_frame_that_comes_twice_is_refused_and_nothing_is_asked_for():
+def test_a_repeated_frame_is_an_error_without_a_request():
     found = nodes(Choco(), RING)
     frames = {node.me: node.step(rest) for node in found}
     found[1].receive(0, frames[0])
-    held = found[1].vectors.mixture.clone()
+    before = found[1].vectors.mixture.clone()
     with pytest.raises(DesyncError, match="frame 1 comes next"):
         found[1].receive(0, frames[0])
-    assert torch.equal(found[1].vectors.mixture, held) and not found[1].wanted
+    assert torch.equal(found[1].vectors.mixture, before) and not found[1].wanted
     found[1].receive(2, frames[2])
     found[1].mix()
 
@@ -358,9 +358,9 @@ def test_a_damaged_or_unasked_key_frame_changes_nothing():
     assert not found[1].wanted
 
 
-@pytest.mark.parametrize("network", [RING, SLEEPY], ids=["ring", "sleepy"])
+@pytest.mark.parametrize("network", [RING, INTERMITTENT], ids=["ring", "intermittent"])
 @pytest.mark.parametrize("name", ["choco", "choco, mixed", "choco, momentum", "malcom", "dsgd", "deepsqueeze"])
-def test_a_node_that_was_dumped_goes_on_with_the_same_bytes(name, network):
+def test_a_restored_node_continues_with_the_same_bytes(name, network):
     found = nodes(METHODS[name], network)
     for _ in range(4):
         play(found, lambda i: pull(targets(6)[i], 0.1))
@@ -372,7 +372,7 @@ def test_a_node_that_was_dumped_goes_on_with_the_same_bytes(name, network):
     np.testing.assert_array_equal(models(found), models(again))
 
 
-def test_another_nodes_dump_is_refused():
+def test_another_nodes_dump_is_an_error():
     found = nodes(Choco(), topology.star(4))
     with pytest.raises(LocalError, match="not the dump of node 0"):
         found[0].load(found[1].dump())
@@ -381,7 +381,7 @@ def test_another_nodes_dump_is_refused():
 # gamma
 
 
-def test_the_rules_prediction_is_what_a_simulation_settles_at():
+def test_the_predicted_disagreement_is_that_of_a_simulation():
     graph, dim, rng = RING, 4000, np.random.default_rng(0)
     modes = Counter(np.round(1 - graph.eigenvalues, 2).tolist())
     for g, gain, noise, mixed in ((0.5, 1.0, 0.2, False), (0.3, 0.4, 0.1, False), (0.4, 0.8, 0.2, True)):
@@ -416,7 +416,7 @@ def test_all_nodes_find_the_same_gamma():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Choco(gamma=-0.1), r'gamma must be in \(0, 1\], or "auto"; got -0.1'),
         (lambda: Choco(gamma=0), "gamma must be"),
@@ -434,20 +434,20 @@ def test_all_nodes_find_the_same_gamma():
         (lambda: Node(Point(), "choco", RING, 0, KEY), r"such as fb.Choco\(\); got 'choco'"),
         (lambda: Node(Point(), Choco(), "ring", 0, KEY), "such as fb.topology.ring"),
         (lambda: Node(Point(), Choco(), RING, 0, 3), "must be a Key"),
-        (lambda: Node(Point(), Choco(), SLEEPY, 0, KEY, "two"), 'need memory="copies"'),
+        (lambda: Node(Point(), Choco(), INTERMITTENT, 0, KEY, "two"), 'need memory="copies"'),
         (lambda: Node(Point(), Choco(), RING, 0, KEY, "three"), "one of two, copies; got 'three'"),
         (
             lambda: Node(Point(), Choco(), topology.Topology(3, ((0, 1),), (0.5,)), 0, KEY),
-            "not connected: from node 0 there is no way to 2",
+            "not connected: no path leads from node 0 to 2",
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_a_sentence(make, said):
-    with pytest.raises(LocalError, match=said):
+def test_a_wrong_argument_is_an_error(make, message):
+    with pytest.raises(LocalError, match=message):
         make()
 
 
-def test_steps_out_of_order_are_refused():
+def test_steps_out_of_order_are_errors():
     node = nodes(Choco(), RING)[0]
     with pytest.raises(DesyncError, match=r"node 0, round 1, waits for frames of nodes \[1, 5\]"):
         node.mix()
@@ -460,17 +460,17 @@ def test_steps_out_of_order_are_refused():
         node.receive(3, b"")
     with pytest.raises(LocalError, match="train must return eta"):
         nodes(Choco(), RING)[0].step(lambda model: 0.0)
-    inactive = next(n for n in nodes(Choco(), SLEEPY) if not n.awake)
-    with pytest.raises(LocalError, match="it is asleep"):
+    inactive = next(n for n in nodes(Choco(), INTERMITTENT) if not n.active)
+    with pytest.raises(LocalError, match="it is inactive"):
         inactive.step(rest)
 
 
-def test_a_model_that_left_the_numbers_is_named():
+def test_a_tensor_with_nan_is_named():
     with pytest.raises(LocalError, match="x has 20 NaN"):
         nodes(Choco(), RING)[0].step(lambda model: float(model.params.fill_(float("nan")).numel()))
 
 
-def test_buffers_travel_as_they_are_and_are_averaged():
+def test_buffers_travel_without_loss_and_are_averaged():
     def make(me):
         model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
         with torch.no_grad():

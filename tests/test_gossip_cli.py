@@ -14,7 +14,7 @@ from fewbits.engines.gossip import GossipRun
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import Malcom
 from fewbits.links import ledger
-from fewbits.methods.gossip import GOSSIP, build, options
+from fewbits.methods.gossip import GOSSIP, build, gossip_method, options
 from fewbits.report.gossip import GossipRecord, rows
 from fewbits.rng import Key
 from web_page import Outside
@@ -31,7 +31,7 @@ def call(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """(folder, what was printed) of a comparison of three methods with sleepers."""
+    """(folder, output) of a comparison of three methods with inactive nodes."""
     folder = tmp_path_factory.mktemp("gossip") / "run"
     extra = ["--set", "malcom.mu=1e-3", "--set", "choco.coder=fixed", "--inactive", "0.2", "--target-accuracy", "0.05"]
     return folder, call("gossip", "--methods", "dsgd,choco,malcom", *SMALL, *extra, "--out", folder)
@@ -57,17 +57,17 @@ def test_choco_with_fixed_width_levels_costs_what_papers_count(compared):
     assert {e.stages["Fixed"] for e in sent} == {4 * 9610}  # bits of the mlp's parameters on digits
 
 
-def test_the_page_and_the_picture_are_whole(compared):
+def test_the_page_and_the_picture_are_complete(compared):
     folder, _ = compared
     text, page = (folder / "report.html").read_text(), Outside()
     page.feed(text)
     assert page.fetched == [] and page.tags.count("table") == 3
-    for said in ("malcom", "predicted MB", "entropy MB", "spectral gap", "data:image/png;base64,"):
-        assert said in text
+    for text_part in ("malcom", "predicted MB", "entropy MB", "spectral gap", "data:image/png;base64,"):
+        assert text_part in text
     assert (folder / "gossip.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_left_can_be_loaded(compared):
+def test_the_saved_models_can_be_loaded(compared):
     folder, _ = compared
     models = load_file(folder / "malcom-seed0" / "nodes.safetensors")["models"]
     assert models.shape == (4, 9610)
@@ -84,7 +84,7 @@ def test_the_command_gives_the_bytes_of_the_engine(compared):
     assert run.run().models.equal(models)
 
 
-def test_a_comparison_is_extended_and_finished_runs_are_not_played_again(compared):
+def test_an_extended_comparison_does_not_repeat_finished_runs(compared):
     folder, printed = compared
     before = (folder / "dsgd-seed0" / "metrics.jsonl").read_bytes()
     again = call("gossip", "--resume", folder)
@@ -119,7 +119,7 @@ def test_malcoms_options_reach_the_method():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--method", "fedavg"], "choose one of dsgd, choco, malcom, deepsqueeze"),
         (["--set", "mu=-1"], "mu must be finite and not negative; got -1.0"),
@@ -133,13 +133,13 @@ def test_malcoms_options_reach_the_method():
         (["--seeds", "x"], "whole numbers"),
     ],
 )
-def test_mistakes_are_told_of_before_anything_is_made(tmp_path, arguments, said):
+def test_mistakes_are_reported_before_a_folder_exists(tmp_path, arguments, message):
     printed = call("gossip", *SMALL, *arguments, "--out", tmp_path / "run", code=2)
-    assert said in printed
+    assert message in printed
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_is_needed_and_is_never_written_over(compared):
+def test_a_folder_is_required_and_never_overwritten(compared):
     assert "give --out" in call("gossip", *SMALL, code=2)
     folder, _ = compared
     assert "already holds a run" in call("gossip", *SMALL, "--out", folder, code=2)
@@ -147,8 +147,30 @@ def test_a_folder_is_needed_and_is_never_written_over(compared):
     assert "not shorten" in call("gossip", "--resume", folder, "--rounds", "1", code=2)
 
 
-def test_a_run_with_a_server_is_no_run_without_one():
+def test_options_of_runs_with_a_server_are_errors():
     with pytest.raises(LocalError, match="has no per_round"):
         GossipConfig(per_round=2)
     with pytest.raises(LocalError, match="choose one of dsgd"):
         GossipConfig(method="lbgm")
+
+
+@pytest.mark.parametrize("name", GOSSIP)
+def test_a_method_as_text_equals_the_method(name):
+    assert gossip_method(name) == gossip_method(GOSSIP[name]()) == GOSSIP[name]()
+    assert gossip_method(f"{name}@gamma=0.25, momentum=0.5") == GOSSIP[name](gamma=0.25, momentum=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lbgm", "choose one of dsgd"),
+        ("malcom@speed=2", "has no option 'speed'"),
+        ("malcom@mu", "NAME@option=value"),
+        ("malcom@", "NAME@option=value"),
+        ("malcom@mu=1,mu=2", "each once"),
+        ("malcom@bits=x", "option bits must be int"),
+    ],
+)
+def test_a_wrong_method_text_is_an_error(text, message):
+    with pytest.raises(LocalError, match=message):
+        gossip_method(text)

@@ -1,4 +1,4 @@
-"""Laws of the engine without a server: same bytes by any number of processes, after any end, and by hand."""
+"""Laws of the engine without a server: same bytes with any number of processes, after a resume, and node by node."""
 
 import json
 import multiprocessing
@@ -32,20 +32,20 @@ from fewbits import (
     gossip,
     topology,
 )
-from fewbits.engines.gossip import crew
+from fewbits.engines.gossip import node_pool
 from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links import ledger
 from fewbits.topology import IntermittentNodes
 
 TORUS = topology.torus(6)
-SLEEPY = IntermittentNodes(TORUS, 0.3, Key(2))
+INTERMITTENT = IntermittentNodes(TORUS, 0.3, Key(2))
 LOCAL = LocalSGD(lr=0.1, steps=2, batch_size=8)
 METHODS = {
     "dsgd": (DSGD(), TORUS),
-    "choco, sleepy": (Choco(position="mixed", momentum=0.5), SLEEPY),
+    "choco, intermittent": (Choco(position="mixed", momentum=0.5), INTERMITTENT),
     "malcom": (Malcom(regulariser=L1(1e-3)), TORUS),
-    "deepsqueeze, sleepy": (DeepSqueeze(), SLEEPY),
+    "deepsqueeze, intermittent": (DeepSqueeze(), INTERMITTENT),
 }
 FORK = multiprocessing.get_context("fork")
 
@@ -59,7 +59,7 @@ def start(name, folder=None, rounds=6, model=mlp, **settings):
 
 def evidence(run):
     """(all models, ledger, metrics) of a finished run with a folder."""
-    return run.rows.x.numpy().tobytes(), (run.folder / "ledger.jsonl").read_bytes(), metrics(run.folder)
+    return run.vectors.x.numpy().tobytes(), (run.folder / "ledger.jsonl").read_bytes(), metrics(run.folder)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_hang():
-    """A test that waits for ever fails instead."""
+    """Fail a test that waits for ever."""
 
     def give_up(*_):
         pytest.fail("the test hangs")
@@ -94,14 +94,14 @@ def test_results_do_not_depend_on_the_number_of_processes(name, tmp_path, undist
 
 
 def test_vectors_on_disk_give_the_same_bits(tmp_path, undisturbed):
-    run = start("choco, sleepy", tmp_path, on_disk=True)
+    run = start("choco, intermittent", tmp_path, on_disk=True)
     run.run()
-    assert evidence(run) == undisturbed["choco, sleepy"]
-    assert (tmp_path / "vectors.bin").stat().st_size == run.rows.x.numel() * 4 + 3 * run.rows.public.numel() * 4
+    assert evidence(run) == undisturbed["choco, intermittent"]
+    assert (tmp_path / "vectors.bin").stat().st_size == run.vectors.x.numel() * 4 + 3 * run.vectors.public.numel() * 4
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_engine_gives_the_bits_of_nodes_played_by_hand(name, undisturbed):
+def test_the_engine_gives_the_bits_of_single_nodes(name, undisturbed):
     method, network = METHODS[name]
     of = task(network.n, mlp, LOCAL)
     nodes = [Node(mlp(), method, network, i, KEY) for i in range(network.n)]
@@ -110,10 +110,10 @@ def test_the_engine_gives_the_bits_of_nodes_played_by_hand(name, undisturbed):
         for node in nodes:
 
             def train(model, node=node, t=t):
-                own = KEY.fold("round", t, "node", node.me)
-                return LOCAL.lr * LOCAL.train(model, of.x, of.y, of.parts[node.me], own).steps
+                key = KEY.fold("round", t, "node", node.me)
+                return LOCAL.lr * LOCAL.train(model, of.x, of.y, of.parts[node.me], key).steps
 
-            if node.awake:
+            if node.active:
                 frames[node.me] = node.step(train)
         for node in nodes:
             for j in node.expected:
@@ -123,7 +123,7 @@ def test_the_engine_gives_the_bits_of_nodes_played_by_hand(name, undisturbed):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(name, tmp_path, undisturbed):
+def test_a_stopped_run_resumes_to_the_same_bytes(name, tmp_path, undisturbed):
     seen = []
     run = start(name, tmp_path)
     run.run(watch=seen.append, stop=lambda: len(seen) == 3)
@@ -134,8 +134,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(name, tmp_path, undist
     assert evidence(again) == undisturbed[name]
 
 
-@pytest.mark.parametrize("name", ["choco, sleepy", "malcom"])
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, tmp_path, undisturbed):
+@pytest.mark.parametrize("name", ["choco, intermittent", "malcom"])
+def test_a_killed_run_resumes_to_the_same_bytes(name, tmp_path, undisturbed):
     def lead():
         signal.alarm(0)
         start(name, tmp_path, processes=2).run(
@@ -152,7 +152,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(name, tmp_path, undistu
     assert evidence(again) == undisturbed[name]
 
 
-def test_a_damaged_checkpoint_is_left_for_the_one_before(tmp_path, undisturbed):
+def test_a_run_resumes_before_a_damaged_checkpoint(tmp_path, undisturbed):
     run = start("malcom", tmp_path)
     run.run()
     newest = tmp_path / "checkpoints" / "round-00000006.safetensors"
@@ -164,20 +164,20 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before(tmp_path, undisturbed):
 
 
 def test_the_ledger_counts_frames_once_and_once_per_neighbour(tmp_path):
-    run = start("choco, sleepy", tmp_path, processes=2)
+    run = start("choco, intermittent", tmp_path, processes=2)
     frames = {}
-    put = run.rows.put
+    put = run.vectors.put_frame
     run.schedule = Schedule(6, processes=1)
-    run.rows.put = lambda i, frame: (frames.setdefault((run.round + 1, i), len(frame)), put(i, frame))
+    run.vectors.put_frame = lambda i, frame: (frames.setdefault((run.round + 1, i), len(frame)), put(i, frame))
     report = run.run().reports[-1]
     entries = list(ledger.read(tmp_path / "ledger.jsonl"))
     assert {(e.round, e.client): e.frame_bytes for e in entries if e.direction == "up"} == frames
     assert report.frame_bytes == sum(frames.values())
     assert report.link_bytes == sum(size * len(TORUS.neighbours(i)) for (_, i), size in frames.items())
-    assert report.inactive == len(SLEEPY.at(6).inactive)
+    assert report.inactive == len(INTERMITTENT.at(6).inactive)
 
 
-def test_reports_say_what_numpy_says():
+def test_reports_equal_numpys_values():
     run = start("malcom")
     result = run.run()
     last, x = result.reports[-1], result.models.double().numpy()
@@ -203,11 +203,11 @@ def test_stationarity_is_the_proximal_gradients_length():
     x, g = model.params.double().numpy(), model.grads.double().numpy()
     moved = x - 0.1 * g
     moved = np.sign(moved) * np.maximum(np.abs(moved) - 0.1 * 1e-3, 0)
-    run._judge.model.load_vector(model.whole)
-    assert run._judge.stationarity() == pytest.approx(np.linalg.norm(x - moved) / 0.1, rel=1e-4)
+    run._evaluator.model.load_vector(model.whole)
+    assert run._evaluator.stationarity() == pytest.approx(np.linalg.norm(x - moved) / 0.1, rel=1e-4)
 
 
-def test_measured_bits_stand_beside_entropy_and_the_closed_form():
+def test_reports_have_measured_entropy_and_predicted_bits():
     for report in start("malcom").run().reports:
         assert report.entropy_bits < report.coded_bits < 1.1 * report.entropy_bits  # small vectors: counts weigh
         assert report.predicted_bits == pytest.approx(report.coded_bits, rel=0.01)
@@ -219,10 +219,10 @@ def test_malcom_learns_and_zeroes_weights_for_a_fraction_of_dense_bytes():
         x, y = task().x, task().y
         rows = torch.arange(1200).view(200, 6).T
         local = LocalSGD(lr=0.2, steps=1, batch_size=32)
-        pairs = [(x[own], y[own]) for own in rows]
+        pairs = [(x[node], y[node]) for node in rows]
         test = x[1200:1500], y[1200:1500]
         return gossip(
-            mlp(), pairs, TORUS, method, 80, test=test, local=local, key=KEY, evaluate_every=80, processes=2
+            mlp(), pairs, TORUS, method, 80, test=test, local=local, seed=7, evaluate_every=80, processes=2
         ).reports[-1]
 
     dense = played(DSGD())
@@ -232,11 +232,24 @@ def test_malcom_learns_and_zeroes_weights_for_a_fraction_of_dense_bytes():
     assert 8 * sparse.frame_bytes < dense.frame_bytes
 
 
+def test_the_seed_decides_all_bytes_and_out_is_resumed(tmp_path):
+    x, y = task().x, task().y
+    pairs = [(x[i::6], y[i::6]) for i in range(6)]
+
+    def models(seed, rounds=2, out=None):
+        return gossip(mlp(), pairs, TORUS, DSGD(), rounds, inactive=0.3, seed=seed, out=out).models
+
+    first = models(1).clone()
+    assert torch.equal(models(1, out=tmp_path), first) and not torch.equal(models(2), first)
+    assert torch.equal(models(1, 4, tmp_path), models(1, 4))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
 def test_buffers_of_batchnorm_are_averaged():
     def model():
         return filled(nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10)))
 
-    one, four = (start("choco, sleepy", rounds=3, model=model, processes=p).run() for p in (1, 4))
+    one, four = (start("choco, intermittent", rounds=3, model=model, processes=p).run() for p in (1, 4))
     assert torch.equal(one.models, four.models)
     assert one.model[1].running_var.min() > 0
 
@@ -249,9 +262,9 @@ def test_the_mean_and_the_distance_are_those_of_numpy():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
-        (lambda p: GossipRun(task(5), DSGD(), TORUS, Schedule(1), KEY), "6 nodes, but the data is in 5 parts"),
+        (lambda p: GossipRun(task(5), DSGD(), TORUS, Schedule(1), KEY), "6 nodes, but the data has 5 parts"),
         (lambda p: GossipRun(task(6), "dsgd", TORUS, Schedule(1), KEY), "must be a GossipMethod"),
         (lambda p: GossipRun(task(6), DSGD(), "torus", Schedule(1), KEY), "such as fb.topology.torus"),
         (lambda p: GossipRun(task(6), DSGD(), TORUS, Schedule(1), 0), "must be a Key"),
@@ -259,12 +272,12 @@ def test_the_mean_and_the_distance_are_those_of_numpy():
         (lambda p: start("dsgd", on_disk=True), "needs a folder"),
     ],
 )
-def test_what_cannot_run_is_refused_with_a_sentence(make, said, tmp_path):
-    with pytest.raises(LocalError, match=said):
+def test_a_wrong_argument_of_a_run_is_an_error(make, message, tmp_path):
+    with pytest.raises(LocalError, match=message):
         make(tmp_path)
 
 
-def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path):
+def test_another_run_in_the_folder_is_an_error_that_names_the_difference(tmp_path):
     start("dsgd", tmp_path, rounds=1).run()
     method, network = METHODS["malcom"]
     with pytest.raises(LocalError, match="another method"):
@@ -276,7 +289,7 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_a_node_that_leaves_the_numbers_is_named(processes):
+def test_a_node_with_nan_is_named(processes):
     of = task(6, mlp, LocalSGD(lr=1e30, steps=3))
     run = GossipRun(of, Choco(), TORUS, Schedule(3, processes=processes), KEY)
     with pytest.raises(LocalError, match=r"node \d, round 1: .*infinite|node \d, round 1: .*NaN"):
@@ -289,14 +302,14 @@ def test_a_worker_that_dies_ends_the_run_with_a_sentence(tmp_path, monkeypatch):
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(crew.NodeWorker, "mix", die)
+    monkeypatch.setattr(node_pool.NodeWorker, "mix", die)
     with pytest.raises(FewbitsError, match="exit code -9"):
         start("malcom", tmp_path, processes=2).run()
     monkeypatch.undo()
     assert start("malcom", tmp_path).run().reports[-1].round == 6
 
 
-def test_what_the_users_model_raises_reaches_the_parent():
+def test_an_error_of_the_users_model_reaches_the_parent():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
@@ -309,7 +322,7 @@ def test_what_the_users_model_raises_reaches_the_parent():
         start("dsgd", model=Odd, processes=2).run()
 
 
-def test_metrics_are_json_that_reads_back(tmp_path):
+def test_metrics_can_be_read_again(tmp_path):
     run = start("malcom", tmp_path)
     result = run.run()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

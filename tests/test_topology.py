@@ -23,8 +23,8 @@ GRAPHS = {
 }
 NETWORKS: dict[str, Network] = GRAPHS | {
     "periodic": Periodic((topology.ring(6), topology.star(6), topology.complete(6))),
-    "sleepy": IntermittentNodes(topology.torus(12), 0.3, Key(1)),
-    "sleepy periodic": IntermittentNodes(Periodic((topology.ring(6), topology.star(6))), 0.2, Key(2)),
+    "intermittent": IntermittentNodes(topology.torus(12), 0.3, Key(1)),
+    "intermittent periodic": IntermittentNodes(Periodic((topology.ring(6), topology.star(6))), 0.2, Key(2)),
 }
 
 
@@ -47,8 +47,8 @@ def test_the_spectral_gap_is_one_minus_the_second_largest_eigenvalue(graph):
 def test_neighbours_are_those_with_a_weight(graph):
     for i in range(graph.n):
         found = [j for j in range(graph.n) if j != i and graph.weights[i, j] > 0]
-        assert list(graph.neighbours(i)) == found == list(graph.row(i))
-        assert all(graph.row(i)[j] == graph.weights[i, j] for j in found)
+        assert list(graph.neighbours(i)) == found == list(graph.neighbour_weights(i))
+        assert all(graph.neighbour_weights(i)[j] == graph.weights[i, j] for j in found)
 
 
 def test_graphs_by_name_are_those_of_networkx():
@@ -71,28 +71,28 @@ def test_metropolis_weights_are_one_over_one_plus_the_larger_degree():
     assert set(topology.graph(4, graph.edges, "uniform").edge_weights) == {1 / 4}
 
 
-def test_mixing_with_sleepers_leaves_them_alone_and_keeps_the_mean():
-    graph, awake = topology.torus(9), np.arange(9) % 3 > 0
-    w = graph.active(awake).weights
+def test_mixing_leaves_inactive_nodes_alone_and_keeps_the_mean():
+    graph, active = topology.torus(9), np.arange(9) % 3 > 0
+    w = graph.with_active(active).weights
     x = np.random.default_rng(0).normal(size=(9, 5))
-    np.testing.assert_array_equal((w @ x)[~awake], x[~awake])
+    np.testing.assert_array_equal((w @ x)[~active], x[~active])
     np.testing.assert_allclose((w @ x).mean(0), x.mean(0), atol=1e-12)
-    kept = np.ix_(awake, awake)
+    among = np.ix_(active, active)
     off = ~np.eye(9, dtype=bool)
-    np.testing.assert_array_equal((w * off)[kept], (graph.weights * off)[kept])
+    np.testing.assert_array_equal((w * off)[among], (graph.weights * off)[among])
 
 
 def test_expected_weights_are_the_mean_over_many_rounds():
-    for network in (NETWORKS["periodic"], NETWORKS["sleepy"]):
+    for network in (NETWORKS["periodic"], NETWORKS["intermittent"]):
         mean = np.mean([network.at(t).weights for t in range(1, 3001)], 0)
         np.testing.assert_allclose(network.expected().weights, mean, atol=0.02)
 
 
-def test_who_sleeps_is_drawn_from_the_key():
+def test_the_inactive_nodes_are_drawn_from_the_key():
     first, again, other = (IntermittentNodes(topology.ring(30), 0.5, Key(seed)) for seed in (1, 1, 2))
-    nights = [[network.at(t).inactive for t in range(1, 9)] for network in (first, again, other)]
-    assert nights[0] == nights[1] != nights[2]
-    assert 60 < sum(map(len, nights[0])) < 180
+    draws = [[network.at(t).inactive for t in range(1, 9)] for network in (first, again, other)]
+    assert draws[0] == draws[1] != draws[2]
+    assert 60 < sum(map(len, draws[0])) < 180
 
 
 def test_random_graphs_depend_on_the_key_alone():
@@ -100,12 +100,12 @@ def test_random_graphs_depend_on_the_key_alone():
     assert topology.erdos_renyi(20, 0.2, Key(1)) != topology.erdos_renyi(20, 0.2, Key(2))
 
 
-def test_a_mixing_matrix_comes_back_as_it_was():
+def test_a_mixing_matrix_survives_from_weights():
     w = topology.torus(8).weights
     np.testing.assert_allclose(topology.from_weights(w).weights, w, atol=1e-15)
 
 
-def test_a_graph_comes_from_a_file(tmp_path):
+def test_a_file_gives_its_graph(tmp_path):
     path = tmp_path / "edges.txt"
     path.write_text("# a ring\n0 1\n1 2  # the far side\n\n2 3\n3 0\n")
     assert topology.from_file(path) == topology.ring(4) == topology.by_name(f"file:{path}", 4)
@@ -119,7 +119,7 @@ def test_names_and_digests_tell_graphs_apart():
 def test_periodic_graphs_may_be_connected_only_together():
     halves = (Topology(4, ((0, 1), (2, 3)), (0.5, 0.5)), Topology(4, ((1, 2),), (0.5,)))
     Periodic(halves).check()
-    with pytest.raises(LocalError, match="not connected: from node 0 there is no way to 2, 3"):
+    with pytest.raises(LocalError, match="not connected: no path leads from node 0 to 2, 3"):
         Periodic(halves[:1]).check()
 
 
@@ -127,9 +127,9 @@ UNEVEN = np.array([[0.5, 0.5, 0], [0.4, 0.2, 0.4], [0, 0.4, 0.6]])
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
-        (lambda: topology.graph(4, [(0, 1), (2, 3)]), "not connected: from node 0 there is no way to 2, 3"),
+        (lambda: topology.graph(4, [(0, 1), (2, 3)]), "not connected: no path leads from node 0 to 2, 3"),
         (lambda: topology.graph(3, [(0, 3)]), "among 0..2; got 0-3"),
         (lambda: topology.graph(3, [(1, 1)]), "two different nodes"),
         (lambda: topology.graph(2, [(0, 1)], "best"), "metropolis, uniform; got 'best'"),
@@ -137,12 +137,12 @@ UNEVEN = np.array([[0.5, 0.5, 0], [0.4, 0.2, 0.4], [0, 0.4, 0.6]])
         (lambda: topology.from_weights(np.ones((2, 3))), r"square and finite; got shape \(2, 3\)"),
         (lambda: topology.from_weights(np.ones((2, 2))), "row 0 sums to 2"),
         (lambda: topology.from_weights(np.array([[1.5, -0.5], [-0.5, 1.5]])), r"negative; w\[0, 1\] is -0.5"),
-        (lambda: Topology(2, ((0, 1),), (1.5,)), "node 0's edges sum to 1.5"),
+        (lambda: Topology(2, ((0, 1),), (1.5,)), "edge weights of node 0 sum to 1.5"),
         (lambda: Topology(2, ((0, 1),), (float("nan"),)), "must not be negative"),
         (lambda: Topology(2, ((1, 0),), (0.5,)), "smaller first"),
         (lambda: Topology(3, ((1, 2), (0, 1)), (0.3, 0.3)), "ascending"),
         (lambda: topology.ring(1), "2 nodes or more; got 1"),
-        (lambda: topology.torus(7), "7 nodes make no grid"),
+        (lambda: topology.torus(7), "7 nodes form no grid"),
         (lambda: topology.hypercube(6), "power of two; got 6"),
         (lambda: topology.random_regular(5, 3), "n \\* degree even"),
         (lambda: topology.erdos_renyi(40, 0.001), "none of 200 draws was connected"),
@@ -152,17 +152,17 @@ UNEVEN = np.array([[0.5, 0.5, 0], [0.4, 0.2, 0.4], [0, 0.4, 0.6]])
         (lambda: topology.from_file("/nowhere"), "cannot be read"),
         (lambda: IntermittentNodes(topology.ring(3), 1.0, Key(0)), r"in \[0, 1\); got 1.0"),
         (lambda: Periodic((topology.ring(3), topology.ring(4))), r"got sizes \[3, 4\]"),
-        (lambda: topology.ring(4).active([True]), "one truth value per node, 4; got 1"),
-        (lambda: topology.ring(4).row(4), "nodes are 0..3"),
+        (lambda: topology.ring(4).with_active([True]), "one truth value per node, 4; got 1"),
+        (lambda: topology.ring(4).neighbour_weights(4), "nodes are 0..3"),
     ],
 )
-def test_what_is_no_network_is_refused_with_a_sentence(make, said):
-    with pytest.raises(LocalError, match=said):
+def test_a_wrong_network_is_an_error(make, message):
+    with pytest.raises(LocalError, match=message):
         make()
 
 
 @pytest.mark.parametrize("text", ["0 1 2\n", "a b\n", "0 0\n", "-1 2\n", "0 9999999999\n", ""])
-def test_a_file_that_is_no_list_of_edges_is_refused(tmp_path, text):
+def test_a_file_that_is_no_list_of_edges_is_an_error(tmp_path, text):
     path = tmp_path / "edges.txt"
     path.write_text(text)
     with pytest.raises(LocalError, match=r"edges\.txt"):
@@ -170,7 +170,7 @@ def test_a_file_that_is_no_list_of_edges_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize("n", [6, 20])
-def test_a_layout_puts_every_node_somewhere_and_always_there(n):
+def test_a_layout_gives_every_node_a_fixed_position(n):
     places = topology.layout(topology.ring(n))
     assert places.shape == (n, 2) and len(np.unique(places.round(6), axis=0)) == n
     np.testing.assert_array_equal(places, topology.layout(topology.ring(n)))

@@ -1,4 +1,4 @@
-"""Methods without a server, by the names they have on the command line."""
+"""Methods without a server, by their names on the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CODERS: Mapping[str, Coder] = {
 
 
 def dsgd(gamma: float = 1.0, momentum: float = 0.0) -> DSGD:
-    """Whole models in float32, averaged with the neighbours'."""
+    """Whole models in float32, averaged with the neighbours' models."""
     return DSGD(flat(Raw()), gamma, momentum)
 
 
@@ -38,9 +38,10 @@ def choco(
     position: str = "half",
     start: str = "common",
 ) -> Choco:
-    """Compressed differences to public copies; `fraction` below 1: of the largest entries only, bits=32: in float32.
+    """Compressed differences to public vectors.
 
-    `coder`: golomb, rans, elias, zstd, or fixed (the plain width of the levels, as papers count).
+    `fraction` below 1 sends the largest entries only; bits=32 sends float32. `coder`: golomb, rans, elias, zstd, or
+    fixed, which uses the plain width of the levels, as papers count.
     """
     return Choco(flat(_stack(bits, coder, norm, mode, fraction)), gamma, momentum, position, start)
 
@@ -57,7 +58,7 @@ def malcom(
     position: str = "half",
     start: str = "common",
 ) -> Malcom:
-    """CHOCO with a proximal step for mu |x|_1 (`groups`: for whole outputs) and the vector source coder."""
+    """CHOCO with a proximal step for mu |x|_1 and the vector source coder; `groups` makes whole outputs zero."""
     regulariser = GroupL1(mu) if groups else L1(mu)
     return Malcom(flat(_stack(bits, coder, norm, mode, 1.0)), gamma, momentum, position, start, regulariser)
 
@@ -84,14 +85,14 @@ def _stack(bits: int, coder: str, norm: str, mode: str, fraction: float) -> Chai
 
 
 def options(name: str) -> dict[str, object]:
-    """A method's options with their defaults; LocalError lists the methods when there is none of that name."""
+    """A method's options with their defaults; for an unknown name, LocalError lists the methods."""
     if name not in GOSSIP:
         raise LocalError(f"unknown method {name!r} without a server; choose one of {', '.join(GOSSIP)}")
     return {p.name: p.default for p in inspect.signature(GOSSIP[name]).parameters.values()}
 
 
 def build(name: str, settings: Mapping[str, str] | None = None) -> GossipMethod:
-    """The method of that name with options given as text, as `--set mu=1e-4` does."""
+    """The method of that name, with options as text, as in `--set mu=1e-4`."""
     known = options(name)
     for key in settings or {}:
         if key not in known:
@@ -101,6 +102,36 @@ def build(name: str, settings: Mapping[str, str] | None = None) -> GossipMethod:
     return GOSSIP[name](**values)
 
 
+def gossip_method(method: GossipMethod | str) -> GossipMethod:
+    """A method from text, or the method itself.
+
+    Args:
+        method: a `GossipMethod`, or text: NAME or NAME@option=value,option=value.
+
+    Raises:
+        LocalError: the name or an option is unknown, or a value is wrong.
+
+    >>> gossip_method("malcom@mu=1e-4,bits=3").regulariser
+    L1(mu=0.0001)
+    >>> gossip_method("choco") == gossip_method(choco())
+    True
+    """
+    if not isinstance(method, str):
+        return method
+    name, at, text = method.partition("@")
+    return build(name, _settings(method, text) if at else None)
+
+
+def _settings(method: str, text: str) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for part in text.split(","):
+        option, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (option and equals and value) or option in settings:
+            raise LocalError(f"method {method!r}: write options as NAME@option=value,option=value, each once")
+        settings[option] = value
+    return settings
+
+
 def _value(method: str, key: str, text: str, default: object) -> object:
-    """gamma is a number, whatever its default is."""
+    """An option's value; gamma is a number even when its default is "auto"."""
     return parse(method, key, text, 0.5 if key == "gamma" else default)

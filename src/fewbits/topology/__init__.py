@@ -1,4 +1,4 @@
-"""Graphs for training without a server: `topology.torus(16)`, `topology.ring(6)`, ..., and how they change."""
+"""Graphs for training without a server, such as `topology.torus(16)`, and networks that change from round to round."""
 
 from fewbits.topology.changing import IntermittentNodes, Periodic
 from fewbits.topology.graphs import (

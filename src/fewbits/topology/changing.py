@@ -1,4 +1,4 @@
-"""Networks that change from round to round: a period of graphs, and nodes that fall asleep."""
+"""Networks that change from round to round: graphs in turn, and nodes that are inactive in some rounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,21 @@ from fewbits.topology.value import Network, Topology
 
 @dataclass(frozen=True)
 class Periodic(Network):
-    """Round t uses graph (t - 1) mod their number; together they must connect all nodes."""
+    """A network that uses several graphs in turn: round t uses graph (t - 1) mod their number.
+
+    Args:
+        graphs: one or more topologies on the same nodes. Together they must connect all nodes.
+
+    Raises:
+        LocalError: there is no graph, or the graphs have different numbers of nodes.
+
+    >>> from fewbits.topology import ring, star
+    >>> network = Periodic((ring(6), star(6)))
+    >>> network.at(1).neighbours(3), network.at(2).neighbours(3)
+    ((2, 4), (0,))
+
+    Source: Koloskova et al. 2020 (arXiv 2003.10422), as a fixed sequence of mixing matrices.
+    """
 
     graphs: tuple[Topology, ...]
     n: int = field(init=False, repr=False)
@@ -27,24 +41,39 @@ class Periodic(Network):
         object.__setattr__(self, "n", sizes.pop())
 
     def at(self, round: int) -> Topology:
-        """The graph of a round, from 1."""
         return self.graphs[(round - 1) % len(self.graphs)]
 
     def expected(self) -> Topology:
-        """The mean of their mixing matrices."""
         return _mean(self.graphs)
 
 
 @dataclass(frozen=True)
 class IntermittentNodes(Network):
-    """In every round each node is asleep with probability `share`: it neither trains, nor sends, nor mixes.
+    """A network whose nodes are inactive at random: each node, in each round, with probability `share`.
 
-    Its links stay up: it hears what its neighbours send, so that its copies of their public models stay right. Who
-    sleeps when is drawn from the key, so that every node knows it of all.
+    An inactive node neither trains, nor sends, nor mixes. It still receives its neighbours' frames, so that its copies
+    of their public vectors stay right. An inactive node's edge weights move to the diagonal for that round:
+    W stays symmetric and doubly stochastic.
+
+    Args:
+        network: the network of all nodes.
+        share: probability that a node is inactive in a round, in [0, 1).
+        key: every node draws the same inactive nodes from this key.
+
+    Raises:
+        LocalError: `share` is outside [0, 1).
+
+    >>> from fewbits import Key
+    >>> from fewbits.topology import ring
+    >>> network = IntermittentNodes(ring(6), 0.3, Key(0))
+    >>> [sorted(network.at(t).inactive) for t in (1, 2, 3)]
+    [[0, 1, 2, 5], [2, 4], [1]]
+
+    Source: Koloskova et al. 2020 (arXiv 2003.10422), random mixing matrices. Here both ends know the draw.
     """
 
     network: Network
-    share: float  # in [0, 1)
+    share: float
     key: Key
     n: int = field(init=False, repr=False)
 
@@ -54,18 +83,17 @@ class IntermittentNodes(Network):
         object.__setattr__(self, "n", self.network.n)
 
     def at(self, round: int) -> Topology:
-        """The graph of a round without the edges of those who sleep."""
-        return _night(self, round)
+        return _at(self, round)
 
     def expected(self) -> Topology:
-        """An edge is there when both its nodes are awake."""
+        # An edge is used when both its nodes are active.
         return self.network.expected().scaled((1 - self.share) ** 2)
 
 
 @lru_cache(maxsize=64)  # all nodes of a process ask for the same rounds
-def _night(network: IntermittentNodes, round: int) -> Topology:
-    awake = network.key.fold("round", round, "awake").uniform(network.n) >= network.share
-    return network.network.at(round).active(awake)
+def _at(network: IntermittentNodes, round: int) -> Topology:
+    active = network.key.fold("round", round, "awake").uniform(network.n) >= network.share
+    return network.network.at(round).with_active(active)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Graphs by name, by networkx."""
+"""Named graphs, built by networkx."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewbits.rng import Key
 from fewbits.topology.make import graph
 from fewbits.topology.value import Topology
 
-TRIES = 200  # draws of a random graph until it is connected
+TRIES = 200  # most draws of a random graph until one is connected
 
 
 def _networkx() -> ModuleType:
@@ -27,77 +27,165 @@ def _networkx() -> ModuleType:
 
 
 def _named(found: Any, weights: str) -> Topology:
-    """Nodes are numbered in their sorted order."""
+    """The topology of a networkx graph; nodes are numbered in their sorted order."""
     number = {node: i for i, node in enumerate(sorted(found.nodes))}
     return graph(len(number), [(number[a], number[b]) for a, b in found.edges], weights)
 
 
-def _several(name: str, n: int, least: int = 2) -> None:
+def _check_size(name: str, n: int, least: int = 2) -> None:
     if not isinstance(n, int) or n < least:
         raise LocalError(f"topology.{name}: needs {least} nodes or more; got {n!r}")
 
 
 def ring(n: int, weights: str = "metropolis") -> Topology:
-    """Every node has two neighbours.
+    """A ring: every node has two neighbours.
+
+    Args:
+        n: number of nodes, 2 or more.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `n` is too small, `weights` has another value, or networkx is missing.
 
     >>> ring(5).neighbours(0)
     (1, 4)
     """
-    _several("ring", n)
+    _check_size("ring", n)
     return _named(_networkx().path_graph(2) if n == 2 else _networkx().cycle_graph(n), weights)
 
 
 def torus(n: int, weights: str = "metropolis") -> Topology:
-    """A grid whose sides are joined, as near to a square as n = rows * columns allows; four neighbours each.
+    """A torus: a grid with joined sides, nearly square; every node has four neighbours.
+
+    Args:
+        n: number of nodes, 4 or more: rows times columns.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `n` is prime or too small, or networkx is missing.
 
     >>> torus(16).neighbours(5)
     (1, 4, 6, 9)
     """
-    _several("torus", n, 4)
+    _check_size("torus", n, 4)
     rows = max(r for r in range(1, math.isqrt(n) + 1) if n % r == 0)
     if rows == 1:
-        raise LocalError(f"topology.torus: {n} nodes make no grid; give rows times columns, such as {n + 1}, or a ring")
+        raise LocalError(f"topology.torus: {n} nodes form no grid; give rows times columns, such as {n + 1}, or a ring")
     return _named(_networkx().grid_2d_graph(rows, n // rows, periodic=True), weights)
 
 
 def complete(n: int, weights: str = "metropolis") -> Topology:
-    """Everybody hears everybody: W = 1/n everywhere."""
-    _several("complete", n)
+    """A complete graph: every pair of nodes has an edge, and W = 1/n everywhere.
+
+    Args:
+        n: number of nodes, 2 or more.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `n` is too small, `weights` has another value, or networkx is missing.
+
+    >>> complete(4).weights.tolist()[0]
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    _check_size("complete", n)
     return _named(_networkx().complete_graph(n), weights)
 
 
 def star(n: int, weights: str = "metropolis") -> Topology:
-    """Node 0 is everybody's only neighbour."""
-    _several("star", n)
+    """A star: node 0 is the only neighbour of every other node.
+
+    Args:
+        n: number of nodes, 2 or more.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `n` is too small, `weights` has another value, or networkx is missing.
+
+    >>> star(4).neighbours(2)
+    (0,)
+    """
+    _check_size("star", n)
     return _named(_networkx().star_graph(n - 1), weights)
 
 
 def hypercube(n: int, weights: str = "metropolis") -> Topology:
-    """Nodes whose numbers differ in one bit; n is a power of two."""
-    _several("hypercube", n)
+    """A hypercube: neighbours are the nodes whose numbers differ in one bit.
+
+    Args:
+        n: number of nodes, a power of two.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `n` is no power of two.
+
+    >>> hypercube(8).neighbours(5)
+    (1, 4, 7)
+    """
+    _check_size("hypercube", n)
     if n & (n - 1):
         raise LocalError(f"topology.hypercube: n must be a power of two; got {n}")
     return graph(n, [(i, i ^ 1 << b) for i in range(n) for b in range(n.bit_length() - 1)], weights)
 
 
 def exponential(n: int, weights: str = "metropolis") -> Topology:
-    """Neighbours at distances 1, 2, 4, ... both ways round: about 2 log2(n) of them."""
-    _several("exponential", n)
+    """An exponential graph: neighbours at distances 1, 2, 4, ... on a circle, in both directions.
+
+    Args:
+        n: number of nodes, 2 or more.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `n` is too small, `weights` has another value, or networkx is missing.
+
+    >>> exponential(8).neighbours(0)
+    (1, 2, 4, 6, 7)
+
+    Source: Ying et al. 2021 (arXiv 2110.13363). Their edges have a direction; ours have none, so that W is symmetric.
+    """
+    _check_size("exponential", n)
     steps = [1 << b for b in range((n - 1).bit_length()) if 1 << b <= n // 2] or [1]
     return _named(_networkx().circulant_graph(n, steps), weights)
 
 
 def random_regular(n: int, degree: int = 4, key: Key = Key(0), weights: str = "metropolis") -> Topology:
-    """A random connected graph in which every node has `degree` neighbours."""
-    _several("random_regular", n)
+    """A random connected graph: every node has `degree` neighbours.
+
+    Args:
+        n: number of nodes, 2 or more.
+        degree: neighbours per node; n * degree must be even.
+        key: the graph depends on this key alone.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `degree` does not fit `n`, or no draw was connected.
+
+    >>> len(random_regular(8, 3).neighbours(0))
+    3
+    """
+    _check_size("random_regular", n)
     if not 1 <= degree < n or n * degree % 2:
         raise LocalError(f"topology.random_regular: needs 1 <= degree < n and n * degree even; got {degree}, n = {n}")
     return _connected(lambda nx, seed: nx.random_regular_graph(degree, n, seed=seed), key, weights, "random_regular")
 
 
 def erdos_renyi(n: int, share: float = 0.3, key: Key = Key(0), weights: str = "metropolis") -> Topology:
-    """Every pair is joined with probability `share`; drawn again until the graph is connected."""
-    _several("erdos_renyi", n)
+    """A random connected graph: every pair of nodes has an edge with probability `share`.
+
+    Args:
+        n: number of nodes, 2 or more.
+        share: probability of an edge, in (0, 1].
+        key: the graph depends on this key alone.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: `share` is outside (0, 1], or none of 200 draws was connected.
+
+    >>> erdos_renyi(8, 1.0) == complete(8)
+    True
+
+    Source: Gilbert 1959, G(n, p). We draw again until the graph is connected.
+    """
+    _check_size("erdos_renyi", n)
     if not 0 < share <= 1:
         raise LocalError(f"topology.erdos_renyi: share must be in (0, 1]; got {share}")
     return _connected(lambda nx, seed: nx.gnp_random_graph(n, share, seed=seed), key, weights, "erdos_renyi")
@@ -109,11 +197,25 @@ def _connected(draw: Callable[[Any, int], Any], key: Key, weights: str, name: st
         found = draw(nx, key.fold("graph", attempt).word())
         if nx.is_connected(found):
             return _named(found, weights)
-    raise LocalError(f"topology.{name}: none of {TRIES} draws was connected; join more pairs")
+    raise LocalError(f"topology.{name}: none of {TRIES} draws was connected; ask for more edges")
 
 
 def from_file(path: Path | str, weights: str = "metropolis") -> Topology:
-    """From a list of edges: two node numbers per line, 0 to n-1, with `#` for comments."""
+    """A graph from a text file: two node numbers per line, from 0; `#` begins a comment.
+
+    Args:
+        path: the file.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: the file cannot be read, or a line is no edge; the message names the line.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "edges.txt"
+    >>> _ = path.write_text("0 1\\n1 2\\n2 0\\n")
+    >>> from_file(path) == ring(3)
+    True
+    """
     path = Path(path)
     try:
         lines = path.read_text().splitlines()
@@ -121,7 +223,7 @@ def from_file(path: Path | str, weights: str = "metropolis") -> Topology:
         raise LocalError(f"topology.from_file: {path} cannot be read: {error}") from None
     edges = [_edge(path, number, line) for number, line in enumerate(lines, 1) if line.partition("#")[0].strip()]
     if not edges:
-        raise LocalError(f"topology.from_file: {path} names no edge")
+        raise LocalError(f"topology.from_file: {path} has no edge")
     return graph(1 + max(map(max, edges)), edges, weights)
 
 
@@ -148,7 +250,16 @@ NAMED: dict[str, Callable[..., Topology]] = {
 
 
 def by_name(text: str, n: int, key: Key = Key(0), weights: str = "metropolis") -> Topology:
-    """A graph from text: a name, random_regular:DEGREE, erdos_renyi:SHARE, or file:PATH, whose nodes must be n.
+    """A graph from text, as on the command line.
+
+    Args:
+        text: a name, random_regular:DEGREE, erdos_renyi:SHARE or file:PATH.
+        n: number of nodes; a file must have the same.
+        key: a random graph depends on this key alone.
+        weights: "metropolis" or "uniform"; see `topology.graph`.
+
+    Raises:
+        LocalError: no such graph exists, or its number of nodes is not `n`.
 
     >>> by_name("random_regular:3", 8).neighbours(0) == random_regular(8, 3).neighbours(0)
     True
@@ -172,12 +283,12 @@ def by_name(text: str, n: int, key: Key = Key(0), weights: str = "metropolis") -
 
 
 def layout(found: Topology, key: Key = Key(0)) -> np.ndarray:
-    """Where to draw the nodes: on a circle up to 12 of them, else by springs.  # (n, 2) float64"""
+    """Positions of the nodes in a picture: a circle up to 12 nodes, else a spring layout.  # (n, 2) float64"""
     nx = _networkx()
     drawn = nx.Graph(list(found.edges))
     drawn.add_nodes_from(range(found.n))
     if found.n <= 12:
-        places = nx.circular_layout(sorted(drawn.nodes))
+        positions = nx.circular_layout(sorted(drawn.nodes))
     else:
-        places = nx.spring_layout(drawn, seed=key.word() % 2**32, iterations=200)
-    return np.array([places[i] for i in range(found.n)], np.float64)
+        positions = nx.spring_layout(drawn, seed=key.word() % 2**32, iterations=200)
+    return np.array([positions[i] for i in range(found.n)], np.float64)

@@ -1,4 +1,4 @@
-"""Topologies from edges and a rule for the weights, or from a mixing matrix."""
+"""Topologies from edges and a weight rule, or from a mixing matrix."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ RULES = ("metropolis", "uniform")
 
 
 def graph(n: int, edges: Iterable[tuple[int, int]], weights: str = "metropolis") -> Topology:
-    """A connected graph from its edges, in any order, with weights by rule.
+    """A connected graph from its edges, with mixing weights by a rule.
 
-    metropolis: w_ij = 1 / (1 + max(d_i, d_j)) (Metropolis-Hastings; Xiao and Boyd 2004). uniform: 1 / (1 + largest d).
+    metropolis: w_ij = 1 / (1 + max(d_i, d_j)), where d is a node's degree. uniform: w_ij = 1 / (1 + largest d).
+
+    Args:
+        n: number of nodes.
+        edges: pairs of different nodes 0..n-1, in any order.
+        weights: "metropolis" or "uniform".
+
+    Raises:
+        LocalError: an edge is invalid, the graph is not connected, or `weights` has another value.
 
     >>> graph(3, [(1, 0), (1, 2)]).weights.round(2).tolist()
     [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33], [0.0, 0.33, 0.67]]
+
+    Source: Metropolis-Hastings weights, Xiao and Boyd 2004.
     """
     if weights not in RULES:
         raise LocalError(f"topology: weights must be one of {', '.join(RULES)}; got {weights!r}")
@@ -37,8 +47,27 @@ def graph(n: int, edges: Iterable[tuple[int, int]], weights: str = "metropolis")
 
 
 def from_weights(w: np.ndarray) -> Topology:
-    """A connected graph from a mixing matrix; LocalError unless it is symmetric and doubly stochastic.  # (n, n)"""
+    """A connected graph from a mixing matrix.
+
+    Args:
+        w: W, (n, n), symmetric and doubly stochastic.
+
+    Raises:
+        LocalError: W is not symmetric, not doubly stochastic or negative somewhere, or the graph is not connected.
+
+    >>> from fewbits.topology import ring
+    >>> from_weights(ring(4).weights).neighbours(0)
+    (1, 3)
+    """
     w = np.asarray(w, np.float64)
+    _check_matrix(w)
+    pairs = [(i, j) for i, j in np.argwhere(np.triu(w, 1) > 0).tolist()]
+    found = Topology(len(w), tuple(pairs), tuple(float(w[i, j]) for i, j in pairs))
+    found.check()
+    return found
+
+
+def _check_matrix(w: np.ndarray) -> None:
     if w.ndim != 2 or w.shape[0] != w.shape[1] or not np.isfinite(w).all():
         raise LocalError(f"topology: a mixing matrix is square and finite; got shape {w.shape}")
     off = np.argwhere(np.abs(w - w.T) > ROUNDING)
@@ -52,7 +81,3 @@ def from_weights(w: np.ndarray) -> Topology:
     if (np.abs(sums - 1) > 1e-6).any():
         i = int(np.argmax(np.abs(sums - 1)))
         raise LocalError(f"topology: rows and columns of W must sum to 1; row {i} sums to {sums[i]:.6g}")
-    pairs = [(i, j) for i, j in np.argwhere(np.triu(w, 1) > 0).tolist()]
-    found = Topology(len(w), tuple(pairs), tuple(float(w[i, j]) for i, j in pairs))
-    found.check()
-    return found

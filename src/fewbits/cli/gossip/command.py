@@ -38,7 +38,9 @@ def gossip(
     seeds: Annotated[
         str | None, typer.Option("--seeds", "--seed", help="Seeds, separated by commas. Default: 0.")
     ] = None,
-    target_accuracy: Annotated[float | None, typer.Option(help="Report the bytes that it takes, such as 0.9.")] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Report the bytes to this accuracy, such as 0.9.")
+    ] = None,
     nodes: Annotated[int | None, _option("Nodes.", NETWORK, "clients")] = None,
     topology: Annotated[
         str | None,
@@ -49,7 +51,7 @@ def gossip(
         ),
     ] = None,
     weights: Annotated[str | None, _option("metropolis or uniform.", NETWORK, "weights")] = None,
-    inactive: Annotated[float | None, _option("Share of nodes asleep in a round.", NETWORK, "inactive")] = None,
+    inactive: Annotated[float | None, _option("Share of inactive nodes in a round.", NETWORK, "inactive")] = None,
     on_disk: Annotated[
         bool, typer.Option("--on-disk", help="Map nodes' vectors from a file.", rich_help_panel=NETWORK)
     ] = False,
@@ -71,21 +73,21 @@ def gossip(
     resume: o.Resume = None,
     force: o.Force = False,
 ) -> None:
-    """Train without a server: nodes of a graph send compressed models to their neighbours alone.
+    """Train without a server: the nodes of a graph send compressed models to their neighbours.
 
-    Several methods, from the same initial model, partition and graph, are compared. Each run has its own folder in OUT.
-    Started as `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node has a process of its own; the frames
-    and the models are the same.
+    The command compares several methods with the same initial model, partition and graph. Each run has a folder in OUT.
+    Under `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node is a process; frames and models are the
+    same.
     """
     parameters = {name: value for name, value in locals().items() if name != "settings"}
     found = o.given(parameters | {"clients": nodes, "on_disk": on_disk or None}, GossipConfig)
     text = {"methods": methods, "seeds": seeds, "set": settings}
     if ProcessInfo.given():
         with World() as world:
-            comparison, folder = _wanted(found, text, target_accuracy, resume, out, force)
+            comparison, folder = _comparison(found, text, target_accuracy, resume, out, force)
             each.compare(comparison, folder, resume is None, force, world)
         return
-    comparison, folder = _wanted(found, text, target_accuracy, resume, out, force)
+    comparison, folder = _comparison(found, text, target_accuracy, resume, out, force)
     if resume is None:
         check_free(folder, force)
         first = next(iter(comparison.runs().values()))
@@ -94,7 +96,7 @@ def gossip(
     play.compare(comparison, folder, Console())
 
 
-def _wanted(
+def _comparison(
     found: dict[str, Any],
     text: dict[str, Any],
     target_accuracy: float | None,
@@ -102,7 +104,7 @@ def _wanted(
     out: Path | None,
     force: bool,
 ) -> tuple[GossipComparison, Path]:
-    """What is to be played, and in which folder."""
+    """The comparison and its folder."""
     if resume is None:
         names = tuple(o.words(text["methods"] or DEFAULT.method))
         numbers, settings = o.numbers(text["seeds"] or "0", "seeds"), tuple(text["set"] or ())
@@ -117,5 +119,5 @@ def _wanted(
 
 def _folder(out: Path | None) -> Path:
     if out is None:
-        raise LocalError("give --out, a new folder for what the run leaves, such as --out runs/gossip")
+        raise LocalError("give --out, a new folder for the results, such as --out runs/gossip")
     return out

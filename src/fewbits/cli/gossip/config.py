@@ -1,4 +1,4 @@
-"""GossipConfig: all that a run without a server depends on, as it stands in its folder's config.json."""
+"""GossipConfig: the configuration of a run without a server, as in its folder's config.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fewbits.methods import gossip
 from fewbits.rng import Key
 from fewbits.topology import IntermittentNodes, Network, Topology
 
-UNUSED = ("per_round", "holdout", "keep_frames")  # a server's
+UNUSED = ("per_round", "holdout", "keep_frames")  # options of runs with a server
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GossipConfig(RunConfig):
     evaluate_every: int = 10
     topology: str = "torus"  # a name, random_regular:DEGREE, erdos_renyi:SHARE or file:PATH
     weights: str = "metropolis"  # or uniform
-    inactive: float = 0.0  # share of nodes that sleep in a round
+    inactive: float = 0.0  # share of inactive nodes in a round
     on_disk: bool = False  # map the nodes' vectors from a file
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class GossipConfig(RunConfig):
 
     @property
     def held_share(self) -> float:
-        """Nothing is held out: every node's model is judged on the test set."""
+        """No data is held out: the test set evaluates every node's model."""
         return 0.0
 
     def gossip_method(self) -> GossipMethod:
@@ -57,7 +57,7 @@ class GossipConfig(RunConfig):
         return gossip.build(self.method, self.settings)
 
     def graph(self) -> Topology:
-        """The graph when everybody is awake."""
+        """The graph of all nodes."""
         return graphs.by_name(self.topology, self.clients, Key(self.seed).fold("graph"), self.weights)
 
     def network(self) -> Network:

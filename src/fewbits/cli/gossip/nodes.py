@@ -10,7 +10,7 @@ from rich.console import Console
 from fewbits.cli.assemble import load_data
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
-from fewbits.cli.gossip.play import SUMMARY, build_task, conclude, finished, keep, show
+from fewbits.cli.gossip.play import SUMMARY, build_task, conclude, finished, save_result, show
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.data import Data
 from fewbits.engines.distributed import DistributedRun, World
@@ -19,32 +19,32 @@ from fewbits.rng import Key
 
 
 def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, world: World) -> None:
-    """All runs, one after the other; rank 0 alone writes to the folder, but for the nodes' checkpoints.
+    """Run all methods in turn; only rank 0 writes to the folder, except for the nodes' checkpoints.
 
-    Processes that torchrun has started again go on with what the folder holds.
+    Processes that torchrun has restarted resume from the folder.
     """
     found = load_data(comparison.base)
     build_task(next(iter(comparison.runs().values())), found)  # before anything is removed
     if world.rank == 0:
-        if new and not (world.place.attempt and is_ours(folder)):
+        if new and not (world.process.attempt and is_ours(folder)):
             check_free(folder, force)
             claim(folder, force)
         comparison.write(folder)
-    shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own
-    world.agree({"command": repr(shown)})  # and rank 0 has the folder ready
+    shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
+    world.agree({"command": repr(shown)})  # rank 0 has prepared the folder
     console = Console(quiet=world.rank != 0)
     with Live(console) as live:
         records = []
         for name, config in comparison.runs().items():
             assert isinstance(config, GossipConfig)
             row = live.row(name if len(comparison.seeds) > 1 else config.method, config.rounds)
-            records.append(_play(config, folder / name, found, row, world))
+            records.append(_run(config, folder / name, found, row, world))
     if world.rank == 0:
         conclude(comparison, folder, [record for record in records if record is not None], console)
 
 
-def _play(config: GossipConfig, folder: Path, found: Data, row: ProgressRow, world: World) -> GossipRecord | None:
-    """One run, unless it is finished already; its record, at rank 0."""
+def _run(config: GossipConfig, folder: Path, found: Data, row: ProgressRow, world: World) -> GossipRecord | None:
+    """Run one method unless its folder has a finished run; at rank 0, its record."""
     record = finished(config, folder) if world.rank == 0 else None
     first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
     if first["finished"]:
@@ -53,9 +53,9 @@ def _play(config: GossipConfig, folder: Path, found: Data, row: ProgressRow, wor
         return record
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+        (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
         config.write(folder)
     task, method = build_task(config, found), config.gossip_method()
     run = DistributedRun(task, method, config.network(), config.schedule(), Key(config.seed), folder, world)
     result = run.run(watch=lambda report: show(row, report))
-    return keep(result, config, folder) if world.rank == 0 else None
+    return save_result(result, config, folder) if world.rank == 0 else None

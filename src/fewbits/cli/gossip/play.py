@@ -1,4 +1,4 @@
-"""Play runs without a server: from configurations and a folder to a report."""
+"""Runs without a server: from configurations and a folder to a report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NODES = "nodes.safetensors"
 
 
 def build_task(config: RunConfig, found: Data) -> Task:
-    """Partition and initial model: the same for every method; they depend on the seed alone."""
+    """Partition and initial model; they depend on the seed alone, so every method has the same."""
     key = Key(config.seed)
     parts = data.partition(found.train_y, config.split, config.clients, key.fold("partition"), found.groups)
     model = models.build(config.model, found, key.fold("model"))
@@ -48,7 +48,7 @@ def play(
 ) -> GossipRecord | None:
     """One run; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+    (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
     config.write(folder)
     run = build_run(config, folder, found)
     if run.reports:
@@ -56,11 +56,11 @@ def play(
     result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
         console.print(f"note: {note}", markup=False, style="yellow")
-    return keep(result, config, folder)
+    return save_result(result, config, folder)
 
 
-def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipRecord | None:
-    """Save what a run that came to its last round leaves; None when it did not."""
+def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> GossipRecord | None:
+    """Save models and summary of a finished run; None for an unfinished run."""
     if not result.reports or result.reports[-1].round < config.rounds:
         return None
     save_model(result.model, folder / MODEL)
@@ -72,20 +72,20 @@ def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipReco
 
 
 def show(row: ProgressRow, report: GossipReport) -> None:
-    """Bring a run's bar to a report."""
+    """Update a run's progress row."""
     note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
     row.bring(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
 
 
 def compare(comparison: GossipComparison, folder: Path, console: Console) -> None:
-    """All runs, those that are finished already left out, with one report."""
+    """Run all methods except finished ones, and write one report."""
     found = load_data(comparison.base)
 
-    def one(config: GossipConfig, place: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
-        if record := finished(config, place):
+    def one(config: GossipConfig, run_folder: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
+        if record := finished(config, run_folder):
             show(row, record.last)
             return record
-        return None if interrupt.asked else play(config, place, found, row, interrupt, console)
+        return None if interrupt.asked else play(config, run_folder, found, row, interrupt, console)
 
     conclude(
         comparison, folder, play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one), console
@@ -93,7 +93,7 @@ def compare(comparison: GossipComparison, folder: Path, console: Console) -> Non
 
 
 def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRecord], console: Console) -> None:
-    """The report of all runs, and the table on the console."""
+    """Write the report of all runs and print the table."""
     records, target, base = against_dsgd(records), comparison.target_accuracy, comparison.base
     assert isinstance(base, GossipConfig)
     left_out = ("method", "seed", "settings", "per_round", "holdout", "keep_frames", "device")
@@ -106,5 +106,5 @@ def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRec
 
 
 def finished(config: GossipConfig, folder: Path) -> GossipRecord | None:
-    """The record of the run in `folder` when it is this one, finished."""
+    """The record of the finished run of this configuration in `folder`, if there is one."""
     return GossipRecord.read(folder, config.method, config.seed) if play_finished(config, folder) else None

@@ -1,4 +1,4 @@
-"""The handshake: everybody is here once, and all of them mean the same run."""
+"""The handshake: every rank has one process, and all processes have the same settings."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.engines.distributed.rendezvous import POLL, RendezvousStore
 from fewbits.errors import DesyncError, LocalError, PeerLostError
 
-READY = "all here"
-SHOWN = 400  # characters of a description
+READY = "all ready"
+SHOWN = 400  # characters of a setting in a message
 
 
-def claim(board: RendezvousStore, place: ProcessInfo) -> None:
-    """Be this node; LocalError when another process is it already."""
-    if board.count(f"claim/{place.rank}") == 1:
+def claim_rank(store: RendezvousStore, process: ProcessInfo) -> None:
+    """Register this process under its rank; LocalError when another process has that rank."""
+    if store.increment(f"claim/{process.rank}") == 1:
         return
-    if board.has(READY):  # a run that is under way is not ours to end
-        raise LocalError(f"the run that meets at {place.where} is under way and has its node {place.rank} already")
-    words = f"two processes claim to be node {place.rank}; every node needs an id (RANK) of its own"
-    raise LocalError(board.say(words))
+    if store.has(READY):  # a run that has begun must not end because of this process
+        raise LocalError(f"the run at {process.address} has begun and already has a node {process.rank}")
+    reason = f"two processes have the node number {process.rank}; every node needs a RANK of its own"
+    raise LocalError(store.report_failure(reason))
 
 
-def introduce(
-    board: RendezvousStore, place: ProcessInfo, number: int, facts: Mapping[str, str], patience: float
+def exchange_facts(
+    store: RendezvousStore, process: ProcessInfo, number: int, facts: Mapping[str, str], timeout: float
 ) -> list[dict[str, str]]:
-    """Everybody's facts, in the order of the ranks, once all of them have come to their `number`-th introduction.
+    """Publish this process's facts; returns all processes' facts by rank, once all have published them.
 
-    GoneError when one does not come, or says why it cannot.
+    `number` counts the calls. Raises PeerLostError when a process is missing after `timeout` seconds or has failed.
     """
-    names = [f"facts/{number}/{rank}" for rank in range(place.size)]
-    board.post(names[place.rank], json.dumps(dict(facts)))
-    until = time.monotonic() + patience
+    keys = [f"facts/{number}/{rank}" for rank in range(process.size)]
+    store.set(keys[process.rank], json.dumps(dict(facts)))
+    end = time.monotonic() + timeout
     while True:
-        words = board.words  # before looking who has come: all are here when somebody speaks of what they said
-        if board.has(*names):
+        # Read the failure first: a process may read all facts and fail because of them before this one reads them.
+        failure = store.failure
+        if store.has(*keys):
             break
-        if words:
-            raise PeerLostError(words)
-        if time.monotonic() > until:
-            missing = ", ".join(str(rank) for rank in range(place.size) if not board.has(names[rank]))
-            raise PeerLostError(
-                board.say(f"node {missing} did not come within {patience:g} s; {place.size} are expected")
-            )
+        if failure:
+            raise PeerLostError(failure)
+        if time.monotonic() > end:
+            missing = ", ".join(str(rank) for rank in range(process.size) if not store.has(keys[rank]))
+            reason = f"node {missing} did not join within {timeout:g} s; the run needs {process.size} nodes"
+            raise PeerLostError(store.report_failure(reason))
         time.sleep(POLL)
-    return [json.loads(text) for text in board.read(names)]
+    return [json.loads(text) for text in store.get(keys)]
 
 
-def agree(found: list[dict[str, str]], names: set[str]) -> None:
-    """DesyncError when the facts of these names differ: the same sentence on every rank, with both descriptions."""
+def check_equal(facts_by_rank: list[dict[str, str]], names: set[str]) -> None:
+    """DesyncError when facts of these names differ: the same sentence on every rank, with both values."""
     for name in sorted(names):
         groups: dict[str, list[int]] = {}
-        for rank, facts in enumerate(found):
+        for rank, facts in enumerate(facts_by_rank):
             groups.setdefault(facts.get(name, "none"), []).append(rank)
         if len(groups) > 1:
-            reported = "; ".join(f"{_nodes(ranks)} {_short(text)}" for text, ranks in groups.items())
-            raise DesyncError(f"the nodes were not started for the same run, their {name} differs: {reported}")
+            values = "; ".join(f"{_nodes(ranks)} {_short(text)}" for text, ranks in groups.items())
+            raise DesyncError(f"the nodes were not started for the same run, their {name} differs: {values}")
 
 
 def _nodes(ranks: list[int]) -> str:

@@ -1,92 +1,102 @@
-"""Peer: one node's rounds over an Exchange; what was lost or damaged on the way is sent again within the round."""
+"""Peer: one node's rounds over an FrameExchange; lost or damaged frames are sent again within the round."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from fewbits.engines.distributed.exchange import AGAIN, KEY, Exchange
+from fewbits.engines.distributed.frame_exchange import KEY_FRAME, RESEND, FrameExchange
 from fewbits.errors import WireError
 from fewbits.learn.gossip import Node
 
-TRIES = 4  # of one frame, before the run is given up
+TRIES = 4  # of one frame, before the run fails
 
 
 class Peer:
-    """Plays one node, as Node's own page says, with its neighbours at the other ends of an Exchange.
+    """Runs one node by the contract in `Node`, with its neighbours at the other ends of an FrameExchange.
 
-    A frame that cannot be used is asked for again, one that is missing in the link's sequence is replaced by a key
-    frame; both count as repairs.
+    The peer asks again for a frame that is damaged. After a gap in a link's sequence, it asks for a key frame. Both
+    count as repairs.
     """
 
-    def __init__(self, node: Node, exchange: Exchange, tap: Callable[[int, int, bytes], None] | None = None) -> None:
-        """`tap` sees (round, sender, frame) of all frames that this node sends."""
-        self.node, self._exchange, self._tap = node, exchange, tap
-        self._due: list[int] = []  # whose frame the node does not have yet, ascending
-        self._came: dict[int, memoryview] = {}  # frames that wait for one before them
-        self._trouble = ""  # the last
+    def __init__(
+        self, node: Node, exchange: FrameExchange, on_frame: Callable[[int, int, bytes], None] | None = None
+    ) -> None:
+        """`on_frame` gets (round, sender, frame) of every frame that this node sends."""
+        self.node, self._exchange, self._on_frame = node, exchange, on_frame
+        self._pending: list[int] = []  # neighbours whose frame the node has not taken yet, ascending
+        self._arrived: dict[int, memoryview] = {}  # frames that wait for one before them
+        self._last_error = ""
 
     def round(self, step: Callable[[], bytes]) -> int:
-        """One iteration; bytes of the frames that had to be sent again.
+        """Run one iteration; returns the bytes of frames that were sent again.
 
-        `step` is called once the heads are expected, if the node is awake, and gives its frame. WireError names a
-        neighbour whose frame could not be used however often it was sent.
+        `step` returns the node's frame; it is called when the node is active, after the receives have started.
+        WireError names a neighbour whose frame stayed unusable.
         """
         node, number, senders = self.node, self.node.round + 1, self.node.expected
         self._exchange.open(number, senders)
-        frame = b""
-        if node.awake:
-            frame = step()
-            self._exchange.send(frame, node.neighbours)
-            if self._tap:
-                self._tap(number, node.me, frame)
-        self._due, self._came = list(senders), {}
-        needs = self._receive()
-        self._exchange.answer(senders, needs)
-        if not needs:
-            node.mix()  # while the answers fly
-        repairs = self._repair(number, frame, needs)
+        frame = self._step(number, step) if node.active else b""
+        self._pending, self._arrived = list(senders), {}
+        requests = self._receive()
+        self._exchange.answer(senders, requests)
+        if not requests:
+            node.mix()  # while the answers travel
+        repairs = self._repair(number, frame, requests)
         if node.round < number:
             node.mix()
         return repairs
 
+    def _step(self, number: int, step: Callable[[], bytes]) -> bytes:
+        frame = step()
+        self._exchange.send(frame, self.node.neighbours)
+        if self._on_frame:
+            self._on_frame(number, self.node.me, frame)
+        return frame
+
     def _receive(self) -> dict[int, int]:
-        """Give the node what comes, in ascending order of the senders; who has to send what once more."""
-        for found in self._exchange.receive():
-            self._came[found.peer] = found.frame
-            self._take()
+        """Give arriving frames to the node, in ascending order of their senders; the requests that remain."""
+        for received in self._exchange.receive():
+            self._arrived[received.peer] = received.frame
+            self._take_frames()
         wanted = self.node.wanted
-        self._came = {j: frame for j, frame in self._came.items() if j not in wanted}  # a key frame replaces it
-        return {j: KEY if j in wanted else AGAIN for j in self._due if j not in self._came}
+        self._arrived = {j: frame for j, frame in self._arrived.items() if j not in wanted}  # a key frame replaces it
+        return {j: KEY_FRAME if j in wanted else RESEND for j in self._pending if j not in self._arrived}
 
-    def _take(self) -> None:
-        """What came, as far as none is missing before it: sums depend on the order."""
+    def _take_frames(self) -> None:
+        """Give the node all frames before the first missing one: float sums depend on the order."""
         node = self.node
-        while self._due and self._due[0] in self._came:
-            j = self._due[0]
+        while self._pending and self._pending[0] in self._arrived:
+            j = self._pending[0]
             try:
-                node.receive(j, self._came.pop(j))
-            except WireError as error:  # damaged, foreign, repeated, or one before it was lost
-                self._trouble = f"node {j}'s frame: {error}"
-                self._due = sorted({*self._due, *node.wanted})
+                node.receive(j, self._arrived.pop(j))
+            except WireError as error:  # damaged, foreign or repeated, or an earlier frame was lost
+                self._last_error = f"node {j}'s frame: {error}"
+                self._pending = sorted({*self._pending, *node.wanted})
                 return
-            self._due.pop(0)
+            self._pending.pop(0)
 
-    def _repair(self, number: int, frame: bytes, needs: dict[int, int]) -> int:
-        """Send and get once more until all neighbours are content; the bytes sent."""
-        sent, asked, senders = 0, self._exchange.asked(), set(needs)
+    def _repair(self, number: int, frame: bytes, requests: dict[int, int]) -> int:
+        """Answer the neighbours' requests and repeat ours until none remains; returns the bytes sent."""
+        sent, asked, senders = 0, self._exchange.requests(), set(requests)
         for _ in range(TRIES):
-            if not needs and not asked:
+            if not requests and not asked:
                 return sent
-            if not senders >= needs.keys():
-                break  # some of them do not know of it any more
-            self._exchange.open(number, needs)
-            for kind, data in ((AGAIN, frame), (KEY, self.node.key_frame() if KEY in asked.values() else b"")):
-                peers = [j for j, found in asked.items() if found == kind]
-                if peers:
-                    self._exchange.send(data, peers)
-                    sent += len(data) * len(peers)
-            senders, needs = set(needs), self._receive()
-            self._exchange.answer(senders, needs)
-            asked = self._exchange.asked()
-        trouble = self._trouble or f"ours, of which nodes {sorted(asked)} make nothing"
-        raise WireError(f"node {self.node.me}, round {number}: what was sent again is no better: {trouble}")
+            if not senders >= requests.keys():
+                break  # a sender that has our answer already would not send again
+            self._exchange.open(number, requests)
+            sent += self._send_again(frame, asked)
+            senders, requests = set(requests), self._receive()
+            self._exchange.answer(senders, requests)
+            asked = self._exchange.requests()
+        error = self._last_error or f"nodes {sorted(asked)} cannot use this node's frame"
+        raise WireError(f"node {self.node.me}, round {number}: frames that were sent again are unusable, too: {error}")
+
+    def _send_again(self, frame: bytes, asked: dict[int, int]) -> int:
+        """Send the frame or a key frame to the nodes that asked for it; returns the bytes sent."""
+        sent = 0
+        for kind in sorted(set(asked.values())):
+            data = self.node.key_frame() if kind == KEY_FRAME else frame
+            receivers = [j for j, request in asked.items() if request == kind]
+            self._exchange.send(data, receivers)
+            sent += len(data) * len(receivers)
+        return sent

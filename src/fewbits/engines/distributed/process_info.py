@@ -1,4 +1,4 @@
-"""ProcessInfo: which of how many processes this one is, and where they meet."""
+"""ProcessInfo: this process's rank, the number of processes, and the address of their rendezvous store."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """What torchrun tells each process through its environment."""
+    """The values that torchrun gives each process through its environment."""
 
-    rank: int  # this process; also the node it plays
-    size: int  # how many processes there are
-    host: str  # where the rendezvous store is
+    rank: int  # number of this process and of its node
+    size: int  # number of processes
+    host: str  # address of the rendezvous store
     port: int
-    agent: bool = False  # torchrun's own process holds the store; else rank 0 does
-    attempt: int = 0  # how often torchrun has started all of them again
-    local_rank: int = 0  # among the processes of this machine: which GPU is ours
+    agent: bool = False  # True: torchrun's own process runs the store; False: rank 0 does
+    attempt: int = 0  # how often torchrun has restarted all processes
+    local_rank: int = 0  # number of this process on its machine, which selects a GPU
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size or not 0 < self.port < 2**16:
@@ -31,30 +31,28 @@ class ProcessInfo:
             )
 
     @property
-    def hosts(self) -> bool:
-        """Whether this process holds the store."""
+    def runs_store(self) -> bool:
+        """Whether this process runs the store."""
         return self.rank == 0 and not self.agent
 
     @property
-    def where(self) -> str:
+    def address(self) -> str:
         """The store's address."""
         return f"{self.host}:{self.port}"
 
     @property
-    def store(self) -> str:
-        """Who holds the store, for a sentence that goes on with a verb."""
-        return (
-            f"torchrun (its store at {self.where})" if self.agent else f"node 0 (which holds the store at {self.where})"
-        )
+    def store_owner(self) -> str:
+        """The process that runs the store, as the subject of a sentence."""
+        return f"torchrun (its store at {self.address})" if self.agent else f"node 0 (with the store at {self.address})"
 
     @staticmethod
     def given(environment: Mapping[str, str] = os.environ) -> bool:
-        """Whether this process was started as one of several."""
+        """Whether torchrun started this process."""
         return "RANK" in environment and "WORLD_SIZE" in environment
 
     @staticmethod
     def of(environment: Mapping[str, str] = os.environ) -> ProcessInfo:
-        """From torchrun's variables; LocalError names those that are missing or are no numbers.
+        """Read torchrun's variables. LocalError names variables that are missing or are no numbers.
 
         >>> ProcessInfo.of({"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
         ProcessInfo(rank=1, size=4, host='127.0.0.1', port=29500, agent=False, attempt=0, local_rank=0)

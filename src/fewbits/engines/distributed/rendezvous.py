@@ -1,4 +1,4 @@
-"""RendezvousStore: the notices that all processes of a run can read; torch's TCPStore below it."""
+"""RendezvousStore: short texts that all processes of a run can read and write; torch's TCPStore carries them."""
 
 from __future__ import annotations
 
@@ -15,106 +15,109 @@ import torch.distributed as dist
 from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.errors import FewbitsError, LocalError, PeerLostError
 
-WORDS = "last words"
-POLL = 0.02  # seconds between two looks
-PATIENCE = 1.0  # seconds more than torch's own limit
+FAILURE = "failure reason"
+POLL = 0.02  # seconds between two reads
+CONNECT_MARGIN = 1.0  # seconds beyond torch's own timeout
 
 
 class RendezvousStore:
-    """Short texts under names, in the TCPStore of this run and this attempt.
+    """Short texts by key, in the TCPStore of this run and this attempt.
 
-    Every access raises GoneError when the store is gone.
+    Every access raises PeerLostError when the process that runs the store has ended.
     """
 
-    def __init__(self, store: Any, place: ProcessInfo) -> None:
-        self._place, self._tcp = place, store
-        prefix = f"fewbits/{place.attempt}"
-        self.store: Any = dist.PrefixStore(prefix, store)  # pyright: ignore[reportPrivateImportUsage] - it is documented
+    def __init__(self, tcp_store: Any, process: ProcessInfo) -> None:
+        self._process, self._tcp = process, tcp_store
+        prefix = f"fewbits/{process.attempt}"
+        self.torch_store: Any = dist.PrefixStore(prefix, tcp_store)  # pyright: ignore[reportPrivateImportUsage] - it is documented
 
     @staticmethod
-    def meet(place: ProcessInfo, patience: float) -> RendezvousStore:
-        """Go to the store, or open it as rank 0; LocalError when the port is in use, GoneError when nobody is there."""
-        hosts = place.hosts
-        nobody = (
-            f"node {place.rank} finds no rendezvous store at {place.where} within {patience:g} s: node 0 has not come"
+    def connect(process: ProcessInfo, timeout: float) -> RendezvousStore:
+        """Connect to the store; rank 0 opens it first unless torchrun has.
+
+        Raises LocalError when the port is in use, and PeerLostError when no store answers within `timeout` seconds.
+        """
+        absent = (
+            f"node {process.rank} finds no rendezvous store at {process.address} within {timeout:g} s: "
+            "node 0 has not started"
         )
         try:
-            store = _in_time(lambda: _tcp(place, patience, hosts), patience + PATIENCE)
+            store = _in_time(lambda: _tcp(process, timeout), timeout + CONNECT_MARGIN)
         except dist.DistNetworkError as error:
-            raise _cannot_open(place, error) if hosts else PeerLostError(nobody) from None
+            raise _cannot_open(process, error) if process.runs_store else PeerLostError(absent) from None
         except (dist.DistStoreError, TimeoutError):
-            raise PeerLostError(f"{nobody}, or another program uses that port") from None
-        return RendezvousStore(store, place)
+            raise PeerLostError(f"{absent}, or another program uses that port") from None
+        return RendezvousStore(store, process)
 
-    def another(self) -> RendezvousStore:
-        """A connection of its own, for another thread: a store's calls wait for each other."""
-        return RendezvousStore(self._tcp.clone(), self._place)
+    def clone(self) -> RendezvousStore:
+        """A second connection, for another thread: calls on one connection wait for each other."""
+        return RendezvousStore(self._tcp.clone(), self._process)
 
-    def post(self, name: str, text: str) -> None:
-        """Write, or write over."""
-        with self._there():
-            self.store.set(name, text)
+    def set(self, key: str, text: str) -> None:
+        """Write a text, or replace it."""
+        with self._access():
+            self.torch_store.set(key, text)
 
-    def first(self, name: str, text: str) -> str:
-        """Write if nothing is there; what is there now."""
-        with self._there():
-            return self.store.compare_set(name, "", text).decode()
+    def set_once(self, key: str, text: str) -> str:
+        """Write a text unless the key has one; returns the key's text."""
+        with self._access():
+            return self.torch_store.compare_set(key, "", text).decode()
 
-    def count(self, name: str) -> int:
-        """One more than before."""
-        with self._there():
-            return self.store.add(name, 1)
+    def increment(self, key: str) -> int:
+        """Add one to a counter; returns its value."""
+        with self._access():
+            return self.torch_store.add(key, 1)
 
-    def has(self, *names: str) -> bool:
-        """Whether all of them are there."""
-        with self._there():
-            return self.store.check(list(names))
+    def has(self, *keys: str) -> bool:
+        """Whether all keys have a text."""
+        with self._access():
+            return self.torch_store.check(list(keys))
 
-    def read(self, names: Sequence[str]) -> list[str]:
-        """What is there; all of them must be."""
-        with self._there():
-            return [found.decode() for found in self.store.multi_get(list(names))]
+    def get(self, keys: Sequence[str]) -> list[str]:
+        """The texts of keys that all exist."""
+        with self._access():
+            return [text.decode() for text in self.torch_store.multi_get(list(keys))]
 
     @property
-    def words(self) -> str | None:
-        """Why the run ends, once somebody has said it."""
-        return self.read([WORDS])[0] if self.has(WORDS) else None
+    def failure(self) -> str | None:
+        """The failure reason that ends the run; None while no process has failed."""
+        return self.get([FAILURE])[0] if self.has(FAILURE) else None
 
-    def say(self, words: str) -> str:
-        """Say why the run ends; the first to speak is believed, and is what comes back."""
-        return self.first(WORDS, words)
+    def report_failure(self, reason: str) -> str:
+        """End the run for this reason; returns the run's failure reason, which is the first that was reported."""
+        return self.set_once(FAILURE, reason)
 
     @contextmanager
-    def _there(self) -> Iterator[None]:
+    def _access(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # torch's errors are
+        except RuntimeError as error:  # torch raises subclasses of it
             if isinstance(error, FewbitsError):
                 raise
-            raise PeerLostError(f"{self._place.store} is gone") from None
+            raise PeerLostError(f"{self._process.store_owner} was lost") from None
 
 
-def until(done: Callable[[], bool], patience: float) -> bool:
-    """Whether it is done within so many seconds; returns as soon as it is."""
-    last = time.monotonic() + patience
-    while not (found := done()) and time.monotonic() < last:
+def wait_until(done: Callable[[], bool], timeout: float) -> bool:
+    """Wait until done() is true, at most `timeout` seconds; returns the last value."""
+    end = time.monotonic() + timeout
+    while not (value := done()) and time.monotonic() < end:
         time.sleep(POLL)
-    return found
+    return value
 
 
-def _in_time(work: Callable[[], Any], limit: float) -> Any:
-    """What `work` gives; TimeoutError after `limit` seconds: a port whose owner says nothing keeps torch for ever."""
-    found: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+def _in_time(work: Callable[[], Any], timeout: float) -> Any:
+    """work(), or TimeoutError after `timeout` seconds; torch itself waits for ever at a port that sends nothing."""
+    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
-            found.put((work(), None))
-        except RuntimeError as error:  # torch's errors are
-            found.put((None, error))
+            results.put((work(), None))
+        except RuntimeError as error:  # torch raises subclasses of it
+            results.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        value, error = found.get(timeout=limit)
+        value, error = results.get(timeout=timeout)
     except queue.Empty:
         raise TimeoutError from None
     if error is not None:
@@ -122,16 +125,18 @@ def _in_time(work: Callable[[], Any], limit: float) -> Any:
     return value
 
 
-def _tcp(place: ProcessInfo, patience: float, hosts: bool) -> Any:
-    wait = timedelta(seconds=patience)
+def _tcp(process: ProcessInfo, timeout: float) -> Any:
+    wait = timedelta(seconds=timeout)
     kind = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage] - it is documented
-    return kind(place.host, place.port, None, hosts, wait, wait_for_workers=False)
+    return kind(process.host, process.port, None, process.runs_store, wait, wait_for_workers=False)
 
 
-def _cannot_open(place: ProcessInfo, error: Exception) -> LocalError:
+def _cannot_open(process: ProcessInfo, error: Exception) -> LocalError:
     if "EADDRINUSE" in str(error) or "address already in use" in str(error):
         return LocalError(
-            f"port {place.port} is in use: by another program or run, or by a second process that claims to be node 0 "
-            "(RANK); give another MASTER_PORT, or every process a RANK of its own"
+            f"port {process.port} is in use by another program or run, or by a second process with RANK 0; "
+            "give another MASTER_PORT, or every process a RANK of its own"
         )
-    return LocalError(f"node 0 cannot open the rendezvous store at {place.where}: {str(error).splitlines()[0][:200]}")
+    return LocalError(
+        f"node 0 cannot open the rendezvous store at {process.address}: {str(error).splitlines()[0][:200]}"
+    )

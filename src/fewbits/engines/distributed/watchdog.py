@@ -1,7 +1,7 @@
-"""Watchdog: a thread that ends this process when the run is over and the main thread does not see it.
+"""Watchdog: a thread that ends this process when the run has failed and the main thread does not notice.
 
-The main thread may be in a wait inside torch that no signal and no Python can end. So once somebody has said that the
-run is over, it is given a moment to find out by itself, and then the process ends: nothing hangs for ever.
+The main thread may wait inside torch, where neither a signal nor Python can end it. Once a failure is reported, it has
+a moment to end by itself; then the watchdog ends the process. No process hangs for ever.
 """
 
 from __future__ import annotations
@@ -15,72 +15,74 @@ import threading
 import time
 
 from fewbits.engines.distributed import heartbeat
-from fewbits.engines.distributed.heartbeat import Heartbeat, by_hand
+from fewbits.engines.distributed.heartbeat import Heartbeat, interrupted
 from fewbits.engines.distributed.process_info import ProcessInfo
 
 FAILED = 1  # exit code
-LOOK = 0.25  # seconds
+INTERVAL = 0.25  # seconds between two checks
 
 
 class Watchdog:
-    """From `start` to `stop`, this process ends soon after the run has; SIGTERM makes it say why."""
+    """From `start` to `stop`, this process ends soon after a failure; after SIGTERM it prints the failure reason."""
 
-    def __init__(self, watched: Heartbeat, place: ProcessInfo, patience: float) -> None:
-        self._life, self._place, self._patience = watched, place, patience
+    def __init__(self, watched: Heartbeat, process: ProcessInfo, timeout: float) -> None:
+        self._heartbeat, self._process, self._timeout = watched, process, timeout
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fewbits-guard", daemon=True)
-        self._wake: tuple[socket.socket, socket.socket] | None = None
-        self._before: object = None
+        self._thread = threading.Thread(target=self._run, name="fewbits-watchdog", daemon=True)
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
+        self._previous_handler: object = None
 
     def start(self) -> None:
-        """Begin; takes over SIGTERM when this is the main thread."""
+        """Start the thread; in the main thread, also handle SIGTERM."""
         if threading.current_thread() is threading.main_thread():
-            self._wake = socket.socketpair()
-            self._wake[1].setblocking(False)
-            signal.set_wakeup_fd(self._wake[1].fileno())  # written even while the main thread waits inside torch
-            self._before = signal.signal(signal.SIGTERM, lambda *_: None)
+            self._wakeup = socket.socketpair()
+            self._wakeup[1].setblocking(False)
+            signal.set_wakeup_fd(self._wakeup[1].fileno())  # written even while the main thread waits inside torch
+            self._previous_handler = signal.signal(signal.SIGTERM, lambda *_: None)
         self._thread.start()
 
     def stop(self) -> None:
-        """End; SIGTERM is again what it was."""
+        """Stop the thread and restore the handler of SIGTERM."""
         if self._stop.is_set():
             return
         self._stop.set()
-        if self._wake:
+        if self._wakeup:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, self._before)  # pyright: ignore[reportArgumentType] - it is what signal() gave
+            signal.signal(signal.SIGTERM, self._previous_handler)  # pyright: ignore[reportArgumentType] - from signal()
         self._thread.join()
-        for end in self._wake or ():
+        for end in self._wakeup or ():
             end.close()
 
     def _run(self) -> None:
+        watched = self._heartbeat
         while not self._stop.is_set():
-            came = self._signals()
-            if signal.SIGTERM in came:
-                self._life.reported()
-                self._end("the nodes were told to stop (SIGTERM)", 128 + signal.SIGTERM, 2 * heartbeat.GRACE)
-            elif signal.SIGINT in came:  # Python raises KeyboardInterrupt, if the main thread gets as far as Python
-                self._end(by_hand(self._place.rank), 128 + signal.SIGINT, heartbeat.GRACE)
-            elif self._life.words is not None:
-                self._end(self._life.words, FAILED, heartbeat.GRACE)
-            elif time.monotonic() - self._life.answered > self._patience + heartbeat.GRACE:
-                self._end(f"{self._place.store} no longer answers", FAILED, 0)
+            signals = self._signals()
+            if signal.SIGTERM in signals:
+                watched.on_sigterm()
+                self._end("the nodes were stopped by SIGTERM", 128 + signal.SIGTERM, 2 * heartbeat.GRACE)
+            elif signal.SIGINT in signals:  # Python raises KeyboardInterrupt if the main thread runs Python code
+                self._end(interrupted(self._process.rank), 128 + signal.SIGINT, heartbeat.GRACE)
+            elif watched.failure is not None:
+                self._end(watched.failure, FAILED, heartbeat.GRACE)
+            elif time.monotonic() - watched.last_answer > self._timeout + heartbeat.GRACE:
+                self._end(f"{self._process.store_owner} no longer answers", FAILED, 0)
 
     def _signals(self) -> bytes:
-        """The numbers of those that have come, after a short wait."""
-        if self._wake is None:
-            self._stop.wait(LOOK)
+        """The numbers of new signals, after a short wait."""
+        if self._wakeup is None:
+            self._stop.wait(INTERVAL)
             return b""
-        ready, _, _ = select.select([self._wake[0]], [], [], LOOK)
-        return self._wake[0].recv(64) if ready else b""
+        ready, _, _ = select.select([self._wakeup[0]], [], [], INTERVAL)
+        return self._wakeup[0].recv(64) if ready else b""
 
-    def _end(self, words: str, code: int, grace: float) -> None:
-        """End the process in `grace` seconds, or after a SIGTERM as soon as it is known why."""
-        until = time.monotonic() + grace
-        while time.monotonic() < until and (code == FAILED or self._life.words is None):
-            if self._stop.wait(LOOK / 5):
+    def _end(self, reason: str, code: int, grace: float) -> None:
+        """End the process in `grace` seconds; after a signal, as soon as the failure reason is known."""
+        end = time.monotonic() + grace
+        while time.monotonic() < end and (code == FAILED or self._heartbeat.failure is None):
+            if self._stop.wait(INTERVAL / 5):
                 return
         if not self._stop.is_set():
-            self._life.linger()
-            print(f"fewbits: node {self._place.rank}: {self._life.words or words}", file=sys.stderr, flush=True)
+            self._heartbeat.await_readers()
+            reason = self._heartbeat.failure or reason
+            print(f"fewbits: node {self._process.rank}: {reason}", file=sys.stderr, flush=True)
             os._exit(code)

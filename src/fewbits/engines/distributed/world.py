@@ -1,4 +1,4 @@
-"""World: the processes of one run, from the handshake until the last one has left."""
+"""World: the processes of one run, from the handshake until the last one has finished."""
 
 from __future__ import annotations
 
@@ -12,93 +12,112 @@ from typing import Any
 import torch.distributed as dist
 
 from fewbits.engines.distributed import heartbeat
-from fewbits.engines.distributed.handshake import READY, agree, claim, introduce
-from fewbits.engines.distributed.heartbeat import Heartbeat, by_hand, left, out
+from fewbits.engines.distributed.handshake import READY, check_equal, claim_rank, exchange_facts
+from fewbits.engines.distributed.heartbeat import Heartbeat, disconnected, finished, interrupted
 from fewbits.engines.distributed.process_info import ProcessInfo
-from fewbits.engines.distributed.rendezvous import RendezvousStore, until
+from fewbits.engines.distributed.rendezvous import RendezvousStore, wait_until
 from fewbits.engines.distributed.watchdog import Watchdog
 from fewbits.errors import FewbitsError, LocalError, PeerLostError
 
-HEARSAY = 0.5  # seconds
+LATE_REASON = 0.5  # seconds: torch may close a connection before its process can report a reason
 TIMED_OUT = "Timed out"
 
 
 class World:
-    """All processes of a run; a context that none of them leaves before the others can do without it.
+    """All processes of a run, as a context; none of them leaves it while another needs it.
 
-    Whatever ends one of them ends all of them with the same sentence: the first to fail leaves its last words on the
-    board. One that dies without a word is found by its closed connection, or by the signs of life that it no longer
-    gives, within `patience` seconds.
+    When one process ends with an error, all end with the same sentence: the first to fail writes its failure reason to
+    the rendezvous store. A process that dies is found by its closed connection or its missing heartbeats.
+
+    Args:
+        process: rank, size and address; None: as torchrun says.
+        heartbeat_timeout: seconds to wait for the other processes to join, and for a heartbeat.
+        frame_timeout: seconds to wait for a frame of a node that is alive.
+        backend: a backend of torch.distributed. Frames are bytes on the CPU, so it needs a CPU part: "gloo", "mpi", or
+            "cpu:gloo,cuda:nccl" beside NCCL.
+
+    Raises:
+        LocalError: an argument is wrong, or the port is in use.
+        PeerLostError: a process does not join.
+
+    >>> World(backend="nccl")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    fewbits.errors.LocalError: World: NCCL carries no bytes on the CPU, ...
     """
 
     def __init__(
-        self, place: ProcessInfo | None = None, patience: float = 60.0, limit: float = 1800.0, backend: str = "gloo"
+        self,
+        process: ProcessInfo | None = None,
+        heartbeat_timeout: float = 60.0,
+        frame_timeout: float = 1800.0,
+        backend: str = "gloo",
     ) -> None:
-        """`place`: what torchrun says when not given. `patience`: seconds to wait for the others to come, and for a
-        sign of heartbeat. `limit`: seconds to wait for a living node's frame. `backend`: torch's; frames are bytes on the
-        CPU, so it must have a CPU side ("gloo", "mpi", or "cpu:gloo,cuda:nccl" for those who use NCCL beside it).
-
-        Raises LocalError or GoneError with a sentence when the processes do not come together.
-        """
-        _check(backend, patience, limit)
-        self.place = place = place or ProcessInfo.of()
-        self.patience, self._limit = patience, limit
-        self.rank, self.size = place.rank, place.size
-        self.board = RendezvousStore.meet(place, patience)
-        claim(self.board, place)
-        self._introductions = 0
-        self._life = Heartbeat(self.board, place, patience)
-        self._guard = Watchdog(self._life, place, patience)
-        self._life.start()
-        self._guard.start()
+        _check(backend, heartbeat_timeout, frame_timeout)
+        self.process = process = process or ProcessInfo.of()
+        self._heartbeat_timeout, self._frame_timeout = heartbeat_timeout, frame_timeout
+        self.rank, self.size = process.rank, process.size
+        self.store = RendezvousStore.connect(process, heartbeat_timeout)
+        claim_rank(self.store, process)
+        self._exchanges = 0
+        self._heartbeat = Heartbeat(self.store, process, heartbeat_timeout)
+        self._watchdog = Watchdog(self._heartbeat, process, heartbeat_timeout)
+        self._heartbeat.start()
+        self._watchdog.start()
         try:
-            self._introduce({}, patience)
-            self.board.post(READY, "")
+            self._exchange_facts({}, heartbeat_timeout)
+            self.store.set(READY, "")
             self._connect(backend)
         except FewbitsError as error:
-            self._gone(str(error))
-            self._end(_farewell())
+            self._fail(str(error))
+            self._end(_failure_read_time())
             raise
 
-    def _introduce(self, facts: Mapping[str, str], patience: float) -> list[dict[str, str]]:
-        self._introductions += 1
-        return introduce(self.board, self.place, self._introductions, facts, patience)
+    def _exchange_facts(self, facts: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
+        self._exchanges += 1
+        return exchange_facts(self.store, self.process, self._exchanges, facts, timeout)
 
-    def agree(self, facts: Mapping[str, str], own: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        """Everybody's `facts` and `own` by rank, once all have come here.
+    def agree(self, equal: Mapping[str, str], local: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+        """All processes' facts by rank, once all have called this.
 
-        DesyncError, the same on every rank, names those whose facts differ and both descriptions; `own` may differ.
+        Args:
+            equal: facts that must be the same on every process.
+            local: facts that may differ.
+
+        Raises:
+            DesyncError: facts in `equal` differ; the message is the same on every rank and shows both values.
         """
-        found = self._introduce({**facts, **(own or {})}, self._limit)
-        agree(found, set(facts))
+        found = self._exchange_facts({**equal, **(local or {})}, self._frame_timeout)
+        check_equal(found, set(equal))
         return found
 
     def _connect(self, backend: str) -> None:
-        wait = timedelta(seconds=self._limit)
+        wait, store = timedelta(seconds=self._frame_timeout), self.store.torch_store
         try:
-            dist.init_process_group(backend, store=self.board.store, rank=self.rank, world_size=self.size, timeout=wait)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=wait)
         except RuntimeError as error:
-            words = f"node {self.rank} cannot reach the others by {backend}: {_line(error)}"
-            raise self._gone(words) from None
+            reason = f"node {self.rank} cannot reach the others by {backend}: {_line(error)}"
+            raise self._fail(reason) from None
 
     def wait(self, work: Any, peer: int) -> None:
-        """Wait for a send to or a receive from `peer`; GoneError names the node that the run has lost."""
+        """Wait for a send to or a receive from `peer`; PeerLostError names the node that the run has lost."""
         try:
             work.wait()
         except RuntimeError as error:
             if TIMED_OUT in str(error):
-                late = self._life.laggard(self.board)
-                raise PeerLostError(f"node {late} lives, but has sent nothing for {self._limit:g} s") from None
-            raise PeerLostError(self._hearsay() or f"node {peer} is gone: {_line(error)}") from None
+                late = self._heartbeat.slowest(self.store)
+                reason = f"node {late} is alive but has sent nothing for {self._frame_timeout:g} s"
+                raise PeerLostError(reason) from None
+            raise PeerLostError(self._late_reason() or f"node {peer} was lost: {_line(error)}") from None
 
-    def _hearsay(self) -> str | None:
-        """Words that come just after a connection was closed: torch closes it before its owner can speak."""
-        until(lambda: self.board.words is not None, HEARSAY)
-        return self.board.words
+    def _late_reason(self) -> str | None:
+        """A failure reason that arrives just after a connection was closed."""
+        wait_until(lambda: self.store.failure is not None, LATE_REASON)
+        return self.store.failure
 
-    def advance(self, progress: int) -> None:
-        """Tell the others, with the next sign of life, how far this node is: the least is who all are waiting for."""
-        self._life.progress = progress
+    def set_progress(self, progress: int) -> None:
+        """Publish this node's progress with its next heartbeat; all nodes wait for the one with the least."""
+        self._heartbeat.progress = progress
 
     def __enter__(self) -> World:
         return self
@@ -106,68 +125,74 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave together, or say why not."""
+        """Leave together, or report the failure reason."""
         try:
             if error is None:
-                self._leave()
+                self._finish()
             elif isinstance(error, PeerLostError):
-                raise self._gone(str(error)) from error
-            elif isinstance(error, KeyboardInterrupt):
-                self._gone(by_hand(self.rank))
+                raise self._fail(str(error)) from error
             else:
-                own = str(error) if isinstance(error, FewbitsError) else f"{type(error).__name__}: {error}"
-                self._gone(f"node {self.rank} stopped: {own}")
+                self._fail(_reason(self.rank, error))
         finally:
-            self._end(self.patience if error is None else _farewell())
-            if error is None:  # else its destructor may wait for the peers
+            self._end(self._heartbeat_timeout if error is None else _failure_read_time())
+            if error is None:  # after an error, its destructor may wait for the peers
                 dist.destroy_process_group()
 
-    def _gone(self, words: str) -> PeerLostError:
-        """The error with the run's last words; ours, if nobody has spoken before."""
+    def _fail(self, reason: str) -> PeerLostError:
+        """Report a failure; an error with the run's failure reason, which is the first that was reported."""
         try:
-            return PeerLostError(self.board.say(words))
-        except PeerLostError:  # the store, too
-            return PeerLostError(self._life.words or words)
+            return PeerLostError(self.store.report_failure(reason))
+        except PeerLostError:  # the store is lost, too
+            return PeerLostError(self._heartbeat.failure or reason)
 
-    def _leave(self) -> None:
-        """Wait until everybody is at the end: frames may still be on their way."""
-        self.board.post(left(self.rank), "")
-        names = [left(rank) for rank in range(self.size)]
-        in_time = until(lambda: self.board.has(*names) or self.board.words is not None, self._limit)
-        if words := self.board.words:
-            raise PeerLostError(words)
+    def _finish(self) -> None:
+        """Wait until all processes have finished: frames may still be in transit."""
+        self.store.set(finished(self.rank), "")
+        keys = [finished(rank) for rank in range(self.size)]
+        in_time = wait_until(lambda: self.store.has(*keys) or self.store.failure is not None, self._frame_timeout)
+        if failure := self.store.failure:
+            raise PeerLostError(failure)
         if not in_time:
-            raise self._gone(f"node {self._life.laggard(self.board)} has not come to the end in {self._limit:g} s")
+            late = self._heartbeat.slowest(self.store)
+            raise self._fail(f"node {late} has not finished within {self._frame_timeout:g} s")
 
-    def _end(self, patience: float) -> None:
-        """Be done with the board; whoever holds the store stays until the others are done with it, or are gone."""
-        self._guard.stop()
-        self._life.stop()
-        names = [out(rank) for rank in range(self.size)]
+    def _end(self, timeout: float) -> None:
+        """Disconnect from the store; the process that runs it waits until the others have disconnected."""
+        self._watchdog.stop()
+        self._heartbeat.stop()
+        keys = [disconnected(rank) for rank in range(self.size)]
         with suppress(PeerLostError):
-            self.board.post(out(self.rank), "")
-            if self.place.hosts:
-                until(lambda: self.board.has(*names), patience)
+            self.store.set(disconnected(self.rank), "")
+            if self.process.runs_store:
+                wait_until(lambda: self.store.has(*keys), timeout)
 
 
-def _check(backend: str, patience: float, limit: float) -> None:
-    if not (patience > 0 and limit > 0):
-        raise LocalError(f"World: patience and limit are seconds above 0; got {patience} and {limit}")
+def _check(backend: str, heartbeat_timeout: float, frame_timeout: float) -> None:
+    if not (heartbeat_timeout > 0 and frame_timeout > 0):
+        got = f"{heartbeat_timeout} and {frame_timeout}"
+        raise LocalError(f"World: heartbeat_timeout and frame_timeout are seconds above 0; got {got}")
     if dist.is_initialized():
-        raise LocalError("World: torch.distributed is initialised already in this process; one run at a time")
+        raise LocalError("World: torch.distributed is already initialised in this process; one run at a time")
     cpu = next((part.removeprefix("cpu:") for part in backend.split(",") if not part.startswith("cuda:")), "none")
     if cpu == "nccl":
         raise LocalError("World: NCCL carries no bytes on the CPU, and frames are; give backend='cpu:gloo,cuda:nccl'")
     if not dist.is_backend_available(cpu):
-        raise LocalError(f"World: this torch has no backend {cpu!r}; gloo is always there")
+        raise LocalError(f"World: this torch has no backend {cpu!r}; gloo is always available")
 
 
-def _farewell() -> float:
-    """Seconds until everybody has heard last words."""
-    return 2 * heartbeat.EVERY + heartbeat.GRACE
+def _reason(rank: int, error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted(rank)
+    text = str(error) if isinstance(error, FewbitsError) else f"{type(error).__name__}: {error}"
+    return f"node {rank} stopped: {text}"
+
+
+def _failure_read_time() -> float:
+    """Seconds until all processes have read a failure reason."""
+    return 2 * heartbeat.INTERVAL + heartbeat.GRACE
 
 
 def _line(error: Exception) -> str:
-    """What torch says, without where in its source it says it."""
+    """The first line of torch's message, without its place in torch's source."""
     text = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0])
     return text.partition(". This is typically")[0][:200]

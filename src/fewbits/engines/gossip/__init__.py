@@ -2,6 +2,7 @@
 
 from fewbits.engines.gossip.gossip import gossip
 from fewbits.engines.gossip.report import GossipReport
-from fewbits.engines.gossip.run import GossipResult, GossipRun
+from fewbits.engines.gossip.result import GossipResult
+from fewbits.engines.gossip.run import GossipRun
 
 __all__ = ["GossipReport", "GossipResult", "GossipRun", "gossip"]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.gossip.report import GossipReport
-from fewbits.engines.gossip.run import GossipResult, GossipRun
+from fewbits.engines.gossip.result import GossipResult
+from fewbits.engines.gossip.run import GossipRun
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import LocalSGD
 from fewbits.rng import Key
@@ -28,20 +29,49 @@ def gossip(
     local: LocalSGD | None = None,
     inactive: float = 0.0,
     loss: Loss | None = None,
-    key: Key = Key(0),
+    seed: int = 0,
     processes: int = 1,
     evaluate_every: int = 1,
-    folder: Path | str | None = None,
+    out: Path | str | None = None,
     watch: Callable[[GossipReport], None] | None = None,
 ) -> GossipResult:
-    """Train a model per node on the nodes' data, counting real bytes; `model` becomes the mean of theirs.
+    """Train one model per node of a graph, without a server, and count every byte.
 
-    `nodes`: one (x, y) pair of tensors each. `local`: how a node trains in a round, by default one step of SGD with
-    learning rate 0.1 on 10 examples. `inactive`: the share of nodes that sleep in a round, drawn from the key.
-    `folder`: where to keep logs and checkpoints; a folder with an earlier part of the same run continues it. Same key,
-    same bytes, for any number of processes.
+    Every round: local steps; one compressed frame to all neighbours; x = x_half + gamma sum_j w_ij (xhat_j - xhat_i).
+
+    Args:
+        model: the initial model; its weights become the mean of all nodes' models.
+        nodes: one (x, y) pair of tensors per node, each with the examples first.
+        network: a graph, such as `fb.topology.torus(16)`.
+        method: `DSGD`, `Choco`, `Malcom` or `DeepSqueeze`.
+        rounds: number of rounds.
+        test: (x, y) for the accuracy of every node's own model; None: no evaluation.
+        local: a node's training in a round; the default is one SGD step, learning rate 0.1, 10 examples.
+        inactive: probability that a node is inactive in a round, in [0, 1).
+        loss: loss(output, y); None: cross-entropy.
+        seed: same seed, same bytes, for any number of processes.
+        processes: number of worker processes.
+        evaluate_every: rounds between two evaluations.
+        out: folder for logs and checkpoints; an earlier part of the same run in it is continued.
+        watch: a function that gets every report.
+
+    Returns:
+        A `GossipResult`: the models, the reports and the ledger.
+
+    Raises:
+        LocalError: the arguments do not fit each other, or `out` contains another run.
+
+    >>> import torch
+    >>> from fewbits import Malcom, topology
+    >>> nodes = [(torch.randn(20, 3), torch.arange(20) % 2) for _ in range(4)]
+    >>> result = gossip(torch.nn.Linear(3, 2), nodes, topology.ring(4), Malcom(gamma=0.5), rounds=2)
+    >>> len(result.reports), result.models.shape
+    (2, torch.Size([4, 8]))
+
+    Source: the methods' papers; see each method.
     """
+    key = Key(seed)
     task = Task.of(model, nodes, test, local or LocalSGD(lr=0.1, steps=1), loss)
-    net = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
+    varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
     schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
-    return GossipRun(task, method, net, schedule, key, folder).run(watch)
+    return GossipRun(task, method, varying, schedule, key, out).run(watch)

@@ -1,4 +1,4 @@
-"""NodePool: players in processes of one thread each; only orders and small answers pass through pipes."""
+"""NodePool: workers in processes of one thread each; only commands and small answers pass through pipes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,20 @@ from torch import Tensor
 
 from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.processes import HUNG_UP, Children, Message, checked, one_thread, pack, unpack
-from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.node_worker import NodeWorker
+from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
-from fewbits.engines.gossip.trainer import Sent
-from fewbits.learn.gossip import GossipMethod
-from fewbits.rng import Key
-from fewbits.topology import Network
-
-Arguments = tuple[Task, GossipMethod, Network, Key, SharedVectors]
+from fewbits.engines.gossip.trainer import StepReport
 
 
 class NodePool:
-    """`processes` players; use as a context manager. With one process the player lives in this one."""
+    """`processes` workers; use it as a context manager. A single worker runs in this process."""
 
-    def __init__(
-        self, task: Task, method: GossipMethod, network: Network, key: Key, rows: SharedVectors, processes: int
-    ) -> None:
-        self._arguments = (task, method, network, key, rows)
-        self._n, self._count = network.n, min(processes, network.n)
+    def __init__(self, setup: GossipSetup, vectors: SharedVectors, processes: int) -> None:
+        self._setup, self._vectors = setup, vectors
+        self._n, self._count = setup.network.n, min(processes, setup.network.n)
         self._threads_before = torch.get_num_threads()
-        self._player: NodeWorker | None = None
+        self._worker: NodeWorker | None = None
         self._children = Children()
 
     def __enter__(self) -> NodePool:
@@ -41,7 +34,7 @@ class NodePool:
         keep_memory()
         try:
             if self._count == 1:
-                self._player = NodeWorker(*self._arguments)
+                self._worker = NodeWorker(self._setup, self._vectors)
             else:
                 self._start()
         except BaseException:
@@ -51,81 +44,81 @@ class NodePool:
 
     def _start(self) -> None:
         for number in range(self._count):
-            self._children.fork(_serve, self._arguments, number, self._count)
-        for pipe in self._children.pipes:  # all have written their nodes' first vectors
-            self._hear(pipe)
+            self._children.fork(_serve, self._setup, self._vectors, number, self._count)
+        for pipe in self._children.pipes:  # each answers once its nodes' first vectors are written
+            self._answer(pipe)
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
         self._children.end()
 
-    def load(self, ends: dict[str, Tensor]) -> None:
-        """Give every node the ends of its links back."""
-        self._order("load", {}, save_tensors(ends))
+    def load(self, links: dict[str, Tensor]) -> None:
+        """Restore the states of all links."""
+        self._command("load", {}, save_tensors(links))
 
     def dump(self) -> dict[str, Tensor]:
-        """The ends of all links."""
-        if self._player is not None:
-            return self._player.dump()
+        """The states of all links."""
+        if self._worker is not None:
+            return self._worker.dump()
         return {name: x for _, data in self._answers("dump", {}) for name, x in load_tensors(data).items()}
 
-    def step(self) -> list[Sent]:
-        """The first half of a round, by node."""
-        found = [sent for part in self._order("step", {}) for sent in part]
-        return sorted((Sent(**sent) for sent in found), key=lambda sent: sent.node)
+    def step(self) -> list[StepReport]:
+        """Train all active nodes; their reports in the nodes' order."""
+        reports = [StepReport(**report) for part in self._command("step", {}) for report in part]
+        return sorted(reports, key=lambda report: report.node)
 
     def mix(self, lengths: dict[int, int]) -> list[int]:
-        """The second half; zeros by node."""
-        return self._woven(self._order("mix", {str(i): length for i, length in lengths.items()}))
+        """Deliver the frames, of these lengths by node, and mix; each node's number of zero parameters."""
+        return self._in_order(self._command("mix", {str(i): length for i, length in lengths.items()}))
 
     def evaluate(self) -> list[tuple[float, float]]:
         """(accuracy, loss) by node."""
-        return [(accuracy, loss) for accuracy, loss in self._woven(self._order("evaluate", {}))]
+        return [(accuracy, loss) for accuracy, loss in self._in_order(self._command("evaluate", {}))]
 
-    def _woven(self, parts: list[list[Any]]) -> list[Any]:
-        """Player k has nodes k, k + count, ...: back into the nodes' order."""
+    def _in_order(self, parts: list[list[Any]]) -> list[Any]:
+        """Worker k has nodes k, k + count, ...; return the answers in the nodes' order."""
         return [parts[i % self._count][i // self._count] for i in range(self._n)]
 
-    def _order(self, what: str, given: dict[str, Any], data: bytes = b"") -> list[Any]:
-        if self._player is not None:
-            return [_obey(self._player, what, given, data)[0]]
-        return [answer for answer, _ in self._answers(what, given, data)]
+    def _command(self, name: str, argument: dict[str, Any], data: bytes = b"") -> list[Any]:
+        if self._worker is not None:
+            return [_execute(self._worker, name, argument, data)[0]]
+        return [answer for answer, _ in self._answers(name, argument, data)]
 
-    def _answers(self, what: str, given: dict[str, Any], data: bytes = b"") -> list[tuple[Any, bytes]]:
-        order = pack(({"do": what, "given": given}, data))
+    def _answers(self, name: str, argument: dict[str, Any], data: bytes = b"") -> list[tuple[Any, bytes]]:
+        command = pack(({"do": name, "argument": argument}, data))
         for pipe in self._children.pipes:
-            with suppress(*HUNG_UP):  # its last words are read below
-                pipe.send_bytes(order)
-        return [self._hear(pipe) for pipe in self._children.pipes]
+            with suppress(*HUNG_UP):  # `_answer` reads the failure reason
+                pipe.send_bytes(command)
+        return [self._answer(pipe) for pipe in self._children.pipes]
 
-    def _hear(self, pipe: Connection) -> tuple[Any, bytes]:
+    def _answer(self, pipe: Connection) -> tuple[Any, bytes]:
         (message,) = self._children.hear(pipe)
         answer, data = checked(message)
-        return answer["found"], data
+        return answer["result"], data
 
 
-def _obey(player: NodeWorker, what: str, given: dict[str, Any], data: bytes) -> tuple[Any, bytes]:
-    match what:
+def _execute(worker: NodeWorker, name: str, argument: dict[str, Any], data: bytes) -> tuple[Any, bytes]:
+    match name:
         case "load":
-            return player.load(load_tensors(data)), b""
+            return worker.load(load_tensors(data)), b""
         case "dump":
-            return None, save_tensors(player.dump())
+            return None, save_tensors(worker.dump())
         case "step":
-            return [sent.asdict() for sent in player.step()], b""
+            return [report.asdict() for report in worker.step()], b""
         case "mix":
-            return player.mix({int(i): length for i, length in given.items()}), b""
+            return worker.mix({int(i): length for i, length in argument.items()}), b""
         case _:
-            return player.evaluate(), b""
+            return worker.evaluate(), b""
 
 
-def _serve(pipe: Connection, arguments: Arguments, number: int, count: int) -> None:
-    """A player's process: take orders until told to stop."""
-    player = NodeWorker(*arguments, number, count)
-    answer: Message = {"found": None}, b""
+def _serve(pipe: Connection, setup: GossipSetup, vectors: SharedVectors, number: int, count: int) -> None:
+    """A worker's process: execute commands until "stop"."""
+    worker = NodeWorker(setup, vectors, number, count)
+    answer: Message = {"result": None}, b""
     while True:
         pipe.send_bytes(pack(answer))
-        ((order, data),) = unpack(pipe.recv_bytes())
-        if order["do"] == "stop":
+        ((command, data),) = unpack(pipe.recv_bytes())
+        if command["do"] == "stop":
             return
-        found, data = _obey(player, order["do"], order["given"], data)
-        answer = {"found": found}, data
+        result, data = _execute(worker, command["do"], command["argument"], data)
+        answer = {"result": result}, data

@@ -1,4 +1,4 @@
-"""Training without a server: a node, and the methods that it can follow."""
+"""Training without a server: `Node`, and the methods for it."""
 
 from fewbits.learn.gossip.auto import best_gamma, tuned
 from fewbits.learn.gossip.choco import Choco

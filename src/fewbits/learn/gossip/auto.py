@@ -1,15 +1,15 @@
 """gamma="auto": the consensus step from the codec's measured error and the graph's spectrum.
 
-Let every node's model be pushed by a constant u per round (its own data's pull), and split all nodes' vectors into
-eigenvectors of I - W; m is the eigenvalue. A model x and its public copy e follow, with r what is encoded,
-C(r) = c r + n, E n^2 = b E r^2, where n is independent between nodes, so that each mode gets b times the mean of r^2:
+The model: a constant local step u moves every node's model in every round. All nodes' vectors are split into
+eigenvectors of I - W, with eigenvalue m. x is the model, e its public vector, and r the encoded vector. The codec gives
+C(r) = c r + n with E n^2 = b E r^2. The noise n is independent between nodes: each mode gets b times the mean of r^2:
 
     half:   r = x + u - e,          e' = e + c r + n,   x' = x + u - g m e'
     mixed:  x' = x + u - g m e,     r = x' - e,         e' = e + c r + n
 
-Gain c and noise b are measured by encoding random vectors. The disagreement that remains is the sum of E x^2 over all
-modes but the mean; gamma is the largest g of a grid for which it is within a twentieth of the least. The derivation is
-ours; the step that CHOCO's theorem allows (Koloskova et al. 2019, Theorem 2) is many times smaller.
+Encoding random vectors measures the gain c and the noise b. The disagreement is the sum of E x^2 over all modes but the
+mean. gamma is the largest g of a grid whose disagreement is at most 5 % above the smallest. The derivation is ours. The
+step that CHOCO's theorem allows (Koloskova et al. 2019, Theorem 2) is many times smaller.
 """
 
 from __future__ import annotations
@@ -34,36 +34,37 @@ from fewbits.spec import TreeSpec
 from fewbits.topology import Network
 
 GRID = tuple(np.round(np.geomspace(0.01, 1.0, 61), 4).tolist())
-FLAT = 1.05  # the curve is flat near its least, and of nearly equal steps the largest agrees soonest
+TOLERANCE = 1.05  # the curve is flat near its minimum; there, the largest step agrees soonest
 M = TypeVar("M", bound=GossipMethod)
 
 
 def tuned(method: M, spec: TreeSpec, network: Network, key: Key) -> M:
-    """The method with a number for gamma: its own, or the rule's; equal arguments give equal numbers everywhere."""
+    """The method with a number for gamma; equal arguments give equal numbers on every machine."""
     if method.gamma != AUTO:
         return method
     gain, noise = measured(method, spec, key)
-    modes = Counter(np.round(1 - network.expected().eigenvalues, 2).tolist())  # like ones together: 200 at most
+    modes = Counter(np.round(1 - network.expected().eigenvalues, 2).tolist())  # at most 200 distinct values
     return replace(method, gamma=best_gamma(gain, noise, modes, method.mixes_first))
 
 
 def best_gamma(gain: float, noise: float, modes: Mapping[float, int], mixes_first: bool = False) -> float:
-    """The g of a grid in (0, 1] that leaves least disagreement; `modes`: how often each eigenvalue of I - W occurs.
+    """The step g of a grid in (0, 1] with the least disagreement.
 
-    LocalError when nothing on the grid converges: the codec's error is then larger than what it is given.
+    `modes` counts the eigenvalues of I - W. Raises LocalError when no step converges because the codec adds too much
+    noise.
     """
-    left = [disagreement(g, gain, noise, modes, mixes_first) for g in GRID]
-    least = min(left)
+    values = [disagreement(g, gain, noise, modes, mixes_first) for g in GRID]
+    least = min(values)
     if least == math.inf:
         raise LocalError(
-            f'gamma="auto": no step converges: the codec keeps {gain:.3g} of a vector and adds {noise:.3g} of its '
-            'squared length as noise; use more bits, norm="linf", or Quantize(..., mode="contractive")'
+            f'gamma="auto": no step converges because the codec keeps {gain:.3g} of a vector and adds {noise:.3g} of '
+            'its squared length as noise; use more bits, norm="linf", or Quantize(..., mode="contractive")'
         )
-    return max(g for g, found in zip(GRID, left, strict=True) if found <= FLAT * least)
+    return max(g for g, value in zip(GRID, values, strict=True) if value <= TOLERANCE * least)
 
 
 def disagreement(g: float, gain: float, noise: float, modes: Mapping[float, int], mixes_first: bool = False) -> float:
-    """The sum of E x^2 over all modes but the mean, in units of u^2, once it has settled; infinite if it never does."""
+    """The limit of the sum of E x^2 over all modes but the mean, in units of u^2; infinite when it diverges."""
     means, spreads, noises, nodes = 0.0, 0.0, 0.0, sum(modes.values())
     fixed = 0.0
     for m, count in modes.items():
@@ -76,13 +77,13 @@ def disagreement(g: float, gain: float, noise: float, modes: Mapping[float, int]
         a, push, shake, read = _mode(g * m, gain, mixes_first)
         if np.abs(np.linalg.eigvals(a)).max() >= 1:
             return math.inf
-        settled = np.linalg.solve(np.eye(2) - a, push)
+        limit = np.linalg.solve(np.eye(2) - a, push)
         covariance = np.linalg.solve(np.eye(4) - np.kron(a, a), noise * np.outer(shake, shake).reshape(4)).reshape(2, 2)
-        means += count * float(read @ settled + 1) ** 2
+        means += count * float(read @ limit + 1) ** 2
         noises += count * float(read @ covariance @ read)
-        fixed += count * float(settled[0]) ** 2
+        fixed += count * float(limit[0]) ** 2
         spreads += count * float(covariance[0, 0])
-    if noises >= nodes:  # each round's noise is more than what is left of the last round's
+    if noises >= nodes:  # the noise grows from round to round
         return math.inf
     return fixed + spreads * means / (nodes - noises)
 
@@ -98,7 +99,7 @@ def _mode(gm: float, c: float, mixes_first: bool) -> tuple[np.ndarray, np.ndarra
 
 @lru_cache(maxsize=64)  # all nodes of a process ask for the same
 def measured(method: GossipMethod, spec: TreeSpec, key: Key) -> tuple[float, float]:
-    """(gain, noise) of the method's codec on a normal or a Laplace vector, whichever it serves worse."""
+    """(gain, noise) of the method's codec on a normal or a Laplace vector: the pair with the larger error."""
     a, b, c, d = (torch.from_numpy(key.fold(name).normal(spec.numel)) for name in "abcd")
     found = [_encoded(method, spec, key, v) for v in (a, a * b + c * d)]  # the second is Laplace's distribution
     return max(found, key=lambda pair: (1 - pair[0]) ** 2 + pair[1])

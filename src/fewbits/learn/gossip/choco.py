@@ -19,20 +19,36 @@ STARTS = ("common", "zero")
 
 @dataclass(frozen=True)
 class Choco(GossipMethod):
-    """At node i, with public copies xhat_j that all of j's neighbours hold alike:
+    """CHOCO-SGD: every node sends compressed differences to its public vector.
+
+    At node i, where node j and all its neighbours have the same public vector xhat_j:
 
     1. x_half = x - eta grad(x)
     2. q = C(x_half - xhat_i), sent to all neighbours
     3. xhat_j += q_j for every neighbour j and i itself
     4. x = x_half + gamma sum_j w_ij (xhat_j - xhat_i)
 
-    `position="mixed"` is the order of the later paper (Koloskova et al., ICLR 2020, Algorithm 1): 4 with the copies of
-    the round before, then q = C(x - xhat_i), so that sending overlaps the next gradient.
+    Args:
+        codec: codec C of the differences, without a state; the default quantises to 4 bits.
+        gamma: consensus step in (0, 1]; "auto" computes it, see `fewbits.learn.gossip.auto`.
+        momentum: momentum of the local steps, in [0, 1), kept from round to round.
+        position: what a frame describes. "half": the model before step 4. "mixed": the model after step 4, which uses
+            the public vectors of the previous round.
+        start: "common": xhat = x0 everywhere, from a common seed. "zero": xhat = 0, and x0 travels in round 1.
+
+    Raises:
+        LocalError: an argument is outside its range, or the codec has a state or error feedback.
+
+    >>> Choco().codec
+    flat(chain(Quantize(bits=4), Rans()))
+
+    Source: Koloskova et al. 2019 (arXiv 1902.00340), Algorithm 2; `position="mixed"`: Koloskova et al. 2020
+    (arXiv 1907.09356), Algorithm 1. We entropy-code the levels; the papers count fixed widths.
     """
 
     codec: Codec = field(default_factory=lambda: flat(chain(Quantize(bits=4), Rans())))
-    position: str = "half"  # of what is sent: "half", before the consensus step, or "mixed", after it
-    start: str = "common"  # xhat = x0 everywhere, equal by a common seed and free; or "zero": x0 is sent in round 1
+    position: str = "half"
+    start: str = "common"
 
     residual: ClassVar[bool] = True
 
@@ -45,9 +61,7 @@ class Choco(GossipMethod):
 
     @property
     def mixes_first(self) -> bool:
-        """In the order of the later paper."""
         return self.position == "mixed"
 
     def combine(self, half: Tensor, consensus: Tensor, eta: float, spec: TreeSpec) -> Tensor:
-        """x_half + gamma sum_j w_ij (xhat_j - xhat_i), and the proximal step of those that have one."""
         return self.prox(half.add(consensus, alpha=self.step_size), eta, spec)

@@ -13,16 +13,27 @@ from fewbits.spec import TreeSpec
 
 @dataclass(frozen=True)
 class DSGD(GossipMethod):
-    """x_half = x - eta grad(x); send x_half; x = sum_j w_ij x_half_j.
+    """Decentralised SGD: every node sends its whole model and averages it with its neighbours' models.
 
-    Frames are whole models, by default in float32. Another codec here compresses the models themselves, which does not
-    converge beyond the codec's error; use `Choco`. gamma < 1 goes only part of the way to the mean. Lian et al. take
-    the gradient at x and step from the mean of the x_j; here, as in CHOCO's paper, the step comes first.
+    x_half = x - eta grad(x); send x_half; x = x_half + gamma sum_j w_ij (x_half_j - x_half).
+
+    Args:
+        codec: codec of the whole model; the default sends float32.
+        gamma: consensus step in (0, 1]; 1 takes the full weighted mean.
+        momentum: momentum of the local steps, in [0, 1), kept from round to round.
+
+    Raises:
+        LocalError: an argument is outside its range, or the codec has a state.
+
+    >>> DSGD().residual, DSGD().gamma
+    (False, 1.0)
+
+    Source: Lian et al. 2017 (arXiv 1705.09056). They take the gradient at x and step from the mean of the x_j; we step
+    first, as the CHOCO paper does. A lossy codec does not converge beyond its own error here; use `Choco` instead.
     """
 
     codec: Codec = field(default_factory=lambda: flat(Raw()))
     gamma: float | str = 1.0
 
     def combine(self, half: Tensor, consensus: Tensor, eta: float, spec: TreeSpec) -> Tensor:
-        """x_half + gamma sum_j w_ij (x_half_j - x_half_i)."""
         return half.add(consensus, alpha=self.step_size)

@@ -1,4 +1,4 @@
-"""Key frames: a node's whole public vector, for a neighbour that has lost count."""
+"""Key frames: a node's whole public vector, for a neighbour that lost a frame."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from fewbits.wire import Frame
 
 
 def write(sender: Sender, public: Tensor) -> bytes:
-    """The public vector in float32, under the header that the next frame follows on.  # (S,)"""
-    words = np.ascontiguousarray(public.numpy().astype("<f4", copy=False))
-    return bytes(Frame(Frame.parse(sender.snapshot()).header, words.data.cast("B")))
+    """A frame with the public vector (S,) in float32; the sender's next frame follows it."""
+    numbers = np.ascontiguousarray(public.numpy().astype("<f4", copy=False))
+    return bytes(Frame(Frame.parse(sender.snapshot()).header, numbers.data.cast("B")))
 
 
 def read(receiver: Receiver, frame: bytes | memoryview, numel: int) -> Tensor:
-    """The vector; the receiver takes the next frame after it. WireError, and no change, when it is none.  # (S,)"""
+    """The public vector (S,); the receiver then expects the next frame.
+
+    Raises WireError and changes nothing when the frame is not a key frame of this length.
+    """
     parsed = Frame.parse(frame)
     if len(parsed.payload) != 4 * numel:
-        raise WireError(f"a key frame holds {4 * numel} bytes here; got {len(parsed.payload)}")
+        raise WireError(f"a key frame has {4 * numel} bytes here; got {len(parsed.payload)}")
     public = torch.from_numpy(np.frombuffer(parsed.payload, "<f4").astype(np.float32))
     if not bool(torch.isfinite(public).all()):
-        raise WireError("a key frame holds values that are not finite")
+        raise WireError("a key frame has values that are not finite")
     receiver.adopt(bytes(Frame(parsed.header, b"")))
     return public

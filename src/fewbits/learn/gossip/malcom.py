@@ -15,17 +15,30 @@ from fewbits.learn.gossip.prox import L1, Prox
 
 @dataclass(frozen=True)
 class Malcom(Choco):
-    """min (1/n) sum_i F_i(x) + r(x), r = mu |x|_1 by default. At node i, in the paper's order:
+    """Malcom-PSGD: CHOCO with a proximal step, which makes weights exactly zero.
+
+    It minimises (1/n) sum_i F_i(x) + r(x), with r = mu |x|_1 by default. At node i, in the paper's order:
 
     1. x_half = x - eta grad(x; batch)
-    2. q = Q(x_half - xhat_i), dithered levels of the residual
-    3. q, entropy-coded, to every neighbour; theirs back
+    2. q = Q(x_half - xhat_i), dithered levels of the difference
+    3. send q, entropy-coded, to every neighbour; receive theirs
     4. xhat_j += q_j for every neighbour j and i itself
     5. z = x_half + gamma sum_j w_ij (xhat_j - xhat_i)
     6. x = prox_{eta r}(z) = sign(z) max(|z| - eta mu, 0)
 
-    With mu = 0 it is CHOCO with the same codec, bit for bit. With several local steps eta is their sum. Under
-    `position="mixed"`, steps 5 and 6 come before 2, and what is sent is the residual of the sparse x.
+    Args:
+        codec: quantiser and vector source coder; the default uses 4 bits and `Golomb`.
+        gamma, momentum, position, start: as in `Choco`. With "mixed", steps 5 and 6 come before step 2.
+        regulariser: r and its proximal operator: `L1`, `GroupL1` or `NoProx`.
+
+    Raises:
+        LocalError: as in `Choco`.
+
+    >>> Malcom().regulariser
+    L1(mu=1e-05)
+
+    Source: Campbell et al. 2023 (arXiv 2311.05760) and, for the coder, arXiv 2309.05633. With several local steps, eta
+    is the sum of their learning rates. With mu = 0, Malcom is CHOCO with the same codec, bit for bit.
     """
 
     codec: Codec = field(default_factory=lambda: flat(chain(Quantize(bits=4), Golomb())))
@@ -33,5 +46,4 @@ class Malcom(Choco):
 
     @property
     def prox(self) -> Prox:
-        """The regulariser's."""
         return self.regulariser

@@ -1,4 +1,4 @@
-"""GossipMethod: what makes one way of training without a server differ from another."""
+"""GossipMethod: a method of training without a server, such as DSGD or CHOCO."""
 
 from __future__ import annotations
 
@@ -19,19 +19,29 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class GossipMethod(ABC):
-    """The step that mixes, and what a frame means; `Node` does the rest.
+    """The base of all methods without a server: how a node mixes, and what a frame means.
 
-    Every node has a *public* vector, which it and its neighbours hold alike, and the *consensus* term is
-    sum_j w_ij (public_j - public_i). With `residual`, frames hold C(x - public) and are added to the public vector
-    (CHOCO, Malcom); without, a frame is the public vector (DSGD). `eta` is the length of the local step that was
-    taken: learning rate times steps.
+    x = combine(x_half, sum_j w_ij (public_j - public_i)), where a node and its neighbours know the node's *public*
+    vector. With `residual`, a frame is C(x_half - public) and is added to it; without, a frame is the public vector.
+
+    Args:
+        codec: codec C of every frame; it must have no state.
+        gamma: consensus step in (0, 1], or "auto"; a larger step agrees sooner, but may be unstable.
+        momentum: momentum of the local steps, in [0, 1), kept from round to round.
+
+    Raises:
+        LocalError: an argument is outside its range, or the codec has a state.
+
+    >>> from fewbits import DSGD, Choco
+    >>> isinstance(DSGD(), GossipMethod), Choco().residual
+    (True, True)
     """
 
-    codec: Codec  # C, of every frame; stateless
-    gamma: float | str = AUTO  # consensus step in (0, 1], or "auto"; larger: agrees sooner, then unstable
-    momentum: float = 0.0  # in [0, 1), of the local steps, kept from round to round
+    codec: Codec
+    gamma: float | str = AUTO
+    momentum: float = 0.0
 
-    residual: ClassVar[bool] = False
+    residual: ClassVar[bool] = False  # whether frames are differences to the public vector
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -41,34 +51,43 @@ class GossipMethod(ABC):
         if not 0 <= self.momentum < 1 or math.isnan(self.momentum):
             raise LocalError(f"{name}: momentum must be in [0, 1); got {self.momentum}")
         if not self.lift.stateless:
-            raise LocalError(f"{name}: what a link remembers is the node's public vector; {self.codec!r} has a state")
+            raise LocalError(
+                f"{name}: the only state of a link is the node's public vector, but {self.codec!r} has a state"
+            )
         if self.residual:
             for part in self.lift.inner:
-                Delta(part)  # says why when the error would be fed back twice
+                Delta(part)  # raises LocalError when the error would be fed back twice
 
     @property
     def lift(self) -> Lift:
-        """The codec, of a dict of tensors."""
+        """The codec as a codec of named tensors."""
         assert isinstance(self.codec, Lift)
         return self.codec
 
     @property
     def prox(self) -> Prox:
-        """What comes after the consensus step."""
+        """The proximal operator after the consensus step."""
         return NoProx()
 
     @property
     def mixes_first(self) -> bool:
-        """Whether the consensus step comes before the frame, with what was public in the round before."""
+        """Whether the consensus step precedes the frame and uses the public vectors of the previous round."""
         return False
 
     @property
     def step_size(self) -> float:
-        """gamma, once it is a number."""
+        """gamma as a number."""
         if isinstance(self.gamma, str):
-            raise LocalError(f"{type(self).__name__}: gamma is still {self.gamma!r}; see fewbits.learn.gossip.tuned")
+            raise LocalError(f"{type(self).__name__}: gamma is still {self.gamma!r}; call fewbits.learn.gossip.tuned")
         return self.gamma
 
     @abstractmethod
     def combine(self, half: Tensor, consensus: Tensor, eta: float, spec: TreeSpec) -> Tensor:
-        """The model after consensus and proximal step; `half`: after the local step.  # (numel,), all three"""
+        """The model after the consensus and proximal steps.
+
+        Args:
+            half: x_half, the model after the local steps, (S,).
+            consensus: sum_j w_ij (public_j - public_i), (S,).
+            eta: learning rate times local steps.
+            spec: names and shapes of the S numbers.
+        """

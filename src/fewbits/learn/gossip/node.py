@@ -1,4 +1,4 @@
-"""Node: one participant of a training without a server; takes bytes, gives bytes."""
+"""Node: one participant of a training without a server; it receives frames and returns frames."""
 
 from __future__ import annotations
 
@@ -13,36 +13,65 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.auto import tuned
 from fewbits.learn.gossip.method import GossipMethod
-from fewbits.learn.gossip.vectors import Vectors, need
+from fewbits.learn.gossip.mixture import Mixture
+from fewbits.learn.gossip.vectors import Vectors, memory_form
 from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
 from fewbits.topology import Network, Topology
 from fewbits.wire import Frame
 
-Train = Callable[[FlatModel], float]  # trains in place; returns eta, the length of its way: learning rate * steps
+Train = Callable[[FlatModel], float]  # trains in place; returns eta = learning rate * steps
 
 
 class Node:
-    """Node `me` of a network. An engine plays one iteration of every node like this, with frames as its only traffic:
+    """Node `me` of a network. An engine runs one iteration of every node like this, with frames as its only traffic:
 
-        if node.awake:
+        if node.active:
             frame = node.step(train)         # local steps, then ONE frame, the same for all `node.neighbours`
-        for j in node.expected:              # the neighbours that are awake in this round, ascending
-            node.receive(j, frame_of_j)      # asleep or not: a sleeping node hears, too
-        node.mix()                           # consensus and proximal step; the round is over
+        for j in node.expected:              # the neighbours that are active in this round, ascending
+            node.receive(j, frame_of_j)      # an inactive node receives frames, too
+        node.mix()                           # consensus and proximal step; the round ends
 
-    `round` counts finished rounds; who is awake in the coming one is drawn from the network's key, so every node knows
-    it of all. A sleeping node has no frame (`step` raises LocalError), but hears. Frames are the same bytes, and models
-    the same bits, on any engine that delivers a round's frames after the own step, in ascending order of their senders.
+    `round` counts finished rounds. The network's key decides who is active in the coming round, so every node knows it
+    of all. An inactive node has no frame (`step` raises LocalError). An engine delivers a
+    round's frames after the node's own step, in ascending order of their senders. Every such engine gives the same
+    frames and models, bit for bit.
 
-    Trouble: `receive` raises WireError for bytes that are none of this link's (nothing changed: ask for them again) and
-    DesyncError for a frame that is not the next one. A frame that came twice is dropped by that. After one that was
-    lost (`ask` says so when nothing came at all), `wanted` names the neighbours whose `key_frame()` is needed (for
-    two-vector memory, all of them); it must be made after their `step` of this round, and goes to `receive` instead of
-    their frame. `mix` raises DesyncError, naming who is missing, and changes nothing, until all are there.
+    Errors: `receive` raises WireError for bytes that are no frame of this link. Nothing has changed then; ask for the
+    frame again. It raises DesyncError for a frame that is not the next one; a repeated frame needs no further action.
+    After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all of
+    them. When nothing arrived at all, call `ask`. A neighbour makes its key frame after its `step` of this round;
+    `receive` takes it instead of the frame. `mix` raises DesyncError, names the missing nodes and changes nothing until
+    all frames have arrived.
 
-    All nodes must be given the same model (bit for bit: an engine should compare a digest), method, network and key.
-    Several nodes may share one model, one after the other, when each has `vectors` of its own.
+    All nodes need the same model (bit for bit: an engine should compare a digest), method, network and key. Several
+    nodes may use one model in turn when each has `vectors` of its own.
+
+    Args:
+        model: the model, with its initial weights.
+        method: the method of all nodes.
+        network: the network of all nodes.
+        me: this node's number, 0..n-1.
+        key: the key of the run, the same at all nodes.
+        memory: "two" or "copies", see `Vectors`; None: what the network needs.
+        vectors: memory for the node's vectors; None: new memory.
+
+    Raises:
+        LocalError: an argument has the wrong type, or the network is not connected.
+
+    >>> import torch
+    >>> from fewbits import DSGD, topology
+    >>> pair = [Node(torch.nn.Linear(2, 1), DSGD(), topology.ring(2), me, Key(0)) for me in (0, 1)]
+    >>> def train(model):
+    ...     model.params.sub_(0.1)
+    ...     return 0.1
+    >>> frames = [node.step(train) for node in pair]
+    >>> for node in pair:
+    ...     for j in node.expected:
+    ...         node.receive(j, frames[j])
+    ...     node.mix()
+    >>> torch.allclose(pair[0].flat.params, pair[1].flat.params)
+    True
     """
 
     def __init__(
@@ -55,93 +84,92 @@ class Node:
         memory: str | None = None,
         vectors: Vectors | None = None,
     ) -> None:
-        """`key` is the run's, everybody's. `memory`: "two" or "copies", see Vectors; None: what the network needs."""
         _check(method, network, me, key)
         self.flat = model if isinstance(model, FlatModel) else FlatModel(model)
         self.spec = shared_values.spec(self.flat)
         self.method = tuned(method, self.spec, network, key.fold("gamma"))
         self.network, self.me, self.neighbours = network, me, network.neighbours(me)
-        need(method, network, memory)
+        memory_form(method, network, memory)
         self.vectors = vectors or Vectors.fresh(self.flat, method, network, me, memory)
         codec, common = shared_values.with_buffers(method.lift, self.spec), key.fold("common")
         self.sender = Sender(codec, self.spec, key.fold("node", me), common)
         self.receivers = {j: Receiver(codec, self.spec, common) for j in self.neighbours}
-        self.round = 0  # finished
-        self.wanted: set[int] = set()  # neighbours whose key frame is needed
-        self._heard: set[int] = set()  # neighbours whose frame of this round is in
-        self._eta: float | None = None  # of this round's local step; None: not taken yet
+        self.round = 0  # finished rounds
+        self.wanted: set[int] = set()  # neighbours whose key frame this node needs
+        self._received: set[int] = set()  # neighbours whose frame of this round has arrived
+        self._eta: float | None = None  # eta of this round's step; None before the step
         first = len(self.flat.private[0])
         self._shared = self.vectors.x[first : first + len(self.flat.shared)]
         self._start()
 
     def _start(self) -> None:
-        own = self.vectors
-        own.x.copy_(self.flat.whole)
-        self._row = dict(self._now.row(self.me))  # the weights that the mixture is made with
+        vectors = self.vectors
+        vectors.x.copy_(self.flat.whole)
+        self._mixture = Mixture(vectors, self._coming_weights)
         if self.method.residual and getattr(self.method, "start", "") == "common":
-            own.public.copy_(self._shared)
-            for copy in () if own.lent else own.copies.values():
-                copy.copy_(own.public)
-            for weight in self._row.values():
-                own.mixture.add_(own.public, alpha=weight)
+            vectors.public.copy_(self._shared)
+            self._mixture.start(vectors.public)
 
     @property
-    def _now(self) -> Topology:
-        """The coming round's."""
+    def _topology(self) -> Topology:
+        """The topology of the coming round."""
         return self.network.at(self.round + 1)
 
     @property
-    def awake(self) -> bool:
+    def _coming_weights(self) -> dict[int, float]:
+        return dict(self._topology.neighbour_weights(self.me))
+
+    @property
+    def active(self) -> bool:
         """Whether this node takes part in the coming round."""
-        return self.me not in self._now.inactive
+        return self.me not in self._topology.inactive
 
     @property
     def expected(self) -> tuple[int, ...]:
         """Neighbours that send a frame in the coming round, ascending."""
-        inactive = self._now.inactive
+        inactive = self._topology.inactive
         return tuple(j for j in self.neighbours if j not in inactive)
 
     def step(self, train: Train) -> bytes:
-        """Train the model, and encode what the neighbours are to hear of it: one frame for all of them.
+        """Train the model and return one frame for all neighbours.
 
-        LocalError when this node sleeps, has stepped already, or names the tensor that is not finite.
+        Raises LocalError when this node is inactive or has already stepped, or when a tensor is not finite.
         """
-        if not self.awake or self._eta is not None:
-            found = "it is asleep" if not self.awake else "it has taken its step; mix() first"
-            raise LocalError(f"node {self.me}, round {self.round + 1}: {found}")
-        own, method = self.vectors, self.method
+        if not self.active or self._eta is not None:
+            problem = "it is inactive" if not self.active else "it has taken its step; mix() first"
+            raise LocalError(f"node {self.me}, round {self.round + 1}: {problem}")
+        vectors, method = self.vectors, self.method
         half, eta = self._train(train)
         if method.mixes_first:
-            half = method.combine(half, self._consensus(), eta, self.spec)
-        message = half - own.public if method.residual else half
+            half = method.combine(half, self._mixture.consensus(), eta, self.spec)
+        message = half - vectors.public if method.residual else half
         frame = self.sender.send(shared_values.cut(message, self.flat))
-        heard = shared_values.vector(self.sender.value)  # what the neighbours decode
+        decoded = shared_values.vector(self.sender.value)  # what the neighbours decode
         self.sender.commit()
-        own.public.copy_(own.public + heard if method.residual else heard)
+        vectors.public.copy_(vectors.public + decoded if method.residual else decoded)
         self._shared.copy_(half)
         self._eta = eta
         return frame
 
     def _train(self, train: Train) -> tuple[Tensor, float]:
-        """(x_half, eta): after local steps, and with momentum.  # (S,)"""
-        own = self.vectors
+        """(x_half, eta) after local steps, with momentum.  # (S,)"""
+        vectors = self.vectors
         self.flat.attach()
-        self.flat.whole.copy_(own.x)
+        self.flat.whole.copy_(vectors.x)
         before = self.flat.shared.cpu().clone() if self.method.momentum else None
         eta = float(train(self.flat))
         if not 0 < eta < float("inf"):
             raise LocalError(f"Node.step: train must return eta = learning rate * steps, above 0; got {eta}")
-        own.x.copy_(self.flat.whole)
+        vectors.x.copy_(self.flat.whole)
         half = self._shared.cpu()
         if before is not None:
-            own.velocity.mul_(self.method.momentum).add_(before - half)
-            half = before - own.velocity
+            vectors.velocity.mul_(self.method.momentum).add_(before - half)
+            half = before - vectors.velocity
         return half, eta
 
     def receive(self, j: int, frame: bytes | memoryview) -> None:
-        """Neighbour j's frame of this round, or its key frame."""
-        if j not in self.receivers:
-            raise LocalError(f"node {self.me} has no link with node {j}; its neighbours are {list(self.neighbours)}")
+        """Take neighbour j's frame of this round, or its key frame."""
+        self._check_neighbour(j)
         header = Frame.parse(frame).header
         if header.snapshot:
             self._adopt(j, frame)
@@ -152,123 +180,98 @@ class Node:
         try:
             increment = shared_values.vector(receiver.receive(frame))
         except DesyncError:
-            if header.sequence >= receiver.expects:  # else it came twice
+            if header.sequence >= receiver.expects:  # else the frame was repeated
                 self._lost(j)
             raise
-        self._add(j, increment)
-        if j in self.vectors.copies and not self.vectors.lent:
-            self.vectors.copies[j].add_(increment)
-        self._heard.add(j)
+        self._mixture.add(j, increment)
+        self._received.add(j)
 
-    def _add(self, j: int, vector: Tensor) -> None:
-        if weight := self._row.get(j, 0.0):
-            self.vectors.mixture.add_(vector, alpha=weight)
-
-    def ask(self, j: int) -> None:
-        """Give up on neighbour j's frame of this round: `wanted` says whose key frames are needed instead."""
+    def _check_neighbour(self, j: int) -> None:
         if j not in self.receivers:
             raise LocalError(f"node {self.me} has no link with node {j}; its neighbours are {list(self.neighbours)}")
+
+    def ask(self, j: int) -> None:
+        """Give up on neighbour j's frame of this round; `wanted` then names whose key frames this node needs."""
+        self._check_neighbour(j)
         self._lost(j)
 
     def _lost(self, j: int) -> None:
-        """What j sent is not all here: its public vector must come whole; in two-vector form, everybody's."""
+        """Ask for j's key frame; without copies, the sum is wrong as a whole, so ask all neighbours."""
         if self.vectors.copies or not self.method.residual:
             self.wanted.add(j)
         else:
             self.wanted.update(self.neighbours)
-            self._heard.clear()
-            self.vectors.mixture.zero_()
+            self._received.clear()
+            self._mixture.clear()
 
     def key_frame(self) -> bytes:
-        """The public vector as the last step left it, in float32; a neighbour can take the next frame after it."""
+        """The public vector after the last step, in float32; a neighbour can take the next frame after it."""
         return key_frame.write(self.sender, self.vectors.public)
 
     def _adopt(self, j: int, frame: bytes | memoryview) -> None:
-        """Take j's public vector as it came."""
+        """Replace j's public vector."""
         if j not in self.wanted:
             raise DesyncError(f"node {self.me} wants no key frame of node {j}")
-        own = self.vectors
-        public = key_frame.read(self.receivers[j], frame, len(own.public))
-        if j in own.copies:
-            own.copies[j].copy_(public)
-            self._row = {}  # the mixture has to be summed anew
-        else:
-            self._add(j, public)
+        self._mixture.replace(j, key_frame.read(self.receivers[j], frame, len(self.vectors.public)))
         self.wanted.discard(j)
-        self._heard.add(j)
+        self._received.add(j)
 
     def mix(self) -> None:
-        """Finish the round."""
-        missing = sorted(self.wanted | (set(self.expected) - self._heard))
-        if missing or (self.awake and self._eta is None):
-            found = f"waits for {'key ' if self.wanted else ''}frames of nodes {missing}" if missing else "has no step"
-            raise DesyncError(f"node {self.me}, round {self.round + 1}, {found}")
-        own, method = self.vectors, self.method
+        """Finish the round: consensus and proximal step. DesyncError when frames are missing."""
+        missing = sorted(self.wanted | (set(self.expected) - self._received))
+        if missing or (self.active and self._eta is None):
+            waits = f"waits for {'key ' if self.wanted else ''}frames of nodes {missing}"
+            raise DesyncError(f"node {self.me}, round {self.round + 1}, {waits if missing else 'has no step'}")
+        method = self.method
         if method.residual:
-            self._reweigh()
+            self._mixture.reweigh(self._coming_weights)
         if self._eta is not None and not method.mixes_first:
-            self._shared.copy_(method.combine(self._shared.cpu(), self._consensus(), self._eta, self.spec))
-        self.flat.whole.copy_(own.x)
+            consensus = self._mixture.consensus()
+            self._shared.copy_(method.combine(self._shared.cpu(), consensus, self._eta, self.spec))
+        self._finish_round()
+
+    def _finish_round(self) -> None:
+        self.flat.whole.copy_(self.vectors.x)
         self.round += 1
         self._eta = None
-        self._heard.clear()
-        if not method.residual:
-            own.mixture.zero_()
-            self._row = dict(self._now.row(self.me))
-        elif method.mixes_first:
-            self._reweigh()
-
-    def _reweigh(self) -> None:
-        """Make the mixture that of the coming round's weights, summing anew where they are others."""
-        row, own = dict(self._now.row(self.me)), self.vectors
-        if row == self._row:
-            return
-        assert own.copies or not self.neighbours
-        own.mixture.zero_()
-        for j, weight in row.items():
-            own.mixture.add_(own.copies[j], alpha=weight)
-        self._row = row
-
-    def _consensus(self) -> Tensor:
-        """Sum over neighbours j of w_ij (public_j - public_i); what is on the diagonal of W has no part in it."""
-        return torch.sub(self.vectors.mixture, self.vectors.public, alpha=sum(self._row.values()))
+        self._received.clear()
+        if not self.method.residual:
+            self._mixture.clear()
+            self._mixture.weights = self._coming_weights
+        elif self.method.mixes_first:
+            self._mixture.reweigh(self._coming_weights)
 
     def dump(self, vectors: bool = True) -> dict[str, Tensor]:
-        """This node between two rounds, for safetensors; without `vectors`, when somebody else keeps those."""
-        if self._eta is not None or self._heard or self.wanted:
+        """The node's state between two rounds, for safetensors; `vectors=False` leaves out the vectors."""
+        if self._eta is not None or self._received or self.wanted:
             raise LocalError(f"Node.dump: node {self.me} is within round {self.round + 1}; mix() first")
         found = {
             "round": torch.tensor([self.round]),
-            "row.nodes": torch.tensor(list(self._row), dtype=torch.int64),
-            "row.weights": torch.tensor(list(self._row.values()), dtype=torch.float64),
+            "weights.nodes": torch.tensor(list(self._mixture.weights), dtype=torch.int64),
+            "weights.values": torch.tensor(list(self._mixture.weights.values()), dtype=torch.float64),
             "sender": _bytes(self.sender.dump()),
         }
         found |= {f"receiver.{j}": _bytes(receiver.dump()) for j, receiver in self.receivers.items()}
-        return found | ({name: x.clone() for name, x in self._named().items()} if vectors else {})
+        return found | ({name: x.clone() for name, x in self.vectors.named().items()} if vectors else {})
 
     def load(self, dumped: Mapping[str, Tensor]) -> None:
-        """Become the node that was dumped; LocalError or WireError when it was another one's dump."""
-        own = self._named() if any(name.startswith("vector.") for name in dumped) else {}
-        ends = {"round", "row.nodes", "row.weights", "sender", *(f"receiver.{j}" for j in self.receivers)}
-        if set(dumped) != ends | set(own) or any(dumped[name].shape != x.shape for name, x in own.items()):
+        """Restore a dump of this node. Raises LocalError or WireError for the dump of another node."""
+        vectors = self.vectors.named() if any(name.startswith("vector.") for name in dumped) else {}
+        names = {"round", "weights.nodes", "weights.values", "sender", *(f"receiver.{j}" for j in self.receivers)}
+        if set(dumped) != names | set(vectors) or any(dumped[name].shape != x.shape for name, x in vectors.items()):
             raise LocalError(f"Node.load: not the dump of node {self.me} of this network, model and method")
         self.sender.load(dumped["sender"].numpy().tobytes())
         for j, receiver in self.receivers.items():
             receiver.load(dumped[f"receiver.{j}"].numpy().tobytes())
-        for name, x in own.items():
+        for name, x in vectors.items():
             x.copy_(dumped[name])
         self.round = int(dumped["round"])
-        nodes, weights = dumped["row.nodes"].tolist(), dumped["row.weights"].tolist()
-        self._row = dict(zip(nodes, weights, strict=True))
+        nodes, weights = dumped["weights.nodes"].tolist(), dumped["weights.values"].tolist()
+        self._mixture.weights = dict(zip(nodes, weights, strict=True))
         self._eta = None
-        self._heard.clear()
+        self._received.clear()
         self.wanted.clear()
         self.flat.whole.copy_(self.vectors.x)
-
-    def _named(self) -> dict[str, Tensor]:
-        own = self.vectors
-        found = {f"vector.{name}": getattr(own, name) for name in ("x", "public", "mixture", "velocity")}
-        return found | {f"vector.copy.{j}": x for j, x in own.copies.items() if not own.lent}
 
 
 def _bytes(data: bytes) -> Tensor:

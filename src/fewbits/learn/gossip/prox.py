@@ -1,4 +1,4 @@
-"""Proximal operators: the step that makes weights exactly zero."""
+"""Proximal operators: steps that make weights exactly zero."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from fewbits.spec import TreeSpec
 
 
 class Prox(ABC):
-    """prox(z) = argmin over x of |x - z|^2 / 2 + eta * r(x), for a regulariser r. Frozen value, pure."""
+    """prox(z) = argmin over x of |x - z|^2 / 2 + eta * r(x), for a regulariser r."""
 
     @abstractmethod
     def __call__(self, z: Tensor, eta: float, spec: TreeSpec) -> Tensor:
-        """z: (numel,), laid out as `spec` says; eta: the length of the gradient step before. Buffers stay."""
+        """prox(z).
+
+        Args:
+            z: parameters, then buffers, which do not change, (S,).
+            eta: learning rate times local steps.
+            spec: names and shapes of the S numbers.
+        """
 
     @abstractmethod
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
@@ -29,64 +35,96 @@ class Prox(ABC):
 
 @dataclass(frozen=True)
 class NoProx(Prox):
-    """r = 0."""
+    """No regulariser: r = 0 and prox(z) = z.
+
+    >>> import torch
+    >>> from fewbits import Spec
+    >>> z = torch.tensor([0.5, -1.0])
+    >>> NoProx()(z, 0.1, Spec.of({"w": z})).tolist()
+    [0.5, -1.0]
+    """
 
     def __call__(self, z: Tensor, eta: float, spec: TreeSpec) -> Tensor:
-        """z itself."""
         return z
 
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
-        """0."""
         return 0.0
 
 
 @dataclass(frozen=True)
 class L1(Prox):
-    """r = mu |x|_1: x = sign(z) max(|z| - eta mu, 0), entry by entry."""
+    """The l1 regulariser r = mu |x|_1, which makes single weights zero.
 
-    mu: float  # 0 or more; larger: more zeros
+    prox(z) = sign(z) max(|z| - eta mu, 0), entry by entry.
+
+    Args:
+        mu: strength, 0 or more; a larger value gives more zeros.
+
+    Raises:
+        LocalError: `mu` is negative or not finite.
+
+    >>> import torch
+    >>> from fewbits import Spec
+    >>> z = torch.tensor([0.5, -2.0, 0.0])
+    >>> L1(10.0)(z, 0.1, Spec.of({"w": z})).tolist()
+    [0.0, -1.0, 0.0]
+
+    Source: soft thresholding, Daubechies et al. 2004. Buffers are not regularised.
+    """
+
+    mu: float
 
     def __post_init__(self) -> None:
         _check("L1", self.mu)
 
     def __call__(self, z: Tensor, eta: float, spec: TreeSpec) -> Tensor:
-        """Soft thresholding; with mu = 0, z itself."""
         if not self.mu:
             return z
         size = _parameters(spec)
         return torch.cat([softshrink(z[:size], eta * self.mu), z[size:]])
 
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
-        """mu |x|_1 of the parameters."""
         return self.mu * float(x[: _parameters(spec)].abs().sum(dtype=torch.float64))
 
 
 @dataclass(frozen=True)
 class GroupL1(Prox):
-    """r = mu * sum over groups of sqrt(group size) |x_group|_2: whole groups become zero (Yuan and Lin 2006).
+    """The group-lasso regulariser r = mu * sum_g sqrt(size_g) |x_g|_2, which makes whole outputs zero.
 
-    A group is one output (a row of a weight matrix, a filter of a convolution); biases and other vectors are groups of
-    one entry each.
+    prox(z)_g = z_g max(1 - eta mu sqrt(size_g) / |z_g|_2, 0). A group g is a row of a weight matrix or a filter of a
+    convolution. In a vector, such as a bias, every entry is a group.
+
+    Args:
+        mu: strength, 0 or more; a larger value makes more groups zero.
+
+    Raises:
+        LocalError: `mu` is negative or not finite.
+
+    >>> import torch
+    >>> from fewbits import Spec
+    >>> z = torch.tensor([0.1, 0.1, 3.0, 4.0])
+    >>> GroupL1(1.0)(z, 0.5, Spec.of({"w": z.view(2, 2)}))[:2].tolist()
+    [0.0, 0.0]
+
+    Source: Yuan and Lin 2006. Buffers are not regularised.
     """
 
-    mu: float  # 0 or more; larger: more groups become zero
+    mu: float
 
     def __post_init__(self) -> None:
         _check("GroupL1", self.mu)
 
     def __call__(self, z: Tensor, eta: float, spec: TreeSpec) -> Tensor:
-        """Every group shrinks by eta mu sqrt(size) in length; with mu = 0, z itself."""
         if not self.mu:
             return z
         parts = []
         for group in _groups(z, spec):
             norms = torch.linalg.vector_norm(group, dim=1, keepdim=True)
-            less = eta * self.mu * math.sqrt(group.shape[1])
-            parts.append((group * torch.clamp(1 - less / norms.clamp(min=1e-30), min=0)).reshape(-1))
+            shrinkage = eta * self.mu * math.sqrt(group.shape[1])
+            parts.append((group * torch.clamp(1 - shrinkage / norms.clamp(min=1e-30), min=0)).reshape(-1))
         return torch.cat([*parts, z[_parameters(spec) :]])
 
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
-        """mu times the weighted sum of norms."""
         norms = (math.sqrt(g.shape[1]) * float(torch.linalg.vector_norm(g, dim=1).sum()) for g in _groups(x, spec))
         return self.mu * sum(norms)
 
@@ -97,12 +135,12 @@ def _check(name: str, mu: float) -> None:
 
 
 def _parameters(spec: TreeSpec) -> int:
-    """How many numbers come before the buffers."""
+    """The number of parameters; buffers follow them."""
     return sum(leaf.numel for name, leaf in spec if not name.startswith(AS_THEY_ARE))
 
 
 def _groups(x: Tensor, spec: TreeSpec) -> list[Tensor]:
-    """The parameters' groups, tensor by tensor.  # each (groups, size)"""
+    """The groups of every parameter tensor.  # each (groups, size)"""
     leaves = [leaf for name, leaf in spec if not name.startswith(AS_THEY_ARE)]
     pieces = torch.split(x[: _parameters(spec)], [leaf.numel for leaf in leaves])
     return [

@@ -1,4 +1,4 @@
-"""Vectors: all that a node remembers of models, in memory that may belong to somebody else."""
+"""Vectors: the model vectors in a node's memory; an engine may provide that memory."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ MEMORIES = ("two", "copies")
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """A node's model and what it holds of others, in float32, changed in place by `Node` alone.
+    """A node's model, public vector, mixture and momentum, in float32; only `Node` changes them.
 
-    P: parameters, B: float buffers, S: those of both that travel. Two-vector form: `public` and `mixture` are all that
-    is kept, whatever the degree; it needs weights that never change. Under weights that do, the mixture has to be
-    summed anew, from a copy of each neighbour's public vector.
+    P: number of parameters, B: of float buffers, S: of shared numbers among both. With fixed weights, a node needs only
+    `public` and `mixture`, whatever its degree. With changing weights, it sums the mixture again in every round, from a
+    copy of each neighbour's public vector.
     """
 
-    x: Tensor  # (P+B,) the model, laid out as FlatModel.whole; between step and mix, x_half
-    public: Tensor  # (S,) xhat_i: what the neighbours hold of this node
+    x: Tensor  # (P+B,) the model, in the layout of FlatModel.whole; x_half between step and mix
+    public: Tensor  # (S,) xhat_i, which all neighbours know
     mixture: Tensor  # (S,) sum over neighbours j of w_ij xhat_j
-    velocity: Tensor  # (S,) the momentum; (0,) without
-    copies: Mapping[int, Tensor] = field(default_factory=dict)  # xhat_j by neighbour, (S,) each; two-vector: none
-    lent: bool = False  # the copies are the neighbours' own public vectors, which they keep up to date
+    velocity: Tensor  # (S,) momentum; (0,) without momentum
+    copies: Mapping[int, Tensor] = field(default_factory=dict)  # xhat_j (S,) by neighbour; empty with fixed weights
+    borrowed: bool = False  # the copies are the neighbours' public vectors themselves, in shared memory
 
     @staticmethod
     def fresh(model: FlatModel, method: GossipMethod, network: Network, me: int, memory: str | None = None) -> Vectors:
-        """In memory of its own, `x` being the model's; memory: "two" or "copies" (None: "two" where it will do)."""
+        """New vectors; `x` is the model's. `memory`: "two", "copies" or None, see `memory_form`."""
         size = len(model.shared)
-        copied = need(method, network, memory) == "copies"
+        copied = memory_form(method, network, memory) == "copies"
         return Vectors(
             model.whole,
             torch.zeros(size),
@@ -45,15 +45,20 @@ class Vectors:
             {j: torch.zeros(size) for j in network.neighbours(me)} if copied else {},
         )
 
+    def named(self) -> dict[str, Tensor]:
+        """The node's own vectors by name, for a dump."""
+        found = {f"vector.{name}": getattr(self, name) for name in ("x", "public", "mixture", "velocity")}
+        return found | {f"vector.copy.{j}": x for j, x in self.copies.items() if not self.borrowed}
 
-def need(method: GossipMethod, network: Network, memory: str | None = None) -> str:
-    """The form of memory: as asked for, or the two-vector form wherever it will do; LocalError when it will not."""
+
+def memory_form(method: GossipMethod, network: Network, memory: str | None = None) -> str:
+    """The form of memory: `memory`, or "two" where fixed weights allow it. LocalError when they do not."""
     if memory is not None and memory not in MEMORIES:
         raise LocalError(f"memory must be one of {', '.join(MEMORIES)}; got {memory!r}")
-    will_do = network.fixed or not method.residual
-    if memory == "two" and not will_do:
+    two_suffice = network.fixed or not method.residual
+    if memory == "two" and not two_suffice:
         raise LocalError(
-            'memory="two" holds the sum of the neighbours\' vectors under fixed weights; nodes that fall asleep and '
-            'graphs that change need memory="copies", one vector per neighbour'
+            'memory="two" keeps the sum of the neighbours\' vectors under fixed weights; inactive nodes and changing '
+            'graphs need memory="copies", one vector per neighbour'
         )
-    return memory or ("two" if will_do else "copies")
+    return memory or ("two" if two_suffice else "copies")

@@ -1,4 +1,4 @@
-"""What runs without a server came to: tables, pictures, a page."""
+"""Reports of runs without a server: tables, pictures and a page."""
 
 from fewbits.report.gossip.record import GossipRecord, against_dsgd
 from fewbits.report.gossip.table import rows, terminal

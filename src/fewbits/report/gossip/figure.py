@@ -1,4 +1,4 @@
-"""The picture: accuracy against bytes, how far apart the nodes are, and the graph coloured by bytes."""
+"""The picture: accuracy against bytes, the consensus distance, and the graph coloured by bytes."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def png(records: Sequence[GossipRecord], graph: Topology, theme: Theme = LIGHT) 
     above, below = parts
     left, right = above.subplots(1, 2)
     for i, method in enumerate(methods):
-        own = [r for r in records if r.method == method]
+        runs = [r for r in records if r.method == method]
         colour = (theme.blue, *COLOURS)[i % (1 + len(COLOURS))]
-        _accuracy(left, own, colour, MARKERS[i % len(MARKERS)])
-        _apart(right, own, method, colour)
+        _accuracy(left, runs, colour, MARKERS[i % len(MARKERS)])
+        _consensus(right, runs, method, colour)
     _dress(left, "test accuracy, mean over nodes", "bytes of all frames, each counted once", theme)
-    _dress(right, "|X - mean|, how far the nodes are apart", "round", theme)
+    _dress(right, "consensus distance |X - mean|", "round", theme)
     _scales(left, right)
     above.legend(loc="outside upper left", ncols=min(len(methods), 5), frameon=False, labelcolor=theme.ink)
-    places = layout(graph)
+    positions = layout(graph)
     for axes, method in zip(np.atleast_1d(below.subplots(1, len(shown))), shown, strict=True):
-        own = [r.node_bytes for r in records if r.method == method]
-        _graph(axes, graph, places, np.mean(own, 0), method, theme)
+        node_bytes = [r.node_bytes for r in records if r.method == method]
+        _graph(axes, graph, positions, np.mean(node_bytes, 0), method, theme)
     out = io.BytesIO()
     figure.savefig(out, format="png", facecolor=theme.paper)
     return out.getvalue()
@@ -61,7 +61,7 @@ def _accuracy(axes: Axes, records: Sequence[GossipRecord], colour: str, marker: 
         axes.fill_between(sent, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.18, lw=0)
 
 
-def _apart(axes: Axes, records: Sequence[GossipRecord], label: str, colour: str) -> None:
+def _consensus(axes: Axes, records: Sequence[GossipRecord], label: str, colour: str) -> None:
     rounds = min(len(record.reports) for record in records)
     values = np.array([[report.consensus for report in record.reports[:rounds]] for record in records]).mean(0)
     axes.plot(np.arange(1, rounds + 1), np.maximum(values, 1e-12), color=colour, lw=1.8, label=label)
@@ -91,13 +91,13 @@ def _scales(left: Axes, right: Axes) -> None:
     right.set_yscale("log")
 
 
-def _graph(axes: Axes, graph: Topology, places: np.ndarray, sent: np.ndarray, title: str, theme: Theme) -> None:
-    """Edges, and nodes coloured by the bytes they sent, each frame counted once."""
+def _graph(axes: Axes, graph: Topology, positions: np.ndarray, sent: np.ndarray, title: str, theme: Theme) -> None:
+    """Draw the edges, and the nodes coloured by the bytes they sent; each frame counts once."""
     from matplotlib.collections import LineCollection
 
-    lines = [(places[i], places[j]) for i, j in graph.edges]
+    lines = [(positions[i], positions[j]) for i, j in graph.edges]
     axes.add_collection(LineCollection(lines, colors=theme.ink, alpha=0.25, linewidths=1.0, zorder=1))
-    dots = axes.scatter(*places.T, c=sent, cmap="cividis", s=max(12, 900 / max(10, graph.n)), zorder=2)
+    dots = axes.scatter(*positions.T, c=sent, cmap="cividis", s=max(12, 900 / max(10, graph.n)), zorder=2)
     low, high = float(sent.min()), float(sent.max())
     if high <= low * 1.001:
         dots.set_clim(low * 0.9, high * 1.1 + 1)

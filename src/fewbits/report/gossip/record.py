@@ -1,4 +1,4 @@
-"""GossipRecord: what one run without a server left in its folder, read back; all bytes are the ledger's."""
+"""GossipRecord: the results of one run without a server, read from its folder; the ledger counts all bytes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class GossipRecord:
     method: str
     seed: int
     reports: tuple[GossipReport, ...]  # one per round, in order
-    node_bytes: tuple[int, ...]  # by node: frame bytes it sent, each frame once
+    node_bytes: tuple[int, ...]  # frame bytes that each node sent; each frame counts once
     stages: dict[str, int]  # bits of all frames, by stage; "header" among them
-    times_fewer: float | None = None  # frame bytes of the dsgd run of the same seed / ours; None: there is no such run
+    times_fewer: float | None = None  # frame bytes of the dsgd run of the same seed / ours; None: no such run
 
     @staticmethod
     def read(folder: Path, method: str, seed: int) -> GossipRecord:
-        """From metrics.jsonl and ledger.jsonl; LocalError when a file is missing or not what it should be."""
+        """Read metrics.jsonl and ledger.jsonl; LocalError when a file is missing or damaged."""
         metrics, entries = folder / "metrics.jsonl", folder / "ledger.jsonl"
         for path in (metrics, entries):
             if not path.exists():
-                raise LocalError(f"{folder} holds no finished round: there is no {path.name}")
+                raise LocalError(f"{folder} has no finished round: {path.name} is missing")
         try:
             reports = tuple(GossipReport(**json.loads(line)) for line in metrics.read_text().splitlines())
         except (ValueError, TypeError):
             raise LocalError(f"{metrics} is not the log of a run without a server") from None
         if not reports:
-            raise LocalError(f"{folder} holds no finished round: {metrics.name} is empty")
+            raise LocalError(f"{folder} has no finished round: {metrics.name} is empty")
         sent: dict[int, int] = {}
         stages = {"header": 0}
         for entry in ledger.read(entries):
@@ -50,7 +50,7 @@ class GossipRecord:
 
     @property
     def last(self) -> GossipReport:
-        """The last round's; its byte figures are the whole run's."""
+        """The last round's report; its byte counts are those of the whole run."""
         return self.reports[-1]
 
     @property
@@ -59,7 +59,7 @@ class GossipRecord:
         return [(r.round, r.frame_bytes, r.accuracy) for r in self.reports if r.accuracy is not None]
 
     def bytes_to(self, accuracy: float) -> int | None:
-        """Frame bytes until that accuracy was first measured; None: never."""
+        """Frame bytes up to the first round with that accuracy; None: no round has it."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
 
     def summary(self, target: float | None = None) -> dict[str, object]:
@@ -78,7 +78,7 @@ class GossipRecord:
 
 
 def against_dsgd(records: Sequence[GossipRecord]) -> list[GossipRecord]:
-    """The records, each with how many times fewer bytes it took than the dsgd run of its seed and length."""
+    """Set `times_fewer`: the bytes of the dsgd run of the same seed and length, over the record's bytes."""
     dense = {(r.seed, r.last.round): r.last.frame_bytes for r in records if r.method == "dsgd"}
     found = []
     for record in records:

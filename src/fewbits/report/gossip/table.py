@@ -1,4 +1,4 @@
-"""The table: one line per method, means over seeds; the same texts for the terminal and for the page."""
+"""The table: one line per method, means over seeds; for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from fewbits.report.gossip.record import GossipRecord
 from fewbits.report.table import NONE, WIDTH, megabytes
 
-ROOM = ("loss", "MB links", "over entropy", "apart")  # columns that give way, in this order; the page has all
+ROOM = ("loss", "MB links", "over entropy", "consensus")  # columns that a narrow terminal leaves out, in this order
 Figure = Callable[[GossipRecord], float | None]
 
 
@@ -25,31 +25,31 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
         "MB links": (lambda r: r.last.link_bytes, megabytes),
         "× fewer": (lambda r: r.times_fewer, lambda x: f"{x:.3g}" if x < 1000 else f"{x:,.0f}"),
         "zeros": (lambda r: r.last.sparsity, lambda x: f"{x:.1%}"),
-        "apart": (lambda r: r.last.consensus, lambda x: f"{x:.2g}"),
+        "consensus": (lambda r: r.last.consensus, lambda x: f"{x:.2g}"),
         "over entropy": (_over, lambda x: f"{x:+.1%}"),
     }
     found = []
     for method in dict.fromkeys(record.method for record in records):
-        own = [r for r in records if r.method == method]
-        row = {"method": method, "accuracy": _accuracy(own)}
+        runs = [r for r in records if r.method == method]
+        row = {"method": method, "accuracy": _accuracy(runs)}
         for name, (figure, text) in columns.items():
-            values = [value for r in own if (value := figure(r)) is not None]
+            values = [value for r in runs if (value := figure(r)) is not None]
             row[name] = text(statistics.fmean(values)) if values else NONE
         if target is not None:
-            reached = [sent for r in own if (sent := r.bytes_to(target)) is not None]
-            part = f" ({len(reached)} of {len(own)})" if len(reached) != len(own) else ""
+            reached = [sent for r in runs if (sent := r.bytes_to(target)) is not None]
+            part = f" ({len(reached)} of {len(runs)})" if len(reached) != len(runs) else ""
             row["MB to target"] = megabytes(statistics.fmean(reached)) + part if reached else "never"
         found.append(row)
     return [{name: row[name] for name in row if any(r[name] != NONE for r in found)} for row in found]
 
 
 def _last(record: GossipRecord, name: str) -> float | None:
-    """The last one measured."""
+    """The last measured value."""
     return next((x for r in reversed(record.reports) if (x := getattr(r, name)) is not None), None)
 
 
 def _over(record: GossipRecord) -> float | None:
-    """Measured bits of all levels over their entropy."""
+    """Measured bits of all levels, relative to their entropy."""
     pairs = [(r.coded_bits, r.entropy_bits) for r in record.reports if r.coded_bits and r.entropy_bits]
     coded, entropy = sum(c for c, _ in pairs), sum(e for _, e in pairs)
     return coded / entropy - 1 if entropy else None
@@ -64,7 +64,7 @@ def _accuracy(records: Sequence[GossipRecord]) -> str:
 
 
 def terminal(found: Sequence[dict[str, str]]) -> Table:
-    """The table for rich; where it would be too wide, the columns of `ROOM` are left out one by one."""
+    """The table for rich; a table that is too wide loses the columns in `ROOM` one by one."""
     names = list(found[0])
     for name in ROOM:
         if name in names and sum(_width(found, n) for n in names) > WIDTH:

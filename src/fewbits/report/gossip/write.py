@@ -1,4 +1,4 @@
-"""Write what a set of runs came to: summary.json, gossip.png, report.html."""
+"""Write the report of several runs: summary.json, gossip.png and report.html."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(
     graph: Topology,
     target: float | None = None,
 ) -> list[str]:
-    """Write the three files into `folder`; returns sentences about what could not be made (the picture)."""
+    """Write the three files into `folder`; returns a sentence about a picture that could not be drawn."""
     summary = [record.summary(target) for record in records]
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""`torchrun ... -m fewbits gossip`: real processes, the same bytes, and a run that goes on after a node has died."""
+"""`torchrun ... -m fewbits gossip`: real processes, the same bytes, and a resume after a node has died."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAME = ("ledger.jsonl", "nodes.safetensors", "model.safetensors")
 
 @contextlib.contextmanager
 def torchrun(processes, *arguments, options=()):
-    """A running torchrun; it and all that it started are gone afterwards."""
+    """A running torchrun; it and its processes are killed afterwards."""
     command = [*TORCHRUN, str(processes), *options, "-m", "fewbits", *map(str, arguments)]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     source = str(Path(__file__).parents[1] / "src")
@@ -39,13 +39,13 @@ def torchrun(processes, *arguments, options=()):
 
 
 def ended(run):
-    """(exit code, all that was said)."""
-    said, _ = run.communicate(timeout=WITHIN)
-    return run.returncode, said
+    """(exit code, stdout and stderr)."""
+    output, _ = run.communicate(timeout=WITHIN)
+    return run.returncode, output
 
 
 def children(pid):
-    """Ids of the processes that this one started."""
+    """Ids of the process's children."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -56,11 +56,11 @@ def children(pid):
 
 
 @pytest.mark.slow
-def test_four_processes_leave_what_one_leaves(tmp_path):
+def test_four_processes_write_the_files_of_one(tmp_path):
     more = ["--methods", "malcom,dsgd", "--rounds", 12, "--evaluate-every", 5, "--inactive", 0.3]
     with torchrun(4, *ARGUMENTS, *more, "--out", tmp_path / "four") as run:
-        code, said = ended(run)
-    assert code == 0, said
+        code, output = ended(run)
+    assert code == 0, output
     call(*ARGUMENTS, *more, "--processes", 1, "--out", tmp_path / "one")
     for method in ("malcom", "dsgd"):
         for name in SAME:
@@ -70,7 +70,7 @@ def test_four_processes_leave_what_one_leaves(tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_run_that_lost_a_node_and_it_ends_the_same(tmp_path):
+def test_torchrun_restarts_a_run_that_lost_a_node_to_the_same_end(tmp_path):
     more = ["--rounds", 40, "--evaluate-every", 20, "--checkpoint-every", 5, "--out"]
     with torchrun(4, *ARGUMENTS, *more, tmp_path / "four", options=["--max-restarts", "1"]) as run:
         saved = tmp_path / "four" / "malcom-seed0" / "checkpoints" / "node-0002" / "round-00000005.json"
@@ -78,9 +78,9 @@ def test_torchrun_restarts_a_run_that_lost_a_node_and_it_ends_the_same(tmp_path)
         while not saved.exists() and run.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
         os.kill(children(run.pid)[-1], signal.SIGKILL)
-        code, said = ended(run)
-    assert code == 0, said
-    assert "is gone" in said or "died without a word" in said
+        code, output = ended(run)
+    assert code == 0, output
+    assert "was lost" in output or "died without a reason" in output
     call(*ARGUMENTS, *more, tmp_path / "one")
     for name in SAME:
         one, four = (tmp_path / folder / "malcom-seed0" / name for folder in ("one", "four"))
@@ -88,10 +88,10 @@ def test_torchrun_restarts_a_run_that_lost_a_node_and_it_ends_the_same(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_not_free_is_a_sentence_of_every_process(tmp_path):
+def test_every_process_reports_a_folder_that_is_not_free(tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
     with torchrun(2, *ARGUMENTS, "--rounds", 2, "--out", tmp_path) as run:
-        code, said = ended(run)
+        code, output = ended(run)
     assert code == 1
-    assert said.count("what it holds is no fewbits run") == 2, said
-    assert "fewbits/cli" not in said  # no traceback of ours
+    assert output.count("what it holds is no fewbits run") == 2, output
+    assert "fewbits/cli" not in output  # no traceback of ours

@@ -1,4 +1,4 @@
-"""Gossip over torch.distributed: the same frames and models as in one process, and trouble that heals."""
+"""Gossip over torch.distributed: the same frames and models as in one process, and repaired damage."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import nn
 
 import fewbits as fb
 from fewbits import data, models
-from fewbits.engines.distributed import DistributedRun, Exchange, ProcessInfo, World, life
+from fewbits.engines.distributed import DistributedRun, FrameExchange, ProcessInfo, World, heartbeat
+from fewbits.engines.distributed.node_checkpoints import NodeCheckpoints, newest_common_round
 from fewbits.engines.distributed.peer import Peer
-from fewbits.engines.distributed.saved import Saved, common
 from fewbits.errors import DesyncError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.rng import Key
-from nodes import places, play
+from nodes import processes, run_all
 
 ROUNDS, SIZE, LR = 6, 4, 0.1
 KEY = Key(11)
@@ -42,14 +42,14 @@ def warm():
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
-    monkeypatch.setattr(life, "GRACE", 1.0)
-    monkeypatch.setattr(life, "EVERY", 0.2)
+    monkeypatch.setattr(heartbeat, "GRACE", 1.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.2)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
 
 def network(kind="ring"):
     ring = fb.topology.ring(SIZE)
-    return fb.topology.IntermittentNodes(ring, 0.4, KEY.fold("awake")) if kind == "sleepy" else ring
+    return fb.topology.IntermittentNodes(ring, 0.4, KEY.fold("awake")) if kind == "intermittent" else ring
 
 
 def node_of(method, me, kind="ring") -> fb.Node:
@@ -82,10 +82,10 @@ def model_of(node: fb.Node) -> str:
 
 
 def in_one_process(method, kind="ring"):
-    """(frames by round and sender, final models) of all nodes, played one after the other."""
+    """(frames by round and sender, final models) of all nodes in one process."""
     nodes, frames = [node_of(method, me, kind) for me in range(SIZE)], {}
     for number in range(1, ROUNDS + 1):
-        sent = {node.me: node.step(trainer(node)) for node in nodes if node.awake}
+        sent = {node.me: node.step(trainer(node)) for node in nodes if node.active}
         frames |= {f"{number}.{me}": digest(frame) for me, frame in sent.items()}
         for node in nodes:
             for j in node.expected:
@@ -95,8 +95,8 @@ def in_one_process(method, kind="ring"):
     return frames, [model_of(node) for node in nodes]
 
 
-class Meddled(Exchange):
-    """An exchange that sends something else in one round."""
+class FaultyExchange(FrameExchange):
+    """An exchange that sends other bytes in one round."""
 
     fault = None
 
@@ -115,9 +115,9 @@ class Meddled(Exchange):
 def over_the_network(method, kind="ring", fault=None, before_step=lambda node: None):
     """Outcomes whose value is (frames, final model, repair bytes by round)."""
 
-    def act(place: ProcessInfo):
-        with World(place, patience=20, limit=20) as world:
-            exchange, frames = Meddled(world, 10**6), {}
+    def act(process: ProcessInfo):
+        with World(process, heartbeat_timeout=20, frame_timeout=20) as world:
+            exchange, frames = FaultyExchange(world, 10**6), {}
             exchange.fault = fault if world.rank == 1 else None
             node = node_of(method, world.rank, kind)
             peer = Peer(node, exchange, lambda number, me, frame: frames.update({f"{number}.{me}": digest(frame)}))
@@ -127,13 +127,13 @@ def over_the_network(method, kind="ring", fault=None, before_step=lambda node: N
                 repairs.append(peer.round(lambda: node.step(trainer(node))))
             return frames, model_of(node), repairs, public(node)
 
-    return play(act, places(SIZE))
+    return run_all(act, processes(SIZE))
 
 
 def public(node):
-    """Digests of what this node holds of others, and of its own public vector."""
-    held = {str(j): digest(copy.numpy().tobytes()) for j, copy in node.vectors.copies.items()}
-    return held | {str(node.me): digest(node.vectors.public.numpy().tobytes())}
+    """Digests of this node's copies and of its public vector."""
+    copies = {str(j): digest(copy.numpy().tobytes()) for j, copy in node.vectors.copies.items()}
+    return copies | {str(node.me): digest(node.vectors.public.numpy().tobytes())}
 
 
 def same_as_in_one_process(outcomes, method, kind="ring"):
@@ -153,10 +153,10 @@ def test_four_processes_send_the_frames_and_end_with_the_models_of_one(name):
     assert all(outcome.value[2] == [0] * ROUNDS for outcome in outcomes)
 
 
-def test_nodes_that_sleep_are_asleep_on_every_engine():
-    same_as_in_one_process(over_the_network(METHODS["malcom"], "sleepy"), METHODS["malcom"], "sleepy")
-    frames, _ = in_one_process(METHODS["malcom"], "sleepy")
-    assert SIZE < len(frames) < SIZE * ROUNDS  # some slept
+def test_the_same_nodes_are_inactive_on_every_engine():
+    same_as_in_one_process(over_the_network(METHODS["malcom"], "intermittent"), METHODS["malcom"], "intermittent")
+    frames, _ = in_one_process(METHODS["malcom"], "intermittent")
+    assert SIZE < len(frames) < SIZE * ROUNDS  # some were inactive
 
 
 FAULTS = {
@@ -175,10 +175,10 @@ def test_a_frame_that_cannot_be_used_is_sent_again_and_nothing_is_lost(name, fau
     assert [outcome.value[2][2] > 0 for outcome in outcomes] == [False, True, False, False]
 
 
-@pytest.mark.parametrize("kind", ["ring", "sleepy"])
-def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
+@pytest.mark.parametrize("kind", ["ring", "intermittent"])
+def test_key_frames_repair_a_lost_frame_within_the_round(kind):
     def loses(node):
-        """Node 1 sends a frame that nobody gets."""
+        """Node 1 sends a frame that no node receives."""
         if node.me == 1 and node.round == 2:
             node.sender.send({name: torch.zeros(leaf.shape) for name, leaf in node.spec})
             node.sender.commit()
@@ -187,27 +187,27 @@ def test_a_lost_frame_heals_by_key_frames_within_the_round(kind):
     assert [outcome.code for outcome in outcomes] == [0] * SIZE, outcomes
     repairs = [outcome.value[2] for outcome in outcomes]
     assert any(sum(bytes_) > 0 for bytes_ in repairs)
-    assert all(bytes_[-1] == 0 for bytes_ in repairs)  # healed
-    own = {str(rank): outcome.value[3][str(rank)] for rank, outcome in enumerate(outcomes)}
-    for outcome in outcomes:  # all copies are right again
-        assert all(own[j] == found for j, found in outcome.value[3].items())
+    assert all(bytes_[-1] == 0 for bytes_ in repairs)  # repaired
+    public_vectors = {str(rank): outcome.value[3][str(rank)] for rank, outcome in enumerate(outcomes)}
+    for outcome in outcomes:  # every copy equals its public vector again
+        assert all(public_vectors[j] == found for j, found in outcome.value[3].items())
 
 
-def test_a_frame_that_is_never_right_ends_the_run_with_a_sentence():
-    def act(place: ProcessInfo):
-        with World(place, patience=20, limit=20) as world:
+def test_a_frame_that_stays_damaged_ends_the_run():
+    def act(process: ProcessInfo):
+        with World(process, heartbeat_timeout=20, frame_timeout=20) as world:
 
-            class Deaf(Exchange):
+            class Garbled(FrameExchange):
                 def send(self, frame, receivers):
                     super().send(b"\0" * 40 if world.rank == 1 else frame, receivers)
 
-            peer = Peer(node_of(METHODS["dsgd"], world.rank), Deaf(world, 10**6))
+            peer = Peer(node_of(METHODS["dsgd"], world.rank), Garbled(world, 10**6))
             for _ in range(ROUNDS):
                 peer.round(lambda: peer.node.step(trainer(peer.node)))
 
-    for outcome in play(act, places(SIZE)):
+    for outcome in run_all(act, processes(SIZE)):
         assert outcome.code == 1
-        assert "what was sent again is no better" in outcome.text
+        assert "frames that were sent again are unusable, too" in outcome.text
 
 
 # Whole runs
@@ -231,18 +231,18 @@ def run_of_one(folder, kind="ring"):
     return fb.GossipRun(task_of(), WHOLE, network(kind), SCHEDULE, KEY, folder).run()
 
 
-def runs_of_four(folder, kind="ring", die=None, method=lambda rank: WHOLE, where=None):
-    def act(place: ProcessInfo):
-        with World(place, 20, 20) as world:
-            return of_node(place, world)
+def runs_of_four(folder, kind="ring", die=None, method=lambda rank: WHOLE, infos=None):
+    def act(process: ProcessInfo):
+        with World(process, 20, 20) as world:
+            return of_node(process, world)
 
-    def of_node(place, world):
-        run = DistributedRun(task_of(), method(place.rank), network(kind), SCHEDULE, KEY, folder, world)
+    def of_node(process, world):
+        run = DistributedRun(task_of(), method(process.rank), network(kind), SCHEDULE, KEY, folder, world)
         if die:
             taken = run.node.step
 
             def step(train):
-                if (place.rank, run.node.round) == die:
+                if (process.rank, run.node.round) == die:
                     os._exit(9)
                 return taken(train)
 
@@ -250,7 +250,7 @@ def runs_of_four(folder, kind="ring", die=None, method=lambda rank: WHOLE, where
         result = run.run()
         return digest(result.models.numpy().tobytes()), len(result.reports), run.node.round
 
-    return play(act, where or places(SIZE))
+    return run_all(act, infos or processes(SIZE))
 
 
 def metrics(folder):
@@ -265,70 +265,72 @@ def same_run(folder, one, outcomes, alone):
     assert metrics(folder) == metrics(alone) and list(metrics(folder)) == [3, 6, 7]
 
 
-@pytest.mark.parametrize("kind", ["ring", "sleepy"])
-def test_a_run_of_four_processes_leaves_what_one_process_leaves(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["ring", "intermittent"])
+def test_a_run_of_four_processes_has_the_files_of_one(tmp_path, kind):
     one = run_of_one(tmp_path / "one", kind)
     same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four", kind), tmp_path / "one")
 
 
-def test_a_run_that_lost_a_node_goes_on_from_the_last_common_checkpoint_to_the_same_end(tmp_path):
+def test_a_run_that_lost_a_node_resumes_from_the_common_round_to_the_same_end(tmp_path):
     one = run_of_one(tmp_path / "one")
     first = runs_of_four(tmp_path / "four", die=(2, 5))
     assert first[2].code == 9 and all(outcome.code == 1 for outcome in (*first[:2], first[3]))
-    assert all("node 2 is gone" in outcome.text for outcome in (*first[:2], first[3]))
+    assert all("node 2 was lost" in outcome.text for outcome in (*first[:2], first[3]))
     # one node has a checkpoint that the others lack, and another's newest is damaged: 2 is what all have
     damaged = tmp_path / "four" / "checkpoints" / "node-0001" / "round-00000004.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four"), tmp_path / "one")
 
 
-def test_nodes_without_a_common_checkpoint_say_so(tmp_path):
+def test_nodes_without_a_common_round_are_an_error(tmp_path):
     runs_of_four(tmp_path / "four", die=(2, 5))
     shutil.rmtree(tmp_path / "four" / "checkpoints" / "node-0003")
     for outcome in runs_of_four(tmp_path / "four"):
         assert outcome.code == 1
-        assert "no checkpoint of one round" in outcome.text and "node 3 has none" in outcome.text
+        assert "no common round" in outcome.text and "node 3 has none" in outcome.text
 
 
-def test_a_run_that_died_before_all_had_their_first_checkpoint_begins_again(tmp_path):
+def test_a_run_that_failed_before_the_first_common_checkpoint_begins_again(tmp_path):
     one = run_of_one(tmp_path / "one")
     runs_of_four(tmp_path / "four", die=(2, 3))
     shutil.rmtree(tmp_path / "four" / "checkpoints" / "node-0003")  # as if it had died while the others wrote theirs
     same_run(tmp_path / "four", one, runs_of_four(tmp_path / "four"), tmp_path / "one")
 
 
-def test_no_node_gives_up_a_checkpoint_before_all_have_a_later_one(tmp_path):
-    """On the path 1, 0, 2, 3, 4, whose node 4 is slow to write; node 1 could be a checkpoint ahead of it."""
+def test_no_node_removes_a_checkpoint_before_all_have_a_later_one(tmp_path):
+    """On the path 1, 0, 2, 3, 4, node 4 writes slowly; node 1 could be one checkpoint ahead."""
     path = fb.topology.graph(5, [(0, 1), (0, 2), (2, 3), (3, 4)])
     often = fb.Schedule(rounds=5, evaluate_every=5, checkpoint_every=1, processes=1)
 
-    def act(place):
-        with World(place, 20, 20) as world:
+    def act(process):
+        with World(process, 20, 20) as world:
             run = DistributedRun(task_of(nodes=5), WHOLE, path, often, KEY, tmp_path, world)
-            write = run._saved.write
+            write = run._checkpoints.write
 
             def watched(tensors, note):
-                if place.rank == 4:
+                if process.rank == 4:
                     time.sleep(0.2)
                 write(tensors, note)
-                return common([Saved(tmp_path / "checkpoints", rank).describe() for rank in range(5)])
+                return newest_common_round(
+                    [NodeCheckpoints(tmp_path / "checkpoints", rank).describe() for rank in range(5)]
+                )
 
-            run._saved.write = watched
+            run._checkpoints.write = watched
             return len(run.run().reports)
 
-    assert [outcome.value for outcome in play(act, places(5))] == [1, 0, 0, 0, 0]
+    assert [outcome.value for outcome in run_all(act, processes(5))] == [1, 0, 0, 0, 0]
 
 
-def test_the_common_checkpoint_is_the_newest_that_all_have_or_the_start_while_nobody_has_two():
-    assert common(["[]", "[]"]) == common(["[5]", "[]"]) == 0
-    assert common(["[10, 5]", "[5]"]) == common(["[10, 5]", "[5, 0]"]) == 5
+def test_the_common_round_is_the_newest_of_all_or_the_start_before_second_checkpoints():
+    assert newest_common_round(["[]", "[]"]) == newest_common_round(["[5]", "[]"]) == 0
+    assert newest_common_round(["[10, 5]", "[5]"]) == newest_common_round(["[10, 5]", "[5, 0]"]) == 5
     for lost in (["[10, 5]", "[]"], ["[20, 15]", "[10, 5]"]):
-        with pytest.raises(DesyncError, match="no checkpoint of one round"):
-            common(lost)
+        with pytest.raises(DesyncError, match="no common round"):
+            newest_common_round(lost)
 
 
-def test_more_processes_than_nodes_and_other_methods_are_sentences_on_every_rank(tmp_path):
-    for outcome in runs_of_four(None, where=places(SIZE + 1)):
+def test_wrong_sizes_and_methods_are_errors_on_every_rank(tmp_path):
+    for outcome in runs_of_four(None, infos=processes(SIZE + 1)):
         assert outcome.code == 1
         assert "the network has 4 nodes and torchrun started 5 processes" in outcome.text
     other = fb.Choco(FOUR_BITS, gamma=0.5)

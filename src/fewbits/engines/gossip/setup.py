@@ -1,0 +1,51 @@
+"""GossipSetup: the task, method, network and key that all nodes of a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fewbits.engines.common.task import Task
+from fewbits.errors import LocalError
+from fewbits.learn.gossip import GossipMethod
+from fewbits.rng import Key
+from fewbits.topology import Network
+
+
+@dataclass(frozen=True, eq=False)
+class GossipSetup:
+    """What all nodes of a run share. Raises LocalError when a part has the wrong type or the sizes differ."""
+
+    task: Task  # one part per node
+    method: GossipMethod
+    network: Network
+    key: Key
+
+    def __post_init__(self) -> None:
+        method, network, parts = self.method, self.network, len(self.task.parts)
+        if not isinstance(method, GossipMethod):
+            raise LocalError(f"gossip: method must be a GossipMethod, such as fb.Malcom(); got {method!r}")
+        if not isinstance(network, Network):
+            raise LocalError(f"gossip: network must be a Topology, such as fb.topology.torus(16); got {network!r}")
+        if not isinstance(self.key, Key):
+            raise LocalError(f"gossip: key must be a Key, such as Key(0); got {self.key!r}")
+        network.check()
+        if parts != network.n:
+            raise LocalError(f"gossip: the network has {network.n} nodes, but the data has {parts} parts")
+
+    def settings(self) -> dict[str, str]:
+        """The settings that a resumed run must share with its earlier part."""
+        return {
+            "method": repr(self.method),
+            "network": repr(self.network),
+            "key": self.key.text(),
+            "local training": repr(self.task.local),
+            "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
+        }
+
+    def check_settings(self, folder: object, earlier: dict[str, str]) -> None:
+        """Raise LocalError when the run in `folder` has other settings."""
+        for name, value in self.settings().items():
+            if earlier.get(name) != value:
+                raise LocalError(
+                    f"{folder} contains a run with another {name}: {earlier.get(name)}; got {value}. Use a new folder"
+                )

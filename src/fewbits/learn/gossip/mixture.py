@@ -1,0 +1,60 @@
+"""Mixture: the weighted sum of the neighbours' public vectors, kept up to date frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fewbits.learn.gossip.vectors import Vectors
+
+
+class Mixture:
+    """Sum over neighbours j of w_ij public_j, in `vectors.mixture`; `weights` are the w_ij in the sum."""
+
+    def __init__(self, vectors: Vectors, weights: Mapping[int, float]) -> None:
+        self._vectors, self.weights = vectors, dict(weights)
+
+    def start(self, public: Tensor) -> None:
+        """Let every neighbour's public vector be this one, (S,)."""
+        vectors = self._vectors
+        for copy in () if vectors.borrowed else vectors.copies.values():
+            copy.copy_(public)
+        for weight in self.weights.values():
+            vectors.mixture.add_(public, alpha=weight)
+
+    def add(self, j: int, increment: Tensor) -> None:
+        """Add an increment (S,) to neighbour j's public vector."""
+        self._add_weighted(j, increment)
+        if j in self._vectors.copies and not self._vectors.borrowed:
+            self._vectors.copies[j].add_(increment)
+
+    def replace(self, j: int, public: Tensor) -> None:
+        """Replace neighbour j's public vector (S,); without copies, the sum must not contain the old one."""
+        if j in self._vectors.copies:
+            self._vectors.copies[j].copy_(public)
+            self.weights = {}  # so that `reweigh` sums again
+        else:
+            self._add_weighted(j, public)
+
+    def _add_weighted(self, j: int, vector: Tensor) -> None:
+        if weight := self.weights.get(j, 0.0):
+            self._vectors.mixture.add_(vector, alpha=weight)
+
+    def clear(self) -> None:
+        """Begin an empty sum."""
+        self._vectors.mixture.zero_()
+
+    def reweigh(self, weights: Mapping[int, float]) -> None:
+        """Use these weights; sum again from the copies when they differ from the old ones."""
+        if weights == self.weights:
+            return
+        self.clear()
+        for j, weight in weights.items():
+            self._vectors.mixture.add_(self._vectors.copies[j], alpha=weight)
+        self.weights = dict(weights)
+
+    def consensus(self) -> Tensor:
+        """Sum over neighbours j of w_ij (public_j - public_i).  # (S,)"""
+        return torch.sub(self._vectors.mixture, self._vectors.public, alpha=sum(self.weights.values()))
