@@ -1,6 +1,6 @@
-"""Floor 7: named methods, each with its paper; every option of a method is an argument of its function."""
+"""Named methods, each with its paper; every option of a method is an argument of its function."""
 
-from fewbits.methods.catalogue import METHODS, build
+from fewbits.methods.catalogue import METHODS, build, named
 from fewbits.methods.dense import dense, fedpaq
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
 from fewbits.methods.fetchsgd import fetchsgd
@@ -31,6 +31,7 @@ __all__ = [
     "local",
     "lowrank",
     "masked",
+    "named",
     "pfedpara",
     "predict",
     "randk",
