@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fewbits.cli.app import app
-from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.codec_text import parse
 from fewbits.cli.comparison import Comparison, distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
+from fewbits.cli.prepared import build_task, load_data
 from fewbits.errors import LocalError
 from fewbits.links.bundle import pack
 from fewbits.methods import METHODS, build
+from fewbits.methods.text import MethodText
 
 KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes", "down_frame_bytes", "seconds"} | {
     "up_payload_bytes",
@@ -93,8 +94,8 @@ def test_a_personal_method_is_judged_on_every_clients_held_out_rows(method, tmp_
     summary = json_of(tmp_path / "summary.json")
     assert set(summary) == KEYS | {"own_accuracy", "own_spread", "own_worst"}
     assert summary["accuracy"] == summary["own_accuracy"] > summary["own_worst"] > 0 < summary["own_spread"]
-    assert all(heading in text for heading in ("own", "worst")) and f"{summary['own_accuracy']:.1%}±" in text
-    assert "own data" in (tmp_path / "report.html").read_text()
+    assert all(heading in text for heading in ("personal", "worst")) and f"{summary['own_accuracy']:.1%}±" in text
+    assert "personal data" in (tmp_path / "report.html").read_text()
 
 
 def test_a_share_of_nothing_judges_nobody(tmp_path):
@@ -374,10 +375,10 @@ def test_a_bad_request_with_force_removes_nothing(run):
 
 def test_settings_that_nobody_has_are_refused():
     with pytest.raises(LocalError, match="none of dense, topk"):
-        distribute(["threshold=1"], ["dense", "topk"])
+        distribute(["threshold=1"], [MethodText("dense"), MethodText("topk")])
     with pytest.raises(LocalError, match="not among"):
-        distribute(["lbgm.threshold=1"], ["dense", "topk"])
-    assert distribute(["lbgm+topk.fraction=0.1"], ["lbgm+topk"]) == {"lbgm+topk": {"fraction": "0.1"}}
+        distribute(["lbgm.threshold=1"], [MethodText("dense"), MethodText("topk")])
+    assert distribute(["lbgm+topk.fraction=0.1"], [MethodText("lbgm+topk")]) == {"lbgm+topk": {"fraction": "0.1"}}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ FLOORS = [
     ["engines.simulation", "engines.gossip", "engines.flower"],
     ["engines.distributed"],
     ["methods", "report"],
-    ["flower", "report.diagnosis", "report.gossip"],
+    ["comparison", "flower", "report.diagnosis", "report.gossip"],
     ["cli"],
     ["cli.gossip"],
     ["cli.export"],

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import fewbits
 from fewbits.cli.app import app as cli
-from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.config import RunConfig
+from fewbits.cli.prepared import build_task, load_data
 from fewbits.engines.simulation import Federation, Schedule, checkpoint
 from fewbits.learn import exchange
 from flower_task import DirectGrid, Node

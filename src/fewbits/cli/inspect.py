@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fewbits.cli.assemble import WIRE
 from fewbits.cli.codec_text import parse
 from fewbits.cli.config import read_json
 from fewbits.cli.options import numbers
+from fewbits.cli.prepared import WIRE
 from fewbits.codecs import Lift, as_lift
 from fewbits.errors import LocalError
 from fewbits.links.identity import PATCH, SEED, codec_hash

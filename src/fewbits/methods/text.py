@@ -24,6 +24,11 @@ class MethodText:
         return f"{self.name}@{options}" if options else self.name
 
     @property
+    def full(self) -> str:
+        """The text that `read_labelled` reads back as this value."""
+        return f"{self.given}={self}" if self.given else str(self)
+
+    @property
     def label(self) -> str:
         """What tables call the method: its label, or else its text."""
         return self.given or str(self)
@@ -75,7 +80,7 @@ def read_all(text: str, options: Options) -> list[MethodText]:
         if found and _continues(part, found[-1], options):
             found[-1] = _extended(found[-1], part)
         else:
-            found.append(_labelled(part, options))
+            found.append(read_labelled(part, options))
     return found
 
 
@@ -92,7 +97,8 @@ def _extended(before: MethodText, part: str) -> MethodText:
     return replace(before, settings=pairs([*texts, part]))
 
 
-def _labelled(part: str, options: Options) -> MethodText:
+def read_labelled(part: str, options: Options) -> MethodText:
+    """One method, with a label or without; `options` as for `read_all`."""
     label, equals, rest = part.partition("=")
     if not equals or "@" in label:
         return read(part)

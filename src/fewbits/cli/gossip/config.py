@@ -1,8 +1,10 @@
-"""GossipConfig: all that a run without a server depends on, as it stands in its folder's config.json."""
+"""GossipConfig: the settings of a run without a server, as its folder's config.json holds them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import fewbits.topology as graphs
@@ -29,7 +31,7 @@ class GossipConfig(RunConfig):
     evaluate_every: int = 10
     topology: str = "torus"  # a name, random_regular:DEGREE, erdos_renyi:SHARE or file:PATH
     weights: str = "metropolis"  # or uniform
-    inactive: float = 0.0  # share of nodes that sleep in a round
+    inactive: float = 0.0  # share of nodes that are inactive in a round
     on_disk: bool = False  # map the nodes' vectors from a file
 
     def __post_init__(self) -> None:
@@ -39,17 +41,13 @@ class GossipConfig(RunConfig):
             raise LocalError(f"a run without a server has no {', '.join(given or ['device'])}")
         self.network()
 
-    def _check_method(self) -> None:
-        self.gossip_method()
-
     @staticmethod
     def options(method: str) -> dict[str, object]:
         """A method's options with their defaults."""
         return gossip.options(method)
 
-    @property
-    def held_share(self) -> float:
-        """Nothing is held out: every node's model is judged on the test set."""
+    def share_held_out(self, method: object) -> float:
+        """Zero: every node's model is evaluated on the test set."""
         return 0.0
 
     def gossip_method(self) -> GossipMethod:
@@ -57,7 +55,7 @@ class GossipConfig(RunConfig):
         return gossip.build(self.method, self.settings)
 
     def graph(self) -> Topology:
-        """The graph when everybody is awake."""
+        """The graph of a round in which all nodes are active."""
         return graphs.by_name(self.topology, self.clients, Key(self.seed).fold("graph"), self.weights)
 
     def network(self) -> Network:
@@ -69,8 +67,18 @@ class GossipConfig(RunConfig):
         )
 
 
+def _gossip(config: RunConfig) -> GossipConfig:
+    assert isinstance(config, GossipConfig)
+    return config
+
+
 @dataclass(frozen=True)
 class GossipComparison(Comparison):
     """Several methods and seeds on one network."""
 
     kind: ClassVar[type[RunConfig]] = GossipConfig
+
+    @cached_property
+    def built(self) -> Mapping[str, GossipMethod]:
+        """Each method by its label, built once for all seeds."""
+        return {label: _gossip(config).gossip_method() for label, config in self.configs.items()}

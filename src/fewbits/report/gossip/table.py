@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fewbits.report.gossip.record import GossipRecord
-from fewbits.report.table import NONE, WIDTH, megabytes
+from fewbits.report.table import fitted
+from fewbits.report.text import NONE, megabytes, times
 
-ROOM = ("loss", "MB links", "over entropy", "apart")  # columns that give way, in this order; the page has all
+GIVE_WAY = ("loss", "MB links", "over entropy", "apart")  # columns that may be left out; the page has all
 Figure = Callable[[GossipRecord], float | None]
 
 
@@ -23,21 +23,21 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
         "loss": (lambda r: _last(r, "loss"), lambda x: f"{x:.3f}"),
         "MB sent": (lambda r: r.last.frame_bytes, megabytes),
         "MB links": (lambda r: r.last.link_bytes, megabytes),
-        "× fewer": (lambda r: r.times_fewer, lambda x: f"{x:.3g}" if x < 1000 else f"{x:,.0f}"),
+        "× fewer": (lambda r: r.times_fewer, times),
         "zeros": (lambda r: r.last.sparsity, lambda x: f"{x:.1%}"),
         "apart": (lambda r: r.last.consensus, lambda x: f"{x:.2g}"),
         "over entropy": (_over, lambda x: f"{x:+.1%}"),
     }
     found = []
     for method in dict.fromkeys(record.method for record in records):
-        own = [r for r in records if r.method == method]
-        row = {"method": method, "accuracy": _accuracy(own)}
+        runs = [r for r in records if r.method == method]
+        row = {"method": method, "accuracy": _accuracy(runs)}
         for name, (figure, text) in columns.items():
-            values = [value for r in own if (value := figure(r)) is not None]
+            values = [value for r in runs if (value := figure(r)) is not None]
             row[name] = text(statistics.fmean(values)) if values else NONE
         if target is not None:
-            reached = [sent for r in own if (sent := r.bytes_to(target)) is not None]
-            part = f" ({len(reached)} of {len(own)})" if len(reached) != len(own) else ""
+            reached = [sent for r in runs if (sent := r.bytes_to(target)) is not None]
+            part = f" ({len(reached)} of {len(runs)})" if len(reached) != len(runs) else ""
             row["MB to target"] = megabytes(statistics.fmean(reached)) + part if reached else "never"
         found.append(row)
     return [{name: row[name] for name in row if any(r[name] != NONE for r in found)} for row in found]
@@ -64,19 +64,5 @@ def _accuracy(records: Sequence[GossipRecord]) -> str:
 
 
 def terminal(found: Sequence[dict[str, str]]) -> Table:
-    """The table for rich; where it would be too wide, the columns of `ROOM` are left out one by one."""
-    names = list(found[0])
-    for name in ROOM:
-        if name in names and sum(_width(found, n) for n in names) > WIDTH:
-            names.remove(name)
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    for name in names:
-        heading = "\n".join(name.rsplit(" ", 1))
-        table.add_column(heading, justify="left" if name == "method" else "right", no_wrap=True, vertical="bottom")
-    for row in found:
-        table.add_row(*(row[name] for name in names))
-    return table
-
-
-def _width(found: Sequence[dict[str, str]], name: str) -> int:
-    return 2 + max(len(text) for text in [*name.rsplit(" ", 1), *(row[name] for row in found)])
+    """The table for the terminal, fitted to 80 columns; the columns of `GIVE_WAY` are left out first."""
+    return fitted({name: [name, *(row[name] for row in found)] for name in found[0]}, GIVE_WAY)
