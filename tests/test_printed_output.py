@@ -27,7 +27,11 @@ def blocks():
 
 def lines_of(text):
     """Without spaces at the end, empty lines at the end, times, and progress bars."""
-    lines = [line.rstrip() for line in TIME.sub("after N s", text).splitlines() if "━" not in line]
+    lines = [
+        line.rstrip()
+        for line in TIME.sub("after N s", text.replace("\N{NO-BREAK SPACE}", " ")).splitlines()
+        if "━" not in line
+    ]
     return "\n".join(lines).strip("\n").splitlines()
 
 

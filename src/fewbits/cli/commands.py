@@ -40,7 +40,7 @@ def train(given: o.Given) -> None:
     play.train(run, folder, Console())
 
 
-@o.command(COMPARE, settings=o.OF_SEVERAL)
+@o.command(COMPARE, {"settings": o.OF_SEVERAL})
 def compare(given: o.Given) -> None:
     """Train by several methods and seeds from the same initial model and partition; compare accuracy at equal bytes.
 

@@ -27,7 +27,7 @@ class RunConfig:
     """All settings of one run. Names and numbers are checked here, the split by the data, the options by the method."""
 
     data: str = "digits"  # `fewbits data` lists them
-    data_dir: str | None = None  # folder with the data set's files; None: the set's own source
+    data_dir: str | None = None  # folder with the data set's files; None: the default source
     model: str = "mlp"  # `fewbits models` lists them
     clients: int = 20
     per_round: int | None = None  # clients sampled in each round; None: all

@@ -48,7 +48,7 @@ SPECIAL = {
 NAMES = ("model", "data", "data_dir", "limit", "epochs", "blocks", "dims", "basis", "lr", "momentum", "batch_size")
 
 
-@o.command((*NAMES, "seed", "out", "force"), DEFAULTS, panels=False, **SPECIAL)
+@o.command((*NAMES, "seed", "out", "force"), SPECIAL, DEFAULTS, panels=False)
 def diagnose(given: o.Given) -> None:
     """Train centrally and report how many directions the gradients use, and how many random ones are enough.
 

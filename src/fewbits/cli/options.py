@@ -78,15 +78,18 @@ FOLDER = ("out", "resume", "force")
 
 
 def command(
-    names: Sequence[str], defaults: RunConfig | None = None, panels: bool = True, **special: Option
+    names: Sequence[str],
+    special: Mapping[str, Option] = {},
+    defaults: RunConfig | None = None,
+    panels: bool = True,
 ) -> Callable[[Callable[[Given], None]], Callable[..., None]]:
     """Make a function of a mapping a command with these options.
 
     Args:
         names: the options in their order in the help.
+        special: options of this command that differ from `OPTIONS`, by name.
         defaults: the configuration whose values the help shows; None: RunConfig().
         panels: whether the help shows groups of options.
-        special: options of this command that differ from `OPTIONS`, by name.
     """
     defaults = defaults or RunConfig()
     chosen = {name: special.get(name) or OPTIONS[name] for name in names}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from torch import nn
@@ -34,7 +35,7 @@ measured on Gaussian updates; real ones differ. "bound": no run of this method i
 round, all clients at once, each with a line of {up:g} Mbit/s up and {down:g} down, without latency and training. Server
 keeps: on disk, for each client that has taken part.
 """
-DEFAULTS = RunConfig().asdict() | {"uplink_mbps": 10.0, "downlink_mbps": 50.0}
+DEFAULTS: dict[str, Any] = RunConfig().asdict() | {"uplink_mbps": 10.0, "downlink_mbps": 50.0}
 NAMES = ("method", "settings", "model", "data", "params", "shapes", "clients", "per_round", "rounds", "seed")
 SPECIAL = {
     "method": o.Option(
@@ -71,7 +72,7 @@ class Sizes:
         return forecast(make, built, self.clients, self.per_round, self.rounds, Key(self.seed), case, self.seeded)
 
 
-@o.command((*NAMES, "uplink_mbps", "downlink_mbps", "json"), panels=False, **SPECIAL)
+@o.command((*NAMES, "uplink_mbps", "downlink_mbps", "json"), SPECIAL, panels=False)
 def plan(given: o.Given) -> None:
     """Estimate what each method would send: bytes per client and round, seconds on a line, disk, and the run's total.
 

@@ -37,12 +37,12 @@ def initial_model(config: RunConfig, found: Data) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class ModelFromSeed:
-    """Builds the prepared model from a key, as a client does at first contact; the run's own is copied, not built."""
+    """Builds the prepared model from a key, as a client does at first contact; for the run's key it makes a copy."""
 
     config: RunConfig
     found: Data
     method: Method
-    initial: nn.Module  # of the run's key; stays as it is
+    initial: nn.Module  # of the run's key; never changed
 
     def __call__(self, key: Key) -> nn.Module:
         """The model, with the method's factors and private parts."""

@@ -1,6 +1,6 @@
 """Predict: the last vector predicts, only the rest is compressed.
 
-Our own marriage of LBGM (Azam et al., ICLR 2022) and error feedback.
+Ours: LBGM (Azam et al., ICLR 2022) with error feedback.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def bytes_axis(axes: Axes, room: float = 1.0) -> None:
 
 
 def percent(axis: Axis) -> None:
-    """Whole per cent."""
+    """Shares as per cent, with as many decimals as the ticks need."""
     from matplotlib.ticker import PercentFormatter
 
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=None))

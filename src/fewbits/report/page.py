@@ -29,7 +29,7 @@ td:first-child { font-weight: 600 }
 .bar { width: 38%; min-width: 8rem }
 .bar div { background: var(--bar); height: .65rem; border-radius: 2px; min-width: 1px }
 pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .9rem 1.1rem; border-radius: 6px;
-  overflow-x: auto; font: .86rem/1.5 ui-monospace, monospace }
+  white-space: pre-wrap; font: .86rem/1.5 ui-monospace, monospace }
 """
 
 
@@ -113,7 +113,7 @@ def stages(runs: Sequence[tuple[str, Mapping[str, int]]]) -> str:
     rows: list[list[str]] = []
     for method, bits in methods.items():
         whole = max(1, bits.total())
-        for i, (stage, count) in enumerate(bits.most_common()):
+        for i, (stage, count) in enumerate((+bits).most_common()):
             share = count / whole
             bar = f'<td class="bar"><div style="width:{100 * share:.1f}%"></div></td>'
             rows.append([escape(method) if i == 0 else "", escape(stage), megabytes(count / 8), f"{share:.1%}", bar])

@@ -141,7 +141,7 @@ def fitted(columns: Mapping[str, Sequence[str]], give_way: Sequence[str]) -> Tab
     for name in give_way:
         if name in shown and _width(shown) > WIDTH:
             del shown[name]
-    apart = 1 if _width(shown) <= WIDTH else 0  # besides the box's own space
+    apart = 1 if _width(shown) <= WIDTH else 0  # in addition to the box's space
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, apart), pad_edge=False)
     for name, (heading, *_) in shown.items():
         table.add_column(heading, justify="left" if name == "method" else "right", no_wrap=True, vertical="bottom")

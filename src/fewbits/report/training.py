@@ -12,9 +12,9 @@ from fewbits.report.table import Row, cells, columns, rows
 from fewbits.report.write import Report
 
 PERSONAL = """
-<p>Personal data: every client's model on held-out examples of its own. The columns are the mean accuracy over clients,
-the spread over clients, and the mean of the worst tenth. For methods with personal models (pFedPara, FedPer, local),
-this is also the accuracy of the table and of the picture.</p>
+<p>Personal data: every client's model on the client's held-out examples. The columns are the mean accuracy over
+clients, the spread over clients, and the mean of the worst tenth. For methods with personal models
+(pFedPara, FedPer, local), this is also the accuracy of the table and of the picture.</p>
 """
 SUBSPACE = """
 <p>Isotropy: (D/d)|A<sup>T</sup>u|<sup>2</sup>/|u|<sup>2</sup> of a client's update u in its subspace, mean over clients
@@ -24,8 +24,8 @@ orthonormal columns, and the rate itself for unbiased ones.</p>
 """
 PRIVATE = """
 <p>Epsilon: the privacy loss of all rounds, for the delta of the configuration, by Opacus's accountant. The option
-<em>share</em> says against whom; docs/secure-aggregation.md states the assumptions. The keys of a simulation are known,
-so this run protects nobody. It shows the effect of the noise on accuracy.</p>
+<em>share</em> sets the adversary; docs/secure-aggregation.md states the assumptions. The keys of a simulation are
+known, so this run protects nobody. It shows the effect of the noise on accuracy.</p>
 """
 MEASURED = """
 <p>Every byte count is the length of frames that were encoded, sent and decoded: 16 bytes of header and the payload.

@@ -1,4 +1,4 @@
-"""What a client gets that was away, in lengths: the rules of `Broadcast` and `EpochBroadcast` without the frames."""
+"""Lengths of the frames that a client receives after missed rounds: the rules of `Broadcast` and `EpochBroadcast`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fewbits.wire.frame import HEADER_BYTES
 
 
 class Downlink(ABC):
-    """Versions count from 1, the initial model; round r is played with version r."""
+    """A rule for lengths. Version 1 is the initial model; round r uses version r."""
 
     exact: ClassVar[bool] = True  # lengths do not depend on the updates
 
@@ -35,23 +35,23 @@ class Whole(Downlink):
     seed: int | None = None  # of the frame that stands for version 1 at first contact
 
     def frames(self, before: int | None, now: int) -> list[int]:
-        """One."""
+        """Lengths: one frame."""
         return [self.model if self.seed is None or before or now > 1 else self.seed]
 
 
 @dataclass(frozen=True)
 class Entries(Downlink):
-    """Differences, or a snapshot when that is shorter; patches, which may be shorter than either, are not foreseen."""
+    """Differences, or a snapshot when that is shorter. Patches are not estimated; they may be shorter than both."""
 
     snapshot: int  # bytes of its frame
-    entry: int  # bytes of a difference's; all are taken to be alike
+    entry: int  # bytes of the frame of a difference; all are assumed to be equal
     keep: int  # differences in the log
     seed: int | None = None  # as of `Whole`
 
     exact: ClassVar[bool] = False
 
     def frames(self, before: int | None, now: int) -> list[int]:
-        """All that were missed, or the snapshot."""
+        """All missed differences, or the snapshot."""
         seed = [self.seed] if self.seed is not None and not before else []
         missed = now - (before or len(seed))
         if not (before or seed) or missed > self.keep or sum(seed) + missed * self.entry > self.snapshot:
@@ -61,7 +61,7 @@ class Entries(Downlink):
 
 @dataclass(frozen=True)
 class Epochs(Downlink):
-    """s, and the finals of epochs that ended meanwhile, or theta_e when that is shorter."""
+    """s, with the finals of missed epochs, or with theta_e when that is shorter."""
 
     whole: int  # bytes of theta_e's frame
     s: int  # of s, and of a final
@@ -79,7 +79,7 @@ class Epochs(Downlink):
 
 
 def downlink(broadcast: Broadcast | EpochBroadcast, space: IntrinsicSpace | None) -> Downlink:
-    """By real frames of a broadcast that has published at least one difference, where it sends differences."""
+    """The rule for a broadcast, from lengths of its frames; it has published a difference, if it sends differences."""
     seed = None if broadcast.seed_frame is None else len(broadcast.seed_frame)
     if isinstance(broadcast, EpochBroadcast):
         assert space is not None

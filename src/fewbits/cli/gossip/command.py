@@ -48,7 +48,7 @@ NAMES = (
 )
 
 
-@o.command(NAMES, DEFAULTS, **SPECIAL)
+@o.command(NAMES, SPECIAL, DEFAULTS)
 def gossip(given: o.Given) -> None:
     """Train without a server: nodes of a graph send compressed models to their neighbours only.
 

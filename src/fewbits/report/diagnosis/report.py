@@ -40,7 +40,7 @@ data, its amount and the length of local training decide. The command below meas
 def report(found: Diagnosis, advice: Sequence[Advice], config: Mapping[str, object], command: str) -> Report:
     """The report of a diagnosis; `command` is what to try next.
 
-    Its JSON holds no time and no path of its own: the same arguments give the same bytes.
+    Its JSON has neither times nor paths: the same arguments give the same bytes.
     """
     sections = [
         Section("What the figures suggest", [table(suggestions(advice), "prose"), RULES, code(command)]),
