@@ -66,6 +66,7 @@ def test_with_a_folder_it_leaves_the_page_and_continues(tmp_path):
     assert [row.method for row in found.rows] == ["dense", "a", "b"] and found.rows[1].up > found.rows[2].up
     page = Outside()
     page.feed(found.page.read_text())
+    assert "a: topk@fraction=0.5,bits=8; b: topk@fraction=0.25" in found.page.read_text()
     assert page.fetched == [] and page.tags.count("img") == 1
     assert [one["method"] for one in json.loads((tmp_path / "out" / "summary.json").read_text())] == ["dense", "a", "b"]
     first = list(seen)
@@ -84,6 +85,7 @@ def test_with_a_folder_it_leaves_the_page_and_continues(tmp_path):
         (["dense", "dense"], {}, "two methods are called 'dense'; give labels"),
         (["tokp"], {}, "did you mean 'topk'"),
         ([3], {}, "a method is a text such as"),
+        (["dense", "fedper@private=head"], {"rounds": 10**9}, "private: pattern 'head' matches nothing"),
         (["dense"], {"seeds": []}, "one or more seeds"),
         (["dense"], {"rounds": 0}, "rounds must be at least 1"),
     ],

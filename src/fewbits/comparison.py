@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from rich.console import Console
 from torch import Tensor, nn
@@ -22,12 +21,12 @@ from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.methods import named
 from fewbits.methods.catalogue import options
-from fewbits.methods.text import read_labelled
+from fewbits.methods.text import folder_name, read_labelled
 from fewbits.report import Record, Row, rows
 from fewbits.report.record import against_dense
 from fewbits.report.table import WIDTH, terminal
 from fewbits.report.training import report
-from fewbits.report.write import PAGE, write
+from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
@@ -105,15 +104,18 @@ def compare(
     >>> topk.method, topk.up < dense.up
     ('topk@fraction=0.5', True)
     """
-    built = _built(methods)
+    built, labels = _built(methods)
     if not seeds or len(set(seeds)) != len(seeds):
         raise LocalError(f"compare: give one or more seeds, each once; got {list(seeds)}")
     task, schedule = Task.of(model, clients, test, local, loss), Schedule(rounds, per_round, 1, 10, processes, device)
+    for method in built.values():  # a mistake is found before anything is trained
+        method.objective.check(task.local)
+        method.prepare(copy.deepcopy(model), Key(seeds[0]).fold("factor"))
     records: list[Record] = []
     with _folder(out) as folder:
         for seed in seeds:
             for label, method in built.items():
-                place = folder / f"{quote(label, safe='+@=,:*')}-seed{seed}"
+                place = folder / folder_name(label, seed)
                 run = Federation(replace(task, model=copy.deepcopy(model)), method, schedule, Key(seed), place)
                 run.run(None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r))
                 records.append(Record.read(place, label, seed))
@@ -122,25 +124,27 @@ def compare(
     if out is not None:
         config = {"rounds": rounds, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
-        notes += _write(Path(out), model, task, config, records, target)
+        found = _report(model, task, config, records, target, labels)
+        notes += write(Path(out), found)
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes)
 
 
-def _built(methods: Sequence[str | Method]) -> dict[str, Method]:
-    """The methods by their labels, in order."""
+def _built(methods: Sequence[str | Method]) -> tuple[dict[str, Method], dict[str, str]]:
+    """The methods by their labels, in order; and the texts of the labelled ones."""
     if isinstance(methods, str) or not methods:
         raise LocalError(f"compare: methods is a list such as ['dense', 'topk@fraction=0.01']; got {methods!r}")
     found: dict[str, Method] = {}
+    labels: dict[str, str] = {}
     for method in methods:
-        label = ""
-        if isinstance(method, str):
-            text = read_labelled(method, options)
-            label, method = text.label, str(text)
-        made = named(method)
-        if (label or made.name) in found:
-            raise LocalError(f"compare: two methods are called {label or made.name!r}; give labels, as in 'a=topk'")
-        found[label or made.name] = made
-    return found
+        text = read_labelled(method, options) if isinstance(method, str) else None
+        made = named(method if text is None else str(text))
+        label = made.name if text is None else text.label
+        if label in found:
+            raise LocalError(f"compare: two methods are called {label!r}; give labels, as in 'a=topk'")
+        found[label] = made
+        if text is not None and text.given:
+            labels[label] = str(text)
+    return found, labels
 
 
 @contextmanager
@@ -157,15 +161,15 @@ def _described(built: Mapping[str, Method]) -> dict[str, str]:
     return {label: repr(method) for label, method in built.items()}
 
 
-def _write(
-    out: Path,
+def _report(
     model: nn.Module,
     task: Task,
     config: Mapping[str, object],
     records: Sequence[Record],
     target: float | None,
-) -> list[str]:
-    """The report; returns sentences about what could not be made."""
+    labels: Mapping[str, str],
+) -> Report:
+    """The page and the figures of all runs."""
     numbers = sum(p.numel() for p in model.parameters())
     sampled = config["per_round"] or "all"
     subject = (
@@ -174,4 +178,4 @@ def _write(
     )
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
     summary = [record.summary(target) for record in records]
-    return write(out, report(title, records, config, summary, target, subject))
+    return report(title, records, config, summary, target, subject, labels)

@@ -8,16 +8,14 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from urllib.parse import quote
 
 from fewbits.cli.config import RunConfig, read_json
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.methods.catalogue import options
-from fewbits.methods.text import MethodText, Options, pairs, read_labelled
+from fewbits.methods.text import MethodText, Options, folder_name, pairs, read_labelled
 
 NAME = "compare.json"
-SAFE = "+@=,:*"  # characters of a label that stay as they are in the name of a folder
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Comparison:
         """Each run's configuration by the name of its folder, seed by seed; all test on the same held-out examples."""
         share = max(config.share_held_out(self.built[label]) for label, config in self.configs.items())
         return {
-            f"{quote(label, safe=SAFE)}-seed{seed}": replace(config, seed=seed, holdout=share)
+            folder_name(label, seed): replace(config, seed=seed, holdout=share)
             for seed in self.seeds
             for label, config in self.configs.items()
         }

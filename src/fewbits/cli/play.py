@@ -19,7 +19,7 @@ from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.interrupt import EXIT_CODE, Interrupt
 from fewbits.cli.live import Live, ProgressRow
-from fewbits.cli.prepared import PreparedRun, initial_model, prepare
+from fewbits.cli.prepared import InitialModels, PreparedRun, prepare
 from fewbits.data import Data
 from fewbits.engines.simulation import footprint
 from fewbits.files import write_atomically
@@ -98,23 +98,19 @@ class Compared:
     """A comparison with its data; builds each method once, and the initial model once for each seed."""
 
     def __init__(self, comparison: Comparison, found: Data) -> None:
-        self.comparison, self.found = comparison, found
-        self._initial: tuple[int, nn.Module] | None = None  # seed and model of the run before
+        self.comparison, self.found, self.initial = comparison, found, InitialModels(found)
 
     def prepare(self, config: RunConfig) -> PreparedRun:
         """A run of the comparison, ready to be played."""
-        if self._initial is None or self._initial[0] != config.seed:
-            self._initial = config.seed, initial_model(config, self.found)
-        return prepare(config, self.found, self.comparison.built[config.name], self._initial[1])
+        return prepare(config, self.found, self.comparison.built[config.name], self.initial.of(config))
 
     def check(self) -> None:
         """LocalError when a method does not fit the model, or the split does not fit the data."""
         first, *others = list(self.comparison.runs().values())[: len(self.comparison.methods)]
         key = self.prepare(first).key
-        assert self._initial is not None
         for config in others:  # they differ in their methods only
             method = self.comparison.built[config.name]
-            method.prepare(copy.deepcopy(self._initial[1]), key.fold("factor"))
+            method.prepare(copy.deepcopy(self.initial.of(config)), key.fold("factor"))
 
 
 def compare(compared: Compared, folder: Path, console: Console, title: str) -> None:
@@ -130,7 +126,9 @@ def compare(compared: Compared, folder: Path, console: Console, title: str) -> N
 
     target = comparison.target_accuracy
     records = against_dense(play_all(comparison, folder, console, f"fewbits compare --resume {folder}", one))
-    found = report(title, records, shared_config(comparison), [record.summary(target) for record in records], target)
+    summary = [record.summary(target) for record in records]
+    labels = {text.label: str(text) for text in comparison.texts if text.given}
+    found = report(title, records, shared_config(comparison), summary, target, labels=labels)
     show_report(terminal(rows(records, target)), write(folder, found), folder, console)
 
 

@@ -35,6 +35,20 @@ def initial_model(config: RunConfig, found: Data) -> nn.Module:
     return models.build(config.model, found, Key(config.seed).fold("model"))
 
 
+class InitialModels:
+    """The initial model of a comparison's runs: built once per seed; the last one is stored."""
+
+    def __init__(self, found: Data) -> None:
+        self._found = found
+        self._last: tuple[int, nn.Module] | None = None  # seed and model
+
+    def of(self, config: RunConfig) -> nn.Module:
+        """The model of the run's seed; callers copy it."""
+        if self._last is None or self._last[0] != config.seed:
+            self._last = config.seed, initial_model(config, self._found)
+        return self._last[1]
+
+
 @dataclass(frozen=True, eq=False)
 class ModelFromSeed:
     """Builds the prepared model from a key, as a client does at first contact; for the run's key it makes a copy."""

@@ -18,7 +18,7 @@ from fewbits.methods.downlink import downlink
 def dense(down: str = "dense", momentum: float = 0.0) -> Method:
     """FedAvg: every number in float32, both ways.
 
-    Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
+    Source: McMahan et al., FedAvg, AISTATS 2017.
     """
     return Method("dense", flat(chain(Raw())), downlink(down), ServerSGD(momentum=momentum))
 

@@ -29,7 +29,7 @@ def intrinsic(
 
     `epoch`: rounds until the matrices change, not in the mode "static"; `k`: matrices per epoch.
 
-    Source: Wang and Melas-Kyriazi, Intrinsic Gradient Compression, 2021.
+    Source: Wang and Melas-Kyriazi, 2021.
     """
     space = IntrinsicSpace(dim, mode, k, epoch, basis, scale, seed)
     return wrap_method("intrinsic", over, down=downlink("dense"), space=space)

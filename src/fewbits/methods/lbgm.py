@@ -21,7 +21,7 @@ def lbgm(
     momentum: float = 0.0,
     normalise: str = "sampled",
 ) -> Method:
-    """Algorithm 1: full updates in float32, or one scalar when the phase error is at most `threshold`.
+    """LBGM, algorithm 1: a full update in float32, or one scalar when the phase error is at most `threshold`.
 
     `threshold` may also be the theory's rule, `Adaptive(lr, steps, c)`; on the command line adaptive:C:LR:STEPS.
 

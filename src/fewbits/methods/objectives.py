@@ -41,7 +41,7 @@ def fedadam(
 ) -> Method:
     """FedAdam: the server takes Adam steps along the clients' mean update.
 
-    Source: Reddi et al., Adaptive Federated Optimization, ICLR 2021.
+    Source: Reddi et al., FedOpt, ICLR 2021.
     """
     return wrap_method("fedadam", dense(down), optimizer=FedAdam(lr, beta1, beta2, tau))
 
@@ -51,6 +51,6 @@ def fedyogi(
 ) -> Method:
     """FedYogi: the server takes Yogi steps along the clients' mean update.
 
-    Source: Reddi et al., Adaptive Federated Optimization, ICLR 2021.
+    Source: Reddi et al., FedOpt, ICLR 2021.
     """
     return wrap_method("fedyogi", dense(down), optimizer=FedYogi(lr, beta1, beta2, tau))

@@ -20,7 +20,7 @@ def dp(
 
     `share`: "local" makes each message private, "central" only the sum of a round's messages.
 
-    Source: McMahan et al., Differentially Private Recurrent Language Models, ICLR 2018.
+    Source: McMahan et al., DP-FedAvg, ICLR 2018.
     """
     return wrap_method("dp", over, protection=DifferentialPrivacy(clip, noise, delta, share))
 
@@ -30,7 +30,7 @@ def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> 
 
     `bits` per number; `largest`: larger numbers are clipped to it.
 
-    Source: Bonawitz et al., Practical Secure Aggregation, CCS 2017.
+    Source: Bonawitz et al., CCS 2017.
     """
     over = over or dense()
     if over.up != dense().up:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from urllib.parse import quote
 
 from fewbits.errors import LocalError
 
 Options = Callable[[str], Mapping[str, object]]  # a method's options with their defaults, by its name
+SAFE = "+@=,:*"  # characters of a label that stay as they are in the name of a folder
 FORM = "NAME or NAME@option=value,option=value, such as topk@fraction=0.01,bits=8"
 
 
@@ -113,6 +115,15 @@ def _is_method(text: str, options: Options) -> bool:
     except LocalError:
         return False
     return True
+
+
+def folder_name(label: str, seed: int) -> str:
+    """The name of the folder of one run in a comparison.
+
+    >>> folder_name("topk@fraction=0.1", 2)
+    'topk@fraction=0.1-seed2'
+    """
+    return f"{quote(label, safe=SAFE)}-seed{seed}"
 
 
 def pairs(settings: Sequence[str]) -> dict[str, str]:

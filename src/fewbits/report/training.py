@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from html import escape
 
 from fewbits.report import figure
 from fewbits.report.page import Section, configuration, stages, table
@@ -42,6 +43,7 @@ def report(
     summary: object,
     target: float | None = None,
     subject: str = "",
+    labels: Mapping[str, str] = {},
 ) -> Report:
     """The report of these runs.
 
@@ -52,6 +54,7 @@ def report(
         summary: the content of summary.json.
         target: an accuracy; the table has the bytes that it took.
         subject: the line below the title; "": made from the configuration.
+        labels: the methods behind labels, as text.
     """
     found = rows(records, target)
     seeds = max((row.seeds for row in found), default=0)
@@ -59,7 +62,7 @@ def report(
     return Report(
         title,
         subject or _subject(config),
-        sections(records, found, config),
+        sections(records, found, config, labels),
         partial(figure.png, records),
         "Test accuracy against bytes, a line per method",
         summary,
@@ -67,12 +70,16 @@ def report(
     )
 
 
-def sections(records: Sequence[Record], found: Sequence[Row], config: Mapping[str, object]) -> list[Section]:
+def sections(
+    records: Sequence[Record], found: Sequence[Row], config: Mapping[str, object], labels: Mapping[str, str] = {}
+) -> list[Section]:
     """The tables, and what their columns mean."""
     seeds = max((row.seeds for row in found), default=0)
     many = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
     names = columns(found)
+    named = "; ".join(f"{label}: {text}" for label, text in labels.items())
     notes = [
+        f'<p class="soft">{escape(named)}</p>' if named else "",
         PERSONAL if any(row.personal is not None for row in found) else "",
         PRIVATE if any(row.epsilon is not None for row in found) else "",
         SUBSPACE if any(row.isotropy is not None for row in found) else "",

@@ -27,7 +27,7 @@ from fewbits.cli.play import (
     write_weights,
 )
 from fewbits.cli.play import finished as play_finished
-from fewbits.cli.prepared import initial_model
+from fewbits.cli.prepared import InitialModels, initial_model
 from fewbits.data import Data
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
@@ -68,14 +68,11 @@ class Compared:
     """A comparison with its data; builds each method once, and the initial model once for each seed."""
 
     def __init__(self, comparison: GossipComparison, found: Data) -> None:
-        self.comparison, self.found = comparison, found
-        self._initial: tuple[int, nn.Module] | None = None  # seed and model of the run before
+        self.comparison, self.found, self.initial = comparison, found, InitialModels(found)
 
     def prepare(self, config: GossipConfig) -> PreparedGossip:
         """A run of the comparison, ready to be played."""
-        if self._initial is None or self._initial[0] != config.seed:
-            self._initial = config.seed, initial_model(config, self.found)
-        task = build_task(config, self.found, self._initial[1])
+        task = build_task(config, self.found, self.initial.of(config))
         return PreparedGossip(config, self.comparison.built[config.name], task)
 
     def check(self) -> None:
