@@ -208,7 +208,7 @@ def test_options_may_stand_in_the_text_and_those_given_apart_win():
     assert build(text) == build("lbgm+topk", {"threshold": "0.2", "fraction": "0.01"}) != build("lbgm+topk")
     assert build(text, {"fraction": "0.3"}) == build("lbgm+topk", {"fraction": "0.3"})
     assert gossip.build("malcom@mu=1e-4,bits=3") == gossip.malcom(mu=1e-4, bits=3)
-    assert named(text) == build(text) and named(topk()) == topk() and gossip.named("dsgd") == gossip.dsgd()
+    assert named(text) == build(text) and named(topk()) == topk() and gossip.gossip_method("dsgd") == gossip.dsgd()
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_label_stands_before_its_method():
         (lambda: read("@fraction=0.1"), "a method is NAME or NAME@option=value"),
         (lambda: read("topk@"), "a method is NAME or NAME@option=value"),
         (lambda: read("topk@fraction"), "a method is NAME or NAME@option=value"),
-        (lambda: read("topk@fraction=0.1,fraction=0.2"), "give the option 'fraction' once"),
+        (lambda: read("topk@fraction=0.1,fraction=0.2"), "each once"),
         (lambda: read_all("fraction=0.1,topk", options), "is an option without its method"),
         (lambda: build("topk@fractoin=0.1"), "has no option 'fractoin'; it has fraction=0.05"),
         (lambda: build("tokp"), "unknown method 'tokp'; did you mean 'topk'[?]"),

@@ -1,4 +1,4 @@
-"""Methods without a server, by the names they have on the command line."""
+"""Methods without a server, by their names on the command line."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _stack(bits: int, coder: str, norm: str, mode: str, fraction: float) -> Chai
 
 
 def options(name: str) -> dict[str, object]:
-    """A method's options with their defaults; LocalError lists the methods when there is none of that name."""
+    """A method's options with their defaults; for an unknown name, LocalError lists the methods."""
     if name not in GOSSIP:
         raise unknown("method without a server", name, GOSSIP)
     return {p.name: p.default for p in inspect.signature(GOSSIP[name]).parameters.values()}
@@ -110,15 +110,23 @@ def options(name: str) -> dict[str, object]:
 def build(text: str, settings: Mapping[str, str] | None = None) -> GossipMethod:
     """The method that a text describes, such as `malcom@mu=1e-4`, with more options as text in `settings`."""
     found = read(text)
-    # gamma is a number whatever its default is.
+    # gamma is a number even when its default is "auto".
     known = {key: 0.5 if key == "gamma" else default for key, default in options(found.name).items()}
     return GOSSIP[found.name](**parse_all(found.name, {**found.settings, **(settings or {})}, known))
 
 
-def named(method: str | GossipMethod) -> GossipMethod:
-    """The method itself, or the one that a text describes.
+def gossip_method(method: GossipMethod | str) -> GossipMethod:
+    """A method from text, or the method itself.
 
-    >>> named("dsgd") == dsgd()
+    Args:
+        method: a `GossipMethod`, or text: NAME or NAME@option=value,option=value.
+
+    Raises:
+        LocalError: the name or an option is unknown, or a value is wrong.
+
+    >>> gossip_method("malcom@mu=1e-4,bits=3").regulariser
+    L1(mu=0.0001)
+    >>> gossip_method("choco") == gossip_method(choco())
     True
     """
     if isinstance(method, str):

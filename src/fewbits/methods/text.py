@@ -138,6 +138,6 @@ def pairs(settings: Sequence[str]) -> dict[str, str]:
         if not (name and equals and value):
             raise LocalError(f"an option is option=value, such as threshold=0.2; got {text!r}")
         if name.strip() in found:
-            raise LocalError(f"give the option {name.strip()!r} once; got {', '.join(settings)}")
+            raise LocalError(f"write options as option=value, each once; got {', '.join(settings)}")
         found[name.strip()] = value.strip()
     return found

@@ -142,7 +142,7 @@ def total(report: RoundReport) -> int:
 
 
 def against_dense(records: Sequence[Record]) -> list[Record]:
-    """The records, each with how many times fewer bytes it took than the dense run of its seed and length."""
+    """Set `times_fewer`: the bytes of the dense run of the same seed and length, over the record's bytes."""
     dense = {(r.seed, r.last.round): total(r.last) for r in records if r.method == "dense"}
     found = []
     for record in records:

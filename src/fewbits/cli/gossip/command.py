@@ -33,7 +33,7 @@ SPECIAL = {
     "nodes": o.Option(f"Number of nodes. Default: {DEFAULTS.clients}.", NETWORK, int),
     "topology": o.Option(FORMS, NETWORK),
     "weights": o.Option("metropolis or uniform.", NETWORK),
-    "inactive": o.Option("Share of nodes that are inactive in a round.", NETWORK),
+    "inactive": o.Option("Share of inactive nodes in a round.", NETWORK),
     "on_disk": o.Option("Map nodes' vectors from a file.", NETWORK, bool, ("--on-disk",), default=False),
     "lr": o.Option("Learning rate of a node's SGD.", o.LOCAL),
     "momentum": o.Option("Momentum of a node's SGD; a method has its own (--set momentum=0.9).", o.LOCAL),
@@ -50,18 +50,18 @@ NAMES = (
 
 @o.command(NAMES, SPECIAL, DEFAULTS)
 def gossip(given: o.Given) -> None:
-    """Train without a server: nodes of a graph send compressed models to their neighbours only.
+    """Train without a server: the nodes of a graph send compressed models to their neighbours.
 
-    Several methods, from the same initial model, partition and graph, are compared. Each run has its own folder in OUT.
-    Started as `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node has a process of its own; the frames
-    and the models are the same.
+    The command compares several methods with the same initial model, partition and graph. Each run has a folder in OUT.
+    Under `torchrun --nproc-per-node NODES -m fewbits gossip ...`, every node is a process; frames and models are the
+    same.
     """
     if ProcessInfo.given():
         with World() as world:
-            comparison, folder = _wanted(given)
+            comparison, folder = _comparison(given)
             each.compare(comparison, folder, given["resume"] is None, given["force"], world)
         return
-    comparison, folder = _wanted(given)
+    comparison, folder = _comparison(given)
     compared = play.Compared(comparison, load_data(comparison.base))
     if given["resume"] is None:
         check_free(folder, given["force"])
@@ -70,8 +70,8 @@ def gossip(given: o.Given) -> None:
     play.compare(compared, folder, Console())
 
 
-def _wanted(given: o.Given) -> tuple[GossipComparison, Path]:
-    """The comparison, and its folder."""
+def _comparison(given: o.Given) -> tuple[GossipComparison, Path]:
+    """The comparison and its folder."""
     if given["resume"] is not None:
         o.check_resume(given)
         return continued(GossipComparison.read(given["resume"]), given), given["resume"]

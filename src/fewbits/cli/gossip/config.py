@@ -16,7 +16,7 @@ from fewbits.methods import gossip
 from fewbits.rng import Key
 from fewbits.topology import IntermittentNodes, Network, Topology
 
-UNUSED = ("per_round", "holdout", "keep_frames")  # a server's
+UNUSED = ("per_round", "holdout", "keep_frames")  # options of runs with a server
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GossipConfig(RunConfig):
     evaluate_every: int = 10
     topology: str = "torus"  # a name, random_regular:DEGREE, erdos_renyi:SHARE or file:PATH
     weights: str = "metropolis"  # or uniform
-    inactive: float = 0.0  # share of nodes that are inactive in a round
+    inactive: float = 0.0  # share of inactive nodes in a round
     on_disk: bool = False  # map the nodes' vectors from a file
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class GossipConfig(RunConfig):
         return gossip.options(method)
 
     def share_held_out(self, method: object) -> float:
-        """Zero: every node's model is evaluated on the test set."""
+        """Zero: no data is held out; the test set evaluates every node's model."""
         return 0.0
 
     def gossip_method(self) -> GossipMethod:
@@ -55,7 +55,7 @@ class GossipConfig(RunConfig):
         return gossip.build(self.method, self.settings)
 
     def graph(self) -> Topology:
-        """The graph of a round in which all nodes are active."""
+        """The graph of all nodes."""
         return graphs.by_name(self.topology, self.clients, Key(self.seed).fold("graph"), self.weights)
 
     def network(self) -> Network:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
-from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, keep, show
+from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, save_result, show
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import load_data
 from fewbits.engines.distributed import DistributedRun, World
@@ -18,9 +18,9 @@ from fewbits.rng import Key
 
 
 def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, world: World) -> None:
-    """All runs, one after the other; rank 0 alone writes to the folder, but for the nodes' checkpoints.
+    """Run all methods in turn; only rank 0 writes to the folder, except for the nodes' checkpoints.
 
-    Processes that torchrun has started again go on with what the folder holds.
+    Processes that torchrun has restarted resume from the folder.
     """
     compared = Compared(comparison, load_data(comparison.base))
     compared.check()  # a mistake is found before anything is removed
@@ -29,23 +29,21 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
             check_free(folder, force)
             claim(folder, force)
         comparison.write(folder)
-    shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own
-    world.agree({"command": repr(shown)})  # and rank 0 has the folder ready
+    shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
+    world.agree({"command": repr(shown)})  # rank 0 has prepared the folder
     console = Console(quiet=world.rank != 0)
     with Live(console) as live:
         records = []
         for name, config in comparison.runs().items():
             assert isinstance(config, GossipConfig)
             row = live.row(name if len(comparison.seeds) > 1 else config.name, config.rounds)
-            records.append(_play(compared, config, folder / name, row, world))
+            records.append(_run(compared, config, folder / name, row, world))
     if world.rank == 0:
         conclude(comparison, folder, [record for record in records if record is not None], console)
 
 
-def _play(
-    compared: Compared, config: GossipConfig, folder: Path, row: ProgressRow, world: World
-) -> GossipRecord | None:
-    """One run, unless it is finished already; its record, at rank 0."""
+def _run(compared: Compared, config: GossipConfig, folder: Path, row: ProgressRow, world: World) -> GossipRecord | None:
+    """Run one method unless its folder has a finished run; at rank 0, its record."""
     record = finished(config, folder) if world.rank == 0 else None
     first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
     if first["finished"]:
@@ -54,10 +52,10 @@ def _play(
         return record
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+        (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
         config.write(folder)
     prepared = compared.prepare(config)
     key, schedule = Key(config.seed), config.schedule()
     run = DistributedRun(prepared.task, prepared.method, config.network(), schedule, key, folder, world)
     result = run.run(watch=lambda report: show(row, report))
-    return keep(result, config, folder) if world.rank == 0 else None
+    return save_result(result, config, folder) if world.rank == 0 else None

@@ -1,4 +1,4 @@
-"""Play runs without a server: from configurations and a folder to a report."""
+"""Runs without a server: from configurations and a folder to a report."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def play(
 ) -> GossipRecord | None:
     """One run; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+    (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
     prepared.config.write(folder)
     run = prepared.run(folder)
     if run.reports:
@@ -95,11 +95,11 @@ def play(
     result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
         console.print(f"note: {note}", markup=False, style="yellow")
-    return keep(result, prepared.config, folder)
+    return save_result(result, prepared.config, folder)
 
 
-def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipRecord | None:
-    """Save the models of a run after its last round; None when rounds are left."""
+def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> GossipRecord | None:
+    """Save models and summary of a finished run; None for an unfinished run."""
     if not result.reports or result.reports[-1].round < config.rounds:
         return None
     write_weights(result.model, folder / MODEL)
@@ -111,20 +111,20 @@ def keep(result: GossipResult, config: GossipConfig, folder: Path) -> GossipReco
 
 
 def show(row: ProgressRow, report: GossipReport) -> None:
-    """Move a run's bar to a report."""
+    """Update a run's progress row."""
     note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
     row.move(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
 
 
 def compare(compared: Compared, folder: Path, console: Console) -> None:
-    """All runs except those that are finished already, with one report."""
+    """Run all methods except finished ones, and write one report."""
     comparison = compared.comparison
 
-    def one(config: GossipConfig, place: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
-        if record := finished(config, place):
+    def one(config: GossipConfig, run_folder: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
+        if record := finished(config, run_folder):
             show(row, record.last)
             return record
-        return None if interrupt.asked else play(compared.prepare(config), place, row, interrupt, console)
+        return None if interrupt.asked else play(compared.prepare(config), run_folder, row, interrupt, console)
 
     conclude(
         comparison, folder, play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one), console
@@ -132,7 +132,7 @@ def compare(compared: Compared, folder: Path, console: Console) -> None:
 
 
 def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRecord], console: Console) -> None:
-    """Write the report of all runs, and print the table."""
+    """Write the report of all runs and print the table."""
     records, target, base = against_dsgd(records), comparison.target_accuracy, comparison.base
     assert isinstance(base, GossipConfig)
     config = shared_config(comparison, ("per_round", "holdout", "keep_frames", "device"))
@@ -143,5 +143,5 @@ def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRec
 
 
 def finished(config: GossipConfig, folder: Path) -> GossipRecord | None:
-    """The record of the run in `folder`, when it is this run and finished."""
+    """The record of the finished run of this configuration in `folder`, if there is one."""
     return GossipRecord.read(folder, config.name, config.seed) if play_finished(config, folder) else None

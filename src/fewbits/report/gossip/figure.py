@@ -1,4 +1,4 @@
-"""The picture: accuracy against bytes, the distance between the nodes, and the graph coloured by bytes."""
+"""The picture: accuracy against bytes, the consensus distance, and the graph coloured by bytes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def png(records: Sequence[GossipRecord], graph: Topology, theme: Theme = LIGHT) 
     for i, (method, runs) in enumerate(methods.items()):
         style = theme.line(i)
         drawing.accuracy_curves(left, [record.curve for record in runs], method, style)
-        _apart(right, runs, method, style[0])
+        _consensus(right, runs, method, style[0])
     drawing.dress(left, theme, "bytes of all frames, each counted once", "test accuracy, mean over nodes")
-    drawing.dress(right, theme, "round", "|X - mean|, distance between the nodes")
+    drawing.dress(right, theme, "round", "consensus distance |X - mean|")
     if any(record.curve for record in records):
         drawing.bytes_axis(left, room=0.5)
     drawing.percent(left.yaxis)
@@ -39,25 +39,25 @@ def png(records: Sequence[GossipRecord], graph: Topology, theme: Theme = LIGHT) 
     handles, labels = right.get_legend_handles_labels()
     place = {"loc": "outside upper left", "ncols": min(len(methods), 5), "frameon": False}
     above.legend(handles, labels, **place, labelcolor=theme.ink)
-    shown, places = list(methods)[:GRAPHS], layout(graph)
+    shown, positions = list(methods)[:GRAPHS], layout(graph)
     for axes, method in zip(np.atleast_1d(below.subplots(1, len(shown))), shown, strict=True):
-        _graph(axes, graph, places, np.mean([r.node_bytes for r in methods[method]], 0), method, theme)
+        _graph(axes, graph, positions, np.mean([r.node_bytes for r in methods[method]], 0), method, theme)
     return drawing.png(figure, theme)
 
 
-def _apart(axes: Axes, records: Sequence[GossipRecord], label: str, colour: str) -> None:
+def _consensus(axes: Axes, records: Sequence[GossipRecord], label: str, colour: str) -> None:
     rounds = min(len(record.reports) for record in records)
     values = np.array([[report.consensus for report in record.reports[:rounds]] for record in records]).mean(0)
     axes.plot(np.arange(1, rounds + 1), np.maximum(values, 1e-12), color=colour, lw=1.8, label=label)
 
 
-def _graph(axes: Axes, graph: Topology, places: np.ndarray, sent: np.ndarray, title: str, theme: Theme) -> None:
-    """Edges, and nodes coloured by the bytes that they sent, each frame counted once."""
+def _graph(axes: Axes, graph: Topology, positions: np.ndarray, sent: np.ndarray, title: str, theme: Theme) -> None:
+    """Draw the edges, and the nodes coloured by the bytes they sent; each frame counts once."""
     from matplotlib.collections import LineCollection
 
-    lines = [(places[i], places[j]) for i, j in graph.edges]
+    lines = [(positions[i], positions[j]) for i, j in graph.edges]
     axes.add_collection(LineCollection(lines, colors=theme.ink, alpha=0.25, linewidths=1.0, zorder=1))
-    dots = axes.scatter(*places.T, c=sent, cmap="cividis", s=max(12, 900 / max(10, graph.n)), zorder=2)
+    dots = axes.scatter(*positions.T, c=sent, cmap="cividis", s=max(12, 900 / max(10, graph.n)), zorder=2)
     low, high = float(sent.min()), float(sent.max())
     if high <= low * 1.001:
         dots.set_clim(low * 0.9, high * 1.1 + 1)

@@ -18,7 +18,7 @@ class GossipRecord:
     method: str
     seed: int
     reports: tuple[GossipReport, ...]  # one per round, in order
-    node_bytes: tuple[int, ...]  # by node: frame bytes it sent, each frame once
+    node_bytes: tuple[int, ...]  # frame bytes that each node sent; each frame counts once
     stages: dict[str, int]  # bits of all frames, by stage; "header" among them
     times_fewer: float | None = None  # frame bytes of the dsgd run of the same seed / ours; None: there is no such run
 
@@ -68,7 +68,7 @@ class GossipRecord:
 
 
 def against_dsgd(records: Sequence[GossipRecord]) -> list[GossipRecord]:
-    """The records, each with how many times fewer bytes it took than the dsgd run of its seed and length."""
+    """Set `times_fewer`: the bytes of the dsgd run of the same seed and length, over the record's bytes."""
     dense = {(r.seed, r.last.round): r.last.frame_bytes for r in records if r.method == "dsgd"}
     found = []
     for record in records:

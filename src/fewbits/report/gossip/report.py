@@ -19,8 +19,8 @@ MEASURED = """
 as on point-to-point links, inactive neighbours included. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em> is the mean
 over nodes of their models on the test set. <em>Mean model</em> is the accuracy of the average of all models, and
 <em>loss</em> its loss without the regulariser. <em>Zeros</em>: the share of exact zeros in the nodes' models.
-<em>Apart</em>: the consensus distance |X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the levels
-over the entropy of each frame's levels.</p>
+<em>Consensus</em>: the consensus distance |X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the
+levels over the entropy of each frame's levels.</p>
 """
 
 
@@ -37,7 +37,7 @@ def report(
     found = rows(records, target)
     sections = [
         Section(f"Bytes and accuracy{many}", [table([list(found[0]), *(list(row.values()) for row in found)])]),
-        Section("Bits of the levels", [_coding(records)]),
+        Section("Bits of the levels", [_levels(records)]),
         Section("Bits by stage", [stages([(record.method, record.stages) for record in records])]),
         Section("What is measured", [MEASURED]),
         configuration(config),
@@ -47,7 +47,7 @@ def report(
         _subject(config, graph),
         sections,
         partial(figure.png, records, graph),
-        "Accuracy against bytes, distance between the nodes, and the graph coloured by bytes per node",
+        "Accuracy against bytes, consensus distance, and the graph coloured by bytes per node",
         [record.summary(target) for record in records],
         picture_name="gossip.png",
     )
@@ -56,13 +56,13 @@ def report(
 def _subject(config: Mapping[str, object], graph: Topology) -> str:
     return (
         f"{config.get('model')} on {config.get('data')} ({config.get('split')}), {graph.n} nodes, "
-        f"{config.get('topology')} with {len(graph.edges)} edges, spectral gap {graph.gap:.3g} when all are active, "
+        f"{config.get('topology')} with {len(graph.edges)} edges, spectral gap {graph.gap:.3g} with all nodes active, "
         f"{config.get('inactive'):.0%} inactive, {config.get('rounds')} rounds"
     )
 
 
-def _coding(records: Sequence[GossipRecord]) -> str:
-    """Measured, predicted and entropy, over all rounds."""
+def _levels(records: Sequence[GossipRecord]) -> str:
+    """Measured, predicted and entropy bits of all rounds."""
     lines = [["method", "seed", "measured MB", "predicted MB", "entropy MB"]]
     for record in records:
         summary = record.summary()

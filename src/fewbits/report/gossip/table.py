@@ -1,4 +1,4 @@
-"""The table: one line per method, means over seeds; the same texts for the terminal and for the page."""
+"""The table: one line per method, means over seeds; for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fewbits.report.gossip.record import GossipRecord
 from fewbits.report.table import fitted
 from fewbits.report.text import NONE, megabytes, times
 
-GIVE_WAY = ("loss", "MB links", "over entropy", "apart")  # columns that may be left out; the page has all
+GIVE_WAY = ("loss", "MB links", "over entropy", "consensus")  # columns that may be left out; the page has all
 Figure = Callable[[GossipRecord], float | None]
 
 
@@ -25,7 +25,7 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
         "MB links": (lambda r: r.last.link_bytes, megabytes),
         "× fewer": (lambda r: r.times_fewer, times),
         "zeros": (lambda r: r.last.sparsity, lambda x: f"{x:.1%}"),
-        "apart": (lambda r: r.last.consensus, lambda x: f"{x:.2g}"),
+        "consensus": (lambda r: r.last.consensus, lambda x: f"{x:.2g}"),
         "over entropy": (_over, lambda x: f"{x:+.1%}"),
     }
     found = []
@@ -44,12 +44,12 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
 
 
 def _last(record: GossipRecord, name: str) -> float | None:
-    """The last one measured."""
+    """The last measured value."""
     return next((x for r in reversed(record.reports) if (x := getattr(r, name)) is not None), None)
 
 
 def _over(record: GossipRecord) -> float | None:
-    """Measured bits of all levels over their entropy."""
+    """Measured bits of all levels, relative to their entropy."""
     pairs = [(r.coded_bits, r.entropy_bits) for r in record.reports if r.coded_bits and r.entropy_bits]
     coded, entropy = sum(c for c, _ in pairs), sum(e for _, e in pairs)
     return coded / entropy - 1 if entropy else None
