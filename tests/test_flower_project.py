@@ -13,7 +13,8 @@ import fewbits
 from fewbits.cli.app import app as cli
 from fewbits.cli.config import RunConfig
 from fewbits.cli.prepared import build_task, load_data
-from fewbits.engines.simulation import Federation, Schedule, checkpoint
+from fewbits.engines.common import checkpoint
+from fewbits.engines.simulation import Federation, Schedule
 from fewbits.learn import exchange
 from flower_task import DirectGrid, Node
 

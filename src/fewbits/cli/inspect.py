@@ -73,7 +73,7 @@ def inspect(
                 style="yellow",
             )
     else:
-        console.print("The codec is not known; give --run, or --codec and --shape, to see what the payload holds.")
+        console.print("The codec is not known; give --run, or --codec and --shape, to see the payload.")
         return
     console.print(
         f"{contents.direction}codec: {contents.kind}{contents.codec!r}", markup=False, highlight=False, soft_wrap=True
