@@ -36,7 +36,7 @@ EPOCHS = 20
 SPECIAL = {
     "limit": o.Option("Only the first so many examples.", None, int),
     "epochs": o.Option(f"Passes over the data, in each training. Default: {EPOCHS}.", None, int, ("--epochs",)),
-    "blocks": o.Option(f"Parts of an epoch whose gradients are kept. Default: {BLOCKS}.", None, int),
+    "blocks": o.Option(f"Parts of an epoch whose gradients are stored. Default: {BLOCKS}.", None, int),
     "dims": o.Option("Subspace dimensions, separated by commas. Default: 16,32,...,2048.", None, str),
     "basis": o.Option(f"Random bases: {', '.join(KINDS)}. Default: fastfood.", None, str),
     "lr": o.Option("Learning rate of SGD on all parameters."),
