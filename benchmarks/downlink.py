@@ -15,8 +15,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from fewbits.cli.assemble import build_federation, build_task, load_data
 from fewbits.cli.config import RunConfig
+from fewbits.cli.prepared import load_data, prepare
 from fewbits.links.bundle import wrap
 from fewbits.links.personal_updates import HeldState
 from fewbits.methods.downlink import DOWNLINKS
@@ -58,11 +58,11 @@ def played(name: str, seed: int, rounds: int) -> list[float]:
         seed=seed,
         evaluate_every=rounds,
     )
-    task = build_task(config, load_data(config))
+    prepared = prepare(config, load_data(config))
     recipes: list[list[HeldState]] = []  # of clients by the version at which they were met first, as they are now
     sizes: dict[int | None, list[int]] = {m: [] for m in (*AWAY, None)}
     with tempfile.TemporaryDirectory() as folder:
-        run = build_federation(config, Path(folder) / "run", task)
+        run = prepared.federation(Path(folder) / "run")
         for report in run:
             broadcast = run.server.broadcast
             held = [broadcast.catch_up(HeldState(broadcast.version - 1)).after]

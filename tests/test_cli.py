@@ -1,28 +1,35 @@
 """The commands, on digits and for a few rounds."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fewbits.cli.app import app
-from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.codec_text import parse
 from fewbits.cli.comparison import Comparison, distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
+from fewbits.cli.prepared import build_task, load_data
 from fewbits.errors import LocalError
 from fewbits.links.bundle import pack
 from fewbits.methods import METHODS, build
+from fewbits.methods.text import MethodText
+from fewbits.models.build import MODELS
+from fewbits.rng import Key
 
 KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes", "down_frame_bytes", "seconds"} | {
     "up_payload_bytes",
@@ -93,8 +100,8 @@ def test_a_personal_method_is_judged_on_every_clients_held_out_rows(method, tmp_
     summary = json_of(tmp_path / "summary.json")
     assert set(summary) == KEYS | {"own_accuracy", "own_spread", "own_worst"}
     assert summary["accuracy"] == summary["own_accuracy"] > summary["own_worst"] > 0 < summary["own_spread"]
-    assert all(heading in text for heading in ("own", "worst")) and f"{summary['own_accuracy']:.1%}±" in text
-    assert "own data" in (tmp_path / "report.html").read_text()
+    assert all(heading in text for heading in ("personal", "worst")) and f"{summary['own_accuracy']:.1%}±" in text
+    assert "personal data" in (tmp_path / "report.html").read_text()
 
 
 def test_a_share_of_nothing_judges_nobody(tmp_path):
@@ -225,6 +232,80 @@ def test_a_truncated_parquet_file_is_named(tmp_path, keep):
     whole.write_bytes(b"PAR1" * (keep > 0) + whole.read_bytes()[-keep:] * (keep > 0))
     text = call("train", "--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "x", code=2)
     assert "train-0.parquet cannot be read" in text and not (tmp_path / "x").exists()
+
+
+# methods as text, and what is built how often
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """How often each method and each model was built."""
+    counts = Counter()
+
+    def counted(name, make):
+        @functools.wraps(make)
+        def call(*arguments, **options):
+            counts[name] += 1
+            return make(*arguments, **options)
+
+        return call
+
+    for name, make in list(METHODS.items()):
+        monkeypatch.setitem(METHODS, name, counted(name, make))
+    for name, entry in list(MODELS.items()):
+        monkeypatch.setitem(MODELS, name, replace(entry, make=counted(name, entry.make)))
+    return counts
+
+
+def test_one_train_builds_the_method_and_the_model_once(tmp_path, built):
+    call("train", *SMALL, "--method", "topk", "--rounds", 2, "--out", tmp_path)
+    assert built == {"topk": 1, "mlp": 1}
+    built.clear()
+    call("train", "--resume", tmp_path, "--rounds", 3)
+    assert built == {"topk": 1, "mlp": 1}
+
+
+def test_one_comparison_builds_each_method_once_and_a_model_per_seed(tmp_path, built):
+    call("compare", *SMALL, "--methods", "dense,topk", "--seeds", "0,1", "--rounds", 1, "--out", tmp_path)
+    assert built == {"dense": 1, "topk": 1, "mlp": 2}
+
+
+def test_a_model_from_the_runs_seed_is_the_one_that_is_built(tmp_path):
+    for method in ("dense", "fedpara"):
+        task = build_task(RunConfig(method=method, seed=4), load_data(RunConfig()))
+        other = build_task(RunConfig(method=method, seed=5), load_data(RunConfig()))
+        again, new = task.build(Key(4)).state_dict(), other.build(Key(4)).state_dict()
+        assert all(
+            torch.equal(x, again[name]) and torch.equal(x, new[name]) for name, x in task.model.state_dict().items()
+        )
+
+
+def test_options_in_the_methods_text_are_those_of_set(tmp_path):
+    call("train", *SMALL, "--method", "topk@fraction=0.1,bits=8", "--rounds", 1, "--out", tmp_path / "text")
+    both = ["--set", "fraction=0.1", "--set", "bits=8"]
+    call("train", *SMALL, "--method", "topk", *both, "--rounds", 1, "--out", tmp_path / "set")
+    texts = [(tmp_path / name / "config.json").read_text() for name in ("text", "set")]
+    assert texts[0] == texts[1]
+
+
+def test_variants_of_one_method_are_compared_under_their_labels(tmp_path):
+    text = call(
+        *("compare", *SMALL, "--methods", "dense,a=topk@fraction=0.01,bits=8,topk@fraction=0.5", "--rounds", 1),
+        *("--set", "topk.down=delta4", "--out", tmp_path),
+    )
+    found = json_of(tmp_path / "summary.json")
+    assert [s["method"] for s in found] == ["dense", "a", "topk@fraction=0.5"]
+    assert found[1]["up_frame_bytes"] < found[2]["up_frame_bytes"]
+    assert json_of(tmp_path / "a-seed0" / "config.json")["settings"] == {
+        "fraction": "0.01",
+        "bits": "8",
+        "down": "delta4",
+    }
+    assert "topk" in text and "@fraction=0.5" in text
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
+    assert len(before) == 3
+    call("compare", "--resume", tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "finished runs are known again"
 
 
 # Ctrl-C
@@ -374,10 +455,10 @@ def test_a_bad_request_with_force_removes_nothing(run):
 
 def test_settings_that_nobody_has_are_refused():
     with pytest.raises(LocalError, match="none of dense, topk"):
-        distribute(["threshold=1"], ["dense", "topk"])
+        distribute(["threshold=1"], [MethodText("dense"), MethodText("topk")])
     with pytest.raises(LocalError, match="not among"):
-        distribute(["lbgm.threshold=1"], ["dense", "topk"])
-    assert distribute(["lbgm+topk.fraction=0.1"], ["lbgm+topk"]) == {"lbgm+topk": {"fraction": "0.1"}}
+        distribute(["lbgm.threshold=1"], [MethodText("dense"), MethodText("topk")])
+    assert distribute(["lbgm+topk.fraction=0.1"], [MethodText("lbgm+topk")]) == {"lbgm+topk": {"fraction": "0.1"}}
 
 
 @pytest.mark.parametrize(
@@ -399,8 +480,6 @@ def test_bad_comparisons_are_sentences(tmp_path, arguments, sentence):
 
 
 def test_demo_compares_five_methods_and_replaces_itself(tmp_path, monkeypatch):
-    from dataclasses import replace
-
     from fewbits.cli import demo
 
     monkeypatch.setattr(demo, "TASK", replace(demo.TASK, rounds=2, processes=1))
@@ -413,8 +492,6 @@ def test_demo_compares_five_methods_and_replaces_itself(tmp_path, monkeypatch):
 
 
 def test_a_demo_that_was_stopped_goes_on_by_compare(tmp_path, monkeypatch):
-    from dataclasses import replace
-
     from fewbits.cli import demo, play
     from fewbits.cli.interrupt import Interrupt
 
@@ -585,6 +662,20 @@ def test_lists_show_every_name(command):
     assert all(name in text for name in names)
 
 
-@pytest.mark.parametrize("command", ["", "train", "compare", "demo", "inspect", "export", "methods", "data", "models"])
-def test_help_is_there(command):
-    assert "Usage" in call(*command.split(), "--help")
+COMMANDS = ["train", "compare", "gossip", "demo", "diagnose", "plan", "inspect", "export", "methods", "data", "models"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_there_and_fits_80_columns_uncut(command):
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert result.exit_code == 0 and "Usage" in result.output and "…" not in result.output
+
+
+def test_the_help_of_train_has_every_field_of_a_configuration_with_its_default():
+    text = " ".join(call("train", "--help").replace("│", " ").split())
+    for field in fields(RunConfig):
+        if field.name in ("settings", "label"):
+            continue
+        assert f"--{field.name.replace('_', '-')} " in text
+        if isinstance(field.default, str | int | float):
+            assert f"Default: {field.default}." in text

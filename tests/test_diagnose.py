@@ -24,7 +24,6 @@ from fewbits.analysis.diagnosis import (
     components,
     cosines,
     diagnose,
-    effective_step,
     gram,
     growth,
     intrinsic_dimension,
@@ -43,7 +42,8 @@ from fewbits.cli.config import RunConfig
 from fewbits.codecs import Basis
 from fewbits.errors import LocalError
 from fewbits.learn import FlatModel, LocalSGD
-from fewbits.report.diagnosis import figure, page, write
+from fewbits.report.diagnosis import figure, report
+from fewbits.report.write import write
 from fewbits.rng import Key
 from web_page import Outside
 
@@ -237,7 +237,7 @@ def test_an_effective_step_is_what_is_left_along_g_on_average(scale):
     for i in range(200):
         basis = Basis(500, 20, KEY.fold(i), "hadamard", scale)
         left.append(0.1 * float(g @ basis.expand(basis.project(g))) / float(g @ g))
-    expected = effective_step(Basis(500, 20, KEY, scale=scale), 0.1)
+    expected = Basis(500, 20, KEY, scale=scale).effective_step(0.1)
     assert expected == pytest.approx(0.1 * 20 / 500 if scale == "orthonormal" else 0.1)
     assert np.mean(left) == pytest.approx(expected, rel=0.1)
 
@@ -313,7 +313,7 @@ def test_what_is_compared_is_a_comparison():
 
 
 def test_the_page_is_self_contained_and_escapes_text(tmp_path, found):
-    assert write(tmp_path, found, advise(found), {"model": "<i>", "data": "a & b"}, "x <b>") == []
+    assert write(tmp_path, report(found, advise(found), {"model": "<i>", "data": "a & b"}, "x <b>")) == []
     text = (tmp_path / "diagnose.html").read_text()
     parser = Outside()
     parser.feed(text)
@@ -327,7 +327,7 @@ def test_the_page_is_self_contained_and_escapes_text(tmp_path, found):
 def test_without_matplotlib_everything_else_is_written(tmp_path, found, monkeypatch):
     (tmp_path / "diagnose.png").write_bytes(b"of an earlier one")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    (note,) = write(tmp_path, found, advise(found), {"model": "mlp", "data": "digits"}, "x")
+    (note,) = write(tmp_path, report(found, advise(found), {"model": "mlp", "data": "digits"}, "x"))
     assert "fewbits[report]" in note and not (tmp_path / "diagnose.png").exists()
     assert "<img" not in (tmp_path / "diagnose.html").read_text()
 
@@ -335,7 +335,12 @@ def test_without_matplotlib_everything_else_is_written(tmp_path, found, monkeypa
 def test_unreached_dimensions_have_a_picture_and_a_page(found):
     never = replace(found, d90=None, d99=None, blocks=1)
     assert figure.png(never).startswith(b"\x89PNG")
-    assert "is not reached by 64 directions" in page.html(never, advise(never), {"model": "m", "data": "d"}, "", None)
+    parts = [
+        part
+        for section in report(never, advise(never), {"model": "m", "data": "d"}, "").sections
+        for part in section.parts
+    ]
+    assert "is not reached by 64 directions" in "".join(parts)
 
 
 # The command

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "fewbits"
 # From the ground up: rooms of one floor do not import each other. A package's own face, its __init__, imports its rooms.
 FLOORS = [
     ["errors"],
-    ["files", "kernels", "rng", "spec"],
+    ["choices", "files", "kernels", "rng", "spec"],
     ["wire", "data", "models", "topology"],
     ["coders"],
     ["codecs.base", "codecs.flat_view"],
@@ -33,7 +33,7 @@ FLOORS = [
     ["engines.simulation", "engines.gossip", "engines.flower"],
     ["engines.distributed"],
     ["report"],
-    ["flower", "report.diagnosis", "report.gossip"],
+    ["comparison", "flower", "report.diagnosis", "report.gossip"],
     ["cli"],
     ["cli.gossip"],
     ["cli.export"],

@@ -264,7 +264,7 @@ def test_methods_that_change_training_are_refused_by_name():
             fewbits.flower.mod(name)
     with pytest.raises(LocalError, match="must be a Method"):
         fewbits.flower.compress(FedAvg(), 7)
-    with pytest.raises(LocalError, match="settings are for methods by name"):
+    with pytest.raises(LocalError, match="settings are for a method given as text"):
         fewbits.flower.federated(methods.dense(), 2, settings={"bits": "8"})
 
 

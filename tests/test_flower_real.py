@@ -19,8 +19,8 @@ import storm
 import transport
 from digits_task import federation, model_bytes, task
 from fewbits import methods
-from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.config import RunConfig
+from fewbits.cli.prepared import build_task, load_data
 from fewbits.engines.simulation import Federation, Schedule
 from fewbits.links.ledger import read
 

@@ -7,8 +7,9 @@ from torch import nn
 
 import fewbits as fb
 from fewbits.learn import FlatModel
-from fewbits.methods import METHODS, build, fedpara, topk
-from fewbits.methods.catalogue import OVER, options
+from fewbits.methods import METHODS, build, fedpara, gossip, named, topk
+from fewbits.methods.catalogue import OVER, options, source
+from fewbits.methods.text import read, read_all
 from fewbits.privacy import DifferentialPrivacy, PairwiseMasking
 
 STACK = "chain(TopK(fraction=0.05), Quantize(bits=4), Rans())"
@@ -133,7 +134,7 @@ def test_methods_compose_as_values():
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("lbmg", {}, "choose one of dense, fedpaq"),
+        ("lbmg", {}, "did you mean 'lbgm'[?] choose one of dense, fedpaq"),
         ("lbgm", {"treshold": "0.2"}, "has no option 'treshold'; it has threshold=0.2"),
         (
             "lbgm",
@@ -147,16 +148,16 @@ def test_methods_compose_as_values():
         ("lbgm", {"feedback": "perhaps"}, "option feedback must be true or false"),
         ("lbgm+topk", {"feedback": "both"}, "feedback must be one of none, inside, outside; got 'both'"),
         ("predict", {"feedback": "inside"}, "feedback must be one of none, outside"),
-        ("topk", {"down": "delta3"}, "unknown downlink 'delta3'; choose one of dense, fp16, delta8, delta4, sparse"),
+        ("topk", {"down": "delta3"}, "unknown downlink 'delta3'; .*choose one of dense, fp16, delta8, delta4, sparse"),
         ("dense", {"momentum": "1"}, r"momentum in \[0, 1\)"),
         (
             "fedpara+magic",
             {},
-            "unknown method 'magic'; choose one of dense.*put one of fedpara, lowrank, pfedpara, fedper",
+            "unknown method 'magic'; .*choose one of dense.*put one of fedpara, lowrank, pfedpara, fedper",
         ),
-        ("topk+fedpara", {}, r"unknown method 'topk\+fedpara'; choose.*as in fedpara\+lbgm\+topk"),
-        ("masked+topk", {}, r"words stand for the numbers of a dense uplink.*; topk sends by flat\(ErrorFeedback"),
-        ("masked+fedpaq", {}, "fedpaq sends by"),
+        ("topk+fedpara", {}, r"unknown method 'topk\+fedpara'; .*choose.*as in fedpara\+lbgm\+topk"),
+        ("masked+topk", {}, r"masks need a dense uplink.*; the uplink of topk is flat\(ErrorFeedback"),
+        ("masked+fedpaq", {}, "the uplink of fedpaq is"),
         ("masked+feddyn", {}, "masks need clients that keep nothing"),
         ("masked+scaffold", {}, "masks need clients that keep nothing"),
         ("masked+intrinsic", {"mode": "k-subspace"}, "one subspace for all"),
@@ -192,3 +193,62 @@ def test_methods_compose_as_values():
 def test_bad_input_gets_a_sentence_with_the_valid_choices(name, settings, said):
     with pytest.raises(fb.LocalError, match=said):
         build(name, settings)
+
+
+# methods as text
+
+
+def test_every_method_names_its_paper_or_says_that_it_is_ours():
+    without = [name for name, make in [*METHODS.items(), *gossip.GOSSIP.items()] if not source(make)]
+    assert without == []
+
+
+def test_options_may_stand_in_the_text_and_those_given_apart_win():
+    text = "lbgm+topk@threshold=0.2,fraction=0.01"
+    assert build(text) == build("lbgm+topk", {"threshold": "0.2", "fraction": "0.01"}) != build("lbgm+topk")
+    assert build(text, {"fraction": "0.3"}) == build("lbgm+topk", {"fraction": "0.3"})
+    assert gossip.build("malcom@mu=1e-4,bits=3") == gossip.malcom(mu=1e-4, bits=3)
+    assert named(text) == build(text) and named(topk()) == topk() and gossip.gossip_method("dsgd") == gossip.dsgd()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("dense,topk", ["dense", "topk"]),
+        ("topk@fraction=0.01,bits=8,dense", ["topk@fraction=0.01,bits=8", "dense"]),
+        ("topk,fraction=0.01,dense", ["topk@fraction=0.01", "dense"]),
+        ("topk@fraction=0.1,down=dense,dense", ["topk@fraction=0.1,down=dense", "dense"]),
+        ("dp@noise=2,share=local,local", ["dp@noise=2,share=local", "local"]),
+        ("lbgm@threshold=adaptive:1:0.1:5, lbgm", ["lbgm@threshold=adaptive:1:0.1:5", "lbgm"]),
+    ],
+)
+def test_a_part_without_a_method_continues_the_one_before_it(text, found):
+    assert [str(method) for method in read_all(text, options)] == found
+
+
+def test_a_label_stands_before_its_method():
+    found = read_all("a=topk@fraction=0.01,bits=8,b=topk@fraction=0.05,lbgm+topk", options)
+    assert [(m.label, m.name, m.settings) for m in found] == [
+        ("a", "topk", {"fraction": "0.01", "bits": "8"}),
+        ("b", "topk", {"fraction": "0.05"}),
+        ("lbgm+topk", "lbgm+topk", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: read("@fraction=0.1"), "a method is NAME or NAME@option=value"),
+        (lambda: read("topk@"), "a method is NAME or NAME@option=value"),
+        (lambda: read("topk@fraction"), "a method is NAME or NAME@option=value"),
+        (lambda: read("topk@fraction=0.1,fraction=0.2"), "each once"),
+        (lambda: read_all("fraction=0.1,topk", options), "is an option without its method"),
+        (lambda: build("topk@fractoin=0.1"), "has no option 'fractoin'; it has fraction=0.05"),
+        (lambda: build("tokp"), "unknown method 'tokp'; did you mean 'topk'[?]"),
+        (lambda: named(3), "a method is a text such as .*; got 3"),
+        (lambda: named(topk(), {"bits": "8"}), "settings are for a method given as text"),
+    ],
+)
+def test_text_that_is_no_method_gets_a_sentence(wrong, said):
+    with pytest.raises(fb.LocalError, match=said):
+        wrong()

@@ -12,17 +12,16 @@ from fewbits import codecs
 from fewbits.analysis.forecast import Link, forecast, frames
 from fewbits.analysis.forecast.downlink import Entries, Epochs, Whole, downlink
 from fewbits.cli.app import app
-from fewbits.cli.plan_model import OUTLINES, read_shapes
+from fewbits.cli.plan_model import plan_model, read_shapes
 from fewbits.coders import Fixed
-from fewbits.data import NAMES, load
-from fewbits.data.data_info import data_info
+from fewbits.data import NAMES, data_info, load
 from fewbits.errors import LocalError
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.links import Broadcast
 from fewbits.links.bundle import pack, wrapped_bytes
 from fewbits.links.epochs import EpochBroadcast
 from fewbits.methods import build
-from fewbits.models import NAMES as MODELS
+from fewbits.models.build import MODELS
 from fewbits.models.shapes import MOST, of_shapes
 from fewbits.report.forecast import terminal
 from fewbits.rng import Key
@@ -185,16 +184,19 @@ def test_a_line_of_so_many_megabits_takes_so_long():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_data_set_has_an_outline(name):
+def test_every_data_set_has_a_static_description(name):
     found = data_info(name)
-    assert found.classes >= 10 and len(found.shape) in (1, 3)
+    assert found.classes >= 10 and len(found.shape) in (1, 3) and found.source
     if name == "digits":
         data = load(name)
         assert (found.shape, found.classes) == (data.shape, data.classes)
 
 
-def test_every_model_has_data_whose_outline_it_takes_by_default():
-    assert OUTLINES.keys() == set(MODELS) and set(OUTLINES.values()) <= set(NAMES)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_the_examples_of_its_default_data(name):
+    make, what = plan_model(name, None, None, None, KEY)
+    assert what.startswith(f"{name} on {MODELS[name].data}, ")
+    assert sum(p.numel() for p in make().parameters()) > 0
 
 
 def test_shapes_make_a_model_with_layers_that_can_be_factored():
@@ -282,8 +284,8 @@ def test_a_plan_of_shapes_from_a_file(tmp_path):
         (["--method", "dense,lbmg"], "unknown method 'lbmg'"),
         (["--method", ","], "give one method or more"),
         (["--set", "fractoin=1"], "has an option 'fractoin'"),
-        (["--model", "gpt"], "expected a model among"),
-        (["--data", "imagenet"], "expected a data set among"),
+        (["--model", "gpt"], "unknown model 'gpt'"),
+        (["--data", "imagenet"], "unknown data set 'imagenet'"),
         (["--params", 3, "--shapes", "x.json"], "not both"),
         (["--shapes", "nowhere.json"], "cannot be read"),
         (["--per-round", 30], "1 <= per_round <= clients"),

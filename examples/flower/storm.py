@@ -33,8 +33,8 @@ from flwr.app import ArrayRecord
 import fewbits
 from faults import FATES, Plan
 from fewbits import models
-from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.config import RunConfig
+from fewbits.cli.prepared import build_task, load_data
 from fewbits.engines.flower.client_end import UP, ClientEnd
 from fewbits.engines.simulation import Federation, Schedule
 from fewbits.flower import named

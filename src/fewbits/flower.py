@@ -84,9 +84,6 @@ def federated(
 
 
 def named(method: str | Method, downlink: str | None, settings: Mapping[str, str] | None) -> Method:
-    """The method of that name, with another downlink if one is named."""
-    if isinstance(method, str):
-        method = methods.build(method, settings)
-    elif settings:
-        raise LocalError("settings are for methods by name; give a Method that has them")
-    return method if downlink is None else replace(method, down=by_name(downlink))
+    """The method of that text, with another downlink if one is named."""
+    found = methods.named(method, settings)
+    return found if downlink is None else replace(found, down=by_name(downlink))

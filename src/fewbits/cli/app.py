@@ -1,4 +1,4 @@
-"""The commands."""
+"""The command line: all commands."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from fewbits.links.store import StoreError
 
 
 class ErrorGroup(TyperGroup):
-    """Errors raised on purpose end the command with their sentence: exit code 2 for the caller's mistakes, else 1."""
+    """Prints an error of fewbits as one sentence; the exit code is 2 for the caller's mistakes, else 1."""
 
     def invoke(self, ctx: Context) -> object:
-        """Run the command."""
         try:
             return super().invoke(ctx)
         except FewbitsError as error:
             Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             ctx.exit(2 if isinstance(error, LocalError) else 1)
-        except (OSError, StoreError) as error:  # a path that is none, no permission, a full disk
+        except (OSError, StoreError) as error:  # a wrong path, no permission, a full disk
             Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             ctx.exit(1)
 

@@ -1,4 +1,4 @@
-"""A codec from its text, as its repr writes it; names come from a list, and nothing else is run."""
+"""A codec from the text of its repr. Names come from a fixed list; no other code runs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ CONSTRUCTORS: Mapping[str, Callable[..., Any]] = _constructors()
 
 
 def parse(text: str) -> Any:
-    """The codec that `text` describes; `fb.` before a name may stand or not.
+    """The codec that `text` describes; names may begin with `fb.`.
 
     >>> parse("fb.flat(fb.TopK(0.05) )")
     flat(chain(TopK(fraction=0.05)))
 
-    LocalError says which part is no codec.
+    Raises:
+        LocalError: a part of the text is no codec.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval")

@@ -3,132 +3,81 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
-import typer
 from rich.console import Console
 
 from fewbits.cli import options as o
 from fewbits.cli import play
-from fewbits.cli.assemble import build_model, build_task, load_data
-from fewbits.cli.comparison import Comparison, pairs
+from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim
+from fewbits.cli.prepared import load_data, prepare
 from fewbits.errors import LocalError
+from fewbits.methods.text import read_all
+
+C = TypeVar("C", bound=Comparison)
+R = TypeVar("R", bound=RunConfig)
+TRAIN = ("method", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, *o.FOLDER)
+COMPARE = ("methods", "seeds", "settings", "target_accuracy", *o.DATA, *o.TRAINING, *o.PLAYING, *o.FOLDER)
 
 
-def train(
-    method: Annotated[str | None, typer.Option(help="Method; `fewbits methods` lists them. Default: dense.")] = None,
-    settings: o.Settings = None,
-    data: o.DataName = None,
-    data_dir: o.DataDir = None,
-    model: o.Model = None,
-    clients: o.Clients = None,
-    per_round: o.PerRound = None,
-    split: o.Split = None,
-    holdout: o.Holdout = None,
-    rounds: o.Rounds = None,
-    lr: o.Lr = None,
-    momentum: o.Momentum = None,
-    weight_decay: o.WeightDecay = None,
-    batch_size: o.BatchSize = None,
-    epochs: o.Epochs = None,
-    steps: o.Steps = None,
-    clip: o.Clip = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything: same seed, same bytes. Default: 0.")] = None,
-    processes: o.Processes = None,
-    device: o.Device = None,
-    evaluate_every: o.EvaluateEvery = None,
-    checkpoint_every: o.CheckpointEvery = None,
-    keep_frames: o.KeepFrames = None,
-    out: o.Out = None,
-    resume: o.Resume = None,
-    force: o.Force = False,
-) -> None:
+@o.command(TRAIN)
+def train(given: o.Given) -> None:
     """Train one model by one method; leaves model.safetensors, report.html, summary.json and logs in OUT.
 
     Ctrl-C finishes the round and says how to go on.
     """
-    found = o.given(locals() | {"settings": pairs(settings) if settings else None})
-    if resume is not None:
-        o.check_resume(found, {"out": out, "force": force})
-        config = _extended(RunConfig.read(resume), found)
-        play.train(config, resume, build_task(config, load_data(config)), Console())
+    if (folder := given["resume"]) is not None:
+        o.check_resume(given)
+        config = extended(RunConfig.read(folder), o.configured(given))
+        play.train(prepare(config, load_data(config)), folder, Console())
         return
-    config, folder = RunConfig(**found), _folder(out)
-    check_free(folder, force)
-    task = build_task(config, load_data(config))  # before anything is removed
-    claim(folder, force)
-    play.train(config, folder, task, Console())
+    config, folder = RunConfig(**o.configured(given)), o.folder_of(given, "runs/first")
+    check_free(folder, given["force"])
+    run = prepare(config, load_data(config))  # a mistake is found before anything is removed
+    claim(folder, given["force"])
+    play.train(run, folder, Console())
 
 
-def compare(
-    methods: Annotated[
-        str | None, typer.Option(help="Methods, separated by commas; `fewbits methods` lists them.")
-    ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas. Default: 0.")] = None,
-    settings: o.MethodSettings = None,
-    target_accuracy: Annotated[float | None, typer.Option(help="Report the bytes that it takes, such as 0.9.")] = None,
-    data: o.DataName = None,
-    data_dir: o.DataDir = None,
-    model: o.Model = None,
-    clients: o.Clients = None,
-    per_round: o.PerRound = None,
-    split: o.Split = None,
-    holdout: o.Holdout = None,
-    rounds: o.Rounds = None,
-    lr: o.Lr = None,
-    momentum: o.Momentum = None,
-    weight_decay: o.WeightDecay = None,
-    batch_size: o.BatchSize = None,
-    epochs: o.Epochs = None,
-    steps: o.Steps = None,
-    clip: o.Clip = None,
-    processes: o.Processes = None,
-    device: o.Device = None,
-    evaluate_every: o.EvaluateEvery = None,
-    checkpoint_every: o.CheckpointEvery = None,
-    keep_frames: o.KeepFrames = None,
-    out: o.Out = None,
-    resume: o.Resume = None,
-    force: o.Force = False,
-) -> None:
-    """Train by several methods and seeds, all from the same initial model and partition, and compare at equal bytes.
+@o.command(COMPARE, {"settings": o.OF_SEVERAL})
+def compare(given: o.Given) -> None:
+    """Train by several methods and seeds from the same initial model and partition; compare accuracy at equal bytes.
 
-    Every run has its own folder in OUT, so that a comparison that was stopped can be resumed.
+    Every run has its own folder in OUT. --resume continues a comparison that was stopped.
     """
-    found = o.given({name: value for name, value in locals().items() if name != "settings"})
-    if resume is not None:
-        o.check_resume(found, {"out": out, "force": force, "methods": methods, "seeds": seeds, "set": settings})
-        earlier = Comparison.read(resume)
-        comparison = replace(
-            earlier, base=_extended(earlier.base, found), target_accuracy=target_accuracy or earlier.target_accuracy
-        )
-        folder = resume
+    if (folder := given["resume"]) is not None:
+        o.check_resume(given)
+        comparison = continued(Comparison.read(folder), given)
+        compared = play.Compared(comparison, load_data(comparison.base))
     else:
-        if methods is None:
+        if given["methods"] is None:
             raise LocalError("compare: give --methods, such as --methods dense,topk,lbgm, or --resume")
-        folder = _folder(out)
-        names, found_seeds = tuple(o.words(methods)), o.numbers(seeds or "0", "seeds")
-        comparison = Comparison(RunConfig(**found), names, found_seeds, tuple(settings or ()), target_accuracy)
-        check_free(folder, force)
-        loaded, (first, *others) = load_data(comparison.base), list(comparison.runs().values())[: len(names)]
-        build_task(first, loaded)  # before anything is removed
-        for config in others:  # they differ in their method alone
-            build_model(config, loaded)
-        claim(folder, force)
-    title = f"{', '.join(comparison.methods)} on {comparison.base.data}"
-    play.compare(comparison, folder, Console(), title, f"fewbits compare --resume {folder}")
+        folder = o.folder_of(given, "runs/first")
+        comparison = wanted(Comparison, given, given["methods"])
+        check_free(folder, given["force"])
+        compared = play.Compared(comparison, load_data(comparison.base))
+        compared.check()  # a mistake is found before anything is removed
+        claim(folder, given["force"])
+    title = f"{', '.join(comparison.labels)} on {comparison.base.data}"
+    play.compare(compared, folder, Console(), title)
 
 
-def _folder(out: Path | None) -> Path:
-    if out is None:
-        raise LocalError("give --out, a new folder for what the run leaves, such as --out runs/first")
-    return out
+def wanted(kind: type[C], given: o.Given, methods: str) -> C:
+    """The comparison that a command's options describe."""
+    texts = tuple(method.full for method in read_all(methods, kind.kind.options))
+    base = kind.kind(**{k: v for k, v in o.configured(given, kind.kind).items() if k != "settings"})
+    settings = tuple(given["settings"] or ())
+    return kind(base, texts, o.numbers(given["seeds"] or "0", "seeds"), settings, given["target_accuracy"])
 
 
-def _extended(config: RunConfig, found: dict[str, Any]) -> RunConfig:
+def continued(earlier: C, given: o.Given) -> C:
+    """The comparison in a folder, with what may differ when it is continued."""
+    base = extended(earlier.base, o.configured(given, earlier.kind))
+    return replace(earlier, base=base, target_accuracy=given["target_accuracy"] or earlier.target_accuracy)
+
+
+def extended(config: R, found: dict[str, Any]) -> R:
     """The configuration of a run that is continued."""
     if found.get("rounds", config.rounds) < config.rounds:
         raise LocalError(f"--rounds can extend a run, not shorten it: it has {config.rounds}; got {found['rounds']}")

@@ -1,10 +1,11 @@
-"""Comparison: several methods and seeds on one task, as it stands in its folder's compare.json."""
+"""Comparison: several methods and seeds on one task, as its folder's compare.json holds them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ from fewbits.cli.config import RunConfig, read_json
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.methods.catalogue import options
+from fewbits.methods.text import MethodText, Options, folder_name, pairs, read_labelled
 
 NAME = "compare.json"
 
@@ -21,41 +23,68 @@ class Comparison:
     """Every method with every seed; nothing else differs between the runs."""
 
     base: RunConfig  # its method, settings and seed are not used
-    methods: tuple[str, ...]
+    methods: tuple[str, ...]  # NAME@option=value,..., each with a label or without
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()  # option=value for all methods that have it, method.option=value for one
-    target_accuracy: float | None = None  # report the bytes it takes to get there
+    target_accuracy: float | None = None  # report the bytes to this accuracy
 
     kind: ClassVar[type[RunConfig]] = RunConfig
 
     def __post_init__(self) -> None:
-        for what, found in (("methods", self.methods), ("seeds", self.seeds)):
+        for what, found in (("methods", self.labels), ("seeds", self.seeds)):
             if not found or len(set(found)) != len(found):
                 got = ", ".join(map(str, found)) or "none"
                 raise LocalError(f"compare: give one or more {what}, each once; got {got}")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise LocalError(f"target_accuracy must be in (0, 1], such as 0.9 for 90%; got {self.target_accuracy}")
-        self.runs()  # says what is wrong with a method or a setting
+        self.configs  # noqa: B018 - says what is wrong with a method's name or a setting
+
+    @cached_property
+    def texts(self) -> tuple[MethodText, ...]:
+        """The methods, read."""
+        return tuple(read_labelled(text, self.kind.options) for text in self.methods)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What tables call the methods."""
+        return tuple(method.label for method in self.texts)
+
+    @cached_property
+    def configs(self) -> Mapping[str, RunConfig]:
+        """Each method's configuration by its label; the seed is the base's."""
+        given = distribute(self.settings, self.texts, self.kind.options)
+        return {
+            text.label: replace(
+                self.base,
+                method=text.name,
+                settings=given[text.label],
+                label="" if text.label == text.name else text.label,
+            )
+            for text in self.texts
+        }
+
+    @cached_property
+    def built(self) -> Mapping[str, Any]:
+        """Each method by its label, built once for all seeds."""
+        return {label: config.build_method() for label, config in self.configs.items()}
 
     def runs(self) -> dict[str, RunConfig]:
-        """Each run's configuration by the name of its folder, seed by seed."""
-        given = distribute(self.settings, self.methods, self.kind.options)
-        found = {
-            f"{method}-seed{seed}": replace(self.base, method=method, settings=given[method], seed=seed)
+        """Each run's configuration by the name of its folder, seed by seed; all test on the same held-out examples."""
+        share = max(config.share_held_out(self.built[label]) for label, config in self.configs.items())
+        return {
+            folder_name(label, seed): replace(config, seed=seed, holdout=share)
             for seed in self.seeds
-            for method in self.methods
+            for label, config in self.configs.items()
         }
-        share = max(config.held_share for config in found.values())  # the same data for all of them
-        return {name: replace(config, holdout=share) for name, config in found.items()}
 
     def write(self, folder: Path) -> None:
-        """Note it in the folder."""
-        note = vars(self) | {"base": self.base.asdict()}
+        """Write it into the folder."""
+        note = {f.name: getattr(self, f.name) for f in fields(self)} | {"base": self.base.asdict()}
         write_atomically(folder / NAME, (json.dumps(note, indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The comparison in `folder`; LocalError when there is none or it cannot be read."""
+        """The comparison in `folder`; LocalError when there is none, or it cannot be read."""
         path = folder / NAME
         note = read_json(path)
         keys = {"base", "methods", "seeds", "settings", "target_accuracy"}
@@ -72,38 +101,35 @@ class Comparison:
         return cls(cls.kind.parse(note["base"], f"{path}: base"), target_accuracy=target, **lists)
 
 
-def pairs(settings: Sequence[str]) -> dict[str, str]:
-    """option=value texts as a dict.
-
-    >>> pairs(["threshold=0.2", "down=dense"])
-    {'threshold': '0.2', 'down': 'dense'}
-    """
-    found = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise LocalError(f"--set takes option=value, such as threshold=0.2; got {text!r}")
-        found[name] = value
-    return found
-
-
 def distribute(
-    settings: Sequence[str], methods: Sequence[str], options: Callable[[str], Mapping[str, Any]] = options
+    settings: Sequence[str], methods: Sequence[MethodText], options: Options = options
 ) -> dict[str, dict[str, str]]:
-    """Each method's options; a text with the method's name before a dot wins over one without.
+    """Each method's options by its label.
 
-    >>> distribute(["fraction=0.1", "topk.fraction=0.2"], ["topk", "predict"])
+    `METHOD.option` (a label or a name) wins over the options in the method's text, and these win over a plain `option`.
+
+    >>> distribute(["fraction=0.1", "topk.fraction=0.2"], [MethodText("topk"), MethodText("predict")])
     {'topk': {'fraction': '0.2'}, 'predict': {'fraction': '0.1'}}
     """
-    found: dict[str, dict[str, str]] = {method: {} for method in methods}
+    found: dict[str, dict[str, str]] = {method.label: {} for method in methods}
     given = pairs(settings)
-    for name in sorted(given, key=lambda name: "." in name):
-        method, dot, option = name.rpartition(".")
-        if dot and method not in methods:
-            raise LocalError(f"--set {name}: {method!r} is not among the methods compared: {', '.join(methods)}")
-        takers = [method] if dot else [m for m in methods if option in options(m)]
+    for option in (name for name in given if "." not in name):
+        takers = [method for method in methods if option in options(method.name)]
         if not takers:
-            raise LocalError(f"--set {name}: none of {', '.join(methods)} has an option {option!r}")
-        for taker in takers:
-            found[taker][option] = given[name]
+            raise LocalError(f"--set {option}: none of {_listed(methods)} has an option {option!r}")
+        for method in takers:
+            found[method.label][option] = given[option]
+    for method in methods:
+        found[method.label] |= method.settings
+    for name in (name for name in given if "." in name):
+        to, _, option = name.rpartition(".")
+        takers = [method for method in methods if to in (method.label, method.name)]
+        if not takers:
+            raise LocalError(f"--set {name}: {to!r} is not among the methods compared: {_listed(methods)}")
+        for method in takers:
+            found[method.label][option] = given[name]
     return found
+
+
+def _listed(methods: Sequence[MethodText]) -> str:
+    return ", ".join(method.label for method in methods)

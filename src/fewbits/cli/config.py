@@ -1,4 +1,4 @@
-"""RunConfig: all that a run from the command line depends on, as it stands in its folder's config.json."""
+"""RunConfig: the settings of a run from the command line, as its folder's config.json holds them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_origin, get_type_hints
 
-from fewbits import data, models
+from fewbits import data
 from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.learn import LocalSGD, Method
 from fewbits.methods import build
 from fewbits.methods.catalogue import options
+from fewbits.models.build import model_entry
 
 NAME = "config.json"
-HOLDOUT = 0.2  # for methods that leave clients models of their own
+HOLDOUT = 0.2  # for methods with personal models
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run; every name and number is checked when it is made, but the split, which needs the data."""
+    """All settings of one run. Names and numbers are checked here, the split by the data, the options by the method."""
 
     data: str = "digits"  # `fewbits data` lists them
-    data_dir: str | None = None  # folder with the data set's files; None: where it comes from by itself
+    data_dir: str | None = None  # folder with the data set's files; None: the default source
     model: str = "mlp"  # `fewbits models` lists them
     clients: int = 20
     per_round: int | None = None  # clients sampled in each round; None: all
     split: str = "iid"  # iid, dirichlet:A, classes:K or natural
-    holdout: float | None = None  # share of a client's rows its own model is judged on; None: 0.2 if it has one, else 0
+    holdout: float | None = None  # share of a client's rows for testing its personal model; None: 0.2 if it has one
     method: str = "dense"  # `fewbits methods` lists them
     settings: Mapping[str, str] = field(default_factory=dict)  # the method's options, as text
+    label: str = ""  # what tables call the method; "": its name
     rounds: int = 50
-    seed: int = 0  # of everything: partition, initial model, sampling, batches, dither
+    seed: int = 0  # of all randomness: partition, initial model, sampling, batches, dither
     lr: float = 0.1  # of the clients' SGD
     momentum: float = 0.0  # of the clients' SGD, from zero in every round
     weight_decay: float = 0.0
@@ -44,59 +46,60 @@ class RunConfig:
     steps: int | None = None  # exactly so many steps per round, instead of epochs
     clip: float | None = None  # largest 2-norm of a gradient; None: no limit
     processes: int = 2  # results do not depend on it
-    device: str = "cpu"  # where clients train; another one takes processes = 1
+    device: str = "cpu"  # where clients train; another one needs processes = 1
     evaluate_every: int = 1  # rounds
     checkpoint_every: int = 10  # rounds
     keep_frames: int = 0  # save the first so many messages of the run as files
 
     def __post_init__(self) -> None:
-        if self.data not in data.NAMES:
-            raise LocalError(f"unknown data set {self.data!r}; choose one of {', '.join(data.NAMES)}")
-        if self.model not in models.NAMES:
-            raise LocalError(f"unknown model {self.model!r}; choose one of {', '.join(models.NAMES)}")
+        data.data_info(self.data)
+        model_entry(self.model)
         if self.clients < 1 or self.keep_frames < 0:
             raise LocalError(f"need clients >= 1 and keep_frames >= 0; got {self.clients} and {self.keep_frames}")
         if self.per_round is not None and self.per_round > self.clients:
             raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} clients")
         if self.holdout is not None and not 0 <= self.holdout < 1:
             raise LocalError(f"holdout must be 0 or more and below 1, such as 0.2; got {self.holdout}")
-        self._check_method()
+        self.options(self.method)
         self.schedule()
-
-    def _check_method(self) -> None:
-        self.build_method().objective.check(self.local())
 
     @staticmethod
     def options(method: str) -> dict[str, object]:
         """A method's options with their defaults."""
         return options(method)
 
-    def build_method(self) -> Method:
-        """The method with its options."""
-        return build(self.method, self.settings)
-
     @property
-    def held_share(self) -> float:
-        """Of every client's examples, for judging its own model."""
+    def name(self) -> str:
+        """What tables call the run's method."""
+        return self.label or self.method
+
+    def build_method(self) -> Method:
+        """The method with its options, built anew; LocalError when it does not fit the local training."""
+        method = build(self.method, self.settings)
+        method.objective.check(self.local())
+        return method
+
+    def share_held_out(self, method: Method) -> float:
+        """Share of every client's examples for testing its personal model; `method` is the run's."""
         if self.holdout is not None:
             return self.holdout
-        return HOLDOUT if self.build_method().personal else 0.0
+        return HOLDOUT if method.personal else 0.0
 
     def local(self) -> LocalSGD:
         """How a client trains."""
         return LocalSGD(self.lr, self.momentum, self.weight_decay, self.batch_size, self.epochs, self.steps, self.clip)
 
     def schedule(self) -> Schedule:
-        """How long and with whom."""
+        """Number of rounds, clients per round, and intervals."""
         every = self.evaluate_every, self.checkpoint_every
         return Schedule(self.rounds, self.per_round, *every, self.processes, self.device)
 
     def asdict(self) -> dict[str, Any]:
-        """For JSON."""
+        """All fields, for JSON."""
         return asdict(self) | {"settings": dict(self.settings)}
 
     def write(self, folder: Path) -> None:
-        """Make this the configuration of the run in `folder`."""
+        """Write it as the configuration of the run in `folder`."""
         write_atomically(folder / NAME, (json.dumps(self.asdict(), indent=2) + "\n").encode())
 
     @classmethod
@@ -118,7 +121,7 @@ class RunConfig:
 
 
 def read_json(path: Path) -> object:
-    """A JSON file; LocalError when it is missing or is none."""
+    """The content of a JSON file; LocalError when there is no such file, or it is not JSON."""
     try:
         return json.loads(path.read_text())
     except OSError:
@@ -128,7 +131,7 @@ def read_json(path: Path) -> object:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` when it is of the type that the field is declared with."""
+    """`value`, if it has the declared type of the field."""
     kinds = hint.__args__ if isinstance(hint, UnionType) else (hint,)
     if get_origin(hint) is Mapping:
         if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):

@@ -9,26 +9,27 @@ import typer
 from rich.console import Console
 
 from fewbits.cli import play
-from fewbits.cli.assemble import build_task, load_data
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim
+from fewbits.cli.prepared import load_data
 
 TASK = RunConfig(data="digits", model="mlp", clients=20, split="classes:3", rounds=60, lr=0.1, batch_size=20, epochs=2)
 METHODS = ("dense", "topk", "lbgm", "lbgm+topk", "predict")
-# The papers have a dense downlink; a short one lets the sum of both directions show what the uplink saves.
+# The papers send a dense downlink. A short one makes the saving in the uplink visible in the sum.
 SETTINGS = tuple(f"{method}.down=delta4" for method in METHODS[1:])
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report; an earlier one is replaced.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
 ) -> None:
-    """Train a small model on handwritten digits by five methods, and show accuracy against bytes. Needs no download."""
+    """Train a small model on handwritten digits by five methods; show accuracy against bytes. No download is needed."""
     comparison = Comparison(TASK, METHODS, (seed,), SETTINGS)
     check_free(out, force=True)
-    build_task(TASK, load_data(TASK))  # before anything is removed
+    compared = play.Compared(comparison, load_data(TASK))
+    compared.check()  # a mistake is found before anything is removed
     claim(out, force=True)
     console = Console()
     console.print(f"{TASK.clients} clients with three digits each, {TASK.rounds} rounds, five methods", highlight=False)
-    play.compare(comparison, out, console, "fewbits demo: five methods, one task", f"fewbits compare --resume {out}")
+    play.compare(compared, out, console, "fewbits demo: five methods, one task")

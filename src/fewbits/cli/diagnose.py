@@ -1,14 +1,13 @@
-"""`fewbits diagnose`: what a model's gradients allow, before a method is chosen."""
+"""`fewbits diagnose`: measure a model's gradients before a method is chosen."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -23,69 +22,65 @@ from fewbits.cli import options as o
 from fewbits.cli.config import RunConfig
 from fewbits.codecs.transforms.bases import KINDS
 from fewbits.errors import LocalError
-from fewbits.report.diagnosis import write
+from fewbits.report.diagnosis import report
+from fewbits.report.diagnosis.report import FIGURES, PAGE, PICTURE
 from fewbits.report.diagnosis.table import dimensions, gradients, intrinsic, suggestions, terminal
-from fewbits.report.diagnosis.write import FIGURES, PAGE, PICTURE
+from fewbits.report.write import write
 from fewbits.rng import Key
 
-DIMS = tuple(2**power for power in range(4, 12))  # those that a model has parameters for
+DIMS = tuple(2**power for power in range(4, 12))  # those up to the number of parameters
 BLOCKS = 4
 
-Out = Annotated[Path | None, typer.Option(help="Folder for the report; must be new or empty.", show_default=False)]
-Dims = Annotated[
-    str | None,
-    typer.Option(help="Subspace dimensions, separated by commas. Default: 16,32,...,2048.", show_default=False),
-]
-Blocks = Annotated[
-    int | None, typer.Option(help="Parts of an epoch whose gradients are kept. Default: 4.", show_default=False)
-]
+DEFAULTS = RunConfig(batch_size=32)
+EPOCHS = 20
+SPECIAL = {
+    "limit": o.Option("Only the first so many examples.", None, int),
+    "epochs": o.Option(f"Passes over the data, in each training. Default: {EPOCHS}.", None, int, ("--epochs",)),
+    "blocks": o.Option(f"Parts of an epoch whose gradients are stored. Default: {BLOCKS}.", None, int),
+    "dims": o.Option("Subspace dimensions, separated by commas. Default: 16,32,...,2048.", None, str),
+    "basis": o.Option(f"Random bases: {', '.join(KINDS)}. Default: fastfood.", None, str),
+    "lr": o.Option("Learning rate of SGD on all parameters."),
+    "momentum": o.Option("Its momentum, from zero in every epoch."),
+    "batch_size": o.Option("Examples per step; 0: all."),
+    "out": o.Option("Folder for the report; must be new or empty.", None, Path),
+    "force": o.Option("Replace the diagnosis that OUT holds.", None, bool, ("--force",), default=False),
+}
+NAMES = ("model", "data", "data_dir", "limit", "epochs", "blocks", "dims", "basis", "lr", "momentum", "batch_size")
 
 
-def diagnose(
-    model: Annotated[str, typer.Option(help="Model; `fewbits models` lists them.")] = "mlp",
-    data: Annotated[str, typer.Option(help="Data set; `fewbits data` lists them.")] = "digits",
-    data_dir: o.DataDir = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many examples.", show_default=False)] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the data, in each training.")] = 20,
-    blocks: Blocks = None,
-    dims: Dims = None,
-    basis: Annotated[str, typer.Option(help=f"Random bases: {', '.join(KINDS)}.")] = "fastfood",
-    lr: Annotated[float, typer.Option(help="Learning rate of SGD on all parameters.")] = 0.1,
-    momentum: Annotated[float, typer.Option(help="Its momentum, from zero in every epoch.")] = 0.0,
-    batch_size: Annotated[int, typer.Option(help="Examples per step; 0: all.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of everything: same seed, same figures.")] = 0,
-    out: Out = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the diagnosis that OUT holds.")] = False,
-) -> None:
-    """Train centrally and report how many directions the gradients use, and how many random ones would be enough.
+@o.command((*NAMES, "seed", "out", "force"), SPECIAL, DEFAULTS, panels=False)
+def diagnose(given: o.Given) -> None:
+    """Train centrally and report how many directions the gradients use, and how many random ones are enough.
 
-    Leaves diagnose.html, diagnose.png and diagnose.json in OUT, and says which methods the figures suggest.
+    Leaves diagnose.html, diagnose.png and diagnose.json in OUT, and prints the methods that the figures suggest.
     """
-    config = RunConfig(  # checks the names and numbers as `train` does
-        data=data, model=model, lr=lr, momentum=momentum, batch_size=batch_size, seed=seed
-    )
-    folder = check_place(out, force)
-    found = sets.load(data, data_dir, limit=limit)
-    key = Key(seed)
+    fields = {name: value for name, value in o.configured(given).items() if name != "epochs"}
+    config = replace(DEFAULTS, **fields)  # checks the names and numbers as `train` does
+    folder = check_place(given["out"], given["force"])
+    found = sets.load(config.data, config.data_dir, limit=given["limit"])
+    key, epochs, basis = Key(config.seed), given["epochs"], given["basis"] or "fastfood"
+    epochs = EPOCHS if epochs is None else epochs
     central = Central(
         found.train_x, found.train_y, found.test_x, found.test_y, config.local(), epochs, key.fold("batches")
     )
-    module = models.build(model, found, key.fold("model"))
+    module = models.build(config.model, found, key.fold("model"))
     size = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    dims = given["dims"]
     tried = o.numbers(dims, "--dims") if dims is not None else tuple(d for d in DIMS if d <= size) or (size,)
-    blocks = min(BLOCKS, central.steps) if blocks is None else blocks
-    bases(size, tried, key, basis)  # a mistake is told of before a folder is made
+    blocks = min(BLOCKS, central.steps) if given["blocks"] is None else given["blocks"]
+    bases(size, tried, key, basis)  # a mistake is found before a folder is made
     check_rows(size, epochs, central.steps, blocks)
     folder.mkdir(parents=True, exist_ok=True)
-    console, begun = Console(), time.monotonic()
+    console, began = Console(), time.monotonic()
     with _progress(console, epochs * trainings(tried, size)) as watch:
         result = examine(module, central, tried, key, blocks, basis, watch)
-    settings = {"model": model, "data": data, "limit": limit, "epochs": epochs, "blocks": blocks, "dims": list(tried)}
-    settings |= {"basis": basis, "lr": lr, "momentum": momentum, "batch_size": batch_size, "seed": seed}
-    place = f" --data-dir {data_dir}" if data_dir is not None else ""
-    compare = f"--data {data}{place} --model {model} --out runs/compare"
+    settings = {"model": config.model, "data": config.data, "limit": given["limit"], "epochs": epochs, "blocks": blocks}
+    settings |= {"dims": list(tried), "basis": basis, "lr": config.lr, "momentum": config.momentum}
+    settings |= {"batch_size": config.batch_size, "seed": config.seed}
+    place = f" --data-dir {given['data_dir']}" if given["data_dir"] is not None else ""
+    compare = f"--data {config.data}{place} --model {config.model} --out runs/compare"
     _conclude(folder, result, settings, compare, console)
-    sentence = f"report: {folder / PAGE}, after {time.monotonic() - begun:.0f} s"
+    sentence = f"report: {folder / PAGE}, after {time.monotonic() - began:.0f} s"
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -93,7 +88,7 @@ def _conclude(folder: Path, result: Diagnosis, config: dict[str, object], compar
     """Write the files, show the tables."""
     advice = advise(result)
     command = f"fewbits compare {comparison(result, advice)} {compare}"
-    notes = write(folder, result, advice, config, command)
+    notes = write(folder, report(result, advice, config, command))
     console.print()
     console.print(terminal(gradients(result), "How many directions the gradients use"))
     console.print(terminal(dimensions(result), "How many random directions are enough"))
@@ -106,15 +101,15 @@ def _conclude(folder: Path, result: Diagnosis, config: dict[str, object], compar
 
 
 def check_place(out: Path | None, force: bool) -> Path:
-    """The folder; LocalError unless it is new or empty, or `force` and what it holds is a diagnosis."""
+    """The folder; LocalError unless it is new or empty, or it holds a diagnosis and `force` is given."""
     if out is None:
         raise LocalError("give --out, a new folder for the report, such as --out runs/diagnosis")
     if out.exists() and not out.is_dir():
         raise LocalError(f"{out} is a file; give a folder")
-    held = {path.name for path in out.iterdir()} if out.exists() else set()
-    if held - {FIGURES, PICTURE, PAGE}:
-        raise LocalError(f"{out} is not empty, and what it holds is no diagnosis; give another folder")
-    if held and not force:
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if names - {FIGURES, PICTURE, PAGE}:
+        raise LocalError(f"{out} is not empty, and it holds no diagnosis; give another folder")
+    if names and not force:
         raise LocalError(f"{out} already holds a diagnosis; replace it with --force or give another folder")
     return out
 

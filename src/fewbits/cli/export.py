@@ -28,14 +28,14 @@ FRAME = "model.frame"
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
-    out: Annotated[Path | None, typer.Option(help="Where to; RUN/model.frame when not given.")] = None,
-    node: Annotated[int | None, typer.Option(help="Without a server: this node's model, not the mean.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file; RUN/model.frame when not given.")] = None,
+    node: Annotated[int | None, typer.Option(help="Without a server: save this node's model, not the mean.")] = None,
 ) -> None:
-    """Save a run's final model as one frame of values and where they are; what is zero costs almost nothing.
+    """Save a run's final model as one frame of its values and their places; zeros cost almost nothing.
 
-    Without a server, the mean of the nodes' models has fewer zeros than each of them: take one with --node.
-    `fewbits inspect` shows what is in it, and `fewbits.load_model` gives the state dict back, bit for bit. OUT.json
-    beside it has the names and shapes.
+    Without a server, the mean of the nodes' models has fewer zeros than each of them; --node saves the model of one.
+    `fewbits inspect` shows the content, and `fewbits.load_model` gives the state dict back, bit for bit. OUT.json has
+    the names and shapes.
     """
     state, target = _state(run) if node is None else _node(run, node), out or run / FRAME
     floats = {name: x for name, x in state.items() if x.is_floating_point()}

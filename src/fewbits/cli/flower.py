@@ -1,4 +1,4 @@
-"""`fewbits flower`: a small project, ready for `flwr run`, and a look at a SuperLink's certificate."""
+"""`fewbits flower`: a small project for `flwr run`, and a check of a SuperLink's certificate."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def flower() -> None:
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder of the project; must be new or empty.", metavar="DIR")],
 ) -> None:
-    """Write a small project that `flwr run` starts, in Flower's simulation or on real machines."""
+    """Write a small project for `flwr run`, in Flower's simulation or on several machines."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise LocalError(f"{folder} is there already and not an empty folder; give a new one")
+        raise LocalError(f"{folder} exists and is not an empty folder; give a new one")
     (folder / PACKAGE).mkdir(parents=True)
     (folder / PACKAGE / "__init__.py").write_text('"""Digits over Flower."""\n')
     for name, place in PLACES.items():
@@ -52,5 +52,5 @@ def check(
         Path, typer.Option("--root-certificates", help="The PEM file that the SuperNodes get.", exists=True)
     ],
 ) -> None:
-    """Try a SuperNode's TLS handshake; when it fails, say what the SuperLink shows and what the file holds."""
+    """Try a SuperNode's TLS handshake; when it fails, print the SuperLink's certificate and those of the file."""
     Console().print(handshake(address, authority), markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The output folder: never write over what is there unless told to, and then remove only what a run left."""
+"""The output folder: files are replaced only with --force, and only those that a run left."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FOLDERS = ("checkpoints", "states", "frames")
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a run or a comparison lives here."""
+    """Whether the folder holds a run or a comparison."""
     return any((folder / name).is_file() for name in (config.NAME, comparison.NAME))
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """LocalError unless the folder can be taken: it is new or empty, or `force` and what it holds is a run."""
+    """LocalError unless the folder is new or empty, or it holds a run and `force` is given."""
     if folder.exists() and not folder.is_dir():
         raise LocalError(f"{folder} is a file; give a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not is_ours(folder):
-        raise LocalError(f"{folder} is not empty, and what it holds is no fewbits run; give another folder")
+        raise LocalError(f"{folder} is not empty, and it holds no fewbits run; give another folder")
     if not force:
         raise LocalError(f"{folder} already holds a run; continue it with --resume {folder} or replace it with --force")
 
@@ -42,7 +42,7 @@ def claim(folder: Path, force: bool) -> None:
 
 
 def wipe(folder: Path) -> None:
-    """Remove what runs leave, in this folder and in the runs of a comparison below it; strangers' files stay."""
+    """Remove the files of runs, in this folder and in the runs of a comparison below it; other files stay."""
     for child in sorted(folder.iterdir()):
         if child.is_dir() and child.name in FOLDERS:
             shutil.rmtree(child)

@@ -1,4 +1,4 @@
-"""The TLS handshake of a SuperNode, tried beforehand: Flower says that it failed, not what was shown and expected."""
+"""Try a SuperNode's TLS handshake. Flower's error shows neither certificate; this module prints both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fewbits.errors import LocalError, WireError
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, Name
 
-SECONDS = 10.0  # that a connection may take
+SECONDS = 10.0  # limit of a connection
 NONE = "no name"
 
 
 def handshake(address: str, authority: Path) -> str:
-    """What was shown and how it was judged, as a sentence; WireError says both values when they do not match.
+    """Both certificates and whether they match, as a sentence; WireError when they do not match.
 
     `address`: HOST:PORT of a SuperLink. `authority`: the PEM file that a SuperNode gets as --root-certificates.
     """
@@ -28,7 +28,7 @@ def handshake(address: str, authority: Path) -> str:
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise LocalError(f"an address is HOST:PORT, as in superlink.example:8000; got {address!r}")
     trusting = ssl.create_default_context()
-    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # to see it, whoever has signed it
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # read it, for any signer
     shown, expected = _load(_shown(host, int(port), trusting), address), _read(authority)
     pair = f"{address} shows {_described(shown)}; {authority} holds {', and '.join(map(_authority, expected))}"
     try:
@@ -39,7 +39,7 @@ def handshake(address: str, authority: Path) -> str:
 
 
 def _shown(host: str, port: int, context: ssl.SSLContext) -> bytes:
-    """The other side's certificate after a handshake under these terms."""
+    """The certificate of the other side after a handshake in this context."""
     try:
         plain = socket.create_connection((host, port), SECONDS)
         with plain, context.wrap_socket(plain, server_hostname=host) as secure:
@@ -69,7 +69,7 @@ def _read(path: Path) -> list[Certificate]:
 
 
 def _described(found: Certificate) -> str:
-    """Whom it names, until when, and by whom it was signed."""
+    """Its names, the end of its validity, and its signer."""
     from cryptography.x509 import AuthorityKeyIdentifier, SubjectAlternativeName
 
     names = [str(name.value) for each in _extensions(found, SubjectAlternativeName) for name in each]
@@ -81,8 +81,8 @@ def _described(found: Certificate) -> str:
 def _authority(found: Certificate) -> str:
     from cryptography.x509 import SubjectKeyIdentifier
 
-    own = next((each.digest for each in _extensions(found, SubjectKeyIdentifier)), None)
-    return f"{_name(found.subject)} {_key(own)}"
+    digest = next((each.digest for each in _extensions(found, SubjectKeyIdentifier)), None)
+    return f"{_name(found.subject)} {_key(digest)}"
 
 
 def _extensions(found: Certificate, kind: type) -> list[Any]:
@@ -94,5 +94,5 @@ def _name(name: Name) -> str:
 
 
 def _key(identifier: bytes | None) -> str:
-    """Authorities of one name differ in their keys."""
+    """The key identifier, which tells authorities of one name apart."""
     return f"(key {identifier.hex(':', 2)})" if identifier else "(no key identifier)"

@@ -1,4 +1,4 @@
-"""`fewbits inspect`: what is in a frame, bit by bit."""
+"""`fewbits inspect`: the content of a frame in bits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fewbits.cli.assemble import WIRE
 from fewbits.cli.codec_text import parse
 from fewbits.cli.config import read_json
 from fewbits.cli.options import numbers
+from fewbits.cli.prepared import WIRE
 from fewbits.codecs import Lift, as_lift
 from fewbits.errors import LocalError
 from fewbits.links.identity import PATCH, SEED, codec_hash
@@ -25,30 +25,33 @@ from fewbits.wire.frame import HEADER_BYTES
 
 
 class Contents(NamedTuple):
-    """What is needed to read a payload."""
+    """Codec and spec for reading a payload."""
 
-    direction: str  # for a person: "uplink ", "downlink ", or ""
+    direction: str  # "uplink ", "downlink ", or "" when unknown
     codec: Lift
     spec: Spec | TreeSpec
     kind: str = ""  # of frame: "" for messages and states of the codec itself, else what `codec_hash` takes
 
     @property
     def hash(self) -> int:
-        """As in the frame's header."""
+        """The codec hash, as in a frame's header."""
         return codec_hash(self.codec, self.spec, self.kind)
 
 
 def inspect(
     frame: Annotated[Path, typer.Argument(help="A file; `fewbits train --keep-frames N` saves some.", metavar="FRAME")],
     run: Annotated[Path | None, typer.Option(help="Folder of the run that the frame is from.")] = None,
-    codec: Annotated[str | None, typer.Option(help="Or the codec, such as 'flat(LookBack(chain(Raw())))',")] = None,
-    shape: Annotated[str | None, typer.Option(help="and the sizes of what was sent, such as 431080 or 10,64.")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="The codec instead of a run, such as 'flat(LookBack(chain(Raw())))'.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="With --codec: the sizes of the tensor, such as 431080 or 10,64.")
+    ] = None,
 ) -> None:
     """Show a frame's header and, when its codec is known, the sections of its payload in bits.
 
-    A frame names its codec only by a hash: say which run it is from, or give codec and shape. A frame that
-    `fewbits train --keep-frames` saved is found in its run by itself, and what `fewbits export` wrote by the file
-    beside it.
+    A frame contains only a hash of its codec. Give the run that it is from, or codec and shape. Frames of
+    `fewbits train --keep-frames` and of `fewbits export` are recognised by the files beside them.
     """
     if (codec is None) != (shape is None) or (run is not None and codec is not None):
         raise LocalError("inspect: give --run, or --codec together with --shape, or neither")
@@ -63,13 +66,14 @@ def inspect(
         contents = described(note, parsed.header.codec)
     elif codec is not None and shape is not None:
         contents = Contents("", as_lift(parse(codec), "inspect"), Spec(numbers(shape, "--shape")))
-        own = contents.hash
-        if own != parsed.header.codec:
+        computed = contents.hash
+        if computed != parsed.header.codec:
             console.print(
-                f"note: this codec and shape have another hash, {own:04X}; what follows is a guess", style="yellow"
+                f"note: this codec and shape have another hash, {computed:04X}; the sections below are a guess",
+                style="yellow",
             )
     else:
-        console.print("The codec is not known; give --run, or --codec and --shape, to see what the payload holds.")
+        console.print("The codec is not known; give --run, or --codec and --shape, to see the payload.")
         return
     console.print(
         f"{contents.direction}codec: {contents.kind}{contents.codec!r}", markup=False, highlight=False, soft_wrap=True
@@ -78,7 +82,7 @@ def inspect(
 
 
 def _home(frame: Path, wanted: int) -> Path | None:
-    """What describes the frame: the file beside it, or the run whose folder it lies in or below, if the hash is its."""
+    """The description of the frame, found by its hash: in the file beside it, or in the run above it."""
     for note in (frame.with_name(frame.name + ".json"), frame.parent / WIRE, frame.parent.parent / WIRE):
         if note.exists() and f'"hash": "{wanted:04X}"' in note.read_text():
             return note
@@ -86,7 +90,7 @@ def _home(frame: Path, wanted: int) -> Path | None:
 
 
 def described(path: Path, wanted: int) -> Contents:
-    """The end of the links that a note describes (a run's wire.json) whose hash this is."""
+    """The codec with this hash, from the description of a run's links (wire.json)."""
     note: Any = read_json(path)
     try:
         ends = [_contents(link) for link in note]
@@ -115,7 +119,7 @@ def sections(frame: Frame, contents: Contents) -> list[Section]:
         with src.section("state"):
             contents.codec.read_state(contents.spec, src)
     else:
-        # The common key decides values, never lengths: any will do.
+        # The common key decides values, never lengths, so any key works.
         contents.codec.read(contents.spec, src, Key(0))
     src.finish()
     return sorted(src.sections, key=lambda s: (s.start, -s.stop, s.name.count("/")))
@@ -143,10 +147,10 @@ def _sections(found: list[Section], payload: int) -> Table:
     for name in ("from bit", "bits", "share"):
         table.add_column(name, justify="right")
     for section in found:
-        outer, _, own = section.name.rpartition("/")
+        outer, _, inner = section.name.rpartition("/")
         bits = section.stop - section.start
         if not bits:
             continue
         indent = "  " * (outer.count("/") + bool(outer))
-        table.add_row(indent + own, f"{section.start:,}", f"{bits:,}", f"{bits / max(1, 8 * payload):.1%}")
+        table.add_row(indent + inner, f"{section.start:,}", f"{bits:,}", f"{bits / max(1, 8 * payload):.1%}")
     return table

@@ -15,9 +15,9 @@ SENTENCE = b"\nFinishing this round; press Ctrl-C again to abort at once.\n"
 
 
 class Interrupt:
-    """While in the context, SIGINT sets `asked`; again, it ends the worker processes and raises KeyboardInterrupt.
+    """In this context the first SIGINT sets `asked`; the second ends the workers and raises KeyboardInterrupt.
 
-    What an abort leaves can be resumed too: from the last checkpoint instead of from the last round.
+    An aborted run can be resumed, too: from its last checkpoint instead of its last round.
     """
 
     def __init__(self) -> None:

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from fewbits.engines.simulation import RoundReport
-from fewbits.report.table import NONE, megabytes
+from fewbits.report.text import NONE, megabytes
 
 
 class Live:
-    """Use as a context manager; bars are drawn anew with every report, by no thread: runs fork."""
+    """Progress bars, as a context manager. Every report draws them anew; there is no thread, because runs fork."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -34,25 +34,25 @@ class Live:
         self._progress.stop()
 
     def row(self, name: str, rounds: int) -> ProgressRow:
-        """A new bar."""
+        """Add a bar for a run."""
         task = self._progress.add_task(name, total=rounds, accuracy="", up=NONE, down=NONE, note="")
         self._progress.refresh()
         return ProgressRow(self._progress, task)
 
 
 class ProgressRow:
-    """One bar."""
+    """The bar of one run."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
     def show(self, report: RoundReport) -> None:
-        """Bring the bar to this report."""
+        """Move the bar to this report."""
         note = "" if report.recycled is None else f"{report.recycled:.0%} recycled"
-        self.bring(report.round, report.up_frame_bytes, report.down_frame_bytes, report.accuracy, note)
+        self.move(report.round, report.up_frame_bytes, report.down_frame_bytes, report.accuracy, note)
 
-    def bring(self, round: int, up: int, down: int, accuracy: float | None, note: str) -> None:
-        """Bring the bar to a round, with the bytes so far; without an accuracy, the last one stays."""
+    def move(self, round: int, up: int, down: int, accuracy: float | None, note: str) -> None:
+        """Move the bar to a round, with the bytes so far; without an accuracy, the last one stays."""
         fields: dict[str, Any] = {"up": megabytes(up), "down": megabytes(down)}
         if accuracy is not None:
             fields["accuracy"] = f"{accuracy:.2%}"

@@ -1,88 +1,159 @@
-"""The options that several commands share; one that is not given is None, and RunConfig has the default."""
+"""The options of the commands, each declared once; a command's signature is made from their names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from fewbits.cli.config import RunConfig
 from fewbits.errors import LocalError
+from fewbits.methods.text import pairs, read
 
-DEFAULT = RunConfig()
-RESUMABLE = {"rounds", "processes", "checkpoint_every"}  # may differ when a run is continued
+Given = Mapping[str, Any]  # a command's options by name; None: not given
+RESUMABLE = ("rounds", "processes", "checkpoint_every")  # these may differ when a run is continued
 TASK, LOCAL, RUN = "Task", "Local training", "Run"
 
 
-def _option(help: str, panel: str, name: str = "", *flags: str, **more: Any) -> Any:
-    default = getattr(DEFAULT, name) if name else None
-    help = help if default is None else f"{help} Default: {default}."
-    return typer.Option(*flags, help=help, rich_help_panel=panel, show_default=False, **more)
+@dataclass(frozen=True)
+class Option:
+    """One option; its help ends with the default of the config's field of the same name, if it is that field."""
+
+    help: str
+    panel: str | None = None
+    kind: Any = None  # its type; None: it is the config's field
+    flags: tuple[str, ...] = ()  # such as ("--set",); (): its name
+    metavar: str | None = None
+    default: Any = None  # False for a switch
 
 
-DataName = Annotated[str | None, _option("Data set; `fewbits data` lists them.", TASK, "data")]
-DataDir = Annotated[Path | None, _option("Folder with the data set's files.", TASK)]
-Model = Annotated[str | None, _option("Model; `fewbits models` lists them.", TASK, "model")]
-Clients = Annotated[int | None, _option("How many clients the data is divided among.", TASK, "clients")]
-PerRound = Annotated[int | None, _option("Clients sampled in each round; all when not given.", TASK)]
-Split = Annotated[str | None, _option("iid, dirichlet:A, classes:K or natural.", TASK, "split")]
-Holdout = Annotated[
-    float | None,
-    _option("Share of a client's examples to judge its own model on. Default: 0.2 for pfedpara, fedper, local.", TASK),
-]
-Rounds = Annotated[int | None, _option("Rounds of communication.", TASK, "rounds")]
-Lr = Annotated[float | None, _option("Learning rate of the clients' SGD.", LOCAL, "lr")]
-Momentum = Annotated[
-    float | None, _option("Momentum of clients' SGD (the server's: --set momentum=0.9).", LOCAL, "momentum")
-]
-WeightDecay = Annotated[float | None, _option("Weight decay of the clients' SGD.", LOCAL, "weight_decay")]
-BatchSize = Annotated[int | None, _option("Examples per step; 0: all of the client's.", LOCAL, "batch_size")]
-Epochs = Annotated[int | None, _option("Passes over a client's examples per round.", LOCAL, "epochs")]
-Steps = Annotated[int | None, _option("Exactly so many steps per round, instead of epochs.", LOCAL)]
-Clip = Annotated[float | None, _option("Largest 2-norm of a gradient.", LOCAL)]
-Processes = Annotated[int | None, _option("Worker processes; results do not depend on it.", RUN, "processes")]
-Device = Annotated[str | None, _option("Where clients train; another than cpu takes --processes 1.", RUN, "device")]
-EvaluateEvery = Annotated[int | None, _option("Rounds between evaluations.", RUN, "evaluate_every")]
-CheckpointEvery = Annotated[int | None, _option("Rounds between checkpoints.", RUN, "checkpoint_every")]
-KeepFrames = Annotated[int | None, _option("Save the first N messages in OUT/frames, for inspect.", RUN, "keep_frames")]
-Out = Annotated[Path | None, _option("Folder for everything the run leaves; must be new or empty.", RUN)]
-Resume = Annotated[
-    Path | None, _option("Continue the run in this folder; all else is read there (--rounds may extend it).", RUN)
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the run that OUT holds.", rich_help_panel=RUN)]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="OPTION=VALUE", help="An option of the method; may be repeated.", show_default=False),
-]
+OPTIONS: Mapping[str, Option] = {
+    "method": Option("Method, such as topk or topk@fraction=0.01,bits=8; `fewbits methods` lists them."),
+    "methods": Option(
+        "Methods, separated by commas, such as dense,topk; each may have a label and options: a=topk@bits=8.",
+        kind=str,
+    ),
+    "seeds": Option("Seeds, separated by commas. Default: 0.", kind=str),
+    "settings": Option("An option of the method; may be repeated.", None, list[str], ("--set",), "OPTION=VALUE"),
+    "target_accuracy": Option("Report the bytes to this accuracy, such as 0.9.", kind=float),
+    "data": Option("Data set; `fewbits data` lists them.", TASK),
+    "data_dir": Option("Folder with the data set's files.", TASK, Path),
+    "model": Option("Model; `fewbits models` lists them.", TASK),
+    "clients": Option("Number of clients.", TASK),
+    "per_round": Option("Clients sampled in each round; all when not given.", TASK),
+    "split": Option("iid, dirichlet:A, classes:K or natural.", TASK),
+    "holdout": Option(
+        "Share of a client's examples for testing its personal model. Default: 0.2 for pfedpara, fedper, local.", TASK
+    ),
+    "rounds": Option("Rounds of communication.", TASK),
+    "lr": Option("Learning rate of the clients' SGD.", LOCAL),
+    "momentum": Option("Momentum of the clients' SGD (the server's: --set momentum=0.9).", LOCAL),
+    "weight_decay": Option("Weight decay of the clients' SGD.", LOCAL),
+    "batch_size": Option("Examples per step; 0: all of the client's.", LOCAL),
+    "epochs": Option("Passes over a client's examples per round.", LOCAL),
+    "steps": Option("Exactly so many steps per round, instead of epochs.", LOCAL),
+    "clip": Option("Largest 2-norm of a gradient.", LOCAL),
+    "seed": Option("Of all randomness: same seed, same bytes.", RUN),
+    "processes": Option("Worker processes; results do not depend on it.", RUN),
+    "device": Option("Where clients train; another than cpu needs --processes 1.", RUN),
+    "evaluate_every": Option("Rounds between evaluations.", RUN),
+    "checkpoint_every": Option("Rounds between checkpoints.", RUN),
+    "keep_frames": Option("Save the first N messages in OUT/frames, for inspect.", RUN),
+    "out": Option("Folder for all files of the run; must be new or empty.", RUN, Path),
+    "resume": Option("Continue the run in this folder with its settings (--rounds may extend it).", RUN, Path),
+    "force": Option("Replace the run that OUT holds.", RUN, bool, ("--force",), default=False),
+}
+OF_SEVERAL = Option(  # `settings` of a command that takes several methods
+    "An option of one method, or of all that have it; may be repeated.",
+    *(None, list[str], ("--set",), "[METHOD.]OPTION=VALUE"),
+)
+DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds")
+TRAINING = ("lr", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
+PLAYING = ("processes", "device", "evaluate_every", "checkpoint_every", "keep_frames")
+FOLDER = ("out", "resume", "force")
 
 
-def method_settings(example: str = "") -> Any:
-    """The option --set of commands that take several methods."""
-    help = f"An option of one method, or of all that have it{example}; may be repeated."
-    return typer.Option("--set", metavar="[METHOD.]OPTION=VALUE", help=help, show_default=False)
+def command(
+    names: Sequence[str],
+    special: Mapping[str, Option] = {},
+    defaults: RunConfig | None = None,
+    panels: bool = True,
+) -> Callable[[Callable[[Given], None]], Callable[..., None]]:
+    """Make a function of a mapping a command with these options.
+
+    Args:
+        names: the options in their order in the help.
+        special: options of this command that differ from `OPTIONS`, by name.
+        defaults: the configuration whose values the help shows; None: RunConfig().
+        panels: whether the help shows groups of options.
+    """
+    defaults = defaults or RunConfig()
+    chosen = {name: special.get(name) or OPTIONS[name] for name in names}
+    if not panels:
+        chosen = {name: replace(option, panel=None) for name, option in chosen.items()}
+    parameters = [_parameter(name, option, defaults) for name, option in chosen.items()]
+
+    def made(run: Callable[[Given], None]) -> Callable[..., None]:
+        def call(**given: Any) -> None:
+            run(given)
+
+        call.__name__, call.__doc__ = run.__name__, run.__doc__
+        call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - for typer
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        return call
+
+    return made
 
 
-MethodSettings = Annotated[list[str] | None, method_settings()]
+def _parameter(name: str, option: Option, defaults: RunConfig) -> inspect.Parameter:
+    shown = getattr(defaults, name) if option.kind is None else None
+    info = typer.Option(
+        *option.flags,
+        help=option.help if shown is None else f"{option.help} Default: {shown}.",
+        rich_help_panel=option.panel,
+        show_default=False,
+        metavar=option.metavar,
+    )
+    kind = option.kind or get_type_hints(type(defaults))[name]
+    annotation = Annotated[kind if option.default is not None else kind | None, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)
 
 
-def given(parameters: Mapping[str, Any], kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
-    """Those of a command's parameters that stand in a configuration of this kind and were given."""
-    known = kind.__dataclass_fields__
-    found = {name: value for name, value in parameters.items() if name in known and value is not None}
+def configured(given: Given, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
+    """Those options that are fields of a configuration of this kind and were given; a method's text is read."""
+    found = {name: value for name, value in given.items() if name in kind.__dataclass_fields__ and value is not None}
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
+    if "method" in found:
+        method = read(found["method"])
+        found |= {"method": method.name, "settings": {**method.settings, **pairs(found.get("settings", ()))}}
+    elif "settings" in found:
+        found["settings"] = pairs(found["settings"])
     return found
 
 
-def check_resume(found: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-    """LocalError when something was given beside --resume that would have no effect."""
-    odd = [name for name in found if name not in RESUMABLE] + [name for name, value in others.items() if value]
+def check_resume(given: Given) -> None:
+    """LocalError when an option beside --resume would have no effect."""
+    odd = [name for name, value in given.items() if value and name not in (*RESUMABLE, "resume", "target_accuracy")]
     if odd:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
-        may = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(RESUMABLE))
-        raise LocalError(f"--resume continues a run as it was begun: {flags} cannot be changed; only {may} can")
+        named = ", ".join(map(_flag, odd))
+        may = ", ".join(map(_flag, sorted(RESUMABLE)))
+        raise LocalError(f"--resume continues a run with its settings: {named} cannot be changed; only {may} can")
+
+
+def _flag(name: str) -> str:
+    return (OPTIONS[name].flags or ("--" + name.replace("_", "-"),))[0] if name in OPTIONS else "--" + name
+
+
+def folder_of(given: Given, example: str) -> Path:
+    """The folder that --out names; LocalError when there is none."""
+    if given["out"] is None:
+        raise LocalError(f"give --out, a new folder for all files of the run, such as --out {example}")
+    return given["out"]
 
 
 def numbers(text: str, what: str) -> tuple[int, ...]:
@@ -92,11 +163,6 @@ def numbers(text: str, what: str) -> tuple[int, ...]:
     (0, 1, 2)
     """
     try:
-        return tuple(int(part) for part in words(text))
+        return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise LocalError(f"{what} must be whole numbers separated by commas, such as 0,1,2; got {text!r}") from None
-
-
-def words(text: str) -> Sequence[str]:
-    """Names separated by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,115 +1,132 @@
-"""`fewbits plan`: what a run would send and how long that takes, before anything runs."""
+"""`fewbits plan`: the bytes and the seconds of a run, estimated before anything runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
 from rich.console import Console
 from torch import nn
 
 from fewbits.analysis.forecast import Forecast, Link, forecast
 from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
+from fewbits.cli.config import RunConfig
 from fewbits.cli.plan_model import plan_model
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.learn.intrinsic_space import MODES
 from fewbits.methods import METHODS, build
 from fewbits.methods.catalogue import options
+from fewbits.methods.text import MethodText, read_all
 from fewbits.report.forecast import figures, terminal
 from fewbits.rng import Key
 
 DEFAULT = "dense,fedpaq,topk,lbgm,intrinsic,fedpara"
-# Lines of a method one of whose layers is that one, when its option is not set.
+# A method with such a layer has a line for each of these values, unless its option is set.
 CASES = {"intrinsic": ("mode", MODES), "fedpara": ("gamma", ("0.1", "0.3", "0.5"))}
-WORDS = """
-A turn is one client's in one round: it receives what it has missed, then sends. Bytes are lengths of frames that were
-really encoded, with 16 bytes of header. "any update": exact whatever the data; "random update": measured on Gaussian
-updates, and real ones differ; "bound": no run of this method is beyond. Seconds: of a round's transfers, all clients at
-once, each with a line of {up:g} Mbit/s up and {down:g} down; no latency, no training. Server keeps: on disk, for each
-client it has heard.
+NOTES = """
+A turn is one client's part in one round: it receives all frames that it missed, then sends one. Byte counts are
+lengths of frames that were encoded, with 16 bytes of header each. "any update": exact for all data. "random update":
+measured on Gaussian updates; real ones differ. "bound": no run of this method is beyond it. Seconds: the transfers of a
+round, all clients at once, each with a line of {up:g} Mbit/s up and {down:g} down, without latency and training. Server
+keeps: on disk, for each client that has taken part.
 """
-Methods = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method", help=f"Methods, separated by commas or given again; or all. Default: {DEFAULT}.", show_default=False
+DEFAULTS: dict[str, Any] = RunConfig().asdict() | {"uplink_mbps": 10.0, "downlink_mbps": 50.0}
+NAMES = ("method", "settings", "model", "data", "params", "shapes", "clients", "per_round", "rounds", "seed")
+SPECIAL = {
+    "method": o.Option(
+        f"Methods, separated by commas or given again; or all. Default: {DEFAULT.replace(',', ', ')}.",
+        None,
+        list[str],
+        ("--method",),
     ),
-]
-Params = Annotated[int | None, typer.Option(help="Instead of a model: so many parameters.", show_default=False)]
-Shapes = Annotated[
-    Path | None,
-    typer.Option(help='Instead of a model: a JSON file of {"layer.weight": [rows, columns], ...}.', show_default=False),
-]
+    "settings": o.OF_SEVERAL,
+    "data": o.Option(
+        "Data set whose examples the model takes; it is not loaded. Default: the model's.", None, str, ("--data",)
+    ),
+    "params": o.Option("Instead of a model: a number of parameters.", None, int),
+    "shapes": o.Option('Instead of a model: a JSON file of {"layer.weight": [rows, columns], ...}.', None, Path),
+    "uplink_mbps": o.Option("A client's line to the server, Mbit/s. Default: 10.", None, float),
+    "downlink_mbps": o.Option("A client's line from the server, Mbit/s. Default: 50.", None, float),
+    "json": o.Option("Write all figures to this file.", None, Path),
+}
 
 
-def plan(
-    method: Methods = None,
-    settings: o.MethodSettings = None,
-    model: Annotated[str, typer.Option(help="Model; `fewbits models` lists them.")] = "mlp",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Data set whose examples the model takes; it is not loaded. Default: by the model.", show_default=False
-        ),
-    ] = None,
-    params: Params = None,
-    shapes: Shapes = None,
-    clients: Annotated[int, typer.Option(help="How many there are.")] = 20,
-    per_round: Annotated[
-        int | None, typer.Option(help="Sampled in each round; all when not given.", show_default=False)
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds of communication.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of sampling: a run with it samples the same clients.")] = 0,
-    uplink_mbps: Annotated[float, typer.Option(help="A client's line to the server, Mbit/s.")] = 10.0,
-    downlink_mbps: Annotated[float, typer.Option(help="And from it.")] = 50.0,
-    out: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file.", show_default=False)
-    ] = None,
-) -> None:
-    """Say what each method would send: bytes per client and round, seconds on a line, disk, and the whole run's total.
+@dataclass(frozen=True)
+class Sizes:
+    """What all lines of a plan have in common."""
 
-    Nothing is trained and no data is read: real frames are encoded from random updates of the model's shapes.
+    clients: int
+    per_round: int | None
+    rounds: int
+    seed: int
+    seeded: bool  # the initial model comes from the key, and is not sent
+
+    def forecast(self, make: Callable[[], nn.Module], method: MethodText, case: str = "") -> list[Forecast]:
+        """The lines of one method."""
+        built = build(method.name, method.settings)
+        return forecast(make, built, self.clients, self.per_round, self.rounds, Key(self.seed), case, self.seeded)
+
+
+@o.command((*NAMES, "uplink_mbps", "downlink_mbps", "json"), SPECIAL, panels=False)
+def plan(given: o.Given) -> None:
+    """Estimate what each method would send: bytes per client and round, seconds on a line, disk, and the run's total.
+
+    Nothing is trained and no data is read: frames are encoded from random updates of the model's shapes.
     """
-    link, key = Link(uplink_mbps, downlink_mbps), Key(seed)
-    names = _names(method)
-    make, what = plan_model(model, data, params, shapes, key)
-    sizes = (clients, per_round, rounds, key)
-    lines, refused = _lines(make, names, distribute(settings or (), names), sizes, params is None and shapes is None)
+    found = DEFAULTS | {name: value for name, value in given.items() if value is not None}
+    link = Link(found["uplink_mbps"], found["downlink_mbps"])
+    methods = _methods(given["method"])
+    params, shapes = given["params"], given["shapes"]
+    make, what = plan_model(found["model"], given["data"], params, shapes, Key(found["seed"]))
+    seeded = params is None and shapes is None
+    sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
+    lines, refused = _lines(make, methods, distribute(given["settings"] or (), methods), sizes)
     if not lines:
         raise LocalError("plan: no method fits. " + "; ".join(refused))
+    _show(what, sizes, lines, refused, link)
+    if given["json"] is not None:
+        _write(given["json"], what, sizes, lines, refused, link)
+
+
+def _show(what: str, sizes: Sizes, lines: Sequence[Forecast], refused: Sequence[str], link: Link) -> None:
     console = Console()
-    sampled = f"{per_round or clients:,} of {clients:,} clients in each of {rounds:,} rounds"
+    sampled = f"{sizes.per_round or sizes.clients:,} of {sizes.clients:,} clients in each of {sizes.rounds:,} rounds"
     console.print(f"{what}; {sampled}", markup=False, highlight=False, soft_wrap=True)
     console.print(terminal(lines, link))
-    console.print(" ".join(WORDS.split()).format(up=uplink_mbps, down=downlink_mbps), style="dim", highlight=False)
+    notes = " ".join(NOTES.split()).format(up=link.up_mbps, down=link.down_mbps)
+    console.print(notes, style="dim", highlight=False)
     for sentence in refused:
         console.print(f"not planned: {sentence}", markup=False, style="yellow", soft_wrap=True)
-    if out is not None:
-        note = {"subject": what, "clients": clients, "per_round": per_round or clients, "rounds": rounds, "seed": seed}
-        note |= {"uplink_mbps": uplink_mbps, "downlink_mbps": downlink_mbps, "not_planned": refused}
-        note |= {"methods": [figures(line, link) for line in lines]}
-        write_atomically(out, (json.dumps(note, indent=2) + "\n").encode())
+
+
+def _write(path: Path, what: str, sizes: Sizes, lines: Sequence[Forecast], refused: Sequence[str], link: Link) -> None:
+    """All figures as JSON."""
+    found: dict[str, object] = {"model": what, "clients": sizes.clients, "per_round": sizes.per_round or sizes.clients}
+    found |= {"rounds": sizes.rounds, "seed": sizes.seed}
+    found |= {"uplink_mbps": link.up_mbps, "downlink_mbps": link.down_mbps, "not_planned": refused}
+    found |= {"methods": [figures(line, link) for line in lines]}
+    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
 
 
 def _lines(
     make: Callable[[], nn.Module],
-    names: Sequence[str],
+    methods: Sequence[MethodText],
     given: Mapping[str, dict[str, str]],
-    sizes: tuple[int, int | None, int, Key],
-    seeded: bool,
+    sizes: Sizes,
 ) -> tuple[list[Forecast], list[str]]:
-    """A method's lines, all compared with dense ones; and sentences about what does not fit."""
-    (dense,) = forecast(make, build("dense"), *sizes, seeded=seeded)
+    """The lines of all methods, compared with the dense run; and a sentence for each method that does not fit."""
+    (dense,) = sizes.forecast(make, MethodText("dense"))
     known = {("dense", ""): [dense]}
     lines: list[Forecast] = []
     refused: list[str] = []
-    for name, case, settings in ((one, *each) for one in names for each in _cases(one, given[one])):
+    for name, case, settings in ((one.name, *each) for one in methods for each in _cases(one.name, given[one.label])):
         try:
-            found = known.get((name, case)) or forecast(make, build(name, settings), *sizes, case, seeded)
+            found = known.get((name, case)) or sizes.forecast(make, MethodText(name, settings), case)
         except LocalError as error:
             refused.append(f"{name}{f', {case}' if case else ''}: {error}")
         else:
@@ -117,15 +134,15 @@ def _lines(
     return lines, refused
 
 
-def _names(given: Sequence[str] | None) -> list[str]:
+def _methods(given: Sequence[str] | None) -> list[MethodText]:
     """The methods, each once; LocalError names one that there is not."""
-    names = list(dict.fromkeys(word for text in given or [DEFAULT] for word in o.words(text)))
-    names = list(METHODS) if names == ["all"] else names
-    if not names:
+    text = ",".join(given or [DEFAULT])
+    methods = [MethodText(name) for name in METHODS] if text == "all" else read_all(text, options)
+    if not methods:
         raise LocalError("plan: give one method or more, such as --method dense,topk")
-    for name in names:
-        options(name)
-    return names
+    for method in methods:
+        options(method.name)
+    return list({method.label: method for method in methods}.values())
 
 
 def _cases(name: str, given: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -1,4 +1,4 @@
-"""What a plan is about: a model by its name, by its number of parameters, or by the shapes in a file."""
+"""The model of a plan: by its name, by its number of parameters, or by the shapes in a file."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from pathlib import Path
 from torch import nn
 
 from fewbits import models
-from fewbits.data.data_info import data_info
+from fewbits.data import data_info
 from fewbits.errors import LocalError
+from fewbits.models.build import model_entry
 from fewbits.models.shapes import of_shapes
 from fewbits.rng import Key
-
-OUTLINES = {"mlp": "digits", "cnn": "mnist", "simcnn": "cifar10", "resnet8": "cifar10", "vgg16": "cifar10"} | {
-    "charlstm": "shakespeare"
-}  # the data whose outline a model has by default
 
 
 def plan_model(
     model: str, data: str | None, params: int | None, shapes: Path | None, key: Key
 ) -> tuple[Callable[[], nn.Module], str]:
-    """What makes a new model, and its description; the model of a run that has this key."""
+    """A function that makes the model of a run with this key, and the model's description."""
     if params is not None and shapes is not None:
         raise LocalError("plan: give --params or --shapes, not both")
     if params is not None:
@@ -30,7 +27,7 @@ def plan_model(
     if shapes is not None:
         found = read_shapes(shapes)
         return lambda: of_shapes(found), f"{shapes.name}, {_count(of_shapes(found))}"
-    data = data or OUTLINES.get(model, "digits")
+    data = data or model_entry(model).data
     known = data_info(data)
 
     def make() -> nn.Module:
@@ -44,7 +41,7 @@ def _count(model: nn.Module) -> str:
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """The names and shapes in a JSON file; `of_shapes` checks them."""
+    """Names and shapes from a JSON file; `of_shapes` checks them."""
     try:
         found = json.loads(path.read_text())
     except OSError as error:

@@ -1,9 +1,10 @@
-"""Play runs: from a configuration and a folder to the record of what happened."""
+"""Play prepared runs in their folders, and report what they reached."""
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,33 +15,33 @@ from rich.table import Table
 from safetensors.torch import save
 from torch import nn
 
-from fewbits.cli.assemble import build_federation, build_task, load_data
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.interrupt import EXIT_CODE, Interrupt
 from fewbits.cli.live import Live, ProgressRow
-from fewbits.engines.simulation import Task, footprint
+from fewbits.cli.prepared import InitialModels, PreparedRun, prepare
+from fewbits.data import Data
+from fewbits.engines.simulation import footprint
 from fewbits.files import write_atomically
 from fewbits.report import Record, rows
 from fewbits.report.record import against_dense
 from fewbits.report.table import terminal
+from fewbits.report.training import report
 from fewbits.report.write import write
-from fewbits.rng import Key
 
 Done = TypeVar("Done")  # the record of a run
 SUMMARY, MODEL = "summary.json", "model.safetensors"
 NOTES_SHOWN = 5
-SAID_FROM = 10**9  # bytes of dense states for all clients, from which on it is said what they will take on disk
+ESTIMATE_FROM = 10**9  # bytes of dense states of all clients; the disk estimate is printed from there on
 
 
-def play(
-    config: RunConfig, folder: Path, task: Task, row: ProgressRow, interrupt: Interrupt, console: Console
-) -> Record | None:
+def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt, console: Console) -> Record | None:
     """One run, new or continued, in its folder; None when it was interrupted before its last round."""
+    config = run.config
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
     config.write(folder)
-    federation = build_federation(config, folder, task)
+    federation = run.federation(folder)
     if federation.reports:
         row.show(federation.reports[-1])
     result = federation.run(watch=row.show, stop=lambda: interrupt.asked)
@@ -48,8 +49,8 @@ def play(
         console.print(f"note: {note}", markup=False, style="yellow")
     if result.reports[-1].round < config.rounds:
         return None
-    save_model(result.model, folder / MODEL)
-    record = Record.read(folder, config.method, config.seed)
+    write_weights(result.model, folder / MODEL)
+    record = Record.read(folder, config.name, config.seed)
     write_summary(record.summary(), folder)
     return record
 
@@ -59,59 +60,83 @@ def write_summary(summary: Mapping[str, object], folder: Path) -> None:
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
 
 
-def save_model(model: nn.Module, path: Path) -> None:
-    """The model's state dict as safetensors."""
+def write_weights(model: nn.Module, path: Path) -> None:
+    """Write the model's state dict as safetensors."""
     # Parameters are views of one buffer, which safetensors refuses.
     write_atomically(path, save({name: x.detach().clone().contiguous() for name, x in model.state_dict().items()}))
 
 
-def train(config: RunConfig, folder: Path, task: Task, console: Console) -> None:
+def train(run: PreparedRun, folder: Path, console: Console) -> None:
     """One run with its report."""
-    _say_estimate(config, task, console)
+    config, again = run.config, f"fewbits train --resume {folder}"
+    _print_estimate(run, console)
     try:
         with Interrupt() as interrupt, Live(console) as live:
-            record = play(config, folder, task, live.row(config.method, config.rounds), interrupt, console)
+            record = play(run, folder, live.row(config.name, config.rounds), interrupt, console)
     except KeyboardInterrupt:
-        raise aborted(console, f"fewbits train --resume {folder}") from None
+        raise aborted(console, again) from None
     if record is None:
-        raise stopped(console, f"fewbits train --resume {folder}")
-    title = f"{config.method} on {config.data}"
-    notes = write(folder, title, [record], config.asdict(), record.summary())
-    show_report(terminal(rows([record])), notes, folder, console)
+        raise stopped(console, again)
+    found = report(f"{config.name} on {config.data}", [record], config.asdict(), record.summary())
+    show_report(terminal(rows([record])), write(folder, found), folder, console)
 
 
-def _say_estimate(config: RunConfig, task: Task, console: Console) -> None:
-    """Say what the clients' states will take on disk where it may be much."""
-    dense = sum(x.nbytes for x in task.model.state_dict().values())
-    if dense * config.clients < SAID_FROM:
+def _print_estimate(run: PreparedRun, console: Console) -> None:
+    """Print how much disk the clients' states will take, when it may be much."""
+    dense = sum(x.nbytes for x in run.task.model.state_dict().values())
+    if dense * run.config.clients < ESTIMATE_FROM:
         return
-    found = footprint(task, config.build_method(), config.schedule(), Key(config.seed))
+    found = footprint(run.task, run.method, run.config.schedule(), run.key)
     console.print(
-        f"states on disk, both ends of all links: about {found.per_client / 1e3:,.1f} kB per client that has taken "
-        f"part, {found.after_run / 1e6:,.1f} MB after these rounds, {found.at_most / 1e6:,.1f} MB for all clients",
+        f"disk for the states of all links: about {found.per_client / 1e3:,.1f} kB per client that has taken part, "
+        f"{found.after_run / 1e6:,.1f} MB after these rounds, {found.at_most / 1e6:,.1f} MB for all clients",
         highlight=False,
     )
 
 
-def compare(comparison: Comparison, folder: Path, console: Console, title: str, again: str) -> None:
-    """All runs of a comparison, those that are finished already left out, with one report."""
-    found = load_data(comparison.base)
+class Compared:
+    """A comparison with its data; builds each method once, and the initial model once for each seed."""
+
+    def __init__(self, comparison: Comparison, found: Data) -> None:
+        self.comparison, self.found, self.initial = comparison, found, InitialModels(found)
+
+    def prepare(self, config: RunConfig) -> PreparedRun:
+        """A run of the comparison, ready to be played."""
+        return prepare(config, self.found, self.comparison.built[config.name], self.initial.of(config))
+
+    def check(self) -> None:
+        """LocalError when a method does not fit the model, or the split does not fit the data."""
+        first, *others = list(self.comparison.runs().values())[: len(self.comparison.methods)]
+        key = self.prepare(first).key
+        for config in others:  # they differ in their methods only
+            method = self.comparison.built[config.name]
+            method.prepare(copy.deepcopy(self.initial.of(config)), key.fold("factor"))
+
+
+def compare(compared: Compared, folder: Path, console: Console, title: str) -> None:
+    """All runs of a comparison except those that are finished already, with one report."""
+    comparison = compared.comparison
 
     def one(config: RunConfig, place: Path, row: ProgressRow, interrupt: Interrupt) -> Record | None:
         if finished(config, place):
-            record = Record.read(place, config.method, config.seed)
+            record = Record.read(place, config.name, config.seed)
             row.show(record.last)
             return record
-        return None if interrupt.asked else play(config, place, build_task(config, found), row, interrupt, console)
+        return None if interrupt.asked else play(compared.prepare(config), place, row, interrupt, console)
 
     target = comparison.target_accuracy
-    records = against_dense(play_all(comparison, folder, console, again, one))
-    config = {
-        name: value for name, value in comparison.base.asdict().items() if name not in ("method", "seed", "settings")
-    }
-    config |= {"methods": comparison.methods, "seeds": comparison.seeds, "settings": comparison.settings}
-    notes = write(folder, title, records, config, [record.summary(target) for record in records], target)
-    show_report(terminal(rows(records, target)), notes, folder, console)
+    records = against_dense(play_all(comparison, folder, console, f"fewbits compare --resume {folder}", one))
+    summary = [record.summary(target) for record in records]
+    labels = {text.label: str(text) for text in comparison.texts if text.given}
+    found = report(title, records, shared_config(comparison), summary, target, labels=labels)
+    show_report(terminal(rows(records, target)), write(folder, found), folder, console)
+
+
+def shared_config(comparison: Comparison, left_out: Sequence[str] = ()) -> dict[str, object]:
+    """What all runs of a comparison have in common, for its page."""
+    varied = ("method", "seed", "settings", "label", *left_out)
+    config = {name: value for name, value in comparison.base.asdict().items() if name not in varied}
+    return config | {"methods": comparison.methods, "seeds": comparison.seeds, "settings": comparison.settings}
 
 
 def play_all(
@@ -121,13 +146,13 @@ def play_all(
     again: str,
     one: Callable[[Any, Path, ProgressRow, Interrupt], Done | None],
 ) -> list[Done]:
-    """What `one` gives for each run in turn; when that is None, or after Ctrl-C, say that `again` goes on, and exit."""
+    """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit."""
     comparison.write(folder)
     records: list[Done] = []
     try:
         with Interrupt() as interrupt, Live(console) as live:
             for name, config in comparison.runs().items():
-                label = config.method if len(comparison.seeds) == 1 else f"{config.method} seed {config.seed}"
+                label = config.name if len(comparison.seeds) == 1 else f"{config.name} seed {config.seed}"
                 record = one(config, folder / name, live.row(label, config.rounds), interrupt)
                 if record is None:
                     break
@@ -140,7 +165,7 @@ def play_all(
 
 
 def finished(config: RunConfig, folder: Path) -> bool:
-    """Whether the run in `folder` is this one, finished."""
+    """Whether `folder` holds this run, finished."""
     if not ((folder / SUMMARY).is_file() and (folder / NAME).is_file()):
         return False
     earlier = type(config).read(folder)
@@ -148,7 +173,7 @@ def finished(config: RunConfig, folder: Path) -> bool:
 
 
 def show_report(table: Table, notes: list[str], folder: Path, console: Console) -> None:
-    """What is said when runs have ended: the table, what went wrong, and where the report is."""
+    """Print the table, the notes, and where the report is."""
     console.print()
     console.print(table)
     for note in notes:
@@ -157,12 +182,12 @@ def show_report(table: Table, notes: list[str], folder: Path, console: Console) 
 
 
 def stopped(console: Console, again: str) -> typer.Exit:
-    """Say how to go on after a stop between rounds."""
-    return _exit(console, f"stopped; all rounds so far are kept. Continue with: {again}")
+    """Print how to continue after a stop between rounds."""
+    return _exit(console, f"stopped after a finished round; continue with: {again}")
 
 
 def aborted(console: Console, again: str) -> typer.Exit:
-    """Say how to go on after a stop within a round."""
+    """Print how to continue after a stop within a round."""
     return _exit(console, f"aborted; continue from the last checkpoint with: {again}")
 
 

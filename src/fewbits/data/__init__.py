@@ -1,7 +1,8 @@
-"""Floor 7: data sets and how they are divided among clients."""
+"""Data sets, and their partition among clients."""
 
+from fewbits.data.data_info import DataInfo
 from fewbits.data.dataset import Data
-from fewbits.data.load import NAMES, load
+from fewbits.data.load import NAMES, data_info, load
 from fewbits.data.partition import hold_out, partition
 
-__all__ = ["NAMES", "Data", "hold_out", "load", "partition"]
+__all__ = ["NAMES", "Data", "DataInfo", "data_info", "hold_out", "load", "partition"]

@@ -1,4 +1,4 @@
-"""A data set: four arrays that all clients share, and what a model must know of them."""
+"""A data set: four arrays that all clients share, with the shape and the classes that a model needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Data:
     test_y: Tensor  # (m,) or (m, time)
     classes: int  # number of classes, or of characters
     name: str
-    groups: np.ndarray | None = None  # (n,) int64: who each training example naturally belongs to
+    groups: np.ndarray | None = None  # (n,) int64: the natural owner of each training example
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,19 +1,21 @@
-"""The 8x8 digits that scikit-learn carries: real images without a download."""
+"""The 8x8 digits of scikit-learn: real images without a download."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from fewbits.data.data_info import DataInfo
 from fewbits.data.dataset import Data
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
-TEST_SHARE = 0.2  # of every class, so that the split is stratified and always the same
+INFO = DataInfo((1, 8, 8), 10, "1,797 images of 8x8; scikit-learn contains them, so that no folder is needed")
+TEST_SHARE = 0.2  # of every class: the split is stratified and always the same
 
 
 def digits() -> Data:
-    """1,797 images (1, 8, 8), a fifth of every class held out; the UCI optical digits (Alpaydin and Kaynak 1998)."""
+    """1,797 images (1, 8, 8) with a fifth of every class as test set: UCI optical digits (Alpaydin and Kaynak 1998)."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -27,4 +29,4 @@ def digits() -> Data:
         order = Key(0).fold("digits", "test", label).permutation(len(rows))
         test[rows[order[: round(TEST_SHARE * len(rows))]]] = True
     train = torch.from_numpy(~test)
-    return Data(x[train], y[train], x[~train], y[~train], 10, "digits")
+    return Data(x[train], y[train], x[~train], y[~train], INFO.classes, "digits")

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 from the parquet files they are published as: encoded images beside labels."""
+"""MNIST and CIFAR-10 from their published parquet files: encoded images beside labels."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.data.data_info import DataInfo
 from fewbits.data.dataset import Data
 from fewbits.errors import LocalError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SETS = {"mnist": ("ylecun/mnist", (28, 28, 1)), "cifar10": ("uoft-cs/cifar10", (32, 32, 3))}
+FILES = "train-*.parquet and test-*.parquet below --data-dir, or by the datasets library"
+SETS = {  # the name on the hub, and what it is
+    "mnist": ("ylecun/mnist", DataInfo((1, 28, 28), 10, f"70,000 grey images of 28x28; {FILES}")),
+    "cifar10": ("uoft-cs/cifar10", DataInfo((3, 32, 32), 10, f"60,000 colour images of 32x32; {FILES}")),
+}
 EXTRA = "pip install fewbits[data]"
 
 
 def images(name: str, folder: Path | None, limit: int | None = None) -> Data:
-    """Decode a set of `SETS`; 60,000 images take 3 to 7 s, so nothing is cached on disk."""
-    hub, shape = SETS[name]
+    """Decode a set of `SETS`. 60,000 images take 3 to 7 s, so nothing is cached on disk."""
+    hub, info = SETS[name]
+    channels, height, width = info.shape
     tables = {part: _hub(hub, part) if folder is None else _local(name, folder, part) for part in ("train", "test")}
-    train, test = (_decode(tables[part][:limit], shape, f"{name} {part}") for part in ("train", "test"))
-    return Data(*train, *test, classes=10, name=name)
+    train, test = (
+        _decode(tables[part][:limit], (height, width, channels), f"{name} {part}") for part in ("train", "test")
+    )
+    return Data(*train, *test, classes=info.classes, name=name)
 
 
 def _local(name: str, folder: Path, part: str) -> pa.Table:

@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
+from fewbits.choices import unknown
+from fewbits.data import digits, shakespeare
+from fewbits.data.data_info import DataInfo
 from fewbits.data.dataset import Data
-from fewbits.data.digits import digits
 from fewbits.data.images import SETS, images
-from fewbits.data.shakespeare import shakespeare
 from fewbits.errors import LocalError
 
-NAMES = ("digits", *SETS, "shakespeare")
+INFO: Mapping[str, DataInfo] = {
+    "digits": digits.INFO,
+    **{name: info for name, (_, info) in SETS.items()},
+    "shakespeare": shakespeare.INFO,
+}
+NAMES = tuple(INFO)
+
+
+def data_info(name: str) -> DataInfo:
+    """The static description of a data set; no file is read.
+
+    Args:
+        name: one of `NAMES`.
+
+    Raises:
+        LocalError: there is no such data set.
+
+    >>> data_info("mnist").shape, data_info("mnist").classes
+    ((1, 28, 28), 10)
+    """
+    if name not in INFO:
+        raise unknown("data set", name, NAMES)
+    return INFO[name]
 
 
 def load(name: str, data_dir: str | PathLike[str] | None = None, *, limit: int | None = None) -> Data:
     """Load a data set.
 
-    digits: 1,797 images of 8x8 that scikit-learn brings; needs no folder.
-    mnist, cifar10: parquet files as published, train-*.parquet and test-*.parquet anywhere below `data_dir/name`, or
-    below `data_dir` where there is no such folder; without data_dir, through the `datasets` library.
-    shakespeare: a text file input.txt below `data_dir/name` or `data_dir`; groups are the speaking parts.
-    `limit`: at most so many training and so many test examples (the first ones; only these are decoded).
+    Args:
+        name: one of `NAMES`.
+        data_dir: folder with the files, anywhere below `data_dir/name`, or below `data_dir` when there is no such
+            folder. mnist and cifar10 are train-*.parquet and test-*.parquet as published; None fetches them through
+            the `datasets` library. shakespeare is a text file input.txt. digits needs no folder.
+        limit: at most so many training examples and so many test examples, the first ones; only these are decoded.
 
-    LocalError names the valid names, the folder and the pattern that was looked for, or the library that is missing.
+    Returns:
+        Whole arrays that all clients share; `groups` of shakespeare are the speaking parts.
+
+    Raises:
+        LocalError: the name is unknown, a file is missing or cannot be read, or a library is missing.
 
     >>> data = load("digits")
     >>> data.train_x.shape, data.test_x.shape, data.classes
     (torch.Size([1438, 1, 8, 8]), torch.Size([359, 1, 8, 8]), 10)
     """
-    if name not in NAMES:
-        raise LocalError(f"load: expected a data set among {', '.join(NAMES)}; got {name!r}")
+    data_info(name)
     if limit is not None and limit < 1:
         raise LocalError(f"load: limit must be 1 or more examples; got {limit}")
     if name == "digits":
-        return digits().first(limit)
+        return digits.digits().first(limit)
     folder = None if data_dir is None else _folder(Path(data_dir), name)
     if name == "shakespeare":
-        return shakespeare(folder).first(limit)
+        return shakespeare.shakespeare(folder).first(limit)
     return images(name, folder, limit)
 
 
 def _folder(root: Path, name: str) -> Path:
     if not root.is_dir():
-        raise LocalError(f"load: no folder {root} to find {name} in; give the folder its files lie below as data_dir")
+        raise LocalError(f"load: there is no folder {root} to find {name} in; give the folder of its files as data_dir")
     return root / name if (root / name).is_dir() else root

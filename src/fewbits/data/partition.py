@@ -1,7 +1,7 @@
-"""Dividing training examples among clients.
+"""Partition training examples among clients.
 
-flwr_datasets has partitioners too. Ours are these few lines because theirs cost 2 s to import and 1 to 2 s for 1,000
-clients, want a `datasets` table, and give up when a skewed Dirichlet draw leaves a client without examples.
+flwr_datasets has partitioners, too. They take 2 s to import and 1 to 2 s for 1,000 clients, and they need a `datasets`
+table. They give up when a skewed Dirichlet draw leaves a client without examples.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ FORMS = "iid, dirichlet:A with A > 0, classes:K with K >= 1, or natural"
 def partition(
     labels: Tensor | np.ndarray, split: str, clients: int, key: Key, groups: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Row numbers of each client: disjoint, ascending, at least one.  # clients x (n_c,) int64
+    """Divide training examples among clients.
 
-    labels: (n,) class numbers ((n, time) will do for iid and natural). groups: (n,), for natural.
-    iid: equal shares of a permutation.
-    dirichlet:A: each class is divided by proportions from a symmetric Dirichlet(A) over the clients (Yurochkin et al.
-    2019); smaller A: more skew. Whoever would get nothing takes an example from whoever has most.
-    classes:K: each client holds K classes; all classes have equally many holders (within one), who share its examples
-    equally, as in LBGM's experiments (K = 3, Azam et al. 2022).
-    natural: a client is a group; with fewer clients than groups, a random choice of groups.
+    Args:
+        labels: (n,) class numbers; iid and natural take (n, time), too.
+        split: "iid" gives equal shares of a permutation.
+            "dirichlet:A" divides each class by proportions from a symmetric Dirichlet(A) over the clients (Yurochkin et
+            al. 2019). Smaller A gives more skew. An empty client takes an example from the largest one.
+            "classes:K" gives each client K classes. All classes have equally many clients, within one, and their
+            examples are shared equally, as in LBGM's experiments (K = 3, Azam et al. 2022).
+            "natural" makes a client of each group, or of a random choice of groups when there are more than clients.
+        clients: how many there are.
+        key: the same key gives the same partition; for dirichlet, under one version of NumPy.
+        groups: (n,) group numbers, for natural.
 
-    The same key gives the same partition (under one NumPy version for dirichlet, whose draws are NumPy's).
-    LocalError on another split text, or when there are not enough examples, classes or groups.
+    Returns:
+        Row numbers of each client: disjoint, ascending, one or more.  # clients x (n_c,) int64
+
+    Raises:
+        LocalError: the split is unknown, or there are too few examples, classes or groups.
 
     >>> [len(rows) for rows in partition(np.zeros(10), "iid", 3, Key(0))]
     [4, 3, 3]
@@ -57,21 +64,31 @@ def partition(
 
 
 def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Take a share of every client's rows, drawn from the key, for judging its own model: (the rest, what was taken).
+    """Take a share of every client's rows as test rows of its personal model: (the rest, the test rows).
 
-    At least one row is taken and one is left. LocalError when the share is not in (0, 1) or a client has one row.
+    Args:
+        parts: row numbers of each client.
+        share: between 0 and 1; at least one row is taken and one is left.
+        key: decides which rows.
+
+    Raises:
+        LocalError: the share is not between 0 and 1, or a client has one row only.
+
+    >>> train, test = hold_out([np.arange(10)], 0.2, Key(0))
+    >>> len(train[0]), len(test[0])
+    (8, 2)
     """
     if not 0 < share < 1:
         raise LocalError(f"holdout must be above 0 and below 1, such as 0.2; got {share}")
-    left, held = [], []
+    train, test = [], []
     for client, rows in enumerate(parts):
         if len(rows) < 2:
             raise LocalError(f"holdout: client {client} has {len(rows)} example; to hold one out it needs two")
         count = min(len(rows) - 1, max(1, round(share * len(rows))))
         order = key.fold(client).permutation(len(rows))
-        held.append(np.sort(rows[order[:count]]))
-        left.append(np.sort(rows[order[count:]]))
-    return left, held
+        test.append(np.sort(rows[order[:count]]))
+        train.append(np.sort(rows[order[count:]]))
+    return train, test
 
 
 def _bad(split: str) -> LocalError:
@@ -91,10 +108,10 @@ def _number(split: str, value: str) -> float:
 def _dirichlet(labels: np.ndarray, alpha: float, clients: int, key: Key) -> list[np.ndarray]:
     shares: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for label in np.unique(labels):
-        own = key.fold("dirichlet", int(label))
+        drawn = key.fold("dirichlet", int(label))
         rows = np.flatnonzero(labels == label)
-        rows = rows[own.permutation(len(rows))]
-        draw = np.random.Generator(np.random.Philox(own.fold("shares").word())).dirichlet(np.full(clients, alpha))
+        rows = rows[drawn.permutation(len(rows))]
+        draw = np.random.Generator(np.random.Philox(drawn.fold("shares").word())).dirichlet(np.full(clients, alpha))
         cuts = np.rint(np.cumsum(draw)[:-1] * len(rows)).astype(np.int64)
         for share, part in zip(shares, np.split(rows, cuts), strict=True):
             share.append(part)
@@ -102,7 +119,7 @@ def _dirichlet(labels: np.ndarray, alpha: float, clients: int, key: Key) -> list
 
 
 def _fill(parts: list[np.ndarray]) -> list[np.ndarray]:
-    """Give every empty client one example of the client that has most at that moment."""
+    """Give every empty client one example of the client with the most examples at that moment."""
     largest = [(-len(part), client) for client, part in enumerate(parts)]
     heapq.heapify(largest)
     for client, part in enumerate(parts):
@@ -118,19 +135,19 @@ def _classes(labels: np.ndarray, count: float, clients: int, key: Key) -> list[n
     if count != int(count) or count > len(names):
         raise LocalError(f"partition: classes:K needs a whole K of at most {len(names)} classes; got {count:g}")
     k, noise = int(count), key.fold("holders").uniform(clients * len(names)).reshape(clients, len(names))
-    held = np.zeros(len(names), np.int64)
+    clients_of = np.zeros(len(names), np.int64)
     holders: list[list[int]] = [[] for _ in names]
     for client in range(clients):  # the K classes that have fewest holders so far, ties at random
-        for c in np.lexsort((noise[client], held))[:k]:
-            held[c] += 1
+        for c in np.lexsort((noise[client], clients_of))[:k]:
+            clients_of[c] += 1
             holders[c].append(client)
     shares: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for c, label in enumerate(names):
         rows = np.flatnonzero(labels == label)
-        if len(rows) < held[c]:
-            raise LocalError(f"partition: class {label} has {len(rows)} examples for its {held[c]} clients")
+        if len(rows) < clients_of[c]:
+            raise LocalError(f"partition: class {label} has {len(rows)} examples for its {clients_of[c]} clients")
         rows = rows[key.fold("classes", int(label)).permutation(len(rows))]
-        for client, part in zip(holders[c], np.array_split(rows, max(1, held[c])), strict=False):
+        for client, part in zip(holders[c], np.array_split(rows, max(1, clients_of[c])), strict=False):
             shares[client].append(part)
     return [np.concatenate(share) for share in shares]
 

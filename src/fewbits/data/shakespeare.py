@@ -7,18 +7,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fewbits.data.data_info import DataInfo
 from fewbits.data.dataset import Data
 from fewbits.errors import LocalError
 
 WINDOW = 80  # characters; as in LEAF, but we predict the next character at each position, not only at the last
-HELD_OUT = 0.1  # of every speaker's windows, the last ones: text not seen in training, by a known voice
+INFO = DataInfo(
+    (WINDOW,),
+    65,  # characters of tinyshakespeare
+    "characters of plays; input.txt below --data-dir; with --split natural, a client is a speaking part",
+)
+HELD_OUT = 0.1  # of every speaker's windows, the last ones: unseen text of a known speaker
 
 
 def shakespeare(folder: Path | None) -> Data:
-    """Windows of 80 characters from input.txt, whose blocks are "Speaker:", a line break, and what is said.
+    """Windows of 80 characters from input.txt, whose blocks are "Speaker:", a line break, and the speech.
 
-    Windows of one speaker do not overlap and never mix speakers; a speaker with under 81 characters is left out, one
-    with a single window is not tested. Targets are the inputs moved by one. groups: speakers in order of appearance.
+    Windows do not overlap, and each belongs to one speaker. A speaker with fewer than 81 characters is left out; one
+    with a single window has no test window. Targets are the inputs shifted by one. groups: speakers in order of
+    appearance.
     """
     text = _text(folder)
     alphabet = {character: number for number, character in enumerate(sorted(set(text)))}
@@ -29,14 +36,14 @@ def shakespeare(folder: Path | None) -> Data:
         if count == 0:
             continue
         windows = [codes[start : start + WINDOW + 1] for start in range(0, count * WINDOW, WINDOW)]
-        held = min(max(1, round(HELD_OUT * count)), count - 1)
-        train += windows[: count - held]
-        test += windows[count - held :]
-        groups.append(count - held)
+        test_count = min(max(1, round(HELD_OUT * count)), count - 1)
+        train += windows[: count - test_count]
+        test += windows[count - test_count :]
+        groups.append(count - test_count)
     if not test:
         raise LocalError(f"load: input.txt below {folder} needs speakers with {2 * WINDOW + 1} characters or more")
-    rows, held_rows = torch.from_numpy(np.stack(train)), torch.from_numpy(np.stack(test))
-    halves = (part.contiguous() for x in (rows, held_rows) for part in (x[:, :-1], x[:, 1:]))
+    rows, test_rows = torch.from_numpy(np.stack(train)), torch.from_numpy(np.stack(test))
+    halves = (part.contiguous() for x in (rows, test_rows) for part in (x[:, :-1], x[:, 1:]))
     return Data(*halves, classes=len(alphabet), name="shakespeare", groups=np.repeat(np.arange(len(groups)), groups))
 
 
@@ -53,7 +60,7 @@ def _text(folder: Path | None) -> str:
 
 
 def _parts(text: str) -> dict[str, str]:
-    """All that each speaker says, in order."""
+    """Each speaker's text, in order."""
     parts: dict[str, str] = {}
     for block in text.split("\n\n"):
         speaker, colon, speech = block.partition(":\n")

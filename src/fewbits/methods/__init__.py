@@ -1,12 +1,11 @@
-"""Floor 7: named methods, each with its paper; every option of a method is an argument of its function."""
+"""Named methods, each with its paper; every option of a method is an argument of its function."""
 
-from fewbits.methods.catalogue import METHODS, build
+from fewbits.methods.catalogue import METHODS, build, named
 from fewbits.methods.dense import dense, fedpaq
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
 from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
-from fewbits.methods.named import named
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked

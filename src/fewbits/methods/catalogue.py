@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 
+from fewbits.choices import unknown
 from fewbits.codecs import Adaptive
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
@@ -17,6 +18,9 @@ from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffo
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
 from fewbits.methods.sparse import randk, signsgd, topk
+from fewbits.methods.text import read
+
+SOURCE = "Source: "
 
 OVER: Mapping[str, Callable[..., Method]] = {
     "fedpara": fedpara,
@@ -59,6 +63,16 @@ def options(name: str) -> dict[str, object]:
     return found | inside
 
 
+def source(make: Callable[..., object]) -> str:
+    """The paper of a method, as the last line of its docstring names it.
+
+    >>> source(METHODS["fetchsgd"])
+    'Rothchild et al., FetchSGD, ICML 2020'
+    """
+    *_, last = (inspect.getdoc(make) or "").split("\n")
+    return last.removeprefix(SOURCE).removesuffix(".") if last.startswith(SOURCE) else ""
+
+
 def _layers(name: str) -> tuple[str, str]:
     """`fedpara+topk` as ("fedpara", "topk"), `fedpara` as ("fedpara", "dense"); other methods have nothing inside."""
     outer, plus, inner = name.partition("+")
@@ -69,11 +83,11 @@ def _layers(name: str) -> tuple[str, str]:
     below = inner.partition("+")[0]
     deep = below in OVER and (outer not in OUTERMOST or below in OUTERMOST[OUTERMOST.index(outer) :])
     if outer not in METHODS or (outer in OVER and not inner) or deep:
-        over = ", ".join(OVER)
-        raise LocalError(
-            f"unknown method {name!r}; choose one of {', '.join(METHODS)}, or put one of {over} over another of them, "
-            f"as in fedpara+lbgm+topk; {', '.join(OUTERMOST)} may stand over these, as in dp+fedpara+topk"
+        layers = (
+            f", or put one of {', '.join(OVER)} over another of them, as in fedpara+lbgm+topk; "
+            f"{', '.join(OUTERMOST)} may stand over these, as in dp+fedpara+topk"
         )
+        raise unknown("method", name, METHODS, layers)
     if (outer, inner) == ("intrinsic", "fetchsgd"):
         raise LocalError(
             "intrinsic+fetchsgd: FetchSGD's server steps on sketches, not in a subspace; choose one of them"
@@ -81,17 +95,53 @@ def _layers(name: str) -> tuple[str, str]:
     return outer, inner
 
 
-def build(name: str, settings: Mapping[str, str] | None = None) -> Method:
-    """The method of that name with options given as text, as `--set threshold=0.2` does."""
-    known = options(name)
-    values = {}
-    for key, text in (settings or {}).items():
+def build(text: str, settings: Mapping[str, str] | None = None) -> Method:
+    """The method that a text describes: NAME, or NAME@option=value,option=value.
+
+    Args:
+        text: the name as `fewbits methods` lists it, with options if any.
+        settings: more options as text; one that the text has, too, is taken from here.
+
+    Raises:
+        LocalError: there is no such method or option, or a value is not of the option's type.
+
+    >>> build("lbgm+topk@threshold=0.2,fraction=0.01") == build("lbgm+topk", {"fraction": "0.01"})
+    True
+    """
+    found = read(text)
+    known = options(found.name)
+    return _stacked(found.name, parse_all(found.name, {**found.settings, **(settings or {})}, known))
+
+
+def named(method: str | Method, settings: Mapping[str, str] | None = None) -> Method:
+    """The method itself, or the one that a text describes.
+
+    Args:
+        method: a Method, or text that `build` takes.
+        settings: options as text, for a method given as text.
+
+    Raises:
+        LocalError: as for `build`; or there are settings beside a Method, or `method` is neither.
+
+    >>> named("topk") == named(topk())
+    True
+    """
+    if isinstance(method, str):
+        return build(method, settings)
+    if not isinstance(method, Method):
+        raise LocalError(f"a method is a text such as 'lbgm+topk', or a Method such as methods.lbgm(); got {method!r}")
+    if settings:
+        raise LocalError("settings are for a method given as text; pass a Method that has them")
+    return method
+
+
+def parse_all(method: str, settings: Mapping[str, str], known: Mapping[str, object]) -> dict[str, object]:
+    """Options given as text as values of their types; `known` are the method's options with their defaults."""
+    for key in settings:
         if key not in known:
-            raise LocalError(
-                f"method {name!r} has no option {key!r}; it has {', '.join(f'{k}={v}' for k, v in known.items())}"
-            )
-        values[key] = parse(name, key, text, known[key])
-    return _stacked(name, values)
+            has = ", ".join(f"{option}={default}" for option, default in known.items()) or "none"
+            raise LocalError(f"method {method!r} has no option {key!r}; it has {has}")
+    return {key: parse(method, key, text, known[key]) for key, text in settings.items()}
 
 
 def _stacked(name: str, values: Mapping[str, object]) -> Method:

@@ -16,12 +16,20 @@ from fewbits.methods.downlink import downlink
 
 
 def dense(down: str = "dense", momentum: float = 0.0) -> Method:
-    """FedAvg: every number in float32, both ways."""
+    """FedAvg: every number in float32, both ways.
+
+    Source: McMahan et al., FedAvg, AISTATS 2017.
+    """
     return Method("dense", flat(chain(Raw())), downlink(down), ServerSGD(momentum=momentum))
 
 
 def fedpaq(bits: int = 8, down: str = "dense", momentum: float = 0.0) -> Method:
-    """FedPAQ: quantised updates (16: fp16 as they are; else that many bits, dithered), dense downlink."""
+    """FedPAQ: quantised updates and a dense downlink.
+
+    `bits`: 16 sends fp16; any other number sends levels of that many bits, dithered.
+
+    Source: Reisizadeh et al., FedPAQ, AISTATS 2020.
+    """
     up = chain(Raw("fp16")) if bits == 16 else chain(Quantize(bits=bits), Fixed())
     return Method("fedpaq", flat(up), downlink(down), ServerSGD(momentum=momentum))
 

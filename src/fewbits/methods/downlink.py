@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from fewbits.choices import unknown
 from fewbits.codecs import Chain, Delta, Lift, Quantize, Raw, Threshold, TopK, chain, flat
 from fewbits.coders import Rans
-from fewbits.errors import LocalError
 from fewbits.links import Downlink
 
 DOWNLINKS = ("dense", "fp16", "delta8", "delta4", "sparse", "changes", "own8", "own4")
 
 
 def downlink(name: str) -> Lift | Downlink:
-    """`dense`, `fp16`: the whole model every time; `delta8`, `delta4`: differences to the public model in 8 or 4 bits.
+    """The downlink of that name; LocalError when there is none.
 
-    `changes`: differences in float32 at the places that changed, for servers that change few.
+    `dense`, `fp16`: the whole model every time. `delta8`, `delta4`: differences to the public model in 8 or 4 bits.
+    `changes`: differences in float32 at the entries that changed, for servers that change few. `sparse`: the largest 5%
+    of the difference in 4 bits; missed differences can be merged. `own8`, `own4`: as `delta8` and `delta4`, or one such
+    difference for a single client when that is shorter.
 
-    `sparse`: the largest 5% of the difference in 4 bits, so that what an absent client missed can be merged.
-    `own8`, `own4`: as `delta8` and `delta4`, or one such difference for this client alone when that is shorter.
     Differences with a shared reference need no error feedback: EF21-P (Gruntkowska et al. 2023).
     """
     if name in ("dense", "fp16"):
@@ -25,11 +26,11 @@ def downlink(name: str) -> Lift | Downlink:
         return flat(Delta(chain(TopK(0.05), Quantize(bits=4), Rans())))
     if name in ("delta8", "delta4"):
         return flat(Delta(_levels(name)))
-    if name == "changes":  # exact but for one rounding of an entry, which the next round makes good
+    if name == "changes":  # exact but for one rounding of an entry, which the next round corrects
         return flat(Delta(chain(Threshold(0.0))))
     if name in ("own8", "own4"):
         return Downlink(Delta(_levels(name)), personal=_levels(name))
-    raise LocalError(f"unknown downlink {name!r}; choose one of {', '.join(DOWNLINKS)}")
+    raise unknown("downlink", name, DOWNLINKS)
 
 
 def _levels(name: str) -> Chain:

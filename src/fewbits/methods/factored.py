@@ -20,10 +20,12 @@ def fedpara(
     tanh: bool = False,
     budget: int = 0,
 ) -> Method:
-    """FedPara: W = (X1 Y1^T) o (X2 Y2^T); both directions carry the factors, by the method `over` (default: dense).
+    """FedPara: W = (X1 Y1^T) o (X2 Y2^T); the factors travel by the method `over` (default: dense).
 
     `skip`, `only`: shell patterns on layer names, separated by commas. `gamma="auto"` takes the largest that keeps what
     travels within `budget` bytes of float32.
+
+    Source: Hyeon-Woo et al., FedPara, ICLR 2022.
     """
     how = Factorisation("fedpara", gamma, _patterns(skip), _patterns(only), init, tanh, budget_bytes=budget or None)
     return wrap_method("fedpara", over, factor=how)
@@ -32,7 +34,10 @@ def fedpara(
 def lowrank(
     over: Method | None = None, gamma: float | str = 0.1, skip: str = "", only: str = "", budget: int = 0
 ) -> Method:
-    """The baseline W = X Y^T (Tucker-2 for kernels) with as many numbers as FedPara at the same gamma."""
+    """The baseline W = X Y^T (Tucker-2 for kernels) with as many numbers as FedPara at the same gamma.
+
+    Source: a baseline of Hyeon-Woo et al., FedPara, ICLR 2022.
+    """
     how = Factorisation("lowrank", gamma, _patterns(skip), _patterns(only), budget_bytes=budget or None)
     return wrap_method("lowrank", over, factor=how)
 
@@ -45,21 +50,29 @@ def pfedpara(
     tanh: bool = False,
     budget: int = 0,
 ) -> Method:
-    """pFedPara: W = W1 o (W2 + 1); W1's factors travel, W2's stay with their client."""
+    """pFedPara: W = W1 o (W2 + 1); W1's factors travel, W2's factors stay with their client.
+
+    Source: Hyeon-Woo et al., FedPara, ICLR 2022.
+    """
     how = Factorisation("pfedpara", gamma, _patterns(skip), _patterns(only), tanh=tanh, budget_bytes=budget or None)
     return wrap_method("pfedpara", over, factor=how)
 
 
 def fedper(over: Method | None = None, private: str = LAST) -> Method:
-    """FedPer: some layers stay with their client, by default the last one.
+    """FedPer: personal layers stay with their client, by default the last one.
 
     `private`: shell patterns on layer names, separated by commas.
+
+    Source: Arivazhagan et al., Personalization Layers, 2019.
     """
     return wrap_method("fedper", over, private=_patterns(private))
 
 
 def local() -> Method:
-    """Every client for itself: nothing of the model travels, and a frame is its header."""
+    """No communication: every client trains alone, and a frame is its header.
+
+    Source: ours, the baseline without communication.
+    """
     return wrap_method("local", None, private=("*",))
 
 

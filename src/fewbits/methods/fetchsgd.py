@@ -21,9 +21,13 @@ def fetchsgd(
     seed: int = 7,
     down: str = "changes",
 ) -> Method:
-    """Tables of rows x columns numbers up; the k entries of the model that a round changes down.
+    """FetchSGD: clients send count sketches; the server sends the k entries that a round changes.
+
+    A sketch is a table of rows x columns numbers. Momentum and error feedback are in the server's sketches.
 
     The paper's local top-k, with which it compares, is `topk` (fraction = k / parameters, bits=32).
+
+    Source: Rothchild et al., FetchSGD, ICML 2020.
     """
     linear_prefix = MeanSketch(columns, rows, seed)
     return Method(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 
+from fewbits.choices import unknown
 from fewbits.codecs import Chain, ErrorFeedback, Quantize, Raw, TopK, chain, flat
 from fewbits.coders import Elias, Fixed, Golomb, Rans, Zstd
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import DSGD, L1, Choco, DeepSqueeze, GossipMethod, GroupL1, Malcom
-from fewbits.methods.catalogue import parse
+from fewbits.methods.catalogue import parse_all
 from fewbits.methods.stack import one_of
+from fewbits.methods.text import read
 
 CODERS: Mapping[str, Coder] = {
     "golomb": Golomb(),
@@ -23,7 +25,10 @@ CODERS: Mapping[str, Coder] = {
 
 
 def dsgd(gamma: float = 1.0, momentum: float = 0.0) -> DSGD:
-    """Whole models in float32, averaged with the neighbours' models."""
+    """D-PSGD: nodes send whole models in float32 and average them with their neighbours'.
+
+    Source: Lian et al., Decentralized Parallel SGD, NeurIPS 2017.
+    """
     return DSGD(flat(Raw()), gamma, momentum)
 
 
@@ -38,10 +43,13 @@ def choco(
     position: str = "half",
     start: str = "common",
 ) -> Choco:
-    """Compressed differences to public vectors.
+    """CHOCO: nodes send compressed differences to public copies of their models.
 
-    `fraction` below 1 sends the largest entries only; bits=32 sends float32. `coder`: golomb, rans, elias, zstd, or
-    fixed, which uses the plain width of the levels, as papers count.
+    `fraction` below 1 sends only the largest entries; bits=32 sends them in float32.
+
+    `coder`: golomb, rans, elias, zstd, or fixed (the plain width of the levels, as papers count).
+
+    Source: Koloskova et al., CHOCO-SGD, ICML 2019.
     """
     return Choco(flat(_stack(bits, coder, norm, mode, fraction)), gamma, momentum, position, start)
 
@@ -58,13 +66,21 @@ def malcom(
     position: str = "half",
     start: str = "common",
 ) -> Malcom:
-    """CHOCO with a proximal step for mu |x|_1 and the vector source coder; `groups` makes whole outputs zero."""
+    """Malcom: CHOCO with a proximal step for mu |x|_1 and the vector source coder.
+
+    `groups` penalises the weights of each output together.
+
+    Source: Campbell et al., Malcom-PSGD, 2023.
+    """
     regulariser = GroupL1(mu) if groups else L1(mu)
     return Malcom(flat(_stack(bits, coder, norm, mode, 1.0)), gamma, momentum, position, start, regulariser)
 
 
 def deepsqueeze(bits: int = 8, coder: str = "rans", gamma: float | str = 0.3, momentum: float = 0.0) -> DeepSqueeze:
-    """Whole models, quantised, with error feedback."""
+    """DeepSqueeze: nodes send whole models, quantised, with error feedback.
+
+    Source: Tang et al., DeepSqueeze, 2019.
+    """
     return DeepSqueeze(flat(ErrorFeedback(_stack(bits, coder, "linf", "unbiased", 1.0))), gamma, momentum)
 
 
@@ -87,19 +103,16 @@ def _stack(bits: int, coder: str, norm: str, mode: str, fraction: float) -> Chai
 def options(name: str) -> dict[str, object]:
     """A method's options with their defaults; for an unknown name, LocalError lists the methods."""
     if name not in GOSSIP:
-        raise LocalError(f"unknown method {name!r} without a server; choose one of {', '.join(GOSSIP)}")
+        raise unknown("method without a server", name, GOSSIP)
     return {p.name: p.default for p in inspect.signature(GOSSIP[name]).parameters.values()}
 
 
-def build(name: str, settings: Mapping[str, str] | None = None) -> GossipMethod:
-    """The method of that name, with options as text, as in `--set mu=1e-4`."""
-    known = options(name)
-    for key in settings or {}:
-        if key not in known:
-            has = ", ".join(f"{k}={v}" for k, v in known.items())
-            raise LocalError(f"method {name!r} has no option {key!r}; it has {has}")
-    values = {key: _value(name, key, text, known[key]) for key, text in (settings or {}).items()}
-    return GOSSIP[name](**values)
+def build(text: str, settings: Mapping[str, str] | None = None) -> GossipMethod:
+    """The method that a text describes, such as `malcom@mu=1e-4`, with more options as text in `settings`."""
+    found = read(text)
+    # gamma is a number even when its default is "auto".
+    known = {key: 0.5 if key == "gamma" else default for key, default in options(found.name).items()}
+    return GOSSIP[found.name](**parse_all(found.name, {**found.settings, **(settings or {})}, known))
 
 
 def gossip_method(method: GossipMethod | str) -> GossipMethod:
@@ -116,22 +129,8 @@ def gossip_method(method: GossipMethod | str) -> GossipMethod:
     >>> gossip_method("choco") == gossip_method(choco())
     True
     """
-    if not isinstance(method, str):
-        return method
-    name, at, text = method.partition("@")
-    return build(name, _settings(method, text) if at else None)
-
-
-def _settings(method: str, text: str) -> dict[str, str]:
-    settings: dict[str, str] = {}
-    for part in text.split(","):
-        option, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (option and equals and value) or option in settings:
-            raise LocalError(f"method {method!r}: write options as NAME@option=value,option=value, each once")
-        settings[option] = value
-    return settings
-
-
-def _value(method: str, key: str, text: str, default: object) -> object:
-    """An option's value; gamma is a number even when its default is "auto"."""
-    return parse(method, key, text, 0.5 if key == "gamma" else default)
+    if isinstance(method, str):
+        return build(method)
+    if not isinstance(method, GossipMethod):
+        raise LocalError(f"a method without a server is a text such as 'malcom', or a GossipMethod; got {method!r}")
+    return method

@@ -21,9 +21,15 @@ def intrinsic(
     scale: str = "orthonormal",
     seed: int = 7,
 ) -> Method:
-    """Static, time-varying or K-subspace: dim numbers up, by the method `over`; s, and finals of missed epochs, down.
+    """Train in random subspaces: `dim` numbers travel instead of the model.
 
-    `epoch`: rounds until the matrices change, in the modes "time-varying" and "k-subspace"; `k`: matrices per epoch.
+    Clients send by the method `over`. The server sends s, and the finals of epochs that a client missed.
+
+    `mode`: "static", "time-varying" or "k-subspace".
+
+    `epoch`: rounds until the matrices change, not in the mode "static"; `k`: matrices per epoch.
+
+    Source: Wang and Melas-Kyriazi, 2021.
     """
     space = IntrinsicSpace(dim, mode, k, epoch, basis, scale, seed)
     return wrap_method("intrinsic", over, down=downlink("dense"), space=space)

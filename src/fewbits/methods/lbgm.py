@@ -21,9 +21,11 @@ def lbgm(
     momentum: float = 0.0,
     normalise: str = "sampled",
 ) -> Method:
-    """Algorithm 1: full updates in float32, or one scalar when the phase error is at most `threshold`.
+    """LBGM, algorithm 1: a full update in float32, or one scalar when the phase error is at most `threshold`.
 
     `threshold` may also be the theory's rule, `Adaptive(lr, steps, c)`; on the command line adaptive:C:LR:STEPS.
+
+    Source: Azam et al., Recycling Model Updates, ICLR 2022.
     """
     up = LookBack(chain(Raw()), threshold=threshold, granularity=granularity, feedback=feedback)
     return Method("lbgm", flat(up), downlink(down), ServerSGD(momentum=momentum), normalise)
@@ -37,9 +39,11 @@ def lbgm_topk(
     down: str = "delta8",
     momentum: float = 0.0,
 ) -> Method:
-    """Plug and play on top-k.
+    """LBGM over top-k: one scalar when the update repeats, else its largest entries.
 
     `feedback`: error feedback "none", "inside" (around the top-k: the paper) or "outside" (around all).
+
+    Source: Azam et al., Recycling Model Updates, ICLR 2022.
     """
     return Method(
         "lbgm+topk",
@@ -52,7 +56,10 @@ def lbgm_topk(
 def lbgm_sign(
     threshold: float | Adaptive = 0.6, feedback: str = "none", down: str = "delta8", momentum: float = 0.0
 ) -> Method:
-    """Plug and play on scaled signs."""
+    """LBGM over scaled signs: one scalar when the update repeats, else one bit per number.
+
+    Source: Azam et al., Recycling Model Updates, ICLR 2022.
+    """
     return Method(
         "lbgm+sign", flat(_stacked(chain(Sign()), threshold, feedback)), downlink(down), ServerSGD(momentum=momentum)
     )

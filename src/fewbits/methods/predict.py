@@ -1,6 +1,6 @@
 """Predict: the last vector predicts, only the rest is compressed.
 
-Our own marriage of LBGM (Azam et al., ICLR 2022) and error feedback.
+Ours: LBGM (Azam et al., ICLR 2022) with error feedback.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ def predict(
     down: str = "delta8",
     momentum: float = 0.0,
 ) -> Method:
-    """ErrorFeedback(Predict(top-k, levels, rANS)); rho alone when it explains all but a share `silent` of the update.
+    """Predict the update from the last one; send the difference, or one scalar when the prediction is good enough.
 
-    With `feedback="none"` there is no error feedback: what the top-k missed is still missing from the prediction next
-    time, which makes up for most of it, and many rounds fall silent (docs/error-feedback-and-recycling.md).
+    The codec is ErrorFeedback(Predict(top-k, levels, rANS)). Only the scalar rho is sent
+    when it explains all but a share `silent` of the update.
+
+    `feedback="none"` leaves error feedback out. The next difference then contains most of what top-k missed, and many
+    rounds send the scalar only (docs/error-feedback-and-recycling.md).
+
+    Source: ours, after Azam et al., ICLR 2022.
     """
     one_of("feedback", feedback, ("none", "outside"))
     predicted = Predict(sparse_stack(fraction, bits), silent=silent)

@@ -16,23 +16,27 @@ from fewbits.privacy.pairwise_masking import PairwiseMasking
 def dp(
     over: Method | None = None, clip: float = 1.0, noise: float = 1.0, delta: float = 1e-5, share: str = "local"
 ) -> Method:
-    """What clients send, clipped and made noisy before the method `over` (default: dense) encodes it.
+    """Differential privacy: clip updates and add Gaussian noise before the method `over` (default: dense) encodes them.
 
-    `share`: "local", each message is private by itself; "central", only the sum of a round's messages is.
+    `share`: "local" makes each message private, "central" only the sum of a round's messages.
+
+    Source: McMahan et al., DP-FedAvg, ICLR 2018.
     """
     return wrap_method("dp", over, protection=DifferentialPrivacy(clip, noise, delta, share))
 
 
 def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:
-    """What clients send as masked words of a field, of which only a round's sum can be read; over dense uplinks.
+    """Secure aggregation: pairwise masks hide each update, and only a round's sum can be read; over dense uplinks.
 
-    `bits` per number; `largest`: its size at most, what is beyond is cut.
+    `bits` per number; `largest`: larger numbers are clipped to it.
+
+    Source: Bonawitz et al., CCS 2017.
     """
     over = over or dense()
     if over.up != dense().up:
         raise LocalError(
-            "masked: words stand for the numbers of a dense uplink, as of dense, fedprox, intrinsic, fedpara; "
-            f"{over.name} sends by {over.up!r}"
+            "masked: masks need a dense uplink, as that of dense, fedprox, intrinsic or fedpara; "
+            f"the uplink of {over.name} is {over.up!r}"
         )
     masking = PairwiseMasking(bits, largest)
     return wrap_method("masked", over, up=masking.up, masking=masking)

@@ -15,14 +15,20 @@ from fewbits.methods.stack import sparse_stack
 
 
 def topk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
-    """Top-k with error feedback, on `bits`-bit levels (32: float32 values), on rANS."""
+    """Top-k with error feedback, on `bits`-bit levels (32: float32 values), on rANS.
+
+    Source: Stich et al., Sparsified SGD with Memory, NeurIPS 2018.
+    """
     return Method(
         "topk", flat(ErrorFeedback(sparse_stack(fraction, bits))), downlink(down), ServerSGD(momentum=momentum)
     )
 
 
 def randk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
-    """Random-k with error feedback; the support is never sent and is one for all clients of a round."""
+    """Random-k with error feedback; a shared key gives the entries, so they are never sent.
+
+    Source: Konečný et al., 2016.
+    """
     return Method(
         "randk",
         flat(ErrorFeedback(chain(RandK(fraction), Quantize(bits=bits), Rans()))),
@@ -32,5 +38,8 @@ def randk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum:
 
 
 def signsgd(down: str = "delta8", momentum: float = 0.0) -> Method:
-    """Scaled signs with error feedback: one bit per number."""
+    """Scaled signs with error feedback: one bit per number.
+
+    Source: Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019.
+    """
     return Method("signsgd", flat(ErrorFeedback(chain(Sign()))), downlink(down), ServerSGD(momentum=momentum))

@@ -1,4 +1,4 @@
-"""Floor 7: the small models of the papers' experiments, initialised from a key."""
+"""The small models of the papers' experiments, with weights drawn from a key."""
 
 from fewbits.models.build import NAMES, build
 

@@ -1,4 +1,4 @@
-"""A model that is only shapes: as many numbers as one that we do not have, in layers that can be factored."""
+"""A model from shapes alone, with layers that can be factored; it cannot be trained."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 
 def of_shapes(shapes: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A module with zeros of these shapes under these names, as in a state_dict; its forward does not work.
+    """A module with zeros of these shapes and names, as in a state_dict; it has no forward.
 
-    `a.b.weight` of two dimensions is a linear layer's, of three to five a convolution's, with `a.b.bias` where it is
-    there; everything else is a parameter that no method factors. LocalError for what is no shape.
+    `a.b.weight` with two dimensions becomes a linear layer, with three to five a convolution; `a.b.bias` is its bias.
+    Everything else is a parameter that no method factors. LocalError when a shape is not usable.
 
     >>> [tuple(p.shape) for p in of_shapes({"fc.weight": (3, 5), "fc.bias": (3,), "scale": (2, 2)}).parameters()]
     [(2, 2), (3, 5), (3,)]
@@ -26,12 +26,12 @@ def of_shapes(shapes: Mapping[str, Sequence[int]]) -> nn.Module:
     _check(shapes)
     owners: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
-        prefix, _, own = name.rpartition(".")
-        owners.setdefault(prefix, {})[own] = tuple(shape)
+        prefix, _, leaf = name.rpartition(".")
+        owners.setdefault(prefix, {})[leaf] = tuple(shape)
     root = nn.Module()
-    for prefix, own in owners.items():
+    for prefix, leaves in owners.items():
         try:
-            _place(root, prefix, _layer(own) if prefix else None, own)
+            _place(root, prefix, _layer(leaves) if prefix else None, leaves)
         except KeyError as error:
             raise LocalError(
                 f"shapes: torch refuses the names below {prefix!r}: {error.args[0]}; call them otherwise"
@@ -39,8 +39,8 @@ def of_shapes(shapes: Mapping[str, Sequence[int]]) -> nn.Module:
     return root
 
 
-def _place(root: nn.Module, prefix: str, layer: nn.Module | None, own: Mapping[str, tuple[int, ...]]) -> None:
-    """Put a layer, or plain parameters, there; modules on the way are made."""
+def _place(root: nn.Module, prefix: str, layer: nn.Module | None, leaves: Mapping[str, tuple[int, ...]]) -> None:
+    """Put a layer, or plain parameters, at a path; missing modules are made."""
     module, path = root, prefix.split(".") if prefix else []
     for i, part in enumerate(path):
         last = layer is not None and i == len(path) - 1 and part not in dict(module.named_children())
@@ -48,14 +48,14 @@ def _place(root: nn.Module, prefix: str, layer: nn.Module | None, own: Mapping[s
             module.add_module(part, layer if last else nn.Module())
         module = module.get_submodule(part)
     if module is not layer:
-        for name, shape in own.items():
+        for name, shape in leaves.items():
             module.register_parameter(name, nn.Parameter(torch.zeros(shape)))
 
 
-def _layer(own: Mapping[str, tuple[int, ...]]) -> nn.Module | None:
-    """The layer whose parameters these are; None: no layer that we know."""
-    weight, bias = own.get("weight", ()), own.get("bias")
-    if len(weight) < 2 or len(weight) > 5 or set(own) - {"weight", "bias"} or bias not in (None, weight[:1]):
+def _layer(leaves: Mapping[str, tuple[int, ...]]) -> nn.Module | None:
+    """The layer with these parameters; None: it is of no known kind."""
+    weight, bias = leaves.get("weight", ()), leaves.get("bias")
+    if len(weight) < 2 or len(weight) > 5 or set(leaves) - {"weight", "bias"} or bias not in (None, weight[:1]):
         return None
     rows, columns, *kernel = weight
     with torch.device("meta"):  # no draw of initial weights

@@ -1,4 +1,4 @@
-"""Floor 7: what runs left behind, as tables, pictures and pages."""
+"""Reports of finished runs: tables, pictures and pages."""
 
 from fewbits.report.record import Record
 from fewbits.report.table import Row, rows

@@ -1,4 +1,4 @@
-"""The table of a plan, for the terminal, and its figures, for JSON."""
+"""The table of forecasts for the terminal, and their figures for JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fewbits.analysis.forecast import Forecast, Link
-from fewbits.report.figure import size
-from fewbits.report.table import NONE
+from fewbits.report.text import size, times
 
 COLUMNS = (
     "method",
@@ -35,12 +34,11 @@ def terminal(found: Sequence[Forecast], link: Link) -> Table:
 
 
 def _cells(line: Forecast, link: Link) -> list[str]:
-    fewer = line.times_fewer
     return [
         f"{line.method}\n  {line.case}" if line.case else line.method,
         _size(line.up),
         _size(line.down),
-        NONE if fewer is None else f"{fewer:.3g}" if fewer < 1000 else f"{fewer:,.0f}",
+        times(line.times_fewer),
         f"{link.seconds(line.up, line.down):.3g}",
         _size(line.server_keeps),
         _size(line.up_total),
@@ -54,7 +52,7 @@ def _size(count: float) -> str:
 
 
 def figures(line: Forecast, link: Link) -> dict[str, object]:
-    """All of a line, with what follows from it."""
+    """All fields of a forecast, with the figures that follow from them."""
     seconds = link.seconds(line.up, line.down)
     found: dict[str, object] = dict(vars(line))
     return found | {"up_per_turn": line.up, "down_per_turn": line.down, "seconds_per_round": seconds}

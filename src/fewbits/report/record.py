@@ -1,46 +1,56 @@
-"""Record: what one run left in its folder, read back; all bytes are the ledger's."""
+"""Record: the figures of one run, read from its folder; all bytes are the ledger's."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from fewbits.engines.simulation import RoundReport
 from fewbits.errors import LocalError
 from fewbits.links import ledger
+
+METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
+PERSONAL = ("own_accuracy", "own_spread", "own_worst")  # as summary.json has them
+Report = TypeVar("Report")
+
+
+def read_reports(folder: Path, kind: Callable[..., Report]) -> tuple[Report, ...]:
+    """The reports of a run's rounds, in order; LocalError when a log is missing, empty, or not of this kind."""
+    metrics = folder / METRICS
+    for path in (metrics, folder / LEDGER):
+        if not path.exists():
+            raise LocalError(f"{folder} holds no finished round: there is no {path.name}")
+    try:
+        reports = tuple(kind(**json.loads(line)) for line in metrics.read_text().splitlines())
+    except (ValueError, TypeError):
+        raise LocalError(f"{metrics} is not the log of such a run") from None
+    if not reports:
+        raise LocalError(f"{folder} holds no finished round: {metrics.name} is empty")
+    return reports
 
 
 @dataclass(frozen=True)
 class Record:
     """One run."""
 
-    method: str
+    method: str  # its label, or its name
     seed: int
     reports: tuple[RoundReport, ...]  # one per round, in order
     stages: dict[str, int]  # bits sent up, by stage; "header" among them
-    times_fewer: float | None = None  # bytes of the dense run of the same seed / ours; None: there is no such run
+    times_fewer: float | None = None  # bytes of the dense run of the same seed over ours; None: there is no such run
 
     @staticmethod
     def read(folder: Path, method: str, seed: int) -> Record:
-        """From metrics.jsonl and ledger.jsonl; LocalError when a file is missing or not what it should be."""
-        metrics, entries = folder / "metrics.jsonl", folder / "ledger.jsonl"
-        for path in (metrics, entries):
-            if not path.exists():
-                raise LocalError(f"{folder} holds no finished round: there is no {path.name}")
-        try:
-            reports = tuple(RoundReport(**json.loads(line)) for line in metrics.read_text().splitlines())
-        except (ValueError, TypeError):
-            raise LocalError(f"{metrics} is not the log of a run") from None
-        if not reports:
-            raise LocalError(f"{folder} holds no finished round: {metrics.name} is empty")
-        return Record(method, seed, reports, _stages(entries))
+        """From metrics.jsonl and ledger.jsonl; LocalError when a file is missing, or is not a run's."""
+        return Record(method, seed, read_reports(folder, RoundReport), _stages(folder / LEDGER))
 
     @property
     def last(self) -> RoundReport:
-        """The last round's; its byte figures are the whole run's."""
+        """The report of the last round; its byte figures are the whole run's."""
         return self.reports[-1]
 
     @property
@@ -59,8 +69,8 @@ class Record:
         return max((accuracy for _, _, accuracy in self.curve), default=None)
 
     @property
-    def own(self) -> tuple[float, float, float] | None:
-        """Clients on their own held-out examples: mean accuracy, standard deviation, mean of the worst tenth."""
+    def personal(self) -> tuple[float, float, float] | None:
+        """Clients on their held-out examples: mean accuracy, standard deviation, mean of the worst tenth."""
         found = next((r for r in reversed(self.reports) if r.own_accuracy is not None), None)
         if found is None or found.own_accuracy is None or found.own_spread is None or found.own_worst is None:
             return None
@@ -68,28 +78,28 @@ class Record:
 
     @property
     def recycled(self) -> float | None:
-        """Share of all updates that were recycled (or silent); None when the method has no such thing."""
+        """Share of all updates that were recycled; None when the method does not recycle."""
         counted = [(r.recycled, r.clients + r.rejected) for r in self.reports if r.recycled is not None]
         sent = sum(n for _, n in counted)
         return sum(share * n for share, n in counted) / sent if sent else None
 
     @property
     def isotropy(self) -> float | None:
-        """Mean over the rounds of what the subspace held of the clients' updates; None without a subspace."""
+        """Mean isotropy of the rounds; None without a subspace."""
         return _mean([r.isotropy for r in self.reports if r.isotropy is not None])
 
     @property
     def effective_step(self) -> float | None:
-        """Mean over the rounds, all alike unless the learning rate changes; None without a subspace."""
+        """Mean effective step of the rounds; None without a subspace."""
         return _mean([r.effective_step for r in self.reports if r.effective_step is not None])
 
     @property
     def epsilon(self) -> float | None:
-        """Of the whole run, under dp."""
+        """Privacy loss of the whole run; None without dp."""
         return self.last.epsilon
 
     def bytes_to(self, accuracy: float) -> int | None:
-        """Bytes up and down until that accuracy was first measured; None: never."""
+        """Bytes in both directions until that accuracy was first measured; None: it was not reached."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
 
     def summary(self, target: float | None = None) -> dict[str, object]:
@@ -111,8 +121,8 @@ class Record:
             "rejected": sum(r.rejected for r in self.reports),
             "seconds": last.seconds,
         }
-        if (own := self.own) is not None:
-            found |= {"own_accuracy": own[0], "own_spread": own[1], "own_worst": own[2]}
+        if (personal := self.personal) is not None:
+            found |= dict(zip(PERSONAL, personal, strict=True))
         if self.isotropy is not None:
             found |= {"isotropy": self.isotropy, "effective_step": self.effective_step}
         if self.epsilon is not None:
@@ -132,7 +142,7 @@ def total(report: RoundReport) -> int:
 
 
 def against_dense(records: Sequence[Record]) -> list[Record]:
-    """The records, each with how many times fewer bytes it took than the dense run of its seed and length."""
+    """Set `times_fewer`: the bytes of the dense run of the same seed and length, over the record's bytes."""
     dense = {(r.seed, r.last.round): total(r.last) for r in records if r.method == "dense"}
     found = []
     for record in records:

@@ -1,4 +1,4 @@
-"""The table: computed once, shown by the terminal and by the page."""
+"""The table of trainings with a server: computed once, shown by the terminal and by the page."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fewbits.report.record import Record
+from fewbits.report.text import NONE, megabytes, times
 
-NONE = "–"
 WIDTH = 80  # of a terminal
-ROOM = ("step", "isotropy", "time", "MB total", "recycled")  # columns that give way, in this order; the page has all
+GIVE_WAY = ("step", "isotropy", "time", "MB total", "recycled")  # columns that may be left out; the page has all
 LONG_NAME = 12  # letters of a method's name that fit one line
 
 
@@ -29,13 +29,13 @@ class Row:
     down: float
     times_fewer: float | None  # than dense, both directions together
     recycled: float | None  # share of updates
-    isotropy: float | None  # of updates in their subspace: 1 when it holds as much as of a random vector
-    step: float | None  # how far a local step goes along an isotropic gradient, in a subspace
+    isotropy: float | None  # of updates in their subspace; 1: as much of them as of a random vector
+    step: float | None  # in a subspace: how far a local step goes along an isotropic gradient
     epsilon: float | None  # of the whole run, the largest over seeds
-    own: tuple[float, float, float] | None  # on clients' own held-out examples: mean, spread over clients, worst tenth
+    personal: tuple[float, float, float] | None  # on clients' held-out examples: mean, spread over clients, worst tenth
     seconds: float
-    reached: int | None  # seeds that reached the target; None: no target was given
-    to_target: float | None  # mean bytes of those that did
+    reached: int | None  # seeds that reached the target; None: there is no target
+    to_target: float | None  # mean bytes of these seeds
 
 
 def rows(records: Sequence[Record], target: float | None = None) -> list[Row]:
@@ -59,7 +59,7 @@ def _row(records: Sequence[Record], target: float | None) -> Row:
         isotropy=_mean([r.isotropy for r in records if r.isotropy is not None]),
         step=_mean([r.effective_step for r in records if r.effective_step is not None]),
         epsilon=max((r.epsilon for r in records if r.epsilon is not None), default=None),
-        own=_means([r.own for r in records if r.own is not None]),
+        personal=_means([r.personal for r in records if r.personal is not None]),
         seconds=statistics.fmean(r.last.seconds for r in records),
         reached=None if target is None else len(reached),
         to_target=_mean(reached),
@@ -76,9 +76,9 @@ def _means(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
 
 
 def columns(found: Sequence[Row]) -> list[str]:
-    """The headings; columns that nothing fills are left out."""
+    """The headings; empty columns are left out."""
     names = ["method", "accuracy"]
-    names += ["own data", "worst 10%"] if any(r.own is not None for r in found) else []
+    names += ["personal data", "worst 10%"] if any(r.personal is not None for r in found) else []
     names += ["MB up", "MB down", "MB total"]
     names += ["× fewer"] if any(r.times_fewer is not None for r in found) else []
     names += ["recycled"] if any(r.recycled is not None for r in found) else []
@@ -93,12 +93,12 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
     texts = {
         "method": row.method,
         "accuracy": _accuracy(row),
-        "own data": NONE if row.own is None else f"{row.own[0]:.1%} ± {100 * row.own[1]:.1f}",
-        "worst 10%": NONE if row.own is None else f"{row.own[2]:.0%}",
+        "personal data": NONE if row.personal is None else f"{row.personal[0]:.1%} ± {100 * row.personal[1]:.1f}",
+        "worst 10%": NONE if row.personal is None else f"{row.personal[2]:.0%}",
         "MB up": megabytes(row.up),
         "MB down": megabytes(row.down),
         "MB total": megabytes(row.up + row.down),
-        "× fewer": _times(row.times_fewer),
+        "× fewer": times(row.times_fewer),
         "recycled": NONE if row.recycled is None else f"{row.recycled:.0%}",
         "epsilon": NONE if row.epsilon is None else f"{row.epsilon:.3g}",
         "isotropy": NONE if row.isotropy is None else f"{row.isotropy:.3g}",
@@ -107,12 +107,6 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "time": f"{row.seconds:.1f} s" if row.seconds < 100 else f"{row.seconds:,.0f} s",
     }
     return [texts[name] for name in names]
-
-
-def _times(count: float | None) -> str:
-    if count is None:
-        return NONE
-    return f"{count:.3g}" if count < 1000 else f"{count:,.0f}"
 
 
 def _accuracy(row: Row) -> str:
@@ -128,29 +122,30 @@ def _target(row: Row) -> str:
     return megabytes(row.to_target) + part
 
 
-def megabytes(count: float) -> str:
-    """Bytes in units of 10^6, with three figures."""
-    value = count / 1e6
-    if value < 1:
-        return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
-    return f"{value:,.{max(0, 3 - len(str(int(value))))}f}"
-
-
 def terminal(found: Sequence[Row]) -> Table:
-    """The table for rich; two lines for headings and long names, and no spaces in cells, make the most of 80 columns.
+    """The table for a terminal of 80 columns; headings and long names take two lines, and cells have no spaces.
 
-    Where it would still be wider, the columns of `ROOM` are left out one by one, then the rest come closer.
+    A table that is still too wide loses the columns of `GIVE_WAY` one by one; then the rest come closer.
     """
-    names = columns(found)
-    texts = {name: ["\n".join(name.rsplit(" ", 1)), *(_short(row, name) for row in found)] for name in names}
-    for name in ROOM:
-        if name in texts and _width(texts) > WIDTH:
-            del texts[name]
-    apart = 1 if _width(texts) <= WIDTH else 0  # besides the box's own space
+    return fitted({name: [name, *(_short(row, name) for row in found)] for name in columns(found)}, GIVE_WAY)
+
+
+def fitted(columns: Mapping[str, Sequence[str]], give_way: Sequence[str]) -> Table:
+    """A table for a terminal, fitted to 80 columns.
+
+    Args:
+        columns: the texts of each column, heading first.
+        give_way: columns that may be left out, in this order.
+    """
+    shown = {name: ["\n".join(heading.rsplit(" ", 1)), *rest] for name, (heading, *rest) in columns.items()}
+    for name in give_way:
+        if name in shown and _width(shown) > WIDTH:
+            del shown[name]
+    apart = 1 if _width(shown) <= WIDTH else 0  # in addition to the box's space
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, apart), pad_edge=False)
-    for name, (heading, *_) in texts.items():
+    for name, (heading, *_) in shown.items():
         table.add_column(heading, justify="left" if name == "method" else "right", no_wrap=True, vertical="bottom")
-    for row in list(zip(*texts.values(), strict=True))[1:]:
+    for row in list(zip(*shown.values(), strict=True))[1:]:
         table.add_row(*row)
     return table
 
@@ -158,8 +153,14 @@ def terminal(found: Sequence[Row]) -> Table:
 def _short(row: Row, name: str) -> str:
     (text,) = cells(row, [name])
     if name == "method" and len(text) > LONG_NAME:
-        return text.replace("+", "\n+", 1)
+        return two_lines(text)
     return text.replace(" ", "")
+
+
+def two_lines(text: str) -> str:
+    """A long name of a method, broken at its options, or else at its first plus."""
+    mark = "@" if "@" in text else "+"
+    return text.replace(mark, f"\n{mark}", 1)
 
 
 def _width(texts: Mapping[str, Sequence[str]]) -> int:

@@ -1,34 +1,49 @@
-"""Write what a set of runs came to: summary.json, accuracy.png, report.html."""
+"""Write a report: figures as JSON, a picture, and a page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fewbits.errors import LocalError
-from fewbits.report import figure, page
-from fewbits.report.record import Record
-from fewbits.report.table import rows
+from fewbits.files import write_atomically
+from fewbits.report.drawing import DARK, LIGHT, Theme
+from fewbits.report.page import Picture, Section, document, image
+
+PAGE, FIGURES = "report.html", "summary.json"
 
 
-def write(
-    folder: Path,
-    title: str,
-    records: Sequence[Record],
-    config: Mapping[str, object],
-    summary: object,
-    target: float | None = None,
-) -> list[str]:
-    """Write the three files into `folder`; returns sentences about what could not be made (the picture)."""
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What is written: a title, tables and notes in sections, a picture, and the figures."""
+
+    title: str
+    subject: str  # a line below the title
+    sections: Sequence[Section]
+    draw: Callable[[Theme], bytes]  # the picture; LocalError when there is none
+    alt: str  # what the picture shows
+    figures: object  # for JSON
+    caption: str = ""  # below the picture
+    page_name: str = PAGE
+    figures_name: str = FIGURES
+    picture_name: str = "accuracy.png"
+
+
+def write(folder: Path, report: Report) -> list[str]:
+    """Write the three files into `folder`, over earlier ones; returns a sentence for each that could not be made."""
+    write_atomically(folder / report.figures_name, (json.dumps(report.figures, indent=2) + "\n").encode())
+    (folder / report.picture_name).unlink(missing_ok=True)
     notes: list[str] = []
-    pictures = None
+    picture = ""
     try:
-        pictures = figure.png(records, figure.LIGHT), figure.png(records, figure.DARK)
-        (folder / "accuracy.png").write_bytes(pictures[0])
+        drawn = Picture(report.draw(LIGHT), report.draw(DARK), report.alt)
     except LocalError as error:
         notes.append(str(error))
-    text = page.html(title, records, rows(records, target), config, pictures)
-    (folder / "report.html").write_text(text, encoding="utf-8")
+    else:
+        (folder / report.picture_name).write_bytes(drawn.light)
+        picture = image(drawn, report.caption)
+    page = document(report.title, report.subject, picture, report.sections)
+    write_atomically(folder / report.page_name, page.encode())
     return notes

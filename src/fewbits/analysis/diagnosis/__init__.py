@@ -1,4 +1,4 @@
-"""Measure what a model's own gradients allow before a method is chosen: how few directions they use, and repeat."""
+"""Measure a model's gradients before a method is chosen: how few directions they use, and how often they repeat."""
 
 from fewbits.analysis.diagnosis.central import Central
 from fewbits.analysis.diagnosis.diagnose import Diagnosis, diagnose

@@ -1,4 +1,4 @@
-"""Train with all examples in one place, and keep the gradients that were met on the way."""
+"""Train with all examples in one place, and store the gradients."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction, LocalSGD, evaluate
 from fewbits.rng import Key
 
-MOST_BYTES = 4 * 2**30  # of gradients that are kept
+MOST_BYTES = 4 * 2**30  # of stored gradients
 MOST_ROWS = 1000  # of them: a heat map has that many squared
 
-Watch = Callable[[str], None]  # told after every epoch what was trained: "all", "d = 64"
+Watch = Callable[[str], None]  # called after every epoch with the name of the training: "all", "d = 64"
 
 
 @dataclass(frozen=True, eq=False)
 class Central:
-    """Central training: all examples, one model, the same batches whatever is trained."""
+    """Central training: all examples, one model, and the same batches in every training."""
 
     train_x: Tensor  # (n, ...), as `fewbits.learn.local.select` takes it
     train_y: Tensor  # (n, ...)
@@ -44,9 +44,9 @@ class Central:
     def train(
         self, model: FlatModel, correct: Correction | None = None, watch: Watch | None = None, name: str = "all"
     ) -> float:
-        """Train the model in place; its mean loss over all training examples afterwards, nan or inf if it diverged.
+        """Train the model in place; returns its mean loss over all training examples, nan or inf if it diverged.
 
-        Not the mean over the last steps: where steps are too long it is low between bursts that ruin the model.
+        The mean over the last steps would not do: with steps that are too long it is low between bursts.
         """
         rows = np.arange(len(self.train_x))
         for epoch in range(self.epochs):
@@ -61,10 +61,10 @@ class Central:
 
 
 class Accumulator:
-    """A correction that corrects nothing: adds every step's gradient to the row of its block.
+    """Sums the gradients of each block of steps; passed as a correction, it corrects nothing.
 
     A block is one of `blocks` parts, as equal as can be, of an epoch's steps. Without momentum a row is
-    (theta at its start - theta at its end) / lr: what a client that trained so long would have to send.
+    (theta at its start - theta at its end) / lr: the update of a client that trains so long.
 
     LocalError when an epoch has fewer steps than blocks, or the rows are more than 1,000 or would take more than 4 GiB.
     """
@@ -75,19 +75,19 @@ class Accumulator:
         self._steps, self._blocks, self._taken = steps, blocks, 0
 
     def __call__(self, model: FlatModel) -> None:
-        """Take in the gradient of one step."""
+        """Add the gradient of one step."""
         epoch, step = divmod(self._taken, self._steps)
         self.rows[epoch * self._blocks + step * self._blocks // self._steps] += model.grads.cpu()
         self._taken += 1
 
 
 def check_rows(numel: int, epochs: int, steps: int, blocks: int) -> None:
-    """Raise LocalError unless so many gradients can be kept."""
+    """Raise LocalError unless so many gradients can be stored."""
     if not 1 <= blocks <= steps:
         raise LocalError(f"an epoch of {steps} steps has no {blocks} blocks; give 1 to {steps}")
     rows = epochs * blocks
     if rows > MOST_ROWS or 4 * numel * rows > MOST_BYTES:
         raise LocalError(
             f"{rows:,} gradients of {numel:,} numbers are {4 * numel * rows / 2**30:.1f} GiB; at most "
-            f"{MOST_ROWS:,} and {MOST_BYTES // 2**30} GiB are kept: give fewer epochs or blocks"
+            f"{MOST_ROWS:,} and {MOST_BYTES // 2**30} GiB are stored: give fewer epochs or blocks"
         )

@@ -1,4 +1,4 @@
-"""The whole examination of one model on one data set."""
+"""The diagnosis of one model on one data set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FRACTION = 0.05  # top-k's default
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found; every field but the nested ones is a plain number."""
+    """The figures of a diagnosis."""
 
     parameters: int  # D
     accuracy: float  # of training all parameters, after the last epoch
@@ -38,19 +38,19 @@ class Diagnosis:
     block: Directions  # of gradients summed over parts of epochs
     blocks: int  # parts per epoch
     top_energy: float  # share of a block's |g|^2 in its largest entries, median over blocks
-    fraction: float  # which share of the entries these are
+    fraction: float  # the share of these entries
     basis: str  # kind of the random bases
     points: tuple[Point, ...]  # ascending in dim
     d90: int | None  # least dim tried with 90% of the full accuracy
     d99: int | None  # with 99%
 
     def effective_step(self, point: Point) -> float:
-        """In units of lr |g|: the part of a full step that one with the point's learning rate makes."""
+        """The length of a step with the point's learning rate along g, in units of |g|."""
         return Basis(self.parameters, point.dim, Key(0)).effective_step(point.lr)
 
 
 def trainings(dims: Sequence[int], numel: int) -> int:
-    """How often a model of `numel` parameters is trained; `watch` is called after each epoch of each."""
+    """How often a model of `numel` parameters is trained; `watch` is called after each epoch of each training."""
     return 1 + sum(len(rates(numel, dim)) for dim in set(dims))
 
 
@@ -63,27 +63,44 @@ def diagnose(
     basis: str = "fastfood",
     watch: Watch | None = None,
 ) -> Diagnosis:
-    """Train once in full, once along each number of random directions, all from the same start; see `Diagnosis`.
+    """Train all parameters, then along each number of random directions, always from the same start.
 
-    The module is left trained in full. One torch thread, so that the same arguments give the same figures.
+    The module is left with all parameters trained. One torch thread is used: the same arguments give the same figures.
 
-    LocalError when a dim is below 1 or above the number of parameters, there are too many blocks, or training diverges.
+    Args:
+        module: the model, with its initial weights.
+        central: the data, and how to train.
+        dims: numbers of random directions, each from 1 to the number of parameters.
+        key: of the random bases.
+        blocks: parts of an epoch whose gradients are stored.
+        basis: kind of the random bases.
+        watch: called after every epoch with the name of the training.
+
+    Raises:
+        LocalError: a dimension or the number of blocks is out of range, or a training diverges.
+
+    >>> from fewbits.learn import LocalSGD
+    >>> x, y = torch.eye(6), torch.arange(6) % 2
+    >>> central = Central(x, y, x, y, LocalSGD(lr=0.5, batch_size=3), epochs=2, key=Key(0))
+    >>> found = diagnose(nn.Linear(6, 2), central, [2, 8], Key(1), blocks=2)
+    >>> found.parameters, [point.dim for point in found.points]
+    (14, [2, 8])
     """
     model = FlatModel(module)
     size = len(model.params)
     if central.sgd.lr > MOST_LR:
         raise LocalError(f"diagnose: lr is at most {MOST_LR:g}; got {central.sgd.lr}")
     found = bases(size, dims, key, basis)
-    kept = Accumulator(size, central.epochs, central.steps, blocks)
+    gradients = Accumulator(size, central.epochs, central.steps, blocks)
     with one_thread():
         start = model.vector()
-        loss = central.train(model, kept, watch)
+        loss = central.train(model, gradients, watch)
         if not math.isfinite(loss):
             raise LocalError(f"training diverged with lr = {central.sgd.lr}; give a smaller learning rate")
         trained, accuracy = model.vector(), central.accuracy(model)
         model.load_vector(start)
-        by_epoch = kept.rows.view(central.epochs, blocks, size).sum(1)
-        products = gram(kept.rows)
+        by_epoch = gradients.rows.view(central.epochs, blocks, size).sum(1)
+        products = gram(gradients.rows)
         of_epochs = _summed(products, blocks)
         points = tuple(_point(b, model, central, by_epoch, watch) for b in found)
         model.load_vector(trained)
@@ -97,7 +114,7 @@ def diagnose(
         growth=growth(of_epochs),
         block=Directions.of(products, THRESHOLD),
         blocks=blocks,
-        top_energy=top_energy(kept.rows, FRACTION),
+        top_energy=top_energy(gradients.rows, FRACTION),
         fraction=FRACTION,
         basis=basis,
         points=points,
@@ -107,15 +124,15 @@ def diagnose(
 
 
 def bases(numel: int, dims: Sequence[int], key: Key, kind: str) -> list[Basis]:
-    """A basis for each dim, ascending; LocalError when there is none such."""
+    """A basis for each dim, ascending; LocalError when a dim or the kind is not possible."""
     if not dims:
         raise LocalError("give one dimension or more to train along, such as 16,256")
     return [Basis(numel, dim, key.fold("basis", dim), kind) for dim in sorted(set(dims))]
 
 
 def _point(basis: Basis, model: FlatModel, central: Central, rows: Tensor, watch: Watch | None) -> Point:
-    held = float(np.median([isotropy(basis, row) for row in rows]))
-    return replace(train_in(basis, model, central, watch), isotropy=held)
+    median = float(np.median([isotropy(basis, row) for row in rows]))
+    return replace(train_in(basis, model, central, watch), isotropy=median)
 
 
 def _summed(products: np.ndarray, blocks: int) -> np.ndarray:
@@ -126,7 +143,7 @@ def _summed(products: np.ndarray, blocks: int) -> np.ndarray:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in one order."""
+    """One torch thread, so that sums have one order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,6 @@
-"""How many directions a sequence of gradients uses, and how often one repeats an earlier one.
+"""The number of directions in a sequence of gradients, and how often a gradient repeats an earlier one.
 
-Everything but `top_energy` follows from the gradients' inner products, n x n of them.
+All figures but `top_energy` follow from the n x n inner products of the gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDING = 1e-9  # a share of 0.95 is reached by 0.95 - this
 def gram(rows: Tensor) -> np.ndarray:
     """All inner products, summed in float64.  # (n, D) -> (n, n)
 
-    LocalError when the rows are no matrix, or a value is not finite.
+    LocalError when `rows` is not a matrix, or a value is not finite.
     """
     if rows.dim() != 2 or not len(rows):
         raise LocalError(f"gram: expected gradients as the rows of a matrix; got shape {tuple(rows.shape)}")
@@ -45,8 +45,8 @@ def cosines(products: np.ndarray) -> np.ndarray:
 def spectrum(products: np.ndarray) -> np.ndarray:
     """The share of sum |g|^2 along each principal component, descending; zeros if all is zero.  # (n, n) -> (n,)
 
-    Squared singular values of the gradients' matrix, from the eigenvalues of its inner products. Nothing is
-    subtracted first: the mean gradient is a direction that has to be sent like any other.
+    Squared singular values of the gradients' matrix, from the eigenvalues of its inner products. The mean is not
+    subtracted: it is a direction that clients must send like any other.
     """
     values = np.maximum(np.linalg.eigvalsh(products)[::-1], 0.0)
     return values / whole if (whole := values.sum()) > 0 else values
@@ -56,15 +56,15 @@ def components(shares: np.ndarray, share: float) -> int:
     """The fewest principal components that hold `share` of the variance (N95, N99 of Azam et al. 2022); of zeros, 0."""
     if not 0 < share <= 1:
         raise LocalError(f"components: the share of the variance must be above 0 and at most 1; got {share}")
-    held = np.cumsum(shares)
-    return int(np.searchsorted(held, share * held[-1] - ROUNDING) + 1) if held[-1] > 0 else 0
+    sums = np.cumsum(shares)
+    return int(np.searchsorted(sums, share * sums[-1] - ROUNDING) + 1) if sums[-1] > 0 else 0
 
 
 def recycled(similar: np.ndarray, threshold: float) -> float:
-    """The share of rounds in which LBGM would send one scalar, were row after row one client's updates.
+    """The share of rounds in which LBGM would send one scalar, if the rows were one client's updates.
 
-    Its rule, from the cosines alone: recycle when 1 - cos^2 with the last row sent in full is at most the threshold,
-    else send in full; the first row always is.
+    The rule uses cosines only: recycle when 1 - cos^2 with the last row sent in full is at most the threshold; else
+    send the row in full. The first row is sent in full.
     """
     last, scalars = 0, 0
     for row in range(1, len(similar)):
@@ -98,7 +98,7 @@ def growth(products: np.ndarray) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class Directions:
-    """What one sequence of n gradients looks like."""
+    """The figures of one sequence of n gradients."""
 
     n95: int  # components for 95% of the variance
     n99: int

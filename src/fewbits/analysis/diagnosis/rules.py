@@ -1,4 +1,4 @@
-"""Which methods the figures speak for: rules of thumb with their thresholds in sight, no theorem among them."""
+"""Methods that the figures suggest, by rules of thumb with stated thresholds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fewbits.analysis.diagnosis.diagnose import Diagnosis
 
-FEWEST_EPOCHS = 8  # below, a rank says nothing
+FEWEST_EPOCHS = 8  # with fewer, a rank means nothing
 RANK = 0.5  # LBGM: components for 99% of the variance, per epoch
 GAIN = 4.0  # intrinsic: numbers saved; 8-bit levels save as much without one
 ENERGY = 0.4  # top-k: in the largest 5% of entries; of normal draws they hold 0.28
@@ -18,15 +18,15 @@ class Advice:
 
     method: str  # as `fewbits methods` has it
     fits: bool
-    why: str  # what was found, and the rule
+    why: str  # the figure, and the rule
 
 
 def advise(found: Diagnosis) -> tuple[Advice, ...]:
-    """LBGM, intrinsic and top-k in turn; FedPAQ where none of them fits."""
+    """Advice on LBGM, intrinsic and top-k; FedPAQ when none of them fits."""
     three = (_lbgm(found), _subspace(found), _topk(found))
     if any(advice.fits for advice in three):
         return three
-    why = "nothing above fits: fewer bits for each number, which asks nothing of the gradients"
+    why = "nothing above fits; fewer bits per number need nothing of the gradients"
     return (*three, Advice("fedpaq", True, why))
 
 
@@ -64,9 +64,9 @@ def _topk(found: Diagnosis) -> Advice:
 
 
 def comparison(found: Diagnosis, advice: tuple[Advice, ...]) -> str:
-    """Options for `fewbits compare`: what fits, and always dense and top-k, which anything else has to beat.
+    """Options for `fewbits compare`: the methods that fit, and always dense and top-k as references.
 
-    Of the two scales of `intrinsic`, the one whose step is nearer to that of the learning rate found best.
+    `intrinsic` gets the scale whose step is closer to that of the best learning rate.
     """
     fitting = [a.method for a in advice if a.fits]
     both = ["lbgm+topk"] if {"lbgm", "topk"} <= set(fitting) else []

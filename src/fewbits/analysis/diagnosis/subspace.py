@@ -1,4 +1,4 @@
-"""How many random directions are enough to train along: intrinsic dimension (Li et al. 2018, arXiv 1804.08838)."""
+"""The number of random directions that training needs: intrinsic dimension (Li et al. 2018, arXiv 1804.08838)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Point:
     dim: int  # d
     accuracy: float  # on the test examples, after the last epoch
     loss: float  # mean over the training examples, then
-    lr: float  # learning rate of s, for columns of length 1; of those tried, the one with the least training loss
+    lr: float  # learning rate of s, for columns of length 1; the one with the least training loss of those tried
     isotropy: float  # of the gradients of the full training in this subspace, median
 
 
 def isotropy(basis: Basis, g: Tensor) -> float:
-    """(D/d) |A^T g|^2 / |g|^2, with columns of length 1: how much of g the subspace holds, 1 for a random direction.
+    """(D/d) |A^T g|^2 / |g|^2, with columns of length 1: the part of g in the subspace, 1 for a random direction.
 
-    Well below 1, round after round: the subspace misses what the gradients share, another seed may do better. 0 when g
-    is zero. g: (D,)
+    A value well below 1 in many rounds means that the subspace misses a common direction of the gradients; another seed
+    may be better. It is 0 when g is zero. g: (D,)
     """
     return basis.captured(g)
 
@@ -42,11 +42,11 @@ def rates(numel: int, dim: int) -> tuple[float, ...]:
 
 
 def train_in(basis: Basis, model: FlatModel, central: Central, watch: Watch | None = None) -> Point:
-    """Train theta = theta0 + A s from where the model stands, with each of three learning rates, and take the best.
+    """Train theta = theta0 + A s from the current model with three learning rates, and take the best.
 
-    s moves along A^T g, so theta moves along A A^T g: linear, momentum included. A step of the full learning rate is
-    d/D of a full step; (D/d) times the rate makes up for it, where the noise allows; the root is between. The rate
-    is chosen by training loss, never by test accuracy. The model is left as it was.
+    s moves along A^T g, so theta moves along A A^T g; this is linear, also with momentum. A step of the full learning
+    rate is d/D of a full step. (D/d) times the rate makes up for it, if the noise allows; the root is in between. The
+    training loss decides, never the test accuracy. The model is left unchanged.
 
     LocalError when every rate diverges.
     """

@@ -1,4 +1,4 @@
-"""Forecast what a run would send, from real frames, before anything is trained."""
+"""Forecast the bytes of a run from a few encoded frames, before anything is trained."""
 
 from fewbits.analysis.forecast.forecast import Forecast, Link, forecast
 

@@ -12,7 +12,7 @@ from fewbits.links.bundle import wrapped_bytes
 
 
 class Downlink(ABC):
-    """Versions count from 1, the initial model; round r is played with version r."""
+    """A rule for lengths. Version 1 is the initial model; round r uses version r."""
 
     exact: ClassVar[bool] = True  # lengths do not depend on the updates
 
@@ -33,23 +33,23 @@ class Whole(Downlink):
     seed: int | None = None  # of the frame that stands for version 1 at first contact
 
     def frames(self, before: int | None, now: int) -> list[int]:
-        """One."""
+        """Lengths: one frame."""
         return [self.model if self.seed is None or before or now > 1 else self.seed]
 
 
 @dataclass(frozen=True)
 class Entries(Downlink):
-    """Differences, or a snapshot when that is shorter; patches, which may be shorter than either, are not foreseen."""
+    """Differences, or a snapshot when that is shorter. Patches are not estimated; they may be shorter than both."""
 
     snapshot: int  # bytes of its frame
-    entry: int  # bytes of a difference's; all are taken to be alike
+    entry: int  # bytes of the frame of a difference; all are assumed to be equal
     keep: int  # differences in the log
     seed: int | None = None  # as of `Whole`
 
     exact: ClassVar[bool] = False
 
     def frames(self, before: int | None, now: int) -> list[int]:
-        """All that were missed, or the snapshot."""
+        """All missed differences, or the snapshot."""
         seed = [self.seed] if self.seed is not None and not before else []
         missed = now - (before or len(seed))
         if not (before or seed) or missed > self.keep or sum(seed) + missed * self.entry > self.snapshot:
@@ -59,7 +59,7 @@ class Entries(Downlink):
 
 @dataclass(frozen=True)
 class Epochs(Downlink):
-    """s, and the finals of epochs that ended meanwhile, or theta_e when that is shorter."""
+    """s, with the finals of missed epochs, or with theta_e when that is shorter."""
 
     whole: int  # bytes of theta_e's frame
     s: int  # of s, and of a final

@@ -1,4 +1,4 @@
-"""Forecast: the bytes of a whole run, contact by contact, from the lengths of a few real frames."""
+"""Forecast: the bytes of a whole run, contact by contact, from the lengths of a few frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fewbits.federated.server import sampled
 from fewbits.learn.method import Method
 from fewbits.rng import Key
 
-MOST_CONTACTS = 5_000_000  # walked one by one
+MOST_CONTACTS = 5_000_000  # summed one by one
 ANY, RANDOM, BOUND = "any update", "random update", "bound"
 
 
@@ -30,7 +30,7 @@ class Link:
             raise LocalError(f"Link: both rates must be > 0 Mbit/s; got {self.up_mbps} and {self.down_mbps}")
 
     def seconds(self, up: float, down: float) -> float:
-        """To receive and then send so many bytes; latency, TLS and training are not in it."""
+        """Seconds to receive and then send so many bytes, without latency, TLS and training."""
         return 8e-6 * (up / self.up_mbps + down / self.down_mbps)
 
 
@@ -39,8 +39,8 @@ class Forecast:
     """One line of a plan. Bytes are lengths of frames and of bundles of frames."""
 
     method: str
-    case: str  # what is assumed or set, such as "all recycled" or "mode=static"; may be empty
-    basis: str  # any update: exact whatever the data; random update: measured on Gaussian ones; bound: no run is beyond
+    case: str  # an assumption or an option, such as "all recycled" or "mode=static"; may be empty
+    basis: str  # any update: exact for all data; random update: measured on Gaussian ones; bound: no run is beyond
     numbers: int  # that a client sends, before any codec
     up_first: int  # a client's first frame
     up_later: float  # mean of its later ones
@@ -49,7 +49,7 @@ class Forecast:
     contacts: int  # clients' turns in the run
     server_keeps: int  # bytes per client
     client_keeps: int  # bytes
-    times_fewer: float | None = None  # bytes both ways of the dense run over these
+    times_fewer: float | None = None  # bytes of the dense run over those of this one
 
     @property
     def up(self) -> float:
@@ -58,16 +58,16 @@ class Forecast:
 
     @property
     def down(self) -> float:
-        """Mean bytes of a contact, what was missed included."""
+        """Mean bytes of a contact, server to client, with all missed frames."""
         return self.down_total / self.contacts
 
     @property
     def total(self) -> int:
-        """Of the run, both ways."""
+        """Bytes of the run in both directions."""
         return self.up_total + self.down_total
 
     def against(self, dense: Forecast) -> Forecast:
-        """With how many times fewer bytes than the dense run."""
+        """The same forecast with `times_fewer`, compared with the dense run."""
         return replace(self, times_fewer=dense.total / self.total)
 
 
@@ -81,10 +81,28 @@ def forecast(
     case: str = "",
     seeded: bool = False,
 ) -> list[Forecast]:
-    """One line, or two for a method that recycles: nothing recycled, and everything but first contacts.
+    """Estimate the bytes of a run from frames of random updates, contact by contact.
 
-    `make` gives a new model; `key` is that of the run, so that the same clients are sampled; `seeded`: the initial
-    model comes from it, and is not sent at first contact. LocalError for what a run would refuse, too.
+    Args:
+        make: gives a new model.
+        method: what the run would use.
+        clients: how many there are.
+        per_round: clients sampled in each round; None: all.
+        rounds: rounds of communication.
+        key: of the run; the same clients are sampled.
+        case: what the lines are called.
+        seeded: the initial model comes from the key, and is not sent at first contact.
+
+    Returns:
+        One line; two for a method that recycles: no frame recycled, and every frame but a client's first.
+
+    Raises:
+        LocalError: a run would refuse the method or the sizes, too; or there are more than 5,000,000 contacts.
+
+    >>> from fewbits.methods import dense
+    >>> (line,) = forecast(lambda: nn.Linear(9, 1), dense(), clients=4, per_round=2, rounds=3)
+    >>> line.basis, line.contacts, line.up_total == 6 * (16 + 4 * 10)
+    ('any update', 6, True)
     """
     per_round = per_round or clients
     if not (0 < per_round <= clients and rounds > 0):
@@ -93,7 +111,7 @@ def forecast(
         )
     if rounds * per_round > MOST_CONTACTS:
         raise LocalError(
-            f"forecast: every contact is walked, {MOST_CONTACTS:,} at most; got {rounds} rounds of {per_round}. "
+            f"forecast: at most {MOST_CONTACTS:,} contacts; got {rounds} rounds of {per_round}. "
             "Plan fewer rounds: bytes grow in proportion"
         )
     method = method.for_round_size(per_round)

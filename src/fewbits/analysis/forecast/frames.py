@@ -1,4 +1,4 @@
-"""Lengths of real frames, encoded from random updates by the ends that a run would use."""
+"""Lengths of frames, encoded from random updates by the senders and receivers of a run."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from fewbits.rng import Key
 Build = Callable[[Key], nn.Module]
 ROUNDS = 3  # frames of each client that are made
 NUMBERS = 2**25  # most entries of random updates in a round of several clients
-LEAST = 2**12  # numbers in the small model that stands for a large one
-SIZE = 0.01  # standard deviation of their entries; no codec's frames depend on it but an absolute threshold's
-FAR = 1000.0  # so many times what was decoded last drowns any residual: recycled wherever a method recycles
+LEAST = 2**12  # fewest numbers of the small model
+SIZE = 0.01  # standard deviation of their entries; only frames of an absolute threshold depend on it
+FAR = 1000.0  # so many times the value decoded last: no residual matters, so every method that recycles recycles it
 
 
 @dataclass(frozen=True)
 class Frames:
-    """What one client's contact takes, bytes. Updates are Gaussian, independent in every round."""
+    """Bytes of one client's contact. Updates are Gaussian, independent in every round."""
 
     first: int  # a client's first frame
     later: float  # mean of those after it; of a method that recycles: of those sent in full
-    recycled: int | None  # a frame that recycles all; None: the method never does
+    recycled: int | None  # a frame that recycles everything; None: the method never recycles
     fixed: bool  # the innermost codec's contract gives the size of every message that is sent in full
     down: Downlink
-    numbers: int  # of what a client sends
+    numbers: int  # that a client sends
     server_keeps: int  # for each client, by `Receiver.dump`: look-back states
-    client_keeps: int  # by `Sender.dump`, and what never travels: residuals, private factors
+    client_keeps: int  # by `Sender.dump`, with residuals and private factors
 
 
 def measure(
     model: nn.Module, method: Method, clients: int, per_round: int, key: Key, build: Build | None = None
 ) -> Frames:
-    """Play rounds of random updates on a prepared model, which is changed: three, or one where all are alike.
+    """Play rounds of random updates on a prepared model, which is changed: three, or one when all are alike.
 
-    Where the downlink depends on the mean update, `per_round` clients make it, of a smaller model where they would have
-    more than `NUMBERS` entries. `build` makes the model from the key, for clients that get a seed at first contact.
+    When the downlink depends on the mean update, `per_round` clients make it. A smaller model is used when their
+    updates would have more than `NUMBERS` entries. `build` makes the model from the key, for clients that get a seed.
     """
     init = None if build is None else SharedInit(key, build)
     server = Server(model, method, key.fold("server"), total_weight=float(clients), common=key, init=init)
@@ -85,7 +85,7 @@ def measure(
 
 
 def _scaled(server: Server, method: Method, clients: int, per_round: int, key: Key) -> Entries:
-    """Differences in proportion to those of a model that has fewer numbers, in one tensor."""
+    """Lengths of differences, scaled up from those of a smaller model of one tensor."""
     numbers = max(LEAST, NUMBERS // per_round // (1 + method.objective.extra))
     few = min(per_round, NUMBERS // numbers // (1 + method.objective.extra))
     small = measure(
@@ -108,7 +108,7 @@ def _innermost(codec: Codec) -> Codec:
 
 
 def _play(server: Server, client: int, sender: Sender, key: Key, pairs: Key) -> int:
-    """One frame there, and its length; `pairs`: the root of masks, where there are any."""
+    """Send one frame and return its length; `pairs`: the root of masks, if there are any."""
     generator = key.generator()
     x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.exchange.update}
     if server.method.masking is not None:
@@ -127,7 +127,7 @@ def _recycled(sender: Sender) -> bool:
 
 
 def _silent(sender: Sender) -> int | None:
-    """Length of a frame that recycles everything; None where there is no such thing."""
+    """Length of a frame that recycles everything; None when the method does not recycle."""
     if "recycled" not in sender.observe():
         return None
     value: dict[str, Tensor] = sender.value

@@ -1,8 +1,10 @@
-"""GossipConfig: the configuration of a run without a server, as in its folder's config.json."""
+"""GossipConfig: the settings of a run without a server, as its folder's config.json holds them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import fewbits.topology as graphs
@@ -39,17 +41,13 @@ class GossipConfig(RunConfig):
             raise LocalError(f"a run without a server has no {', '.join(given or ['device'])}")
         self.network()
 
-    def _check_method(self) -> None:
-        self.gossip_method()
-
     @staticmethod
     def options(method: str) -> dict[str, object]:
         """A method's options with their defaults."""
         return gossip.options(method)
 
-    @property
-    def held_share(self) -> float:
-        """No data is held out: the test set evaluates every node's model."""
+    def share_held_out(self, method: object) -> float:
+        """Zero: no data is held out; the test set evaluates every node's model."""
         return 0.0
 
     def gossip_method(self) -> GossipMethod:
@@ -69,8 +67,18 @@ class GossipConfig(RunConfig):
         )
 
 
+def _gossip(config: RunConfig) -> GossipConfig:
+    assert isinstance(config, GossipConfig)
+    return config
+
+
 @dataclass(frozen=True)
 class GossipComparison(Comparison):
     """Several methods and seeds on one network."""
 
     kind: ClassVar[type[RunConfig]] = GossipConfig
+
+    @cached_property
+    def built(self) -> Mapping[str, GossipMethod]:
+        """Each method by its label, built once for all seeds."""
+        return {label: _gossip(config).gossip_method() for label, config in self.configs.items()}

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fewbits.cli.assemble import load_data
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
-from fewbits.cli.gossip.play import SUMMARY, build_task, conclude, finished, save_result, show
+from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, save_result, show
 from fewbits.cli.live import Live, ProgressRow
-from fewbits.data import Data
+from fewbits.cli.prepared import load_data
 from fewbits.engines.distributed import DistributedRun, World
 from fewbits.report.gossip import GossipRecord
 from fewbits.rng import Key
@@ -23,8 +22,8 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
 
     Processes that torchrun has restarted resume from the folder.
     """
-    found = load_data(comparison.base)
-    build_task(next(iter(comparison.runs().values())), found)  # before anything is removed
+    compared = Compared(comparison, load_data(comparison.base))
+    compared.check()  # a mistake is found before anything is removed
     if world.rank == 0:
         if new and not (world.process.attempt and is_ours(folder)):
             check_free(folder, force)
@@ -37,13 +36,13 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
         records = []
         for name, config in comparison.runs().items():
             assert isinstance(config, GossipConfig)
-            row = live.row(name if len(comparison.seeds) > 1 else config.method, config.rounds)
-            records.append(_run(config, folder / name, found, row, world))
+            row = live.row(name if len(comparison.seeds) > 1 else config.name, config.rounds)
+            records.append(_run(compared, config, folder / name, row, world))
     if world.rank == 0:
         conclude(comparison, folder, [record for record in records if record is not None], console)
 
 
-def _run(config: GossipConfig, folder: Path, found: Data, row: ProgressRow, world: World) -> GossipRecord | None:
+def _run(compared: Compared, config: GossipConfig, folder: Path, row: ProgressRow, world: World) -> GossipRecord | None:
     """Run one method unless its folder has a finished run; at rank 0, its record."""
     record = finished(config, folder) if world.rank == 0 else None
     first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
@@ -55,7 +54,8 @@ def _run(config: GossipConfig, folder: Path, found: Data, row: ProgressRow, worl
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
         config.write(folder)
-    task, method = build_task(config, found), config.gossip_method()
-    run = DistributedRun(task, method, config.network(), config.schedule(), Key(config.seed), folder, world)
+    prepared = compared.prepare(config)
+    key, schedule = Key(config.seed), config.schedule()
+    run = DistributedRun(prepared.task, prepared.method, config.network(), schedule, key, folder, world)
     result = run.run(watch=lambda report: show(row, report))
     return save_result(result, config, folder) if world.rank == 0 else None

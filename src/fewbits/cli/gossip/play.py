@@ -4,69 +4,108 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from safetensors.torch import save
+from torch import nn
 
-from fewbits import data, models
-from fewbits.cli.assemble import load_data
+from fewbits import data
 from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import ProgressRow
-from fewbits.cli.play import MODEL, NOTES_SHOWN, SUMMARY, play_all, save_model, show_report, write_summary
+from fewbits.cli.play import (
+    MODEL,
+    NOTES_SHOWN,
+    SUMMARY,
+    play_all,
+    shared_config,
+    show_report,
+    write_summary,
+    write_weights,
+)
 from fewbits.cli.play import finished as play_finished
+from fewbits.cli.prepared import InitialModels, initial_model
 from fewbits.data import Data
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
 from fewbits.files import write_atomically
 from fewbits.learn.flat_model import FlatModel
-from fewbits.report.gossip import GossipRecord, against_dsgd, rows, terminal, write
+from fewbits.learn.gossip import GossipMethod
+from fewbits.report.gossip import GossipRecord, against_dsgd, report, rows, terminal
+from fewbits.report.write import write
 from fewbits.rng import Key
 
 NODES = "nodes.safetensors"
 
 
-def build_task(config: RunConfig, found: Data) -> Task:
-    """Partition and initial model; they depend on the seed alone, so every method has the same."""
+@dataclass(frozen=True, eq=False)
+class PreparedGossip:
+    """Everything that a run without a server needs, built once and passed on."""
+
+    config: GossipConfig
+    method: GossipMethod
+    task: Task
+
+    def run(self, folder: Path) -> GossipRun:
+        """The run in `folder`, new or continued."""
+        config = self.config
+        schedule, key = config.schedule(), Key(config.seed)
+        return GossipRun(self.task, self.method, config.network(), schedule, key, folder, config.on_disk)
+
+
+def build_task(config: RunConfig, found: Data, initial: nn.Module | None = None) -> Task:
+    """Partition and initial model: they depend on the seed alone; `initial` is copied."""
     key = Key(config.seed)
     parts = data.partition(found.train_y, config.split, config.clients, key.fold("partition"), found.groups)
-    model = models.build(config.model, found, key.fold("model"))
+    model = initial_model(config, found) if initial is None else copy.deepcopy(initial)
     return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local())
 
 
-def build_run(config: GossipConfig, folder: Path, found: Data) -> GossipRun:
-    """The run in `folder`, new or continued."""
-    task, method = build_task(config, found), config.gossip_method()
-    return GossipRun(task, method, config.network(), config.schedule(), Key(config.seed), folder, config.on_disk)
+class Compared:
+    """A comparison with its data; builds each method once, and the initial model once for each seed."""
+
+    def __init__(self, comparison: GossipComparison, found: Data) -> None:
+        self.comparison, self.found, self.initial = comparison, found, InitialModels(found)
+
+    def prepare(self, config: GossipConfig) -> PreparedGossip:
+        """A run of the comparison, ready to be played."""
+        task = build_task(config, self.found, self.initial.of(config))
+        return PreparedGossip(config, self.comparison.built[config.name], task)
+
+    def check(self) -> None:
+        """LocalError when the split does not fit the data, or the model does not fit."""
+        config = next(iter(self.comparison.runs().values()))
+        assert isinstance(config, GossipConfig)
+        self.prepare(config)
 
 
 def play(
-    config: GossipConfig, folder: Path, found: Data, row: ProgressRow, interrupt: Interrupt, console: Console
+    prepared: PreparedGossip, folder: Path, row: ProgressRow, interrupt: Interrupt, console: Console
 ) -> GossipRecord | None:
     """One run; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
-    config.write(folder)
-    run = build_run(config, folder, found)
+    prepared.config.write(folder)
+    run = prepared.run(folder)
     if run.reports:
         show(row, run.reports[-1])
     result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
         console.print(f"note: {note}", markup=False, style="yellow")
-    return save_result(result, config, folder)
+    return save_result(result, prepared.config, folder)
 
 
 def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> GossipRecord | None:
     """Save models and summary of a finished run; None for an unfinished run."""
     if not result.reports or result.reports[-1].round < config.rounds:
         return None
-    save_model(result.model, folder / MODEL)
+    write_weights(result.model, folder / MODEL)
     layout = [[name, list(x.shape)] for name, x in FlatModel(copy.deepcopy(result.model)).named().items()]
     write_atomically(folder / NODES, save({"models": result.models.clone()}, {"layout": json.dumps(layout)}))
-    record = GossipRecord.read(folder, config.method, config.seed)
+    record = GossipRecord.read(folder, config.name, config.seed)
     write_summary(record.summary(), folder)
     return record
 
@@ -74,18 +113,18 @@ def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> Gos
 def show(row: ProgressRow, report: GossipReport) -> None:
     """Update a run's progress row."""
     note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
-    row.bring(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
+    row.move(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
 
 
-def compare(comparison: GossipComparison, folder: Path, console: Console) -> None:
+def compare(compared: Compared, folder: Path, console: Console) -> None:
     """Run all methods except finished ones, and write one report."""
-    found = load_data(comparison.base)
+    comparison = compared.comparison
 
     def one(config: GossipConfig, run_folder: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
         if record := finished(config, run_folder):
             show(row, record.last)
             return record
-        return None if interrupt.asked else play(config, run_folder, found, row, interrupt, console)
+        return None if interrupt.asked else play(compared.prepare(config), run_folder, row, interrupt, console)
 
     conclude(
         comparison, folder, play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one), console
@@ -96,15 +135,13 @@ def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRec
     """Write the report of all runs and print the table."""
     records, target, base = against_dsgd(records), comparison.target_accuracy, comparison.base
     assert isinstance(base, GossipConfig)
-    left_out = ("method", "seed", "settings", "per_round", "holdout", "keep_frames", "device")
-    config = {name: value for name, value in base.asdict().items() if name not in left_out}
-    config |= {"methods": comparison.methods, "seeds": comparison.seeds, "settings": comparison.settings}
-    title = f"{', '.join(comparison.methods)} on {base.data}, without a server"
+    config = shared_config(comparison, ("per_round", "holdout", "keep_frames", "device"))
+    title = f"{', '.join(comparison.labels)} on {base.data}, without a server"
     graph = replace(base, seed=comparison.seeds[0]).graph()
-    notes = write(folder, title, records, config, graph, target)
+    notes = write(folder, report(title, records, config, graph, target))
     show_report(terminal(rows(records, target)), notes, folder, console)
 
 
 def finished(config: GossipConfig, folder: Path) -> GossipRecord | None:
     """The record of the finished run of this configuration in `folder`, if there is one."""
-    return GossipRecord.read(folder, config.method, config.seed) if play_finished(config, folder) else None
+    return GossipRecord.read(folder, config.name, config.seed) if play_finished(config, folder) else None

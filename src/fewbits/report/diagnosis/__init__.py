@@ -1,5 +1,5 @@
-"""What `fewbits diagnose` shows: tables, a picture, a page."""
+"""The report of `fewbits diagnose`: tables, a picture, a page."""
 
-from fewbits.report.diagnosis.write import write
+from fewbits.report.diagnosis.report import report
 
-__all__ = ["write"]
+__all__ = ["report"]

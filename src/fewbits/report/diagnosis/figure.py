@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from fewbits.analysis.diagnosis import Diagnosis, Directions
-from fewbits.errors import LocalError
-from fewbits.report.figure import COLOURS, DPI, LIGHT, Theme
+from fewbits.report import drawing
+from fewbits.report.drawing import COLOURS, LIGHT, Theme, dress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,35 +16,29 @@ ORANGE, GREEN = COLOURS[0], COLOURS[1]
 
 def png(found: Diagnosis, theme: Theme = LIGHT) -> bytes:
     """The picture as PNG; LocalError when matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise LocalError("the picture needs matplotlib; pip install fewbits[report]") from None
-    figure = Figure(figsize=(8, 7.4), dpi=DPI, layout="constrained", facecolor=theme.paper)
+    figure = drawing.new_figure(7.4, theme)
     axes = figure.subplots(2, 2)
     part = "epochs" if found.blocks == 1 else f"1/{found.blocks} epochs"
-    _heat(axes[0, 0], found.epoch, "cosines of gradients of epochs", "epoch", 1, theme)
-    _heat(axes[0, 1], found.block, f"cosines of gradients of {part}", "epoch", found.blocks, theme)
+    _heat(axes[0, 0], found.epoch, "cosines of gradients of epochs", 1, theme)
+    _heat(axes[0, 1], found.block, f"cosines of gradients of {part}", found.blocks, theme)
     _rank(axes[1, 0], found, theme)
     _accuracy(axes[1, 1], found, theme)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", facecolor=theme.paper)
-    return out.getvalue()
+    return drawing.png(figure, theme)
 
 
-def _heat(axes: Axes, found: Directions, title: str, unit: str, per_unit: int, theme: Theme) -> None:
+def _heat(axes: Axes, found: Directions, title: str, per_epoch: int, theme: Theme) -> None:
     """Orange for opposed, the page's colour for orthogonal, blue for alike; both axes count whole epochs."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.ticker import MaxNLocator
 
     colours = LinearSegmentedColormap.from_list("cosine", [ORANGE, theme.paper, theme.blue])
-    end = len(found.cosines) / per_unit
+    end = len(found.cosines) / per_epoch
     image = axes.imshow(
         found.cosines, cmap=colours, vmin=-1, vmax=1, extent=(0.5, end + 0.5, end + 0.5, 0.5), interpolation="nearest"
     )
     for locate in (axes.xaxis, axes.yaxis):
         locate.set_major_locator(MaxNLocator(6, integer=True, prune="lower" if end > 6 else None))
-    _dress(axes, title, unit, unit, theme, grid=False)
+    dress(axes, theme, "epoch", title, "epoch", grid=False)
     assert axes.figure is not None
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.8, ticks=[-1, 0, 1])
     bar.ax.tick_params(colors=theme.ink, length=0)
@@ -64,11 +57,11 @@ def _rank(axes: Axes, found: Diagnosis, theme: Theme) -> None:
         locate.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, labelcolor=theme.ink, title=None)
-    _dress(axes, "components for a share of the variance", "epochs so far", "principal components", theme)
+    dress(axes, theme, "epochs so far", "components for a share of the variance", "principal components")
 
 
 def _accuracy(axes: Axes, found: Diagnosis, theme: Theme) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     dims = [point.dim for point in found.points]
     axes.plot(dims, [point.accuracy for point in found.points], color=theme.blue, lw=1.8, marker="o", ms=4.5)
@@ -80,21 +73,7 @@ def _accuracy(axes: Axes, found: Diagnosis, theme: Theme) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    drawing.percent(axes.yaxis)
     axes.set_ylim(0, 1.03)
     axes.legend(frameon=False, labelcolor=theme.ink, loc="lower right")
-    _dress(axes, "training along d random directions", "d (log scale)", "test accuracy", theme)
-
-
-def _dress(axes: Axes, title: str, x: str, y: str, theme: Theme, grid: bool = True) -> None:
-    axes.set_facecolor(theme.paper)
-    axes.set_title(title, color=theme.ink, fontsize=10.5, loc="left")
-    axes.set_xlabel(x, color=theme.ink)
-    axes.set_ylabel(y, color=theme.ink)
-    axes.tick_params(which="both", colors=theme.ink, length=0)
-    axes.set_axisbelow(True)
-    if grid:
-        axes.grid(color=theme.grid, lw=0.8)
-    for side, spine in axes.spines.items():
-        spine.set_visible(grid and side == "bottom")
-        spine.set_color(theme.ink)
+    dress(axes, theme, "d (log scale)", "training along d random directions", "test accuracy")

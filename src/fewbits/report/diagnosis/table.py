@@ -1,4 +1,4 @@
-"""The tables: made once as text, shown by the terminal and by the page."""
+"""The tables of a diagnosis: made once as text, shown by the terminal and by the page."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
-"""GossipRecord: the results of one run without a server, read from its folder; the ledger counts all bytes."""
+"""GossipRecord: the figures of one run without a server, read from its folder; all bytes are the ledger's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewbits.engines.gossip import GossipReport
-from fewbits.errors import LocalError
 from fewbits.links import ledger
+from fewbits.report.record import LEDGER, read_reports
 
 
 @dataclass(frozen=True)
@@ -21,24 +20,15 @@ class GossipRecord:
     reports: tuple[GossipReport, ...]  # one per round, in order
     node_bytes: tuple[int, ...]  # frame bytes that each node sent; each frame counts once
     stages: dict[str, int]  # bits of all frames, by stage; "header" among them
-    times_fewer: float | None = None  # frame bytes of the dsgd run of the same seed / ours; None: no such run
+    times_fewer: float | None = None  # frame bytes of the dsgd run of the same seed / ours; None: there is no such run
 
     @staticmethod
     def read(folder: Path, method: str, seed: int) -> GossipRecord:
-        """Read metrics.jsonl and ledger.jsonl; LocalError when a file is missing or damaged."""
-        metrics, entries = folder / "metrics.jsonl", folder / "ledger.jsonl"
-        for path in (metrics, entries):
-            if not path.exists():
-                raise LocalError(f"{folder} has no finished round: {path.name} is missing")
-        try:
-            reports = tuple(GossipReport(**json.loads(line)) for line in metrics.read_text().splitlines())
-        except (ValueError, TypeError):
-            raise LocalError(f"{metrics} is not the log of a run without a server") from None
-        if not reports:
-            raise LocalError(f"{folder} has no finished round: {metrics.name} is empty")
+        """From metrics.jsonl and ledger.jsonl; LocalError when a file is missing, or is not a run's."""
+        reports = read_reports(folder, GossipReport)
         sent: dict[int, int] = {}
         stages = {"header": 0}
-        for entry in ledger.read(entries):
+        for entry in ledger.read(folder / LEDGER):
             if entry.direction == "up":
                 sent[entry.client] = sent.get(entry.client, 0) + entry.frame_bytes
                 stages["header"] += 8 * (entry.frame_bytes - entry.payload_bytes)
@@ -50,7 +40,7 @@ class GossipRecord:
 
     @property
     def last(self) -> GossipReport:
-        """The last round's report; its byte counts are those of the whole run."""
+        """The report of the last round; its byte figures are the whole run's."""
         return self.reports[-1]
 
     @property
@@ -59,7 +49,7 @@ class GossipRecord:
         return [(r.round, r.frame_bytes, r.accuracy) for r in self.reports if r.accuracy is not None]
 
     def bytes_to(self, accuracy: float) -> int | None:
-        """Frame bytes up to the first round with that accuracy; None: no round has it."""
+        """Frame bytes until that accuracy was first measured; None: it was not reached."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
 
     def summary(self, target: float | None = None) -> dict[str, object]:

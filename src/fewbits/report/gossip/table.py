@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fewbits.report.gossip.record import GossipRecord
-from fewbits.report.table import NONE, WIDTH, megabytes
+from fewbits.report.table import fitted
+from fewbits.report.text import NONE, megabytes, times
 
-ROOM = ("loss", "MB links", "over entropy", "consensus")  # columns that a narrow terminal leaves out, in this order
+GIVE_WAY = ("loss", "MB links", "over entropy", "consensus")  # columns that may be left out; the page has all
 Figure = Callable[[GossipRecord], float | None]
 
 
@@ -23,7 +23,7 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
         "loss": (lambda r: _last(r, "loss"), lambda x: f"{x:.3f}"),
         "MB sent": (lambda r: r.last.frame_bytes, megabytes),
         "MB links": (lambda r: r.last.link_bytes, megabytes),
-        "× fewer": (lambda r: r.times_fewer, lambda x: f"{x:.3g}" if x < 1000 else f"{x:,.0f}"),
+        "× fewer": (lambda r: r.times_fewer, times),
         "zeros": (lambda r: r.last.sparsity, lambda x: f"{x:.1%}"),
         "consensus": (lambda r: r.last.consensus, lambda x: f"{x:.2g}"),
         "over entropy": (_over, lambda x: f"{x:+.1%}"),
@@ -64,19 +64,5 @@ def _accuracy(records: Sequence[GossipRecord]) -> str:
 
 
 def terminal(found: Sequence[dict[str, str]]) -> Table:
-    """The table for rich; a table that is too wide loses the columns in `ROOM` one by one."""
-    names = list(found[0])
-    for name in ROOM:
-        if name in names and sum(_width(found, n) for n in names) > WIDTH:
-            names.remove(name)
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    for name in names:
-        heading = "\n".join(name.rsplit(" ", 1))
-        table.add_column(heading, justify="left" if name == "method" else "right", no_wrap=True, vertical="bottom")
-    for row in found:
-        table.add_row(*(row[name] for name in names))
-    return table
-
-
-def _width(found: Sequence[dict[str, str]], name: str) -> int:
-    return 2 + max(len(text) for text in [*name.rsplit(" ", 1), *(row[name] for row in found)])
+    """The table for the terminal, fitted to 80 columns; the columns of `GIVE_WAY` are left out first."""
+    return fitted({name: [name, *(row[name] for row in found)] for name in found[0]}, GIVE_WAY)

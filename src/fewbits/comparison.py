@@ -1,0 +1,181 @@
+"""compare: several methods and seeds on the same model and data, in one call."""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from torch import Tensor, nn
+
+from fewbits.engines.common.schedule import Schedule
+from fewbits.engines.common.task import Loss, Task
+from fewbits.engines.simulation import Federation, RoundReport
+from fewbits.errors import LocalError
+from fewbits.learn.local import LocalSGD
+from fewbits.learn.method import Method
+from fewbits.methods import named
+from fewbits.methods.catalogue import options
+from fewbits.methods.text import folder_name, read_labelled
+from fewbits.report import Record, Row, rows
+from fewbits.report.record import against_dense
+from fewbits.report.table import WIDTH, terminal
+from fewbits.report.training import report
+from fewbits.report.write import PAGE, Report, write
+from fewbits.rng import Key
+
+INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What a comparison reached; `print` shows the table of the command line."""
+
+    records: list[Record]  # one per method and seed
+    target: float | None  # accuracy whose bytes the table has
+    page: Path | None  # report.html; None without `out`
+    notes: list[str]  # sentences about the start of the runs, and about what could not be made
+
+    @property
+    def rows(self) -> list[Row]:
+        """One row per method, averaged over its seeds."""
+        return rows(self.records, self.target)
+
+    @property
+    def table(self) -> str:
+        """The table as `fewbits compare` prints it, 80 columns wide."""
+        out = io.StringIO()
+        Console(file=out, width=WIDTH, color_system=None).print(terminal(self.rows))
+        return out.getvalue()
+
+    def __str__(self) -> str:
+        return self.table
+
+
+def compare(
+    model: nn.Module,
+    clients: Sequence[tuple[Tensor, Tensor]],
+    methods: Sequence[str | Method],
+    seeds: Sequence[int] = (0, 1, 2),
+    rounds: int = 50,
+    *,
+    test: tuple[Tensor, Tensor] | None = None,
+    local: LocalSGD | None = None,
+    per_round: int | None = None,
+    loss: Loss | None = None,
+    processes: int = 1,
+    device: str = "cpu",
+    out: Path | str | None = None,
+    target: float | None = None,
+    watch: Callable[[str, int, RoundReport], None] | None = None,
+) -> Comparison:
+    """Train copies of `model` by several methods and seeds, and compare their accuracy and bytes.
+
+    All runs have the same initial weights and the same data; `model` itself stays as it is.
+
+    Args:
+        model: the initial model; `federate` trains it in place, this function does not.
+        clients: one (x, y) pair of tensors for each client.
+        methods: texts such as "dense", "topk@fraction=0.01" or "label=lbgm+topk", or Methods.
+        seeds: each method is trained once with each seed.
+        rounds: rounds of each run.
+        test: (x, y) on which the model is evaluated after every round.
+        local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
+        per_round: clients sampled in each round; None: all.
+        loss: loss(output, y); None: cross-entropy.
+        processes: worker processes; results do not depend on it.
+        device: where clients train; another than "cpu" needs one process.
+        out: folder for logs, checkpoints and report.html; a stopped comparison continues there. None: nothing is left.
+        target: an accuracy; the table has the bytes that it took.
+        watch: called as watch(label, seed, report) after every round.
+
+    Raises:
+        LocalError: a method, the data or `out` is not usable.
+
+    >>> import torch
+    >>> data = [(torch.eye(4), torch.arange(4)) for _ in range(2)]
+    >>> found = compare(nn.Linear(4, 4), data, ["dense", "topk@fraction=0.5"], seeds=[0], rounds=2)
+    >>> dense, topk = found.rows
+    >>> topk.method, topk.up < dense.up
+    ('topk@fraction=0.5', True)
+    """
+    built, labels = _built(methods)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise LocalError(f"compare: give one or more seeds, each once; got {list(seeds)}")
+    task, schedule = Task.of(model, clients, test, local, loss), Schedule(rounds, per_round, 1, 10, processes, device)
+    for method in built.values():  # a mistake is found before anything is trained
+        method.objective.check(task.local)
+        method.prepare(copy.deepcopy(model), Key(seeds[0]).fold("factor"))
+    records: list[Record] = []
+    with _folder(out) as folder:
+        for seed in seeds:
+            for label, method in built.items():
+                place = folder / folder_name(label, seed)
+                run = Federation(replace(task, model=copy.deepcopy(model)), method, schedule, Key(seed), place)
+                run.run(None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r))
+                records.append(Record.read(place, label, seed))
+    records = against_dense(records)
+    notes = [INITIAL]
+    if out is not None:
+        config = {"rounds": rounds, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
+        config |= {"local": repr(task.local)}
+        found = _report(model, task, config, records, target, labels)
+        notes += write(Path(out), found)
+    return Comparison(records, target, None if out is None else Path(out) / PAGE, notes)
+
+
+def _built(methods: Sequence[str | Method]) -> tuple[dict[str, Method], dict[str, str]]:
+    """The methods by their labels, in order; and the texts of the labelled ones."""
+    if isinstance(methods, str) or not methods:
+        raise LocalError(f"compare: methods is a list such as ['dense', 'topk@fraction=0.01']; got {methods!r}")
+    found: dict[str, Method] = {}
+    labels: dict[str, str] = {}
+    for method in methods:
+        text = read_labelled(method, options) if isinstance(method, str) else None
+        made = named(method if text is None else str(text))
+        label = made.name if text is None else text.label
+        if label in found:
+            raise LocalError(f"compare: two methods are called {label!r}; give labels, as in 'a=topk'")
+        found[label] = made
+        if text is not None and text.given:
+            labels[label] = str(text)
+    return found, labels
+
+
+@contextmanager
+def _folder(out: Path | str | None) -> Iterator[Path]:
+    """The folder of the runs: `out`, or a temporary one."""
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:
+        yield Path(temporary)
+
+
+def _described(built: Mapping[str, Method]) -> dict[str, str]:
+    return {label: repr(method) for label, method in built.items()}
+
+
+def _report(
+    model: nn.Module,
+    task: Task,
+    config: Mapping[str, object],
+    records: Sequence[Record],
+    target: float | None,
+    labels: Mapping[str, str],
+) -> Report:
+    """The page and the figures of all runs."""
+    numbers = sum(p.numel() for p in model.parameters())
+    sampled = config["per_round"] or "all"
+    subject = (
+        f"{type(model).__name__} of {numbers:,} parameters, {len(task.parts)} clients, {sampled} of them in each of "
+        f"{config['rounds']} rounds. {INITIAL}"
+    )
+    title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
+    summary = [record.summary(target) for record in records]
+    return report(title, records, config, summary, target, subject, labels)

@@ -1,0 +1,32 @@
+"""Figures as text."""
+
+from __future__ import annotations
+
+NONE = "–"  # where there is no figure
+
+
+def megabytes(count: float) -> str:
+    """Bytes in units of 10^6, with three figures."""
+    value = count / 1e6
+    if value < 1:
+        return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
+    return f"{value:,.{max(0, 3 - len(str(int(value))))}f}"
+
+
+def size(count: float) -> str:
+    """A byte count with its unit, in powers of 1000.
+
+    >>> size(20_000_000)
+    '20 MB'
+    """
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit * 0.9995:
+            return f"{count / unit:,.3g} {name}"
+    return f"{count:.3g} B"
+
+
+def times(count: float | None) -> str:
+    """How many times fewer."""
+    if count is None:
+        return NONE
+    return f"{count:.3g}" if count < 1000 else f"{count:,.0f}"

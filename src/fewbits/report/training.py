@@ -1,0 +1,100 @@
+"""The report of trainings with a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import escape
+
+from fewbits.report import figure
+from fewbits.report.page import Section, configuration, stages, table
+from fewbits.report.record import Record
+from fewbits.report.table import Row, cells, columns, rows
+from fewbits.report.write import Report
+
+PERSONAL = """
+<p>Personal data: every client's model on the client's held-out examples. The columns are the mean accuracy over
+clients, the spread over clients, and the mean of the worst tenth. For methods with personal models
+(pFedPara, FedPer, local), this is also the accuracy of the table and of the picture.</p>
+"""
+SUBSPACE = """
+<p>Isotropy: (D/d)|A<sup>T</sup>u|<sup>2</sup>/|u|<sup>2</sup> of a client's update u in its subspace, mean over clients
+and rounds. It is 1 when the subspace holds as much of u as of a random vector, and more when it holds more. Step: how
+far a local step of the learning rate moves the model along an isotropic gradient. It is the rate times d/D for
+orthonormal columns, and the rate itself for unbiased ones.</p>
+"""
+PRIVATE = """
+<p>Epsilon: the privacy loss of all rounds, for the delta of the configuration, by Opacus's accountant. The option
+<em>share</em> sets the adversary; docs/secure-aggregation.md states the assumptions. The keys of a simulation are
+known, so this run protects nobody. It shows the effect of the noise on accuracy.</p>
+"""
+MEASURED = """
+<p>Every byte count is the length of frames that were encoded, sent and decoded: 16 bytes of header and the payload.
+<em>MB up</em>: what clients sent. <em>MB down</em>: what clients received, with all frames for rounds that they missed.
+Bytes of a transport (HTTP, TLS) are not included. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em>: the clients' model
+on the test set after the last round.</p>
+"""
+
+
+def report(
+    title: str,
+    records: Sequence[Record],
+    config: Mapping[str, object],
+    summary: object,
+    target: float | None = None,
+    subject: str = "",
+    labels: Mapping[str, str] = {},
+) -> Report:
+    """The report of these runs.
+
+    Args:
+        title: of the page.
+        records: the runs; several seeds of a method become one row.
+        config: what the runs have in common.
+        summary: the content of summary.json.
+        target: an accuracy; the table has the bytes that it took.
+        subject: the line below the title; "": made from the configuration.
+        labels: the methods behind labels, as text.
+    """
+    found = rows(records, target)
+    seeds = max((row.seeds for row in found), default=0)
+    band = " Lines are means over seeds, bands reach from the worst seed to the best." if seeds > 1 else ""
+    return Report(
+        title,
+        subject or _subject(config),
+        sections(records, found, config, labels),
+        partial(figure.png, records),
+        "Test accuracy against bytes, a line per method",
+        summary,
+        caption=f"Further left means fewer bytes.{band}",
+    )
+
+
+def sections(
+    records: Sequence[Record], found: Sequence[Row], config: Mapping[str, object], labels: Mapping[str, str] = {}
+) -> list[Section]:
+    """The tables, and what their columns mean."""
+    seeds = max((row.seeds for row in found), default=0)
+    many = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
+    names = columns(found)
+    named = "; ".join(f"{label}: {text}" for label, text in labels.items())
+    notes = [
+        f'<p class="soft">{escape(named)}</p>' if named else "",
+        PERSONAL if any(row.personal is not None for row in found) else "",
+        PRIVATE if any(row.epsilon is not None for row in found) else "",
+        SUBSPACE if any(row.isotropy is not None for row in found) else "",
+    ]
+    return [
+        Section(f"Bytes and accuracy{many}", [table([names, *(cells(row, names) for row in found)]), *notes]),
+        Section("Bits sent by clients, by stage", [stages([(record.method, record.stages) for record in records])]),
+        Section("What is measured", [MEASURED]),
+        configuration(config),
+    ]
+
+
+def _subject(config: Mapping[str, object]) -> str:
+    sampled = config.get("per_round") or "all"
+    return (
+        f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients ({config.get('split')}), "
+        f"{sampled} of them in each of {config.get('rounds')} rounds"
+    )
