@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class Spec:
     `segments` gives the lengths of the tensors that were laid end to end into this vector, for codecs that
     work tensor by tensor; empty means one segment.
     """
+
+    wire_name: ClassVar[str] = "tensor"
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -114,6 +117,8 @@ def _leaf(name: object, value: object) -> Spec:
 @dataclass(frozen=True)
 class TreeSpec:
     """Names and Specs of a dict of tensors, in the dict's order (part of the wire contract)."""
+
+    wire_name: ClassVar[str] = "tree"
 
     entries: tuple[tuple[str, Spec], ...]
 

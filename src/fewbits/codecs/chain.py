@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class Chain(Codec):
     >>> chain(TopK(0.01), Quantize(bits=4), Rans())
     chain(TopK(fraction=0.01), Quantize(bits=4), Rans())
     """
+
+    wire_name: ClassVar[str] = "chain"
 
     transforms: tuple[Transform, ...]
     coder: Coder

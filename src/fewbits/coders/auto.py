@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ TAG_BITS = 3
 @dataclass(frozen=True)
 class Auto(Coder):
     """Three bits that name the coder, then its output; the earlier coder of the list where two are equal."""
+
+    wire_name: ClassVar[str] = "auto"
 
     floats = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Elias(Coder):
 
     A range without negative (or positive) levels counts from its end nearest to zero instead.
     """
+
+    wire_name: ClassVar[str] = "elias"
 
     code: str = "gamma"  # "gamma": shortest for levels near zero; "delta": shorter from 32 up
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ MAX_LEVELS = 2**16
 @dataclass(frozen=True)
 class Golomb(Coder):
     """Type, then supports, level by level; time O(numel + nonzeros * log levels)."""
+
+    wire_name: ClassVar[str] = "golomb"
 
     order: str = "ascending"  # least frequent level first; "descending" costs up to 129% over entropy (measured)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class Rans(Coder):
     Independent levels come to 0.1-0.3% over their zero-order entropy from 10^6 on; neighbours that depend on each
     other come below it.
     """
+
+    wire_name: ClassVar[str] = "rans"
 
     floats = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from fewbits.wire import BitReader, BitWriter
 @dataclass(frozen=True)
 class Zstd(Coder):
     """One zstandard frame without magic, size and checksum, or fixed width where that is shorter (one bit)."""
+
+    wire_name: ClassVar[str] = "zstd"
 
     level: int = 1  # 1..19; higher: slower, a little smaller
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -39,6 +39,8 @@ class Factorisation:
     round((1 - gamma) r_min + gamma r_max). Biases, norms and all tensors of one dimension stay as they are. Patterns
     are shell patterns on the names of modules (and all inside them) or weights; one that matches nothing is an error.
     """
+
+    wire_name: ClassVar[str] = "factorisation"
 
     form: str = "fedpara"  # or "pfedpara", "lowrank"
     # 0..1: 0 the fewest numbers of full reach, 1 nearly the dense model's; or patterns with one each, the first that

@@ -6,6 +6,7 @@ Wang and Melas-Kyriazi, Intrinsic Gradient Compression for Federated Learning, 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class IntrinsicSpace:
     theta. k-subspace: k matrices per epoch, of which each sampled client uses one, drawn from (seed, round, client).
     The paper's clients take one gradient; here A^T is taken of what several local steps changed: the same linear map.
     """
+
+    wire_name: ClassVar[str] = "intrinsic_space"
 
     dim: int = 4096  # d; larger: more bytes, less is lost
     mode: str = "static"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class LocalSGD:
     g is the batch's mean gradient, clipped; g += weight_decay * w; m = momentum * m + g; w -= lr * m. The momentum m
     starts at zero in every call, because a client keeps nothing between rounds (McMahan et al. 2017, algorithm 1).
     """
+
+    wire_name: ClassVar[str] = "local_sgd"
 
     lr: float  # step size; larger: faster, then unstable
     momentum: float = 0.0  # in [0, 1); larger: longer memory of past gradients within one call

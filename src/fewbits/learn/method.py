@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import nn
 
@@ -27,6 +28,8 @@ LAST = "@last"  # a pattern: the module of the last parameters
 @dataclass(frozen=True)
 class Method:
     """A named composition of codecs, objective, server optimiser, weighting, and what of the model travels at all."""
+
+    wire_name: ClassVar[str] = "method"
 
     name: str  # as on the command line
     up: Lift  # clients to server

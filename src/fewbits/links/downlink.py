@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,28 +16,27 @@ from fewbits.errors import LocalError
 Part = Codec | Transform | Coder
 
 
+@dataclass(frozen=True, init=False, repr=False)
 class Downlink:
     """A codec for the log of a broadcast and, if receivers may leave what all share, one for each on its own.
 
     >>> from fewbits import Delta, Quantize, Rans, chain
     >>> Downlink(Delta(chain(Quantize(bits=8), Rans())), own=chain(Quantize(bits=4), Rans()))
     Downlink(flat(Delta(chain(Quantize(bits=8), Rans()))), own=flat(Delta(chain(Quantize(bits=4), Rans()))))
+
+    `own` is what differences for one receiver are encoded with. It must be stateless: what it misses is in the next
+    difference anyway (EF21-P), so no memory is needed.
     """
 
-    def __init__(self, public: Part, own: Part | None = None) -> None:
-        """`own`: what differences for one receiver are encoded with, such as chain(Quantize(bits=4), Rans()).
+    wire_name: ClassVar[str] = "downlink"
 
-        It must be stateless: what it misses is in the next difference anyway (EF21-P), so no memory is needed.
-        """
-        self.public: Lift = holding(as_lift(public, "Downlink"), "Downlink")
-        self.own: Lift | None = None
-        if own is not None:
-            given = own if isinstance(own, Lift) else as_lift(Delta(own), "Downlink")  # pyright: ignore
-            self.own = holding(given, "Downlink")
-            if self.own.stateless or not patchable(self.own):
-                raise LocalError(
-                    f"Downlink: own takes one stateless codec, such as chain(Quantize(bits=4), Rans()); got {own!r}"
-                )
+    public: Lift
+    own: Lift | None = None
+
+    def __init__(self, public: Part, own: Part | None = None) -> None:
+        """Any codec of one vector stands under `flat`, and `own` under `Delta`."""
+        object.__setattr__(self, "public", holding(as_lift(public, "Downlink"), "Downlink"))
+        object.__setattr__(self, "own", None if own is None else _differences(own))
 
     @staticmethod
     def of(part: Part | Downlink) -> Downlink:
@@ -47,14 +47,17 @@ class Downlink:
         """Both codecs changed."""
         return Downlink(change(self.public), None if self.own is None else change(self.own))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Downlink) and (self.public, self.own) == (other.public, other.own)
-
-    def __hash__(self) -> int:
-        return hash((self.public, self.own))
-
     def __repr__(self) -> str:
         return f"Downlink({self.public!r}{'' if self.own is None else f', own={self.own!r}'})"
+
+
+def _differences(own: Part) -> Lift:
+    lift = holding(own if isinstance(own, Lift) else as_lift(Delta(own), "Downlink"), "Downlink")  # pyright: ignore
+    if lift.stateless or not patchable(lift):
+        raise LocalError(
+            f"Downlink: own takes one stateless codec, such as chain(Quantize(bits=4), Rans()); got {own!r}"
+        )
+    return lift
 
 
 def holding(lift: Lift, owner: str) -> Lift:

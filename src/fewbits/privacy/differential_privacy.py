@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class DifferentialPrivacy:
     single messages sees too little noise. Nothing but the sum may depend on them, so the uplink must be lossless.
     Clients weigh 1 each, whatever their number of examples: else one of them moves the sum by more than `clip`.
     """
+
+    wire_name: ClassVar[str] = "differential_privacy"
 
     clip: float = 1.0  # C, largest 2-norm of what is sent; smaller: less noise in all, more of the update cut off
     noise: float = 1.0  # sigma; larger: more private, slower

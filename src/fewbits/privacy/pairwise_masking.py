@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class PairwiseMasking:
     Everything that leaves a client is one vector of words. Clients weigh 1 each. All clients of a round must arrive:
     masks of one that does not stay in the sum, so that the round is void and the model stays.
     """
+
+    wire_name: ClassVar[str] = "pairwise_masking"
 
     bits: int = 32  # of a word; larger: smaller steps
     largest: float = 1.0  # entry of an update, in size; what is beyond is cut; larger: coarser steps

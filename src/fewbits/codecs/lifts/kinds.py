@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 from fewbits.codecs.base import Codec, Transform
 from fewbits.codecs.chain import as_codec, chain
@@ -23,6 +24,8 @@ from fewbits.errors import LocalError
 @dataclass(frozen=True)
 class Flat(Lift):
     """All tensors as one vector: the default, because every group costs side information."""
+
+    wire_name: ClassVar[str] = "flat"
 
     codec: Codec
 
@@ -58,6 +61,8 @@ class Flat(Lift):
 class Each(Lift):
     """Every tensor by itself, with side information and state of its own."""
 
+    wire_name: ClassVar[str] = "each"
+
     codec: Codec
 
     def __post_init__(self) -> None:
@@ -87,6 +92,8 @@ class Each(Lift):
 @dataclass(frozen=True)
 class Route(Lift):
     """Tensors by the first shell pattern that matches their name; those of one pattern travel as one vector."""
+
+    wire_name: ClassVar[str] = "route"
 
     rules: tuple[tuple[str, Codec], ...]
 

@@ -132,6 +132,8 @@ class MeanSketch(Sketched):
     what carries tables to a server that unsketches their sum itself (`FetchSGD`).
     """
 
+    wire_name: ClassVar[str] = "mean_sketch"
+
     linear: ClassVar[bool] = True
 
     @property
@@ -163,6 +165,8 @@ class CountSketch(Sketched):
     is unbiased, too: (est - x)^2 is at most the mean of the largest half of the rows' squared errors, which gives
     omega = rows / ceil(rows/2) * (D - 1) / columns, a bound that is far from tight.
     """
+
+    wire_name: ClassVar[str] = "count_sketch"
 
     fraction: float | None = None  # 0 < fraction <= 1: share of entries kept; None: all, unbiased
 

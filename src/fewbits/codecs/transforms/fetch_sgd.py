@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class FetchSGD:
     `subtract`, the line above, k must stay below about a tenth of the columns, or e grows without bound. `zero`
     empties instead all places of u and e that S(Delta) touches: e cannot grow so, and some of it is lost.
     """
+
+    wire_name: ClassVar[str] = "fetch_sgd"
 
     k: int  # entries of the model that a round changes; more: faster, until estimates are noise
     momentum: float = 0.9  # rho, in [0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ class LowRank(Transform):
     orthogonal projection. P and Q are scaled to be about as large as each other. Not linear: PowerSGD's two
     all-reduces, P's before Q's, would need a second exchange.
     """
+
+    wire_name: ClassVar[str] = "low_rank"
 
     rank: int  # r; larger: more bytes, more of the matrix
     passes: int = 1  # more: nearer to the best matrix of this rank; the same bytes

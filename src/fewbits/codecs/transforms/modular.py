@@ -22,6 +22,8 @@ class Modular(Transform):
     other vectors are lost, so error feedback refuses it. Nothing shorter is possible where masks make words uniform.
     """
 
+    wire_name: ClassVar[str] = "modular"
+
     bits: int = 32  # 2..48
 
     quantises: ClassVar[bool] = True

@@ -33,6 +33,8 @@ class Quantize(Transform):
     bias is below 2^-16 of a step; buckets' scales are bfloat16, rounded up.
     """
 
+    wire_name: ClassVar[str] = "quantize"
+
     bits: int  # 2..16: each level in bits before entropy coding; smaller: fewer bytes, more noise
     norm: str = "linf"  # "linf" or "l2"
     bucket: str | int = "whole"  # one scale per "whole" vector, per "tensor", or per so many elements

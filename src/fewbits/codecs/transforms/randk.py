@@ -28,6 +28,8 @@ class RandK(Transform):
     carriers may be added before they are expanded.
     """
 
+    wire_name: ClassVar[str] = "randk"
+
     fraction: float  # 0 < fraction <= 1; smaller: fewer bytes, more variance
     mode: str = "contractive"  # or "unbiased"
 

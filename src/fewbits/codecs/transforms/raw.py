@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Raw(Transform):
     `Raw()` is lossless. A cast to a narrower type rounds to nearest even; a value beyond the type's range is refused,
     never sent as infinity.
     """
+
+    wire_name: ClassVar[str] = "raw"
 
     dtype: str | None = None  # "fp16", "bf16", "fp32", "fp64"; None: the tensor's own
 

@@ -26,6 +26,8 @@ class Sign(Transform):
     so that one bit is enough.
     """
 
+    wire_name: ClassVar[str] = "sign"
+
     bucket: str | int = "whole"  # one scale per "whole" vector, per "tensor", or per so many elements
 
     quantises: ClassVar[bool] = True

@@ -31,6 +31,8 @@ class Subspace(Transform):
     Half-precision vectors have float32 coordinates, whose range they would leave; narrow them by Raw("bf16") after.
     """
 
+    wire_name: ClassVar[str] = "subspace"
+
     dim: int  # d, numbers that travel; larger: more bytes, more of the vector
     seed: int | None = 7  # None: another subspace in each frame
     basis: str = "fastfood"  # or "hadamard", "sparse", "gaussian" (small tests)

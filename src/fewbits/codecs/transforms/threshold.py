@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +24,8 @@ class Threshold(Sparse):
     Hard thresholding (Sahu et al. 2021): the error per entry is below tau, an absolute bound, so neither omega nor
     delta is promised.
     """
+
+    wire_name: ClassVar[str] = "threshold"
 
     tau: float  # >= 0, in the units of x; larger: fewer bytes
 

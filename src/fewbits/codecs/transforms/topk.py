@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +25,8 @@ class TopK(Sparse):
     unlike torch.topk, so that bytes do not depend on the device; zeros are never chosen. Selection is by the magnitude
     in float32.
     """
+
+    wire_name: ClassVar[str] = "topk"
 
     fraction: float  # 0 < fraction <= 1; smaller: fewer bytes, slower convergence
 

@@ -27,7 +27,9 @@ class Delta(Wrapper):
     on models; EF21-P on a downlink. It needs no error feedback: what C misses is still in x - h next time.
     """
 
-    forbids: ClassVar[tuple[str, ...]] = ("Delta", "ErrorFeedback")
+    wire_name: ClassVar[str] = "delta"
+
+    forbids: ClassVar[tuple[str, ...]] = ("delta", "error_feedback")
     because: ClassVar[str] = "the difference to the reference already holds what was missed; it would be counted twice"
 
     def __post_init__(self) -> None:

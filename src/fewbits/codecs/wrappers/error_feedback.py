@@ -28,7 +28,9 @@ class ErrorFeedback(Wrapper):
     codec must shrink what it misses; one that multiplies by n/k is refused.
     """
 
-    forbids: ClassVar[tuple[str, ...]] = ("ErrorFeedback", "Delta")
+    wire_name: ClassVar[str] = "error_feedback"
+
+    forbids: ClassVar[tuple[str, ...]] = ("error_feedback", "delta")
     because: ClassVar[str] = "the same residual would be added twice, and grow; keep one of them"
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class LastValue(Wrapper):
 
     For the tensors of a broadcast that travel whole (running statistics) beside others that travel as differences.
     """
+
+    wire_name: ClassVar[str] = "last_value"
 
     @property
     def stateless(self) -> bool:

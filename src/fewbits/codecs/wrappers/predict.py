@@ -39,9 +39,11 @@ class Predict(Wrapper):
     video coding. Error feedback belongs around it.
     """
 
+    wire_name: ClassVar[str] = "predict"
+
     silent: float = 0.0  # in [0, 1]: larger is silent more often; 0 always sends the rest
 
-    forbids: ClassVar[tuple[str, ...]] = ("Predict", "LookBack", "Delta", "ErrorFeedback")
+    forbids: ClassVar[tuple[str, ...]] = ("predict", "look_back", "delta", "error_feedback")
     because: ClassVar[str] = (
         "what it predicts from is already the last decoded vector; feed errors back outside, not inside"
     )

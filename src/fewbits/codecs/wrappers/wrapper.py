@@ -24,7 +24,7 @@ class Wrapper(Codec):
 
     codec: Codec
 
-    forbids: ClassVar[tuple[str, ...]] = ()  # names of wrappers that may not stand anywhere inside this one
+    forbids: ClassVar[tuple[str, ...]] = ()  # wire names of wrappers that may not stand anywhere inside this one
     because: ClassVar[str] = ""  # why
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class Wrapper(Codec):
                 raise LocalError(
                     f"{name}: {codec!r} takes a dict of tensors; put it outermost, as in flat({name}(...))"
                 )
-            if type(codec).__name__ in self.forbids:
+            if codec.wire_name in self.forbids:
                 raise LocalError(f"{name} around {type(codec).__name__}: {self.because}")
 
     def __repr__(self) -> str:

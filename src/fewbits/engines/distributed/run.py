@@ -36,6 +36,7 @@ from fewbits.learn.local import evaluate
 from fewbits.links import Ledger
 from fewbits.rng import Key
 from fewbits.topology import Network
+from fewbits.wire.identity import canonical
 
 REPORTED = 2**20  # bytes a node tells of a round, at most
 
@@ -97,7 +98,7 @@ class DistributedRun:
         start = self.node.flat.whole.cpu().numpy().tobytes()
         return settings(self.task, self.method, self.network, self.key) | {
             "initial model": f"{len(start)} bytes, digest {hashlib.blake2b(start, digest_size=8).hexdigest()}",
-            "spec": repr(self.node.spec),
+            "spec": canonical(self.node.spec),
             "schedule": f"{self.schedule.rounds} rounds, evaluated every {self.schedule.evaluate_every}, "
             f"saved every {self.schedule.checkpoint_every}",
         }

@@ -29,6 +29,7 @@ from fewbits.learn.gossip import GossipMethod, tuned
 from fewbits.links import Entry, Ledger
 from fewbits.rng import Key
 from fewbits.topology import Network
+from fewbits.wire.identity import canonical
 
 VECTORS = "vectors.bin"
 
@@ -206,10 +207,10 @@ class GossipRun:
 def settings(task: Task, method: GossipMethod, network: Network, key: Key) -> dict[str, str]:
     """What a resumed run must have in common with its earlier part."""
     return {
-        "method": repr(method),
+        "method": canonical(method),
         "network": repr(network),
         "key": key.text(),
-        "local training": repr(task.local),
+        "local training": canonical(task.local),
         "nodes": f"{network.n} with {sum(len(part) for part in task.parts)} examples",
     }
 

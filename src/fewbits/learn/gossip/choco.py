@@ -30,6 +30,8 @@ class Choco(GossipMethod):
     the round before, then q = C(x - xhat_i), so that sending overlaps the next gradient.
     """
 
+    wire_name: ClassVar[str] = "choco"
+
     codec: Codec = field(default_factory=lambda: flat(chain(Quantize(bits=4), Rans())))
     position: str = "half"  # of what is sent: "half", before the consensus step, or "mixed", after it
     start: str = "common"  # xhat = x0 everywhere, equal by a common seed and free; or "zero": x0 is sent in round 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class DeepSqueeze(GossipMethod):
     Whole models are compressed, so that a round costs more than CHOCO's at equal error; no copies of neighbours are
     kept, so that any network will do.
     """
+
+    wire_name: ClassVar[str] = "deep_squeeze"
 
     codec: Codec = field(default_factory=lambda: flat(ErrorFeedback(chain(Quantize(bits=8), Rans()))))
     gamma: float | str = 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class DSGD(GossipMethod):
     converge beyond the codec's error; use `Choco`. gamma < 1 goes only part of the way to the mean. Lian et al. take
     the gradient at x and step from the mean of the x_j; here, as in CHOCO's paper, the step comes first.
     """
+
+    wire_name: ClassVar[str] = "dsgd"
 
     codec: Codec = field(default_factory=lambda: flat(Raw()))
     gamma: float | str = 1.0

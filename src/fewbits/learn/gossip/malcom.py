@@ -6,6 +6,7 @@ Campbell, Liu, Woldemariam, Scaglione, arXiv 2311.05760; the coder: arXiv 2309.0
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from fewbits.codecs import Codec, Quantize, chain, flat
 from fewbits.coders import Golomb
@@ -27,6 +28,8 @@ class Malcom(Choco):
     With mu = 0 it is CHOCO with the same codec, bit for bit. With several local steps eta is their sum. Under
     `position="mixed"`, steps 5 and 6 come before 2, and what is sent is the residual of the sparse x.
     """
+
+    wire_name: ClassVar[str] = "malcom"
 
     codec: Codec = field(default_factory=lambda: flat(chain(Quantize(bits=4), Golomb())))
     regulariser: Prox = field(default_factory=lambda: L1(1e-5))

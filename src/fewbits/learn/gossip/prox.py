@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Prox(ABC):
 class NoProx(Prox):
     """r = 0."""
 
+    wire_name: ClassVar[str] = "no_prox"
+
     def __call__(self, z: Tensor, eta: float, spec: TreeSpec) -> Tensor:
         """z itself."""
         return z
@@ -43,6 +46,8 @@ class NoProx(Prox):
 @dataclass(frozen=True)
 class L1(Prox):
     """r = mu |x|_1: x = sign(z) max(|z| - eta mu, 0), entry by entry."""
+
+    wire_name: ClassVar[str] = "l1"
 
     mu: float  # 0 or more; larger: more zeros
 
@@ -68,6 +73,8 @@ class GroupL1(Prox):
     A group is one output (a row of a weight matrix, a filter of a convolution); biases and other vectors are groups of
     one entry each.
     """
+
+    wire_name: ClassVar[str] = "group_l1"
 
     mu: float  # 0 or more; larger: more groups become zero
 

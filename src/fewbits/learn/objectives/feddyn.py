@@ -26,6 +26,8 @@ class FedDyn(Objective):
     `LocalSGD` ends. Client and server need the same alpha: `server` gives the server's half.
     """
 
+    wire_name: ClassVar[str] = "fed_dyn"
+
     kept: ClassVar[int] = 1
 
     alpha: float = 0.1  # larger: clients stay closer to w^t, shorter steps at the server

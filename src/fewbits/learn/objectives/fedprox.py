@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ class FedProx(Objective):
     A client takes as many steps as `LocalSGD` says instead of stopping at the paper's gamma-inexact solution, and the
     server weighs by examples, as in FedAvg.
     """
+
+    wire_name: ClassVar[str] = "fed_prox"
 
     mu: float = 0.1  # larger: clients stay closer to w^t; 0: FedAvg
 

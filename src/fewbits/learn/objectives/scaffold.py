@@ -26,6 +26,8 @@ class Scaffold(Objective):
     size this is the paper's rule. Send the control variate losslessly: what a codec changes in it stays in c.
     """
 
+    wire_name: ClassVar[str] = "scaffold"
+
     kept: ClassVar[int] = 1
     extra: ClassVar[int] = 1
 

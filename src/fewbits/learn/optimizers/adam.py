@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class FedAdam(ServerOptimizer):
 
     Their Delta is minus our update.
     """
+
+    wire_name: ClassVar[str] = "fed_adam"
 
     lr: float = 1e-2  # eta
     beta1: float = 0.9  # in [0, 1); larger: longer memory of past updates

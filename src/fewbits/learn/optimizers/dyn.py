@@ -25,6 +25,8 @@ class FedDynServer(ServerOptimizer):
     With clients of one size this is the paper's rule.
     """
 
+    wire_name: ClassVar[str] = "fed_dyn_server"
+
     needs_objective: ClassVar[bool] = True
 
     alpha: float = 0.1  # that of the clients' FedDyn; larger: shorter steps

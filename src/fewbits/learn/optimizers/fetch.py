@@ -6,6 +6,7 @@ Rothchild et al., FetchSGD: Communication-Efficient Federated Learning with Sket
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class FetchServer(ServerOptimizer):
     sketch of one gradient; here that of what its local steps changed, so that the clients' rate is in it already and
     `rule.lr` multiplies it.
     """
+
+    wire_name: ClassVar[str] = "fetch_server"
 
     linear_prefix: MeanSketch  # what the clients' updates become, by one sketch in all rounds
     rule: FetchSGD  # a round at the server

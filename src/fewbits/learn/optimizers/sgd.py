@@ -6,6 +6,7 @@ With momentum FedAvgM (Hsu, Qi, Brown, Measuring the Effects of Non-Identical Da
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class ServerSGD(ServerOptimizer):
 
     FedAvg (McMahan et al. 2017) with lr 1 and momentum 0; FedAvgM (Hsu et al. 2019).
     """
+
+    wire_name: ClassVar[str] = "server_sgd"
 
     lr: float = 1.0  # larger: bolder
     momentum: float = 0.0  # in [0, 1)

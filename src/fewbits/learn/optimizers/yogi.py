@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ class FedYogi(ServerOptimizer):
     FedAdam with another v: it moves towards the update's square by an amount that does not depend on v, so that it
     forgets a large update more slowly. Their Delta is minus our update.
     """
+
+    wire_name: ClassVar[str] = "fed_yogi"
 
     lr: float = 1e-2  # eta
     beta1: float = 0.9  # in [0, 1); larger: longer memory of past updates
