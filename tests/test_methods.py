@@ -6,9 +6,10 @@ import pytest
 from torch import nn
 
 import fewbits as fb
-from fewbits.learn import DifferentialPrivacy, FlatModel
+from fewbits.learn import FlatModel
 from fewbits.methods import METHODS, build, fedpara, topk
 from fewbits.methods.catalogue import OVER, options
+from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.pairwise_masking import PairwiseMasking
 
 STACK = "chain(TopK(fraction=0.05), Quantize(bits=4), Rans())"
@@ -141,7 +142,7 @@ def test_methods_compose_as_values():
             "option threshold must be float or adaptive:C:LR:STEPS, such as 0.2; got 'high'",
         ),
         ("lbgm", {"threshold": "adaptive:1"}, "option threshold must be float or adaptive:C:LR:STEPS"),
-        ("lbgm", {"threshold": "adaptive:1:0:5"}, "lr and c must be > 0"),
+        ("lbgm", {"threshold": "adaptive:1:0:5"}, "lr must be a finite number above 0; got 0.0"),
         ("lbgm", {"normalise": "some"}, "normalise must be one of sampled, all; got 'some'"),
         ("lbgm", {"threshold": "2"}, r"threshold must be a number in \[0, 1\]; got 2.0"),
         ("lbgm", {"feedback": "perhaps"}, "option feedback must be true or false"),
@@ -160,15 +161,15 @@ def test_methods_compose_as_values():
         ("masked+feddyn", {}, "masks need clients that keep nothing"),
         ("masked+scaffold", {}, "masks need clients that keep nothing"),
         ("masked+intrinsic", {"mode": "k-subspace"}, "one subspace for all"),
-        ("masked", {"bits": "60"}, r"bits must be an integer in 2\.\.48; got 60"),
+        ("masked", {"bits": "60"}, r"bits must be a whole number in 2\.\.48; got 60"),
         ("masked+dp", {}, r"unknown method 'masked\+dp'"),
         ("dp+dp", {}, r"unknown method 'dp\+dp'"),
         ("fedpara+dp", {}, r"unknown method 'fedpara\+dp'; .*dp may stand over these, as in dp\+fedpara\+topk"),
         ("dp+scaffold", {}, "would keep all noise of dp; take another objective"),
         ("dp", {"share": "shared"}, "share must be one of local, central; got 'shared'"),
-        ("dp", {"noise": "0"}, r"noise must be in 0\.01\.\.1e6; got 0\.0"),
-        ("dp", {"delta": "1"}, "delta must be above 0 and below 1; got 1.0"),
-        ("dp", {"clip": "-1"}, r"clip must be in 1e-20\.\.1e20; got -1\.0"),
+        ("dp", {"noise": "0"}, r"noise must be a number in \[0\.01, 1e6\]; got 0\.0"),
+        ("dp", {"delta": "1"}, r"delta must be a number in \(0, 1\); got 1\.0"),
+        ("dp", {"clip": "-1"}, r"clip must be a number in \[1e-20, 1e20\]; got -1\.0"),
         ("fedpara+fedper", {}, r"unknown method 'fedpara\+fedper'"),
         ("fedpara+pfedpara+topk", {}, r"unknown method 'fedpara\+pfedpara\+topk'"),
         ("intrinsic+fetchsgd", {}, "steps on sketches, not in a subspace"),
@@ -181,12 +182,12 @@ def test_methods_compose_as_values():
             r"method 'fedpara\+topk' has no option 'theshold'; it has gamma=0.1.*fraction",
         ),
         ("fedpara", {"gamma": "much"}, "option gamma must be float or auto, such as 0.1; got 'much'"),
-        ("fedpara", {"gamma": "2"}, r"gamma must be in 0\.\.1"),
+        ("fedpara", {"gamma": "2"}, r"gamma must be a number in \[0, 1\]"),
         ("fedpara", {"gamma": "auto"}, "gamma='auto' and budget_bytes go together"),
         ("pfedpara", {"budget": "1000"}, "gamma='auto' and budget_bytes go together"),
         ("fedpara", {"tanh": "perhaps"}, "option tanh must be true or false"),
-        ("feddyn", {"alpha": "0"}, "alpha must be positive and finite; got 0.0"),
-        ("fedprox", {"mu": "-1"}, "mu must be finite and not negative; got -1.0"),
+        ("feddyn", {"alpha": "0"}, "alpha must be a finite number above 0; got 0.0"),
+        ("fedprox", {"mu": "-1"}, "mu must be a finite number, 0 or more; got -1.0"),
     ],
 )
 def test_bad_input_gets_a_sentence_with_the_valid_choices(name, settings, said):

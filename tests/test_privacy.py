@@ -140,7 +140,7 @@ def test_an_update_that_is_not_finite_is_refused(wrong):
     [(0.0, 1.0, "clip"), (math.inf, 1.0, "clip"), (1.0, 0.0, "noise_multiplier"), (1.0, math.nan, "noise_multiplier")],
 )
 def test_a_mechanism_says_what_is_wrong_with_it(clip, noise, name):
-    with pytest.raises(LocalError, match=f"GaussianMechanism: {name} must be in"):
+    with pytest.raises(LocalError, match=f"GaussianMechanism: {name} must be a number in"):
         GaussianMechanism(clip, noise)
 
 
@@ -244,7 +244,7 @@ def test_far_too_little_and_far_too_much_noise_give_a_bound_without_a_warning(op
     ],
 )
 def test_the_accountant_says_which_argument_is_wrong(arguments, name):
-    with pytest.raises(LocalError, match=f"epsilon: {name} is out of range"):
+    with pytest.raises(LocalError, match=f"epsilon: {name} must be"):
         epsilon(*arguments)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.codecs.base import Codec, Partial
 from fewbits.coders import Fixed
 from fewbits.errors import LocalError, WireError
@@ -40,15 +41,11 @@ class ModularEncoding:
     beyond: str = "clip"  # entries beyond `clip` are set to it; or "refuse" them
 
     def __post_init__(self) -> None:
-        for name, most in (("bits", 48), ("clients", 2**47)):
-            value, least = getattr(self, name), 2 if name == "bits" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise LocalError(f"ModularEncoding: {name} must be an integer in {least}..{most}; got {value!r}")
-        if not (math.isfinite(self.clip) and 1e-30 <= self.clip <= 1e30):
-            raise LocalError(f"ModularEncoding: clip must be in 1e-30..1e30; got {self.clip!r}")
-        for name, value, valid in (("rounding", self.rounding, ROUNDINGS), ("beyond", self.beyond, BEYOND)):
-            if value not in valid:
-                raise LocalError(f"ModularEncoding: {name} must be one of {', '.join(valid)}; got {value!r}")
+        check_whole("ModularEncoding: bits", self.bits, 2, 48)
+        check_whole("ModularEncoding: clients", self.clients, 1, 2**47)
+        check_number("ModularEncoding: clip", self.clip, "[1e-30, 1e30]", numpy=True)
+        check_one_of("ModularEncoding: rounding", self.rounding, ROUNDINGS)
+        check_one_of("ModularEncoding: beyond", self.beyond, BEYOND)
         if self.top < 1:
             raise LocalError(
                 f"ModularEncoding: {self.bits} bits are too few for a sum of {self.clients} messages, which could wrap round; "

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from fewbits import kernels
+from fewbits.checks import check_one_of
 from fewbits.coders.base import Coder
 from fewbits.coders.fixed import write_packed
 from fewbits.coders.joined import nothing, offsets, restore, symbol_dtype, trivial
@@ -32,8 +33,7 @@ class Elias(Coder):
     code: str = "gamma"  # "gamma": shortest for levels near zero; "delta": shorter from 32 up
 
     def __post_init__(self) -> None:
-        if self.code not in ("gamma", "delta"):
-            raise LocalError(f'Elias: code must be "gamma" or "delta"; got {self.code!r}')
+        check_one_of("Elias: code", self.code, ("gamma", "delta"))
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
         """Append the codes after aligning; LocalError above 2^32 levels."""

@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from fewbits import kernels
+from fewbits.checks import check_one_of
 from fewbits.coders.base import Coder
 from fewbits.coders.elias import delta_bits, gamma_bits, read_delta, read_gamma, write_delta, write_gamma
 from fewbits.coders.fixed import write_packed
@@ -38,8 +39,7 @@ class Golomb(Coder):
     order: str = "ascending"  # least frequent level first; "descending" costs up to 129% over entropy (measured)
 
     def __post_init__(self) -> None:
-        if self.order not in ("ascending", "descending"):
-            raise LocalError(f'Golomb: order must be "ascending" or "descending"; got {self.order!r}')
+        check_one_of("Golomb: order", self.order, ("ascending", "descending"))
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
         """Append counts, align, append runs; LocalError above 65536 levels."""

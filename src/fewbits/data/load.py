@@ -5,6 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+from fewbits.checks import check_whole
 from fewbits.data.dataset import Data
 from fewbits.data.digits import digits
 from fewbits.data.images import SETS, images
@@ -31,8 +32,8 @@ def load(name: str, data_dir: str | PathLike[str] | None = None, *, limit: int |
     """
     if name not in NAMES:
         raise LocalError(f"load: expected a data set among {', '.join(NAMES)}; got {name!r}")
-    if limit is not None and limit < 1:
-        raise LocalError(f"load: limit must be 1 or more examples; got {limit}")
+    if limit is not None:
+        check_whole("load: limit", limit, 1, numpy=True)
     if name == "digits":
         return digits().first(limit)
     folder = None if data_dir is None else _folder(Path(data_dir), name)

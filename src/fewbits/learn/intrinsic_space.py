@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs import Basis
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
@@ -42,11 +43,9 @@ class IntrinsicSpace:
     seed: int = 7  # of the matrices; everybody's
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise LocalError(f"IntrinsicSpace: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        check_one_of("IntrinsicSpace: mode", self.mode, MODES)
         for name in ("dim", "k", "epoch"):
-            if getattr(self, name) < 1:
-                raise LocalError(f"IntrinsicSpace: {name} must be at least 1; got {getattr(self, name)}")
+            check_whole(f"IntrinsicSpace: {name}", getattr(self, name), 1, numpy=name != "dim")
         Basis(self.dim, self.dim, Key(self.seed), self.basis, self.scale)  # says what is wrong with the others
 
     @property

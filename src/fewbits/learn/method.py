@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from fewbits.checks import check_one_of
 from fewbits.codecs import Lift
 from fewbits.errors import LocalError
 from fewbits.factor import Factorisation
@@ -44,8 +45,7 @@ class Method:
     masking: PairwiseMasking | None = None  # only the sum of a round's messages can be read
 
     def __post_init__(self) -> None:
-        if self.normalise not in NORMALISE:
-            raise LocalError(f"Method: normalise must be one of {', '.join(NORMALISE)}; got {self.normalise!r}")
+        check_one_of("Method: normalise", self.normalise, NORMALISE)
         optimizer = self.server_optimizer
         self.objective.check_server(optimizer)
         if self.normalise == "all" and (self.objective.extra or optimizer.needs_objective):

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.errors import LocalError
 from fewbits.privacy.mechanism import GaussianMechanism, epsilon_of
 from fewbits.rng import Key
@@ -36,14 +37,11 @@ class DifferentialPrivacy:
     clients: int = 1  # n, whose messages are in one sum; a run sets it
 
     def __post_init__(self) -> None:
-        for name, fine in (
-            ("clip", 1e-20 <= self.clip <= 1e20),
-            ("noise", 0.01 <= self.noise <= 1e6),
-            ("delta", 0 < self.delta < 1),
-            ("share", self.share in SHARES),
-        ):
-            if not fine:
-                raise LocalError(f"DifferentialPrivacy: {name} must be {_RANGES[name]}; got {getattr(self, name)!r}")
+        check_number("DifferentialPrivacy: clip", self.clip, "[1e-20, 1e20]", numpy=True)
+        check_number("DifferentialPrivacy: noise", self.noise, "[0.01, 1e6]", numpy=True)
+        check_number("DifferentialPrivacy: delta", self.delta, "(0, 1)", numpy=True)
+        check_one_of("DifferentialPrivacy: share", self.share, SHARES)
+        check_whole("DifferentialPrivacy: clients", self.clients, 1, numpy=True)
 
     def check(self, lossless: bool) -> None:
         """LocalError unless the uplink keeps the promise; says so, too, when the accountant is missing.
@@ -75,11 +73,3 @@ class DifferentialPrivacy:
             (self.noise * math.sqrt(n / self.clients), self.clients / everybody): times for n, times in rounds.items()
         }
         return epsilon_of(self.delta, spent)
-
-
-_RANGES = {
-    "clip": "in 1e-20..1e20",
-    "noise": "in 0.01..1e6",
-    "delta": "above 0 and below 1",
-    "share": f"one of {', '.join(SHARES)}",
-}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_whole
 from fewbits.codecs import Lift, Modular, ModularEncoding, Partial, chain, flat
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError, WireError
@@ -37,6 +38,7 @@ class PairwiseMasking:
     clients: int = 1  # in a round; a run sets it
 
     def __post_init__(self) -> None:
+        check_whole("PairwiseMasking: clients", self.clients, 1)
         _ = self.field  # says what is wrong
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fewbits.checks import check_number
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.topology.make import graph
@@ -98,8 +99,7 @@ def random_regular(n: int, degree: int = 4, key: Key = Key(0), weights: str = "m
 def erdos_renyi(n: int, share: float = 0.3, key: Key = Key(0), weights: str = "metropolis") -> Topology:
     """Every pair is joined with probability `share`; drawn again until the graph is connected."""
     _several("erdos_renyi", n)
-    if not 0 < share <= 1:
-        raise LocalError(f"topology.erdos_renyi: share must be in (0, 1]; got {share}")
+    check_number("topology.erdos_renyi: share", share, "(0, 1]", numpy=True)
     return _connected(lambda nx, seed: nx.gnp_random_graph(n, share, seed=seed), key, weights, "erdos_renyi")
 
 

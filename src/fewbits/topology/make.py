@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fewbits.checks import check_one_of
 from fewbits.errors import LocalError
 from fewbits.topology.value import ROUNDING, Topology
 
@@ -20,8 +21,7 @@ def graph(n: int, edges: Iterable[tuple[int, int]], weights: str = "metropolis")
     >>> graph(3, [(1, 0), (1, 2)]).weights.round(2).tolist()
     [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33], [0.0, 0.33, 0.67]]
     """
-    if weights not in RULES:
-        raise LocalError(f"topology: weights must be one of {', '.join(RULES)}; got {weights!r}")
+    check_one_of("topology: weights", weights, RULES)
     pairs = tuple(sorted({(min(i, j), max(i, j)) for i, j in edges}))
     degree = [0] * n
     for i, j in pairs:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.codecs.base import Keys, Transform, wide
 from fewbits.codecs.transforms.sketch import Sketch, check
 from fewbits.codecs.transforms.sparse import magnitudes
-from fewbits.codecs.transforms.topk import check_fraction, count
+from fewbits.codecs.transforms.topk import count
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
@@ -40,10 +41,9 @@ class Sketched(Transform):
     def __post_init__(self) -> None:
         owner = type(self).__name__
         check(owner, self.rows, self.columns)
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise LocalError(f"{owner}: seed must be an integer, or None for a fresh sketch; got {self.seed!r}")
-        if self.mode not in MODES:
-            raise LocalError(f"{owner}: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        if self.seed is not None:
+            check_whole(f"{owner}: seed", self.seed, hint=", or None for a fresh sketch")
+        check_one_of(f"{owner}: mode", self.mode, MODES)
 
     @property
     @abstractmethod
@@ -174,7 +174,7 @@ class CountSketch(Sketched):
         super().__post_init__()
         if self.fraction is None:
             return
-        check_fraction("CountSketch", self.fraction)
+        check_number("CountSketch: fraction", self.fraction, "(0, 1]")
         object.__setattr__(self, "fraction", float(self.fraction))
         if self.mode != "unbiased":
             raise LocalError("CountSketch: kept estimates are given as they are; fraction goes with mode='unbiased'")

@@ -5,7 +5,6 @@ Rothchild, Panda, Ullah, Ivkin, Stoica, Braverman, Gonzalez, Arora, ICML 2020, A
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.codecs.transforms.sketch import Sketch
 from fewbits.codecs.transforms.sparse import magnitudes
 from fewbits.errors import LocalError
@@ -50,12 +50,10 @@ class FetchSGD:
     feedback: str = "zero"  # or "subtract"
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise LocalError(f"FetchSGD: k must be a whole number, 1 or more; got {self.k!r}")
-        if self.feedback not in FEEDBACK:
-            raise LocalError(f"FetchSGD: feedback must be one of {', '.join(FEEDBACK)}; got {self.feedback!r}")
-        if not (0 <= self.momentum < 1 and 0 < self.lr < math.inf):
-            raise LocalError(f"FetchSGD: momentum must be in [0, 1) and lr positive; got {self.momentum}, {self.lr}")
+        check_whole("FetchSGD: k", self.k, 1)
+        check_one_of("FetchSGD: feedback", self.feedback, FEEDBACK)
+        check_number("FetchSGD: momentum", self.momentum, "[0, 1)", numpy=True)
+        check_number("FetchSGD: lr", self.lr, "(0, inf)", numpy=True)
 
     def init(self, sketch: Sketch) -> tuple[Tensor, Tensor]:
         """u = e = 0.  # (numbers,) each"""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs.base import Keys, Transform, wide
-from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 
@@ -55,13 +55,11 @@ class LowRank(Transform):
     columns: int | None = None  # of every matrix, entries; None: near-square
 
     def __post_init__(self) -> None:
-        for name, value in (("rank", self.rank), ("passes", self.passes), ("columns", self.columns)):
-            if name == "columns" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LocalError(f"LowRank: {name} must be a whole number, 1 or more; got {value!r}")
-        if self.per not in PER:
-            raise LocalError(f"LowRank: per must be one of {', '.join(PER)}; got {self.per!r}")
+        check_whole("LowRank: rank", self.rank, 1)
+        check_whole("LowRank: passes", self.passes, 1)
+        if self.columns is not None:
+            check_whole("LowRank: columns", self.columns, 1)
+        check_one_of("LowRank: per", self.per, PER)
 
     def pieces(self, spec: Spec) -> list[Piece]:
         """The matrices of a vector."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_whole
 from fewbits.codecs.base import Keys, Transform
 from fewbits.errors import LocalError
 from fewbits.spec import Contract, Spec
@@ -29,8 +30,7 @@ class Modular(Transform):
     quantises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 48:
-            raise LocalError(f"Modular: bits must be an integer in 2..48; got {self.bits!r}")
+        check_whole("Modular: bits", self.bits, 2, 48)
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[None, Tensor]:
         """Numbers in 0..2^bits-1."""

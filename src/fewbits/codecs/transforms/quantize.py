@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs.base import Keys, Transform
 from fewbits.codecs.transforms.scale_blocks import ScaleBlocks, float32, per_option
-from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
@@ -43,11 +43,9 @@ class Quantize(Transform):
     quantises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bits, int) or isinstance(self.bits, bool) or not 2 <= self.bits <= 16:
-            raise LocalError(f"Quantize: bits must be an integer in 2..16 (Sign() is one bit); got {self.bits!r}")
-        for name, value, valid in (("norm", self.norm, NORMS), ("mode", self.mode, MODES)):
-            if value not in valid:
-                raise LocalError(f"Quantize: {name} must be one of {', '.join(valid)}; got {value!r}")
+        check_whole("Quantize: bits", self.bits, 2, 16, hint=" (Sign() is one bit)")
+        check_one_of("Quantize: norm", self.norm, NORMS)
+        check_one_of("Quantize: mode", self.mode, MODES)
         per_option("Quantize", self.bucket)
 
     def __repr__(self) -> str:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_number, check_one_of
 from fewbits.codecs.base import Keys, Transform
-from fewbits.codecs.transforms.topk import check_fraction, count
+from fewbits.codecs.transforms.topk import count
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
@@ -36,10 +37,9 @@ class RandK(Transform):
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_fraction("RandK", self.fraction)
+        check_number("RandK: fraction", self.fraction, "(0, 1]")
         object.__setattr__(self, "fraction", float(self.fraction))
-        if self.mode not in MODES:
-            raise LocalError(f"RandK: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        check_one_of("RandK: mode", self.mode, MODES)
 
     @property
     def projection(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_one_of
 from fewbits.codecs.base import Keys, Transform
 from fewbits.errors import LocalError
 from fewbits.spec import Contract, Spec
@@ -29,8 +30,8 @@ class Raw(Transform):
     dtype: str | None = None  # "fp16", "bf16", "fp32", "fp64"; None: the tensor's own
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in WIDTHS:
-            raise LocalError(f"Raw: dtype must be one of {', '.join(WIDTHS)} or None; got {self.dtype!r}")
+        if self.dtype is not None:
+            check_one_of("Raw: dtype", self.dtype, WIDTHS, " or None")
 
     def __repr__(self) -> str:
         return f"Raw({self.dtype!r})" if self.dtype else "Raw()"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_whole
 from fewbits.codecs.base import Keys, Transform, wide
 from fewbits.codecs.transforms.bases import Basis
 from fewbits.codecs.transforms.bases.basis import check
@@ -42,8 +43,8 @@ class Subspace(Transform):
 
     def __post_init__(self) -> None:
         check("Subspace", self.dim, self.basis, self.scale)
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise LocalError(f"Subspace: seed must be an integer, or None for a fresh basis; got {self.seed!r}")
+        if self.seed is not None:
+            check_whole("Subspace: seed", self.seed, hint=", or None for a fresh basis")
 
     @property
     def projection(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number
 from fewbits.codecs.base import Keys, Transform
 from fewbits.codecs.transforms.sparse import Sparse, magnitudes
-from fewbits.errors import LocalError
 from fewbits.spec import Contract, Spec
 
 
@@ -30,8 +29,7 @@ class Threshold(Sparse):
     tau: float  # >= 0, in the units of x; larger: fewer bytes
 
     def __post_init__(self) -> None:
-        if isinstance(self.tau, bool) or not isinstance(self.tau, int | float) or not 0 <= self.tau < math.inf:
-            raise LocalError(f"Threshold: tau must be a finite number >= 0; got {self.tau!r}")
+        check_number("Threshold: tau", self.tau, "[0, inf)")
         object.__setattr__(self, "tau", float(self.tau))
 
     def most(self, spec: Spec) -> int:

@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number
 from fewbits.codecs.base import Keys, Transform
 from fewbits.codecs.transforms.sparse import Sparse, magnitudes
-from fewbits.errors import LocalError
 from fewbits.spec import Contract, Spec
 
 
@@ -31,8 +31,8 @@ class TopK(Sparse):
     fraction: float  # 0 < fraction <= 1; smaller: fewer bytes, slower convergence
 
     def __post_init__(self) -> None:
-        check_fraction("TopK", self.fraction)
-        object.__setattr__(self, "fraction", float(self.fraction))  # 1 and 1.0: one repr, one hash on the wire
+        check_number("TopK: fraction", self.fraction, "(0, 1]")
+        object.__setattr__(self, "fraction", float(self.fraction))
 
     def most(self, spec: Spec) -> int:
         """k = ceil(fraction*n)."""
@@ -51,12 +51,6 @@ class TopK(Sparse):
     def examples(cls) -> Sequence[Transform]:
         """From one entry to all of them."""
         return [cls(0.01), cls(0.1), cls(1.0)]
-
-
-def check_fraction(owner: str, fraction: float) -> None:
-    """Raise LocalError unless 0 < fraction <= 1."""
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise LocalError(f"{owner}: fraction must be in (0, 1]; got {fraction!r}")
 
 
 def count(fraction: float, n: int) -> int:

@@ -12,16 +12,17 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from fewbits.checks import check_flag, check_number, check_whole
 from fewbits.codecs.base import Codec, Keys, Partial, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.raw import Raw
 from fewbits.codecs.transforms.topk import TopK
 from fewbits.codecs.wrappers.error_feedback import ErrorFeedback
-from fewbits.codecs.wrappers.overlap import Overlap, share
+from fewbits.codecs.wrappers.overlap import Overlap
 from fewbits.codecs.wrappers.wrapper import Wrapper, finite, read_optional, write_optional
 from fewbits.coders import Rans
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import WireError
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
@@ -41,10 +42,9 @@ class Adaptive:
     c: float = 1.0  # > 0: larger recycles more
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and self.steps >= 1 and self.c > 0):
-            raise LocalError(
-                f"Adaptive: lr and c must be > 0 and steps >= 1; got lr={self.lr}, steps={self.steps}, c={self.c}"
-            )
+        check_number("Adaptive: lr", self.lr, "(0, inf)", numpy=True)
+        check_whole("Adaptive: steps", self.steps, 1, numpy=True)
+        check_number("Adaptive: c", self.c, "(0, inf)", numpy=True)
 
     def allows(self, v2: float, sin2: float) -> bool:
         """Whether a vector with |v|^2 = v2 may be recycled."""
@@ -128,10 +128,9 @@ class LookBack(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.threshold, Adaptive):
-            share("LookBack", "threshold", self.threshold)
+            check_number("LookBack: threshold", self.threshold, "[0, 1]")
             object.__setattr__(self, "threshold", float(self.threshold))
-        if not isinstance(self.feedback, bool):
-            raise LocalError(f"LookBack: feedback must be True or False; got {self.feedback!r}")
+        check_flag("LookBack: feedback", self.feedback)
 
     @property
     def stateless(self) -> bool:

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_number
 from fewbits.codecs.base import Codec, Keys, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.topk import TopK
-from fewbits.codecs.wrappers.overlap import Overlap, share
+from fewbits.codecs.wrappers.overlap import Overlap
 from fewbits.codecs.wrappers.wrapper import Wrapper, finite, read_optional, write_optional
 from fewbits.coders import Rans
 from fewbits.errors import WireError
@@ -50,7 +51,7 @@ class Predict(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        share("Predict", "silent", self.silent)
+        check_number("Predict: silent", self.silent, "[0, 1]")
         object.__setattr__(self, "silent", float(self.silent))
 
     @property

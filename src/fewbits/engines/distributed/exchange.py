@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fewbits.checks import check_whole
 from fewbits.engines.distributed.world import World
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import WireError
 
 FINE, AGAIN, KEY = range(3)  # answers: the frame is in; send it again; send a key frame
 HEADS, BODIES, ANSWERS = range(3)  # tags: messages of one kind stay in order
@@ -33,8 +34,7 @@ class Exchange:
 
     def __init__(self, world: World, limit: int) -> None:
         """`limit`: the longest frame in bytes that is taken from a neighbour."""
-        if limit < 1:
-            raise LocalError(f"Exchange: the longest frame must be 1 byte or more; got {limit}")
+        check_whole("Exchange: the longest frame", limit, 1, numpy=True, hint=" (of bytes)")
         self._world, self._limit = world, limit
         self._round = 0
         self._heads: dict[int, tuple[Tensor, Any]] = {}

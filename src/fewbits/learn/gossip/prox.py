@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.exchange import AS_THEY_ARE
 from fewbits.spec import TreeSpec
 
@@ -99,8 +99,7 @@ class GroupL1(Prox):
 
 
 def _check(name: str, mu: float) -> None:
-    if not 0 <= mu < math.inf:
-        raise LocalError(f"{name}: mu must be finite and not negative; got {mu}")
+    check_number(f"{name}: mu", mu, "[0, inf)", numpy=True)
 
 
 def _parameters(spec: TreeSpec) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_one_of
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip.method import GossipMethod
@@ -48,8 +49,8 @@ class Vectors:
 
 def need(method: GossipMethod, network: Network, memory: str | None = None) -> str:
     """The form of memory: as asked for, or the two-vector form wherever it will do; LocalError when it will not."""
-    if memory is not None and memory not in MEMORIES:
-        raise LocalError(f"memory must be one of {', '.join(MEMORIES)}; got {memory!r}")
+    if memory is not None:
+        check_one_of("memory", memory, MEMORIES)
     will_do = network.fixed or not method.residual
     if memory == "two" and not will_do:
         raise LocalError(

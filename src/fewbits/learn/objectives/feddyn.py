@@ -5,14 +5,13 @@ The server's half is fewbits.learn.optimizers.FedDynServer.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.objective import Objective, Term, Vectors
 from fewbits.learn.optimizers.dyn import FedDynServer
 
@@ -33,8 +32,7 @@ class FedDyn(Objective):
     alpha: float = 0.1  # larger: clients stay closer to w^t, shorter steps at the server
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise LocalError(f"FedDyn: alpha must be positive and finite; got {self.alpha}")
+        check_number("FedDyn: alpha", self.alpha, "(0, inf)", numpy=True)
 
     def server(self) -> FedDynServer:
         """The server's half, with the same alpha."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -27,8 +27,8 @@ class FedAdam(ServerOptimizer):
     tau: float = 1e-3  # larger: less adaptive
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.tau > 0):
-            raise LocalError(f"FedAdam: lr and tau must be > 0 and betas in [0, 1); got {self}")
+        for name, interval in (("lr", "(0, inf)"), ("beta1", "[0, 1)"), ("beta2", "[0, 1)"), ("tau", "(0, inf)")):
+            check_number(f"FedAdam: {name}", getattr(self, name), interval, numpy=True)
 
     def init(self, numel: int) -> Moments:
         """m = 0, v = tau^2."""

@@ -5,14 +5,13 @@ The clients' half is fewbits.learn.objectives.FedDyn.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -32,8 +31,7 @@ class FedDynServer(ServerOptimizer):
     alpha: float = 0.1  # that of the clients' FedDyn; larger: shorter steps
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise LocalError(f"FedDynServer: alpha must be positive and finite; got {self.alpha}")
+        check_number("FedDynServer: alpha", self.alpha, "(0, inf)", numpy=True)
 
     def init(self, numel: int) -> Moments:
         """h = 0."""

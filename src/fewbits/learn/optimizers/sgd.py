@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -28,8 +28,8 @@ class ServerSGD(ServerOptimizer):
     momentum: float = 0.0  # in [0, 1)
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and 0 <= self.momentum < 1):
-            raise LocalError(f"ServerSGD: lr must be > 0 and momentum in [0, 1); got {self.lr} and {self.momentum}")
+        check_number("ServerSGD: lr", self.lr, "(0, inf)", numpy=True)
+        check_number("ServerSGD: momentum", self.momentum, "[0, 1)", numpy=True)
 
     def init(self, numel: int) -> Moments:
         """m = 0, if there is momentum."""
