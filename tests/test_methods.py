@@ -149,7 +149,7 @@ def test_methods_compose_as_values():
         ("lbgm+topk", {"feedback": "both"}, "feedback must be one of none, inside, outside; got 'both'"),
         ("predict", {"feedback": "inside"}, "feedback must be one of none, outside"),
         ("topk", {"down": "delta3"}, "unknown downlink 'delta3'; choose one of dense, fp16, delta8, delta4, sparse"),
-        ("dense", {"momentum": "1"}, r"momentum in \[0, 1\)"),
+        ("dense", {"momentum": "1"}, r"momentum must be a number in \[0, 1\)"),
         (
             "fedpara+magic",
             {},

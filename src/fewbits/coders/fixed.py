@@ -19,10 +19,16 @@ JOINED = (1, 2, 4)  # widths that fill bytes
 
 @dataclass(frozen=True)
 class Fixed(Coder):
-    """ceil(log2 levels) bits per level, most significant bit first; floats as their little-endian words.
+    """Write every value in the same number of bits.
 
-    >>> Fixed().payload_bits(Spec((5,), "int8", -7, 7))
-    20
+    ceil(log2 levels) bits per level, most significant bit first; floats as their little-endian words.
+
+    Raises:
+        LocalError: at encoding, a value is none of the levels.
+
+    Example:
+        >>> Fixed().payload_bits(Spec((5,), "int8", -7, 7))
+        20
     """
 
     wire_name: ClassVar[str] = "fixed"
@@ -54,12 +60,10 @@ class Fixed(Coder):
         return restore(symbols, spec)
 
     def payload_bits(self, spec: Spec) -> int:
-        """Exact size."""
         return width_bits(spec) * spec.numel
 
     @classmethod
     def examples(cls) -> Sequence[Fixed]:
-        """The only one."""
         return (cls(),)
 
 

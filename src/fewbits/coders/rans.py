@@ -18,11 +18,28 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True)
 class Rans(Coder):
-    """Near the entropy of joined bytes: five ternary levels or two 4-bit levels in one; floats plane by byte plane.
+    """Code near the entropy, with a static model of joined values.
 
-    One bit says whether fixed width was shorter, so that this coder never loses more than a byte to `Fixed`.
-    Independent levels come to 0.1-0.3% over their zero-order entropy from 10^6 on; neighbours that depend on each
-    other come below it.
+    About -sum p log2 p bits per value, p the share of each joined byte in this message. Five ternary or two 4-bit
+    levels share a byte, so neighbours that depend on each other cost less; floats are coded byte plane by byte plane.
+    One bit says whether `Fixed` was shorter, so at most a byte is lost to it. From 10^6 independent levels on, the
+    output is 0.1% to 0.3% over the zero-order entropy.
+
+    Raises:
+        LocalError: at encoding, a value is none of the levels.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, Quantize, Rans, Sender, Spec, chain
+        >>> x = torch.zeros(10_000)
+        >>> x[::100] = 1.0
+        >>> len(Sender(chain(Quantize(bits=4)), Spec.of(x), Key(0)).send(x))
+        5020
+        >>> len(Sender(chain(Quantize(bits=4), Rans()), Spec.of(x), Key(0)).send(x)) < 200
+        True
+
+    Source: asymmetric numeral systems, Duda 2014. Different here: the model is sent as rounded weights; both ends derive
+    the frequencies.
     """
 
     wire_name: ClassVar[str] = "rans"
@@ -57,7 +74,6 @@ class Rans(Coder):
 
     @classmethod
     def examples(cls) -> Sequence[Rans]:
-        """The only one."""
         return (cls(),)
 
 

@@ -1,4 +1,4 @@
-"""DifferentialPrivacy: the Gaussian mechanism of a run, on what leaves each client, and the epsilon that it has come to."""
+"""DifferentialPrivacy: the Gaussian mechanism on what leaves each client, and the epsilon of the run so far."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DifferentialPrivacy:
     def check(self, lossless: bool) -> None:
         """LocalError unless the uplink keeps the promise; says so, too, when the accountant is missing.
 
-        `lossless`: the uplink's codec loses nothing, but for a field's steps.
+        `lossless`: the uplink's codec loses nothing, but for the steps of a modular encoding.
         """
         if self.share == "central" and not lossless:
             raise LocalError(

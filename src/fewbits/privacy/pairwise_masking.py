@@ -1,4 +1,4 @@
-"""PairwiseMasking: clients' updates as words of a field under masks that cancel in the sum of a round, and only there.
+"""PairwiseMasking: clients' updates in a modular encoding under masks that cancel in the sum of a round, and only there.
 
 Bonawitz et al., Practical Secure Aggregation, CCS 2017, sections 4 and 7; without their recovery of drop-outs.
 """
@@ -39,10 +39,10 @@ class PairwiseMasking:
 
     def __post_init__(self) -> None:
         check_whole("PairwiseMasking: clients", self.clients, 1)
-        _ = self.field  # says what is wrong
+        _ = self.encoding  # says what is wrong
 
     @property
-    def field(self) -> ModularEncoding:
+    def encoding(self) -> ModularEncoding:
         """Wide enough for two rounds' clients: n numbers under masks that do not cancel fit one with chance 2^-n."""
         return ModularEncoding(self.bits, self.largest, 2 * self.clients)
 
@@ -62,8 +62,8 @@ class PairwiseMasking:
         deployment such a secret comes from a key agreement of the two, anew for each round.
         """
         keys = {c: pairs.fold(min(me, c), max(me, c)) for c in clients if c != me}
-        words = self.field.encode(x, private)
-        masked = self.field.add(words, self.field.mask(len(words), me, keys))
+        words = self.encoding.encode(x, private)
+        masked = self.encoding.add(words, self.encoding.mask(len(words), me, keys))
         return {MASKED: torch.from_numpy(masked.astype(np.float64))}  # below 2^48: exact
 
 
@@ -72,7 +72,7 @@ class MaskedTotal:
 
     def __init__(self, masking: PairwiseMasking, spec: TreeSpec) -> None:
         """`spec`: of what the clients hid."""
-        self._field, self._clients, self._spec = masking.field, masking.clients, spec
+        self._encoding, self._clients, self._spec = masking.encoding, masking.clients, spec
         self._sum = np.zeros(spec.numel, np.uint64)
         self.count = 0  # messages in the sum
 
@@ -81,7 +81,7 @@ class MaskedTotal:
         if weight != 1:
             raise LocalError(f"masked: clients of a masked sum weigh 1 each; got {weight}")
         (partial,) = partials
-        self._sum = self._field.add(self._sum, partial.values.numpy().astype(np.uint64))
+        self._sum = self._encoding.add(self._sum, partial.values.numpy().astype(np.uint64))
         self.count += 1
 
     @property
@@ -98,4 +98,4 @@ class MaskedTotal:
         return pieces(total, {name: torch.empty(leaf.shape, device="meta") for name, leaf in self._spec})
 
     def _vector(self) -> Tensor:
-        return self._field.decode(self._sum, self.count)
+        return self._encoding.decode(self._sum, self.count)

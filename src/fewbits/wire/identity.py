@@ -69,8 +69,10 @@ def wire_field(field: Field[Any]) -> str:
 
 def _field(owner: str, value: object, field: Field[Any]) -> str:
     """`name=text`, or "" for the default."""
-    where = f"{owner}: {field.name}"
-    text = _text(getattr(value, field.name), where)
+    where, found = f"{owner}: {field.name}", getattr(value, field.name)
+    if found is field.default:
+        return ""
+    text = _text(found, where)
     default = field.default_factory() if field.default_factory is not MISSING else field.default
     if default is not MISSING and text == _text(default, where):
         return ""

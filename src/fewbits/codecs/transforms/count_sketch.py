@@ -90,7 +90,6 @@ class Sketched(Transform):
         return replace(wide(spec), shape=(self.sketch(spec).numbers,), segments=())
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Key:
-        """Nothing is read."""
         return self.key(common)
 
     def omega(self, spec: Spec) -> float:
@@ -126,10 +125,27 @@ class Sketched(Transform):
 
 @dataclass(frozen=True)
 class MeanSketch(Sketched):
-    """The mean of the rows' estimates, S^T S x in the right scale: linear, so tables are added and expanded once.
+    """Send a table of signed sums; receive the mean of the rows' estimates.
 
-    Unbiased with omega = (D - 1) / (rows * columns): no better than `Subspace` or `RandK` of as many numbers. It is
-    what carries tables to a server that unsketches their sum itself (`FetchSGD`).
+    x_hat = S^T S x in the right scale: linear, so tables are added and expanded once. Unbiased with
+    omega = (D - 1) / (rows * columns): no better than `Subspace` or `RandK` of as many numbers.
+
+    Args:
+        columns: numbers in each row; more: more bytes, less noise.
+        rows: estimates of each entry, 1..64.
+        seed: of the hashes, the same in every round (`FetchSGD` adds tables of several); None: fresh in each frame.
+        mode: "unbiased", or "contractive": 1 / (1 + omega) of the estimate, which may stand under error feedback.
+
+    Raises:
+        LocalError: an option is none of these; at encoding, a sum leaves the range of its type.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, MeanSketch, Sender, Spec
+        >>> len(Sender(MeanSketch(10, rows=3), Spec((1000,)), Key(0)).send(torch.ones(1000)))  # 16 bytes, 30 numbers
+        136
+
+    Source: Charikar, Chen, Farach-Colton 2002. Different here: the mean, which a server can take after summing.
     """
 
     wire_name: ClassVar[str] = "mean_sketch"
@@ -138,16 +154,13 @@ class MeanSketch(Sketched):
 
     @property
     def noise(self) -> float:
-        """The mean of independent rows."""
         return 1 / self.rows
 
     def estimate(self, sketch: Sketch, table: Tensor) -> Tensor:
-        """The mean."""
         return sketch.mean(table)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """Fixed and fresh, both modes."""
         return [
             cls(8, rows=3),
             cls(6, rows=4, seed=None),
@@ -157,18 +170,40 @@ class MeanSketch(Sketched):
 
 @dataclass(frozen=True)
 class CountSketch(Sketched):
-    """Count sketch with the median of the rows' estimates (Charikar, Chen, Farach-Colton 2002).
+    """Send a table of signed sums; receive the median of the rows' estimates.
 
-    With a `fraction`, only the ceil(fraction*n) largest estimates are kept, the heavy hitters: the usual way, because
-    an estimate of everything is mostly noise. S is linear and the median is not, so messages are expanded one by one; a
-    server that sums tables takes `MeanSketch` and `FetchSGD`. Estimates of one row err symmetrically, so their median
-    is unbiased, too: (est - x)^2 is at most the mean of the largest half of the rows' squared errors, which gives
-    omega = rows / ceil(rows/2) * (D - 1) / columns, a bound that is far from tight.
+    x_hat_i = median over rows r of sign_r(i) * table[r, column_r(i)]; with a `fraction`, only the ceil(fraction * n)
+    largest estimates, the heavy hitters. Without one it is unbiased, omega = rows / ceil(rows/2) * (D - 1) / columns, a
+    bound that is far from tight: errors of one row are symmetric, and (x_hat_i - x_i)^2 is at most the mean of the
+    larger half of the rows' squared errors.
+
+    Args:
+        columns: numbers in each row; more: more bytes, less noise.
+        rows: estimates of each entry, 1..64; more: outliers are rarer.
+        seed: of the hashes, the same in every round; None: fresh in each frame.
+        mode: "unbiased", or "contractive": 1 / (1 + omega) of the estimate, which may stand under error feedback.
+        fraction: share of entries that arrive, in (0, 1]; None: all, which is mostly noise.
+
+    Raises:
+        LocalError: an option is none of these; fraction goes with contractive; at encoding, a sum leaves the range of
+            its type.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import CountSketch, Key, Receiver, Sender, Spec
+        >>> x = torch.zeros(1000)
+        >>> x[7] = 5.0
+        >>> codec = CountSketch(20, rows=5, fraction=0.001)
+        >>> Receiver(codec, Spec.of(x)).receive(Sender(codec, Spec.of(x), Key(0)).send(x))[7]
+        tensor(5.)
+
+    Source: Charikar, Chen, Farach-Colton 2002. Different here: the median is not linear, so messages are expanded one by
+    one; a server that sums tables takes `MeanSketch` and `FetchSGD`.
     """
 
     wire_name: ClassVar[str] = "count_sketch"
 
-    fraction: float | None = None  # 0 < fraction <= 1: share of entries kept; None: all, unbiased
+    fraction: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -202,7 +237,6 @@ class CountSketch(Sketched):
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """Fixed and fresh, odd and even, everything and heavy hitters."""
         return [
             cls(8, rows=3),
             cls(5, seed=None),

@@ -21,7 +21,7 @@ FEEDBACK = ("subtract", "zero")
 
 
 class FetchStep(NamedTuple):
-    """What one round gives: the model's step w[support] -= values, and what is kept."""
+    """What one round gives: the model's step w[support] -= values, and the new tables."""
 
     support: Tensor  # (k',) int64, ascending; k' <= k
     values: Tensor  # (k',)

@@ -18,22 +18,35 @@ from fewbits.spec import Contract, Spec
 
 @dataclass(frozen=True)
 class Threshold(Sparse):
-    """Keep the entries with |x| >= tau, however many there are; the rest become zero.
+    """Keep the entries at or above a magnitude, however many there are.
 
-    Hard thresholding (Sahu et al. 2021): the error per entry is below tau, an absolute bound, so neither omega nor
-    delta is promised.
+    C(x)_i = x_i where |x_i| >= tau, else 0. The error of an entry is below tau; no relative bound is promised.
+
+    Args:
+        tau: finite, 0 or more, in the unit of x; larger: fewer bytes.
+
+    Raises:
+        LocalError: tau is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, Receiver, Sender, Spec, Threshold
+        >>> x = torch.tensor([0.5, -3.0, 0.0, 2.0])
+        >>> Receiver(Threshold(1.0), Spec.of(x)).receive(Sender(Threshold(1.0), Spec.of(x), Key(0)).send(x))
+        tensor([ 0., -3.,  0.,  2.])
+
+    Source: the hard threshold of Sahu et al. 2021. Different here: zeros are never sent, even with tau = 0.
     """
 
     wire_name: ClassVar[str] = "threshold"
 
-    tau: float  # >= 0, in the units of x; larger: fewer bytes
+    tau: float
 
     def __post_init__(self) -> None:
         check_number("Threshold: tau", self.tau, "[0, inf)")
         object.__setattr__(self, "tau", float(self.tau))
 
     def most(self, spec: Spec) -> int:
-        """All of them."""
         return spec.numel
 
     def select(self, x: Tensor, spec: Spec, keys: Keys) -> np.ndarray:
@@ -41,10 +54,8 @@ class Threshold(Sparse):
         return kernels.select.above(magnitudes(x), self.tau)
 
     def contract(self, spec: Spec) -> Contract:
-        """No relative bound."""
         return Contract()
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """Everything that is not zero, and the large ones."""
         return [cls(0.0), cls(1.0)]

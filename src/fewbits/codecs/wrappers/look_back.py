@@ -233,7 +233,6 @@ class LookBack(Wrapper):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """The paper's, on a selection, with error feedback inside, with residual feedback, by the theory's rule."""
         stack = chain(TopK(0.2), Quantize(bits=4), Rans())
         return [
             cls(chain(Raw()), threshold=0.9),

@@ -45,27 +45,21 @@ class Wrapper(Codec):
 
     @property
     def inner(self) -> Sequence[Codec]:
-        """The one inside."""
         return (self.codec,)
 
     def memory(self, spec: Spec) -> Any:
-        """The inner codec's."""
         return self.codec.memory(wide(spec))
 
     def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
-        """As the inner codec."""
         self.codec.write(message, wide(spec), out)
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
-        """As the inner codec."""
         return self.codec.read(wide(spec), src, common)
 
     def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
-        """The inner codec's."""
         self.codec.write_memory(memory, wide(spec), out)
 
     def read_memory(self, spec: Spec, src: BitReader) -> Any:
-        """The inner codec's."""
         return self.codec.read_memory(wide(spec), src)
 
     def contract(self, spec: Spec) -> Contract:
