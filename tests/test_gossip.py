@@ -418,7 +418,7 @@ def test_all_nodes_find_the_same_gamma():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Choco(gamma=-0.1), r'gamma must be in \(0, 1\], or "auto"; got -0.1'),
+        (lambda: Choco(gamma=-0.1), r'gamma must be a number in \(0, 1\], or "auto"; got -0.1'),
         (lambda: Choco(gamma=0), "gamma must be"),
         (lambda: Choco(gamma="best"), "gamma must be"),
         (lambda: L1(-1e-5), "mu must be a finite number, 0 or more; got -1e-05"),

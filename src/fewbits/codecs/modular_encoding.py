@@ -128,8 +128,8 @@ class ModularEncoding:
         largest = int(np.abs(signed).max(initial=0))
         if largest > count * self.top:
             raise WireError(
-                f"ModularEncoding: {count} messages sum to at most {count * self.top} levels; got {largest}: a message is "
-                "missing or twice in the sum, so that masks did not cancel, or the sender has another encoding"
+                f"ModularEncoding: {count} messages sum to at most {count * self.top} levels; got {largest}: a message "
+                "is missing or twice in the sum, so that masks did not cancel, or the sender has another encoding"
             )
         return torch.from_numpy(signed * self.step)
 
@@ -202,7 +202,7 @@ def linear_values(codec: Codec, message: Any, spec: Spec, state: Any = ()) -> Pa
     partial, _ = codec.partial(message, spec, state)
     if partial.support is not None:
         raise LocalError(
-            f"linear_values: the messages of {codec!r} have supports of their own, so their sums need every one of them; "
-            "take a codec whose contract is linear, such as chain(Subspace(4096)), or chain(Raw())"
+            f"linear_values: the messages of {codec!r} have supports of their own, so their sums need every one of "
+            "them; take a codec whose contract is linear, such as chain(Subspace(4096)), or chain(Raw())"
         )
     return Partial(partial.values * partial.scale, side=partial.side)

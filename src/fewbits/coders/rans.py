@@ -38,8 +38,8 @@ class Rans(Coder):
         >>> len(Sender(chain(Quantize(bits=4), Rans()), Spec.of(x), Key(0)).send(x)) < 200
         True
 
-    Source: asymmetric numeral systems, Duda 2014. Different here: the model is sent as rounded weights; both ends derive
-    the frequencies.
+    Source: asymmetric numeral systems, Duda 2014. Different here: the model is sent as rounded weights; both ends
+    derive the frequencies.
     """
 
     wire_name: ClassVar[str] = "rans"

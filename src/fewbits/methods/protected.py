@@ -24,7 +24,7 @@ def dp(
 
 
 def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:
-    """What clients send as masked words of a modular encoding, of which only a round's sum can be read; over dense uplinks.
+    """Mask what clients send, so that only the sum of a round can be read; over dense uplinks.
 
     `bits` per number; `largest`: its size at most, what is beyond is cut.
     """

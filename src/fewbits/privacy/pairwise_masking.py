@@ -1,4 +1,4 @@
-"""PairwiseMasking: clients' updates in a modular encoding under masks that cancel in the sum of a round, and only there.
+"""PairwiseMasking: clients' updates in a modular encoding, under masks that cancel in the sum of a round alone.
 
 Bonawitz et al., Practical Secure Aggregation, CCS 2017, sections 4 and 7; without their recovery of drop-outs.
 """

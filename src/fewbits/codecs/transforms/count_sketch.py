@@ -197,8 +197,8 @@ class CountSketch(Sketched):
         >>> Receiver(codec, Spec.of(x)).receive(Sender(codec, Spec.of(x), Key(0)).send(x))[7]
         tensor(5.)
 
-    Source: Charikar, Chen, Farach-Colton 2002. Different here: the median is not linear, so messages are expanded one by
-    one; a server that sums tables takes `MeanSketch` and `FetchSGD`.
+    Source: Charikar, Chen, Farach-Colton 2002. Different here: the median is not linear, so messages are expanded one
+    by one; a server that sums tables takes `MeanSketch` and `FetchSGD`.
     """
 
     wire_name: ClassVar[str] = "count_sketch"

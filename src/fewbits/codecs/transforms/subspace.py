@@ -25,8 +25,8 @@ ORTHONORMAL = ("hadamard", "sparse")  # bases that are so exactly
 class Subspace(Transform):
     """Send a vector's coordinates in a random subspace that both ends draw.
 
-    s = A^T x travels, and A s = A A^T x arrives; A is D x dim and never sent. `orthonormal`: A^T A = I. `unbiased`: D/dim
-    times as long, E[A A^T] = I. A vector of fewer than `dim` entries travels as it is.
+    s = A^T x travels, and A s = A A^T x arrives; A is D x dim and never sent. `orthonormal`: A^T A = I. `unbiased`:
+    A A^T x is D/dim times as long, E[A A^T] = I. A vector of fewer than `dim` entries travels as it is.
 
     Args:
         dim: d, numbers that travel; larger: more bytes, more of the vector arrives.
