@@ -47,7 +47,7 @@ def test_the_key_decides_what_is_held_out_of_a_client_whatever_the_others_have()
 
 @pytest.mark.parametrize("share", [0, 1, 1.5, -0.2, float("nan")])
 def test_a_share_that_leaves_nothing_is_refused(share):
-    with pytest.raises(LocalError, match=r"holdout must be above 0 and below 1, such as 0\.2; got"):
+    with pytest.raises(LocalError, match=r"holdout must be a number in \(0, 1\), such as 0\.2; got"):
         hold_out([np.arange(5)], share, Key(0))
 
 

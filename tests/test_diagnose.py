@@ -419,10 +419,10 @@ def test_a_folder_that_is_taken_is_refused_unless_forced(folder, tmp_path):
         (["--blocks", "99"], "no 99 blocks"),
         (["--epochs", "0"], "epochs >= 1"),
         (["--epochs", "2000"], "fewer epochs"),
-        (["--lr", "-1"], "lr is out of range"),
+        (["--lr", "-1"], "lr must be a finite number above 0; got -1.0"),
         (["--lr", "1e20"], "smaller learning rate"),
         (["--lr", "inf"], "lr is at most"),
-        (["--limit", "0"], "limit must be 1 or more"),
+        (["--limit", "0"], "limit must be a whole number, 1 or more"),
         (["--data", "mnist", "--data-dir", "/nowhere"], "no folder /nowhere"),
     ],
 )

@@ -408,7 +408,7 @@ def test_a_task_or_schedule_that_makes_no_sense_is_refused_with_a_sentence():
         {"rounds": 1, "per_round": 0},
         {"rounds": 1, "evaluate_every": 0},
     ):
-        with pytest.raises(LocalError, match="must be at least 1"):
+        with pytest.raises(LocalError, match="must be a whole number, 1 or more"):
             Schedule(**wrong)
 
 

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from fewbits import Key, LocalError, Quantize, Raw, Spec, Subspace, TopK, WireError, chain, flat
 from fewbits.codecs import Keys
-from fewbits.codecs.modular_encoding import ModularEncoding, field_sum, linear_values
+from fewbits.codecs.modular_encoding import ModularEncoding, linear_values
 from fewbits.wire import BitReader, BitWriter
 
 FIELDS = [
@@ -46,7 +46,7 @@ def masked(field, xs):
 def test_a_masked_sum_is_the_sum_within_the_bound(field):
     count = min(field.clients, 6)
     xs = vectors(count, 500, field.clip)
-    total = field_sum(iter(masked(field, xs)), field)
+    total = field.sum(iter(masked(field, xs)))
     assert total.dtype == torch.float64
     assert float((total - sum(xs)).abs().max()) <= field.bound(count)
 
@@ -56,7 +56,7 @@ def test_the_most_messages_of_the_largest_values_do_not_wrap(field):
     count = min(field.clients, 1000)
     for sign in (1.0, -1.0):
         words = field.encode(torch.full((3,), sign * field.clip), Key(0))
-        total = field_sum((words for _ in range(count)), field)
+        total = field.sum(words for _ in range(count))
         assert torch.allclose(total, torch.full((3,), sign * count * field.clip, dtype=torch.float64), rtol=1e-12)
 
 
@@ -73,7 +73,7 @@ def test_words_are_what_a_loop_over_integers_gives(field):
 def test_a_dither_is_unbiased_and_its_error_grows_as_the_root_of_the_messages():
     field, count = ModularEncoding(bits=12, clients=400), 400
     x = torch.linspace(-0.9, 0.9, 301, dtype=torch.float64)
-    total = field_sum((field.encode(x, Key(1).fold(i)) for i in range(count)), field)
+    total = field.sum(field.encode(x, Key(1).fold(i)) for i in range(count))
     error = (total - count * x) / field.step
     assert float(error.square().mean().sqrt()) < 0.5 * count**0.5  # the deviation of one is at most half a step
     assert abs(float(error.mean())) < 5 * 0.5 * (count / 301) ** 0.5
@@ -129,9 +129,9 @@ def test_a_mask_that_did_not_cancel_is_found():
     field = ModularEncoding(clients=100)
     messages = masked(field, vectors(4, 200, 1.0))
     with pytest.raises(WireError, match="masks did not cancel"):
-        field_sum(messages[:3], field)
+        field.sum(messages[:3])
     with pytest.raises(WireError, match="twice"):
-        field_sum([*messages, messages[0]], field)
+        field.sum([*messages, messages[0]])
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=repr)
@@ -170,7 +170,7 @@ def test_the_sum_of_a_codecs_words_expands_to_the_sum_of_what_would_be_decoded(c
     xs = [row.float() for row in vectors(5, 200, 0.1)]
     field, spec = ModularEncoding(clip=4.0, clients=5), Spec.of(xs[0])
     parts = [sent(codec, x, i) for i, x in enumerate(xs)]
-    total = field_sum(masked(field, [p.values for p in parts]), field).float()
+    total = field.sum(masked(field, [p.values for p in parts])).float()
     side = sent(codec, torch.zeros(200), 0).side  # the server works it out from the common key
     plain = sum(codec.complete(p.values, p.side, spec) for p in parts)
     assert torch.allclose(codec.complete(total, side, spec), plain, atol=1e-5)
@@ -192,7 +192,7 @@ def test_what_could_overflow_is_refused_in_a_sentence():
         field.encode(torch.tensor([0.0, -1.5]), Key(0))
     words = field.encode(torch.ones(2), Key(0))
     with pytest.raises(LocalError, match="more than 2 messages"):
-        field_sum([words] * 3, field)
+        field.sum([words] * 3)
     with pytest.raises(LocalError, match=r"holds 1\.\.2"):
         field.decode(words, 3)
 
@@ -238,7 +238,7 @@ def test_mistakes_with_words_are_sentences():
     with pytest.raises(LocalError, match="got int64"):
         field.decode(np.zeros(2, np.int64), 1)
     with pytest.raises(LocalError, match="got none"):
-        field_sum([], field)
+        field.sum([])
     with pytest.raises(LocalError, match="no key with itself"):
         field.mask(3, 1, {1: Key(0)})
 

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "fewbits"
 # From the ground up: rooms of one floor do not import each other. A package's own face, its __init__, imports its rooms.
 FLOORS = [
     ["errors"],
+    ["checks"],
     ["choices", "files", "kernels", "rng", "spec"],
     ["wire", "data", "models", "topology"],
     ["coders"],

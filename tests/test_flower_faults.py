@@ -479,11 +479,11 @@ def test_two_nodes_with_one_partition_id_are_told_apart_from_one_that_came_back(
 @pytest.mark.parametrize(
     ("spoken", "key", "sentence"),
     [
-        (methods.topk(fraction=0.1), KEY, r"their uplink: the server has .*LookBack.*, this client .*fraction=0\.1"),
+        (methods.topk(fraction=0.1), KEY, r"their uplink: the server has .*look_back.*, this client .*fraction=0\.1"),
         (
             methods.lbgm_topk(threshold=0.9, fraction=0.2, feedback="inside", down="dense"),
             KEY,
-            r"their downlink: the server has .*Delta.*, this client .*Raw",
+            r"their downlink: the server has .*delta.*, this client .*raw",
         ),
         (METHOD, Key(8), r"their seed: the server has .*7.*, this client .*8"),
     ],

@@ -418,12 +418,12 @@ def test_all_nodes_find_the_same_gamma():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Choco(gamma=-0.1), r'gamma must be in \(0, 1\], or "auto"; got -0.1'),
+        (lambda: Choco(gamma=-0.1), r'gamma must be a number in \(0, 1\], or "auto"; got -0.1'),
         (lambda: Choco(gamma=0), "gamma must be"),
         (lambda: Choco(gamma="best"), "gamma must be"),
-        (lambda: L1(-1e-5), "mu must be finite and not negative; got -1e-05"),
+        (lambda: L1(-1e-5), "mu must be a finite number, 0 or more; got -1e-05"),
         (lambda: GroupL1(float("nan")), "mu must be"),
-        (lambda: DSGD(momentum=1.0), r"momentum must be in \[0, 1\)"),
+        (lambda: DSGD(momentum=1.0), r"momentum must be a number in \[0, 1\)"),
         (lambda: Choco(position="before"), "position must be one of half, mixed"),
         (lambda: Malcom(start="random"), "Malcom: start must be one of"),
         (lambda: Choco(ErrorFeedback(TOPK)), "counted twice"),

@@ -122,8 +122,8 @@ def test_malcoms_options_reach_the_method():
     ("arguments", "message"),
     [
         (["--method", "fedavg"], "choose one of dsgd, choco, malcom, deepsqueeze"),
-        (["--set", "mu=-1"], "mu must be finite and not negative; got -1.0"),
-        (["--set", "gamma=-0.5"], "gamma must be in (0, 1]"),
+        (["--set", "mu=-1"], "mu must be a finite number, 0 or more; got -1.0"),
+        (["--set", "gamma=-0.5"], "gamma must be a number in (0, 1]"),
         (["--set", "speed=2"], "has an option 'speed'"),
         (["--set", "coder=morse"], "coder must be one of golomb"),
         (["--topology", "knot"], "unknown topology 'knot'"),

@@ -46,7 +46,7 @@ def hidden(monkeypatch):
 
     def watched(self, x, me, clients, private, pairs):
         words = hide(self, x, me, clients, private, pairs)
-        found.append((x.clone(), words[MASKED].clone(), self.field.encode(x, private)))
+        found.append((x.clone(), words[MASKED].clone(), self.encoding.encode(x, private)))
         return words
 
     monkeypatch.setattr(PairwiseMasking, "hide", watched)
@@ -63,7 +63,7 @@ def test_a_rounds_total_is_the_sum_of_the_unmasked_words_and_no_message_is_one_o
     monkeypatch.setattr(MaskedTotal, "value", watched)
     run = federation(build("masked", {"bits": "24"}), rounds=1)
     run.run()
-    field = run.method.masking.field
+    field = run.method.masking.encoding
     plain = field.decode(np.bitwise_and(sum(words for _, _, words in found), np.uint64(2**24 - 1)), 6)
     assert torch.equal(totals[0], plain.float())
     exact = sum(x.double() for x, _, _ in found)

@@ -286,7 +286,7 @@ def normed() -> nn.Module:
             lambda: IntrinsicSpace(8, "sometimes"),
             "mode must be one of static, time-varying, k-subspace; got 'sometimes'",
         ),
-        (lambda: IntrinsicSpace(0), "dim must be at least 1; got 0"),
+        (lambda: IntrinsicSpace(0), "dim must be a whole number, 1 or more; got 0"),
         (lambda: IntrinsicSpace(8, basis="fourier"), "fourier"),
         (lambda: federation(intrinsic(dim=SIZE + 1)), str(SIZE)),
         (lambda: federation(intrinsic(dim=8), task=task(model=normed)), "sends parameters only"),

@@ -318,7 +318,7 @@ def test_matrices_that_are_kept_are_bounded():
         (lambda: Subspace(True), "got True"),
         (lambda: Subspace(4, basis="dct"), "one of fastfood, hadamard, sparse, gaussian; got 'dct'"),
         (lambda: Subspace(4, scale="unit"), "orthonormal, unbiased; got 'unit'"),
-        (lambda: Subspace(4, seed="a"), "seed must be an integer, or None for a fresh basis; got 'a'"),
+        (lambda: Subspace(4, seed="a"), "seed must be a whole number, or None for a fresh basis; got 'a'"),
         (lambda: Basis(7, 2, Key(0)).expand(torch.zeros(3)), "float vector of 2 entries"),
         (lambda: Basis(7, 2, Key(0)).project(torch.zeros(7, dtype=torch.int64)), "float vector of 7 entries"),
         (lambda: ErrorFeedback(Subspace(4, scale="unbiased")), "not a contraction"),

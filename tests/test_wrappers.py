@@ -20,12 +20,13 @@ from fewbits.codecs import (
     Sign,
     TopK,
     chain,
+    each,
 )
 from fewbits.codecs.wrappers.look_back import Full, Recycled
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
 from fewbits.rng import Key
-from fewbits.spec import Spec
+from fewbits.spec import Spec, TreeSpec
 
 N = 60
 SPEC = Spec((N,))
@@ -73,7 +74,7 @@ def look_back_oracle(vs: list[np.ndarray], recycles) -> list[tuple[float | None,
 def matches(codec, xs, recycles, spec=SPEC):
     """Whether the codec decides and decodes as the oracle; returns how often it recycled."""
     expected = look_back_oracle([x.numpy() for x in xs], recycles)
-    for ((message,), x_hat), (rho, value) in zip(encoded(codec, xs, spec), expected, strict=True):
+    for (message, x_hat), (rho, value) in zip(encoded(codec, xs, spec), expected, strict=True):
         assert isinstance(message, Recycled) == (rho is not None)
         if rho is not None:
             assert message.rho == pytest.approx(rho, rel=1e-6)
@@ -90,14 +91,14 @@ def test_look_back_is_the_papers_box(threshold):
 
 def test_a_vector_against_the_look_back_vector_is_recycled_with_a_negative_coefficient():
     x = torch.from_numpy(vector(Key(1), N))
-    ((second,), value) = encoded(LookBack(Raw(), 0.1), [x, -2 * x])[1]
+    (second, value) = encoded(LookBack(Raw(), 0.1), [x, -2 * x])[1]
     assert second == Recycled(-2.0)
     assert torch.equal(value, -2 * x)
 
 
 def test_zero_vectors_are_recycled_but_never_looked_back_to():
     x, zero = torch.ones(N), torch.zeros(N)
-    kinds = [type(m[0]) for m, _ in encoded(LookBack(Raw(), 0.1), [zero, zero, x, zero, x])]
+    kinds = [type(m) for m, _ in encoded(LookBack(Raw(), 0.1), [zero, zero, x, zero, x])]
     assert kinds == [Full, Full, Full, Recycled, Recycled]
 
 
@@ -106,29 +107,29 @@ def test_scales_at_the_ends_of_float32_are_decided_alike(scale):
     xs = [torch.from_numpy((x.numpy().astype(np.float64) * scale / 20).astype(np.float32)) for x in drift(8)]
     found = encoded(LookBack(Raw(), 0.5), xs)
     assert all(bool(torch.isfinite(value).all()) for _, value in found)
-    assert type(found[1][0][0]) is Recycled
+    assert type(found[1][0]) is Recycled
 
 
 def test_a_coefficient_that_would_overflow_is_not_used():
     small, large = torch.full((N,), 1e-30), torch.full((N,), 1e38)
-    (message,), value = encoded(LookBack(Raw(), 0.5), [small, large])[1]
+    message, value = encoded(LookBack(Raw(), 0.5), [small, large])[1]
     assert type(message) is Full
     assert torch.equal(value, large)
 
 
-def test_granularity_tensor_is_look_back_on_each_tensor_by_itself():
-    spec = Spec((N,), segments=(20, 30, 10))
-    xs = drift(20)
+def test_each_is_look_back_on_each_tensor_by_itself():
+    sizes = (20, 30, 10)
+    spec, xs = TreeSpec(tuple((name, Spec((n,))) for name, n in zip("abc", sizes, strict=True))), drift(20)
     for t, x in enumerate(xs):
         x[20:50] += 0.4 * torch.from_numpy(vector(Key(9).fold(t), 30))
-    codec = LookBack(Raw(), 0.25, granularity="tensor")
-    pieces = [[x.split((20, 30, 10))[i].numpy() for x in xs] for i in range(3)]
-    oracles = [look_back_oracle(piece, lambda v, sin2: sin2 <= 0.25) for piece in pieces]
+    trees = [dict(zip("abc", x.split(sizes), strict=True)) for x in xs]
+    oracles = [look_back_oracle([tree[name].numpy() for tree in trees], lambda v, sin2: sin2 <= 0.25) for name in "abc"]
     mixed = 0
-    for t, (messages, x_hat) in enumerate(encoded(codec, xs, spec)):
+    for t, (messages, x_hat) in enumerate(encoded(each(LookBack(Raw(), 0.25)), trees, spec)):
         kinds = [isinstance(m, Recycled) for m in messages]
         assert kinds == [oracle[t][0] is not None for oracle in oracles]
-        np.testing.assert_allclose(x_hat.numpy(), np.concatenate([o[t][1] for o in oracles]), rtol=1e-5, atol=1e-6)
+        for name, oracle in zip("abc", oracles, strict=True):
+            np.testing.assert_allclose(x_hat[name].numpy(), oracle[t][1], rtol=1e-5, atol=1e-6)
         mixed += len(set(kinds)) > 1
     assert mixed > 0
 
@@ -139,7 +140,7 @@ def test_look_back_works_on_the_compressed_vector():
     compressed = [chain(TopK(0.2)).decode(inner.encode(x, SPEC, (), (), None)[0], SPEC, ())[0] for x in xs]
     expected = look_back_oracle([c.numpy() for c in compressed], lambda v, sin2: sin2 <= 0.5)
     found = encoded(LookBack(inner, 0.5), xs)
-    assert [isinstance(m[0], Recycled) for m, _ in found] == [rho is not None for rho, _ in expected]
+    assert [isinstance(m, Recycled) for m, _ in found] == [rho is not None for rho, _ in expected]
     for (_, x_hat), (_, value) in zip(found, expected, strict=True):
         np.testing.assert_allclose(x_hat.numpy(), value, rtol=1e-5, atol=1e-6)
 
@@ -154,7 +155,7 @@ def test_error_feedback_inside_goes_on_while_look_back_recycles():
         message, memory = codec.encode(x, SPEC, state, memory, Keys(PRIVATE.fold(t), COMMON.fold(t)))
         _, state = codec.decode(message, SPEC, state)
         _, own_memory = inner.encode(x, SPEC, own_state, own_memory, Keys(PRIVATE.fold(t), COMMON.fold(t)))
-        assert torch.equal(memory[0].inner[0], own_memory[0])
+        assert torch.equal(memory.inner[0], own_memory[0])
 
 
 def test_the_adaptive_rule_is_the_theorems():
@@ -169,7 +170,7 @@ def test_the_adaptive_rule_is_the_theorems():
 def test_feedback_adds_what_recycling_missed_until_a_full_send():
     xs = drift(20, noise=0.3)
     e, l = np.zeros(N), None
-    for x, ((message,), x_hat) in zip(xs, encoded(LookBack(Raw(), 0.4, feedback=True), xs), strict=True):
+    for x, (message, x_hat) in zip(xs, encoded(LookBack(Raw(), 0.4, feedback=True), xs), strict=True):
         u = x.numpy() + e
         if isinstance(message, Recycled):
             rho = np.dot(u, l) / np.dot(l, l)
@@ -310,7 +311,7 @@ ILLEGAL = [
     (lambda: LookBack(INNER, threshold=1.5), "threshold"),
     (lambda: LookBack(INNER, threshold=-0.1), "threshold"),
     (lambda: LookBack(INNER, threshold=True), "threshold"),
-    (lambda: LookBack(INNER, granularity="layer"), "model, tensor"),
+    (lambda: LookBack(INNER, feedback=1), "True or False"),
     (lambda: Predict(INNER, silent=2), "silent"),
     (lambda: Adaptive(lr=0, steps=1), "lr"),
     (lambda: Adaptive(lr=0.1, steps=0), "steps"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 
 Label = int | str
@@ -42,8 +43,7 @@ class Key:
     path: tuple[Label, ...] = ()  # labels from the root to this purpose
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise LocalError(f"Key: the seed must be an integer; got {self.seed!r}")
+        check_whole("Key: the seed", self.seed)
         for label in self.path:  # True == 1, so a bool would make equal keys with different streams
             if not isinstance(label, int | str) or isinstance(label, bool):
                 raise LocalError(f"Key.fold: labels are integers and strings; got {label!r}")

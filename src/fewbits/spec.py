@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_one_of
 from fewbits.errors import LocalError
 
 FLOATS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
@@ -40,6 +42,8 @@ class Spec:
         (5, 15)
     """
 
+    wire_name: ClassVar[str] = "tensor"
+
     shape: tuple[int, ...]  # in elements
     dtype: str = "float32"  # name of a torch dtype
     low: int | None = None  # integers only: smallest level, inclusive
@@ -47,8 +51,7 @@ class Spec:
     segments: tuple[int, ...] = ()  # lengths, in elements; their sum is numel
 
     def __post_init__(self) -> None:
-        if self.dtype not in FLOATS and self.dtype not in INTEGERS:
-            raise LocalError(f"Spec: dtype must be one of {', '.join([*FLOATS, *INTEGERS])}; got {self.dtype!r}")
+        check_one_of("Spec: dtype", self.dtype, [*FLOATS, *INTEGERS])
         if any(n < 0 for n in self.shape):
             raise LocalError(f"Spec: sizes must not be negative; got {self.shape}")
         if (self.low is None) != (self.high is None) or (self.low is not None) != self.integer:
@@ -141,6 +144,8 @@ class TreeSpec:
     Args:
         entries: (name, Spec) pairs.
     """
+
+    wire_name: ClassVar[str] = "tree"
 
     entries: tuple[tuple[str, Spec], ...]
 

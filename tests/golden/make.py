@@ -1,7 +1,7 @@
-"""Write golden frames for examples that have none yet: `python tests/golden/make.py`.
+"""Write goldens for examples that have none yet: `python tests/golden/make.py`.
 
-What is there is never changed: frames that were written once decode for ever. A change of the wire format raises the
-version in `fewbits.wire.frame` and starts a new file beside this one.
+What is there is never changed: frames and identities that were written once hold for ever. A change of the wire format
+raises the version in `fewbits.wire.frame` and starts new files beside these.
 """
 
 import json
@@ -13,9 +13,12 @@ sys.path.insert(0, str(HERE.parent))
 
 from broadcasts import DOWNLINKS, played  # noqa: E402
 from every_codec import CODECS, fingerprint, run, stream  # noqa: E402
+from fewbits.wire.identity import canonical  # noqa: E402
+from identities import pinned  # noqa: E402
 
-FILE = HERE / "frames-v1.json"
+FRAMES = HERE / "frames-v1.json"  # by the codec's canonical text, so that no name of Python's stands in it
 BUNDLES = HERE / "bundles-v1.json"
+IDENTITIES = HERE / "identities-v1.json"
 ROUNDS = 4
 
 
@@ -29,17 +32,25 @@ def golden(codec) -> dict[str, object]:
     }
 
 
+def add(file: Path, known: dict[str, object], new: dict[str, object]) -> None:
+    """Write the file again with what is new."""
+    file.write_text(json.dumps(known | new, indent=1) + "\n")
+    print(f"{file.name}: {len(known)} kept, {len(new)} added")
+
+
+def read(file: Path) -> dict[str, object]:
+    """What is there already."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
 def main() -> None:
     """Add what is missing."""
-    known = json.loads(FILE.read_text()) if FILE.exists() else {}
-    added = {repr(codec): golden(codec) for codec in CODECS if repr(codec) not in known}
-    FILE.write_text(json.dumps(known | added, indent=1) + "\n")
-    print(f"{FILE.name}: {len(known)} kept, {len(added)} added")
-    kept = json.loads(BUNDLES.read_text()) if BUNDLES.exists() else {}
-    scenes = [(name, seeded) for name in DOWNLINKS for seeded in (False, True) if f"{name} {seeded}" not in kept]
+    frames, bundles, identities = read(FRAMES), read(BUNDLES), read(IDENTITIES)
+    add(FRAMES, frames, {canonical(codec): golden(codec) for codec in CODECS if canonical(codec) not in frames})
+    scenes = [(name, seeded) for name in DOWNLINKS for seeded in (False, True) if f"{name} {seeded}" not in bundles]
     new = {f"{name} {seeded}": [(b.hex(), value) for b, value in played(name, seeded)] for name, seeded in scenes}
-    BUNDLES.write_text(json.dumps(kept | new, indent=1) + "\n")
-    print(f"{BUNDLES.name}: {len(kept)} kept, {len(new)} added")
+    add(BUNDLES, bundles, new)
+    add(IDENTITIES, identities, {name: found for name, found in pinned().items() if name not in identities})
 
 
 if __name__ == "__main__":

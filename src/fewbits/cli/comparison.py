@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from fewbits.checks import check_number
 from fewbits.cli.config import RunConfig, read_json
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
@@ -35,8 +36,8 @@ class Comparison:
             if not found or len(set(found)) != len(found):
                 got = ", ".join(map(str, found)) or "none"
                 raise LocalError(f"compare: give one or more {what}, each once; got {got}")
-        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
-            raise LocalError(f"target_accuracy must be in (0, 1], such as 0.9 for 90%; got {self.target_accuracy}")
+        if self.target_accuracy is not None:
+            check_number("target_accuracy", self.target_accuracy, "(0, 1]", hint=", such as 0.9 for 90%")
         self.configs  # noqa: B018 - says what is wrong with a method's name or a setting
 
     @cached_property

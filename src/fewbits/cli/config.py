@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Self, get_origin, get_type_hints
 
 from fewbits import data
+from fewbits.checks import check_number, check_whole
 from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
@@ -54,12 +55,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         data.data_info(self.data)
         model_entry(self.model)
-        if self.clients < 1 or self.keep_frames < 0:
-            raise LocalError(f"need clients >= 1 and keep_frames >= 0; got {self.clients} and {self.keep_frames}")
+        check_whole("clients", self.clients, 1)
+        check_whole("keep_frames", self.keep_frames, 0)
         if self.per_round is not None and self.per_round > self.clients:
             raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} clients")
-        if self.holdout is not None and not 0 <= self.holdout < 1:
-            raise LocalError(f"holdout must be 0 or more and below 1, such as 0.2; got {self.holdout}")
+        if self.holdout is not None:
+            check_number("holdout", self.holdout, "[0, 1)", hint=", such as 0.2")
         self.options(self.method)
         self.schedule()
 

@@ -4,7 +4,7 @@ from fewbits.codecs.base import Codec, Keys, Partial, Total, Transform, same
 from fewbits.codecs.chain import Chain, chain
 from fewbits.codecs.lifts.kinds import Each, Flat, Route, as_lift, each, flat, route
 from fewbits.codecs.lifts.lift import Lift, TreeTotal
-from fewbits.codecs.modular_encoding import ModularEncoding, field_sum, linear_values
+from fewbits.codecs.modular_encoding import ModularEncoding, linear_values
 from fewbits.codecs.transforms.bases import Basis
 from fewbits.codecs.transforms.count_sketch import CountSketch, MeanSketch
 from fewbits.codecs.transforms.fetch_sgd import FetchSGD, FetchStep
@@ -61,7 +61,6 @@ __all__ = [
     "as_lift",
     "chain",
     "each",
-    "field_sum",
     "flat",
     "route",
     "same",

@@ -31,6 +31,7 @@ class Transform(ABC):
     Spec that comes with each call is the vector's.
     """
 
+    wire_name: ClassVar[str]  # what frames call the class, whatever Python does; lower case, unique, for ever
     linear: ClassVar[bool] = False  # join is linear in the carrier, and one round's senders share the side
     sparse: ClassVar[bool] = False  # the side is an ascending support; join scatters the carrier onto it
     quantises: ClassVar[bool] = False  # the carrier is integers
@@ -79,6 +80,7 @@ class Codec(ABC):
     message. *Memory* belongs to the sender alone and is never needed by the receiver.
     """
 
+    wire_name: ClassVar[str]  # what frames call the class, whatever Python does; lower case, unique, for ever
     lift: ClassVar[bool] = False  # takes a dict of named tensors, not one vector
 
     @property

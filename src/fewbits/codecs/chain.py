@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +35,9 @@ class ChainMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain(Codec):
-    """Stateless codec: every transform's side information is written in order, then the coder's bits.
+    """What `chain` builds: a codec without state."""
 
-    >>> chain(TopK(0.01), Quantize(bits=4), Rans())
-    chain(TopK(fraction=0.01), Quantize(bits=4), Rans())
-    """
+    wire_name: ClassVar[str] = "chain"
 
     transforms: tuple[Transform, ...]
     coder: Coder
@@ -59,15 +57,12 @@ class Chain(Codec):
         return f"chain({', '.join(map(repr, parts))})"
 
     def init(self, spec: Spec) -> tuple[()]:
-        """No state."""
         return ()
 
     def memory(self, spec: Spec) -> tuple[()]:
-        """No memory."""
         return ()
 
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[ChainMessage, tuple[()]]:
-        """Split by each transform in turn."""
         sides = []
         for transform in self.transforms:
             side, x = transform.split(x, spec, keys)
@@ -83,7 +78,6 @@ class Chain(Codec):
         return specs
 
     def decode(self, message: ChainMessage, spec: Spec, state: Any) -> tuple[Tensor, tuple[()]]:
-        """Join by each transform, last first."""
         return self._join(message, spec, 0), ()
 
     def _join(self, message: ChainMessage, spec: Spec, first: int) -> Tensor:
@@ -113,17 +107,15 @@ class Chain(Codec):
         return ChainMessage(tuple(sides), from_raw_bits(values, spec))
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
-        """Nothing."""
+        pass
 
     def read_state(self, spec: Spec, src: BitReader) -> tuple[()]:
-        """Nothing."""
         return ()
 
     def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
-        """Nothing."""
+        pass
 
     def read_memory(self, spec: Spec, src: BitReader) -> tuple[()]:
-        """Nothing."""
         return ()
 
     def partial(self, message: ChainMessage, spec: Spec, state: Any) -> tuple[Partial, tuple[()]]:
@@ -174,7 +166,6 @@ class Chain(Codec):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """Typical stacks, every coder among them."""
         return [
             chain(Raw()),
             chain(Raw("fp16")),
@@ -191,9 +182,20 @@ class Chain(Codec):
 
 
 def chain(*parts: Transform | Coder) -> Chain:
-    """Build a Chain; without a coder at the end, values are bit-packed (`Fixed`).
+    """Apply transforms from left to right, then one coder.
 
-    Raises LocalError when a part is neither transform nor coder, or when a coder is not last.
+    The side information of each transform is written in order, then what the last one leaves, by the coder.
+
+    Args:
+        parts: transforms, then a coder; without one, values are packed by `Fixed`.
+
+    Raises:
+        LocalError: a part is neither transform nor coder; a coder is not last; a coder of levels gets floats, or a
+            transform of floats gets levels.
+
+    Example:
+        >>> chain(TopK(0.01), Quantize(bits=4), Rans())
+        chain(TopK(fraction=0.01), Quantize(bits=4), Rans())
     """
     for i, part in enumerate(parts):
         if isinstance(part, Codec):
@@ -233,7 +235,7 @@ def to_raw_bits(x: Tensor) -> np.ndarray:
 
 
 def from_raw_bits(values: np.ndarray, spec: Spec) -> Tensor:
-    """Back from `to_words`; whether floats are finite, the receiver checks once, at the end.
+    """Back from `to_raw_bits`; whether floats are finite, the receiver checks once, at the end.
 
     In memory of its own, unless what was read is lent (see `BitReader`).
     """

@@ -1,4 +1,4 @@
-"""span: many tensors that lie end to end in memory, as the one vector that they are; and back."""
+"""flat_view: many tensors that lie end to end in memory, as the one vector that they are; and back."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.codecs.base import Codec, Partial
 from fewbits.coders import Fixed
 from fewbits.errors import LocalError, WireError
@@ -40,19 +41,15 @@ class ModularEncoding:
     beyond: str = "clip"  # entries beyond `clip` are set to it; or "refuse" them
 
     def __post_init__(self) -> None:
-        for name, most in (("bits", 48), ("clients", 2**47)):
-            value, least = getattr(self, name), 2 if name == "bits" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise LocalError(f"ModularEncoding: {name} must be an integer in {least}..{most}; got {value!r}")
-        if not (math.isfinite(self.clip) and 1e-30 <= self.clip <= 1e30):
-            raise LocalError(f"ModularEncoding: clip must be in 1e-30..1e30; got {self.clip!r}")
-        for name, value, valid in (("rounding", self.rounding, ROUNDINGS), ("beyond", self.beyond, BEYOND)):
-            if value not in valid:
-                raise LocalError(f"ModularEncoding: {name} must be one of {', '.join(valid)}; got {value!r}")
+        check_whole("ModularEncoding: bits", self.bits, 2, 48)
+        check_whole("ModularEncoding: clients", self.clients, 1, 2**47)
+        check_number("ModularEncoding: clip", self.clip, "[1e-30, 1e30]", numpy=True)
+        check_one_of("ModularEncoding: rounding", self.rounding, ROUNDINGS)
+        check_one_of("ModularEncoding: beyond", self.beyond, BEYOND)
         if self.top < 1:
             raise LocalError(
-                f"ModularEncoding: {self.bits} bits are too few for a sum of {self.clients} messages, which could wrap round; "
-                f"take {self.clients.bit_length() + 1} bits or more"
+                f"ModularEncoding: {self.bits} bits are too few for a sum of {self.clients} messages, which could wrap "
+                f"round; take {self.clients.bit_length() + 1} bits or more"
             )
 
     @property
@@ -105,8 +102,8 @@ class ModularEncoding:
             )
         if self.beyond == "refuse" and largest > self.clip:
             raise LocalError(
-                f"ModularEncoding.encode: expected values within +-{self.clip:.4g}, so that a sum of {self.clients} messages "
-                f"cannot overflow {self.bits} bits; got one of size {largest:.4g}"
+                f"ModularEncoding.encode: expected values within +-{self.clip:.4g}, so that a sum of {self.clients} "
+                f"messages cannot overflow {self.bits} bits; got one of size {largest:.4g}"
             )
 
     def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -123,17 +120,33 @@ class ModularEncoding:
         """
         if not 1 <= count <= self.clients:
             raise LocalError(
-                f"ModularEncoding.decode: a sum of {count} messages may have wrapped round; this field holds 1..{self.clients}"
+                f"ModularEncoding.decode: a sum of {count} messages may have wrapped round; this encoding holds "
+                f"1..{self.clients}"
             )
         signed = self._checked(total).astype(np.int64)
         signed -= (signed >> (self.bits - 1)) << self.bits
         largest = int(np.abs(signed).max(initial=0))
         if largest > count * self.top:
             raise WireError(
-                f"field: {count} messages sum to at most {count * self.top} levels; got {largest}: a message is "
-                "missing or twice in the sum, so that masks did not cancel, or the sender has another field"
+                f"ModularEncoding: {count} messages sum to at most {count * self.top} levels; got {largest}: a message "
+                "is missing or twice in the sum, so that masks did not cancel, or the sender has another encoding"
             )
         return torch.from_numpy(signed * self.step)
+
+    def sum(self, messages: Iterable[np.ndarray]) -> Tensor:
+        """The sum of the vectors behind the words of some messages, masked or not.  # (n,) float64
+
+        Messages may come from an iterator; one sum is in memory. LocalError when there is none, too many, or lengths
+        differ.
+        """
+        total, count = None, 0
+        for words in messages:
+            total, count = words if total is None else self.add(total, words), count + 1
+            if count > self.clients:
+                raise LocalError(f"ModularEncoding.sum: more than {self.clients} messages may wrap round; set clients")
+        if total is None:
+            raise LocalError("ModularEncoding.sum: expected one message or more; got none")
+        return self.decode(total, count)
 
     def write(self, words: np.ndarray, out: BitWriter) -> None:
         """Append `bits` bits per word."""
@@ -179,32 +192,17 @@ class ModularEncoding:
         return words
 
 
-def field_sum(messages: Iterable[np.ndarray], field: ModularEncoding) -> Tensor:
-    """The sum of the vectors behind the words of some messages, masked or not.  # (n,) float64
-
-    Messages may come from an iterator; one sum is held. LocalError when there is none, too many, or lengths differ.
-    """
-    total, count = None, 0
-    for words in messages:
-        total, count = words if total is None else field.add(total, words), count + 1
-        if count > field.clients:
-            raise LocalError(f"field_sum: more than {field.clients} messages may wrap round; make the field wider")
-    if total is None:
-        raise LocalError("field_sum: expected one message or more; got none")
-    return field.decode(total, count)
-
-
 def linear_values(codec: Codec, message: Any, spec: Spec, state: Any = ()) -> Partial:
     """A message's numbers, with scale 1, that may be added to other senders' before `codec.complete` expands the sum.
 
     LocalError for messages that are no dense vectors, such as top-k's, whose supports differ, and for a lift.
     """
     if codec.lift:
-        raise LocalError(f"summand: {codec!r} is a lift; take the codecs of its groups one by one")
+        raise LocalError(f"linear_values: {codec!r} is a lift; take the codecs of its groups one by one")
     partial, _ = codec.partial(message, spec, state)
     if partial.support is not None:
         raise LocalError(
-            f"summand: the messages of {codec!r} have supports of their own, so their sums need every one of them; "
-            "take a codec whose contract is linear, such as chain(Subspace(4096)), or chain(Raw())"
+            f"linear_values: the messages of {codec!r} have supports of their own, so their sums need every one of "
+            "them; take a codec whose contract is linear, such as chain(Subspace(4096)), or chain(Raw())"
         )
     return Partial(partial.values * partial.scale, side=partial.side)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,8 @@ class Auto(Coder):
 
     How it differs: there is no published counterpart; it is a brute-force choice.
     """
+
+    wire_name: ClassVar[str] = "auto"
 
     floats = True
 

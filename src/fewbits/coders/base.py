@@ -19,6 +19,7 @@ class Coder(ABC):
     words of the same width (uint16, uint32, uint64), because NumPy has no bfloat16.
     """
 
+    wire_name: ClassVar[str]  # what frames call the class, whatever Python does; lower case, unique, for ever
     floats: ClassVar[bool] = False  # True: accepts float words too; False: integers with a range only
 
     @abstractmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from fewbits import kernels
+from fewbits.checks import check_one_of
 from fewbits.coders.base import Coder
 from fewbits.coders.fixed import write_packed
 from fewbits.coders.joined import nothing, offsets, restore, symbol_dtype, trivial
@@ -47,11 +49,12 @@ class Elias(Coder):
         QSGD (Alistarh et al. 2017) uses the same codes for magnitudes, with a separate sign bit.
     """
 
+    wire_name: ClassVar[str] = "elias"
+
     code: str = "gamma"  # "gamma": shorter below 32; "delta": shorter from 32 on
 
     def __post_init__(self) -> None:
-        if self.code not in ("gamma", "delta"):
-            raise LocalError(f'Elias: code must be "gamma" or "delta"; got {self.code!r}')
+        check_one_of("Elias: code", self.code, ("gamma", "delta"))
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
         low, high = _range(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class Fixed(Coder):
         >>> Fixed().payload_bits(Spec((5,), "int8", -7, 7))
         20
     """
+
+    wire_name: ClassVar[str] = "fixed"
 
     floats = True
 

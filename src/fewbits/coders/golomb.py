@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
 from fewbits import kernels
+from fewbits.checks import check_one_of
 from fewbits.coders.base import Coder
 from fewbits.coders.elias import delta_bits, gamma_bits, read_delta, read_gamma, write_delta, write_gamma
 from fewbits.coders.fixed import write_packed
@@ -51,11 +53,12 @@ class Golomb(Coder):
         exactly rounded operations, so that all machines agree.
     """
 
+    wire_name: ClassVar[str] = "golomb"
+
     order: str = "ascending"  # least frequent level first; "descending": up to 129% over entropy (measured)
 
     def __post_init__(self) -> None:
-        if self.order not in ("ascending", "descending"):
-            raise LocalError(f'Golomb: order must be "ascending" or "descending"; got {self.order!r}')
+        check_one_of("Golomb: order", self.order, ("ascending", "descending"))
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
         _check(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class Rans(Coder):
         Duda, Asymmetric numeral systems, arXiv 1311.2540, 2014. Differences: 16-bit words, four interleaved states for
         long inputs, and rounded weights in place of frequencies on the wire.
     """
+
+    wire_name: ClassVar[str] = "rans"
 
     floats = True
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from fewbits.checks import check_whole
 from fewbits.coders.base import Coder
 from fewbits.coders.elias import read_delta, write_delta
 from fewbits.coders.fixed import Fixed
 from fewbits.coders.joined import digits, join, merge, nothing, offsets, planes, restore, separate, trivial, width_bits
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import WireError
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
 
@@ -42,13 +44,14 @@ class Zstd(Coder):
         Collet and Kucherawy, Zstandard Compression and the application/zstd Media Type, RFC 8878, 2021.
     """
 
+    wire_name: ClassVar[str] = "zstd"
+
     level: int = 1  # 1..19; larger: slower, slightly smaller
 
     floats = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.level <= 19:
-            raise LocalError(f"Zstd: level must be in 1..19; got {self.level}")
+        check_whole("Zstd: level", self.level, 1, 19, numpy=True)
 
     def write(self, values: np.ndarray, spec: Spec, out: BitWriter) -> None:
         if trivial(spec):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,6 @@ class Data:
         """At most `limit` training and `limit` test examples, the first ones; None: all. LocalError below 1."""
         if limit is None:
             return self
-        if limit < 1:
-            raise LocalError(f"load: limit must be 1 or more examples; got {limit}")
+        check_whole("load: limit", limit, 1, numpy=True)
         parts = {name: getattr(self, name)[:limit] for name in ("train_x", "train_y", "test_x", "test_y")}
         return replace(self, **parts, groups=None if self.groups is None else self.groups[:limit])

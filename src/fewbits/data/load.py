@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
+from fewbits.checks import check_whole
 from fewbits.choices import unknown
 from fewbits.data import digits, shakespeare
 from fewbits.data.data_info import DataInfo
@@ -59,8 +60,8 @@ def load(name: str, data_dir: str | PathLike[str] | None = None, *, limit: int |
     (torch.Size([1438, 1, 8, 8]), torch.Size([359, 1, 8, 8]), 10)
     """
     data_info(name)
-    if limit is not None and limit < 1:
-        raise LocalError(f"load: limit must be 1 or more examples; got {limit}")
+    if limit is not None:
+        check_whole("load: limit", limit, 1, numpy=True)
     if name == "digits":
         return digits.digits().first(limit)
     folder = None if data_dir is None else _folder(Path(data_dir), name)

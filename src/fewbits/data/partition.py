@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from fewbits.checks import check_number
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -78,8 +79,7 @@ def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[
     >>> len(train[0]), len(test[0])
     (8, 2)
     """
-    if not 0 < share < 1:
-        raise LocalError(f"holdout must be above 0 and below 1, such as 0.2; got {share}")
+    check_number("holdout", share, "(0, 1)", numpy=True, hint=", such as 0.2")
     train, test = [], []
     for client, rows in enumerate(parts):
         if len(rows) < 2:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from fewbits.checks import check_flag, check_number, check_one_of, check_whole
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
 from fewbits.factor.factors import Factors
@@ -65,6 +66,8 @@ class Factorisation:
         ICLR 2022. Differences: the variance of W is exact for each draw, and pFedPara starts at X2 = 0.
     """
 
+    wire_name: ClassVar[str] = "factorisation"
+
     form: str = "fedpara"  # or "pfedpara", "lowrank"
     # 0..1; smaller: fewer numbers, at 0 the fewest that reach full rank; larger: up to nearly the dense model's; or
     # (pattern, gamma) pairs, where the first match counts; or "auto" with budget_bytes
@@ -79,10 +82,8 @@ class Factorisation:
 
     def __post_init__(self) -> None:
         for name, valid in (("form", FORMS), ("init", INITS), ("kernels", KERNELS)):
-            if getattr(self, name) not in valid:
-                raise LocalError(
-                    f"Factorisation: {name} must be one of {', '.join(valid)}; got {getattr(self, name)!r}"
-                )
+            check_one_of(f"Factorisation: {name}", getattr(self, name), valid)
+        check_flag("Factorisation: tanh", self.tanh)
         for name in ("skip", "only", "private"):
             object.__setattr__(self, name, _patterns(name, getattr(self, name)))
         object.__setattr__(self, "gamma", _gammas(self.gamma))
@@ -91,8 +92,8 @@ class Factorisation:
                 f"Factorisation: gamma='auto' and budget_bytes go together; got gamma={self.gamma!r}, "
                 f"budget_bytes={self.budget_bytes!r}"
             )
-        if self.budget_bytes is not None and (isinstance(self.budget_bytes, bool) or self.budget_bytes < 1):
-            raise LocalError(f"Factorisation: budget_bytes must be a positive integer; got {self.budget_bytes!r}")
+        if self.budget_bytes is not None:
+            check_whole("Factorisation: budget_bytes", self.budget_bytes, 1, numpy=True)
         if self.tanh and self.form == "lowrank":
             raise LocalError("Factorisation: tanh is for the two halves of fedpara and pfedpara; got form='lowrank'")
 
@@ -202,6 +203,5 @@ def _gammas(given: Any) -> Gammas | str:
 
 
 def _gamma(given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
-        raise LocalError(f"Factorisation: gamma must be in 0..1, patterns with one each, or 'auto'; got {given!r}")
+    check_number("Factorisation: gamma", given, "[0, 1]", hint=", patterns with one each, or 'auto'")
     return float(given)

@@ -11,6 +11,7 @@ from fewbits.learn.local import Correction
 from fewbits.learn.objective import Objective
 from fewbits.links import StateStore
 from fewbits.links.client_state import dump_client_state, load_client_state
+from fewbits.wire.identity import canonical
 
 PART = "client.kept"  # the name of a client state in a StateStore
 
@@ -24,7 +25,7 @@ class LocalRound:
 
     def __init__(self, model: FlatModel, objective: Objective) -> None:
         self.model, self.objective = model, objective
-        self._layout = f"{sorted(model.private_names)} {objective!r}"
+        self._layout = f"{sorted(model.private_names)} {canonical(objective)}"
 
     def fresh(self) -> Tensor:
         """The state of a client that has not trained yet: the common private part, and zeros.  # (state,)"""

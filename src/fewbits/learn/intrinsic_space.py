@@ -6,10 +6,12 @@ Wang and Melas-Kyriazi, Intrinsic Gradient Compression for Federated Learning, 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs import Basis
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
@@ -30,6 +32,8 @@ class IntrinsicSpace:
     The paper's clients take one gradient; here A^T is taken of what several local steps changed: the same linear map.
     """
 
+    wire_name: ClassVar[str] = "intrinsic_space"
+
     dim: int = 4096  # d; larger: more bytes, less is lost
     mode: str = "static"
     k: int = 4  # matrices per epoch; only k-subspace has more than one
@@ -39,11 +43,9 @@ class IntrinsicSpace:
     seed: int = 7  # of the matrices; everybody's
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise LocalError(f"IntrinsicSpace: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        check_one_of("IntrinsicSpace: mode", self.mode, MODES)
         for name in ("dim", "k", "epoch"):
-            if getattr(self, name) < 1:
-                raise LocalError(f"IntrinsicSpace: {name} must be at least 1; got {getattr(self, name)}")
+            check_whole(f"IntrinsicSpace: {name}", getattr(self, name), 1, numpy=name != "dim")
         Basis(self.dim, self.dim, Key(self.seed), self.basis, self.scale)  # says what is wrong with the others
 
     @property

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.seeding import seeded
@@ -60,6 +62,8 @@ class LocalSGD:
         McMahan, Moore, Ramage, Hampson and Aguera y Arcas, AISTATS 2017, Algorithm 1 (ClientUpdate).
     """
 
+    wire_name: ClassVar[str] = "local_sgd"
+
     lr: float  # step size; larger: faster, then unstable
     momentum: float = 0.0  # in [0, 1); larger: longer memory of past gradients within one call
     weight_decay: float = 0.0  # larger: weights are pulled harder to zero
@@ -69,17 +73,15 @@ class LocalSGD:
     clip: float | None = None  # largest 2-norm of a batch gradient; smaller: shorter steps; None: no limit
 
     def __post_init__(self) -> None:
-        for name, fine in {
-            "lr": self.lr > 0,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "batch_size": self.batch_size >= 0,
-            "epochs": self.epochs >= 1,
-            "steps": self.steps is None or self.steps >= 1,
-            "clip": self.clip is None or self.clip > 0,
-        }.items():
-            if not fine:
-                raise LocalError(f"LocalSGD: {name} is out of range; got {getattr(self, name)}")
+        check_number("LocalSGD: lr", self.lr, "(0, inf)", numpy=True)
+        check_number("LocalSGD: momentum", self.momentum, "[0, 1)", numpy=True)
+        check_number("LocalSGD: weight_decay", self.weight_decay, "[0, inf)", numpy=True)
+        check_whole("LocalSGD: batch_size", self.batch_size, 0, numpy=True)
+        check_whole("LocalSGD: epochs", self.epochs, 1, numpy=True)
+        if self.steps is not None:
+            check_whole("LocalSGD: steps", self.steps, 1, numpy=True)
+        if self.clip is not None:
+            check_number("LocalSGD: clip", self.clip, "(0, inf)", numpy=True)
 
     def train(
         self,

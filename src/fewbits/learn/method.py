@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import nn
 
+from fewbits.checks import check_one_of
 from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
@@ -28,6 +30,8 @@ LAST = "@last"  # a pattern: the module of the last parameters
 @dataclass(frozen=True)
 class Method:
     """A named composition of codecs, objective, server optimiser, weighting, and what of the model travels at all."""
+
+    wire_name: ClassVar[str] = "method"
 
     name: str  # as on the command line
     up: Lift  # clients to server
@@ -58,8 +62,7 @@ class Method:
         return Method("custom", as_lift(up, "Method.of"), lift, optimizer, objective=objective or Plain())
 
     def __post_init__(self) -> None:
-        if self.normalise not in NORMALISE:
-            raise LocalError(f"Method: normalise must be one of {', '.join(NORMALISE)}; got {self.normalise!r}")
+        check_one_of("Method: normalise", self.normalise, NORMALISE)
         optimizer = self.server_optimizer
         self.objective.check_server(optimizer)
         if self.normalise == "all" and (self.objective.extra or optimizer.needs_objective):

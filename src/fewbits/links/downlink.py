@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from fewbits.errors import LocalError
 Part = Codec | Transform | Coder
 
 
+@dataclass(frozen=True, init=False, repr=False)
 class Downlink:
     """What a server's frames to its clients are encoded with.
 
@@ -36,17 +38,14 @@ class Downlink:
     Source: EF21-P (Gruntkowska et al. 2023, arXiv 2209.15218), with one reference per receiver instead of one for all.
     """
 
+    wire_name: ClassVar[str] = "downlink"
+
+    public: Lift
+    personal: Lift | None = None
+
     def __init__(self, public: Part, personal: Part | None = None) -> None:
-        self.public: Lift = holding(as_lift(public, "Downlink"), "Downlink")
-        self.personal: Lift | None = None
-        if personal is not None:
-            given = personal if isinstance(personal, Lift) else as_lift(Delta(personal), "Downlink")  # pyright: ignore
-            self.personal = holding(given, "Downlink")
-            if self.personal.stateless or not patchable(self.personal):
-                raise LocalError(
-                    "Downlink: personal takes one stateless codec, such as chain(Quantize(bits=4), Rans()); "
-                    f"got {personal!r}"
-                )
+        object.__setattr__(self, "public", holding(as_lift(public, "Downlink"), "Downlink"))
+        object.__setattr__(self, "personal", None if personal is None else _differences(personal))
 
     @staticmethod
     def of(part: Part | Downlink) -> Downlink:
@@ -57,14 +56,19 @@ class Downlink:
         """Both codecs changed."""
         return Downlink(change(self.public), None if self.personal is None else change(self.personal))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Downlink) and (self.public, self.personal) == (other.public, other.personal)
-
-    def __hash__(self) -> int:
-        return hash((self.public, self.personal))
-
     def __repr__(self) -> str:
         return f"Downlink({self.public!r}{'' if self.personal is None else f', personal={self.personal!r}'})"
+
+
+def _differences(personal: Part) -> Lift:
+    given = personal if isinstance(personal, Lift) else as_lift(Delta(personal), "Downlink")  # pyright: ignore
+    lift = holding(given, "Downlink")
+    if lift.stateless or not patchable(lift):
+        raise LocalError(
+            "Downlink: personal takes one stateless codec, such as chain(Quantize(bits=4), Rans()); "
+            f"got {personal!r}"
+        )
+    return lift
 
 
 def holding(lift: Lift, owner: str) -> Lift:

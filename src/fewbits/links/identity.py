@@ -7,6 +7,7 @@ import hashlib
 from fewbits.codecs import Codec
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
+from fewbits.wire.identity import canonical
 
 # Kinds of frame that are no messages of the codec itself; each has a hash of its own.
 SEED, PATCH, OWN = "seed of ", "patch of ", "own "
@@ -31,4 +32,5 @@ def next_history(history: int, common: Key, sequence: int, payload_crc: int) -> 
 
 
 def _digest(codec: Codec, spec: Spec | TreeSpec, kind: str) -> bytes:
-    return hashlib.blake2b(f"{kind}{codec!r}\n{spec!r}".encode(), digest_size=8, person=b"fewbits.codec").digest()
+    text = f"{kind}{canonical(codec)}\n{canonical(spec)}"
+    return hashlib.blake2b(text.encode(), digest_size=8, person=b"fewbits.codec").digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 
+from fewbits.checks import check_one_of
 from fewbits.choices import unknown
 from fewbits.codecs import Chain, ErrorFeedback, Quantize, Raw, TopK, chain, flat
 from fewbits.coders import Elias, Fixed, Golomb, Rans, Zstd
@@ -12,7 +13,6 @@ from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import DSGD, L1, Choco, DeepSqueeze, GossipMethod, GroupL1, Malcom
 from fewbits.methods.catalogue import parse_all
-from fewbits.methods.stack import one_of
 from fewbits.methods.text import read
 
 CODERS: Mapping[str, Coder] = {
@@ -93,7 +93,7 @@ GOSSIP: Mapping[str, Callable[..., GossipMethod]] = {
 
 
 def _stack(bits: int, coder: str, norm: str, mode: str, fraction: float) -> Chain:
-    one_of("coder", coder, tuple(CODERS))
+    check_one_of("coder", coder, tuple(CODERS))
     select = [TopK(fraction)] if fraction != 1 else []
     if bits == 32:
         return chain(*select or [Raw()])

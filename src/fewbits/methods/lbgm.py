@@ -5,12 +5,15 @@ Azam, Hosseinalipour, Qiu, Brinton, Recycling Model Updates in Federated Learnin
 
 from __future__ import annotations
 
-from fewbits.codecs import Adaptive, ErrorFeedback, LookBack, Raw, Sign, chain, flat
+from fewbits.checks import check_one_of
+from fewbits.codecs import Adaptive, ErrorFeedback, LookBack, Raw, Sign, chain, each, flat
 from fewbits.codecs.base import Codec
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
 from fewbits.methods.downlink import downlink
-from fewbits.methods.stack import one_of, sparse_stack
+from fewbits.methods.stack import sparse_stack
+
+LIFTS = {"model": flat, "tensor": each}
 
 
 def lbgm(
@@ -23,12 +26,14 @@ def lbgm(
 ) -> Method:
     """LBGM, algorithm 1: a full update in float32, or one scalar when the phase error is at most `threshold`.
 
+    `granularity`: one decision for the whole "model" (the paper) or for each "tensor" (its code).
     `threshold` may also be the theory's rule, `Adaptive(lr, steps, c)`; on the command line adaptive:C:LR:STEPS.
 
     Source: Azam et al., Recycling Model Updates, ICLR 2022.
     """
-    up = LookBack(chain(Raw()), threshold=threshold, granularity=granularity, feedback=feedback)
-    return Method("lbgm", flat(up), downlink(down), ServerSGD(momentum=momentum), normalise)
+    check_one_of("granularity", granularity, tuple(LIFTS))
+    up = LIFTS[granularity](LookBack(chain(Raw()), threshold=threshold, feedback=feedback))
+    return Method("lbgm", up, downlink(down), ServerSGD(momentum=momentum), normalise)
 
 
 def lbgm_topk(
@@ -66,6 +71,6 @@ def lbgm_sign(
 
 
 def _stacked(inner: Codec, threshold: float | Adaptive, feedback: str) -> Codec:
-    one_of("feedback", feedback, ("none", "inside", "outside"))
+    check_one_of("feedback", feedback, ("none", "inside", "outside"))
     looked = LookBack(ErrorFeedback(inner) if feedback == "inside" else inner, threshold=threshold)
     return ErrorFeedback(looked) if feedback == "outside" else looked

@@ -5,11 +5,12 @@ Ours: LBGM (Azam et al., ICLR 2022) with error feedback.
 
 from __future__ import annotations
 
+from fewbits.checks import check_one_of
 from fewbits.codecs import ErrorFeedback, Predict, flat
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
 from fewbits.methods.downlink import downlink
-from fewbits.methods.stack import one_of, sparse_stack
+from fewbits.methods.stack import sparse_stack
 
 
 def predict(
@@ -30,7 +31,7 @@ def predict(
 
     Source: ours, after Azam et al., ICLR 2022.
     """
-    one_of("feedback", feedback, ("none", "outside"))
+    check_one_of("feedback", feedback, ("none", "outside"))
     predicted = Predict(sparse_stack(fraction, bits), silent=silent)
     up = flat(predicted if feedback == "none" else ErrorFeedback(predicted))
     return Method("predict", up, downlink(down), ServerSGD(momentum=momentum))

@@ -6,9 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.errors import LocalError
 from fewbits.privacy.mechanism import GaussianMechanism, epsilon_of
 from fewbits.rng import Key
@@ -46,6 +48,8 @@ class DifferentialPrivacy:
         al., Learning Differentially Private Recurrent Language Models, ICLR 2018. Differences: `GaussianMechanism`.
     """
 
+    wire_name: ClassVar[str] = "differential_privacy"
+
     clip: float = 1.0  # C, 2-norm; smaller: less noise in total, more of the update is cut
     noise: float = 1.0  # sigma, in units of C; larger: more private, slower training
     delta: float = 1e-5  # probability; smaller: larger epsilon; well below 1 / clients
@@ -53,14 +57,11 @@ class DifferentialPrivacy:
     clients: int = 1  # n, messages in one sum; the engine sets it
 
     def __post_init__(self) -> None:
-        for name, fine in (
-            ("clip", 1e-20 <= self.clip <= 1e20),
-            ("noise", 0.01 <= self.noise <= 1e6),
-            ("delta", 0 < self.delta < 1),
-            ("share", self.share in SHARES),
-        ):
-            if not fine:
-                raise LocalError(f"DifferentialPrivacy: {name} must be {_RANGES[name]}; got {getattr(self, name)!r}")
+        check_number("DifferentialPrivacy: clip", self.clip, "[1e-20, 1e20]", numpy=True)
+        check_number("DifferentialPrivacy: noise", self.noise, "[0.01, 1e6]", numpy=True)
+        check_number("DifferentialPrivacy: delta", self.delta, "(0, 1)", numpy=True)
+        check_one_of("DifferentialPrivacy: share", self.share, SHARES)
+        check_whole("DifferentialPrivacy: clients", self.clients, 1, numpy=True)
 
     def check(self, lossless: bool) -> None:
         """Raise LocalError when the uplink breaks the guarantee, or when the accountant is missing.
@@ -95,11 +96,3 @@ class DifferentialPrivacy:
             (self.noise * math.sqrt(n / self.clients), self.clients / everybody): times for n, times in rounds.items()
         }
         return epsilon_of(self.delta, spent)
-
-
-_RANGES = {
-    "clip": "in 1e-20..1e20",
-    "noise": "in 0.01..1e6",
-    "delta": "above 0 and below 1",
-    "share": f"one of {', '.join(SHARES)}",
-}

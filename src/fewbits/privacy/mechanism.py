@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -60,10 +61,8 @@ class GaussianMechanism:
     noise_multiplier: float  # sigma, in units of C; larger: more private, slower training
 
     def __post_init__(self) -> None:
-        for name, least, most in (("clip", 1e-20, 1e20), ("noise_multiplier", 1e-6, 1e6)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise LocalError(f"GaussianMechanism: {name} must be in {least:g}..{most:g}; got {value!r}")
+        check_number("GaussianMechanism: clip", self.clip, "[1e-20, 1e20]")
+        check_number("GaussianMechanism: noise_multiplier", self.noise_multiplier, "[1e-6, 1e6]")
 
     @property
     def largest(self) -> float:
@@ -75,8 +74,7 @@ class GaussianMechanism:
 
         `clients` is the smallest number that may arrive: the noise of missing clients is absent from the sum.
         """
-        if isinstance(clients, bool) or not isinstance(clients, int) or clients < 1:
-            raise LocalError(f"GaussianMechanism.share: expected a number of clients, 1 or more; got {clients!r}")
+        check_whole("GaussianMechanism.share: clients", clients, 1)
         return replace(self, noise_multiplier=self.noise_multiplier / math.sqrt(clients))
 
     def apply(self, x: Tensor, key: Key) -> Tensor:
@@ -128,14 +126,10 @@ def epsilon(delta: float, noise_multiplier: float, sampling_rate: float, rounds:
         The Renyi accountant of Opacus: Mironov, Talwar and Zhang, Renyi Differential Privacy of the Sampled Gaussian
         Mechanism, 2019. Difference: more Renyi orders.
     """
-    for name, value, fine in (
-        ("delta", delta, 0 < delta < 1),
-        ("noise_multiplier", noise_multiplier, 1e-2 <= noise_multiplier <= 1e6),
-        ("sampling_rate", sampling_rate, 0 < sampling_rate <= 1),
-        ("rounds", rounds, isinstance(rounds, int) and rounds >= 0),
-    ):
-        if not fine:
-            raise LocalError(f"epsilon: {name} is out of range; got {value!r}")
+    check_number("epsilon: delta", delta, "(0, 1)", numpy=True)
+    check_number("epsilon: noise_multiplier", noise_multiplier, "[0.01, 1e6]", numpy=True)
+    check_number("epsilon: sampling_rate", sampling_rate, "(0, 1]", numpy=True)
+    check_whole("epsilon: rounds", rounds, 0)
     return epsilon_of(delta, {(noise_multiplier, sampling_rate): rounds})
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_whole
 from fewbits.codecs import Lift, Modular, ModularEncoding, Partial, chain, flat
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError, WireError
@@ -49,15 +51,18 @@ class PairwiseMasking:
         7. Difference: without their recovery of drop-outs and without a key agreement.
     """
 
+    wire_name: ClassVar[str] = "pairwise_masking"
+
     bits: int = 32  # bits of a word; larger: smaller steps, more bytes
     largest: float = 1.0  # absolute value of an entry; larger: less is cut, coarser steps
     clients: int = 1  # clients in a round; the engine sets it
 
     def __post_init__(self) -> None:
-        _ = self.field  # ModularEncoding checks the arguments
+        check_whole("PairwiseMasking: clients", self.clients, 1)
+        _ = self.encoding  # ModularEncoding checks the arguments
 
     @property
-    def field(self) -> ModularEncoding:
+    def encoding(self) -> ModularEncoding:
         """The encoding, with range for twice the clients: n numbers with uncancelled masks pass with chance 2^-n."""
         return ModularEncoding(self.bits, self.largest, 2 * self.clients)
 
@@ -82,8 +87,8 @@ class PairwiseMasking:
                 in each round.
         """
         keys = {c: pairs.fold(min(me, c), max(me, c)) for c in clients if c != me}
-        words = self.field.encode(x, private)
-        masked = self.field.add(words, self.field.mask(len(words), me, keys))
+        words = self.encoding.encode(x, private)
+        masked = self.encoding.add(words, self.encoding.mask(len(words), me, keys))
         return {MASKED: torch.from_numpy(masked.astype(np.float64))}  # below 2^48: exact
 
 
@@ -92,7 +97,7 @@ class MaskedTotal:
 
     def __init__(self, masking: PairwiseMasking, spec: TreeSpec) -> None:
         """Start at zero; `spec` describes the values before masking."""
-        self._field, self._clients, self._spec = masking.field, masking.clients, spec
+        self._encoding, self._clients, self._spec = masking.encoding, masking.clients, spec
         self._sum = np.zeros(spec.numel, np.uint64)
         self.count = 0  # messages in the sum
 
@@ -101,7 +106,7 @@ class MaskedTotal:
         if weight != 1:
             raise LocalError(f"masked: clients of a masked sum weigh 1 each; got {weight}")
         (partial,) = partials
-        self._sum = self._field.add(self._sum, partial.values.numpy().astype(np.uint64))
+        self._sum = self._encoding.add(self._sum, partial.values.numpy().astype(np.uint64))
         self.count += 1
 
     @property
@@ -118,4 +123,4 @@ class MaskedTotal:
         return pieces(total, {name: torch.empty(leaf.shape, device="meta") for name, leaf in self._spec})
 
     def _vector(self) -> Tensor:
-        return self._field.decode(self._sum, self.count)
+        return self._encoding.decode(self._sum, self.count)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from fewbits.checks import check_number
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.topology.value import Network, Topology
@@ -78,8 +78,7 @@ class IntermittentNodes(Network):
     n: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1 or not math.isfinite(self.share):
-            raise LocalError(f"IntermittentNodes: the share of inactive nodes must be in [0, 1); got {self.share}")
+        check_number("IntermittentNodes: the share of inactive nodes", self.share, "[0, 1)", numpy=True)
         object.__setattr__(self, "n", self.network.n)
 
     def at(self, round: int) -> Topology:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fewbits.checks import check_number
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.topology.make import graph
@@ -186,8 +187,7 @@ def erdos_renyi(n: int, share: float = 0.3, key: Key = Key(0), weights: str = "m
     Source: Gilbert 1959, G(n, p). We draw again until the graph is connected.
     """
     _check_size("erdos_renyi", n)
-    if not 0 < share <= 1:
-        raise LocalError(f"topology.erdos_renyi: share must be in (0, 1]; got {share}")
+    check_number("topology.erdos_renyi: share", share, "(0, 1]", numpy=True)
     return _connected(lambda nx, seed: nx.gnp_random_graph(n, share, seed=seed), key, weights, "erdos_renyi")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fewbits.checks import check_one_of
 from fewbits.errors import LocalError
 from fewbits.topology.value import ROUNDING, Topology
 
@@ -30,8 +31,7 @@ def graph(n: int, edges: Iterable[tuple[int, int]], weights: str = "metropolis")
 
     Source: Metropolis-Hastings weights, Xiao and Boyd 2004.
     """
-    if weights not in RULES:
-        raise LocalError(f"topology: weights must be one of {', '.join(RULES)}; got {weights!r}")
+    check_one_of("topology: weights", weights, RULES)
     pairs = tuple(sorted({(min(i, j), max(i, j)) for i, j in edges}))
     degree = [0] * n
     for i, j in pairs:

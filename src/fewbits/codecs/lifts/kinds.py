@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 from fewbits.codecs.base import Codec, Transform
 from fewbits.codecs.chain import as_codec, chain
@@ -22,7 +23,9 @@ from fewbits.errors import LocalError
 
 @dataclass(frozen=True)
 class Flat(Lift):
-    """All tensors as one vector: the default, because every group costs side information."""
+    """What `flat` builds."""
+
+    wire_name: ClassVar[str] = "flat"
 
     codec: Codec
 
@@ -34,11 +37,9 @@ class Flat(Lift):
 
     @property
     def inner(self) -> Sequence[Codec]:
-        """The one inside."""
         return (self.codec,)
 
     def _groups(self, spec: AnySpec) -> list[Group]:
-        """One."""
         return [group("flat", range(len(entries(spec))), spec, self.codec)]
 
     def _codecs(self, groups: int) -> Sequence[Codec]:
@@ -46,7 +47,6 @@ class Flat(Lift):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """A plain stack and a stateful one."""
         return [
             cls(chain(TopK(0.2), Quantize(bits=4), Rans())),
             cls(ErrorFeedback(chain(TopK(0.2)))),
@@ -56,7 +56,9 @@ class Flat(Lift):
 
 @dataclass(frozen=True)
 class Each(Lift):
-    """Every tensor by itself, with side information and state of its own."""
+    """What `each` builds."""
+
+    wire_name: ClassVar[str] = "each"
 
     codec: Codec
 
@@ -68,11 +70,9 @@ class Each(Lift):
 
     @property
     def inner(self) -> Sequence[Codec]:
-        """The one inside."""
         return (self.codec,)
 
     def _groups(self, spec: AnySpec) -> list[Group]:
-        """One per tensor."""
         return [group(name, [i], spec, self.codec) for i, (name, _) in enumerate(entries(spec))]
 
     def _codecs(self, groups: int) -> Sequence[Codec]:
@@ -80,13 +80,14 @@ class Each(Lift):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """A plain stack and a stateful one."""
         return [cls(chain(TopK(0.2), Quantize(bits=4))), cls(LookBack(chain(Raw()), threshold=0.9))]
 
 
 @dataclass(frozen=True)
 class Route(Lift):
-    """Tensors by the first shell pattern that matches their name; those of one pattern travel as one vector."""
+    """What `route` builds."""
+
+    wire_name: ClassVar[str] = "route"
 
     rules: tuple[tuple[str, Codec], ...]
 
@@ -101,7 +102,6 @@ class Route(Lift):
 
     @property
     def inner(self) -> Sequence[Codec]:
-        """One per rule."""
         return tuple(codec for _, codec in self.rules)
 
     def _groups(self, spec: AnySpec) -> list[Group]:
@@ -127,25 +127,56 @@ class Route(Lift):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """Biases as they are, the rest selected."""
         return [cls((("*bias", chain(Raw())), ("*", chain(TopK(0.2), Quantize(bits=4), Rans()))))]
 
 
 def flat(codec: Codec | Transform | Coder) -> Flat:
-    """All tensors as one vector through `codec`."""
+    """Send all tensors as one vector: the default, because every group costs side information.
+
+    Args:
+        codec: any codec of one vector, a transform, or a coder.
+
+    Raises:
+        LocalError: codec is none of these, or takes a dict of tensors already.
+
+    Example:
+        >>> flat(TopK(0.01))
+        flat(chain(TopK(fraction=0.01)))
+    """
     return Flat(as_codec(codec, "flat"))
 
 
 def each(codec: Codec | Transform | Coder) -> Each:
-    """Every tensor by itself through `codec`."""
+    """Send every tensor by itself, with side information and state for each.
+
+    Around `LookBack`, every tensor is recycled or sent in full by itself.
+
+    Args:
+        codec: any codec of one vector, a transform, or a coder.
+
+    Raises:
+        LocalError: codec is none of these, or takes a dict of tensors already.
+
+    Example:
+        >>> each(LookBack(Raw(), threshold=0.5))
+        each(LookBack(chain(Raw()), threshold=0.5))
+    """
     return Each(as_codec(codec, "each"))
 
 
 def route(rules: Sequence[tuple[str, Codec | Transform | Coder]]) -> Route:
-    """Tensors by the first shell pattern that matches their name.
+    """Send tensors by the first rule whose shell pattern matches their name; those of one rule travel as one vector.
 
-    >>> route([("*.bias", Raw()), ("*", TopK(0.01))])
-    route([('*.bias', chain(Raw())), ('*', chain(TopK(fraction=0.01)))])
+    Args:
+        rules: (pattern, codec) pairs, in order; case counts. Every tensor needs a rule and every rule a tensor.
+
+    Raises:
+        LocalError: a rule is no such pair, or its codec takes a dict of tensors already; on a link, a tensor has no
+            rule, or a rule no tensor.
+
+    Example:
+        >>> route([("*.bias", Raw()), ("*", TopK(0.01))])
+        route([('*.bias', chain(Raw())), ('*', chain(TopK(fraction=0.01)))])
     """
     try:
         pairs = [(str(pattern), as_codec(codec, f"route[{pattern!r}]")) for pattern, codec in rules]

@@ -49,24 +49,20 @@ class Lift(Codec):
 
     @abstractmethod
     def _groups(self, spec: AnySpec) -> list[Group]:
-        """The same, worked out afresh."""
+        pass
 
     def check(self, spec: Any) -> None:
-        """Every group's codec must fit its vector."""
         for group in self.groups(spec):
             group.codec.check(group.spec)
 
     def init(self, spec: Any) -> tuple[Any, ...]:
-        """One state per group."""
         return tuple(g.codec.init(g.spec) for g in self.groups(spec))
 
     def start(self, x: Any, spec: Any) -> tuple[Any, ...]:
-        """One state per group."""
         leaves = _leaves(x, spec)
         return tuple(g.codec.start(_lay(leaves, g), g.spec) for g in self.groups(spec))
 
     def memory(self, spec: Any) -> tuple[Any, ...]:
-        """One memory per group."""
         return tuple(g.codec.memory(g.spec) for g in self.groups(spec))
 
     def encode(self, x: Any, spec: Any, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
@@ -78,48 +74,41 @@ class Lift(Codec):
                 g.spec,
                 state[i],
                 memory[i],
-                Keys(_own(keys.private, i, groups), _own(keys.common, i, groups)),
+                Keys(_group_key(keys.private, i, groups), _group_key(keys.common, i, groups)),
             )
             for i, g in enumerate(groups)
         ]
         return tuple(m for m, _ in pairs), tuple(after for _, after in pairs)
 
     def decode(self, message: Any, spec: Any, state: Any) -> tuple[Any, Any]:
-        """Each group by its codec, cut back into tensors."""
         groups = self.groups(spec)
         pairs = [g.codec.decode(m, g.spec, s) for g, m, s in zip(groups, message, state, strict=True)]
         return cut([x for x, _ in pairs], groups, spec), tuple(new for _, new in pairs)
 
     def write(self, message: Any, spec: Any, out: BitWriter) -> None:
-        """One section per group."""
         for g, m in zip(self.groups(spec), message, strict=True):
             with out.section(g.name):
                 g.codec.write(m, g.spec, out)
 
     def read(self, spec: Any, src: BitReader, common: Key) -> tuple[Any, ...]:
-        """One section per group."""
         groups, messages = self.groups(spec), []
         for i, g in enumerate(groups):
             with src.section(g.name):
-                messages.append(g.codec.read(g.spec, src, _own(common, i, groups)))
+                messages.append(g.codec.read(g.spec, src, _group_key(common, i, groups)))
         return tuple(messages)
 
     def write_state(self, state: Any, spec: Any, out: BitWriter) -> None:
-        """Group by group."""
         for g, s in zip(self.groups(spec), state, strict=True):
             g.codec.write_state(s, g.spec, out)
 
     def read_state(self, spec: Any, src: BitReader) -> tuple[Any, ...]:
-        """Group by group."""
         return tuple(g.codec.read_state(g.spec, src) for g in self.groups(spec))
 
     def write_memory(self, memory: Any, spec: Any, out: BitWriter) -> None:
-        """Group by group."""
         for g, m in zip(self.groups(spec), memory, strict=True):
             g.codec.write_memory(m, g.spec, out)
 
     def read_memory(self, spec: Any, src: BitReader) -> tuple[Any, ...]:
-        """Group by group."""
         return tuple(g.codec.read_memory(g.spec, src) for g in self.groups(spec))
 
     def contract(self, spec: Any) -> Contract:
@@ -146,8 +135,8 @@ class Lift(Codec):
         """Each figure over all groups: the mean, but the largest floor and the sum of residuals."""
         memories = memory if memory is not None else [None] * len(message)
         found: dict[str, list[float]] = {}
-        for codec, m, own in zip(self._codecs(len(message)), message, memories, strict=True):
-            for name, value in codec.observe(m, own).items():
+        for codec, m, after in zip(self._codecs(len(message)), message, memories, strict=True):
+            for name, value in codec.observe(m, after).items():
                 found.setdefault(name, []).append(value)
         combine = {"floor": max, "residual2": sum}
         return {name: combine.get(name, _mean)(values) for name, values in found.items()}
@@ -230,5 +219,5 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _own(key: Key, i: int, groups: Sequence[Group]) -> Key:
+def _group_key(key: Key, i: int, groups: Sequence[Group]) -> Key:
     return key if len(groups) == 1 else key.fold(i)

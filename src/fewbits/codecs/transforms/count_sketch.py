@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.codecs.base import Keys, Transform, wide
 from fewbits.codecs.transforms.sketch import Sketch, check
 from fewbits.codecs.transforms.sparse import magnitudes
-from fewbits.codecs.transforms.topk import check_fraction, count
+from fewbits.codecs.transforms.topk import count
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
@@ -40,10 +41,9 @@ class Sketched(Transform):
     def __post_init__(self) -> None:
         owner = type(self).__name__
         check(owner, self.rows, self.columns)
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise LocalError(f"{owner}: seed must be an integer, or None for a fresh sketch; got {self.seed!r}")
-        if self.mode not in MODES:
-            raise LocalError(f"{owner}: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        if self.seed is not None:
+            check_whole(f"{owner}: seed", self.seed, hint=", or None for a fresh sketch")
+        check_one_of(f"{owner}: mode", self.mode, MODES)
 
     @property
     @abstractmethod
@@ -90,7 +90,6 @@ class Sketched(Transform):
         return replace(wide(spec), shape=(self.sketch(spec).numbers,), segments=())
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Key:
-        """Nothing is read."""
         return self.key(common)
 
     def omega(self, spec: Spec) -> float:
@@ -126,26 +125,42 @@ class Sketched(Transform):
 
 @dataclass(frozen=True)
 class MeanSketch(Sketched):
-    """The mean of the rows' estimates, S^T S x in the right scale: linear, so tables are added and expanded once.
+    """Send a table of signed sums; receive the mean of the rows' estimates.
 
-    Unbiased with omega = (D - 1) / (rows * columns): no better than `Subspace` or `RandK` of as many numbers. It is
-    what carries tables to a server that unsketches their sum itself (`FetchSGD`).
+    x_hat = S^T S x in the right scale: linear, so tables are added and expanded once. Unbiased with
+    omega = (D - 1) / (rows * columns): no better than `Subspace` or `RandK` of as many numbers.
+
+    Args:
+        columns: numbers in each row; more: more bytes, less noise.
+        rows: estimates of each entry, 1..64.
+        seed: of the hashes, the same in every round (`FetchSGD` adds tables of several); None: fresh in each frame.
+        mode: "unbiased", or "contractive": 1 / (1 + omega) of the estimate, which may stand under error feedback.
+
+    Raises:
+        LocalError: an option is none of these; at encoding, a sum leaves the range of its type.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, MeanSketch, Sender, Spec
+        >>> len(Sender(MeanSketch(10, rows=3), Spec((1000,)), Key(0)).send(torch.ones(1000)))  # 16 bytes, 30 numbers
+        136
+
+    Source: Charikar, Chen, Farach-Colton 2002. Different here: the mean, which a server can take after summing.
     """
+
+    wire_name: ClassVar[str] = "mean_sketch"
 
     linear: ClassVar[bool] = True
 
     @property
     def noise(self) -> float:
-        """The mean of independent rows."""
         return 1 / self.rows
 
     def estimate(self, sketch: Sketch, table: Tensor) -> Tensor:
-        """The mean."""
         return sketch.mean(table)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """Fixed and fresh, both modes."""
         return [
             cls(8, rows=3),
             cls(6, rows=4, seed=None),
@@ -155,22 +170,46 @@ class MeanSketch(Sketched):
 
 @dataclass(frozen=True)
 class CountSketch(Sketched):
-    """Count sketch with the median of the rows' estimates (Charikar, Chen, Farach-Colton 2002).
+    """Send a table of signed sums; receive the median of the rows' estimates.
 
-    With a `fraction`, only the ceil(fraction*n) largest estimates are kept, the heavy hitters: the usual way, because
-    an estimate of everything is mostly noise. S is linear and the median is not, so messages are expanded one by one; a
-    server that sums tables takes `MeanSketch` and `FetchSGD`. Estimates of one row err symmetrically, so their median
-    is unbiased, too: (est - x)^2 is at most the mean of the largest half of the rows' squared errors, which gives
-    omega = rows / ceil(rows/2) * (D - 1) / columns, a bound that is far from tight.
+    x_hat_i = median over rows r of sign_r(i) * table[r, column_r(i)]; with a `fraction`, only the ceil(fraction * n)
+    largest estimates, the heavy hitters. Without one it is unbiased, omega = rows / ceil(rows/2) * (D - 1) / columns, a
+    bound that is far from tight: errors of one row are symmetric, and (x_hat_i - x_i)^2 is at most the mean of the
+    larger half of the rows' squared errors.
+
+    Args:
+        columns: numbers in each row; more: more bytes, less noise.
+        rows: estimates of each entry, 1..64; more: outliers are rarer.
+        seed: of the hashes, the same in every round; None: fresh in each frame.
+        mode: "unbiased", or "contractive": 1 / (1 + omega) of the estimate, which may stand under error feedback.
+        fraction: share of entries that arrive, in (0, 1]; None: all, which is mostly noise.
+
+    Raises:
+        LocalError: an option is none of these; fraction goes with contractive; at encoding, a sum leaves the range of
+            its type.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import CountSketch, Key, Receiver, Sender, Spec
+        >>> x = torch.zeros(1000)
+        >>> x[7] = 5.0
+        >>> codec = CountSketch(20, rows=5, fraction=0.001)
+        >>> Receiver(codec, Spec.of(x)).receive(Sender(codec, Spec.of(x), Key(0)).send(x))[7]
+        tensor(5.)
+
+    Source: Charikar, Chen, Farach-Colton 2002. Different here: the median is not linear, so messages are expanded one
+    by one; a server that sums tables takes `MeanSketch` and `FetchSGD`.
     """
 
-    fraction: float | None = None  # 0 < fraction <= 1: share of entries kept; None: all, unbiased
+    wire_name: ClassVar[str] = "count_sketch"
+
+    fraction: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.fraction is None:
             return
-        check_fraction("CountSketch", self.fraction)
+        check_number("CountSketch: fraction", self.fraction, "(0, 1]")
         object.__setattr__(self, "fraction", float(self.fraction))
         if self.mode != "unbiased":
             raise LocalError("CountSketch: kept estimates are given as they are; fraction goes with mode='unbiased'")
@@ -198,7 +237,6 @@ class CountSketch(Sketched):
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """Fixed and fresh, odd and even, everything and heavy hitters."""
         return [
             cls(8, rows=3),
             cls(5, seed=None),

@@ -5,14 +5,14 @@ Rothchild, Panda, Ullah, Ivkin, Stoica, Braverman, Gonzalez, Arora, ICML 2020, A
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number, check_one_of, check_whole
 from fewbits.codecs.transforms.sketch import Sketch
 from fewbits.codecs.transforms.sparse import magnitudes
 from fewbits.errors import LocalError
@@ -21,7 +21,7 @@ FEEDBACK = ("subtract", "zero")
 
 
 class FetchStep(NamedTuple):
-    """What one round gives: the model's step w[support] -= values, and what is kept."""
+    """What one round gives: the model's step w[support] -= values, and the new tables."""
 
     support: Tensor  # (k',) int64, ascending; k' <= k
     values: Tensor  # (k',)
@@ -42,18 +42,18 @@ class FetchSGD:
     empties instead all places of u and e that S(Delta) touches: e cannot grow so, and some of it is lost.
     """
 
+    wire_name: ClassVar[str] = "fetch_sgd"
+
     k: int  # entries of the model that a round changes; more: faster, until estimates are noise
     momentum: float = 0.9  # rho, in [0, 1)
     lr: float = 1.0  # eta
     feedback: str = "zero"  # or "subtract"
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise LocalError(f"FetchSGD: k must be a whole number, 1 or more; got {self.k!r}")
-        if self.feedback not in FEEDBACK:
-            raise LocalError(f"FetchSGD: feedback must be one of {', '.join(FEEDBACK)}; got {self.feedback!r}")
-        if not (0 <= self.momentum < 1 and 0 < self.lr < math.inf):
-            raise LocalError(f"FetchSGD: momentum must be in [0, 1) and lr positive; got {self.momentum}, {self.lr}")
+        check_whole("FetchSGD: k", self.k, 1)
+        check_one_of("FetchSGD: feedback", self.feedback, FEEDBACK)
+        check_number("FetchSGD: momentum", self.momentum, "[0, 1)", numpy=True)
+        check_number("FetchSGD: lr", self.lr, "(0, inf)", numpy=True)
 
     def init(self, sketch: Sketch) -> tuple[Tensor, Tensor]:
         """u = e = 0.  # (numbers,) each"""

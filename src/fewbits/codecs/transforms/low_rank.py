@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs.base import Keys, Transform, wide
-from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 
@@ -37,29 +37,47 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class LowRank(Transform):
-    """P Q^T by `passes` of subspace iteration: P <- orth(M Q), Q <- M^T P; r(m+n) numbers for mn.
+    """Send a matrix as two thin factors.
 
-    PowerSGD (Vogels, Karimireddy, Jaggi, NeurIPS 2019, Algorithm 1) without its memory: Q starts at normal draws from
-    the frame's common key in each message, not at the last one, which `passes` > 1 makes up for. A Spec knows tensors'
-    lengths and not their shapes, so a matrix is near-square unless told its `columns`: a weight's inputs, with `route`.
-    What is of low rank in the tensor's own shape is of full rank in another. The receiver has P P^T M, an
-    orthogonal projection. P and Q are scaled to be about as large as each other. Not linear: PowerSGD's two
-    all-reduces, P's before Q's, would need a second exchange.
+    P <- orth(M Q), Q <- M^T P, `passes` times; r (m + n) numbers travel for m n, and P Q^T = P P^T M arrives, an
+    orthogonal projection. E|P P^T M|^2 >= r / min(m, n) |M|^2.
+
+    Args:
+        rank: r; larger: more bytes, more of the matrix arrives.
+        passes: 1 or more; more: nearer to the best matrix of this rank, for the same bytes.
+        per: a matrix for each "tensor", or for the "whole" vector.
+        columns: entries in a row of every matrix; None: near-square. A Spec knows lengths and not shapes, so give a
+            weight's inputs here, with `route`: what is of low rank in its own shape is of full rank in another.
+
+    Raises:
+        LocalError: an option is none of these.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, LowRank, Receiver, Sender, Spec
+        >>> x = torch.outer(torch.arange(8.0), torch.ones(8))
+        >>> found = Receiver(LowRank(1), Spec.of(x)).receive(Sender(LowRank(1), Spec.of(x), Key(0)).send(x))
+        >>> bool(torch.allclose(found, x, atol=1e-5))
+        True
+
+    Source: PowerSGD, Vogels, Karimireddy, Jaggi 2019, Algorithm 1. Different here: without its memory, so Q starts at
+    normal draws from the common key in each message; P and Q are scaled to be about as large as each other; not
+    linear, because the two all-reduces of PowerSGD would need a second exchange.
     """
 
-    rank: int  # r; larger: more bytes, more of the matrix
-    passes: int = 1  # more: nearer to the best matrix of this rank; the same bytes
-    per: str = "tensor"  # a matrix for each tensor, or for the "whole" vector
-    columns: int | None = None  # of every matrix, entries; None: near-square
+    wire_name: ClassVar[str] = "low_rank"
+
+    rank: int
+    passes: int = 1
+    per: str = "tensor"
+    columns: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("rank", self.rank), ("passes", self.passes), ("columns", self.columns)):
-            if name == "columns" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LocalError(f"LowRank: {name} must be a whole number, 1 or more; got {value!r}")
-        if self.per not in PER:
-            raise LocalError(f"LowRank: per must be one of {', '.join(PER)}; got {self.per!r}")
+        check_whole("LowRank: rank", self.rank, 1)
+        check_whole("LowRank: passes", self.passes, 1)
+        if self.columns is not None:
+            check_whole("LowRank: columns", self.columns, 1)
+        check_one_of("LowRank: per", self.per, PER)
 
     def pieces(self, spec: Spec) -> list[Piece]:
         """The matrices of a vector."""
@@ -117,7 +135,6 @@ class LowRank(Transform):
         return torch.from_numpy(out).clamp_(-largest, largest).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        """All factors."""
         return replace(wide(spec), shape=(sum(piece.numbers for piece in self.pieces(spec)),), segments=())
 
     def contract(self, spec: Spec) -> Contract:
@@ -133,7 +150,6 @@ class LowRank(Transform):
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """By tensor and whole, one pass and two, given columns, and a rank that small tensors do not have."""
         return [cls(1), cls(2), cls(2, passes=2, per="whole"), cls(3, per="whole"), cls(1, columns=7), cls(64)]
 
 

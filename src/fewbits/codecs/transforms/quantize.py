@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs.base import Keys, Transform
 from fewbits.codecs.transforms.scale_blocks import ScaleBlocks, float32, per_option
-from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
@@ -25,27 +25,45 @@ MODES = ("unbiased", "contractive")
 
 @dataclass(frozen=True, repr=False)
 class Quantize(Transform):
-    """Q(x) = c * sign(x) * |x|_p / s * floor(s*|x_i| / |x|_p + u), u ~ U[0,1), with s = 2^(bits-1) - 1 levels a side.
+    """Round every entry to one of a few levels, at random, so that it is right on average.
 
-    QSGD (Alistarh et al. 2017) with p = 2, and the usual max-scaled form with p = inf. c = 1 is unbiased;
-    `contractive` uses c = 1/(1+omega), which makes it a contraction with delta = 1/(1+omega) (Malcom-PSGD, Campbell et
-    al. 2023). The dither is the sender's own and is not sent. Differences: 16 bits of dither per entry, so the
-    bias is below 2^-16 of a step; buckets' scales are bfloat16, rounded up.
+    Q(x)_i = c * |x|_p / s * sign(x_i) * floor(s * |x_i| / |x|_p + u), u uniform in [0, 1), s = 2^(bits-1) - 1.
+    `unbiased`: c = 1 and omega = min(n / (4 s^2), sqrt(n) / s) for linf, min(n / s^2, sqrt(n) / s) for l2.
+    `contractive`: c = 1 / (1 + omega) and delta = 1 / (1 + omega).
+
+    Args:
+        bits: 2..16, of a level before entropy coding; smaller: fewer bytes, more noise.
+        norm: "linf" (p = infinity) or "l2".
+        bucket: one scale for the "whole" vector, for each "tensor", or for so many entries.
+        mode: "unbiased" or "contractive".
+
+    Raises:
+        LocalError: an option is none of these; at encoding, a value is beyond float32.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, Quantize, Receiver, Sender, Spec
+        >>> x = torch.tensor([3.0, -1.0, 0.0, 2.0])
+        >>> Receiver(Quantize(bits=3), Spec.of(x)).receive(Sender(Quantize(bits=3), Spec.of(x), Key(0)).send(x))
+        tensor([ 3., -1.,  0.,  2.])
+
+    Source: QSGD, Alistarh et al. 2017 (p = 2); the contractive form, Malcom-PSGD, Campbell et al. 2023. Different here:
+    the dither has 16 bits per entry, so the bias is below 2^-16 of a step; scales of buckets are bfloat16, rounded up.
     """
 
-    bits: int  # 2..16: each level in bits before entropy coding; smaller: fewer bytes, more noise
-    norm: str = "linf"  # "linf" or "l2"
-    bucket: str | int = "whole"  # one scale per "whole" vector, per "tensor", or per so many elements
-    mode: str = "unbiased"  # or "contractive"
+    wire_name: ClassVar[str] = "quantize"
+
+    bits: int
+    norm: str = "linf"
+    bucket: str | int = "whole"
+    mode: str = "unbiased"
 
     quantises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bits, int) or isinstance(self.bits, bool) or not 2 <= self.bits <= 16:
-            raise LocalError(f"Quantize: bits must be an integer in 2..16 (Sign() is one bit); got {self.bits!r}")
-        for name, value, valid in (("norm", self.norm, NORMS), ("mode", self.mode, MODES)):
-            if value not in valid:
-                raise LocalError(f"Quantize: {name} must be one of {', '.join(valid)}; got {value!r}")
+        check_whole("Quantize: bits", self.bits, 2, 16, hint=" (Sign() is one bit)")
+        check_one_of("Quantize: norm", self.norm, NORMS)
+        check_one_of("Quantize: mode", self.mode, MODES)
         per_option("Quantize", self.bucket)
 
     def __repr__(self) -> str:
@@ -62,7 +80,6 @@ class Quantize(Transform):
 
     @property
     def stretches(self) -> ScaleBlocks:
-        """Where each scale holds."""
         return ScaleBlocks(self.bucket)
 
     def omega(self, spec: Spec) -> float:
@@ -80,7 +97,6 @@ class Quantize(Transform):
         return 1.0 if self.mode == "unbiased" else 1.0 / (1.0 + self.omega(spec))
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
-        """(scales, levels)."""
         values = float32(x, "Quantize")
         offsets = self.stretches.offsets(spec)
         measure = kernels.quantise.max_abs if self.norm == "linf" else kernels.quantise.norms
@@ -95,15 +111,12 @@ class Quantize(Transform):
         return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        """Integers in [-s, s]."""
         return replace(spec, dtype="int8" if self.s <= 127 else "int16", low=-self.s, high=self.s)
 
     def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:
-        """The scales."""
         self.stretches.write(side.numpy(), out)
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
-        """The scales."""
         return torch.from_numpy(np.ascontiguousarray(self.stretches.read(spec, src)))
 
     def contract(self, spec: Spec) -> Contract:
@@ -115,7 +128,6 @@ class Quantize(Transform):
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """Both norms, both modes, all granularities."""
         return [
             cls(bits=2),
             cls(bits=4),

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_number, check_one_of
 from fewbits.codecs.base import Keys, Transform
-from fewbits.codecs.transforms.topk import check_fraction, count
+from fewbits.codecs.transforms.topk import count
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
@@ -21,27 +22,44 @@ MODES = ("contractive", "unbiased")
 
 @dataclass(frozen=True)
 class RandK(Transform):
-    """Keep ceil(fraction*n) entries at positions drawn from the common key; the support is never sent.
+    """Keep entries at random positions that both ends draw and never send.
 
-    `contractive` keeps the values as they are: delta = k/n. `unbiased` multiplies them by n/k: omega = n/k - 1 (Stich
-    et al. 2018; Konecny et al. 2016, random mask). All senders that share a common key share the support, so their
-    carriers may be added before they are expanded.
+    C(x)_i = a x_i on a support of k = ceil(fraction * n) positions, else 0. With `contractive`, a = 1 and
+    E|C(x) - x|^2 = (1 - k/n) |x|^2. With `unbiased`, a = n/k, E C(x) = x and omega = n/k - 1.
+
+    Args:
+        fraction: share of the entries that travel, in (0, 1]; smaller: fewer bytes, more variance.
+        mode: "contractive" or "unbiased"; error feedback needs the first.
+
+    Raises:
+        LocalError: fraction is outside (0, 1]; there is no such mode; unbiased stands under error feedback.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, RandK, Receiver, Sender, Spec
+        >>> x = torch.arange(1.0, 9.0)
+        >>> found = Receiver(RandK(0.25), Spec.of(x)).receive(Sender(RandK(0.25), Spec.of(x), Key(0)).send(x))
+        >>> int((found == x).sum()), int((found == 0).sum())
+        (2, 6)
+
+    Source: the random mask of Konecny et al. 2016; Stich et al. 2018. Different here: senders with one common key share
+    the support, so their carriers may be added before they are expanded.
     """
 
-    fraction: float  # 0 < fraction <= 1; smaller: fewer bytes, more variance
-    mode: str = "contractive"  # or "unbiased"
+    wire_name: ClassVar[str] = "randk"
+
+    fraction: float
+    mode: str = "contractive"
 
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_fraction("RandK", self.fraction)
+        check_number("RandK: fraction", self.fraction, "(0, 1]")
         object.__setattr__(self, "fraction", float(self.fraction))
-        if self.mode not in MODES:
-            raise LocalError(f"RandK: mode must be one of {', '.join(MODES)}; got {self.mode!r}")
+        check_one_of("RandK: mode", self.mode, MODES)
 
     @property
     def projection(self) -> bool:
-        """Only without the n/k."""
         return self.mode == "contractive"
 
     def support(self, spec: Spec, common: Key) -> Tensor:
@@ -49,7 +67,6 @@ class RandK(Transform):
         return torch.from_numpy(common.fold("randk").subset(count(self.fraction, spec.numel), spec.numel))
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
-        """Gather on the common support."""
         support = self.support(spec, keys.common)
         return support, x[support]
 
@@ -61,7 +78,6 @@ class RandK(Transform):
         return x
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        """k values."""
         return replace(spec, shape=(count(self.fraction, spec.numel),), segments=())
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
@@ -85,5 +101,4 @@ class RandK(Transform):
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """Both modes."""
         return [cls(0.1), cls(0.25, mode="unbiased"), cls(1.0)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_whole
 from fewbits.errors import LocalError, WireError
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
@@ -66,9 +67,9 @@ class ScaleBlocks:
 
 def per_option(owner: str, per: str | int) -> ScaleBlocks:
     """Check a `bucket` argument."""
-    if per in ("whole", "tensor") or (isinstance(per, int) and not isinstance(per, bool) and per > 0):
-        return ScaleBlocks(per)
-    raise LocalError(f'{owner}: bucket must be "whole", "tensor" or a number of elements > 0; got {per!r}')
+    if per not in ("whole", "tensor"):
+        check_whole(f"{owner}: bucket", per, 1, hint=' (of elements), or "whole" or "tensor"')
+    return ScaleBlocks(per)
 
 
 def float32(x: Tensor, owner: str) -> np.ndarray:

@@ -20,13 +20,31 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True, repr=False)
 class Sign(Transform):
-    """C(x) = mean|x| * sign(x): scaled signSGD (Karimireddy et al. 2019, EF-SIGNSGD, Remark 7).
+    """Send one bit per entry, and the mean magnitude.
 
-    A contraction with delta = |x|_1^2 / (n |x|_2^2) >= 1/n, n the longest stretch. sign(0) is +1, and sign(-0.0) too,
-    so that one bit is enough.
+    C(x) = mean|x| * sign(x). |C(x) - x|^2 <= (1 - delta) |x|^2 with delta = |x|_1^2 / (n |x|_2^2) >= 1/n, n the
+    entries of the longest block.
+
+    Args:
+        bucket: one scale for the "whole" vector, for each "tensor", or for so many entries.
+
+    Raises:
+        LocalError: bucket is none of these; at encoding, a value is beyond float32.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, Receiver, Sender, Sign, Spec
+        >>> x = torch.tensor([0.5, -3.0, 0.0, 2.5])
+        >>> Receiver(Sign(), Spec.of(x)).receive(Sender(Sign(), Spec.of(x), Key(0)).send(x))
+        tensor([ 1.5000, -1.5000,  1.5000,  1.5000])
+
+    Source: scaled signSGD, Karimireddy et al. 2019, Remark 7. Different here: sign(0) and sign(-0.0) are +1, so one bit
+    is enough; the scales of buckets are bfloat16, rounded up, and then no bound is promised.
     """
 
-    bucket: str | int = "whole"  # one scale per "whole" vector, per "tensor", or per so many elements
+    wire_name: ClassVar[str] = "sign"
+
+    bucket: str | int = "whole"
 
     quantises: ClassVar[bool] = True
 
@@ -38,11 +56,9 @@ class Sign(Transform):
 
     @property
     def stretches(self) -> ScaleBlocks:
-        """Where each scale holds."""
         return ScaleBlocks(self.bucket)
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
-        """(scales, bits: 1 for negative)."""
         values = float32(x, "Sign")
         scales = self.stretches.round(kernels.quantise.mean_abs(values, self.stretches.offsets(spec)))
         return torch.from_numpy(scales), torch.from_numpy((values < 0).astype(np.uint8))
@@ -54,15 +70,12 @@ class Sign(Transform):
         return torch.from_numpy(kernels.quantise.undither(signs, offsets, side.numpy(), 1, 1.0)).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        """Bits."""
         return replace(spec, dtype="uint8", low=0, high=1)
 
     def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:
-        """The scales."""
         self.stretches.write(side.numpy(), out)
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
-        """The scales."""
         return torch.from_numpy(np.ascontiguousarray(self.stretches.read(spec, src)))
 
     def contract(self, spec: Spec) -> Contract:
@@ -72,5 +85,4 @@ class Sign(Transform):
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """All granularities."""
         return [cls(), cls(bucket="tensor"), cls(bucket=8)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -37,8 +38,7 @@ class Sketch:
 
     def __post_init__(self) -> None:
         check("Sketch", self.rows, self.columns)
-        if isinstance(self.numel, bool) or not isinstance(self.numel, int) or self.numel < 0:
-            raise LocalError(f"Sketch: numel must be a whole number, 0 or more; got {self.numel!r}")
+        check_whole("Sketch: numel", self.numel, 0)
 
     @property
     def whole(self) -> bool:
@@ -106,10 +106,8 @@ class Sketch:
 
 def check(owner: str, rows: object, columns: object) -> None:
     """Raise LocalError unless a table may have these sizes."""
-    if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= MOST_ROWS:
-        raise LocalError(f"{owner}: rows must be a whole number in 1..{MOST_ROWS}; got {rows!r}")
-    if isinstance(columns, bool) or not isinstance(columns, int) or not 1 <= columns < 2**31:
-        raise LocalError(f"{owner}: columns must be a whole number in 1..2^31-1; got {columns!r}")
+    check_whole(f"{owner}: rows", rows, 1, MOST_ROWS)
+    check_whole(f"{owner}: columns", columns, 1, 2**31 - 1)
 
 
 def _flat(x: Tensor, n: int, owner: str) -> Tensor:

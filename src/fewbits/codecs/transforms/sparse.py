@@ -29,7 +29,6 @@ class Sparse(Transform):
 
     @property
     def projection(self) -> bool:
-        """Yes."""
         return True
 
     @abstractmethod
@@ -41,12 +40,10 @@ class Sparse(Transform):
         """The largest support there can be, in entries."""
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
-        """Select and gather."""
         support = torch.from_numpy(self.select(x, spec, keys))
         return support, x[support]
 
     def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
-        """Scatter onto zeros."""
         x = torch.zeros(spec.numel, dtype=spec.torch_dtype)
         x[side] = carrier.to(x.dtype)
         return x

@@ -5,38 +5,55 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from fewbits import kernels
+from fewbits.checks import check_number
 from fewbits.codecs.base import Keys, Transform
 from fewbits.codecs.transforms.sparse import Sparse, magnitudes
-from fewbits.errors import LocalError
 from fewbits.spec import Contract, Spec
 
 
 @dataclass(frozen=True)
 class TopK(Sparse):
-    """Keep the ceil(fraction*n) entries of largest magnitude; the rest become zero.
+    """Keep the entries of largest magnitude; the rest become zero.
 
-    A contraction with delta = k/n (Stich et al. 2018). Positions travel as a sorted set. Ties go to the lower index,
-    unlike torch.topk, so that bytes do not depend on the device; zeros are never chosen. Selection is by the magnitude
-    in float32.
+    C(x)_i = x_i for the k = ceil(fraction * n) largest |x_i|, else 0. |C(x) - x|^2 <= (1 - k/n) |x|^2.
+
+    Args:
+        fraction: share of the entries that travel, in (0, 1]; smaller: fewer bytes, slower convergence.
+
+    Raises:
+        LocalError: fraction is outside (0, 1].
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, Receiver, Sender, Spec, TopK
+        >>> x = torch.tensor([0.5, -3.0, 0.0, 2.0])
+        >>> Receiver(TopK(0.5), Spec.of(x)).receive(Sender(TopK(0.5), Spec.of(x), Key(0)).send(x))
+        tensor([ 0., -3.,  0.,  2.])
+
+    Source: Stich, Cordonnier, Jaggi 2018. Different here: positions travel as a sorted set; ties go to the lower index,
+    unlike torch.topk, so that bytes do not depend on the device; zeros are never chosen; magnitudes are compared in
+    float32.
     """
 
-    fraction: float  # 0 < fraction <= 1; smaller: fewer bytes, slower convergence
+    wire_name: ClassVar[str] = "topk"
+
+    fraction: float
 
     def __post_init__(self) -> None:
-        check_fraction("TopK", self.fraction)
-        object.__setattr__(self, "fraction", float(self.fraction))  # 1 and 1.0: one repr, one hash on the wire
+        check_number("TopK: fraction", self.fraction, "(0, 1]")
+        object.__setattr__(self, "fraction", float(self.fraction))
 
     def most(self, spec: Spec) -> int:
         """k = ceil(fraction*n)."""
         return count(self.fraction, spec.numel)
 
     def select(self, x: Tensor, spec: Spec, keys: Keys) -> np.ndarray:
-        """The k largest."""
         return kernels.select.largest(magnitudes(x), self.most(spec))
 
     def contract(self, spec: Spec) -> Contract:
@@ -46,14 +63,7 @@ class TopK(Sparse):
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
-        """From one entry to all of them."""
         return [cls(0.01), cls(0.1), cls(1.0)]
-
-
-def check_fraction(owner: str, fraction: float) -> None:
-    """Raise LocalError unless 0 < fraction <= 1."""
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise LocalError(f"{owner}: fraction must be in (0, 1]; got {fraction!r}")
 
 
 def count(fraction: float, n: int) -> int:

@@ -21,13 +21,35 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True, repr=False)
 class Delta(Wrapper):
-    """Shared reference h; send C(x - h); both ends set h := h + C(x - h), which is also what is delivered.
+    """Send differences to what the receiver already has.
 
-    EF21 (Richtarik et al. 2021) on gradients; CHOCO's public copies (Koloskova et al. 2019) and Malcom-PSGD's residuals
-    on models; EF21-P on a downlink. It needs no error feedback: what C misses is still in x - h next time.
+    Both ends have the reference h. C(x - h) travels; h := h + C(x - h), which is also what arrives.
+
+    Args:
+        codec: C, any codec of one vector that shrinks what it misses. It needs no error feedback: what C misses is
+            still in x - h next time.
+
+    Raises:
+        LocalError: the inner codec multiplies by more than it misses, or corrects its errors already; at encoding, the
+            difference overflows.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Delta, Key, Receiver, Sender, Spec, TopK
+        >>> x, codec = torch.tensor([2.0, 1.5]), Delta(TopK(0.5))
+        >>> sender, receiver = Sender(codec, Spec.of(x), Key(0)), Receiver(codec, Spec.of(x))
+        >>> receiver.receive(sender.send(x)), sender.commit()
+        (tensor([2., 0.]), None)
+        >>> receiver.receive(sender.send(x)), sender.commit()
+        (tensor([2.0000, 1.5000]), None)
+
+    Source: EF21 (Richtarik et al. 2021) on gradients; the public copies of CHOCO (Koloskova et al. 2019) and the
+    residuals of Malcom-PSGD on models; EF21-P (Gruntkowska et al. 2023) on a downlink.
     """
 
-    forbids: ClassVar[tuple[str, ...]] = ("Delta", "ErrorFeedback")
+    wire_name: ClassVar[str] = "delta"
+
+    forbids: ClassVar[tuple[str, ...]] = ("delta", "error_feedback")
     because: ClassVar[str] = "the difference to the reference already holds what was missed; it would be counted twice"
 
     def __post_init__(self) -> None:
@@ -44,11 +66,9 @@ class Delta(Wrapper):
 
     @property
     def stateless(self) -> bool:
-        """No: a message means nothing without h."""
         return False
 
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
-        """C(x - h)."""
         change = finite(x - state[0], "Delta: the vector and the reference")
         return self.codec.encode(change, wide(spec), state[1], memory, keys)
 
@@ -59,19 +79,15 @@ class Delta(Wrapper):
         return h.to(spec.torch_dtype), (h, inner)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
-        """h, then the inner codec's."""
         write_vector(state[0], wide(spec), out)
         self.codec.write_state(state[1], wide(spec), out)
 
     def read_state(self, spec: Spec, src: BitReader) -> tuple[Tensor, Any]:
-        """h, then the inner codec's."""
         return read_vector(wide(spec), src), self.codec.read_state(wide(spec), src)
 
     def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
-        """The inner codec's figures."""
         return self.codec.observe(message, memory)
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """EF21 over a selection; a quantised downlink."""
         return [cls(chain(TopK(0.1))), cls(chain(Quantize(bits=8), Rans()))]

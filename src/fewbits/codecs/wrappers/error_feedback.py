@@ -22,13 +22,33 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True, repr=False)
 class ErrorFeedback(Wrapper):
-    """Keep the residual e and send C(x + e); then e := x + e - C(x + e) (Seide et al. 2014; Stich et al. 2018).
+    """Add what was not sent to the next vector.
 
-    What is kept and what is sent sum to what came in: x + e_before = x_hat + e_after. Only the sender has e. The inner
-    codec must shrink what it misses; one that multiplies by n/k is refused.
+    Send C(x + e); then e := x + e - C(x + e). What stays and what is sent sum to what came in. Only the sender has e.
+
+    Args:
+        codec: C, any codec of one vector that shrinks what it misses.
+
+    Raises:
+        LocalError: the inner codec multiplies by more than it misses (`RandK(mode="unbiased")`), or corrects its errors
+            already (`ErrorFeedback`, `Delta`); at encoding, the sum overflows.
+
+    Example:
+        >>> import torch
+        >>> from fewbits import ErrorFeedback, Key, Receiver, Sender, Spec, TopK
+        >>> x, codec = torch.tensor([2.0, 1.5]), ErrorFeedback(TopK(0.5))
+        >>> sender, receiver = Sender(codec, Spec.of(x), Key(0)), Receiver(codec, Spec.of(x))
+        >>> receiver.receive(sender.send(x)), sender.commit()
+        (tensor([2., 0.]), None)
+        >>> receiver.receive(sender.send(x)), sender.commit()
+        (tensor([0., 3.]), None)
+
+    Source: Seide et al. 2014; Stich et al. 2018.
     """
 
-    forbids: ClassVar[tuple[str, ...]] = ("ErrorFeedback", "Delta")
+    wire_name: ClassVar[str] = "error_feedback"
+
+    forbids: ClassVar[tuple[str, ...]] = ("error_feedback", "delta")
     because: ClassVar[str] = "the same residual would be added twice, and grow; keep one of them"
 
     def __post_init__(self) -> None:
@@ -36,11 +56,9 @@ class ErrorFeedback(Wrapper):
         check_feedback(self.codec)
 
     def init(self, spec: Spec) -> Any:
-        """The inner codec's."""
         return self.codec.init(wide(spec))
 
     def start(self, x: Tensor, spec: Spec) -> Any:
-        """The inner codec's."""
         return self.codec.start(x.to(wide(spec).torch_dtype), wide(spec))
 
     def memory(self, spec: Spec) -> tuple[Tensor, Any]:
@@ -56,33 +74,26 @@ class ErrorFeedback(Wrapper):
         return message, (u - u_hat, inner)
 
     def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
-        """As the inner codec."""
         x, state = self.codec.decode(message, wide(spec), state)
         return x.to(spec.torch_dtype), state
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
-        """As the inner codec."""
         self.codec.write_state(state, wide(spec), out)
 
     def read_state(self, spec: Spec, src: BitReader) -> Any:
-        """As the inner codec."""
         return self.codec.read_state(wide(spec), src)
 
     def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
-        """e, then the inner codec's."""
         write_vector(memory[0], wide(spec), out)
         self.codec.write_memory(memory[1], wide(spec), out)
 
     def read_memory(self, spec: Spec, src: BitReader) -> tuple[Tensor, Any]:
-        """e, then the inner codec's."""
         return read_vector(wide(spec), src), self.codec.read_memory(wide(spec), src)
 
     def partial(self, message: Any, spec: Spec, state: Any) -> tuple[Partial, Any]:
-        """As the inner codec."""
         return self.codec.partial(message, wide(spec), state)
 
     def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
-        """As the inner codec."""
         return self.codec.complete(total, side, wide(spec))
 
     def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
@@ -95,5 +106,4 @@ class ErrorFeedback(Wrapper):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """Over a selection, over signs."""
         return [cls(chain(TopK(0.1), Quantize(bits=4), Rans())), cls(chain(Sign()))]

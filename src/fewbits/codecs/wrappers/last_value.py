@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,47 +19,55 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True, repr=False)
 class LastValue(Wrapper):
-    """Send C(x); the shared state is the last C(x), so that a snapshot of the state holds the value.
+    """Send C(x), and let the shared state be the last C(x), so that a snapshot holds the value.
 
-    For the tensors of a broadcast that travel whole (running statistics) beside others that travel as differences.
+    For the tensors of a broadcast that travel whole, such as running statistics, beside others that travel as
+    differences.
+
+    Args:
+        codec: C, any codec of one vector.
+
+    Raises:
+        LocalError: codec is no codec of one vector.
+
+    Example:
+        >>> from fewbits import Raw, Spec
+        >>> from fewbits.codecs import LastValue
+        >>> LastValue(Raw()).init(Spec((2,)))
+        (tensor([0., 0.]), ())
+
+    Source: ours.
     """
+
+    wire_name: ClassVar[str] = "last_value"
 
     @property
     def stateless(self) -> bool:
-        """No, though every message can be decoded on its own."""
         return False
 
     def init(self, spec: Spec) -> tuple[Tensor, Any]:
-        """(zeros, the inner codec's)."""
         return torch.zeros(spec.numel, dtype=wide(spec).torch_dtype), self.codec.init(wide(spec))
 
     def start(self, x: Tensor, spec: Spec) -> tuple[Tensor, Any]:
-        """(x, the inner codec's)."""
         return x.detach().to(wide(spec).torch_dtype).clone(), self.codec.init(wide(spec))
 
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
-        """C(x)."""
         return self.codec.encode(x.to(wide(spec).torch_dtype), wide(spec), state[1], memory, keys)
 
     def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
-        """C(x), and that is the new state."""
         x, inner = self.codec.decode(message, wide(spec), state[1])
         return x.to(spec.torch_dtype), (x, inner)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
-        """The vector, then the inner codec's."""
         write_vector(state[0], wide(spec), out)
         self.codec.write_state(state[1], wide(spec), out)
 
     def read_state(self, spec: Spec, src: BitReader) -> tuple[Tensor, Any]:
-        """The vector, then the inner codec's."""
         return read_vector(wide(spec), src), self.codec.read_state(wide(spec), src)
 
     def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
-        """The inner codec's figures."""
         return self.codec.observe(message, memory)
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """Around the codec of running statistics."""
         return [cls(chain(Raw()))]

@@ -10,41 +10,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
+from fewbits.checks import check_flag, check_number, check_whole
 from fewbits.codecs.base import Codec, Keys, Partial, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.raw import Raw
 from fewbits.codecs.transforms.topk import TopK
 from fewbits.codecs.wrappers.error_feedback import ErrorFeedback
-from fewbits.codecs.wrappers.overlap import Overlap, share
+from fewbits.codecs.wrappers.overlap import Overlap
 from fewbits.codecs.wrappers.wrapper import Wrapper, finite, read_optional, write_optional
 from fewbits.coders import Rans
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import WireError
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
 from fewbits.wire.values import read_key, read_scalar, write_key, write_scalar
 
 T = TypeVar("T")
-GRANULARITIES = ("model", "tensor")
 
 
 @dataclass(frozen=True)
 class Adaptive:
     """The theory's rule (Theorem 1): recycle iff |g/tau|^2 sin^2 <= Delta^2 = c*eta, g = x/eta over tau steps."""
 
+    wire_name: ClassVar[str] = "adaptive"
+
     lr: float  # eta: the local learning rate that x was made with
     steps: int  # tau: local steps in x
     c: float = 1.0  # > 0: larger recycles more
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and self.steps >= 1 and self.c > 0):
-            raise LocalError(
-                f"Adaptive: lr and c must be > 0 and steps >= 1; got lr={self.lr}, steps={self.steps}, c={self.c}"
-            )
+        check_number("Adaptive: lr", self.lr, "(0, inf)", numpy=True)
+        check_whole("Adaptive: steps", self.steps, 1, numpy=True)
+        check_number("Adaptive: c", self.c, "(0, inf)", numpy=True)
 
     def allows(self, v2: float, sin2: float) -> bool:
         """Whether a vector with |v|^2 = v2 may be recycled."""
@@ -84,72 +84,78 @@ class LookBackMemory(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class LookBack(Wrapper):
-    """Send the scalar rho = <v, l>/|l|^2 when v points where l does: sin^2(v, l) <= threshold; else send v in full.
+    """Send one number when the vector points where the last full one did (LBGM); else send the vector in full.
 
-    v is the decoded output of the inner codec ("plug and play": compress first, then look back on the compressed
-    vector) and l the last v sent in full. Full when there is no l, or it is zero. rho may be negative. threshold = 0
-    never recycles, so it equals the inner codec. `granularity="tensor"` decides for each tensor (the official code);
-    the inner codec then works on each tensor by itself. `feedback` adds u - rho*l of recycled rounds to the next
-    vector, until a full send (our option; the paper drops it).
+    v = C(u), the decoded output of the inner codec, and l, the last v that was sent in full:
+
+        sin^2(v, l) <= threshold:  send rho = <v, l> / |l|^2;  the receiver has rho * l
+        else, or without an l != 0:  send v;  l := v
+
+    The inner codec compresses first, and the decision is about what it gives ("plug and play"). rho may be negative.
+    One decision is made for the whole vector; `each(LookBack(...))` makes one per tensor, as the official code does.
+
+    Args:
+        codec: C, any codec of one vector.
+        threshold: delta in [0, 1], without unit; larger recycles more, 0 never (then this is the inner codec). Or the
+            theory's rule, `Adaptive(lr, steps, c)`.
+        feedback: add u - rho * l of recycled rounds to the next vector, until a full send.
+
+    Raises:
+        LocalError: the threshold is outside [0, 1]; the inner codec holds a last vector already (`LookBack`,
+            `Predict`).
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, LookBack, Raw, Sender, Spec
+        >>> sender = Sender(LookBack(Raw(), threshold=0.2), Spec((1000,)), Key(0))
+        >>> len(sender.send(torch.ones(1000))), sender.commit()
+        (4017, None)
+        >>> len(sender.send(2 * torch.ones(1000))), sender.commit()  # one bit, and rho = 2
+        (21, None)
+
+    Source: Azam, Hosseinalipour, Qiu, Brinton, ICLR 2022, Algorithm 1. Different here: `feedback` is our addition; the
+    paper drops what recycling misses.
     """
 
-    threshold: float | Adaptive = 0.2  # delta in [0, 1]: larger recycles more
-    granularity: str = "model"  # "model" (the paper) or "tensor" (its code)
-    feedback: bool = False  # keep what recycling missed for the next round
+    wire_name: ClassVar[str] = "look_back"
 
-    forbids: ClassVar[tuple[str, ...]] = ("LookBack", "Predict")
+    threshold: float | Adaptive = 0.2
+    feedback: bool = False
+
+    forbids: ClassVar[tuple[str, ...]] = ("look_back", "predict")
     because: ClassVar[str] = "both would keep a last vector of their own; use one of them"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.threshold, Adaptive):
-            share("LookBack", "threshold", self.threshold)
+            check_number("LookBack: threshold", self.threshold, "[0, 1]")
             object.__setattr__(self, "threshold", float(self.threshold))
-        if self.granularity not in GRANULARITIES:
-            raise LocalError(
-                f"LookBack: granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}"
-            )
+        check_flag("LookBack: feedback", self.feedback)
 
     @property
     def stateless(self) -> bool:
-        """No: a scalar means nothing without l."""
         return False
 
-    def parts(self, spec: Spec) -> list[Spec]:
-        """The vectors that are decided about one by one."""
-        return [wide(spec)] if self.granularity == "model" else wide(spec).split()
+    def init(self, spec: Spec) -> LookBackState:
+        return LookBackState(None, self.codec.init(wide(spec)))
 
-    def init(self, spec: Spec) -> tuple[LookBackState, ...]:
-        """No look-back vector."""
-        return tuple(LookBackState(None, self.codec.init(part)) for part in self.parts(spec))
-
-    def memory(self, spec: Spec) -> tuple[LookBackMemory, ...]:
-        """The inner codec's, no residual."""
-        return tuple(LookBackMemory(self.codec.memory(part), None, 0.0) for part in self.parts(spec))
+    def memory(self, spec: Spec) -> LookBackMemory:
+        return LookBackMemory(self.codec.memory(wide(spec)), None, 0.0)
 
     def look_back(self, spec: Spec, state: LookBackState) -> tuple[Tensor | None, Any]:
-        """(l or None, the inner state now), for one part."""
+        """(l or None, the inner state now)."""
         if state.last is None:
             return None, state.before
-        return self.codec.decode(state.last.message, spec, state.before)
+        return self.codec.decode(state.last.message, wide(spec), state.before)
 
-    def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
-        """One decision per part."""
-        parts, messages, memories = self.parts(spec), [], []
-        for i, (part, piece) in enumerate(zip(parts, _pieces(x, parts), strict=True)):
-            own = keys if len(parts) == 1 else Keys(keys.private.fold(i), keys.common.fold(i))
-            message, after = self._encode(piece.to(part.torch_dtype), part, state[i], memory[i], own)
-            messages.append(message)
-            memories.append(after)
-        return tuple(messages), tuple(memories)
-
-    def _encode(
+    def encode(
         self, x: Tensor, spec: Spec, state: LookBackState, memory: LookBackMemory, keys: Keys
     ) -> tuple[Full | Recycled, LookBackMemory]:
+        x = x.to(wide(spec).torch_dtype)
         l, inner_state = self.look_back(spec, state)  # noqa: E741
         u = x if memory.residual is None else finite(x + memory.residual, "LookBack: the vector and the residual")
-        message, inner = self.codec.encode(u, spec, inner_state, memory.inner, keys)
-        v, _ = self.codec.decode(message, spec, inner_state)
+        message, inner = self.codec.encode(u, wide(spec), inner_state, memory.inner, keys)
+        v, _ = self.codec.decode(message, wide(spec), inner_state)
         overlap = Overlap.of(v, l) if l is not None else None
         rho = overlap.rho if overlap else None
         if l is None or overlap is None or rho is None or not self._recycles(overlap.xx, overlap.sin2):
@@ -162,116 +168,79 @@ class LookBack(Wrapper):
             return self.threshold.allows(v2, sin2)
         return self.threshold > 0 and sin2 <= self.threshold
 
-    def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
-        """rho*l, or the vector, which is the new l."""
-        decoded = [self._decode(*each) for each in zip(message, self.parts(spec), state, strict=True)]
-        x = decoded[0][0] if len(decoded) == 1 else torch.cat([x for x, _ in decoded] or [torch.zeros(0)])
-        return x.to(spec.torch_dtype), tuple(new for _, new in decoded)
-
-    def _decode(self, message: Full | Recycled, spec: Spec, state: LookBackState) -> tuple[Tensor, LookBackState]:
+    def decode(self, message: Full | Recycled, spec: Spec, state: LookBackState) -> tuple[Tensor, LookBackState]:
         l, inner_state = self.look_back(spec, state)  # noqa: E741
         if isinstance(message, Recycled):
-            return _known(l) * message.rho, state
-        v, _ = self.codec.decode(message.message, spec, inner_state)
-        return v, LookBackState(message, inner_state)
+            return (_known(l) * message.rho).to(spec.torch_dtype), state
+        v, _ = self.codec.decode(message.message, wide(spec), inner_state)
+        return v.to(spec.torch_dtype), LookBackState(message, inner_state)
 
-    def partial(self, message: Any, spec: Spec, state: Any) -> tuple[Partial, Any]:
-        """One part: rho times the partial of l, never expanded; several: decode."""
-        if len(message) != 1:
-            return super().partial(message, spec, state)
-        (own,), (kept,) = message, state
-        if isinstance(own, Recycled):
-            part, _ = self.codec.partial(_known(kept.last).message, wide(spec), kept.before)
-            return Partial(part.values, part.support, part.scale * own.rho, part.side), state
-        _, inner_state = self.look_back(wide(spec), kept) if not self.codec.stateless else (None, kept.before)
-        part, _ = self.codec.partial(own.message, wide(spec), inner_state)
-        return part, (LookBackState(own, inner_state),)
+    def partial(self, message: Full | Recycled, spec: Spec, state: LookBackState) -> tuple[Partial, LookBackState]:
+        """Recycled: rho times the partial of l, which is never expanded."""
+        if isinstance(message, Recycled):
+            part, _ = self.codec.partial(_known(state.last).message, wide(spec), state.before)
+            return Partial(part.values, part.support, part.scale * message.rho, part.side), state
+        _, inner_state = self.look_back(spec, state) if not self.codec.stateless else (None, state.before)
+        part, _ = self.codec.partial(message.message, wide(spec), inner_state)
+        return part, LookBackState(message, inner_state)
 
     def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
-        """As the inner codec, for one part."""
-        return total if len(self.parts(spec)) != 1 else self.codec.complete(total, side, wide(spec))
+        return self.codec.complete(total, side, wide(spec))
 
-    def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
-        """One bit per part, then all scalars as float32, then the full vectors."""
+    def write(self, message: Full | Recycled, spec: Spec, out: BitWriter) -> None:
+        """One bit: recycled; then rho as float32, or the inner message."""
         with out.section("recycled"):
-            for part in message:
-                out.write(isinstance(part, Recycled), 1)
-            for part in message:
-                if isinstance(part, Recycled):
-                    write_scalar(part.rho, out)
-        for part, own in zip(message, self.parts(spec), strict=True):
-            if isinstance(part, Full):
-                self.codec.write(part.message, own, out)
+            out.write(isinstance(message, Recycled), 1)
+            if isinstance(message, Recycled):
+                write_scalar(message.rho, out)
+        if isinstance(message, Full):
+            self.codec.write(message.message, wide(spec), out)
 
-    def read(self, spec: Spec, src: BitReader, common: Key) -> tuple[Full | Recycled, ...]:
-        """Read back what was written."""
-        parts = self.parts(spec)
+    def read(self, spec: Spec, src: BitReader, common: Key) -> Full | Recycled:
         with src.section("recycled"):
-            tags = [src.read(1) for _ in parts]
-            scalars = iter([read_scalar(src) for tag in tags if tag])
-        keys = [common if len(parts) == 1 else common.fold(i) for i in range(len(parts))]
-        return tuple(
-            Recycled(next(scalars)) if tag else Full(self.codec.read(part, src, key), key)
-            for tag, part, key in zip(tags, parts, keys, strict=True)
-        )
-
-    def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
-        """Per part: whether there is a last full message, its common key and itself, and the inner state before it."""
-        for own, part in zip(state, self.parts(spec), strict=True):
-            out.write(own.last is not None, 1)
-            if own.last is not None:
-                write_key(own.last.common, out)
-                self.codec.write(own.last.message, part, out)
-            self.codec.write_state(own.before, part, out)
-
-    def read_state(self, spec: Spec, src: BitReader) -> tuple[LookBackState, ...]:
-        """Read back what was written."""
-        found = []
-        for part in self.parts(spec):
-            last = None
             if src.read(1):
-                common = read_key(src)
-                last = Full(self.codec.read(part, src, common), common)
-            found.append(LookBackState(last, self.codec.read_state(part, src)))
-        return tuple(found)
+                return Recycled(read_scalar(src))
+        return Full(self.codec.read(wide(spec), src, common), common)
 
-    def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
-        """Per part: the residual, and the inner codec's. The last error is only for reports."""
-        for own, part in zip(memory, self.parts(spec), strict=True):
-            write_optional(own.residual, part, out)
-            self.codec.write_memory(own.inner, part, out)
+    def write_state(self, state: LookBackState, spec: Spec, out: BitWriter) -> None:
+        """One bit: is there an l; if so, the key and the message it came in; then the inner state before it."""
+        out.write(state.last is not None, 1)
+        if state.last is not None:
+            write_key(state.last.common, out)
+            self.codec.write(state.last.message, wide(spec), out)
+        self.codec.write_state(state.before, wide(spec), out)
 
-    def read_memory(self, spec: Spec, src: BitReader) -> tuple[LookBackMemory, ...]:
-        """Read back what was written."""
-        found = []
-        for part in self.parts(spec):
-            residual = read_optional(part, src)
-            found.append(LookBackMemory(self.codec.read_memory(part, src), residual, 0.0))
-        return tuple(found)
+    def read_state(self, spec: Spec, src: BitReader) -> LookBackState:
+        last = None
+        if src.read(1):
+            common = read_key(src)
+            last = Full(self.codec.read(wide(spec), src, common), common)
+        return LookBackState(last, self.codec.read_state(wide(spec), src))
 
-    def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
-        """recycled: the share of parts; at the sender, floor: the largest |v|^2 sin^2 that was recycled."""
-        seen = {"recycled": sum(isinstance(part, Recycled) for part in message) / max(1, len(message))}
-        if memory is None:
-            return seen
-        return seen | {"floor": max((own.error for own in memory), default=0.0)}
+    def write_memory(self, memory: LookBackMemory, spec: Spec, out: BitWriter) -> None:
+        """The residual, then the inner memory. The last error is only for reports."""
+        write_optional(memory.residual, wide(spec), out)
+        self.codec.write_memory(memory.inner, wide(spec), out)
+
+    def read_memory(self, spec: Spec, src: BitReader) -> LookBackMemory:
+        residual = read_optional(wide(spec), src)
+        return LookBackMemory(self.codec.read_memory(wide(spec), src), residual, 0.0)
+
+    def observe(self, message: Full | Recycled, memory: LookBackMemory | None = None) -> dict[str, float]:
+        """recycled: 0 or 1; at the sender, floor: |v|^2 sin^2 of what was recycled."""
+        seen = {"recycled": float(isinstance(message, Recycled))}
+        return seen if memory is None else seen | {"floor": memory.error}
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """The paper's, its code's, on a selection, with error feedback inside, with residual feedback."""
         stack = chain(TopK(0.2), Quantize(bits=4), Rans())
         return [
             cls(chain(Raw()), threshold=0.9),
-            cls(chain(Raw()), threshold=0.9, granularity="tensor"),
             cls(stack, threshold=0.9),
             cls(ErrorFeedback(stack), threshold=0.9),
             cls(stack, threshold=0.9, feedback=True),
             cls(chain(Raw()), threshold=Adaptive(lr=0.1, steps=5)),
         ]
-
-
-def _pieces(x: Tensor, parts: list[Spec]) -> Sequence[Tensor]:
-    return [x] if len(parts) == 1 else torch.split(x, [part.numel for part in parts])
 
 
 def _known(l: T | None) -> T:  # noqa: E741

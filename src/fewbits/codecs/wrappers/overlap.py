@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
-from fewbits.errors import LocalError
 
 
 class Overlap(NamedTuple):
@@ -46,9 +45,3 @@ class Overlap(NamedTuple):
     def missed(self, rho: float) -> float:
         """|x - rho*base|^2."""
         return max(0.0, self.xx - 2 * rho * self.xy + rho * rho * self.yy)
-
-
-def share(owner: str, name: str, value: object) -> None:
-    """Raise LocalError unless value is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise LocalError(f"{owner}: {name} must be a number in [0, 1]; got {value!r}")

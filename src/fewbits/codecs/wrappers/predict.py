@@ -9,11 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_number
 from fewbits.codecs.base import Codec, Keys, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.topk import TopK
-from fewbits.codecs.wrappers.overlap import Overlap, share
+from fewbits.codecs.wrappers.overlap import Overlap
 from fewbits.codecs.wrappers.wrapper import Wrapper, finite, read_optional, write_optional
 from fewbits.coders import Rans
 from fewbits.errors import WireError
@@ -32,28 +33,48 @@ class PredictMessage(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Predict(Wrapper):
-    """Shared h, the last decoded vector; rho = <u, h>/|h|^2; send rho and C(u - rho*h), or rho alone.
+    """Predict the vector as a multiple of the last one, and send what the prediction misses.
 
-    Silent when |u - rho*h|^2 <= silent * |u|^2. Decoded: rho*h + C(u - rho*h), which is the new h. Our own; it contains
-    LBGM's recycling (C silent: Azam et al. 2022), EF21 (rho = 1: Richtarik et al. 2021) and the predicted frames of
-    video coding. Error feedback belongs around it.
+    h is the last decoded vector, at both ends; rho = <u, h> / |h|^2. rho and C(u - rho h) travel, or rho alone where
+    |u - rho h|^2 <= silent * |u|^2. rho h + C(u - rho h) arrives, and is the new h.
+
+    Args:
+        codec: C, any codec of one vector.
+        silent: in [0, 1], a share of |u|^2; larger: only rho travels more often; 0 always sends the rest.
+
+    Raises:
+        LocalError: silent is outside [0, 1]; the inner codec has a last vector or corrects its errors already (error
+            feedback belongs around this one).
+
+    Example:
+        >>> import torch
+        >>> from fewbits import Key, Predict, Raw, Sender, Spec
+        >>> sender = Sender(Predict(Raw(), silent=0.1), Spec((1000,)), Key(0))
+        >>> len(sender.send(torch.ones(1000))), sender.commit()
+        (4017, None)
+        >>> len(sender.send(2 * torch.ones(1000))), sender.commit()  # two bits, and rho = 2
+        (21, None)
+
+    Source: ours. It contains the recycling of LBGM (C silent: Azam et al. 2022), EF21 (rho = 1: Richtarik et al. 2021)
+    and the predicted frames of video coding.
     """
 
-    silent: float = 0.0  # in [0, 1]: larger is silent more often; 0 always sends the rest
+    wire_name: ClassVar[str] = "predict"
 
-    forbids: ClassVar[tuple[str, ...]] = ("Predict", "LookBack", "Delta", "ErrorFeedback")
+    silent: float = 0.0
+
+    forbids: ClassVar[tuple[str, ...]] = ("predict", "look_back", "delta", "error_feedback")
     because: ClassVar[str] = (
         "what it predicts from is already the last decoded vector; feed errors back outside, not inside"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        share("Predict", "silent", self.silent)
+        check_number("Predict: silent", self.silent, "[0, 1]")
         object.__setattr__(self, "silent", float(self.silent))
 
     @property
     def stateless(self) -> bool:
-        """No: a coefficient means nothing without h."""
         return False
 
     def init(self, spec: Spec) -> tuple[Tensor | None, Any]:
@@ -95,7 +116,6 @@ class Predict(Wrapper):
             self.codec.write(message.rest, wide(spec), out)
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> PredictMessage:
-        """Read back what was written."""
         with src.section("rho"):
             predicted, rest = src.read(1), src.read(1)
             rho = read_scalar(src) if predicted else None
@@ -104,12 +124,10 @@ class Predict(Wrapper):
         return PredictMessage(rho, self.codec.read(wide(spec), src, common) if rest else None)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
-        """h, then the inner codec's."""
         write_optional(state[0], wide(spec), out)
         self.codec.write_state(state[1], wide(spec), out)
 
     def read_state(self, spec: Spec, src: BitReader) -> tuple[Tensor | None, Any]:
-        """h, then the inner codec's."""
         return read_optional(wide(spec), src), self.codec.read_state(wide(spec), src)
 
     def observe(self, message: PredictMessage, memory: Any | None = None) -> dict[str, float]:
@@ -118,6 +136,5 @@ class Predict(Wrapper):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        """Never silent, and often."""
         stack = chain(TopK(0.1), Quantize(bits=4), Rans())
         return [cls(stack), cls(stack, silent=0.5)]

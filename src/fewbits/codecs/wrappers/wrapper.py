@@ -24,7 +24,7 @@ class Wrapper(Codec):
 
     codec: Codec
 
-    forbids: ClassVar[tuple[str, ...]] = ()  # names of wrappers that may not stand anywhere inside this one
+    forbids: ClassVar[tuple[str, ...]] = ()  # wire names of wrappers that may not stand anywhere inside this one
     because: ClassVar[str] = ""  # why
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class Wrapper(Codec):
                 raise LocalError(
                     f"{name}: {codec!r} takes a dict of tensors; put it outermost, as in flat({name}(...))"
                 )
-            if type(codec).__name__ in self.forbids:
+            if codec.wire_name in self.forbids:
                 raise LocalError(f"{name} around {type(codec).__name__}: {self.because}")
 
     def __repr__(self) -> str:
@@ -45,27 +45,21 @@ class Wrapper(Codec):
 
     @property
     def inner(self) -> Sequence[Codec]:
-        """The one inside."""
         return (self.codec,)
 
     def memory(self, spec: Spec) -> Any:
-        """The inner codec's."""
         return self.codec.memory(wide(spec))
 
     def write(self, message: Any, spec: Spec, out: BitWriter) -> None:
-        """As the inner codec."""
         self.codec.write(message, wide(spec), out)
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Any:
-        """As the inner codec."""
         return self.codec.read(wide(spec), src, common)
 
     def write_memory(self, memory: Any, spec: Spec, out: BitWriter) -> None:
-        """The inner codec's."""
         self.codec.write_memory(memory, wide(spec), out)
 
     def read_memory(self, spec: Spec, src: BitReader) -> Any:
-        """The inner codec's."""
         return self.codec.read_memory(wide(spec), src)
 
     def contract(self, spec: Spec) -> Contract:

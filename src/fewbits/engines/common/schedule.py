@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 
 
@@ -22,8 +23,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "checkpoint_every", "processes"):
-            if getattr(self, name) < 1:
-                raise LocalError(f"{name} must be at least 1; got {getattr(self, name)}")
+            check_whole(name, getattr(self, name), 1, numpy=True)
         try:
             device = torch.device(self.device)
         except RuntimeError:
@@ -33,5 +33,5 @@ class Schedule:
         if device.type != "cpu" and self.processes != 1:
             found = f"{self.device} takes processes=1, as it does not survive a fork; got {self.processes}"
             raise LocalError(f"device {found}")
-        if self.per_round is not None and self.per_round < 1:
-            raise LocalError(f"per_round must be at least 1; got {self.per_round}")
+        if self.per_round is not None:
+            check_whole("per_round", self.per_round, 1, numpy=True)

@@ -31,6 +31,7 @@ from fewbits.learn.gossip import GossipMethod, Node
 from fewbits.links import Ledger
 from fewbits.rng import Key
 from fewbits.topology import Network
+from fewbits.wire.identity import canonical
 
 Watch = Callable[[GossipReport], None]
 
@@ -107,7 +108,7 @@ class DistributedRun:
         start, schedule = self.node.flat.whole.cpu().numpy().tobytes(), self.schedule
         return self.setup.settings() | {
             "initial model": f"{len(start)} bytes, digest {hashlib.blake2b(start, digest_size=8).hexdigest()}",
-            "spec": repr(self.node.spec),
+            "spec": canonical(self.node.spec),
             "schedule": f"{schedule.rounds} rounds, evaluated every {schedule.evaluate_every}, "
             f"saved every {schedule.checkpoint_every}",
         }

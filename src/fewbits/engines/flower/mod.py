@@ -18,6 +18,7 @@ from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.learn.method import Method
 from fewbits.links import Downlink
 from fewbits.rng import Key
+from fewbits.wire.identity import canonical
 
 App = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, App], Message]
@@ -70,7 +71,8 @@ def check(method: Method) -> None:
 
 def identity(method: Method, key: Key) -> dict[str, str]:
     """What both ends must have in common, in words."""
-    return {"uplink": repr(method.up), "downlink": repr(method.down), "space": repr(method.space), "seed": key.text()}
+    shared = {"uplink": method.up, "downlink": Downlink.of(method.down), "space": method.space}
+    return {name: "none" if part is None else canonical(part) for name, part in shared.items()} | {"seed": key.text()}
 
 
 def _answer(

@@ -9,6 +9,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.gossip import GossipMethod
 from fewbits.rng import Key
 from fewbits.topology import Network
+from fewbits.wire.identity import canonical
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +36,10 @@ class GossipSetup:
     def settings(self) -> dict[str, str]:
         """The settings that a resumed run must share with its earlier part."""
         return {
-            "method": repr(self.method),
+            "method": canonical(self.method),
             "network": repr(self.network),
             "key": self.key.text(),
-            "local training": repr(self.task.local),
+            "local training": canonical(self.task.local),
             "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
         }
 

@@ -33,6 +33,7 @@ from fewbits.links.bundle import unpack
 from fewbits.links.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
+from fewbits.wire.identity import canonical
 
 DOWN = "downlink"
 FIGURES = ("loss", "recycled", "floor", "isotropy", "effective_step")  # that replies may bring
@@ -142,9 +143,9 @@ class Federation:
     def _settings(self) -> dict[str, str]:
         """What a resumed run must have in common with its earlier part; its length and how often it looks are free."""
         return {
-            "method": repr(self.method),
+            "method": canonical(self.method),
             "key": self.key.text(),
-            "local training": repr(self.task.local),
+            "local training": canonical(self.task.local),
             "clients": f"{len(self.task.parts)} with {sum(len(part) for part in self.task.parts)} examples",
             "clients per round": str(self.schedule.per_round or len(self.task.parts)),
         }

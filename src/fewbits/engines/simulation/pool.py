@@ -16,12 +16,12 @@ from typing import Any, cast
 
 import torch
 
+from fewbits.checks import check_whole
 from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.processes import Children, Message, checked, one_thread, pack, unpack
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.shared_memory import SharedBuffer, SharedRing
 from fewbits.engines.simulation.worker import Reply, Worker, burst, chunks
-from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.links import StateStore
 from fewbits.rng import Key
@@ -35,8 +35,7 @@ class Pool:
 
     def __init__(self, task: Task, method: Method, key: Key, states: Path, processes: int, device: str = "cpu") -> None:
         """`processes` >= 1; results do not depend on it. Training on another device than the CPU takes one process."""
-        if processes < 1:
-            raise LocalError(f"processes must be at least 1; got {processes}")
+        check_whole("processes", processes, 1, numpy=True)
         self._arguments = (task, method, key, states, device)
         self._task, self._count = task, processes
         self._threads_before = torch.get_num_threads()

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fewbits.checks import check_one_of
 from fewbits.codecs import Codec, Quantize, chain, flat
 from fewbits.coders import Rans
-from fewbits.errors import LocalError
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.spec import TreeSpec
 
@@ -46,6 +46,8 @@ class Choco(GossipMethod):
     (arXiv 1907.09356), Algorithm 1. We entropy-code the levels; the papers count fixed widths.
     """
 
+    wire_name: ClassVar[str] = "choco"
+
     codec: Codec = field(default_factory=lambda: flat(chain(Quantize(bits=4), Rans())))
     position: str = "half"
     start: str = "common"
@@ -54,10 +56,8 @@ class Choco(GossipMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, valid in (("position", POSITIONS), ("start", STARTS)):
-            if getattr(self, name) not in valid:
-                found = getattr(self, name)
-                raise LocalError(f"{type(self).__name__}: {name} must be one of {', '.join(valid)}; got {found!r}")
+        check_one_of(f"{type(self).__name__}: position", self.position, POSITIONS)
+        check_one_of(f"{type(self).__name__}: start", self.start, STARTS)
 
     @property
     def mixes_first(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -32,6 +33,8 @@ class DeepSqueeze(GossipMethod):
     Source: Tang et al. 2019 (arXiv 1907.07346). A round costs more bytes than a CHOCO round of equal error. A node
     keeps no copies of its neighbours' vectors, so that any network works.
     """
+
+    wire_name: ClassVar[str] = "deep_squeeze"
 
     codec: Codec = field(default_factory=lambda: flat(ErrorFeedback(chain(Quantize(bits=8), Rans()))))
     gamma: float | str = 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,8 @@ class DSGD(GossipMethod):
     Source: Lian et al. 2017 (arXiv 1705.09056). They take the gradient at x and step from the mean of the x_j; we step
     first, as the CHOCO paper does. A lossy codec does not converge beyond its own error here; use `Choco` instead.
     """
+
+    wire_name: ClassVar[str] = "dsgd"
 
     codec: Codec = field(default_factory=lambda: flat(Raw()))
     gamma: float | str = 1.0

@@ -6,6 +6,7 @@ Campbell, Liu, Woldemariam, Scaglione, arXiv 2311.05760; the coder: arXiv 2309.0
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from fewbits.codecs import Codec, Quantize, chain, flat
 from fewbits.coders import Golomb
@@ -40,6 +41,8 @@ class Malcom(Choco):
     Source: Campbell et al. 2023 (arXiv 2311.05760) and, for the coder, arXiv 2309.05633. With several local steps, eta
     is the sum of their learning rates. With mu = 0, Malcom is CHOCO with the same codec, bit for bit.
     """
+
+    wire_name: ClassVar[str] = "malcom"
 
     codec: Codec = field(default_factory=lambda: flat(chain(Quantize(bits=4), Golomb())))
     regulariser: Prox = field(default_factory=lambda: L1(1e-5))

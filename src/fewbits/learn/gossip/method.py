@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from fewbits.checks import check_number
 from fewbits.codecs import Codec, Delta, Lift, as_lift
 from fewbits.errors import LocalError
 from fewbits.learn.gossip.prox import NoProx, Prox
@@ -46,10 +46,9 @@ class GossipMethod(ABC):
     def __post_init__(self) -> None:
         name = type(self).__name__
         object.__setattr__(self, "codec", as_lift(self.codec, name))
-        if self.gamma != AUTO and (isinstance(self.gamma, str) or not 0 < self.gamma <= 1):
-            raise LocalError(f'{name}: gamma must be in (0, 1], or "auto"; got {self.gamma!r}')
-        if not 0 <= self.momentum < 1 or math.isnan(self.momentum):
-            raise LocalError(f"{name}: momentum must be in [0, 1); got {self.momentum}")
+        if self.gamma != AUTO:
+            check_number(f"{name}: gamma", self.gamma, "(0, 1]", numpy=True, hint=', or "auto"')
+        check_number(f"{name}: momentum", self.momentum, "[0, 1)", numpy=True)
         if not self.lift.stateless:
             raise LocalError(
                 f"{name}: the only state of a link is the node's public vector, but {self.codec!r} has a state"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.shared_values import AS_THEY_ARE
 from fewbits.spec import TreeSpec
 
@@ -44,6 +45,8 @@ class NoProx(Prox):
     [0.5, -1.0]
     """
 
+    wire_name: ClassVar[str] = "no_prox"
+
     def __call__(self, z: Tensor, eta: float, spec: TreeSpec) -> Tensor:
         return z
 
@@ -71,6 +74,8 @@ class L1(Prox):
 
     Source: soft thresholding, Daubechies et al. 2004. Buffers are not regularised.
     """
+
+    wire_name: ClassVar[str] = "l1"
 
     mu: float
 
@@ -109,6 +114,8 @@ class GroupL1(Prox):
     Source: Yuan and Lin 2006. Buffers are not regularised.
     """
 
+    wire_name: ClassVar[str] = "group_l1"
+
     mu: float
 
     def __post_init__(self) -> None:
@@ -130,8 +137,7 @@ class GroupL1(Prox):
 
 
 def _check(name: str, mu: float) -> None:
-    if not 0 <= mu < math.inf:
-        raise LocalError(f"{name}: mu must be finite and not negative; got {mu}")
+    check_number(f"{name}: mu", mu, "[0, inf)", numpy=True)
 
 
 def _parameters(spec: TreeSpec) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_one_of
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip.method import GossipMethod
@@ -53,8 +54,8 @@ class Vectors:
 
 def memory_form(method: GossipMethod, network: Network, memory: str | None = None) -> str:
     """The form of memory: `memory`, or "two" where fixed weights allow it. LocalError when they do not."""
-    if memory is not None and memory not in MEMORIES:
-        raise LocalError(f"memory must be one of {', '.join(MEMORIES)}; got {memory!r}")
+    if memory is not None:
+        check_one_of("memory", memory, MEMORIES)
     two_suffice = network.fixed or not method.residual
     if memory == "two" and not two_suffice:
         raise LocalError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.objective import Objective, Term, Vectors
 from fewbits.learn.optimizers.dyn import FedDynServer
 
@@ -37,13 +36,14 @@ class FedDyn(Objective):
         assumes the minimiser; here, as in the authors' experiments, w_i is the result of `LocalSGD`.
     """
 
+    wire_name: ClassVar[str] = "fed_dyn"
+
     kept: ClassVar[int] = 1
 
     alpha: float = 0.1  # larger: clients stay closer to w^t, and the server takes shorter steps
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise LocalError(f"FedDyn: alpha must be positive and finite; got {self.alpha}")
+        check_number("FedDyn: alpha", self.alpha, "(0, inf)", numpy=True)
 
     def server(self) -> FedDynServer:
         return FedDynServer(self.alpha)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.objective import Objective, Term, Vectors
 
 
@@ -37,11 +37,12 @@ class FedProx(Objective):
         server weighs clients by examples, as in FedAvg.
     """
 
+    wire_name: ClassVar[str] = "fed_prox"
+
     mu: float = 0.1  # larger: clients stay closer to w^t; 0: FedAvg
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mu < math.inf:
-            raise LocalError(f"FedProx: mu must be finite and not negative; got {self.mu}")
+        check_number("FedProx: mu", self.mu, "[0, inf)", numpy=True)
 
     def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
         gap = torch.empty_like(start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from fewbits.learn.objective import Objective, Term, Vectors
 @dataclass(frozen=True)
 class Plain(Objective):
     """The plain loss: ``min L(w)``, without extra vectors."""
+
+    wire_name: ClassVar[str] = "plain"
 
     def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
         return None

@@ -37,6 +37,8 @@ class Scaffold(Objective):
         weighted loss. With clients of one size this is the paper's rule.
     """
 
+    wire_name: ClassVar[str] = "scaffold"
+
     kept: ClassVar[int] = 1
     extra: ClassVar[int] = 1
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -38,14 +39,16 @@ class FedAdam(ServerOptimizer):
         update.
     """
 
+    wire_name: ClassVar[str] = "fed_adam"
+
     lr: float = 1e-2  # larger: longer steps
     beta1: float = 0.9  # in [0, 1); larger: longer memory of past updates
     beta2: float = 0.99  # in [0, 1); larger: longer memory of their squares
     tau: float = 1e-3  # larger: less adaptive, closer to SGD
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.tau > 0):
-            raise LocalError(f"FedAdam: lr and tau must be > 0 and betas in [0, 1); got {self}")
+        for name, interval in (("lr", "(0, inf)"), ("beta1", "[0, 1)"), ("beta2", "[0, 1)"), ("tau", "(0, inf)")):
+            check_number(f"FedAdam: {name}", getattr(self, name), interval, numpy=True)
 
     def init(self, numel: int) -> Moments:
         return torch.zeros(numel), torch.full((numel,), self.tau**2)

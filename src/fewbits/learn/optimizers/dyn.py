@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -32,13 +31,14 @@ class FedDynServer(ServerOptimizer):
         all clients' g_k, and w tends to the minimiser of the weighted loss.
     """
 
+    wire_name: ClassVar[str] = "fed_dyn_server"
+
     needs_objective: ClassVar[bool] = True
 
     alpha: float = 0.1  # that of the clients; larger: shorter steps
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise LocalError(f"FedDynServer: alpha must be positive and finite; got {self.alpha}")
+        check_number("FedDynServer: alpha", self.alpha, "(0, inf)", numpy=True)
 
     def init(self, numel: int) -> Moments:
         return (torch.zeros(numel),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,8 @@ class FetchServer(ServerOptimizer):
         Difference: in the paper a client sends the sketch of one gradient, here of the change by its local steps. That
         includes the clients' learning rate, and `rule.lr` multiplies it.
     """
+
+    wire_name: ClassVar[str] = "fetch_server"
 
     linear_prefix: MeanSketch  # the sketch of the clients' updates, the same in all rounds
     rule: FetchSGD  # the rule of a round at the server

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.errors import LocalError
+from fewbits.checks import check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -34,12 +35,14 @@ class ServerSGD(ServerOptimizer):
         momentum FedAvgM: Hsu, Qi and Brown, Measuring the Effects of Non-Identical Data Distribution, 2019.
     """
 
+    wire_name: ClassVar[str] = "server_sgd"
+
     lr: float = 1.0  # larger: longer steps
     momentum: float = 0.0  # in [0, 1); larger: longer memory of past updates
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and 0 <= self.momentum < 1):
-            raise LocalError(f"ServerSGD: lr must be > 0 and momentum in [0, 1); got {self.lr} and {self.momentum}")
+        check_number("ServerSGD: lr", self.lr, "(0, inf)", numpy=True)
+        check_number("ServerSGD: momentum", self.momentum, "[0, 1)", numpy=True)
 
     def init(self, numel: int) -> Moments:
         return (torch.zeros(numel),) if self.momentum else ()

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs.transforms.bases.fastfood import Fastfood
 from fewbits.codecs.transforms.bases.gaussian import Gaussian
 from fewbits.codecs.transforms.bases.randomised_hadamard import RandomisedHadamard
@@ -109,12 +110,9 @@ class Basis:
 
 def check(owner: str, dim: object, kind: object, scale: object) -> None:
     """Raise LocalError unless these may stand in a Basis of enough rows."""
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise LocalError(f"{owner}: dim must be a whole number, 1 or more; got {dim!r}")
-    if kind not in KINDS:
-        raise LocalError(f"{owner}: the basis must be one of {', '.join(KINDS)}; got {kind!r}")
-    if scale not in SCALES:
-        raise LocalError(f"{owner}: scale must be one of {', '.join(SCALES)}; got {scale!r}")
+    check_whole(f"{owner}: dim", dim, 1)
+    check_one_of(f"{owner}: the basis", kind, KINDS)
+    check_one_of(f"{owner}: scale", scale, SCALES)
 
 
 def _flat(x: Tensor, n: int, owner: str) -> Tensor:

@@ -1,0 +1,70 @@
+"""Checks of arguments: one function per kind, and one sentence that says what was expected and what came.
+
+`what` names class and option, such as "TopK: fraction". A bool is never a number. NumPy's numbers pass where `numpy` is
+set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from numbers import Integral, Real
+
+from fewbits.errors import LocalError
+
+_FINITE = {"(0, inf)": "a finite number above 0", "[0, inf)": "a finite number, 0 or more"}
+
+
+def check_whole(
+    what: str,
+    value: object,
+    least: int | None = None,
+    most: int | None = None,
+    *,
+    numpy: bool = False,
+    hint: str = "",
+) -> None:
+    """Raise LocalError unless `value` is a whole number from `least` to `most`; None: no bound.
+
+    >>> check_whole("Quantize: bits", 1, 2, 16)
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: Quantize: bits must be a whole number in 2..16; got 1
+    """
+    if isinstance(value, Integral if numpy else int) and not isinstance(value, bool):
+        number = int(value)  # pyright: ignore
+        if (least is None or least <= number) and (most is None or number <= most):
+            return
+    span = f" in {least}..{most}" if most is not None else "" if least is None else f", {least} or more"
+    raise LocalError(f"{what} must be a whole number{span}{hint}; got {value!r}")
+
+
+def check_number(what: str, value: object, interval: str, *, numpy: bool = False, hint: str = "") -> None:
+    """Raise LocalError unless `value` is a number in the interval, as mathematics writes it; NaN is in none.
+
+    >>> check_number("TopK: fraction", 0.0, "(0, 1]")
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: TopK: fraction must be a number in (0, 1]; got 0.0
+    """
+    if isinstance(value, Real if numpy else int | float) and not isinstance(value, bool):
+        low, high = map(float, interval[1:-1].split(","))
+        above = low < value if interval[0] == "(" else low <= value  # pyright: ignore
+        if above and (value < high if interval[-1] == ")" else value <= high):  # pyright: ignore
+            return
+    expected = _FINITE.get(interval, f"a number in {interval}")
+    raise LocalError(f"{what} must be {expected}{hint}; got {value!r}")
+
+
+def check_one_of(what: str, value: object, choices: Collection[str], hint: str = "") -> None:
+    """Raise LocalError unless `value` is one of the choices.
+
+    >>> check_one_of("RandK: mode", "biased", ("contractive", "unbiased"))
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: RandK: mode must be one of contractive, unbiased; got 'biased'
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise LocalError(f"{what} must be one of {', '.join(choices)}{hint}; got {value!r}")
+
+
+def check_flag(what: str, value: object) -> None:
+    """Raise LocalError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise LocalError(f"{what} must be True or False; got {value!r}")
