@@ -9,7 +9,7 @@ sys.path[:0] = [str(HERE.parent / "src"), str(HERE / "_ext")]
 import fewbits  # noqa: E402
 
 project = "fewbits"
-author = "The fewbits authors"
+author = copyright = "The fewbits authors"
 version = release = fewbits.__version__
 
 extensions = [
@@ -32,6 +32,8 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
+highlight_language = "text"  # of a block that names none
+smartquotes = False  # `--rounds` is not a dash
 default_role = "code"  # `name` in a docstring is code, as in Markdown
 
 html_theme = "furo"

@@ -34,7 +34,7 @@ def children(page):
     for kind, body in FENCE.findall(page.read_text()):
         if kind == "{toctree}":
             entries = [line for line in body.splitlines() if line and not line.startswith(":")]
-            for entry in entries:
+            for entry in (re.sub(r"^.+ <(\S+)>$", r"\1", entry) for entry in entries):  # `Title <page>`
                 found = sorted(page.parent.glob(f"{entry}.md"))
                 assert found, f"{name_of(page)}: the toctree entry {entry} matches no page"
                 yield from (child for child in found if child != page)

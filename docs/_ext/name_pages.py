@@ -15,7 +15,7 @@ def names(module: str) -> str:
         raise LookupError(f"{module} has no __all__: its public names are not known")
     first = set(importlib.import_module(FIRST).__all__) if module != FIRST else set()
     here = sorted((name for name in public if name not in first), key=str.lower)
-    above = sorted((name for name in public if name in first), key=str.lower)
+    above = sorted((name for name in public if name in first and _described(found, name)), key=str.lower)
     return _also(above) + "\n".join(_block(found, module, name) for name in here if _described(found, name))
 
 
