@@ -7,7 +7,7 @@ WORKERS = 2
 # Its date says when the environment was last brought in line with pyproject.toml and constraints.txt.
 STAMP = $(VENV)/.fewbits-installed
 
-.PHONY: help setup demo flower-demo flower-storm test check bench clean distclean
+.PHONY: help setup demo flower-demo flower-storm test check lint docs bench clean distclean
 
 help:
 	@echo 'make setup      create $(VENV) and install fewbits, with every version pinned'
@@ -15,7 +15,9 @@ help:
 	@echo 'make flower-demo  a SuperLink and two SuperNodes over TLS on this machine, and what each layer costs'
 	@echo 'make flower-storm  twenty rounds of a real federation in which everything goes wrong, and what became of it'
 	@echo 'make test       set up, then run the whole test suite'
-	@echo 'make check      lint, formatting and types'
+	@echo 'make check      lint, formatting, types and the documentation'
+	@echo 'make lint       of these, lint, formatting and types alone'
+	@echo 'make docs       build the documentation site in build/docs; open build/docs/index.html'
 	@echo 'make bench      run the benchmarks; with DATA_DIR=folder of CIFAR-10 the simulation, too'
 	@echo 'make clean      remove caches and build products; make distclean removes $(VENV) too'
 
@@ -26,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo 'fewbits needs Python 3.11 or newer as $(PYTHON); name another with: make PYTHON=/path/to/python3.11' >&2; \
 	  exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[data,report,peft,dp,gossip,flower,fuzz,dev]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[data,report,peft,dp,gossip,flower,fuzz,docs,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -41,10 +43,15 @@ flower-storm: $(STAMP)
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-check: $(STAMP)
+check: lint docs
+
+lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright
+
+docs: $(STAMP)
+	$(VENV)/bin/python -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs
 
 bench: $(STAMP)
 	data_dir='$(DATA_DIR)'; \

@@ -1,0 +1,117 @@
+"""The documentation site's frame: every page is reachable, every link has a target, and printed code runs.
+
+`make docs` builds the site itself, with warnings as errors.
+"""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import fewbits
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_ext" not in page.parts]
+FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#{1,4} (.+)$", re.MULTILINE)
+SHOWN = re.compile(r"^```\{file\} (\S+)\n```$", re.MULTILINE)
+RUNNABLE = [page for page in PAGES if page.parent.name in ("start", "howto") and "\n```python\n" in page.read_text()]
+
+
+def name_of(page):
+    return str(page.relative_to(DOCS))
+
+
+def children(page):
+    """The pages that the page's toctrees list."""
+    for kind, body in FENCE.findall(page.read_text()):
+        if kind == "{toctree}":
+            entries = [line for line in body.splitlines() if line and not line.startswith(":")]
+            for entry in (re.sub(r"^.+ <(\S+)>$", r"\1", entry) for entry in entries):  # `Title <page>`
+                found = sorted(page.parent.glob(f"{entry}.md"))
+                assert found, f"{name_of(page)}: the toctree entry {entry} matches no page"
+                yield from (child for child in found if child != page)
+
+
+def reachable(page):
+    return {page}.union(*(reachable(child) for child in children(page)))
+
+
+def prose(page):
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text()))
+
+
+@cache
+def anchors(page):
+    """The anchors of a page's headings, as a repository's reader makes them."""
+    text = page.read_text()
+    for shown in SHOWN.findall(text):
+        text += (page.parent / shown).read_text()
+    found = [re.sub(r"[^\w\- ]", "", heading.lower()).strip() for heading in HEADING.findall(FENCE.sub("", text))]
+    return {heading.replace(" ", "-") for heading in found}
+
+
+def test_every_page_is_in_the_tree_of_the_index():
+    assert set(PAGES) - reachable(DOCS / "index.md") == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_to_a_file_of_the_repository_and_to_a_heading(page):
+    broken = []
+    for target, anchor in LINK.findall(prose(page)):
+        if "://" in target:
+            continue
+        file = (page.parent / target).resolve() if target else page
+        sound = file.exists() and file.is_relative_to(ROOT)
+        if not sound or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            broken.append(f"{target}#{anchor}")
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_that_a_page_shows_exists(page):
+    assert [name for name in SHOWN.findall(page.read_text()) if not (page.parent / name).is_file()] == []
+
+
+def test_every_module_that_the_reference_describes_states_its_public_names():
+    described = [
+        body.strip() or kind.split()[1]
+        for page in (DOCS / "reference" / "api").glob("*.md")
+        for kind, body in FENCE.findall(page.read_text())
+        if kind.startswith("{names}")
+    ]
+    assert "fewbits" in described
+    assert [name for name in described if not getattr(importlib.import_module(name), "__all__", None)] == []
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_the_code_of_a_page_runs_as_printed(page, tmp_path):
+    code = "\n".join(body for kind, body in FENCE.findall(page.read_text()) if kind == "python")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_glossary_is_in_alphabetical_order():
+    rows = re.findall(r"^\| (?!term|---)([^|]+) \|", (DOCS / "reference" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    assert rows == sorted(rows, key=str.lower)
+
+
+def test_the_version_stands_in_one_place():
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in project
+    assert re.search(r'^version = "', project, re.MULTILINE) is None
+    tree = ast.parse((ROOT / "src" / "fewbits" / "__init__.py").read_text())
+    stated = [
+        node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
+    ]
+    assert stated == [fewbits.__version__]
