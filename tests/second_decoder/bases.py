@@ -5,10 +5,11 @@ import math
 import numpy as np
 
 
-
 def expand(kind, scale, rows, columns, key, s):
     """A s.  # s: (columns,) float32 or float64"""
-    x = {"fastfood": fastfood, "hadamard": hadamard, "sparse": sparse, "gaussian": gaussian}[kind](rows, columns, key, s)
+    x = {"fastfood": fastfood, "hadamard": hadamard, "sparse": sparse, "gaussian": gaussian}[kind](
+        rows, columns, key, s
+    )
     gain = math.sqrt(rows / columns) if scale == "unbiased" else 1.0
     return x if gain == 1 else x * s.dtype.type(gain)
 

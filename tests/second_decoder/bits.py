@@ -79,9 +79,11 @@ def cast(x, dtype):
 
 
 def largest(dtype):
-    return {"float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127"), "float32": float.fromhex("0x1.fffffep127")}.get(
-        dtype, float(np.finfo(np.float64).max)
-    )
+    return {
+        "float16": 65504.0,
+        "bfloat16": float.fromhex("0x1.fep127"),
+        "float32": float.fromhex("0x1.fffffep127"),
+    }.get(dtype, float(np.finfo(np.float64).max))
 
 
 def times(x, constant, dtype):

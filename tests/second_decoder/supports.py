@@ -1,5 +1,7 @@
 """Runs and supports: where a sparse vector is not zero."""
 
+from itertools import pairwise
+
 from second_decoder.blocks import block, frequencies, rans
 
 
@@ -77,4 +79,4 @@ def geometric(k, n):
     for i in range(42):
         p = [x * a if gap >> i & 1 else x for x, gap in zip(p, low, strict=True)]
         a = a * a
-    return frequencies([max(x - y, 2.0**-60) for x, y in zip(p, p[1:], strict=False)], 2**15)
+    return frequencies([max(x - y, 2.0**-60) for x, y in pairwise(p)], 2**15)

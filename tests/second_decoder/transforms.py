@@ -137,7 +137,10 @@ def subspace(given, seen, bits, common):
 def factors(given, seen, bits, common):
     lengths = seen.lengths if given["per"] == "tensor" else (seen.n,)
     numbers = sum(count for *_, count in pieces(lengths, given["rank"], given["columns"]))
-    back = lambda x: low_rank(lengths, given["rank"], given["columns"], seen.dtype, x)  # noqa: E731
+
+    def back(x):
+        return low_rank(lengths, given["rank"], given["columns"], seen.dtype, x)
+
     return Vector(numbers, wide(seen.dtype)), back
 
 
@@ -145,7 +148,10 @@ def sketched(kind):
     def found(given, seen, bits, common):
         key = (common if given["seed"] is None else Name(given["seed"])).fold("count_sketch")
         table = Table(seen.n, given["rows"], given["columns"], key)
-        back = lambda x: estimate(kind, seen.n, seen.dtype, given, table, x)  # noqa: E731
+
+        def back(x):
+            return estimate(kind, seen.n, seen.dtype, given, table, x)
+
         return Vector(table.numbers, wide(seen.dtype)), back
 
     return found
