@@ -1,7 +1,5 @@
 """A decoder written from docs/wire-format.md alone gives the library's values, bit for bit."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -12,10 +10,6 @@ from fewbits.codecs import Basis, FetchSGD, Field, Sketch, Subspace
 from fewbits.codecs.bases import KINDS, SCALES
 from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
 from fewbits.errors import LocalError
-from fewbits.learn.space import Space
-from fewbits.link import Seed
-from fewbits.link.epochs import WHOLE, EpochBroadcast
-from fewbits.link.identity import codec_hash
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitWriter
@@ -23,7 +17,6 @@ from second_decoder import bases, fetch, modular
 from second_decoder import coders as second
 from second_decoder.bits import Bits
 from second_decoder.frames import Reader
-from second_decoder.intrinsic import Theta
 from second_decoder.keys import Name
 from second_decoder.linear import Table
 from second_decoder.supports import support
@@ -228,27 +221,6 @@ def test_supports_of_every_form():
             bits.finish()
             forms |= {int(bits.text[:3], 2)} if 0 < len(places) < n else set()
     assert forms == {0, 1, 2, 3, 4}
-
-
-@pytest.mark.parametrize("mode", ["static", "time-varying", "k-subspace"])
-@pytest.mark.parametrize("seeded", [False, True])
-def test_intrinsic_downlinks(mode, seeded):
-    size, space = 50, Space(dim=3, mode=mode, k=2, epoch=2, seed=11)
-    start = torch.from_numpy(vector(Key(5), size))
-    seed = Seed(Key(3).fold("start"), lambda key: {WHOLE: start}) if seeded else None
-    server = EpochBroadcast(start, space.numel, partial(space.expand, size), Key(0), seed=seed)
-    hashes = {
-        codec_hash(codec, spec, kind): "seed" if kind else spec.entries[0][0] for kind, codec, spec in server.kinds
-    }
-    new = partial(Theta, size, 3, space.subspaces, "fastfood", "orthonormal", 11, hashes, lambda key: start.numpy())
-    steady, seldom = new(), new()
-    for version in range(1, 8):
-        if version > 1:
-            server.publish(torch.from_numpy(vector(Key(version), space.numel)), space.epoch_of(version))
-        readers = [steady, new(), *([seldom] if version in (1, 4, 7) else [])]
-        for reader in readers:
-            theta = reader.receive(server.bundle(reader.version or None))
-            assert same(theta, server.value[WHOLE].numpy()) and reader.version == version
 
 
 @pytest.mark.parametrize("feedback", ["zero", "subtract"])
