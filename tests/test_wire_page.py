@@ -152,7 +152,7 @@ def test_the_payloads_and_values(row):
 def test_the_intrinsic_run():
     found = [[cell.strip("|` ") for cell in row] for row in table("An intrinsic run")]
     base, epoch = np.zeros(5, np.float32), 0
-    for name, number, payload, theta in found:
+    for name, payload, number, theta in found:
         x = stored(len(payload) // 8, "float32", Bits(bytes.fromhex(payload)))
         if name == WHOLE:
             base, epoch = x, int(number)
@@ -161,7 +161,7 @@ def test_the_intrinsic_run():
             base, epoch = base + sum_of_parts(epoch, x), epoch + 1
         else:
             assert (base + sum_of_parts(epoch, x)).tobytes() == np.array(numbers(theta), np.float32).tobytes()
-    assert [(name, int(n), bytes.fromhex(payload)) for name, n, payload, _ in found] == sent()
+    assert [(name, int(n), bytes.fromhex(payload)) for name, payload, n, _ in found] == sent()
 
 
 def sum_of_parts(epoch, s):
