@@ -1,5 +1,8 @@
 """A decoder written from docs/wire-format.md alone gives the library's values, bit for bit."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +84,13 @@ def test_draws(key, n):
         assert name.shuffle(n, rows) == key.shuffle(n, rows).tolist()
     for k in {0, min(1, n), n // 3, n // 2, n - n // 5, n}:
         assert name.subset(k, n) == key.subset(k, n).tolist()
+
+
+def test_the_second_decoder_shares_no_code_with_the_library():
+    files = sorted(Path(bases.__file__).parent.glob("*.py"))
+    found = [line for file in files for line in file.read_text().splitlines() if re.match(r"\s*(from|import) ", line)]
+    assert len(files) > 10 and len(found) > 30
+    assert [line for line in found if "fewbits" in line or "torch" in line] == []
 
 
 def test_normal_draws_reach_the_tails():
