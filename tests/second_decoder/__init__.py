@@ -1,0 +1,1 @@
+"""A second decoder, written dumbly from docs/wire-format.md alone: nothing here imports fewbits."""

@@ -1,0 +1,121 @@
+"""The receiver of a broadcast: bundles of entries, snapshots, patches, seeds and own frames."""
+
+import hashlib
+
+import numpy as np
+
+from second_decoder.bits import WORDS, Bits, cast, wide
+from second_decoder.frames import Header, Reader, leb, next_history, unbundled
+from second_decoder.keys import Name
+from second_decoder.supports import support
+from second_decoder.vectors import read_key, start, stored
+
+
+def digest(arrays, types):
+    """8 bytes of BLAKE2b over the words of all arrays, in their types, little-endian."""
+    found = hashlib.blake2b(digest_size=8, person=b"fewbits.value")
+    for x, dtype in zip(arrays, types, strict=True):
+        if dtype == "bfloat16":
+            words = (x.astype("<f4").view("<u4") >> 16).astype("<u2")
+        else:
+            words = x.astype(f"<f{WORDS[dtype] // 8}")
+        found.update(words.tobytes())
+    return found.digest()
+
+
+class Holder:
+    """What one receiver holds; `hashes`: "", "seed of ", "patch of " or "own " for each codec hash."""
+
+    def __init__(self, text, own_text, tensors, hashes, first, own_first, build):
+        self.tensors, self.hashes, self.build = tensors, hashes, build
+        self.first, self.own_first, self.own_text, self.text = first, own_first, own_text, text
+        self.public = Reader(text, tensors)
+        self.own = Reader(own_text, tensors) if own_text else None
+        self.value, self.version, self.history, self.mine = None, 0, first, False
+
+    def receive(self, bundle):
+        """(the value, the acknowledgement)"""
+        if bundle[0] == 0:
+            ack, end = leb(bundle, 1)
+            assert end == len(bundle) and ack < 2**16 and self.value is not None
+            return self.value, ack
+        for frame in unbundled(bundle):
+            header = Header(frame)
+            kinds = {"": self.entry, "seed of ": self.seed, "patch of ": self.patch, "own ": self.personal}
+            kinds[self.hashes[header.codec]](header, frame)
+        return self.value, header.ack
+
+    def entry(self, header, frame):
+        if header.snapshot:
+            self.public.adopt(frame)
+            return self.moved([state[0] for state in self.public.states], header.sequence, header.history)
+        if header.sequence < self.version and not self.mine:
+            return None
+        assert header.key or not self.mine
+        self.public.history, self.public.expects = self.history, self.version
+        assert header.history == (self.first if header.key else self.history)
+        self.value = self.public.receive(frame)
+        self.version, self.history, self.mine = header.sequence + 1, self.public.history, False
+        return None
+
+    def moved(self, vectors, version, history):
+        """The public value is each group's vector."""
+        self.value = self.cut(self.public, vectors)
+        self.version, self.history, self.mine = version, history, False
+
+    def cut(self, reader, vectors):
+        found = [np.zeros(0)] * len(self.tensors)
+        for x, (_, places, _) in zip(vectors, reader.groups, strict=True):
+            reader.cut(x, places, found)
+        return found
+
+    def laid(self, reader):
+        """The value as each group's vector."""
+        return [
+            cast(np.concatenate([self.value[i] for i in places]), wide(seen.dtype)) for seen, places, _ in reader.groups
+        ]
+
+    def begun(self, reader):
+        """States of a codec whose ends both know the value."""
+        fresh = [start(inner, seen) for seen, _, inner in reader.groups]
+        return [state and (x, state[1]) for x, state in zip(self.laid(reader), fresh, strict=True)]
+
+    def seed(self, header, frame):
+        if self.version and not self.mine:
+            return
+        bits = Bits(frame[16:])
+        self.value = self.build(read_key(bits))
+        assert digest(self.value, [dtype for *_, dtype in self.tensors]) == bits.bytes(8)
+        bits.finish()
+        assert header.sequence == 1 and header.history == self.first
+        self.version, self.history, self.mine = 1, header.history, False
+        self.public.states = self.begun(self.public)
+
+    def patch(self, header, frame):
+        if header.sequence <= self.version and not self.mine:
+            return
+        bits = Bits(frame[16:])
+        since = header.sequence - bits.delta()
+        assert not self.mine and 1 <= since <= self.version
+        expected, vectors = bits.bytes(8), []
+        for (seen, _, _), (h, _) in zip(self.public.groups, self.public.states, strict=True):
+            k, x = bits.delta() - 1, h.copy()
+            places = support(k, seen.n, bits)
+            x[places] = stored(k, wide(seen.dtype), bits)
+            vectors.append(x)
+        bits.finish()
+        assert digest(vectors, [wide(seen.dtype) for seen, _, _ in self.public.groups]) == expected
+        self.public.states = [(x, inner) for x, (_, inner) in zip(vectors, self.public.states, strict=True)]
+        self.moved(vectors, header.sequence, header.history)
+
+    def personal(self, header, frame):
+        if header.key:
+            self.own.restart()
+            self.history = self.own_first
+        elif not self.mine:
+            self.own.states = self.begun(self.own)
+        assert header.history == self.history
+        common = Name(0).fold("own", header.sequence)
+        self.value = self.own.message(Bits(frame[16:]), common)
+        self.version, self.mine = header.sequence, True
+        self.history = next_history(header.history, common, header.sequence, frame[16:])
