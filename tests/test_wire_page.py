@@ -4,7 +4,6 @@ import importlib
 import inspect
 import pkgutil
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,16 @@ import torch
 
 from every_codec import classes
 from fewbits import codecs, coders
-from fewbits.codecs.bases.basis import _MATRICES, KINDS
+from fewbits.codecs.transforms.bases.basis import _MATRICES, KINDS
 from fewbits.coders.base import Coder
-from fewbits.learn.space import Space
-from fewbits.link import Receiver, Sender
-from fewbits.link.epochs import FINAL, NOW, WHOLE, EpochBroadcast
-from fewbits.link.identity import OWN, PATCH, SEED, codec_hash
+from fewbits.learn.intrinsic_space import IntrinsicSpace
+from fewbits.links import Receiver, Sender
+from fewbits.links.epochs import FINAL, NOW, WHOLE, EpochBroadcast
+from fewbits.links.identity import OWN, PATCH, SEED, codec_hash
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame
+from fewbits.wire.identity import canonical
 from second_decoder.bases import expand
 from second_decoder.bits import Bits
 from second_decoder.frames import Reader
@@ -140,9 +140,9 @@ def test_the_payloads_and_values(row):
     payload = bytes.fromhex(payload.replace("none", ""))
     x = torch.tensor(numbers(given))
     expected = np.array(numbers(decoded), np.float32)
-    (found,) = Reader(text, [("tensor", len(x), "float32")]).message(Bits(payload), Name(0).fold(0))
-    assert found.tobytes() == expected.tobytes()
     codec = eval(text, {name: getattr(codecs, name) for name in codecs.__all__})
+    (found,) = Reader(canonical(codec), [("tensor", len(x), "float32")]).message(Bits(payload), Name(0).fold(0))
+    assert found.tobytes() == expected.tobytes()
     sender = Sender(codec, Spec.of(x), Key(0))
     frame = sender.send(x)
     assert repr(sender.codec) == text and frame[16:] == payload
@@ -175,11 +175,12 @@ def sum_of_parts(epoch, s):
 
 def sent():
     """The same run by the library."""
-    space = Space(dim=2, mode="k-subspace", k=2, epoch=2, basis="sparse", scale="orthonormal", seed=7)
-    server = EpochBroadcast(torch.arange(1.0, 6.0), space.numel, partial(space.expand, 5), Key(0))
+    space = IntrinsicSpace(dim=2, mode="k-subspace", k=2, epoch=2, basis="sparse", scale="orthonormal", seed=7)
+    server = EpochBroadcast(space, Spec((5,)), Key(0))
+    server.publish({WHOLE: torch.arange(1.0, 6.0)})
     frames = server.frames(None)
     for version, s in ((1, [1.0, -2, 0, 0]), (2, [1.0, -2, 3, 0.5])):
-        server.publish(torch.tensor(s), space.epoch_of(version + 1))
+        server.publish({NOW: torch.tensor(s)})
         frames += server.frames(version)
     names = {hash_: spec.entries[0][0] for hash_, spec in kinds(server)}
     parsed = map(Frame.parse, frames)
