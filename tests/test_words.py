@@ -63,9 +63,6 @@ PARTS = {"own": "personal or private", "held": "stored, or the version held", "k
 ALLOWED = {
     "held_out": "examples that are held out of training",
     "HeldState": "the public version that a client holds, and what was made for it alone since",
-    "own_accuracy": "keys of metrics.jsonl: of clients' own models on their own held-out examples",
-    "own_spread": "as own_accuracy",
-    "own_worst": "as own_accuracy",
 }
 # Packages that had names of their own meaning.
 PACKAGES = {"link": "links", "memory": "simulation", "dist": "distributed"}
