@@ -119,7 +119,7 @@ def project(folder: Path) -> Path:
 
 
 def undisturbed(nodes: int, method: str, rounds: int, seed: int) -> float:
-    """The accuracy of the same run in the engine `memory`, whose model is Flower's, bit for bit."""
+    """The accuracy of the same run in the engine `simulation`, whose model is Flower's, bit for bit."""
     run = RunConfig(clients=nodes, method=method, rounds=rounds, seed=seed, **LOCAL)
     task = replace(build_task(run, load_data(run)), seed=None, build=None)
     return Federation(task, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(seed)).run().accuracy
