@@ -19,7 +19,7 @@ from fewbits.coders.base import Coder
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.links import Receiver, Sender
 from fewbits.links.epochs import FINAL, NOW, WHOLE, EpochBroadcast
-from fewbits.links.identity import PERSONAL, PATCH, SEED, codec_hash
+from fewbits.links.identity import PATCH, PERSONAL, SEED, codec_hash
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame
