@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,11 @@ class Case:
     def run(self, xs: Any) -> tuple[list[bytes], list[Any], Sender, Receiver]:
         """All values over a fresh link."""
         return run(self.codec, xs, self.spec)
+
+    def alone(self) -> list[Case]:
+        """This case and, unless it stays with its spec, one of a lone tensor, which codecs may see uncopied."""
+        lone = Spec((self.spec.numel,))
+        return [self, *([replace(self, spec=lone)] if not self.only and self.takes(lone) else [])]
 
     def takes(self, spec: Spec | TreeSpec) -> bool:
         """False for a lift that says in `check` that it does not fit `spec`: `route` goes by names."""

@@ -56,20 +56,27 @@ def bytes_do_not_depend_on_the_number_of_threads(case: Case) -> None:
 @codec_law
 def inputs_are_not_changed(case: Case) -> None:
     """Sending writes nothing into the value."""
-    xs = list(case.stream(4))
-    case.run(xs)
-    for x, before in zip(xs, case.stream(4), strict=True):
-        demand(fingerprint(x) == fingerprint(before), "The input changed", before=before, after=x)
+    for one in case.alone():
+        xs = list(one.stream(4))
+        one.run(xs)
+        for x, before in zip(xs, one.stream(4), strict=True):
+            demand(fingerprint(x) == fingerprint(before), "The input changed", before=before, after=x)
 
 
 @codec_law
 def encoding_and_decoding_change_none_of_their_arguments(case: Case) -> None:
-    """`encode` and `decode` return new memory and new state; the old ones, and the message, stay as they were."""
+    """`encode` and `decode` write into none of their arguments: value, state, memory and message stay as they were."""
+    for one in case.alone():
+        _changes_nothing(one)
+
+
+def _changes_nothing(case: Case) -> None:
     codec, spec = as_lift(case.codec, "testing"), case.spec
     state, memory = codec.init(spec), codec.memory(spec)
-    for t, x in enumerate(case.stream(4)):
+    for t, (x, value) in enumerate(zip(case.stream(4), case.stream(4), strict=True)):
         before = copy.deepcopy((state, memory))
         message, new_memory = codec.encode(x, spec, state, memory, Keys(PRIVATE.fold(t), COMMON.fold(t)))
+        demand(fingerprint(x) == fingerprint(value), "encode changed the value", before=value, after=x)
         demand(same((state, memory), before), "encode changed state or memory", before=before, after=(state, memory))
         sent = copy.deepcopy(message)
         _, new_state = codec.decode(message, spec, state)
@@ -81,6 +88,11 @@ def encoding_and_decoding_change_none_of_their_arguments(case: Case) -> None:
 @codec_law
 def changing_a_sent_or_received_value_later_changes_nothing(case: Case) -> None:
     """Ends keep no reference to a value that they were given or gave, nor to a frame's buffer."""
+    for one in case.alone():
+        _forgets(one)
+
+
+def _forgets(case: Case) -> None:
     expected, _, control, _ = case.run(case.stream(5))
     sender, receiver = case.ends()
     for x, frame in zip(case.stream(5), expected, strict=True):
