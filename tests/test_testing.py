@@ -248,8 +248,8 @@ CODERS = [
     ("long_levels_come_back", bad.coder(read=bad.forgets_long_ones), "Other levels came back"),
     (
         "a_coder_may_start_between_bytes",
-        bad.coder(read=bad.stops_at_a_byte),
-        "payload ends too early|around the levels",
+        bad.coder(read=bad.reads_one_bit_more),
+        "bits around the levels changed",
     ),
     (
         "one_level_and_no_elements",
