@@ -35,7 +35,7 @@ class Victim:
         self.frame, self.value = frames[-1], fingerprint(values[-1])
         self.payload = payload_of(self.frame)
 
-    def attack(self, frame: bytes) -> bool:
+    def attack(self, frame: bytes | memoryview) -> bool:
         """True when the frame was taken; then its value is finite and of the right shape."""
         try:
             with During("Receiving a hostile frame", frame, allows=WireError):
@@ -47,7 +47,7 @@ class Victim:
         self.receiver.load(self.before)
         return True
 
-    def refuses(self, frame: bytes, what: str) -> None:
+    def refuses(self, frame: bytes | memoryview, what: str) -> None:
         """Demand a WireError."""
         demand(not self.attack(frame), f"{what} was accepted", frame=frame)
 
@@ -144,7 +144,7 @@ def a_header_that_does_not_fit_the_link_is_refused(case: Case) -> None:
     """A frame whose header names another codec, turn, history or kind is a WireError."""
     victim = Victim(case)
     header = Frame.parse(victim.frame).header
-    for wrong in (
+    fields: tuple[dict[str, Any], ...] = (
         {"codec": header.codec ^ 1},
         {"sequence": header.sequence + 1},
         {"sequence": header.sequence - 1},
@@ -152,10 +152,14 @@ def a_header_that_does_not_fit_the_link_is_refused(case: Case) -> None:
         {"snapshot": True},
         {"key": True},
         {"key": True, "sequence": header.sequence - 1},
-    ):
+    )
+    for wrong in fields:
         victim.refuses(restamp(victim.frame, **wrong), f"A header with {wrong}")
     for frame in (b"", bytes(16), b"\xfb" * 40, bytearray(3)):
-        victim.refuses(frame, "A header that is none")
+        victim.refuses(
+            frame,  # pyright: ignore
+            "A header that is none",
+        )
     victim.survives()
 
 
