@@ -218,7 +218,7 @@ def test_arrays_that_are_kept_never_travel_and_come_back_to_their_client(tmp_pat
     assert list(result.arrays) == ["0.weight", "0.bias"]
     run = federation(Method("fedper", method.up, method.down, private=("2.*",)), rounds=ROUNDS, folder=tmp_path / "run")
     run.run()
-    theirs = [run.own_model(c).state_dict()["2.weight"] for c in range(CLIENTS)]
+    theirs = [run.client_model(c).state_dict()["2.weight"] for c in range(CLIENTS)]
     for c in range(CLIENTS):
         with closing(ClientEnd(tmp_path / "1" / str(c), c, method, KEY)) as site:
             torch.testing.assert_close(site.staying()["2.weight"], theirs[c], rtol=0, atol=1e-2)

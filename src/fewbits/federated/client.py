@@ -124,7 +124,7 @@ class Client:
     def _check_noise(self, trained: Trained) -> None:
         """One version of the model draws one noise and one set of masks, so that it hides one message."""
         method = self._core.method
-        if self._replied == trained.round and (method.protection or method.masking):
+        if self._replied == trained.round and (method.privacy or method.masking):
             raise LocalError(
                 f"Client.reply: {method.name} sends one message for each version of the model, and version "
                 f"{trained.round} had one; receive the next bundle first"

@@ -64,9 +64,9 @@ class ClientCore:
         self.model, self.method, self.key, self.number = model, method, key, number
         self.exchange, self.local = Exchange.of(model, method, common), LocalRound(model, method.objective)
         self.up, self.down = self.exchange.sender(key.fold("up")), self.exchange.subscriber(build)
-        self.newcomer = self.local.fresh()
-        self.client_state = self.newcomer  # private parts and the objective's vectors
-        self._next = self.newcomer  # what it becomes when the pending frame has arrived
+        self.new_state = self.local.new_state()
+        self.client_state = self.new_state  # private parts and the objective's vectors
+        self._next = self.new_state  # what it becomes when the pending frame has arrived
         self._new_up = self.up.dump()
         self._before: Callable[[], Parts] | None = None  # of before the last frame, where it was loaded
         self.public = torch.zeros(self.exchange.public.numel, device=model.whole.device)
@@ -112,12 +112,12 @@ class ClientCore:
 
     def finish(self, steps: int = 0, lr: float = 0.0, out: Tensor | None = None) -> Trained:
         """What training changed; SCAFFOLD needs the number of steps and their size.  # out: (numel,)"""
-        extra = self.method.objective.extra
-        if extra and not (steps > 0 and lr > 0):
+        vectors = self.method.objective.server_vectors
+        if vectors and not (steps > 0 and lr > 0):
             raise LocalError(f"{self.method.objective!r} needs the steps taken and their lr; got {steps} and {lr}")
         update = torch.empty_like(self.public) if out is None else out
         state = self.local.finish(self.public, self.client_state, steps, lr, update)
-        tree = shared_values.cut(update, self.model, extra)
+        tree = shared_values.cut(update, self.model, vectors)
         return Trained(update, tree, state, self.down.version, self.down.epoch, steps, lr)
 
     def encode(self, trained: Trained, peers: tuple[int, ...] = ()) -> Pieces:
@@ -135,7 +135,7 @@ class ClientCore:
         """The update as the server adds it up: clipped and noisy under dp, A^T of it in a subspace."""
         space, vector = self.method.space, trained.update
         if space is None:
-            if self.method.protection is not None:
+            if self.method.privacy is not None:
                 vector.copy_(self._noisy(vector, trained.round))
             return trained.tree
         vector = vector.cpu()
@@ -146,8 +146,8 @@ class ClientCore:
         return {SENT: self._noisy(s, trained.round)}
 
     def _noisy(self, x: Tensor, round: int) -> Tensor:
-        protection = self.method.protection
-        return x if protection is None else protection.apply(x, self.key.fold("dp", round))
+        privacy = self.method.privacy
+        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round))
 
     def _masked(self, tree: dict[str, Tensor], round: int, peers: tuple[int, ...]) -> dict[str, Tensor]:
         """The same under masks, which cancel over the round's clients."""
@@ -191,6 +191,6 @@ class ClientCore:
             self._take(self.down.value)
 
     def _load_up(self, parts: Parts) -> None:
-        state = self.local.load_state(parts["state"], len(self.newcomer)) if parts["state"] else self.newcomer
+        state = self.local.load_state(parts["state"], len(self.new_state)) if parts["state"] else self.new_state
         self.up.load(parts["up"] or self._new_up)
-        self.client_state = self._next = state.to(self.newcomer.device)
+        self.client_state = self._next = state.to(self.new_state.device)

@@ -53,7 +53,7 @@ class Exchange:
     @staticmethod
     def of(model: FlatModel, method: Method, common: Key = Key(0)) -> Exchange:
         """LocalError when the method's parts do not fit this model or each other."""
-        public = shared_values.spec(model, method.objective.extra)
+        public = shared_values.spec(model, method.objective.server_vectors)
         update = public if method.space is None else method.space.spec(model, method.objective)
         sent = update if method.masking is None else method.masking.spec(update)
         up = shared_values.with_buffers(method.up, sent)
@@ -102,7 +102,8 @@ class Exchange:
             model = FlatModel(module)
             if self.method.space is not None:
                 return {WHOLE: model.shared.clone()}
-            return shared_values.values(model, [torch.zeros_like(model.shared_params)] * self.method.objective.extra)
+            zeros = [torch.zeros_like(model.shared_params)] * self.method.objective.server_vectors
+            return shared_values.values(model, zeros)
 
         return made
 
@@ -113,5 +114,5 @@ def _check_privacy(method: Method, up: Lift, update: TreeSpec) -> None:
             f"{method.name}: masks must know how many clients each round has; take method.for_round_size(clients), the "
             "same at the server and at the clients"
         )
-    if method.protection is not None:
-        method.protection.check(method.masking is not None or up.contract(update).lossless)
+    if method.privacy is not None:
+        method.privacy.check(method.masking is not None or up.contract(update).lossless)

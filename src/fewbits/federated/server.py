@@ -215,7 +215,7 @@ class Server:
 def _check(method: Method, key: object, total_weight: float | None) -> None:
     if not isinstance(key, Key):
         raise LocalError(f"Server: key must be a Key, such as Key(0); got {key!r}")
-    everybody = method.normalise == "all" or method.objective.extra or method.server_optimizer.needs_objective
+    everybody = method.normalise == "all" or method.objective.server_vectors or method.server_optimizer.needs_objective
     if everybody and total_weight is None:
         raise LocalError(
             f'Server: normalise="all", Scaffold and FedDyn need total_weight, everybody\'s examples; got '

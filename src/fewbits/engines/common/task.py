@@ -29,7 +29,7 @@ class Task:
     test_y: Tensor | None = None
     local: LocalSGD = field(default_factory=lambda: LocalSGD(lr=0.1))
     loss: Loss | None = None  # None: cross-entropy
-    held: Sequence[np.ndarray] = ()  # row numbers of x on which each client's own model is judged, one or more; or ()
+    holdout: Sequence[np.ndarray] = ()  # each client's row numbers of x to evaluate its personal model on; or none
     # `model` is build(seed), in this process and in any other: clients get the seed at first contact, not the model.
     seed: Key | None = None
     build: Callable[[Key], nn.Module] | None = None
@@ -45,16 +45,16 @@ class Task:
         _check_rows("part", self.parts, len(self.x))
         if (self.seed is None) != (self.build is None):
             raise LocalError(f"Task: give both seed and build, or neither; got {self.seed!r} and {self.build!r}")
-        object.__setattr__(self, "held", [np.asarray(rows) for rows in self.held])
-        if self.held:
-            if len(self.held) != len(self.parts) or any(len(rows) == 0 for rows in self.held):
-                without = [c for c, rows in enumerate(self.held) if len(rows) == 0]
+        object.__setattr__(self, "holdout", [np.asarray(rows) for rows in self.holdout])
+        if self.holdout:
+            if len(self.holdout) != len(self.parts) or any(len(rows) == 0 for rows in self.holdout):
+                without = [c for c, rows in enumerate(self.holdout) if len(rows) == 0]
                 raise LocalError(
-                    f"Task: held needs one or more rows for each of {len(self.parts)} clients; got "
-                    f"{len(self.held)} clients, without any: {without}"
+                    f"Task: holdout needs one or more rows for each of {len(self.parts)} clients; got "
+                    f"{len(self.holdout)} clients, without any: {without}"
                 )
-            _check_rows("held-out part", self.held, len(self.x))
-            object.__setattr__(self, "held", [rows.astype(np.int64) for rows in self.held])
+            _check_rows("holdout", self.holdout, len(self.x))
+            object.__setattr__(self, "holdout", [rows.astype(np.int64) for rows in self.holdout])
         if (self.test_x is None) != (self.test_y is None):
             raise LocalError("Task: give both test_x and test_y, or neither")
         if self.test_x is not None and self.test_y is not None and not 0 < len(self.test_x) == len(self.test_y):

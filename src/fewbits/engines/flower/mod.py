@@ -52,12 +52,12 @@ def check(method: Method) -> None:
     """LocalError for a method of which an app's own training would be a part."""
     if not isinstance(method, Method):
         raise LocalError(f"fewbits.flower: method must be a Method or the name of one, such as 'topk'; got {method!r}")
-    if method.objective.extra or method.objective.kept or method.normalise != "sampled":
+    if method.objective.server_vectors or method.objective.client_vectors or method.normalise != "sampled":
         raise LocalError(
             f"fewbits.flower: {method.name} changes how clients train or are weighed ({method.objective!r}, normalise="
             f"{method.normalise!r}), which belongs to the app; choose a method that is about bytes alone"
         )
-    if method.protection is not None or method.masking is not None:
+    if method.privacy is not None or method.masking is not None:
         raise LocalError(
             f"fewbits.flower: {method.name} protects clients by dp or masks, which only the engine `memory` carries "
             "out; take Flower's own mods for them, with a method that is about bytes alone"

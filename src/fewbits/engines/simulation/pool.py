@@ -128,9 +128,9 @@ class Pool:
         total = sum(n for n, _, _ in found)
         return sum(n * a for n, a, _ in found) / total, sum(n * loss for n, _, loss in found) / total
 
-    def evaluate_own(self, bundle: bytes) -> list[float]:
+    def evaluate_personal(self, bundle: bytes) -> list[float]:
         """Every client's accuracy, with what it keeps and the newest public model, on its own held-out examples."""
-        return [accuracy for _, accuracy, _ in self._results("evaluate_own", len(self._task.held), bundle)]
+        return [accuracy for _, accuracy, _ in self._results("evaluate_personal", len(self._task.holdout), bundle)]
 
     def _results(self, what: str, count: int, bundle: bytes) -> list[tuple[int, float, float]]:
         if self._worker is not None:
@@ -218,7 +218,7 @@ def _obey(
         while messages := [_post(*done, mailbox, worker.number) for done in worker.play(order["round"], left)]:
             pipe.send_bytes(pack(*messages))
     else:
-        judge = worker.evaluate_own if order["do"] == "evaluate_own" else worker.evaluate
+        judge = worker.evaluate_personal if order["do"] == "evaluate_personal" else worker.evaluate
         for i in _draw(counter, order["count"]):
             pipe.send_bytes(pack(({"of": i, "result": judge(i)}, b"")))
 

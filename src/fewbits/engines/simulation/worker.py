@@ -145,14 +145,14 @@ class Worker:
     def _load(self, client: int) -> None:
         """Load the public values and what this client keeps."""
         core = self._core
-        core.client_state = core.local.recall(self._store, client, core.newcomer)
+        core.client_state = core.local.recall(self._store, client, core.new_state)
         core.start()
         for name, buffer in self._untravelled.items():  # counters of batches: no client may see another's
             self.model.module.get_buffer(name).copy_(buffer)
 
-    def evaluate_own(self, client: int) -> tuple[int, float, float]:
+    def evaluate_personal(self, client: int) -> tuple[int, float, float]:
         """(examples, accuracy, mean loss) of this client's own model on its own held-out examples."""
-        task, rows = self.task, torch.from_numpy(self.task.held[client]).to(self.device)
+        task, rows = self.task, torch.from_numpy(self.task.holdout[client]).to(self.device)
         self._load(client)
         x, y = task.x.index_select(0, rows), task.y.index_select(0, rows)
         return len(rows), *evaluate(self.model, x, y, loss=task.loss or cross_entropy)
@@ -162,7 +162,7 @@ class Worker:
         task = self.task
         assert task.test_x is not None and task.test_y is not None
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        self._core.client_state = self._core.newcomer
+        self._core.client_state = self._core.new_state
         self._core.start()
         x, y = task.test_x[rows], task.test_y[rows]
         accuracy, loss = evaluate(self.model, x, y, loss=task.loss or cross_entropy)
