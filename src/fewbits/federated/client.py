@@ -15,7 +15,8 @@ from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
 from fewbits.rng import Key
 
-PARTS: tuple[str, ...] = ("up", "down", "state")
+PARTS: tuple[str, ...] = ("up", "state", "down", "down_before")  # of a dumped client
+BEFORE = PARTS[:2]  # what a frame changes: as it was before one that is unsettled
 
 
 class Client:
@@ -66,6 +67,11 @@ class Client:
         self._replied = 0  # the version that it was made for
 
     @property
+    def flat(self) -> FlatModel:
+        """The model in one buffer, as `LocalSGD.train` takes it."""
+        return self._core.model
+
+    @property
     def up(self) -> Sender:
         """The sending end of the uplink."""
         return self._core.up
@@ -113,8 +119,7 @@ class Client:
         core = self._core
         self._check_received("reply")
         core.model.attach()
-        if core.up.pending:  # nothing was heard of the last one
-            core.up.rollback()
+        core.rollback()
         trained = core.finish(steps, lr)
         self._check_noise(trained)
         frame = b"".join(core.encode(trained, peers))
@@ -136,19 +141,18 @@ class Client:
 
     def dump(self) -> bytes:
         """This client as bytes, whether or not its last reply is settled; `load` takes them in a new process."""
-        core = self._core
-        found = [core.dump(), *([core.dump(arrived=False)] if core.up.pending else [])]
-        return pack([str(self._replied).encode(), *(parts[name] for parts in found for name in PARTS)])
+        now, core = self._core.dump(), self._core
+        before = core.dump(arrived=False) if core.unsettled else None
+        parts = [now[name] for name in PARTS] + [before[name] for name in BEFORE if before]
+        return pack([str(self._replied).encode(), *parts])
 
     def load(self, data: bytes) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's."""
         replied, *parts = unpack(data)
-        if not replied.isdigit() or len(parts) not in (len(PARTS), 2 * len(PARTS)):
+        if not replied.isdigit() or len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
             raise WireError("these bytes are not a dumped Client")
-        now, *before = (
-            dict(zip(PARTS, parts[i : i + len(PARTS)], strict=True)) for i in range(0, len(parts), len(PARTS))
-        )
-        self._core.load(now, (lambda: before[0]) if before else None)
+        now, before = dict(zip(PARTS, parts, strict=False)), dict(zip(BEFORE, parts[len(PARTS) :], strict=False))
+        self._core.load(now, (lambda: before) if before else None)
         self._replied = int(replied)
         if self._core.down.value is not None:
             self._core.start()

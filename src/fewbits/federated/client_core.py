@@ -23,7 +23,7 @@ from fewbits.links.finite import check_finite
 from fewbits.rng import Key
 
 Pieces = list[bytes | memoryview]  # of one frame
-Parts = Mapping[str, bytes]  # up, down, state; empty: that of a new client
+Parts = Mapping[str, bytes]  # by name: up, state, down, down_before; one that is empty or missing: a new client's
 
 
 class Trained(NamedTuple):
@@ -95,6 +95,19 @@ class ClientCore:
         self._before = None
         if self.up.acknowledge(ack):
             self.client_state = self._next
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether nothing was heard of the last frame yet."""
+        return self.up.pending or self._before is not None
+
+    def rollback(self) -> None:
+        """Take back the last frame, of which nothing was heard; another one replaces it."""
+        if self.up.pending:
+            self.up.rollback()
+        elif self._before is not None:
+            self._load_up(self._before())
+        self._before = None
 
     def commit(self) -> None:
         """The server has the last frame."""
@@ -170,22 +183,26 @@ class ClientCore:
         return figures
 
     def dump(self, arrived: bool = True) -> dict[str, bytes]:
-        """All that must outlive the process, by part, as it is when a pending frame has arrived, or when it has not."""
+        """All that must outlive the process, by part, as it is when an unsettled frame arrived, or when it did not."""
+        if self._before is not None and not arrived:
+            return dict(self._before())
         up, state = copy.copy(self.up), self.client_state
         if up.pending and arrived:
             up.commit()
             state = self._next
         elif up.pending:
             up.rollback()
-        return {"up": up.dump(), "down": self.down.dump(), "state": self.local.dump(state)}
+        down, down_before = self.down.dump(), self.down.dump_before()
+        return {"up": up.dump(), "state": self.local.dump(state), "down": down, "down_before": down_before}
 
     def load(self, parts: Parts, before: Callable[[], Parts] | None = None) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's.
 
-        `before` gives the parts of before the last frame, in case that the server never had it.
+        `before` gives `up` and `state` of before the last frame, in case that the server never had it.
         """
         self._load_up(parts)
         self.down.load(parts["down"] or None)
+        self.down.load_before(parts.get("down_before", b""))
         self._before = before
         if self.down.value is not None:
             self._take(self.down.value)
