@@ -1,4 +1,4 @@
-"""LocalRound: what one client's round is made of, whoever trains the model in between."""
+"""LocalRound: the part of a client's round before its training, and the part after it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class LocalRound:
 
     def __init__(self, model: FlatModel, objective: Objective) -> None:
         self.model, self.objective = model, objective
+        buffers = dict(model.module.named_buffers())  # below: those that neither travel nor stay, such as counters
+        self._initial = {name: buffers[name].clone() for name in buffers if name not in model.buffer_names}
         self._layout = f"{sorted(model.private_names)} {canonical(objective)}"
 
     def new_state(self) -> Tensor:
@@ -33,12 +35,14 @@ class LocalRound:
         return torch.cat([*self.model.private, torch.zeros(numel, device=self.model.whole.device)])
 
     def load(self, public: Tensor, state: Tensor) -> None:
-        """Make the model this client's."""
+        """Make the model this client's; buffers that are not exchanged, such as batch counters, begin anew."""
         self.model.shared.copy_(public[: len(self.model.shared)])
         if len(state):
             parameters, buffers = self.model.private
             parameters.copy_(state[: len(parameters)])
             buffers.copy_(state[len(parameters) : len(parameters) + len(buffers)])
+        for name, buffer in self._initial.items():
+            self.model.module.get_buffer(name).copy_(buffer)
 
     def correction(self, public: Tensor, state: Tensor) -> Correction | None:
         """What the objective adds to every gradient of what travels; the private part follows the plain loss.
