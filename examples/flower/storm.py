@@ -1,11 +1,11 @@
-"""Twenty rounds of a real federation in which everything goes wrong: SuperLink, SuperNodes, TLS, node authentication.
+"""Fault-injection run: 20 rounds of a real federation with SuperLink, SuperNodes, TLS and node authentication.
 
     python examples/flower/storm.py
 
-Replies are lost, late, repeated and corrupted, 5% of each; one SuperNode always lies; one is killed within its turn and
-comes back; the state folder of another is deleted; the ServerApp is killed within a round and started again. Then: what
-happened, the accuracy beside that of undisturbed runs, whether anything corrupted was accepted, and whether both ends
-of every link agree. Everything that was started is stopped at the end, whatever happens.
+Replies are lost, late, repeated and corrupted, 5% of each. One SuperNode always lies. One is killed during its round and
+comes back. The state folder of another is deleted. The ServerApp is killed within a round and started again. The
+outcome is printed: accuracy beside that of undisturbed runs, accepted faults, and whether both ends of every link agree.
+At the end everything that was started is stopped, whatever happens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Client: one client of a federation in a loop that you own; frames in, frames out."""
+"""Client: one client of a federation in a loop that you own: bundles in, frames out."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ BEFORE = PARTS[:2]  # what a frame changes: as it was before one that is unsettl
 
 
 class Client:
-    """One client: `receive` a bundle, train `model` however you like, `reply` with a frame.
+    """A client in a loop that you own: `receive` a bundle, train `model` however you like, `reply` with a frame.
 
-    After `receive` the model holds the public weights; private ones (pFedPara's second halves, FedPer's layers) are as
+    After `receive` the model holds the public weights. Private ones (pFedPara's second halves, FedPer's layers) are as
     this client's last training left them. The reply is start - end, encoded. The next bundle says whether it arrived.
-    If it did not, the client goes back to what it was before; if the server lost track, the next reply is a key frame.
+    If it did not, the client rolls back. If the server lost its end of the link, the next reply is a key frame.
 
     Args:
-        model: any module; private and factored parts are prepared in place, as the method says.
+        model: any module, trained in place; the method prepares factored and private parts.
         method: the server's, as text (`"lbgm+topk"`) or a Method.
-        key: this client's secret, a key that no other client has. It draws dithers, dp noise and roundings.
-        number: its place among the clients, from 0. Masks and K-subspace need the true one.
+        key: this client's secret, different from every other client's. It draws dithers, dp noise and roundings.
+        number: its place among the clients, from 0. Masks and k-subspaces need the true one.
         common: everybody's key, the server's `common`.
-        build: makes the initial model from a key, for a server with a SharedInit.
+        build: makes the initial model from a key; needed when the server has a SharedInit.
 
     Raises:
         LocalError: the method does not fit the model.
@@ -63,8 +63,7 @@ class Client:
         method.prepare(model, common.fold("factor"))
         self.model = model
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
-        self._trained: Trained | None = None  # what the last reply was made of
-        self._replied = 0  # the version that it was made for
+        self._replied = 0  # the version that the last reply answered
 
     @property
     def flat(self) -> FlatModel:
@@ -94,15 +93,15 @@ class Client:
         self._core.start()
 
     def reset_downlink(self) -> None:
-        """Forget the public model, after the server was restored from an older checkpoint; the next bundle is a first.
+        """Forget the public model, after the server was restored from an older checkpoint.
 
-        The server must forget what this client holds, too: `Server.reset_downlink`.
+        Call `Server.reset_downlink`, too. The next bundle is one for first contact.
         """
         self._core.down.load(None)
 
     @property
     def correction(self) -> Correction | None:
-        """What the objective adds to gradients, for `LocalSGD.train(correct=...)`; None: nothing."""
+        """What the objective adds to gradients, for `LocalSGD.train(correct=...)`; None: no term."""
         self._check_received("correction")
         return self._core.correction
 
@@ -127,7 +126,7 @@ class Client:
         return frame
 
     def _check_noise(self, trained: Trained) -> None:
-        """One version of the model draws one noise and one set of masks, so that it hides one message."""
+        """Refuse a second message for one version: noise and masks of a version hide one message only."""
         method = self._core.method
         if self._replied == trained.round and (method.privacy or method.masking):
             raise LocalError(
@@ -140,7 +139,7 @@ class Client:
             raise LocalError(f"Client.{what}: receive a bundle from the server first")
 
     def dump(self) -> bytes:
-        """This client as bytes, whether or not its last reply is settled; `load` takes them in a new process."""
+        """This client as bytes, even while a reply is unsettled; `load` takes them in a new process."""
         now, core = self._core.dump(), self._core
         before = core.dump(arrived=False) if core.unsettled else None
         parts = [now[name] for name in PARTS] + [before[name] for name in BEFORE if before]

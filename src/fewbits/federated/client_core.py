@@ -1,4 +1,4 @@
-"""ClientCore: one client's side of a federation, without any input or output of its own."""
+"""ClientCore: one client's side of a federation, without input or output of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Parts = Mapping[str, bytes]  # by name: up, state, down, down_before; one that i
 
 
 class Trained(NamedTuple):
-    """What one training changed, before it is encoded."""
+    """The outcome of one local training, before it is encoded."""
 
     update: Tensor  # (numel,) start - end of all that travels
     tree: dict[str, Tensor]  # views of it by wire name
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
 
 
 class ClientCore:
-    """What a client does on every engine: bytes in, bytes out, and in between somebody trains `model`.
+    """A client on every engine: bytes in, bytes out; in between the engine trains `model`.
 
         core.receive(bundle)              # take the public values
         core.acknowledge(core.down.ack)   # settle the last frame up
@@ -47,8 +47,8 @@ class ClientCore:
         ...                               # train it, with `core.correction` before each step
         frame = b"".join(core.encode(core.finish(steps, lr)))
 
-    It knows subspaces, private parts, objectives, differential privacy, masks and personal downlinks. Several clients
-    may share one core, one after the other: set each one's `number`, `key`, `client_state` and ends first.
+    It knows subspaces, private parts, objectives, differential privacy, masks and personal downlinks. Clients may use
+    one core in turn: set `number`, `key`, `client_state` and the ends of each client first.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ClientCore:
         self._in_subspace: dict[str, float] = {}  # figures of the last update
 
     def receive(self, bundle: bytes, down: Subscription | None = None) -> None:
-        """Take the public values; nothing changes on errors. `down`: by another end than this client's."""
+        """Take the public values; nothing changes on errors. `down`: another end than this client's."""
         value = (down or self.down).receive(bundle)
         if value is not self._value:
             self._take(value)
@@ -124,7 +124,10 @@ class ClientCore:
         return self.local.correction(self.public, self.client_state)
 
     def finish(self, steps: int = 0, lr: float = 0.0, out: Tensor | None = None) -> Trained:
-        """What training changed; SCAFFOLD needs the number of steps and their size.  # out: (numel,)"""
+        """The outcome of training; SCAFFOLD needs the number of steps and their size.
+
+        out: (numel,) takes start - end; None: new memory.
+        """
         vectors = self.method.objective.server_vectors
         if vectors and not (steps > 0 and lr > 0):
             raise LocalError(f"{self.method.objective!r} needs the steps taken and their lr; got {steps} and {lr}")
@@ -145,7 +148,7 @@ class ClientCore:
         return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
 
     def _shortened(self, trained: Trained) -> dict[str, Tensor]:
-        """The update as the server adds it up: clipped and noisy under dp, A^T of it in a subspace."""
+        """The update as the server sums it: A^T of it in a subspace; clipped, with noise, under dp."""
         space, vector = self.method.space, trained.update
         if space is None:
             if self.method.privacy is not None:
@@ -163,7 +166,7 @@ class ClientCore:
         return x if privacy is None else privacy.apply(x, self.key.fold("dp", round))
 
     def _masked(self, tree: dict[str, Tensor], round: int, peers: tuple[int, ...]) -> dict[str, Tensor]:
-        """The same under masks, which cancel over the round's clients."""
+        """The tree under masks, which cancel over the round's clients."""
         masking = self.method.masking
         if masking is None:
             return tree
@@ -183,7 +186,7 @@ class ClientCore:
         return figures
 
     def dump(self, arrived: bool = True) -> dict[str, bytes]:
-        """All that must outlive the process, by part, as it is when an unsettled frame arrived, or when it did not."""
+        """All that must outlive the process, by part, for the case that an unsettled frame arrived, or did not."""
         if self._before is not None and not arrived:
             return dict(self._before())
         up, state = copy.copy(self.up), self.client_state

@@ -1,4 +1,4 @@
-"""Exchange: what travels between the two ends of a method, and with which codecs."""
+"""Exchange: what travels between server and clients under a method, and with which codecs."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ Build = Callable[[Key], nn.Module]  # makes the initial model from a key, the sa
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """Derived once from a model and a method; client, server, plan and engines read it.
+    """Specs and codecs, derived once from a model and a method.
 
-    Three descriptions follow one another: clients receive `public`; the server adds up `update`; a frame holds `sent`.
-    They are the same, except that a subspace shortens the update and masks hide it.
+    Clients receive `public`, the server sums `update`, and a frame up holds `sent`. All three are equal, except that a
+    subspace shortens the update and masks hide it.
     """
 
     method: Method
     public: TreeSpec  # all that travels of the model, then the objective's vectors
     update: TreeSpec  # what a client's training changed: `public`, or A^T of it in a subspace
-    sent: TreeSpec  # what a frame up holds: `update`, or its words under masks
+    sent: TreeSpec  # what a frame up holds: `update`, or masked words of it
     up: Lift
     down: Downlink
     common: Key  # everybody's: the factors of a new model, a round's random supports, the pairs of masks
@@ -62,11 +62,11 @@ class Exchange:
         return Exchange(method, public, update, sent, up, shared_values.downlink(method.down, public), common)
 
     def of_round(self, round: int) -> Key:
-        """The common key of the frames that clients make from version `round` of the model."""
+        """The common key of the frames that answer version `round` of the model."""
         return self.common.fold("round", round, "common")
 
     def sender(self, key: Key) -> Sender:
-        """A client's end of the uplink; `key` is its own."""
+        """A client's end of the uplink; `key` is the client's."""
         return Sender(self.up, self.sent, key)
 
     def receiver(self) -> Receiver:
@@ -74,7 +74,7 @@ class Exchange:
         return Receiver(self.up, self.sent)
 
     def totals(self) -> list[TreeTotal | MaskedTotal]:
-        """The sums of a round, still empty: one for each subspace that clients send from."""
+        """Empty sums of a round, one per subspace."""
         masking, count = self.method.masking, self.method.space.subspaces if self.method.space else 1
         one = partial(TreeTotal, self.up) if masking is None else partial(MaskedTotal, masking)
         return [one(self.update) for _ in range(count)]

@@ -48,7 +48,7 @@ class Method:
     @staticmethod
     def of(
         up: Codec | Transform | Coder,
-        down: Codec | Transform | Coder | Downlink = Raw(),
+        down: Codec | Transform | Coder | Downlink = Raw(),  # noqa: B008
         optimizer: ServerOptimizer | None = None,
         objective: Objective | None = None,
     ) -> Method:

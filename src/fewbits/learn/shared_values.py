@@ -1,9 +1,9 @@
 """What client and server exchange: the parameters and float buffers that travel, as a dict of named tensors.
 
-BatchNorm's rule: running statistics travel with every update as they are (float32, never through the lossy codec) and
-are averaged like parameters, with server learning rate 1 and no momentum; integer buffers (`num_batches_tracked`) stay
-where they are. On the wire a buffer's name begins with "buffer:". An objective's own vectors (SCAFFOLD's control
-variate) are called "control:0" and so on, and travel as they are, too: what a lossy codec changed in one would stay.
+BatchNorm's running statistics travel with every update as float32, never through the lossy codec. They are averaged
+like parameters, with server learning rate 1 and no momentum. Integer buffers (`num_batches_tracked`) do not travel. On
+the wire a buffer's name begins with "buffer:". An objective's server vectors (SCAFFOLD's control variate) are called
+"control:0" and so on. They travel as float32, too, because an error of a lossy codec in them would stay.
 """
 
 from __future__ import annotations

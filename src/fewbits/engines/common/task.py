@@ -1,4 +1,4 @@
-"""Task: a model, data cut into clients, and how a client trains."""
+"""Task: a model, data split among clients, and how a client trains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,30 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is learnt; the arrays exist once and are shared by all processes."""
+    """A model and the data of all clients. The arrays exist once; all processes share them.
+
+    Args:
+        model: with its initial weights; trained in place.
+        x: (n, ...) inputs of all clients.
+        y: (n, ...) targets of all clients.
+        parts: each client's row numbers.
+        test_x: (m, ...) inputs of the test set.
+        test_y: (m, ...) its targets.
+        local: how a client trains.
+        loss: (output, y) -> mean loss; None: cross-entropy.
+        holdout: each client's row numbers to evaluate its personal model on; empty: no such evaluation.
+        seed: `model` is `build(seed)`. Clients then get the seed at first contact, not the model.
+        build: makes the initial model from a key.
+
+    Raises:
+        LocalError: a client has no example, a row number is out of range, or sizes do not fit.
+
+    Example:
+        >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
+        >>> task = Task(nn.Linear(3, 2), x, y, parts=[[0, 1, 2], [3, 4, 5, 6, 7]])
+        >>> [len(part) for part in task.parts]
+        [3, 5]
+    """
 
     model: nn.Module  # with its initial weights; trained in place
     x: Tensor  # (n, ...) all clients' inputs
@@ -62,7 +85,7 @@ class Task:
             raise LocalError(f"Task: test_x and test_y need the same number of rows, at least one; got {rows}")
 
     def on(self, device: torch.device) -> Task:
-        """The same with its arrays on a device; the model stays where it is."""
+        """The task with its arrays on a device; the model stays where it is."""
         moved = {name: getattr(self, name) for name in ("x", "y", "test_x", "test_y")}
         return replace(self, **{name: x if x is None else x.to(device) for name, x in moved.items()})
 
@@ -74,7 +97,7 @@ class Task:
         local: LocalSGD | None = None,
         loss: Loss | None = None,
     ) -> Task:
-        """From one (x, y) pair per client."""
+        """A task from one (x, y) pair per client."""
         if not clients:
             raise LocalError("federate: give at least one client, as (x, y) tensors")
         for number, (x, y) in enumerate(clients):
