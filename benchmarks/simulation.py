@@ -1,4 +1,4 @@
-"""Seconds per round of the engine `memory` against the best bare hand-written loop, same model, data and steps.
+"""Seconds per round of the engine `simulation` against the best bare hand-written loop, same model, data and steps.
 
     python benchmarks/simulation.py --data-dir DIR [--rounds 6] [--pairs 3] [--workloads w1 w3] [--memory-rounds 30]
 

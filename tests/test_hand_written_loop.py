@@ -99,7 +99,7 @@ class Loop:
         client, data, local = self.clients[c], self.task, self.task.local
         key = KEY.fold("round", number, "client", c)
         report = local.train(client.flat, data.x, data.y, data.parts[c], key, correct=client.correction)
-        return client.reply(report.steps, local.lr, peers=tuple(chosen))
+        return client.reply(report.steps, local.lr, clients=tuple(chosen))
 
     def swap(self, c):
         """Client c ends, and another process goes on from its bytes."""
@@ -244,4 +244,4 @@ def test_one_version_hides_one_message_under_noise_or_masks():
         loop.clients[0].receive(loop.server.bundle(0))
         loop.train(0, 1, [0, 1, 2])
         with pytest.raises(LocalError, match="one message for each version"):
-            loop.clients[0].reply(1, 0.1, peers=(0, 1, 2))
+            loop.clients[0].reply(1, 0.1, clients=(0, 1, 2))

@@ -2,8 +2,8 @@
 
     python examples/flower/loopback.py --rounds 5
 
-It makes its own certificates and keys, and takes free ports. Every SuperNode talks through a proxy that counts its bytes
-(tap.py). At the end it stops everything that it started, whatever happens. The last lines are the table of
+It makes its own certificates and keys, and takes free ports. Every SuperNode talks through a proxy that counts its
+bytes (tap.py). At the end it stops everything that it started, whatever happens. The last lines are the table of
 docs/flower.md (transport.py).
 """
 

@@ -2,10 +2,10 @@
 
     python examples/flower/storm.py
 
-Replies are lost, late, repeated and corrupted, 5% of each. One SuperNode always lies. One is killed during its round and
-comes back. The state folder of another is deleted. The ServerApp is killed within a round and started again. The
-outcome is printed: accuracy beside that of undisturbed runs, accepted faults, and whether both ends of every link agree.
-At the end everything that was started is stopped, whatever happens.
+Replies are lost, late, repeated and corrupted, 5% of each. One SuperNode always lies. One is killed during its round
+and comes back. The state folder of another is deleted. The ServerApp is killed within a round and started again. Then
+it prints the outcome: the accuracy beside that of undisturbed runs, accepted faults, and whether both ends of every
+link agree. At the end it stops everything that it started, whatever happens.
 """
 
 from __future__ import annotations

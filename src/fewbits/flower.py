@@ -43,7 +43,7 @@ def mod(
         method: the server's, as text (`"lbgm+topk"`) or a Method.
         downlink: the server's.
         settings: the server's.
-        seed: the server's. A client whose settings differ is told in which, and left out.
+        seed: the server's. A client with other settings is left out; its error names them.
         keep: shell patterns on the names of arrays that never leave the client.
 
     Raises:

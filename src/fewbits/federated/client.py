@@ -16,7 +16,7 @@ from fewbits.methods import named
 from fewbits.rng import Key
 
 PARTS: tuple[str, ...] = ("up", "state", "down", "down_before")  # of a dumped client
-BEFORE = PARTS[:2]  # what a frame changes: as it was before one that is unsettled
+BEFORE: tuple[str, ...] = PARTS[:2]  # changed by a frame; stored twice while one is unsettled
 
 
 class Client:
@@ -105,15 +105,15 @@ class Client:
         self._check_received("correction")
         return self._core.correction
 
-    def reply(self, steps: int = 0, lr: float = 0.0, peers: tuple[int, ...] = ()) -> bytes:
+    def reply(self, steps: int = 0, lr: float = 0.0, clients: tuple[int, ...] = ()) -> bytes:
         """The frame with what training changed.
 
         Args:
             steps: local steps taken, and `lr` their size; SCAFFOLD needs both.
-            peers: the numbers of all clients of this round; masks need them.
+            clients: the numbers of all clients of this round; masks need them.
 
         Raises:
-            LocalError: a tensor is not finite (it is named), or steps, lr or peers are missing.
+            LocalError: a tensor is not finite (it is named), or steps, lr or clients are missing.
         """
         core = self._core
         self._check_received("reply")
@@ -121,7 +121,7 @@ class Client:
         core.rollback()
         trained = core.finish(steps, lr)
         self._check_noise(trained)
-        frame = b"".join(core.encode(trained, peers))
+        frame = b"".join(core.encode(trained, clients))
         self._replied = trained.round
         return frame
 

@@ -136,14 +136,14 @@ class ClientCore:
         tree = shared_values.cut(update, self.model, vectors)
         return Trained(update, tree, state, self.down.version, self.down.epoch, steps, lr)
 
-    def encode(self, trained: Trained, peers: tuple[int, ...] = ()) -> Pieces:
+    def encode(self, trained: Trained, clients: tuple[int, ...] = ()) -> Pieces:
         """The frame, in pieces to be joined; it is pending until `acknowledge` or `commit`.
 
-        `peers`: the numbers of all clients of this round, for masks. LocalError names a tensor that is not finite.
+        `clients`: the numbers of all clients of this round, for masks. LocalError names a tensor that is not finite.
         """
         if len(trained.client_state):
             check_finite({"client state": trained.client_state}, "a client's training")
-        sent = self._masked(self._shortened(trained), trained.round, peers)
+        sent = self._masked(self._shortened(trained), trained.round, clients)
         self.up.key, self._next = self.key.fold("up"), trained.client_state
         return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
 
@@ -165,18 +165,18 @@ class ClientCore:
         privacy = self.method.privacy
         return x if privacy is None else privacy.apply(x, self.key.fold("dp", round))
 
-    def _masked(self, tree: dict[str, Tensor], round: int, peers: tuple[int, ...]) -> dict[str, Tensor]:
+    def _masked(self, tree: dict[str, Tensor], round: int, clients: tuple[int, ...]) -> dict[str, Tensor]:
         """The tree under masks, which cancel over the round's clients."""
         masking = self.method.masking
         if masking is None:
             return tree
-        if self.number not in peers or len(set(peers)) != masking.clients:
+        if self.number not in clients or len(set(clients)) != masking.clients:
             raise LocalError(
                 f"{self.method.name}: masks need the numbers of the round's {masking.clients} clients, and this is "
-                f"client {self.number}; got {list(peers)}"
+                f"client {self.number}; got {list(clients)}"
             )
         vector, pairs = shared_values.vector(tree).cpu(), self.exchange.common.fold("round", round, "pair")
-        return masking.hide(vector, self.number, peers, self.key.fold("field", round), pairs)
+        return masking.hide(vector, self.number, clients, self.key.fold("field", round), pairs)
 
     def observe(self, trained: Trained) -> dict[str, float]:
         """Figures of the pending frame, such as `recycled`, and of the update in its subspace."""

@@ -29,10 +29,10 @@ class Server:
             server.accept(client, frame, weight=n)      # bytes up
         server.step()
 
-    ``theta <- theta - lr * sum_k w_k * update_k``, with ``w_k = n_k / sum of n`` over the accepted clients. Methods with
-    `normalise="all"` divide by everybody's examples instead, as LBGM's official code does. With sampling that shrinks
-    the step. Accept frames in the order of the clients' numbers, so that sums are the same every time. A frame that
-    cannot be used is left out and counted in `rejected`, and the round goes on.
+    ``theta <- theta - lr * sum_k w_k * update_k``, with ``w_k = n_k / sum of n`` over the accepted clients. Methods
+    with `normalise="all"` divide by everybody's examples instead, as LBGM's official code does. With sampling that
+    shrinks the step. Accept frames in the order of the clients' numbers, so that sums are the same every time. A frame
+    that cannot be used is left out and counted in `rejected`, and the round goes on.
 
     Args:
         model: any module on the CPU, updated in place; the method prepares factored and private parts.

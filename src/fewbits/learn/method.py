@@ -29,7 +29,29 @@ LAST = "@last"  # a pattern: the module of the last parameters
 
 @dataclass(frozen=True)
 class Method:
-    """A named composition of codecs, objective, server optimiser, weighting, and what of the model travels at all."""
+    """What one method of federated learning sends, and how clients and server learn.
+
+    Args:
+        name: as on the command line.
+        up: the clients' codec.
+        down: the server's codec, or a Downlink.
+        optimizer: the server's step; None: the objective's own half, or else ServerSGD().
+        normalise: weights sum to 1 over the "sampled" clients, or over "all" (LBGM's official code).
+        objective: terms that clients add to their loss.
+        factor: the model's weights become factors before the first round.
+        space: the subspaces in which the model moves.
+        private: shell patterns on the names of parameters that stay with their client.
+        privacy: noise on what clients send.
+        masking: the server reads only the sum of a round's messages.
+
+    Raises:
+        LocalError: the parts do not fit each other.
+
+    Example:
+        >>> from fewbits import TopK
+        >>> Method.of(up=TopK(0.1)).name
+        'custom'
+    """
 
     wire_name: ClassVar[str] = "method"
 
@@ -102,7 +124,7 @@ class Method:
 
     @property
     def personal(self) -> bool:
-        """Whether clients end with models of their own, to be judged on each client's own held-out examples."""
+        """Whether clients end with personal models, each to be evaluated on its client's holdout."""
         if self.factor is not None and (self.factor.form == "pfedpara" or self.factor.private):
             return True
         return bool(self.private)

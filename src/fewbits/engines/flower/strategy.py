@@ -1,17 +1,17 @@
-"""Compressed: any Flower strategy, with links in place of arrays between it and its clients. Federated: our server."""
+"""Compressed: any Flower strategy, with links in place of arrays between it and its clients."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Result, Strategy
+from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fewbits.engines.flower.client_channel import ClientChannel, ClientReply
@@ -57,6 +57,8 @@ class Compressed(Strategy):
         1
     """
 
+    takes_subspaces: ClassVar[bool] = False  # whether the server moves the model in a subspace
+
     def __init__(
         self,
         inner: Strategy,
@@ -67,7 +69,7 @@ class Compressed(Strategy):
         quarantine: Quarantine | None = None,
     ) -> None:
         check(method)
-        if method.space is not None and not isinstance(self, Federated):
+        if method.space is not None and not self.takes_subspaces:
             raise LocalError(f"compress: {method.name} moves the model itself; use fewbits.flower.federated")
         self.inner, self.method, self.key, self.quorum = inner, method, key, quorum
         self.state = Path(state) if state is not None else None
@@ -200,7 +202,7 @@ class Compressed(Strategy):
             try:
                 update = self._update(round, reply)
                 values = {name: theta[name] - x for name, x in update.items()}
-                _check_finite(values)
+                check_finite(values)
             except WireError as error:
                 self.channel.offend(reply, round, str(error))
                 continue
@@ -230,7 +232,7 @@ class Compressed(Strategy):
             found = self.layout.tensors(reply.message.content.array_records[reply.arrays], "its reply")
         except (KeyError, LocalError) as error:
             raise WireError(str(error)) from None
-        _check_finite(found)
+        check_finite(found)
         return {name: theta[name] - x for name, x in found.items()}
 
     def _count(self, round: int, reply: ClientReply, receiver: Receiver) -> None:
@@ -241,77 +243,8 @@ class Compressed(Strategy):
         self.run_store.ledger.add(Entry(round, reply.client, "up", size, size - HEADER_BYTES, found))
 
 
-class Federated(Compressed):
-    """The server of fewbits on Flower: it samples by client number, and sums frames before they are expanded.
-
-    For one key it makes the same frames and the same model, bit for bit, as the engine `simulation`.
-
-    Args:
-        method: the clients' method.
-        clients: how many partitions there are.
-        per_round: clients sampled per round; None: all.
-        key: the clients' key.
-        state: a folder, in which a killed run continues; None: in memory only.
-        quorum: with fewer usable replies the model stays as it is.
-        quarantine: how long a client rests after replies that could not be used.
-        evaluate: share of the nodes that evaluate the model after each round.
-
-    Raises:
-        LocalError: the method changes local training, or needs masks, dp or a personal downlink.
-
-    Example:
-        >>> from fewbits import methods
-        >>> Federated(methods.named("intrinsic"), clients=100, per_round=10).per_round
-        10
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        clients: int,
-        per_round: int | None = None,
-        key: Key = Key(0),
-        state: Path | str | None = None,
-        quorum: int = 1,
-        quarantine: Quarantine | None = None,
-        evaluate: float = 1.0,
-    ) -> None:
-        inner = FedAvg(
-            fraction_evaluate=evaluate, min_train_nodes=quorum, min_evaluate_nodes=0, min_available_nodes=quorum
-        )
-        super().__init__(inner, method, key, state, quorum, quarantine)
-        self.clients, self.per_round = clients, per_round or clients
-
-    def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
-        """Wait until there are as many nodes as clients, but no longer than a round may take."""
-        until = time.monotonic() + self.timeout
-        while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
-            time.sleep(1)
-        return super()._build(grid, arrays)
-
-    def _chosen(self) -> set[int]:
-        return set(self.server.sample(self.clients, self.per_round))
-
-    def _aggregate(self, round: int, replies: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        inner, good = self.inner, []
-        assert isinstance(inner, FedAvg)
-        for reply in replies:
-            try:
-                if reply.client is None:
-                    self.server.add(self._plain(reply), reply.weight)
-                elif not reply.weight:
-                    self._update(round, reply)  # the link moves on, the sum does not
-                else:
-                    self._count(round, reply, self.server.take(reply.client, reply.frame, reply.weight))
-            except WireError as error:
-                self.channel.offend(reply, round, str(error))
-                continue
-            good.append(reply.message.content)
-        self.server.step()
-        return self.arrays, inner.train_metrics_aggr_fn(good, inner.weighted_by_key) if good else None
-
-
-def _check_finite(values: dict[str, Tensor]) -> None:
+def check_finite(values: dict[str, Tensor]) -> None:
+    """WireError names the first tensor that is not finite."""
     name = next((name for name, x in values.items() if not bool(torch.isfinite(x).all())), None)
     if name is not None:
         raise WireError(f"{name} is not finite")

@@ -46,8 +46,8 @@ class Footprint:
     def after_run(self) -> float:
         """Bytes expected after the run's last round, with the older versions that a resume may need."""
         p, q, rounds = self.share, 1 - self.share, self.schedule.rounds
-        held = (p * q ** (rounds - last) * self._versions(last) for last in range(1, rounds + 1))
-        return self.per_client * self.clients * sum(held)
+        versions = (p * q ** (rounds - last) * self._versions(last) for last in range(1, rounds + 1))
+        return self.per_client * self.clients * sum(versions)
 
     @property
     def at_most(self) -> float:

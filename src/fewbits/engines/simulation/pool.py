@@ -190,7 +190,7 @@ class Pool:
 
 
 def _serve(pipe: Connection, shared: Shared, arguments: Arguments, name: str) -> None:
-    """A worker process: take orders until told to stop."""
+    """A worker process: take orders until the order to stop."""
     worker = Worker(*arguments, name)
     while True:
         ((order, data),) = unpack(pipe.recv_bytes())

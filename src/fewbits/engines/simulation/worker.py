@@ -68,7 +68,7 @@ class Worker:
         if self._personal:
             self._core.down = self._core.exchange.subscriber(task.build)  # lent to each client in turn
         self._bundles: Mapping[int, bytes] = {}
-        self._peers: tuple[int, ...] = ()  # the round's clients
+        self._clients: tuple[int, ...] = ()  # the round's clients
         # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
         size = len(self._core.public)
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
@@ -85,12 +85,12 @@ class Worker:
 
     @property
     def version(self) -> int:
-        """Of the public model held."""
+        """Version of the public model held."""
         return self._public.version
 
     def expect(self, clients: Sequence[int]) -> None:
         """Begin a round of these clients; some of them will be played here."""
-        self._peers = tuple(clients)
+        self._clients = tuple(clients)
         self._store.fetch(clients, UP)
 
     def play(self, round: int, clients: Iterator[int]) -> Iterator[tuple[Reply, Pieces]]:
@@ -129,7 +129,7 @@ class Worker:
         core.up.load(before or self._fresh)
         core.number, core.key = client, self.key.fold("client", client)
         try:
-            frame = core.encode(one.trained, self._peers)
+            frame = core.encode(one.trained, self._clients)
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
         figures = {"loss": one.report.loss} | core.observe(one.trained)
