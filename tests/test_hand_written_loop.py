@@ -4,8 +4,9 @@ import copy
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
-from digits_task import KEY, evidence, federation, kept, model_bytes, task
+from digits_task import KEY, evidence, federation, filled, kept, mlp, model_bytes, task
 from fewbits.errors import DesyncError, LocalError
 from fewbits.federated import Client, Server
 from fewbits.links import StateStore
@@ -62,8 +63,8 @@ def lost(number, client):
 class Loop:
     """A server and its clients in a loop by hand, with the keys that the simulation derives."""
 
-    def __init__(self, method, store=None):
-        self.task, self.method = task(CLIENTS), method.for_round_size(PER_ROUND)
+    def __init__(self, method, store=None, model=mlp):
+        self.task, self.method = task(CLIENTS, model=model), method.for_round_size(PER_ROUND)
         start = copy.deepcopy(self.task.model)
         self.new_client = lambda c: Client(copy.deepcopy(start), self.method, KEY.fold("client", c), c, KEY)
         total = float(sum(self.method.weight(len(part)) for part in self.task.parts))
@@ -146,6 +147,19 @@ def test_frames_and_model_are_those_of_the_simulation_bit_for_bit(text, undistur
     for c, state in kept(tmp_path).items():
         assert loop.clients[c]._core.dump()["state"] == state, "what the client keeps to itself"
     assert (model, sent) == undisturbed(text)
+
+
+def counting():
+    """Running statistics that are plain means, so that the number of batches so far matters."""
+    norm = nn.BatchNorm1d(12, momentum=None)
+    return filled(nn.Sequential(nn.Linear(64, 12), norm, nn.ReLU(), nn.Linear(12, 10)))
+
+
+def test_counters_of_batches_begin_anew_with_each_bundle_as_in_the_simulation():
+    run = federation(named("dense"), rounds=3, task=task(CLIENTS, model=counting), per_round=PER_ROUND)
+    run.run()
+    loop = Loop(named("dense"), model=counting).play(3)
+    assert loop.outcome()[0] == model_bytes(run.task.model)
 
 
 def without_ack(frames):

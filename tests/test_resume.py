@@ -291,7 +291,7 @@ def test_workers_ahead_of_an_interrupted_server_end_by_themselves(tmp_path, monk
 
     def interrupted(*_):
         children.extend(multiprocessing.active_children())
-        while any(mailbox._free.get_value() for mailbox in pools[0]._mailboxes):
+        while any(ring._free.get_value() for ring in pools[0]._rings):
             os.sched_yield()  # until no worker has room for another frame
         raise KeyboardInterrupt
 

@@ -24,10 +24,7 @@ from fewbits.wire.frame import acknowledged
 class Server:
     """The server of a federation in a loop that you own: FedAvg (McMahan et al. 2017) over any method.
 
-        for client in server.sample(clients, per_round):
-            bundle = server.bundle(client)              # bytes down
-            server.accept(client, frame, weight=n)      # bytes up
-        server.step()
+    In each round take a `sample` of clients, give each its `bundle`, `accept` each frame, and `step`.
 
     ``theta <- theta - lr * sum_k w_k * update_k``, with ``w_k = n_k / sum of n`` over the accepted clients. Methods
     with `normalise="all"` divide by everybody's examples instead, as LBGM's official code does. With sampling that
