@@ -22,7 +22,7 @@ def dp(
 
     Source: McMahan et al., DP-FedAvg, ICLR 2018.
     """
-    return wrap_method("dp", over, protection=DifferentialPrivacy(clip, noise, delta, share))
+    return wrap_method("dp", over, privacy=DifferentialPrivacy(clip, noise, delta, share))
 
 
 def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:

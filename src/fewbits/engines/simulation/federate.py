@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
-from fewbits.engines.simulation.federation import Federation, Result, RoundReport
+from fewbits.engines.simulation.federation import Federation
+from fewbits.engines.simulation.result import Result
+from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.rng import Key
