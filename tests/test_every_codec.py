@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import fewbits
 from every_codec import (
     COMMON,
     PRIVATE,
@@ -22,6 +21,7 @@ from every_codec import (
     tree,
     vector,
 )
+from fewbits import codecs, coders
 from fewbits.codecs import same
 from fewbits.errors import DesyncError, LocalError
 from fewbits.links import Receiver, Sender
@@ -198,7 +198,7 @@ def test_dumped_ends_continue_with_the_same_bytes(codec):
 
 @law
 def test_repr_builds_an_equal_codec(codec):
-    public = {name: thing for name, thing in vars(fewbits).items() if not name.startswith("_")}
+    public = {name: getattr(room, name) for room in (coders, codecs) for name in room.__all__}
     parts = [type(part) for part in (codec, *getattr(codec, "transforms", ()))]
     foreign = {cls.__name__: cls for cls in parts if not cls.__module__.startswith("fewbits.")}
     again = eval(repr(codec), public | foreign)

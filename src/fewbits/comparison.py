@@ -28,6 +28,7 @@ from fewbits.report.table import WIDTH, terminal
 from fewbits.report.training import report
 from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
+from fewbits.training import describe
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
 
@@ -124,7 +125,7 @@ def compare(
     if out is not None:
         config = {"rounds": rounds, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
-        found = _report(model, task, config, records, target, labels)
+        found = _report(task, config, records, target, labels)
         notes += write(Path(out), found)
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes)
 
@@ -162,7 +163,6 @@ def _described(built: Mapping[str, Method]) -> dict[str, str]:
 
 
 def _report(
-    model: nn.Module,
     task: Task,
     config: Mapping[str, object],
     records: Sequence[Record],
@@ -170,12 +170,7 @@ def _report(
     labels: Mapping[str, str],
 ) -> Report:
     """The page and the figures of all runs."""
-    numbers = sum(p.numel() for p in model.parameters())
-    sampled = config["per_round"] or "all"
-    subject = (
-        f"{type(model).__name__} of {numbers:,} parameters, {len(task.parts)} clients, {sampled} of them in each of "
-        f"{config['rounds']} rounds. {INITIAL}"
-    )
+    subject = f"{describe(task, config['rounds'], config['per_round'])} {INITIAL}"
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
     summary = [record.summary(target) for record in records]
     return report(title, records, config, summary, target, subject, labels)

@@ -16,8 +16,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fewbits.cli.gossip.play import NODES
-from fewbits.cli.play import MODEL
 from fewbits.codecs import Raw, chain, flat
+from fewbits.engines.common.run_files import MODEL
 from fewbits.errors import LocalError
 from fewbits.links import Sender, save_model
 from fewbits.rng import Key

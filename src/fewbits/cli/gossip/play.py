@@ -17,18 +17,17 @@ from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import ProgressRow
 from fewbits.cli.play import (
-    MODEL,
     NOTES_SHOWN,
     SUMMARY,
     play_all,
     shared_config,
     show_report,
     write_summary,
-    write_weights,
 )
 from fewbits.cli.play import finished as play_finished
 from fewbits.cli.prepared import InitialModels, initial_model
 from fewbits.data import Data
+from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
 from fewbits.files import write_atomically

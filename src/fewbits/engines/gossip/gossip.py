@@ -14,6 +14,7 @@ from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.run import GossipRun
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import LocalSGD
+from fewbits.methods.gossip import gossip_method
 from fewbits.rng import Key
 from fewbits.topology import IntermittentNodes, Network
 
@@ -22,8 +23,8 @@ def gossip(
     model: nn.Module,
     nodes: Sequence[tuple[Tensor, Tensor]],
     network: Network,
-    method: GossipMethod,
-    rounds: int,
+    method: str | GossipMethod,
+    rounds: int = 50,
     *,
     test: tuple[Tensor, Tensor] | None = None,
     local: LocalSGD | None = None,
@@ -43,30 +44,30 @@ def gossip(
         model: the initial model; its weights become the mean of all nodes' models.
         nodes: one (x, y) pair of tensors per node, each with the examples first.
         network: a graph, such as `fb.topology.torus(16)`.
-        method: `DSGD`, `Choco`, `Malcom` or `DeepSqueeze`.
-        rounds: number of rounds.
+        method: text such as "malcom" or "choco@bits=3", or a `GossipMethod` such as `fb.learn.Malcom()`.
+        rounds: rounds of the run; the same call with more rounds and the same `out` extends it.
         test: (x, y) for the accuracy of every node's own model; None: no evaluation.
         local: a node's training in a round; the default is one SGD step, learning rate 0.1, 10 examples.
         inactive: probability that a node is inactive in a round, in [0, 1).
         loss: loss(output, y); None: cross-entropy.
         seed: same seed, same bytes, for any number of processes.
-        processes: number of worker processes.
+        processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations.
         out: folder for logs and checkpoints; an earlier part of the same run in it is continued.
         watch: a function that gets every report.
 
     Returns:
-        A `GossipResult`: the models, the reports and the ledger.
+        A `fb.simulation.GossipResult`: the models, the reports and the ledger.
 
     Raises:
         LocalError: the arguments do not fit each other, or `out` contains another run.
 
-    >>> import torch
-    >>> from fewbits import Malcom, topology
-    >>> nodes = [(torch.randn(20, 3), torch.arange(20) % 2) for _ in range(4)]
-    >>> result = gossip(torch.nn.Linear(3, 2), nodes, topology.ring(4), Malcom(gamma=0.5), rounds=2)
-    >>> len(result.reports), result.models.shape
-    (2, torch.Size([4, 8]))
+    Example:
+        >>> import torch, fewbits as fb
+        >>> nodes = [(torch.randn(20, 3), torch.arange(20) % 2) for _ in range(4)]
+        >>> result = gossip(torch.nn.Linear(3, 2), nodes, fb.topology.ring(4), "malcom@gamma=0.5", rounds=2)
+        >>> len(result.reports), result.models.shape
+        (2, torch.Size([4, 8]))
 
     Source: the methods' papers; see each method.
     """
@@ -74,4 +75,4 @@ def gossip(
     task = Task.of(model, nodes, test, local or LocalSGD(lr=0.1, steps=1), loss)
     varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
     schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
-    return GossipRun(task, method, varying, schedule, key, out).run(watch)
+    return GossipRun(task, gossip_method(method), varying, schedule, key, out).run(watch)
