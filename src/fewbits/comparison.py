@@ -35,7 +35,14 @@ INITIAL = "Every run starts from the weights of the given model; seeds decide sa
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a comparison reached; `print` shows the table of the command line."""
+    """What a comparison reached; `print` shows the table of the command line.
+
+    Args:
+        records: one for each method and seed.
+        target: the accuracy whose bytes the table has; None: no such column.
+        page: report.html; None without `out`.
+        notes: sentences about the start of the runs, and about what could not be made.
+    """
 
     records: list[Record]  # one per method and seed
     target: float | None  # accuracy whose bytes the table has
@@ -98,12 +105,13 @@ def compare(
     Raises:
         LocalError: a method, the data or `out` is not usable.
 
-    >>> import torch
-    >>> data = [(torch.eye(4), torch.arange(4)) for _ in range(2)]
-    >>> found = compare(nn.Linear(4, 4), data, ["dense", "topk@fraction=0.5"], seeds=[0], rounds=2)
-    >>> dense, topk = found.rows
-    >>> topk.method, topk.up < dense.up
-    ('topk@fraction=0.5', True)
+    Example:
+        >>> import torch
+        >>> data = [(torch.eye(4), torch.arange(4)) for _ in range(2)]
+        >>> found = compare(nn.Linear(4, 4), data, ["dense", "topk@fraction=0.5"], seeds=[0], rounds=2)
+        >>> dense, topk = found.rows
+        >>> topk.method, topk.up < dense.up
+        ('topk@fraction=0.5', True)
     """
     built, labels = _built(methods)
     if not seeds or len(set(seeds)) != len(seeds):

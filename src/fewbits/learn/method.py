@@ -29,7 +29,32 @@ LAST = "@last"  # a pattern: the module of the last parameters
 
 @dataclass(frozen=True)
 class Method:
-    """A named composition of codecs, objective, server optimiser, weighting, and what of the model travels at all."""
+    """What travels, how clients train, and how the server steps: all that makes one way of federating differ.
+
+    theta <- optimizer(theta, sum_i w_i C(start - end_i) / sum_i w_i), where C is `up`; `down` brings theta to clients.
+
+    Args:
+        name: as on the command line.
+        up: codec from clients to server.
+        down: codec from server to clients, or a Downlink.
+        optimizer: the server's step; None: the objective's own half, else ServerSGD().
+        normalise: divide by the examples of the clients that were "sampled", or of "all".
+        objective: what clients follow besides their loss.
+        factor: the model's weights become factors before the first round.
+        space: the subspaces that the model moves in.
+        private: shell patterns on names: parameters that stay with their client.
+        protection: noise on what clients send.
+        masking: only the sum of a round's messages can be read.
+
+    Raises:
+        LocalError: the parts do not fit each other.
+
+    Example:
+        >>> import fewbits as fb
+        >>> method = fb.Method.of(up=fb.TopK(0.1), optimizer=fb.ServerSGD(momentum=0.9))
+        >>> method.up, method.down
+        (flat(chain(TopK(fraction=0.1))), flat(chain(Raw())))
+    """
 
     wire_name: ClassVar[str] = "method"
 

@@ -12,7 +12,22 @@ from fewbits.errors import LocalError
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, with whom, and how often to look."""
+    """How long a run is, how many clients each round has, and how often it is evaluated and saved.
+
+    Args:
+        rounds: rounds of the run.
+        per_round: clients sampled in each round; None: all.
+        evaluate_every: rounds between two evaluations; the last round is always evaluated.
+        checkpoint_every: rounds between two checkpoints, for a run with a folder.
+        processes: worker processes; results do not depend on it.
+        device: where clients train, such as "cuda"; another than "cpu" needs one process.
+
+    Raises:
+        LocalError: a number is below 1, or torch has no such device.
+
+    >>> Schedule(rounds=20, per_round=5).evaluate_every
+    1
+    """
 
     rounds: int
     per_round: int | None = None  # clients sampled per round; None: all

@@ -19,7 +19,30 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is learnt; the arrays exist once and are shared by all processes."""
+    """What is learnt: a model, data cut into clients, and local training. All processes share the arrays.
+
+    `Task.of` makes one from a pair of tensors per client.
+
+    Args:
+        model: with its initial weights; trained in place.
+        x: (n, ...) all clients' inputs.
+        y: (n, ...) all clients' targets.
+        parts: row numbers of each client's examples.
+        test_x: inputs for the public model's accuracy; None: no evaluation.
+        test_y: their targets.
+        local: how a client trains.
+        loss: loss(output, y); None: cross-entropy.
+        seed: `model` is build(seed), so that clients get the seed at first contact; None: the model travels.
+        build: the function that makes the initial model from a key.
+
+    Raises:
+        LocalError: a client has no example, or a part names a row that is not there.
+
+    Example:
+        >>> task = Task(nn.Linear(3, 2), torch.zeros(4, 3), torch.zeros(4).long(), [[0, 1], [2, 3]])
+        >>> [len(part) for part in task.parts]
+        [2, 2]
+    """
 
     model: nn.Module  # with its initial weights; trained in place
     x: Tensor  # (n, ...) all clients' inputs

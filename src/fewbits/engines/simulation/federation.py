@@ -85,12 +85,31 @@ class Result:
 
 
 class Federation:
-    """A run: iterate over it for its RoundReports. With a folder it leaves logs and checkpoints, and can be resumed."""
+    """A run of all clients on one machine; iterate over it for its reports.
+
+    Args:
+        task: model, data and local training, with one part per client.
+        method: what travels, and how.
+        schedule: rounds, clients per round, evaluations, checkpoints, processes and device.
+        key: same key, same bytes, for any number of processes.
+        folder: where the run keeps logs, checkpoints and the clients' states. An earlier part of the same run there is
+            continued after its last sound checkpoint. None: in memory only.
+
+    Raises:
+        LocalError: the arguments do not fit each other, or the folder holds another run.
+
+    Example:
+        >>> import numpy as np, torch, fewbits as fb
+        >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
+        >>> task = Task(torch.nn.Linear(3, 2), x, y, np.arange(8).reshape(4, 2))
+        >>> run = Federation(task, fb.methods.dense(), Schedule(2, processes=1), fb.Key(0))
+        >>> [report.round for report in run]
+        [1, 2]
+    """
 
     def __init__(
         self, task: Task, method: Method, schedule: Schedule, key: Key, folder: Path | str | None = None
     ) -> None:
-        """`folder` may hold an earlier part of the same run, which is continued after its last sound checkpoint."""
         _check(task, method, schedule, key)
         method = method.for_round_size(min(schedule.per_round or len(task.parts), len(task.parts)))
         folder = Path(folder) if folder is not None else None

@@ -64,6 +64,15 @@ def footprint(task: Task, method: Method, schedule: Schedule, key: Key) -> Footp
 
     A state whose size depends on the update (a look-back vector of entropy-coded levels) grows as training goes on, so
     the turns are spread over as many rounds as the run has, or ROUNDS if that is less.
+
+    Args:
+        task: of the run.
+        method: of the run.
+        schedule: of the run.
+        key: of the rehearsal; the sizes hardly depend on it.
+
+    Raises:
+        LocalError: the arguments do not fit each other.
     """
     rounds = min(schedule.rounds, ROUNDS)
     few = replace(task, model=copy.deepcopy(task.model), test_x=None, test_y=None, local=replace(task.local, steps=1))
