@@ -22,7 +22,7 @@ from fewbits.wire.frame import acknowledged
 
 
 class Server:
-    """The server of a federation: FedAvg (McMahan et al. 2017) over any method.
+    """The server of a federation: FedAvg (McMahan et al. 2017) over any method. A round:
 
         for client in server.sample(clients, per_round):
             bundle = server.bundle(client)              # bytes down
