@@ -34,11 +34,25 @@ def mod(
     seed: int = 0,
     keep: Sequence[str] = (),
 ) -> engine.Mod:
-    """For `ClientApp(mods=[...])`, first in the list: the app's own functions go on seeing plain arrays.
+    """A mod for `ClientApp(mods=[...])`, first in the list; the app's own functions still see plain arrays.
 
-    All but `keep` is as in `compress`, and must be what the server was given; a client that differs is told in what.
-    `keep`: shell patterns on the names of arrays that never leave the client. They are kept, with the ends of its
-    links, in the folder that the node's or the run's config names as `fewbits-state` (else in $FLWR_HOME or ~/.flwr).
+    All arguments but `keep` must be those of the server. A client that differs is refused, and the text says in what.
+
+    Args:
+        method: a name from `fewbits methods`, text such as "topk@fraction=0.01", or a Method.
+        downlink: dense, fp16, delta8, delta4, sparse or changes; None: the method's own.
+        settings: options of the method as text.
+        seed: of all randomness that both sides share.
+        keep: shell patterns on the names of arrays that never leave the client. They are stored, with the ends of its
+            links, in the folder that the node's or the run's config names as `fewbits-state` (else in $FLWR_HOME or
+            ~/.flwr).
+
+    Raises:
+        LocalError: there is no such method, or it changes more than bytes.
+
+    Example:
+        >>> from flwr.clientapp import ClientApp
+        >>> app = ClientApp(mods=[mod("lbgm+topk", downlink="delta8")])
     """
     return engine.mod(named(method, downlink, settings), Key(seed), keep)
 
@@ -53,11 +67,25 @@ def compress(
     quorum: int = 1,
     quarantine: Quarantine | None = None,
 ) -> engine.Compressed:
-    """The strategy with links between it and its clients: real frames both ways, counted in `books.ledger`.
+    """A strategy with links between it and its clients: real frames both ways, counted in `books.ledger`.
 
-    `method`: a name from `fewbits methods` (with `settings`, its options as text) or a Method. `downlink`: dense, fp16,
-    delta8 or delta4; None: the method's own. `state`: a folder for checkpoints, ledger and the ends of links; a run
-    that was killed goes on there. `quorum`: with fewer usable replies the model stays as it is.
+    Args:
+        strategy: the strategy that you have; it still sees plain arrays.
+        method: a name from `fewbits methods`, text such as "topk@fraction=0.01", or a Method.
+        downlink: dense, fp16, delta8, delta4, sparse or changes; None: the method's own.
+        settings: options of the method as text.
+        seed: of all randomness that both sides share.
+        state: folder for checkpoints, ledger and the ends of links; a run that was killed continues there. None: in
+            memory only.
+        quorum: fewest usable replies of a round; with fewer, the model stays as it is.
+        quarantine: which clients are left out, and for how long; None: after three unusable replies in a row.
+
+    Raises:
+        LocalError: there is no such method, or it changes more than bytes.
+
+    Example:
+        >>> from flwr.serverapp.strategy import FedAvg
+        >>> strategy = compress(FedAvg(), "lbgm+topk", downlink="delta8")
     """
     return engine.Compressed(strategy, named(method, downlink, settings), Key(seed), state, quorum, quarantine)
 
@@ -76,8 +104,23 @@ def federated(
 ) -> engine.Federated:
     """fewbits' own server as a strategy: for one seed the same bytes and the same model as `fewbits.federate`.
 
-    `clients`: how many partitions there are; `per_round` of them are sampled by their partition ids. `evaluate`: the
-    share of clients that judge the model after each round. The rest is as in `compress`.
+    Args:
+        method: as in `compress`; methods that move in subspaces work, too.
+        clients: number of partitions.
+        per_round: partitions sampled in each round; None: all.
+        downlink: as in `compress`.
+        settings: as in `compress`.
+        seed: as in `compress`.
+        state: as in `compress`.
+        quorum: as in `compress`.
+        quarantine: as in `compress`.
+        evaluate: share of clients that evaluate the model after each round.
+
+    Raises:
+        LocalError: there is no such method, or Flower cannot carry it out.
+
+    Example:
+        >>> strategy = federated("intrinsic", clients=100, per_round=10)
     """
     chosen = named(method, downlink, settings)
     return engine.Federated(chosen, clients, per_round, Key(seed), state, quorum, quarantine, evaluate)
