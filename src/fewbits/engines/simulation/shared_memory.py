@@ -1,4 +1,4 @@
-"""SharedRing: frames from one worker to the server, in memory that both processes share; SharedBuffer: the way back, to all.
+"""Memory that processes share: a ring for frames from a worker to the server, a buffer for the way back.
 
 A pipe moves 64 KiB at a time and wakes both ends for each; a dense frame is megabytes.
 """
