@@ -15,7 +15,7 @@ from fewbits.cli.config import RunConfig
 from fewbits.cli.prepared import build_task, load_data
 from fewbits.engines.common import checkpoint
 from fewbits.engines.simulation import Federation, Schedule
-from fewbits.learn import exchange
+from fewbits.learn import shared_values
 from flower_task import DirectGrid, Node
 
 CLIENTS, ROUNDS = 4, 3
@@ -57,7 +57,7 @@ def test_a_new_project_trains_by_any_method_as_in_memory(project, tmp_path, meth
     memory.run()
     folder = tmp_path / "server" / "checkpoints"
     assert checkpoint.rounds(folder)[-1] == ROUNDS
-    theirs = exchange.vector(exchange.values(memory.server.flat))
+    theirs = shared_values.vector(shared_values.values(memory.server.flat))
     assert load_file(folder / f"round-{ROUNDS:08d}.safetensors")["theta"].numpy().tobytes() == theirs.numpy().tobytes()
 
 
