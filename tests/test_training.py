@@ -14,6 +14,8 @@ from fewbits.report import Record
 
 TRAIN_LEAVES = {"checkpoints", "ledger.jsonl", "metrics.jsonl", "model.safetensors", "report.html", "states"}
 TRAIN_LEAVES |= {"summary.json", "wire.json"}
+GOSSIP_LEAVES = {"checkpoints", "ledger.jsonl", "metrics.jsonl", "model.safetensors", "nodes.safetensors"}
+GOSSIP_LEAVES |= {"report.html", "summary.json"}
 
 
 def linear():
@@ -93,6 +95,20 @@ def test_a_stopped_run_has_no_summary(tmp_path):
         fb.federate(linear(), data(3), "lbgm", 4, out=tmp_path, watch=stop)
     assert not (tmp_path / "summary.json").exists()
     assert len(fb.federate(linear(), data(3), "lbgm", 4, out=tmp_path).reports) == 4
+
+
+def test_gossip_leaves_models_and_a_page_and_goes_on(tmp_path):
+    def trained(rounds, out):
+        return fb.gossip(linear(), data(4), fb.topology.ring(4), "choco@gamma=0.5", rounds, inactive=0.3, out=out)
+
+    whole = trained(4, tmp_path / "whole")
+    trained(2, tmp_path / "parts")
+    parts = trained(4, tmp_path / "parts")
+    assert torch.equal(whole.models, parts.models)
+    assert {path.name for path in (tmp_path / "parts").iterdir()} >= GOSSIP_LEAVES
+    assert torch.equal(load_file(tmp_path / "parts" / "nodes.safetensors")["models"], parts.models)
+    exported = CliRunner().invoke(app, ["export", str(tmp_path / "parts"), "--node", "3"])
+    assert exported.exit_code == 0, exported.output
 
 
 def test_another_seed_in_the_same_folder_is_refused(tmp_path):

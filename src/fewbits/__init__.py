@@ -25,7 +25,6 @@ from fewbits.codecs import (
 )
 from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
 from fewbits.comparison import compare
-from fewbits.engines.gossip import gossip
 from fewbits.errors import DesyncError, FewbitsError, LocalError, PeerLostError, WireError
 from fewbits.factor import fedpara, merge, pfedpara, shared
 from fewbits.federated import Client, Server
@@ -33,7 +32,7 @@ from fewbits.learn import LocalSGD, Method, ServerSGD
 from fewbits.links import Receiver, Sender, load_model, save_model
 from fewbits.rng import Key
 from fewbits.spec import Spec
-from fewbits.training import federate
+from fewbits.training import federate, gossip
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,7 @@ from fewbits.report.table import WIDTH, terminal
 from fewbits.report.training import report
 from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
-from fewbits.training import describe
+from fewbits.training.subtitle import participants, subtitle
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
 
@@ -133,7 +133,8 @@ def compare(
     if out is not None:
         config = {"rounds": rounds, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
-        found = _report(task, config, records, target, labels)
+        line = f"{subtitle(task, participants(task, per_round), rounds)} {INITIAL}"
+        found = _report(line, config, records, target, labels)
         notes += write(Path(out), found)
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes)
 
@@ -171,14 +172,13 @@ def _described(built: Mapping[str, Method]) -> dict[str, str]:
 
 
 def _report(
-    task: Task,
+    line: str,
     config: Mapping[str, object],
     records: Sequence[Record],
     target: float | None,
     labels: Mapping[str, str],
 ) -> Report:
     """The page and the figures of all runs."""
-    subject = f"{describe(task, config['rounds'], config['per_round'])} {INITIAL}"
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
     summary = [record.summary(target) for record in records]
-    return report(title, records, config, summary, target, subject, labels)
+    return report(title, records, config, summary, target, line, labels)

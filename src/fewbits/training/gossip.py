@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_weights
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.gossip.report import GossipReport
@@ -15,8 +16,11 @@ from fewbits.engines.gossip.run import GossipRun
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import LocalSGD
 from fewbits.methods.gossip import gossip_method
+from fewbits.report.gossip import GossipRecord, report
+from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
-from fewbits.topology import IntermittentNodes, Network
+from fewbits.topology import IntermittentNodes, Network, Topology
+from fewbits.training.subtitle import subtitle
 
 
 def gossip(
@@ -53,7 +57,8 @@ def gossip(
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations.
-        out: folder for logs and checkpoints; an earlier part of the same run in it is continued.
+        out: folder for logs and checkpoints, and at the end for the models, the figures and report.html, as
+            `fewbits gossip` leaves them; an earlier part of the same run in it is continued. None: nothing is left.
         watch: a function that gets every report.
 
     Returns:
@@ -75,4 +80,25 @@ def gossip(
     task = Task.of(model, nodes, test, local or LocalSGD(lr=0.1, steps=1), loss)
     varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
     schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
-    return GossipRun(task, gossip_method(method), varying, schedule, key, out).run(watch)
+    run = GossipRun(task, gossip_method(method), varying, schedule, key, out)
+    if run.folder is not None:
+        (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
+    result = run.run(watch)
+    if run.folder is not None:
+        config = {"method": repr(run.method), "network": repr(varying), "rounds": rounds, "seed": seed}
+        line = subtitle(task, f"{network.n} nodes", rounds)
+        config |= {"local": repr(task.local)}
+        result.notes.extend(_finish(run, result, network.at(1), config, line))
+    return result
+
+
+def _finish(
+    run: GossipRun, result: GossipResult, graph: Topology, config: Mapping[str, object], line: str
+) -> list[str]:
+    """Write what only a finished run has; returns a sentence for each file that could not be made."""
+    assert run.folder is not None
+    write_weights(result.model, run.folder / MODEL)
+    write_nodes(result.model, result.models, run.folder / NODES)
+    name = type(run.method).__name__.lower()
+    record = GossipRecord.read(run.folder, name, int(str(config["seed"])))
+    return write(run.folder, report(f"{name}, without a server", [record], config, graph, None, line))

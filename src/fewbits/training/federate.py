@@ -18,6 +18,7 @@ from fewbits.report import Record
 from fewbits.report.training import report
 from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
+from fewbits.training.subtitle import participants, subtitle
 
 
 def federate(
@@ -84,23 +85,14 @@ def federate(
     result = run.run(watch)
     if run.folder is not None:
         config = {"method": repr(method), "rounds": rounds, "per_round": per_round, "seed": seed}
-        result.notes.extend(_finish(run.folder, method.name, result, config | {"local": repr(task.local)}, task))
+        line = subtitle(task, participants(task, per_round), rounds)
+        result.notes.extend(_finish(run.folder, method.name, result, config | {"local": repr(task.local)}, line))
     return result
 
 
-def _finish(folder: Path, name: str, result: Result, config: Mapping[str, object], task: Task) -> list[str]:
+def _finish(folder: Path, name: str, result: Result, config: Mapping[str, object], line: str) -> list[str]:
     """Write what only a finished run has; returns a sentence for each file that could not be made."""
     write_weights(result.model, folder / MODEL)
     record = Record.read(folder, name, int(str(config["seed"])))
-    subject = describe(task, config["rounds"], config["per_round"])
-    title = f"{name} on {type(task.model).__name__}"
-    return write(folder, report(title, [record], config, record.summary(), subject=subject))
-
-
-def describe(task: Task, rounds: object, per_round: object) -> str:
-    """The sentence of a report that says what was trained."""
-    numbers = sum(p.numel() for p in task.model.parameters())
-    return (
-        f"{type(task.model).__name__} of {numbers:,} parameters, {len(task.parts)} clients, {per_round or 'all'} of "
-        f"them in each of {rounds} rounds."
-    )
+    title = f"{name} on {type(result.model).__name__}"
+    return write(folder, report(title, [record], config, record.summary(), None, line))
