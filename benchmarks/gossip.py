@@ -28,9 +28,9 @@ from fewbits.engines.gossip.trainer import Trainer
 
 MAX_BYTES = 2**24
 METHODS = {
-    "dsgd, float32": fb.DSGD(),
-    "malcom, 4 bit, golomb": fb.Malcom(gamma=0.5),
-    "choco, 4 bit, rans": fb.Choco(gamma=0.5),
+    "dsgd, float32": fb.learn.DSGD(),
+    "malcom, 4 bit, golomb": fb.learn.Malcom(gamma=0.5),
+    "choco, 4 bit, rans": fb.learn.Choco(gamma=0.5),
 }
 
 
@@ -86,7 +86,9 @@ def main() -> None:
             compare(world, name, method, found, options)
 
 
-def compare(world: World, name: str, method: fb.GossipMethod, found: data.Data, options: argparse.Namespace) -> None:
+def compare(
+    world: World, name: str, method: fb.learn.GossipMethod, found: data.Data, options: argparse.Namespace
+) -> None:
     ratios, walls = [], []
     for pair in range(options.pairs + 1):  # the first is not counted
         recording = RecordingExchange(world)
@@ -107,14 +109,16 @@ def compare(world: World, name: str, method: fb.GossipMethod, found: data.Data, 
 
 
 def turn(
-    world: World, method: fb.GossipMethod, found: data.Data, exchange: FrameExchange, rounds: int
+    world: World, method: fb.learn.GossipMethod, found: data.Data, exchange: FrameExchange, rounds: int
 ) -> tuple[float, str, int]:
     """(seconds until the slowest node is through, digest of this node's model, bytes of its last frame)."""
     key, n = fb.Key(0), world.size
     parts = data.partition(found.train_y, "classes:2", n, key.fold("partition"))
     local = fb.LocalSGD(lr=0.05, batch_size=32, steps=1)
-    task = fb.Task(models.build("cnn", found, key.fold("model")), found.train_x, found.train_y, parts, local=local)
-    node = fb.Node(task.model, method, fb.topology.ring(n), world.rank, key)
+    task = fb.simulation.Task(
+        models.build("cnn", found, key.fold("model")), found.train_x, found.train_y, parts, local=local
+    )
+    node = fb.learn.Node(task.model, method, fb.topology.ring(n), world.rank, key)
     trainer, peer, last = Trainer(task, key, node.flat), Peer(node, exchange), b""
 
     def step() -> bytes:

@@ -49,7 +49,7 @@ def main() -> None:
     images, key = data.load("mnist", options.data_dir), fb.Key(0)
     rows = key.fold("parts").below(len(images.train_y), 5 * options.clients).astype(np.int64)
     model = models.build("cnn", images, key)
-    task = fb.Task(
+    task = fb.simulation.Task(
         model,
         images.train_x,
         images.train_y,
@@ -57,7 +57,7 @@ def main() -> None:
         local=fb.LocalSGD(lr=0.05, batch_size=5),
     )
     method = fb.methods.build(options.method)
-    schedule = fb.Schedule(options.rounds, per_round=options.per_round, processes=2, checkpoint_every=10)
+    schedule = fb.simulation.Schedule(options.rounds, per_round=options.per_round, processes=2, checkpoint_every=10)
     expected = footprint(task, method, schedule, key)
     print(
         f"{options.clients:,} clients, {sum(p.numel() for p in model.parameters()):,} parameters, {options.method}\n"
@@ -67,12 +67,12 @@ def main() -> None:
     print("| after round | clients seen | memory (PSS), MiB | sum of resident, MiB | states on disk, MB |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        run = fb.Federation(task, method, schedule, key, folder)
+        run = fb.simulation.Federation(task, method, schedule, key, folder)
 
         def weigh() -> float:
             return sum(path.stat().st_size for path in (Path(folder) / "states").iterdir()) / 1e6
 
-        def watch(report: fb.RoundReport) -> None:
+        def watch(report: fb.simulation.RoundReport) -> None:
             if report.round in (1, options.rounds) or report.round % 10 == 0:
                 pss, resident = mib("Pss:", "smaps_rollup"), mib("VmRSS:", "status")
                 seen = len(run.server.versions)

@@ -27,21 +27,23 @@ METHODS = {
 }
 
 
-def federation(workload: str, images: data.Data, method: str, settings: dict[str, str], rounds: int) -> fb.Federation:
+def federation(
+    workload: str, images: data.Data, method: str, settings: dict[str, str], rounds: int
+) -> fb.simulation.Federation:
     """`rounds` and one before them, in which processes start and kernels load."""
     shape = bare_loop.WORKLOADS[workload]
     key = fb.Key(0)
     parts = data.partition(images.train_y, "iid", shape.clients, key.fold("partition"))
     parts = [part[: shape.examples] for part in parts]
-    task = fb.Task(
+    task = fb.simulation.Task(
         models.build("simcnn", images, key),
         images.train_x,
         images.train_y,
         parts,
         local=fb.LocalSGD(lr=0.05, batch_size=shape.batch, epochs=1),
     )
-    schedule = fb.Schedule(rounds + 1, per_round=shape.per_round, processes=2)
-    return fb.Federation(task, fb.methods.build(method, settings), schedule, key)
+    schedule = fb.simulation.Schedule(rounds + 1, per_round=shape.per_round, processes=2)
+    return fb.simulation.Federation(task, fb.methods.build(method, settings), schedule, key)
 
 
 def ours(workload: str, images: data.Data, method: str, settings: dict[str, str], rounds: int) -> list[float]:
@@ -69,7 +71,7 @@ def memory(images: data.Data, rounds: int) -> list[str]:
     ]
     run, before = federation("w3", images, "lbgm+topk", {}, rounds - 1), set(children())
 
-    def watch(report: fb.RoundReport) -> None:
+    def watch(report: fb.simulation.RoundReport) -> None:
         if report.round not in (1, rounds):
             return
         assert run.server.store is not None

@@ -44,7 +44,7 @@ class Row:
 
     what: str
     numbers: int  # that travel
-    result: fb.Result
+    result: fb.simulation.Result
 
 
 def read(folder: Path | None) -> str:
@@ -116,15 +116,15 @@ def main(folder: Path | None = None, rounds: int = 10, pretraining: int = 150) -
     rows = []
     for what, model, method, local in (
         ("the model, float32", base, fb.methods.dense(), LOCAL),
-        ("LoHa factors, float32", fb.from_loha(peft_model), fb.methods.dense(), LOCAL_LOHA),
-        ("LoHa factors, 4 and 8 bit", adapted := fb.from_loha(peft_model), few, LOCAL_LOHA),
+        ("LoHa factors, float32", fb.factor.from_loha(peft_model), fb.methods.dense(), LOCAL_LOHA),
+        ("LoHa factors, 4 and 8 bit", adapted := fb.factor.from_loha(peft_model), few, LOCAL_LOHA),
     ):
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
         result = fb.federate(Logits(model), clients, method, rounds, test=test, local=local, processes=2)
         rows.append(Row(what, numbers, result))
     show(rows, before)
 
-    fb.to_loha(adapted, peft_model)  # ready for peft_model.save_pretrained(...)
+    fb.factor.to_loha(adapted, peft_model)  # ready for peft_model.save_pretrained(...)
     with torch.no_grad():
         apart = (Logits(adapted).eval()(test[0]) - Logits(peft_model).eval()(test[0])).abs().max().item()
     print(f"written back into the PEFT model: its logits differ by at most {apart:.1e}")

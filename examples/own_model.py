@@ -14,7 +14,7 @@ def two_moons(examples: int, generator: torch.Generator) -> tuple[torch.Tensor, 
     return x + 0.1 * torch.randn(examples, 2, generator=generator), y
 
 
-def main(rounds: int = 20) -> fb.Result:
+def main(rounds: int = 20) -> fb.simulation.Result:
     generator = torch.Generator().manual_seed(0)
     clients = [two_moons(60, generator) for _ in range(10)]  # one (x, y) pair of tensors each
     model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))

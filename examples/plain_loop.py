@@ -24,7 +24,7 @@ def blobs(client: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Whatever you do today."""
+    """Local training; fewbits does not see it."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(5):
         optimizer.zero_grad()
@@ -44,7 +44,7 @@ def main(rounds: int = 20) -> tuple[float, int]:
         for c, (client, (x, y)) in enumerate(zip(clients, data, strict=True)):
             bundle = server.bundle(c)  # + bytes, over any network you like
             client.receive(bundle)  # +
-            train(client.model, x, y)
+            train(client.model, x, y)  # whatever you do today
             frame = client.reply()  # + bytes, back again
             server.accept(c, frame, weight=len(y))  # +
             sent += len(bundle) + len(frame)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewbits import GossipMethod, Key, Node
+from fewbits import Key
+from fewbits.learn import GossipMethod, Node
 from fewbits.learn.flat_model import FlatModel
 from fewbits.topology import Network
 

@@ -6,9 +6,8 @@ message. Each frame is answered with the value's fingerprint, each link's end wi
 
 import sys
 
-import fewbits
 from every_codec import COMMON, TREE, fingerprint, payload_of
-from fewbits import codecs
+from fewbits import codecs, coders
 from fewbits.links import Receiver
 
 
@@ -25,7 +24,7 @@ def write(message: bytes) -> None:
 
 def main() -> None:
     """Serve links until stdin ends."""
-    names = {name: getattr(fewbits, name) for name in fewbits.__all__} | vars(codecs)
+    names = {name: getattr(room, name) for room in (coders, codecs) for name in room.__all__}
     while (text := read()) is not None:
         receiver = Receiver(eval(text.decode(), names), TREE, COMMON)
         while frame := read():

@@ -39,7 +39,7 @@ def test_every_run_is_that_of_federate_and_the_model_stays(tmp_path):
     found = compare(model, clients, ["dense", topk(fraction=0.5)], seeds=[0, 3], rounds=ROUNDS, test=test)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     assert [(r.method, r.seed) for r in found.records] == [("dense", 0), ("topk", 0), ("dense", 3), ("topk", 3)]
-    alone = fb.federate(linear(), clients, topk(fraction=0.5), ROUNDS, test=test, key=fb.Key(3))
+    alone = fb.federate(linear(), clients, topk(fraction=0.5), ROUNDS, test=test, seed=3)
     last = found.records[-1].last
     assert (last.accuracy, last.up_frame_bytes) == (alone.accuracy, alone.ledger.frame_bytes["up"])
     assert found.page is None and any("weights of the given model" in note for note in found.notes)

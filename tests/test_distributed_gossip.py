@@ -26,10 +26,10 @@ ROUNDS, SIZE, LR = 6, 4, 0.1
 KEY = Key(11)
 FOUR_BITS = fb.flat(fb.chain(fb.Quantize(bits=4), fb.Golomb()))
 METHODS = {
-    "dsgd": fb.DSGD(),
-    "choco": fb.Choco(FOUR_BITS, gamma=0.5),
-    "malcom": fb.Malcom(FOUR_BITS, gamma=0.5, regulariser=fb.L1(0.01)),
-    "mixed": fb.Choco(FOUR_BITS, gamma=0.5, position="mixed", momentum=0.5),
+    "dsgd": fb.learn.DSGD(),
+    "choco": fb.learn.Choco(FOUR_BITS, gamma=0.5),
+    "malcom": fb.learn.Malcom(FOUR_BITS, gamma=0.5, regulariser=fb.learn.L1(0.01)),
+    "mixed": fb.learn.Choco(FOUR_BITS, gamma=0.5, position="mixed", momentum=0.5),
 }
 
 
@@ -52,12 +52,12 @@ def network(kind="ring"):
     return fb.topology.IntermittentNodes(ring, 0.4, KEY.fold("awake")) if kind == "intermittent" else ring
 
 
-def node_of(method, me, kind="ring") -> fb.Node:
+def node_of(method, me, kind="ring") -> fb.learn.Node:
     model = nn.Linear(30, 5)
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.from_numpy(KEY.fold("model", p.numel()).normal(p.numel())).view_as(p))
-    return fb.Node(model, method, network(kind), me, KEY)
+    return fb.learn.Node(model, method, network(kind), me, KEY)
 
 
 def trainer(node):
@@ -77,7 +77,7 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def model_of(node: fb.Node) -> str:
+def model_of(node: fb.learn.Node) -> str:
     return digest(node.vectors.x.numpy().tobytes())
 
 
@@ -220,15 +220,15 @@ def task_of(seed=0, nodes=SIZE):
     parts = data.partition(found.train_y, "classes:4", nodes, key.fold("partition"))
     model = models.build("mlp", found, key.fold("model"))
     local = fb.LocalSGD(lr=0.1, batch_size=20, steps=2)
-    return fb.Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, local)
+    return fb.simulation.Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, local)
 
 
-SCHEDULE = fb.Schedule(rounds=7, evaluate_every=3, checkpoint_every=2, processes=1)
-WHOLE = fb.Malcom(FOUR_BITS, gamma=0.5, regulariser=fb.L1(0.01))
+SCHEDULE = fb.simulation.Schedule(rounds=7, evaluate_every=3, checkpoint_every=2, processes=1)
+WHOLE = fb.learn.Malcom(FOUR_BITS, gamma=0.5, regulariser=fb.learn.L1(0.01))
 
 
 def run_of_one(folder, kind="ring"):
-    return fb.GossipRun(task_of(), WHOLE, network(kind), SCHEDULE, KEY, folder).run()
+    return fb.simulation.GossipRun(task_of(), WHOLE, network(kind), SCHEDULE, KEY, folder).run()
 
 
 def runs_of_four(folder, kind="ring", die=None, method=lambda rank: WHOLE, infos=None):
@@ -300,7 +300,7 @@ def test_a_run_that_failed_before_the_first_common_checkpoint_begins_again(tmp_p
 def test_no_node_removes_a_checkpoint_before_all_have_a_later_one(tmp_path):
     """On the path 1, 0, 2, 3, 4, node 4 writes slowly; node 1 could be one checkpoint ahead."""
     path = fb.topology.graph(5, [(0, 1), (0, 2), (2, 3), (3, 4)])
-    often = fb.Schedule(rounds=5, evaluate_every=5, checkpoint_every=1, processes=1)
+    often = fb.simulation.Schedule(rounds=5, evaluate_every=5, checkpoint_every=1, processes=1)
 
     def act(process):
         with World(process, 20, 20) as world:
@@ -333,7 +333,7 @@ def test_wrong_sizes_and_methods_are_errors_on_every_rank(tmp_path):
     for outcome in runs_of_four(None, infos=processes(SIZE + 1)):
         assert outcome.code == 1
         assert "the network has 4 nodes and torchrun started 5 processes" in outcome.text
-    other = fb.Choco(FOUR_BITS, gamma=0.5)
+    other = fb.learn.Choco(FOUR_BITS, gamma=0.5)
     for outcome in runs_of_four(None, method=lambda rank: other if rank == 1 else WHOLE):
         assert outcome.code == 1
         assert (

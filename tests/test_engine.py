@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from digits_task import KEY, LOCAL, digits, evidence, federation, filled, holdout, metrics, mlp, model_bytes, task
 from fewbits.engines.common import checkpoint
-from fewbits.engines.simulation import Federation, Schedule, Task, federate
+from fewbits.engines.simulation import Federation, Schedule, Task
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.shared_memory import SharedRing
 from fewbits.engines.simulation.worker import Worker
@@ -25,6 +25,7 @@ from fewbits.links import Subscriber
 from fewbits.links.bundle import pack
 from fewbits.links.ledger import read
 from fewbits.methods import METHODS, build, dense, lbgm, topk
+from fewbits.training import federate
 
 
 @pytest.fixture(autouse=True)
@@ -342,10 +343,10 @@ def test_batch_norm_does_not_depend_on_the_number_of_processes_over_many_rounds(
     assert found[0] == found[1]
 
 
-def test_federate_gives_the_same_bytes_for_the_same_key_and_trains_the_model_in_place():
+def test_federate_gives_the_same_bytes_for_the_same_seed_and_trains_the_model_in_place():
     x, y = digits()
     clients = [(x[i : i + 20], y[i : i + 20]) for i in range(0, 100, 20)]
-    results = [federate(mlp(), clients, lbgm(), 3, test=(x[1500:1600], y[1500:1600]), key=KEY) for _ in range(2)]
+    results = [federate(mlp(), clients, lbgm(), 3, test=(x[1500:1600], y[1500:1600]), seed=3) for _ in range(2)]
     assert model_bytes(results[0].model) == model_bytes(results[1].model) != model_bytes(mlp())
     assert results[0].accuracy == results[1].accuracy is not None
     assert results[0].ledger.frame_bytes == results[1].ledger.frame_bytes

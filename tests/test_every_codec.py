@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import fewbits
 from every_codec import classes, each_codec, each_law
+from fewbits import codecs, coders
 from fewbits.codecs import Chain, ErrorFeedback
 from fewbits.spec import Spec
 from fewbits.testing import HARD_INPUTS, identity_laws, input_laws, link_laws, purity_laws, transform_laws
@@ -28,7 +28,7 @@ def test_obeys(law, codec):
 
 @each_codec
 def test_repr_builds_an_equal_codec_from_the_public_names(codec):
-    public = {name: thing for name, thing in vars(fewbits).items() if not name.startswith("_")}
+    public = {name: getattr(room, name) for room in (coders, codecs) for name in room.__all__}
     assert eval(repr(codec), public) == codec
 
 

@@ -9,21 +9,13 @@ import torch
 from torch import nn
 
 from fewbits import (
-    DSGD,
-    L1,
-    Choco,
-    DeepSqueeze,
     Delta,
     DesyncError,
     ErrorFeedback,
     Golomb,
-    GroupL1,
     Key,
     LocalError,
     LookBack,
-    Malcom,
-    Node,
-    NoProx,
     Quantize,
     Raw,
     Spec,
@@ -33,6 +25,7 @@ from fewbits import (
     topology,
 )
 from fewbits.coders.golomb import predicted_bits
+from fewbits.learn import DSGD, L1, Choco, DeepSqueeze, GroupL1, Malcom, Node, NoProx
 from fewbits.learn.gossip.auto import best_gamma, disagreement
 from fewbits.topology import IntermittentNodes, Periodic
 from gossip_play import DIM, KEY, Point, models, nodes, play, pull, rest, scatter, targets
@@ -431,7 +424,7 @@ def test_all_nodes_find_the_same_gamma():
         (lambda: DSGD(LookBack(chain(Raw()), threshold=0.1)), "has a state"),
         (lambda: Choco().step_size, "gamma is still 'auto'"),
         (lambda: Node(Point(), Choco(), RING, 6, KEY), "the nodes 0..5; got 6"),
-        (lambda: Node(Point(), "choco", RING, 0, KEY), r"such as fb.Choco\(\); got 'choco'"),
+        (lambda: Node(Point(), "choco", RING, 0, KEY), r"such as fb.learn.Choco\(\); got 'choco'"),
         (lambda: Node(Point(), Choco(), "ring", 0, KEY), "such as fb.topology.ring"),
         (lambda: Node(Point(), Choco(), RING, 0, 3), "must be a Key"),
         (lambda: Node(Point(), Choco(), INTERMITTENT, 0, KEY, "two"), 'need memory="copies"'),

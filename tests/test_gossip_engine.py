@@ -13,29 +13,13 @@ import torch
 from torch import nn
 
 from digits_task import KEY, filled, metrics, mlp, task
-from fewbits import (
-    DSGD,
-    L1,
-    Choco,
-    DeepSqueeze,
-    FewbitsError,
-    Golomb,
-    GossipRun,
-    Key,
-    LocalError,
-    LocalSGD,
-    Malcom,
-    Node,
-    Quantize,
-    Schedule,
-    chain,
-    gossip,
-    topology,
-)
+from fewbits import FewbitsError, Golomb, Key, LocalError, LocalSGD, Quantize, chain, gossip, topology
 from fewbits.engines.gossip import node_pool
 from fewbits.engines.gossip.shared_vectors import average, distance
+from fewbits.learn import DSGD, L1, Choco, DeepSqueeze, Malcom, Node
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links import ledger
+from fewbits.simulation import GossipRun, Schedule
 from fewbits.topology import IntermittentNodes
 
 TORUS = topology.torus(6)

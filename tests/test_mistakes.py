@@ -118,7 +118,7 @@ def rows(n):
         ([rows(3)], {"test": rows(0)}, "at least one; got 0 and 0"),
         ([rows(3)], {"test": (rows(3)[0], rows(2)[1])}, "got 3 and 2"),
         ([], {}, "at least one client"),
-        ([rows(3)], {"method": "lbgm"}, "method must be a Method"),
+        ([rows(3)], {"method": 3}, "a method is a text such as"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_before_anything_is_trained(clients, options, said):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewbits import Broadcast, Delta, Key, Raw, Sender, SharedInit, Spec
+from fewbits import Delta, Key, Raw, Sender, Spec
 from fewbits.codecs import LookBack, Quantize, TopK, chain
 from fewbits.coders import Rans
+from fewbits.links import Broadcast, SharedInit
 from second_decoder.bits import Bits
 from second_decoder.blocks import block, split
 from second_decoder.supports import runs

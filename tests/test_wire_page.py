@@ -37,7 +37,19 @@ PAGE = (Path(__file__).parents[1] / "docs" / "wire-format.md").read_text()
 SECTIONS = dict(zip(*[iter(re.split(r"^## (.*)$", PAGE, flags=re.MULTILINE)[1:])] * 2, strict=True))
 # Public names of the codecs that put no bits on a wire of their own: values, sums, abstract parents, and the rule of
 # a sender that no reader follows.
-NO_BITS = {"Adaptive", "Codec", "FetchStep", "Keys", "Lift", "Partial", "Total", "Transform", "TreeTotal"}
+NO_BITS = {
+    "Adaptive",
+    "Codec",
+    "Contract",
+    "FetchStep",
+    "Keys",
+    "Lift",
+    "Partial",
+    "Total",
+    "Transform",
+    "TreeSpec",
+    "TreeTotal",
+}
 
 
 def rows(section):

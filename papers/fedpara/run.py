@@ -147,8 +147,8 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     else:
         task, per_round, every = images(case, key, options), PER_ROUND, 2
     rounds = TEXT_ROUNDS if case.split == TEXT else options.rounds
-    schedule = fb.Schedule(rounds, per_round, evaluate_every=every, processes=options.processes)
-    federation = fb.Federation(task, fb.methods.build(case.method, case.settings), schedule, key)
+    schedule = fb.simulation.Schedule(rounds, per_round, evaluate_every=every, processes=options.processes)
+    federation = fb.simulation.Federation(task, fb.methods.build(case.method, case.settings), schedule, key)
     reports = federation.run().reports
     seen = [r for r in reports if r.accuracy is not None]
     weight = [r.recycled for r in reports if r.recycled is not None]
@@ -168,14 +168,14 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     }
 
 
-def images(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
+def images(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.simulation.Task:
     """20 clients on the first 5,000 images, whose pixels are averaged 2x2."""
     found = data.load("cifar10", options.data_dir, limit=CLIENTS * IMAGES)
     found = replace(found, train_x=half(found.train_x), test_x=half(found.test_x[:TESTED]))
     parts = data.partition(found.train_y, case.split, CLIENTS, key.fold("partition"))
     model = models.build("simcnn", found, key.fold("model"))
     local = fb.LocalSGD(lr=case.lr or options.lr, batch_size=25, epochs=options.epochs)
-    return fb.Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y[:TESTED], local)
+    return fb.simulation.Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y[:TESTED], local)
 
 
 def half(x: torch.Tensor) -> torch.Tensor:
@@ -184,7 +184,7 @@ def half(x: torch.Tensor) -> torch.Tensor:
     return small.contiguous(memory_format=torch.channels_last)
 
 
-def text(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
+def text(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.simulation.Task:
     """5 of the speaking parts that have 40 windows or more, the first 40 of each; all take part in every round."""
     found = data.load("shakespeare", options.data_dir)
     assert found.groups is not None
@@ -194,7 +194,7 @@ def text(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
     parts = [np.flatnonzero(found.groups == number)[:WINDOWS] for number in chosen]
     model = models.build("charlstm", found, key.fold("model"))
     local = fb.LocalSGD(lr=case.lr or 1.0, batch_size=4, clip=5.0)
-    return fb.Task(model, found.train_x, found.train_y, parts, found.test_x[:200], found.test_y[:200], local)
+    return fb.simulation.Task(model, found.train_x, found.train_y, parts, found.test_x[:200], found.test_y[:200], local)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def frames(method: fb.Method) -> tuple[int, int]:
     """Bytes of a client's frame and of the server's to it, in one round."""
     x = fb.Key(0).generator()
     image, label = torch.randn(1, 3, 32, 32, generator=x), torch.zeros(1, dtype=torch.int64)
-    task = fb.Task(build(), image, label, [[0]], local=fb.LocalSGD(lr=0.01, steps=1))
-    report = fb.Federation(task, method, fb.Schedule(1, processes=1), fb.Key(0)).run().reports[-1]
+    task = fb.simulation.Task(build(), image, label, [[0]], local=fb.LocalSGD(lr=0.01, steps=1))
+    report = fb.simulation.Federation(task, method, fb.simulation.Schedule(1, processes=1), fb.Key(0)).run().reports[-1]
     return report.up_frame_bytes, report.down_frame_bytes
 
 

@@ -28,7 +28,9 @@ EXTENSION = 0.5  # "extend": by how much of itself an epoch's way is made longer
 Gradient = Callable[[list[int]], Tensor]  # lr times the sum over these clients of their gradients
 
 
-def curve(case: Case, task: fb.Task, method: fb.Method, key: fb.Key, every: int, carried: str = "restart") -> dict:
+def curve(
+    case: Case, task: fb.simulation.Task, method: fb.Method, key: fb.Key, every: int, carried: str = "restart"
+) -> dict:
     """Rounds that were evaluated, and the accuracy after each."""
     model = FlatModel(task.model)
     rounds, accuracy = [], []

@@ -116,9 +116,11 @@ def method(case: Case) -> fb.Method:
 def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     """One run; its curve."""
     key = fb.Key(seed)
-    schedule = fb.Schedule(case.rounds, case.per_round, evaluate_every=EVERY[case.setting], processes=options.processes)
+    schedule = fb.simulation.Schedule(
+        case.rounds, case.per_round, evaluate_every=EVERY[case.setting], processes=options.processes
+    )
     task = few(case, key, options) if case.setting == LINKS else many(case, key, options)
-    federation = fb.Federation(task, method(case), schedule, key)
+    federation = fb.simulation.Federation(task, method(case), schedule, key)
     # Everybody makes the initial model, version 1, from the seed: it does not travel.
     federation.server.downlinks.versions = dict.fromkeys(range(len(task.parts)), 1)
     reports = federation.run().reports
@@ -134,7 +136,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     }
 
 
-def many(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
+def many(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.simulation.Task:
     """FetchSGD's clients: five images of one class each; a turn is one gradient of them all."""
     found = loaded(case.setting, options.data_dir)
     local = fb.LocalSGD(lr=case.lr, batch_size=0, steps=1)
@@ -142,18 +144,18 @@ def many(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
     return task(found, parts, local, key)
 
 
-def few(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.Task:
+def few(case: Case, key: fb.Key, options: argparse.Namespace) -> fb.simulation.Task:
     """20 clients of about 300 images, three classes each; a turn is one epoch."""
     found = loaded("mnist", options.data_dir)
     parts = data.partition(found.train_y[:6000], "classes:3", 20, key.fold("partition"))
     return task(found, parts, fb.LocalSGD(lr=case.lr, batch_size=20), key)
 
 
-def task(found: data.Data, parts: list[np.ndarray], local: fb.LocalSGD, key: fb.Key) -> fb.Task:
+def task(found: data.Data, parts: list[np.ndarray], local: fb.LocalSGD, key: fb.Key) -> fb.simulation.Task:
     """The same model and test images for every method."""
     module = models.build("mlp", found, key.fold("model")) if found.name == "mnist" else normed(key.fold("model"))
     test = found.test_x[:TESTED], found.test_y[:TESTED]
-    return fb.Task(module, found.train_x, found.train_y, parts, *test, local=local)
+    return fb.simulation.Task(module, found.train_x, found.train_y, parts, *test, local=local)
 
 
 def normed(key: fb.Key) -> nn.Module:

@@ -124,7 +124,7 @@ def play(case: Case, seed: int, mnist: data.Data, options: argparse.Namespace) -
         for rows in (np.random.Generator(np.random.Philox(seed)).permutation(r) for r in parts)
     ]
     model = models.build("cnn", mnist, key.fold("model"))
-    task = fb.Task(
+    task = fb.simulation.Task(
         model,
         mnist.train_x,
         mnist.train_y,
@@ -134,8 +134,8 @@ def play(case: Case, seed: int, mnist: data.Data, options: argparse.Namespace) -
         fb.LocalSGD(lr=options.lr, batch_size=0),
     )
     method = fb.methods.build(case.method, case.settings | {"momentum": "0.9"})
-    schedule = fb.Schedule(options.rounds, case.per_round, evaluate_every=10, processes=options.processes)
-    reports = fb.Federation(task, method, schedule, key).run().reports
+    schedule = fb.simulation.Schedule(options.rounds, case.per_round, evaluate_every=10, processes=options.processes)
+    reports = fb.simulation.Federation(task, method, schedule, key).run().reports
     seen = [r for r in reports if r.accuracy is not None]
     weight = [r.recycled for r in reports if r.recycled is not None]
     return {

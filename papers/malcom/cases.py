@@ -32,13 +32,13 @@ class Case:
     """One row of the tables."""
 
     name: str
-    method: fb.GossipMethod
+    method: fb.learn.GossipMethod
     graph: str = "ring 10"
     data: str = "mnist"
     inactive: float = 0.0  # share of nodes, in a round
 
 
-def coded(quantiser: fb.Quantize | fb.Sign, coder: Coder) -> fb.Flat:
+def coded(quantiser: fb.Quantize | fb.Sign, coder: Coder) -> fb.codecs.Flat:
     return fb.flat(fb.chain(quantiser, coder))
 
 
@@ -62,25 +62,25 @@ def groups() -> dict[str, list[Case]]:
 def parts_of_the_saving() -> list[Case]:
     """Coder, quantiser, l1 term, one after the other."""
     return [
-        Case("dsgd, float32", fb.DSGD()),
-        Case("choco, 4 bit, fixed width", fb.Choco(coded(FOUR, FIXED), gamma=0.9)),
-        Case("choco, 4 bit, golomb", fb.Choco(coded(FOUR, GOLOMB), gamma=0.9)),
-        Case("choco, 8 bit l2, fixed width", fb.Choco(coded(EIGHT, FIXED), gamma=0.9)),
-        Case("choco, 8 bit l2, golomb", fb.Choco(coded(EIGHT, GOLOMB), gamma=0.9)),
-        Case("choco, 8 bit l2, rans", fb.Choco(coded(EIGHT, RANS), gamma=0.9)),
+        Case("dsgd, float32", fb.learn.DSGD()),
+        Case("choco, 4 bit, fixed width", fb.learn.Choco(coded(FOUR, FIXED), gamma=0.9)),
+        Case("choco, 4 bit, golomb", fb.learn.Choco(coded(FOUR, GOLOMB), gamma=0.9)),
+        Case("choco, 8 bit l2, fixed width", fb.learn.Choco(coded(EIGHT, FIXED), gamma=0.9)),
+        Case("choco, 8 bit l2, golomb", fb.learn.Choco(coded(EIGHT, GOLOMB), gamma=0.9)),
+        Case("choco, 8 bit l2, rans", fb.learn.Choco(coded(EIGHT, RANS), gamma=0.9)),
         *(malcom(mu) for mu in (1e-5, 1e-4, 1e-3)),
     ]
 
 
 def malcom(mu: float, position: str = "half") -> Case:
     name = f"malcom, 8 bit l2, mu {mu:g}" + (", sends after consensus" if position == "mixed" else "")
-    return Case(name, fb.Malcom(coded(EIGHT, GOLOMB), gamma=0.9, regulariser=fb.L1(mu), position=position))
+    return Case(name, fb.learn.Malcom(coded(EIGHT, GOLOMB), gamma=0.9, regulariser=fb.learn.L1(mu), position=position))
 
 
 def steps(gammas: tuple[float | str, ...]) -> list[Case]:
     """Other consensus steps than 0.9, for both quantisers."""
     return [
-        Case(f"choco, {name}, golomb, gamma {gamma}", fb.Choco(coded(quantiser, GOLOMB), gamma=gamma))
+        Case(f"choco, {name}, golomb, gamma {gamma}", fb.learn.Choco(coded(quantiser, GOLOMB), gamma=gamma))
         for name, quantiser in (("4 bit", FOUR), ("8 bit l2", EIGHT))
         for gamma in gammas
     ]
@@ -98,7 +98,9 @@ def quantisers() -> list[Case]:
         "9 bit l2, golomb": (nine, GOLOMB),
         "10 bit l2, golomb": (ten, GOLOMB),
     }
-    return [Case(f"choco, {name}, gamma auto", fb.Choco(coded(*pair), gamma="auto")) for name, pair in tried.items()]
+    return [
+        Case(f"choco, {name}, gamma auto", fb.learn.Choco(coded(*pair), gamma="auto")) for name, pair in tried.items()
+    ]
 
 
 def file_name(case: Case) -> str:

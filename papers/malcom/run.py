@@ -59,8 +59,10 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     graph: fb.topology.Topology = getattr(fb.topology, name)(int(n))
     network = fb.topology.IntermittentNodes(graph, case.inactive, key.fold("inactive")) if case.inactive else graph
     task = task_of(case.data, graph.n, key, options.data_dir)
-    schedule = fb.Schedule(options.rounds or setting.rounds, processes=options.processes, evaluate_every=setting.every)
-    run = fb.GossipRun(task, case.method, network, schedule, key)
+    schedule = fb.simulation.Schedule(
+        options.rounds or setting.rounds, processes=options.processes, evaluate_every=setting.every
+    )
+    run = fb.simulation.GossipRun(task, case.method, network, schedule, key)
     reports = [r for r in run.run().reports if r.accuracy is not None]
     curve = {field: [getattr(r, field) for r in reports] for field in asdict(reports[0]) if field != "accuracies"}
     assert not isinstance(run.method.gamma, str)
@@ -68,13 +70,15 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     return labels | {"gamma": run.method.gamma, "numbers": len(run.flat.shared)} | curve
 
 
-def task_of(name: str, nodes: int, key: fb.Key, data_dir: str) -> fb.Task:
+def task_of(name: str, nodes: int, key: fb.Key, data_dir: str) -> fb.simulation.Task:
     """Two classes a node; the first images of each set, CIFAR-10's made smaller."""
     setting, found = SETTINGS[name], images(name, data_dir)
     parts = data.partition(found.train_y, "classes:2", nodes, key.fold("partition"))
     model = models.build("mlp", found, key.fold("model"))
     local = fb.LocalSGD(lr=setting.rate, batch_size=32, steps=1)
-    return fb.Task(model, found.train_x, found.train_y, parts, found.test_x[:TEST], found.test_y[:TEST], local)
+    return fb.simulation.Task(
+        model, found.train_x, found.train_y, parts, found.test_x[:TEST], found.test_y[:TEST], local
+    )
 
 
 @cache

@@ -221,8 +221,8 @@ def play(case: Case, seed: int, mnist: data.Data, options: argparse.Namespace) -
     result = {"case": case.name, "seed": seed}
     if case.each:
         return result | by_hand(task, method, key, rounds)
-    schedule = fb.Schedule(rounds, PER_ROUND, evaluate_every=rounds, processes=options.processes)
-    reports = fb.Federation(task, method, schedule, key).run().reports
+    schedule = fb.simulation.Schedule(rounds, PER_ROUND, evaluate_every=rounds, processes=options.processes)
+    reports = fb.simulation.Federation(task, method, schedule, key).run().reports
     last = reports[-1]
     rows = torch.from_numpy(np.concatenate(task.holdout))
     public, _ = evaluate(FlatModel(task.model), task.x[rows], task.y[rows])  # private parts as they began
@@ -237,7 +237,7 @@ def play(case: Case, seed: int, mnist: data.Data, options: argparse.Namespace) -
     }
 
 
-def build(mnist: data.Data, key: fb.Key, lr: float) -> fb.Task:
+def build(mnist: data.Data, key: fb.Key, lr: float) -> fb.simulation.Task:
     """30 images of two digits for each client to train on, 100 others of the same digits to judge it by."""
     parts = data.partition(mnist.train_y, SPLIT, CLIENTS, key.fold("partition"))
     some = []
@@ -249,17 +249,17 @@ def build(mnist: data.Data, key: fb.Key, lr: float) -> fb.Task:
         torch.default_generator.manual_seed(key.fold("model").word() & (2**63 - 1))
         model = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
     local = fb.LocalSGD(lr=lr, batch_size=10, epochs=2)
-    return fb.Task(model, mnist.train_x, mnist.train_y, parts, local=local, holdout=held)
+    return fb.simulation.Task(model, mnist.train_x, mnist.train_y, parts, local=local, holdout=held)
 
 
-def on_ten_digits(task: fb.Task, mnist: data.Data) -> fb.Task:
+def on_ten_digits(task: fb.simulation.Task, mnist: data.Data) -> fb.simulation.Task:
     """The same training; every client is judged on the first 1,000 test images."""
     rows = np.arange(len(task.x), len(task.x) + 1000)
     x, y = torch.cat([task.x, mnist.test_x[:1000]]), torch.cat([task.y, mnist.test_y[:1000]])
     return replace(task, x=x, y=y, holdout=[rows] * CLIENTS)
 
 
-def by_hand(task: fb.Task, method: fb.Method, key: fb.Key, rounds: int) -> dict:
+def by_hand(task: fb.simulation.Task, method: fb.Method, key: fb.Key, rounds: int) -> dict:
     """The same federation by its ends, so that clients can begin with private parts of their own."""
     weight = float(sum(map(len, task.parts)))
     models = [copy.deepcopy(task.model) for _ in task.parts]
@@ -286,7 +286,7 @@ def by_hand(task: fb.Task, method: fb.Method, key: fb.Key, rounds: int) -> dict:
     }
 
 
-def steps(model: nn.Module, task: fb.Task, client: int, key: fb.Key) -> None:
+def steps(model: nn.Module, task: fb.simulation.Task, client: int, key: fb.Key) -> None:
     """What `LocalSGD` does."""
     optimizer = torch.optim.SGD(model.parameters(), lr=task.local.lr)
     for batch in task.local.batches(task.parts[client], key):
@@ -296,7 +296,7 @@ def steps(model: nn.Module, task: fb.Task, client: int, key: fb.Key) -> None:
 
 
 @torch.no_grad()
-def right(model: nn.Module, task: fb.Task, rows: np.ndarray) -> float:
+def right(model: nn.Module, task: fb.simulation.Task, rows: np.ndarray) -> float:
     """Accuracy on some rows."""
     where = torch.from_numpy(rows)
     return (model(select(task.x, where)).argmax(1) == task.y[where]).float().mean().item()

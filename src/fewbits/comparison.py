@@ -28,13 +28,21 @@ from fewbits.report.table import WIDTH, terminal
 from fewbits.report.training import report
 from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
+from fewbits.training.subtitle import participants, subtitle
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a comparison reached; `print` shows the table of the command line."""
+    """What a comparison reached; `print` shows the table of the command line.
+
+    Args:
+        records: one for each method and seed.
+        target: the accuracy whose bytes the table has; None: no such column.
+        page: report.html; None without `out`.
+        notes: sentences about the start of the runs, and about what could not be made.
+    """
 
     records: list[Record]  # one per method and seed
     target: float | None  # accuracy whose bytes the table has
@@ -97,12 +105,13 @@ def compare(
     Raises:
         LocalError: a method, the data or `out` is not usable.
 
-    >>> import torch
-    >>> data = [(torch.eye(4), torch.arange(4)) for _ in range(2)]
-    >>> found = compare(nn.Linear(4, 4), data, ["dense", "topk@fraction=0.5"], seeds=[0], rounds=2)
-    >>> dense, topk = found.rows
-    >>> topk.method, topk.up < dense.up
-    ('topk@fraction=0.5', True)
+    Example:
+        >>> import torch
+        >>> data = [(torch.eye(4), torch.arange(4)) for _ in range(2)]
+        >>> found = compare(nn.Linear(4, 4), data, ["dense", "topk@fraction=0.5"], seeds=[0], rounds=2)
+        >>> dense, topk = found.rows
+        >>> topk.method, topk.up < dense.up
+        ('topk@fraction=0.5', True)
     """
     built, labels = _built(methods)
     if not seeds or len(set(seeds)) != len(seeds):
@@ -124,7 +133,8 @@ def compare(
     if out is not None:
         config = {"rounds": rounds, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
-        found = _report(model, task, config, records, target, labels)
+        line = f"{subtitle(task, participants(task, per_round), rounds)} {INITIAL}"
+        found = _report(line, config, records, target, labels)
         notes += write(Path(out), found)
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes)
 
@@ -162,20 +172,13 @@ def _described(built: Mapping[str, Method]) -> dict[str, str]:
 
 
 def _report(
-    model: nn.Module,
-    task: Task,
+    line: str,
     config: Mapping[str, object],
     records: Sequence[Record],
     target: float | None,
     labels: Mapping[str, str],
 ) -> Report:
     """The page and the figures of all runs."""
-    numbers = sum(p.numel() for p in model.parameters())
-    sampled = config["per_round"] or "all"
-    subtitle = (
-        f"{type(model).__name__} of {numbers:,} parameters, {len(task.parts)} clients, {sampled} of them in each of "
-        f"{config['rounds']} rounds. {INITIAL}"
-    )
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
     summary = [record.summary(target) for record in records]
-    return report(title, records, config, summary, target, subtitle, labels)
+    return report(title, records, config, summary, target, line, labels)

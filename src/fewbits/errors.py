@@ -58,4 +58,13 @@ class DesyncError(WireError):
 
 
 class PeerLostError(FewbitsError):
-    """Another process of the run, or the store where the processes meet, stopped; the run cannot continue."""
+    """Another process of the run, or the store where the processes meet, stopped; the run cannot continue.
+
+    The text names the process and its host when they are known. Start the run again: it goes on from its checkpoint.
+
+    Example:
+        >>> raise PeerLostError("node 2 on host b stopped in round 7")
+        Traceback (most recent call last):
+        ...
+        fewbits.errors.PeerLostError: node 2 on host b stopped in round 7
+    """

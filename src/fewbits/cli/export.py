@@ -15,9 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from fewbits.cli.gossip.play import NODES
-from fewbits.cli.play import MODEL
 from fewbits.codecs import Raw, chain, flat
+from fewbits.engines.common.run_files import MODEL, NODES
 from fewbits.errors import LocalError
 from fewbits.links import Sender, save_model
 from fewbits.rng import Key

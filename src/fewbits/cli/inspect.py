@@ -12,8 +12,8 @@ from rich.table import Table
 from fewbits.cli.codec_text import parse
 from fewbits.cli.config import read_json
 from fewbits.cli.options import numbers
-from fewbits.cli.prepared import WIRE
 from fewbits.codecs import Lift, as_lift
+from fewbits.engines.common.run_files import WIRE
 from fewbits.errors import LocalError
 from fewbits.links.identity import PATCH, SEED, codec_hash
 from fewbits.links.patch import parse_patch

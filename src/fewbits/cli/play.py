@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save
-from torch import nn
 
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import NAME, RunConfig
@@ -21,6 +19,7 @@ from fewbits.cli.interrupt import EXIT_CODE, Interrupt
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import InitialModels, PreparedRun, prepare
 from fewbits.data import Data
+from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.simulation import footprint
 from fewbits.files import write_atomically
 from fewbits.report import Record, rows
@@ -30,7 +29,7 @@ from fewbits.report.training import report
 from fewbits.report.write import write
 
 Done = TypeVar("Done")  # the record of a run
-SUMMARY, MODEL = "summary.json", "model.safetensors"
+SUMMARY = "summary.json"
 NOTES_SHOWN = 5
 ESTIMATE_FROM = 10**9  # bytes of dense states of all clients; the disk estimate is printed from there on
 
@@ -58,12 +57,6 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
 def write_summary(summary: Mapping[str, object], folder: Path) -> None:
     """The file that only a finished run has."""
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
-
-
-def write_weights(model: nn.Module, path: Path) -> None:
-    """Write the model's state dict as safetensors."""
-    # Parameters are views of one buffer, which safetensors refuses.
-    write_atomically(path, save({name: x.detach().clone().contiguous() for name, x in model.state_dict().items()}))
 
 
 def train(run: PreparedRun, folder: Path, console: Console) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +12,11 @@ from torch import nn
 from fewbits import data, models
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
-from fewbits.codecs import Lift
-from fewbits.codecs.lifts.lift import AnySpec, entries
 from fewbits.data import Data
+from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
-from fewbits.files import write_atomically
 from fewbits.learn.method import Method
-from fewbits.links.identity import codec_hash
 from fewbits.rng import Key
-
-WIRE = "wire.json"
 
 
 def load_data(config: RunConfig) -> Data:
@@ -84,10 +78,7 @@ class PreparedRun:
     def federation(self, folder: Path) -> Federation:
         """The run in `folder`, new or continued; describes the links there for `fewbits inspect`."""
         federation = Federation(self.task, self.method, self.config.schedule(), self.key, folder)
-        server = federation.server
-        links = [_link("uplink", "", server.exchange.up, server.exchange.sent)]
-        links += [_link("downlink", *kind) for kind in server.broadcast.kinds]
-        write_atomically(folder / WIRE, (json.dumps(links, indent=2) + "\n").encode())
+        write_links(federation.server, folder)
         recorder = FrameRecorder(folder / "frames", self.config.keep_frames)
         federation.tap = recorder if recorder.wants else None
         return federation
@@ -135,9 +126,3 @@ def _task(config: RunConfig, found: Data, method: Method, build: ModelFromSeed) 
         seed=key,
         build=build,
     )
-
-
-def _link(way: str, kind: str, codec: Lift, spec: AnySpec) -> dict[str, object]:
-    tensors = [[name, list(leaf.shape), leaf.dtype] for name, leaf in entries(spec)]
-    name = f"{codec_hash(codec, spec, kind):04X}"
-    return {"link": way, "kind": kind, "codec": repr(codec), "hash": name, "tensors": tensors}

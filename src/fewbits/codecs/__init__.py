@@ -1,4 +1,9 @@
-"""Floor 3: codecs, the algebra of compression."""
+"""Codecs: what turns an update into a message, and a message back into values.
+
+Transforms (`TopK`, `Quantize`, `Subspace`) stand in a `chain`, with a coder at its end. Wrappers (`ErrorFeedback`,
+`Delta`, `LookBack`, `Predict`) stand around a codec and add a state or a memory. Lifts (`flat`, `each`, `route`) take a
+codec to a dictionary of tensors. Subclass `Transform` for a stateless codec of your own, and `Codec` for any other.
+"""
 
 from fewbits.codecs.base import Codec, Keys, Partial, Total, Transform, same
 from fewbits.codecs.chain import Chain, chain
@@ -23,12 +28,14 @@ from fewbits.codecs.wrappers.error_feedback import ErrorFeedback
 from fewbits.codecs.wrappers.last_value import LastValue
 from fewbits.codecs.wrappers.look_back import Adaptive, LookBack
 from fewbits.codecs.wrappers.predict import Predict
+from fewbits.spec import Contract, TreeSpec
 
 __all__ = [
     "Adaptive",
     "Basis",
     "Chain",
     "Codec",
+    "Contract",
     "CountSketch",
     "Delta",
     "Each",
@@ -56,6 +63,7 @@ __all__ = [
     "TopK",
     "Total",
     "Transform",
+    "TreeSpec",
     "TreeTotal",
     "Modular",
     "as_lift",

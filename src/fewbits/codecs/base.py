@@ -18,7 +18,16 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True)
 class Keys:
-    """The randomness of one message."""
+    """The randomness of one message.
+
+    Args:
+        private: the sender's own key, which dithers and roundings are drawn from.
+        common: the key that both ends have; supports and bases are drawn from it and never sent.
+
+    Example:
+        >>> Keys(private=Key(1), common=Key(2)).common == Key(2)
+        True
+    """
 
     private: Key  # the sender's own: dither
     common: Key  # both ends have it: supports and bases that are never sent
@@ -28,7 +37,14 @@ class Transform(ABC):
     """A stateless step: a float vector is split into side information and a carrier for the next step.
 
     Frozen value. `join(side, carrier)` is the receiver's reconstruction. Vectors are flat and contiguous; the
-    Spec that comes with each call is the vector's.
+    Spec that comes with each call is the vector's. Most codecs of other authors are a subclass of this one.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> x, spec = torch.tensor([1.0, -5.0, 2.0]), Spec((3,))
+        >>> side, carrier = fb.TopK(1 / 3).split(x, spec, Keys(Key(0), Key(0)))
+        >>> side.tolist(), carrier.tolist(), fb.TopK(1 / 3).join(side, carrier, spec).tolist()
+        ([1], [-5.0], [0.0, -5.0, 0.0])
     """
 
     wire_name: ClassVar[str]  # what frames call the class, whatever Python does; lower case, unique, for ever
@@ -78,6 +94,15 @@ class Codec(ABC):
 
     *Shared state* is the same at both ends, because only `decode` makes a new one and both ends run it on the same
     message. *Memory* belongs to the sender alone and is never needed by the receiver.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> codec, spec, keys = fb.ErrorFeedback(fb.TopK(1 / 2)), Spec((2,)), Keys(Key(0), Key(0))
+        >>> state, memory = codec.init(spec), codec.memory(spec)
+        >>> message, memory = codec.encode(torch.tensor([1.0, 5.0]), spec, state, memory, keys)
+        >>> value, state = codec.decode(message, spec, state)
+        >>> value.tolist(), memory[0].tolist()
+        ([0.0, 5.0], [1.0, 0.0])
     """
 
     wire_name: ClassVar[str]  # what frames call the class, whatever Python does; lower case, unique, for ever
@@ -167,7 +192,15 @@ class Codec(ABC):
 
 @dataclass(frozen=True)
 class Partial:
-    """One message on its way into a sum: `scale * values`, on `support` when that is given."""
+    """One message on its way into a sum: `scale * values`, on `support` when that is given.
+
+    Args:
+        values: (m,) numbers.
+        support: (m,) ascending positions in the vector; None: all of them.
+        scale: factor of the values.
+        side: what `complete` needs to expand the sum; equal for all senders of a round.
+
+    """
 
     values: Tensor  # (m,)
     support: Tensor | None = None  # (m,) ascending positions in the vector, or None: all of them
@@ -176,7 +209,19 @@ class Partial:
 
 
 class Total:
-    """A weighted sum of partials of one codec, expanded once at the end; sparse ones are scattered straight in."""
+    """A weighted sum of partials of one codec, expanded once at the end; sparse ones are scattered straight in.
+
+    Args:
+        codec: the codec that all messages are from.
+        spec: of the vector.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> total = Total(fb.chain(fb.TopK(0.5)), Spec((4,)))
+        >>> total.add(Partial(torch.ones(2), torch.tensor([0, 3]), scale=2.0), weight=3)
+        >>> total.value()
+        tensor([6., 0., 0., 6.])
+    """
 
     def __init__(self, codec: Codec, spec: Spec) -> None:
         self.codec, self.spec = codec, spec
@@ -227,7 +272,17 @@ def wide(spec: Spec) -> Spec:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equality of messages, states and sides: nested tuples of tensors (compared bit for bit) and plain values."""
+    """Equality of messages, states and sides: nested tuples of tensors (compared bit for bit) and plain values.
+
+    Args:
+        a: a message, a state or a side.
+        b: another one.
+
+    Example:
+        >>> import torch
+        >>> same((torch.zeros(1), 2), (torch.zeros(1), 2)), same(torch.zeros(1), -torch.zeros(1))
+        (True, False)
+    """
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(raw_bits(a), raw_bits(b))
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):

@@ -35,7 +35,19 @@ class ChainMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain(Codec):
-    """What `chain` builds: a codec without state."""
+    """Transforms in a row, then a coder: a codec without state, which `chain` builds.
+
+    Args:
+        transforms: from left to right as a vector meets them.
+        coder: writes what the last transform leaves.
+
+    Raises:
+        LocalError: a coder of levels gets floats, or a transform of floats gets levels.
+
+    Example:
+        >>> chain(TopK(0.01), Rans()).transforms
+        (TopK(fraction=0.01),)
+    """
 
     wire_name: ClassVar[str] = "chain"
 

@@ -32,6 +32,22 @@ class ModularEncoding:
     The sum of the words of up to `clients` messages, whatever masks in them cancel, decodes to the sum of the vectors:
     levels are at most `top` in size, so it cannot wrap (the encoding of Bonawitz et al. 2017, section 7, with a
     dither). Words are uint64 below 2^bits. The dither makes the sum unbiased; it is no noise that protects anybody.
+
+    Args:
+        bits: of a word on the wire, 2 to 48; larger: smaller steps, more bytes.
+        clip: largest size of an entry; larger: coarser steps.
+        clients: most messages in one sum; larger: coarser steps.
+        rounding: "dithered", floor(x/step + u), unbiased; or "nearest", with half the worst error.
+        beyond: what happens to entries beyond `clip`: "clip" sets them to it, "refuse" raises LocalError.
+
+    Raises:
+        LocalError: an option is out of range, or the bits are too few for so many clients.
+
+    Example:
+        >>> encoding = ModularEncoding(bits=16, clip=1.0, clients=2, rounding="nearest")
+        >>> words = [encoding.encode(torch.tensor([0.5, -0.25])) for _ in range(2)]
+        >>> encoding.sum(words).round(decimals=3)
+        tensor([ 1.0000, -0.5000], dtype=torch.float64)
     """
 
     bits: int = 32  # 2..48, of a word on the wire; larger: smaller steps, more bytes
@@ -195,7 +211,21 @@ class ModularEncoding:
 def linear_values(codec: Codec, message: Any, spec: Spec, state: Any = ()) -> Partial:
     """A message's numbers, with scale 1, that may be added to other senders' before `codec.complete` expands the sum.
 
-    LocalError for messages that are no dense vectors, such as top-k's, whose supports differ, and for a lift.
+    Args:
+        codec: of one vector, whose messages are dense.
+        message: one of its messages.
+        spec: of the vector.
+        state: the codec's shared state.
+
+    Raises:
+        LocalError: the codec is a lift, or its messages have supports of their own, as those of top-k.
+
+    Example:
+        >>> import fewbits as fb
+        >>> codec, spec, keys = fb.chain(fb.Raw()), Spec((2,)), fb.codecs.Keys(Key(0), Key(0))
+        >>> message, _ = codec.encode(torch.ones(2), spec, (), (), keys)
+        >>> linear_values(codec, message, spec).values
+        tensor([1., 1.])
     """
     if codec.lift:
         raise LocalError(f"linear_values: {codec!r} is a lift; take the codecs of its groups one by one")

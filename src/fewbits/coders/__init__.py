@@ -1,4 +1,9 @@
-"""Lossless coders between tensor values and bits."""
+"""Coders: lossless, between integers or words and bits.
+
+A coder stands at the end of a chain. `Rans` fits the frequencies of levels, `Golomb` fits few levels around zero,
+`Elias` fits positions, `Fixed` is the plain width, `Zstd` looks for repeats, and `Auto` takes the shortest of several
+for each message. The functions are the same codes for whoever writes the side information of a transform.
+"""
 
 from fewbits.coders.auto import Auto
 from fewbits.coders.base import Coder

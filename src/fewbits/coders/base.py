@@ -17,6 +17,13 @@ class Coder(ABC):
 
     Values are flat and contiguous. Integers have their own type and lie in [spec.low, spec.high]. Floats are unsigned
     words of the same width (uint16, uint32, uint64), because NumPy has no bfloat16.
+
+    Example:
+        >>> import fewbits as fb
+        >>> spec, out = Spec((4,), "int8", -7, 7), BitWriter()
+        >>> fb.Fixed().write(np.array([0, -1, 2, 0], np.int8), spec, out)
+        >>> fb.Fixed().read(spec, BitReader(out.finish())).tolist()
+        [0, -1, 2, 0]
     """
 
     wire_name: ClassVar[str]  # what frames call the class, whatever Python does; lower case, unique, for ever

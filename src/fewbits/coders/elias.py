@@ -98,24 +98,58 @@ def _range(spec: Spec) -> tuple[int, int]:
 
 
 def gamma_bits(value: int) -> int:
-    """Return the length of the gamma code of value >= 1, in bits."""
+    """Return the length of the gamma code of value >= 1, in bits.
+
+    >>> [gamma_bits(value) for value in (1, 2, 4)]
+    [1, 3, 5]
+    """
     return 2 * value.bit_length() - 1
 
 
 def delta_bits(value: int) -> int:
-    """Return the length of the delta code of value >= 1, in bits."""
+    """Return the length of the delta code of value >= 1, in bits.
+
+    >>> [delta_bits(value) for value in (1, 2, 4)]
+    [1, 4, 5]
+    """
     return gamma_bits(value.bit_length()) + value.bit_length() - 1
 
 
 def write_gamma(value: int, out: BitWriter) -> None:
-    """Append the gamma code of value >= 1: floor(log2 value) zeros, then its binary digits."""
+    """Append the gamma code of value >= 1: floor(log2 value) zeros, then its binary digits.
+
+    Args:
+        value: a whole number, 1 or more.
+        out: where it is written.
+
+    Raises:
+        LocalError: value is below 1.
+
+    >>> out = BitWriter()
+    >>> write_gamma(5, out)
+    >>> read_gamma(BitReader(out.finish()), bound=8)
+    5
+    """
     if value < 1:
         raise LocalError(f"Elias codes start at 1; got {value}")
     out.write(value, gamma_bits(value))
 
 
 def write_delta(value: int, out: BitWriter) -> None:
-    """Append the delta code of value >= 1: gamma of the number of digits, then all digits after the first."""
+    """Append the delta code of value >= 1: gamma of the number of digits, then all digits after the first.
+
+    Args:
+        value: a whole number, 1 or more.
+        out: where it is written.
+
+    Raises:
+        LocalError: value is below 1.
+
+    >>> out = BitWriter()
+    >>> write_delta(5, out)
+    >>> read_delta(BitReader(out.finish()), bound=8)
+    5
+    """
     if value < 1:
         raise LocalError(f"Elias codes start at 1; got {value}")
     write_gamma(value.bit_length(), out)
@@ -123,7 +157,15 @@ def write_delta(value: int, out: BitWriter) -> None:
 
 
 def read_gamma(src: BitReader, bound: int) -> int:
-    """Read a gamma code; WireError unless the value is in 1..bound."""
+    """Read what `write_gamma` wrote.
+
+    Args:
+        src: where it is read from.
+        bound: the largest value that is possible here.
+
+    Raises:
+        WireError: the value is not in 1..bound, or the bits end.
+    """
     zeros = 0
     while not src.read(1):
         zeros += 1
@@ -133,7 +175,15 @@ def read_gamma(src: BitReader, bound: int) -> int:
 
 
 def read_delta(src: BitReader, bound: int) -> int:
-    """Read a delta code; WireError unless the value is in 1..bound."""
+    """Read what `write_delta` wrote.
+
+    Args:
+        src: where it is read from.
+        bound: the largest value that is possible here.
+
+    Raises:
+        WireError: the value is not in 1..bound, or the bits end.
+    """
     size = read_gamma(src, max(1, bound.bit_length())) - 1
     return _bounded((1 << size) | src.read(size), bound)
 

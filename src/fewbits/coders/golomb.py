@@ -206,6 +206,13 @@ def predicted_bits(counts: Sequence[int] | np.ndarray, order: str = "ascending")
     """Predict the length in bits for i.i.d. levels: sum of elias(m_a) + sum over a != last of m_a E(p_a, M_a).
 
     E(p, M) = 1/(1-q^M) + (b-1) + (q^r - q^M)/(1-q^M), q = 1-p, b = ceil(log2 M), r = 2^b - M.
+
+    Args:
+        counts: (levels,) how often each level occurs.
+        order: that of `Golomb`.
+
+    >>> round(predicted_bits([5, 90, 5]))
+    81
     """
     array = np.asarray(counts, np.int64)
     plan = _Plan.of(array, order)

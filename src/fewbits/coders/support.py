@@ -31,8 +31,18 @@ MAX_SIZE = 2**40
 def write_support(indices: np.ndarray, n: int, out: BitWriter) -> None:
     """Append k distinct ascending indices below n; k = 0 and k = n cost nothing.  # (k,) int64
 
+    Args:
+        indices: (k,) int64.
+        n: what the indices are below; up to 2^40.
+        out: where they are written.
+
     Raises:
         LocalError: the indices are not ascending, distinct and below n.
+
+    >>> out = BitWriter()
+    >>> write_support(np.array([3, 70, 71]), 1000, out)
+    >>> out.bits, read_support(3, 1000, BitReader(out.finish())).tolist()
+    (33, [3, 70, 71])
     """
     _check(indices, n)
     if len(indices) in (0, n):
@@ -49,7 +59,17 @@ def write_support(indices: np.ndarray, n: int, out: BitWriter) -> None:
 
 
 def read_support(k: int, n: int, src: BitReader) -> np.ndarray:
-    """Read k ascending indices below n; WireError for other bytes.  # (k,) int64"""
+    """Read what `write_support` wrote.  # (k,) int64
+
+    Args:
+        k: how many indices there are.
+        n: what they are below.
+        src: where they are read from.
+
+    Raises:
+        LocalError: k and n do not fit each other.
+        WireError: the bytes are not k ascending indices below n.
+    """
     if not 0 <= k <= n or n > MAX_SIZE:
         raise LocalError(f"support: need 0 <= k <= n <= 2^40; got k={k}, n={n}")
     if k in (0, n):

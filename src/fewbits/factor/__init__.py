@@ -1,9 +1,15 @@
-"""FedPara, pFedPara and low-rank factorisations of the weights of any module; nothing here knows the wire."""
+"""Factors: train fewer numbers in place of a weight matrix, in any module.
+
+`fedpara`, `pfedpara` and `lowrank` replace the weights of a module's layers in place; `merge` makes a plain module of
+it again. `shared` and `private` name what travels and what stays with a client, `parameter_table` lists the sizes, and
+`from_loha` and `to_loha` take PEFT's LoHa adapters. Nothing here knows the wire.
+"""
 
 from fewbits.factor.compose import hadamard
 from fewbits.factor.factorisation import Factorisation
 from fewbits.factor.forms import fedpara, lowrank, pfedpara
 from fewbits.factor.jacobian import jacobian_correction
+from fewbits.factor.loha import from_loha, to_loha
 from fewbits.factor.merge import merge
 from fewbits.factor.names import private, shared
 from fewbits.factor.table import ParameterTable, parameter_table
@@ -12,6 +18,7 @@ __all__ = [
     "Factorisation",
     "ParameterTable",
     "fedpara",
+    "from_loha",
     "hadamard",
     "jacobian_correction",
     "lowrank",
@@ -20,4 +27,5 @@ __all__ = [
     "pfedpara",
     "private",
     "shared",
+    "to_loha",
 ]

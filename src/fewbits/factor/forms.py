@@ -87,7 +87,8 @@ def pfedpara(model: Model, gamma: Gamma = 0.1, *, key: Key = Key(0), **options: 
         LocalError: as for `fedpara`.
 
     Example:
-        >>> from fewbits import private, shared
+        >>> from fewbits import shared
+        >>> from fewbits.factor import private
         >>> model = pfedpara(nn.Linear(256, 256, bias=False), gamma=0.0)
         >>> [name[-2:] for name in shared(model)], [name[-2:] for name in private(model)]
         (['X1', 'Y1'], ['X2', 'Y2'])

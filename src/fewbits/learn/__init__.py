@@ -1,4 +1,9 @@
-"""Floor 5: local training, server optimisers, and the two sides of a federation."""
+"""Learning: how clients train, how a server steps, and what a node without a server does.
+
+`Method` puts it together: codecs, an `Objective` of local training (`FedProx`, `Scaffold`, `FedDyn`) and a step of the
+server (`ServerSGD`, `FedAdam`, `FedYogi`). A `GossipMethod` (`DSGD`, `Choco`, `Malcom`, `DeepSqueeze`) is the same for
+a `Node` of a graph. `LocalSGD` trains a `FlatModel`, whose parameters are views of one vector.
+"""
 
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import (

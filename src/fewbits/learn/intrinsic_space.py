@@ -30,6 +30,22 @@ class IntrinsicSpace:
     static: one A. time-varying: a fresh A every `epoch` rounds; s starts again at 0, and its last value is folded into
     theta. k-subspace: k matrices per epoch, of which each sampled client uses one, drawn from (seed, round, client).
     The paper's clients take one gradient; here A^T is taken of what several local steps changed: the same linear map.
+
+    Args:
+        dim: d, numbers of a subspace; larger: more bytes, less is lost.
+        mode: "static", "time-varying" or "k-subspace".
+        k: matrices in each epoch; only k-subspace has more than one.
+        epoch: rounds until the matrices change; static has one epoch.
+        basis: "fastfood", "sparse", "hadamard" or "gaussian"; see `Basis`.
+        scale: "orthonormal", or "unbiased", whose steps are D/dim times as long.
+        seed: of the matrices; everybody's.
+
+    Raises:
+        LocalError: an option is out of range.
+
+    Example:
+        >>> IntrinsicSpace(dim=256, mode="k-subspace", k=4).numel
+        1024
     """
 
     wire_name: ClassVar[str] = "intrinsic_space"

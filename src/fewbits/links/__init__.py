@@ -1,4 +1,9 @@
-"""Floor 4: senders and receivers, broadcasts and their subscribers, and what is stored of them."""
+"""Links: two ends with a shared state between them; bytes in, bytes out.
+
+A `Sender` and a `Receiver` are one way between two peers, with commit, rollback and key frames. A `Broadcast` publishes
+versions of a model to many `Subscriber`s; one that missed rounds gets the shortest bundle that brings it up to date.
+`Ledger` counts what travelled, `StateStore` keeps the ends of links on disk, and `save_model` writes one frame.
+"""
 
 from fewbits.links.broadcast import Broadcast
 from fewbits.links.downlink import Downlink

@@ -52,7 +52,7 @@ class Broadcast(Publisher):
 
     >>> import torch, fewbits as fb
     >>> codec, x = fb.Delta(fb.chain(fb.TopK(0.5))), torch.tensor([1.0, 0.0, 2.0, 0.0])
-    >>> server, client = fb.Broadcast(codec, fb.Spec.of(x), fb.Key(0)), fb.Subscriber(codec, fb.Spec.of(x))
+    >>> server, client = fb.links.Broadcast(codec, fb.Spec.of(x), fb.Key(0)), fb.links.Subscriber(codec, fb.Spec.of(x))
     >>> server.publish(x)
     >>> client.receive(server.bundle(client.version))
     tensor([1., 0., 2., 0.])

@@ -61,15 +61,21 @@ class EpochBroadcast(Publisher):
     A version's epoch comes from `space.epoch_of`. When the new version begins an epoch, the s that is published becomes
     the final of the epoch before, and the new version's s is zero.
     A frame's sequence number is the epoch for theta_e and finals, and the version - 1 for s.
+
+    Args:
+        space: says which epoch a version is in, and expands s to theta; see `EpochSpace`.
+        spec: of all that travels, D numbers.
+        key: the server's own.
+        keep: finals in the history; receivers further behind get theta_e.
+        seed: what {WHOLE: theta_0} is made from; None: theta_0 travels.
+
+    Raises:
+        LocalError: seed is no SharedInit.
     """
 
     def __init__(
         self, space: EpochSpace, spec: Spec | TreeSpec, key: Key, keep: int = 1024, seed: SharedInit | None = None
     ) -> None:
-        """`spec`: of all that travels, D numbers. `keep`: finals in the history; receivers further behind get theta_e.
-
-        `seed`: what {WHOLE: theta_0} is made from.
-        """
         check_seed(seed)
         self._space, self.keep, self._seed = space, keep, seed
         self._senders = {name: Sender(_RAW, leaf, key.fold(name)) for name, leaf in _specs(space, spec).items()}
@@ -201,10 +207,23 @@ class _Theta(NamedTuple):
 
 
 class EpochSubscriber(Subscription):
-    """The receiving end: folds finals into theta_e, holds theta."""
+    """The receiving end: folds finals into theta_e, holds theta.
+
+    Args:
+        space: the server's.
+        spec: the server's.
+        build: makes {WHOLE: theta_0} from a key, for a server with a SharedInit.
+
+    Example:
+        >>> from fewbits.learn import IntrinsicSpace
+        >>> space, spec = IntrinsicSpace(dim=4), Spec((10,))
+        >>> server, client = EpochBroadcast(space, spec, Key(0)), EpochSubscriber(space, spec)
+        >>> server.publish({WHOLE: torch.ones(10)})
+        >>> client.receive(server.bundle(None)).keys()
+        dict_keys(['theta_e'])
+    """
 
     def __init__(self, space: EpochSpace, spec: Spec | TreeSpec, build: Build | None = None) -> None:
-        """`space`, `spec`: the server's. `build` makes {WHOLE: theta_0} from a key."""
         self._space, self._size, self._build = space, spec.numel, build
         self._specs = _specs(space, spec)
         self._names = {codec_hash(_RAW, leaf): name for name, leaf in self._specs.items()}

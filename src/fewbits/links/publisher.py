@@ -21,6 +21,13 @@ class Publisher(ABC):
     `catch_up` may leave a subscriber at a value of its own instead, which the returned HeldState describes.
 
     A server keeps each client's version, or its HeldState, and learns of it from the client's acknowledgements alone.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> publisher = fb.links.Broadcast(fb.Raw(), Spec((2,)), fb.Key(0))
+        >>> publisher.publish(torch.ones(2))
+        >>> publisher.version, len(publisher.bundle(None)) > len(publisher.bundle(1))
+        (1, True)
     """
 
     keep: int  # versions (or epochs) back from which the history leads on; subscribers further behind start again

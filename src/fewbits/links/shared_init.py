@@ -42,10 +42,10 @@ class SharedInit:
     >>> import torch, fewbits as fb
     >>> build = lambda key: torch.randn(1000, generator=key.generator())
     >>> codec, spec = fb.Delta(fb.Raw()), fb.Spec((1000,))
-    >>> server = fb.Broadcast(codec, spec, fb.Key(0), seed=fb.SharedInit(fb.Key(7), build))
+    >>> server = fb.links.Broadcast(codec, spec, fb.Key(0), seed=fb.links.SharedInit(fb.Key(7), build))
     >>> server.publish(build(fb.Key(7)))
     >>> bundle = server.bundle(None)
-    >>> len(bundle), torch.equal(fb.Subscriber(codec, spec, build).receive(bundle), server.value)
+    >>> len(bundle), torch.equal(fb.links.Subscriber(codec, spec, build).receive(bundle), server.value)
     (31, True)
     """
 

@@ -108,12 +108,8 @@ class Subscriber(Subscription):
                 raise
             start = self._before
             now, ack = self._follow(frames, start)
-<<<<<<< HEAD
-        if not self._is_held(now):  # else the bundle came again, and the server may still begin where it began
-            self._latest_before = self._latest if start is self._now else self._latest_before
-=======
         if not self._has(now):  # else the bundle came again, and the server may still begin where it began
->>>>>>> main
+            self._latest_before = self._latest if start is self._now else self._latest_before
             self._now, self._before = now, start if self._updates is not None else self._none
             self._latest = self._tried
         self.ack = ack

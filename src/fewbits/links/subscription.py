@@ -12,6 +12,14 @@ class Subscription(ABC):
     A bundle that ends before the version held is refused with DesyncError, and nothing changes: it is late, or was sent
     again, or the server was restored from an older checkpoint. Only the server knows which. When it says that it was
     restored, `load(None)` forgets what is held, and the next bundle must be one for first contact.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> publisher = fb.links.Broadcast(fb.Raw(), fb.Spec((2,)), fb.Key(0))
+        >>> publisher.publish(torch.ones(2))
+        >>> subscription = fb.links.Subscriber(fb.Raw(), fb.Spec((2,)))
+        >>> subscription.receive(publisher.bundle(subscription.version))
+        tensor([1., 1.])
     """
 
     ack: int | None = None  # from the last bundle: how many of our frames the server has accepted, modulo 2^16

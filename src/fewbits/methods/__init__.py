@@ -1,4 +1,9 @@
-"""Named methods, each with its paper; every option of a method is an argument of its function."""
+"""Methods by name, each after a paper; every option of a method is an argument of its function.
+
+A method says what travels in both directions, how clients train, and how the server steps. Wherever a method is taken,
+its text is taken too: `"lbgm+topk@threshold=0.4"` is `lbgm_topk(threshold=0.4)`, and `named` turns one into the other.
+`METHODS` lists them by the names that the command line has.
+"""
 
 from fewbits.methods.catalogue import METHODS, build, named
 from fewbits.methods.dense import dense, fedpaq

@@ -18,6 +18,14 @@ from fewbits.methods.downlink import downlink
 def dense(down: str = "dense", momentum: float = 0.0) -> Method:
     """FedAvg: every number in float32, both ways.
 
+    Args:
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> dense(down="fp16").down
+        flat(chain(Raw('fp16')))
+
     Source: McMahan et al., FedAvg, AISTATS 2017.
     """
     return Method("dense", flat(chain(Raw())), downlink(down), ServerSGD(momentum=momentum))
@@ -26,7 +34,14 @@ def dense(down: str = "dense", momentum: float = 0.0) -> Method:
 def fedpaq(bits: int = 8, down: str = "dense", momentum: float = 0.0) -> Method:
     """FedPAQ: quantised updates and a dense downlink.
 
-    `bits`: 16 sends fp16; any other number sends levels of that many bits, dithered.
+    Args:
+        bits: of each number, 2 to 15, dithered; 16 sends fp16.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> fedpaq(bits=4).up
+        flat(chain(Quantize(bits=4)))
 
     Source: Reisizadeh et al., FedPAQ, AISTATS 2020.
     """

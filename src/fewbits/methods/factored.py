@@ -22,8 +22,18 @@ def fedpara(
 ) -> Method:
     """FedPara: W = (X1 Y1^T) o (X2 Y2^T); the factors travel by the method `over` (default: dense).
 
-    `skip`, `only`: shell patterns on layer names, separated by commas. `gamma="auto"` takes the largest that keeps what
-    travels within `budget` bytes of float32.
+    Args:
+        over: the method of what travels; None: dense.
+        gamma: where the ranks lie between the least useful one, 0, and full size, 1; "auto" fits `budget`.
+        skip: shell patterns on names of layers that stay as they are, separated by commas.
+        only: patterns on names of the layers that are factored, and no others.
+        init: "matched": the dense layer's variance; see `fb.fedpara`.
+        tanh: put tanh between the two halves, an option of the paper.
+        budget: for gamma="auto": bytes of float32 that what travels may take.
+
+    Example:
+        >>> fedpara(gamma=0.3).name
+        'fedpara'
 
     Source: Hyeon-Woo et al., FedPara, ICLR 2022.
     """
@@ -35,6 +45,17 @@ def lowrank(
     over: Method | None = None, gamma: float | str = 0.1, skip: str = "", only: str = "", budget: int = 0
 ) -> Method:
     """The baseline W = X Y^T (Tucker-2 for kernels) with as many numbers as FedPara at the same gamma.
+
+    Args:
+        over: the method of what travels; None: dense.
+        gamma: where the ranks lie between the least useful one, 0, and full size, 1; "auto" fits `budget`.
+        skip: shell patterns on names of layers that stay as they are, separated by commas.
+        only: patterns on names of the layers that are factored, and no others.
+        budget: for gamma="auto": bytes of float32 that what travels may take.
+
+    Example:
+        >>> lowrank(gamma=0.3).factor.gamma
+        0.3
 
     Source: a baseline of Hyeon-Woo et al., FedPara, ICLR 2022.
     """
@@ -52,6 +73,18 @@ def pfedpara(
 ) -> Method:
     """pFedPara: W = W1 o (W2 + 1); W1's factors travel, W2's factors stay with their client.
 
+    Args:
+        over: the method of what travels; None: dense.
+        gamma: where the ranks lie between the least useful one, 0, and full size, 1; "auto" fits `budget`.
+        skip: shell patterns on names of layers that stay as they are, separated by commas.
+        only: patterns on names of the layers that are factored, and no others.
+        tanh: put tanh between the two halves, an option of the paper.
+        budget: for gamma="auto": bytes of float32 that what travels may take.
+
+    Example:
+        >>> pfedpara().personal
+        True
+
     Source: Hyeon-Woo et al., FedPara, ICLR 2022.
     """
     how = Factorisation("pfedpara", gamma, _patterns(skip), _patterns(only), tanh=tanh, budget_bytes=budget or None)
@@ -61,7 +94,13 @@ def pfedpara(
 def fedper(over: Method | None = None, private: str = LAST) -> Method:
     """FedPer: personal layers stay with their client, by default the last one.
 
-    `private`: shell patterns on layer names, separated by commas.
+    Args:
+        over: the method of what travels; None: dense.
+        private: shell patterns on names of parameters, separated by commas; "@last": the last module's.
+
+    Example:
+        >>> fedper(private="head.*").private
+        ('head.*',)
 
     Source: Arivazhagan et al., Personalization Layers, 2019.
     """
@@ -70,6 +109,10 @@ def fedper(over: Method | None = None, private: str = LAST) -> Method:
 
 def local() -> Method:
     """No communication: every client trains alone, and a frame is its header.
+
+    Example:
+        >>> local().private
+        ('*',)
 
     Source: ours, the baseline without communication.
     """

@@ -27,6 +27,20 @@ def fetchsgd(
 
     The paper's local top-k, with which it compares, is `topk` (fraction = k / parameters, bits=32).
 
+    Args:
+        rows: hash functions of a sketch; its estimates are medians over them.
+        columns: numbers in each row.
+        k: entries of the model that a round changes; below about a tenth of the columns.
+        momentum: in the server's sketch, in [0, 1).
+        lr: the server's rate.
+        feedback: what the server forgets of the k entries: "zero" empties their places, "subtract" takes them off.
+        seed: of the hash functions; everybody's.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+
+    Example:
+        >>> fetchsgd().up
+        flat(chain(MeanSketch(columns=400, rows=5, seed=7, mode='unbiased')))
+
     Source: Rothchild et al., FetchSGD, ICML 2020.
     """
     linear_prefix = MeanSketch(columns, rows, seed)

@@ -25,9 +25,19 @@ def intrinsic(
 
     Clients send by the method `over`. The server sends s, and the finals of epochs that a client missed.
 
-    `mode`: "static", "time-varying" or "k-subspace".
+    Args:
+        over: the method by which clients send A^T of their update; None: dense.
+        dim: numbers of a subspace; larger: more bytes, less is lost.
+        mode: "static", one subspace; "time-varying", a fresh one in each epoch; "k-subspace", k of them.
+        k: matrices in each epoch, for k-subspace.
+        epoch: rounds until the matrices change; static has one epoch.
+        basis: "fastfood", "sparse", "hadamard" or "gaussian".
+        scale: "orthonormal", or "unbiased", whose steps are D/dim times as long.
+        seed: of the matrices; everybody's.
 
-    `epoch`: rounds until the matrices change, not in the mode "static"; `k`: matrices per epoch.
+    Example:
+        >>> intrinsic(dim=512).space.numel
+        512
 
     Source: Wang and Melas-Kyriazi, 2021.
     """

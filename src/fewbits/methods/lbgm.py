@@ -26,8 +26,18 @@ def lbgm(
 ) -> Method:
     """LBGM, algorithm 1: a full update in float32, or one scalar when the phase error is at most `threshold`.
 
-    `granularity`: one decision for the whole "model" (the paper) or for each "tensor" (its code).
-    `threshold` may also be the theory's rule, `Adaptive(lr, steps, c)`; on the command line adaptive:C:LR:STEPS.
+    Args:
+        threshold: largest sin^2 of the angle at which a scalar is sent, in [0, 1]; or Adaptive(lr, steps, c), as text
+            adaptive:C:LR:STEPS.
+        granularity: one decision for the whole "model" (the paper) or for each "tensor" (its code).
+        feedback: whether what recycling loses is added to the next update.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+        normalise: divide by the examples of the clients that were "sampled", or of "all" (the paper's code).
+
+    Example:
+        >>> lbgm(threshold=0.4).up
+        flat(LookBack(chain(Raw()), threshold=0.4))
 
     Source: Azam et al., Recycling Model Updates, ICLR 2022.
     """
@@ -46,7 +56,18 @@ def lbgm_topk(
 ) -> Method:
     """LBGM over top-k: one scalar when the update repeats, else its largest entries.
 
-    `feedback`: error feedback "none", "inside" (around the top-k: the paper) or "outside" (around all).
+    Args:
+        threshold: largest sin^2 of the angle at which a scalar is sent, in [0, 1]; or Adaptive(lr, steps, c), as text
+            adaptive:C:LR:STEPS.
+        fraction: share of the entries that travel, in (0, 1].
+        bits: of each entry that travels, 2 to 16; 32: float32 as it is.
+        feedback: error feedback "none", "inside" (around the inner codec: the paper) or "outside" (around all).
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> lbgm_topk(fraction=0.01).up
+        flat(LookBack(chain(TopK(fraction=0.01), Quantize(bits=4), Rans())))
 
     Source: Azam et al., Recycling Model Updates, ICLR 2022.
     """
@@ -62,6 +83,17 @@ def lbgm_sign(
     threshold: float | Adaptive = 0.6, feedback: str = "none", down: str = "delta8", momentum: float = 0.0
 ) -> Method:
     """LBGM over scaled signs: one scalar when the update repeats, else one bit per number.
+
+    Args:
+        threshold: largest sin^2 of the angle at which a scalar is sent, in [0, 1]; or Adaptive(lr, steps, c), as text
+            adaptive:C:LR:STEPS.
+        feedback: error feedback "none", "inside" (around the inner codec: the paper) or "outside" (around all).
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> lbgm_sign().up
+        flat(LookBack(chain(Sign()), threshold=0.6))
 
     Source: Azam et al., Recycling Model Updates, ICLR 2022.
     """

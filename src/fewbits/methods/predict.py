@@ -29,6 +29,18 @@ def predict(
     `feedback="none"` leaves error feedback out. The next difference then contains most of what top-k missed, and many
     rounds send the scalar only (docs/error-feedback-and-recycling.md).
 
+    Args:
+        silent: share of the update's energy that may stay unexplained when the scalar is sent alone, in [0, 1].
+        fraction: share of the entries that travel, in (0, 1].
+        bits: of each entry that travels, 2 to 16; 32: float32 as it is.
+        feedback: "outside", around the codec, or "none".
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> predict().up
+        flat(ErrorFeedback(Predict(chain(TopK(fraction=0.05), Quantize(bits=4), Rans()), silent=0.2)))
+
     Source: ours, after Azam et al., ICLR 2022.
     """
     check_one_of("feedback", feedback, ("none", "outside"))

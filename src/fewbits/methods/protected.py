@@ -18,7 +18,16 @@ def dp(
 ) -> Method:
     """Differential privacy: clip updates and add Gaussian noise before the method `over` (default: dense) encodes them.
 
-    `share`: "local" makes each message private, "central" only the sum of a round's messages.
+    Args:
+        over: the method of what travels; None: dense.
+        clip: largest norm of an update; larger ones are scaled down to it.
+        noise: standard deviation of the noise, as a multiple of `clip`.
+        delta: chance that the promise of epsilon fails; below 1 over the number of clients.
+        share: who adds the noise of a sum: "local", each message all of it; "central", each its part.
+
+    Example:
+        >>> dp(noise=0.5).protection.noise
+        0.5
 
     Source: McMahan et al., DP-FedAvg, ICLR 2018.
     """
@@ -28,7 +37,14 @@ def dp(
 def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:
     """Secure aggregation: pairwise masks hide each update, and only a round's sum can be read; over dense uplinks.
 
-    `bits` per number; `largest`: larger numbers are clipped to it.
+    Args:
+        over: a method with a dense uplink; None: dense.
+        bits: of each number on the wire, 2 to 48.
+        largest: size of an entry; larger ones are clipped to it.
+
+    Example:
+        >>> masked(bits=24).masking.bits
+        24
 
     Source: Bonawitz et al., CCS 2017.
     """

@@ -17,6 +17,16 @@ from fewbits.methods.stack import sparse_stack
 def topk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
     """Top-k with error feedback, on `bits`-bit levels (32: float32 values), on rANS.
 
+    Args:
+        fraction: share of the entries that travel, in (0, 1].
+        bits: of each entry that travels, 2 to 16; 32: float32 as it is.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> topk(fraction=0.01).up
+        flat(ErrorFeedback(chain(TopK(fraction=0.01), Quantize(bits=4), Rans())))
+
     Source: Stich et al., Sparsified SGD with Memory, NeurIPS 2018.
     """
     return Method(
@@ -26,6 +36,16 @@ def topk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: 
 
 def randk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: float = 0.0) -> Method:
     """Random-k with error feedback; a shared key gives the entries, so they are never sent.
+
+    Args:
+        fraction: share of the entries that travel, in (0, 1].
+        bits: of each entry that travels, 2 to 16.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> randk(fraction=0.01).up
+        flat(ErrorFeedback(chain(RandK(fraction=0.01, mode='contractive'), Quantize(bits=4), Rans())))
 
     Source: Konečný et al., 2016.
     """
@@ -39,6 +59,14 @@ def randk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum:
 
 def signsgd(down: str = "delta8", momentum: float = 0.0) -> Method:
     """Scaled signs with error feedback: one bit per number.
+
+    Args:
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> signsgd().up
+        flat(ErrorFeedback(chain(Sign())))
 
     Source: Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019.
     """

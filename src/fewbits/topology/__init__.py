@@ -1,4 +1,9 @@
-"""Graphs for training without a server, such as `topology.torus(16)`, and networks that change from round to round."""
+"""Graphs for training without a server, and networks that change from round to round.
+
+A `Topology` has a mixing matrix: symmetric, not negative, with rows that sum to 1. The named graphs (`ring`, `torus`,
+`hypercube`, `exponential`) make one from a number of nodes, `graph` from edges, `from_weights` from a matrix.
+`Periodic` and `IntermittentNodes` are networks whose graph is another one in each round.
+"""
 
 from fewbits.topology.changing import IntermittentNodes, Periodic
 from fewbits.topology.graphs import (

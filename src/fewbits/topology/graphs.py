@@ -283,7 +283,11 @@ def by_name(text: str, n: int, key: Key = Key(0), weights: str = "metropolis") -
 
 
 def layout(found: Topology, key: Key = Key(0)) -> np.ndarray:
-    """Positions of the nodes in a picture: a circle up to 12 nodes, else a spring layout.  # (n, 2) float64"""
+    """Positions of the nodes in a picture: a circle up to 12 nodes, else a spring layout.  # (n, 2) float64
+
+    >>> layout(ring(4)).shape
+    (4, 2)
+    """
     nx = _networkx()
     drawn = nx.Graph(list(found.edges))
     drawn.add_nodes_from(range(found.n))

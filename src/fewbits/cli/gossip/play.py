@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from safetensors.torch import save
 from torch import nn
 
 from fewbits import data
@@ -17,28 +15,23 @@ from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import ProgressRow
 from fewbits.cli.play import (
-    MODEL,
     NOTES_SHOWN,
     SUMMARY,
     play_all,
     shared_config,
     show_report,
     write_summary,
-    write_weights,
 )
 from fewbits.cli.play import finished as play_finished
 from fewbits.cli.prepared import InitialModels, initial_model
 from fewbits.data import Data
+from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_weights
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
-from fewbits.files import write_atomically
-from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
 from fewbits.report.gossip import GossipRecord, against_dsgd, report, rows, terminal
 from fewbits.report.write import write
 from fewbits.rng import Key
-
-NODES = "nodes.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +96,7 @@ def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> Gos
     if not result.reports or result.reports[-1].round < config.rounds:
         return None
     write_weights(result.model, folder / MODEL)
-    layout = [[name, list(x.shape)] for name, x in FlatModel(copy.deepcopy(result.model)).named().items()]
-    write_atomically(folder / NODES, save({"models": result.models.clone()}, {"layout": json.dumps(layout)}))
+    write_nodes(result.model, result.models, folder / NODES)
     record = GossipRecord.read(folder, config.name, config.seed)
     write_summary(record.summary(), folder)
     return record

@@ -23,7 +23,18 @@ from fewbits.errors import LocalError
 
 @dataclass(frozen=True)
 class Flat(Lift):
-    """What `flat` builds."""
+    """All tensors as one vector, through one codec; `flat` builds it.
+
+    Args:
+        codec: of one vector.
+
+    Raises:
+        LocalError: the codec takes a dict of tensors already.
+
+    Example:
+        >>> flat(Raw()).codec
+        chain(Raw())
+    """
 
     wire_name: ClassVar[str] = "flat"
 
@@ -56,7 +67,18 @@ class Flat(Lift):
 
 @dataclass(frozen=True)
 class Each(Lift):
-    """What `each` builds."""
+    """Every tensor by itself, through one codec with a state for each; `each` builds it.
+
+    Args:
+        codec: of one vector.
+
+    Raises:
+        LocalError: the codec takes a dict of tensors already.
+
+    Example:
+        >>> each(Raw()).codec
+        chain(Raw())
+    """
 
     wire_name: ClassVar[str] = "each"
 
@@ -85,7 +107,18 @@ class Each(Lift):
 
 @dataclass(frozen=True)
 class Route(Lift):
-    """What `route` builds."""
+    """Tensors by the first rule that matches their name, one vector for each rule; `route` builds it.
+
+    Args:
+        rules: (shell pattern, codec of one vector) pairs, in order.
+
+    Raises:
+        LocalError: there is no rule, or a codec takes a dict of tensors already.
+
+    Example:
+        >>> route([("*.bias", Raw()), ("*", TopK(0.01))]).rules[0]
+        ('*.bias', chain(Raw()))
+    """
 
     wire_name: ClassVar[str] = "route"
 
@@ -188,7 +221,19 @@ def route(rules: Sequence[tuple[str, Codec | Transform | Coder]]) -> Route:
 
 
 def as_lift(codec: Codec | Transform | Coder, owner: str) -> Lift:
-    """A lift as it is; anything else under `flat`."""
+    """A lift as it is; anything else under `flat`.
+
+    Args:
+        codec: a lift, a codec of one vector, a transform, or a coder.
+        owner: the word that an error begins with.
+
+    Raises:
+        LocalError: codec is none of these.
+
+    Example:
+        >>> as_lift(TopK(0.01), "uplink")
+        flat(chain(TopK(fraction=0.01)))
+    """
     codec = as_codec(codec, owner)
     return codec if isinstance(codec, Lift) else Flat(codec)
 

@@ -35,6 +35,12 @@ class Lift(Codec):
 
     The vector of a group has the tensors' dtype if they agree, else float32 (float64 if one of them is).
     Messages, states and memories are tuples, one entry per group.
+
+    Example:
+        >>> import fewbits as fb
+        >>> tree = Spec.of({"w": torch.zeros(2, 3), "b": torch.zeros(3)})
+        >>> [group.name for group in fb.each(fb.Raw()).groups(tree)], len(fb.flat(fb.Raw()).groups(tree))
+        (['w', 'b'], 1)
     """
 
     lift: ClassVar[bool] = True
@@ -147,7 +153,19 @@ class Lift(Codec):
 
 
 class TreeTotal:
-    """A weighted sum of frames of one lift: one Total per group."""
+    """A weighted sum of messages of one lift: one Total per group.
+
+    Args:
+        codec: the lift that all messages are from.
+        spec: of the tensor or the dict.
+
+    Example:
+        >>> import fewbits as fb
+        >>> total = TreeTotal(fb.flat(fb.Raw()), Spec.of({"w": torch.zeros(2)}))
+        >>> total.add([Partial(torch.ones(2))], weight=2)
+        >>> total.value()
+        {'w': tensor([2., 2.])}
+    """
 
     def __init__(self, codec: Lift, spec: AnySpec) -> None:
         self.spec, self.groups = spec, codec.groups(spec)

@@ -141,7 +141,8 @@ class MeanSketch(Sketched):
 
     Example:
         >>> import torch
-        >>> from fewbits import Key, MeanSketch, Sender, Spec
+        >>> from fewbits import Key, Sender, Spec
+        >>> from fewbits.codecs import MeanSketch
         >>> len(Sender(MeanSketch(10, rows=3), Spec((1000,)), Key(0)).send(torch.ones(1000)))  # 16 bytes, 30 numbers
         136
 
@@ -190,7 +191,8 @@ class CountSketch(Sketched):
 
     Example:
         >>> import torch
-        >>> from fewbits import CountSketch, Key, Receiver, Sender, Spec
+        >>> from fewbits import Key, Receiver, Sender, Spec
+        >>> from fewbits.codecs import CountSketch
         >>> x = torch.zeros(1000)
         >>> x[7] = 5.0
         >>> codec = CountSketch(20, rows=5, fraction=0.001)

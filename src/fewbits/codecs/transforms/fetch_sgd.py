@@ -21,7 +21,14 @@ FEEDBACK = ("subtract", "zero")
 
 
 class FetchStep(NamedTuple):
-    """What one round gives: the model's step w[support] -= values, and the new tables."""
+    """What one round gives: the model's step w[support] -= values, and the new tables.
+
+    Args:
+        support: (k',) int64, ascending positions in the model; k' <= k.
+        values: (k',) what is taken off there.
+        momentum: (numbers,) the new u.
+        error: (numbers,) the new e.
+    """
 
     support: Tensor  # (k',) int64, ascending; k' <= k
     values: Tensor  # (k',)
@@ -40,6 +47,26 @@ class FetchSGD:
     Estimates err by what shares their columns, and an error put into the model comes back to be fed back. With
     `subtract`, the line above, k must stay below about a tenth of the columns, or e grows without bound. `zero`
     empties instead all places of u and e that S(Delta) touches: e cannot grow so, and some of it is lost.
+
+    Args:
+        k: entries of the model that a round changes; more: faster, until estimates are noise.
+        momentum: rho, in [0, 1).
+        lr: eta, the server's rate.
+        feedback: "zero" or "subtract", as above.
+
+    Raises:
+        LocalError: an option is out of range.
+
+    Example:
+        >>> from fewbits import Key
+        >>> sketch, optimizer = Sketch(numel=100, rows=5, columns=40, key=Key(7)), FetchSGD(k=1, momentum=0.0)
+        >>> x = torch.zeros(100).index_fill(0, torch.tensor([42]), 3.0)
+        >>> step = optimizer.step(sketch, sketch.of(x), *optimizer.init(sketch))
+        >>> step.support.tolist(), step.values.tolist()
+        ([42], [3.0])
+
+    Source: Rothchild et al., FetchSGD: Communication-Efficient Federated Learning with Sketching, ICML 2020,
+    Algorithm 1, whose error feedback is `subtract`.
     """
 
     wire_name: ClassVar[str] = "fetch_sgd"

@@ -31,7 +31,8 @@ class Modular(Transform):
 
     Example:
         >>> import torch
-        >>> from fewbits import Key, Modular, Receiver, Sender, Spec
+        >>> from fewbits import Key, Receiver, Sender, Spec
+        >>> from fewbits.codecs import Modular
         >>> x = torch.tensor([5.0, 255.0, 257.0])
         >>> Receiver(Modular(bits=8), Spec.of(x)).receive(Sender(Modular(bits=8), Spec.of(x), Key(0)).send(x))
         tensor([  5., 255.,   1.])

@@ -30,7 +30,8 @@ class Threshold(Sparse):
 
     Example:
         >>> import torch
-        >>> from fewbits import Key, Receiver, Sender, Spec, Threshold
+        >>> from fewbits import Key, Receiver, Sender, Spec
+        >>> from fewbits.codecs import Threshold
         >>> x = torch.tensor([0.5, -3.0, 0.0, 2.0])
         >>> Receiver(Threshold(1.0), Spec.of(x)).receive(Sender(Threshold(1.0), Spec.of(x), Key(0)).send(x))
         tensor([ 0., -3.,  0.,  2.])

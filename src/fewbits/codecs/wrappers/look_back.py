@@ -33,7 +33,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Adaptive:
-    """The theory's rule (Theorem 1): recycle iff |g/tau|^2 sin^2 <= Delta^2 = c*eta, g = x/eta over tau steps."""
+    """The theory's rule (Theorem 1): recycle iff |g/tau|^2 sin^2 <= Delta^2 = c*eta, g = x/eta over tau steps.
+
+    Args:
+        lr: eta, the local learning rate that x was made with.
+        steps: tau, local steps in x.
+        c: above 0; larger recycles more.
+
+    Raises:
+        LocalError: an option is out of range.
+
+    Example:
+        >>> LookBack(Raw(), threshold=Adaptive(lr=0.1, steps=5))
+        LookBack(chain(Raw()), threshold=Adaptive(lr=0.1, steps=5, c=1.0))
+
+    Source: Azam et al., ICLR 2022, Theorem 1.
+    """
 
     wire_name: ClassVar[str] = "adaptive"
 

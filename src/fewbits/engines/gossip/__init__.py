@@ -1,8 +1,7 @@
 """Engine `gossip`: all nodes of a network on one machine, in processes of one thread each."""
 
-from fewbits.engines.gossip.gossip import gossip
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.run import GossipRun
 
-__all__ = ["GossipReport", "GossipResult", "GossipRun", "gossip"]
+__all__ = ["GossipReport", "GossipResult", "GossipRun"]

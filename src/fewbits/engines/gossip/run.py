@@ -49,7 +49,8 @@ class GossipRun:
         LocalError: the arguments do not fit each other, or the folder contains another run.
 
     >>> import numpy as np, torch
-    >>> from fewbits import DSGD, topology
+    >>> from fewbits import topology
+    >>> from fewbits.learn import DSGD
     >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
     >>> task = Task(torch.nn.Linear(3, 2), x, y, np.arange(8).reshape(4, 2))
     >>> run = GossipRun(task, DSGD(), topology.ring(4), Schedule(2, processes=1), Key(0))

@@ -24,7 +24,7 @@ class GossipSetup:
     def __post_init__(self) -> None:
         method, network, parts = self.method, self.network, len(self.task.parts)
         if not isinstance(method, GossipMethod):
-            raise LocalError(f"gossip: method must be a GossipMethod, such as fb.Malcom(); got {method!r}")
+            raise LocalError(f"gossip: method must be a GossipMethod, such as fb.learn.Malcom(); got {method!r}")
         if not isinstance(network, Network):
             raise LocalError(f"gossip: network must be a Topology, such as fb.topology.torus(16); got {network!r}")
         if not isinstance(self.key, Key):

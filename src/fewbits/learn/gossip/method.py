@@ -32,7 +32,7 @@ class GossipMethod(ABC):
     Raises:
         LocalError: an argument is outside its range, or the codec has a state.
 
-    >>> from fewbits import DSGD, Choco
+    >>> from fewbits.learn import DSGD, Choco
     >>> isinstance(DSGD(), GossipMethod), Choco().residual
     (True, True)
     """

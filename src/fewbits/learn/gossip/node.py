@@ -60,7 +60,8 @@ class Node:
         LocalError: an argument has the wrong type, or the network is not connected.
 
     >>> import torch
-    >>> from fewbits import DSGD, topology
+    >>> from fewbits import topology
+    >>> from fewbits.learn import DSGD
     >>> pair = [Node(torch.nn.Linear(2, 1), DSGD(), topology.ring(2), me, Key(0)) for me in (0, 1)]
     >>> def train(model):
     ...     model.params.sub_(0.1)
@@ -280,7 +281,7 @@ def _bytes(data: bytes) -> Tensor:
 
 def _check(method: object, network: object, me: int, key: object) -> None:
     if not isinstance(method, GossipMethod):
-        raise LocalError(f"Node: method must be a GossipMethod, such as fb.Choco(); got {method!r}")
+        raise LocalError(f"Node: method must be a GossipMethod, such as fb.learn.Choco(); got {method!r}")
     if not isinstance(network, Network):
         raise LocalError(f"Node: network must be a Topology, such as fb.topology.ring(6); got {network!r}")
     if not isinstance(key, Key):

@@ -30,8 +30,12 @@ def report(
     config: Mapping[str, object],
     graph: Topology,
     target: float | None = None,
+    subtitle: str = "",
 ) -> Report:
-    """The report of these runs; `graph`: of a round in which all nodes are active, `target`: an accuracy."""
+    """The report of these runs; `graph`: of a round in which all nodes are active, `target`: an accuracy.
+
+    `subtitle`: the line below the title; "": made from the configuration.
+    """
     seeds = len({record.seed for record in records})
     many = f", means over {seeds} seeds" if seeds > 1 else ""
     found = rows(records, target)
@@ -44,7 +48,7 @@ def report(
     ]
     return Report(
         title,
-        _subtitle(config, graph),
+        subtitle or _subtitle(config, graph),
         sections,
         partial(figure.png, records, graph),
         "Accuracy against bytes, consensus distance, and the graph coloured by bytes per node",

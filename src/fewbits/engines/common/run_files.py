@@ -1,0 +1,44 @@
+"""The files of a run that other programs read: the codecs of its links, and its final weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fewbits.codecs import Lift
+from fewbits.codecs.lifts.lift import AnySpec, entries
+from fewbits.federated.server import Server
+from fewbits.files import write_atomically
+from fewbits.learn.flat_model import FlatModel
+from fewbits.links.identity import codec_hash
+
+WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
+
+
+def write_links(server: Server, folder: Path) -> None:
+    """Describe the codecs and tensors of both directions, for `fewbits inspect`."""
+    links = [_link("uplink", "", server.exchange.up, server.exchange.sent)]
+    links += [_link("downlink", *kind) for kind in server.broadcast.kinds]
+    write_atomically(folder / WIRE, (json.dumps(links, indent=2) + "\n").encode())
+
+
+def write_weights(model: nn.Module, path: Path) -> None:
+    """Write the model's state dict as safetensors."""
+    # Parameters are views of one buffer, which safetensors refuses.
+    write_atomically(path, save({name: x.detach().clone().contiguous() for name, x in model.state_dict().items()}))
+
+
+def write_nodes(model: nn.Module, models: Tensor, path: Path) -> None:
+    """Write every node's model, (n, numel), with the names and shapes of `model`, as safetensors."""
+    layout = [[name, list(x.shape)] for name, x in FlatModel(copy.deepcopy(model)).named().items()]
+    write_atomically(path, save({"models": models.clone()}, {"layout": json.dumps(layout)}))
+
+
+def _link(way: str, kind: str, codec: Lift, spec: AnySpec) -> dict[str, object]:
+    tensors = [[name, list(leaf.shape), leaf.dtype] for name, leaf in entries(spec)]
+    name = f"{codec_hash(codec, spec, kind):04X}"
+    return {"link": way, "kind": kind, "codec": repr(codec), "hash": name, "tensors": tensors}

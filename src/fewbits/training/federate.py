@@ -1,0 +1,98 @@
+"""federate: a whole training with a server in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fewbits.engines.common.run_files import MODEL, write_links, write_weights
+from fewbits.engines.common.schedule import Schedule
+from fewbits.engines.common.task import Loss, Task
+from fewbits.engines.simulation import Federation, Result, RoundReport
+from fewbits.learn.local import LocalSGD
+from fewbits.learn.method import Method
+from fewbits.methods import named
+from fewbits.report import Record
+from fewbits.report.training import report
+from fewbits.report.write import FIGURES, write
+from fewbits.rng import Key
+from fewbits.training.subtitle import participants, subtitle
+
+
+def federate(
+    model: nn.Module,
+    clients: Sequence[tuple[Tensor, Tensor]],
+    method: str | Method,
+    rounds: int = 50,
+    *,
+    test: tuple[Tensor, Tensor] | None = None,
+    local: LocalSGD | None = None,
+    per_round: int | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    processes: int = 1,
+    evaluate_every: int = 1,
+    device: str = "cpu",
+    out: Path | str | None = None,
+    watch: Callable[[RoundReport], None] | None = None,
+) -> Result:
+    """Train `model` in place on the clients' data by a method, and count every byte in both directions.
+
+    Every round: a bundle to each sampled client; its local training; one compressed frame back; then
+    theta <- theta - lr_server * weighted mean of (start - end), decoded.
+
+    Args:
+        model: any module; it ends with the trained weights.
+        clients: one (x, y) pair of tensors for each client, each with the examples first.
+        method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`.
+        rounds: rounds of the run; the same call with more rounds and the same `out` extends it.
+        test: (x, y) on which the public model is evaluated; None: no evaluation.
+        local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
+        per_round: clients sampled in each round; None: all.
+        loss: loss(output, y); None: cross-entropy.
+        seed: same seed, same bytes, for any number of processes.
+        processes: worker processes; results do not depend on it.
+        evaluate_every: rounds between two evaluations; the last round is always evaluated.
+        device: where clients train, such as "cuda"; another than "cpu" needs one process.
+        out: folder for logs and checkpoints, and at the end for the model, the figures and report.html, as
+            `fewbits train` leaves them; an earlier part of the same run in it is continued. None: nothing is left.
+        watch: a function that gets the report of every round.
+
+    Returns:
+        A `fb.simulation.Result`: the model, the reports, the ledger and notes.
+
+    Raises:
+        LocalError: the arguments do not fit each other, or `out` holds another run.
+
+    Example:
+        >>> import torch
+        >>> data = [(torch.eye(4), torch.arange(4)) for _ in range(3)]
+        >>> result = federate(nn.Linear(4, 4), data, "topk@fraction=0.5", rounds=2, test=data[0])
+        >>> len(result.reports), result.reports[-1].up_frame_bytes == result.ledger.frame_bytes["up"]
+        (2, True)
+
+    Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
+    Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
+    """
+    task, method, key = Task.of(model, clients, test, local, loss), named(method), Key(seed)
+    schedule = Schedule(rounds, per_round, evaluate_every, processes=processes, device=device)
+    run = Federation(task, method, schedule, key, out)
+    if run.folder is not None:
+        (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
+        write_links(run.server, run.folder)
+    result = run.run(watch)
+    if run.folder is not None:
+        config = {"method": repr(method), "rounds": rounds, "per_round": per_round, "seed": seed}
+        line = subtitle(task, participants(task, per_round), rounds)
+        result.notes.extend(_finish(run.folder, method.name, result, config | {"local": repr(task.local)}, line))
+    return result
+
+
+def _finish(folder: Path, name: str, result: Result, config: Mapping[str, object], line: str) -> list[str]:
+    """Write what only a finished run has; returns a sentence for each file that could not be made."""
+    write_weights(result.model, folder / MODEL)
+    record = Record.read(folder, name, int(str(config["seed"])))
+    title = f"{name} on {type(result.model).__name__}"
+    return write(folder, report(title, [record], config, record.summary(), None, line))

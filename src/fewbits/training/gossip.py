@@ -1,0 +1,104 @@
+"""gossip: a whole training without a server in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_weights
+from fewbits.engines.common.schedule import Schedule
+from fewbits.engines.common.task import Loss, Task
+from fewbits.engines.gossip.report import GossipReport
+from fewbits.engines.gossip.result import GossipResult
+from fewbits.engines.gossip.run import GossipRun
+from fewbits.learn.gossip import GossipMethod
+from fewbits.learn.local import LocalSGD
+from fewbits.methods.gossip import gossip_method
+from fewbits.report.gossip import GossipRecord, report
+from fewbits.report.write import FIGURES, write
+from fewbits.rng import Key
+from fewbits.topology import IntermittentNodes, Network, Topology
+from fewbits.training.subtitle import subtitle
+
+
+def gossip(
+    model: nn.Module,
+    nodes: Sequence[tuple[Tensor, Tensor]],
+    network: Network,
+    method: str | GossipMethod,
+    rounds: int = 50,
+    *,
+    test: tuple[Tensor, Tensor] | None = None,
+    local: LocalSGD | None = None,
+    inactive: float = 0.0,
+    loss: Loss | None = None,
+    seed: int = 0,
+    processes: int = 1,
+    evaluate_every: int = 1,
+    out: Path | str | None = None,
+    watch: Callable[[GossipReport], None] | None = None,
+) -> GossipResult:
+    """Train one model per node of a graph, without a server, and count every byte.
+
+    Every round: local steps; one compressed frame to all neighbours; x = x_half + gamma sum_j w_ij (xhat_j - xhat_i).
+
+    Args:
+        model: the initial model; its weights become the mean of all nodes' models.
+        nodes: one (x, y) pair of tensors per node, each with the examples first.
+        network: a graph, such as `fb.topology.torus(16)`.
+        method: text such as "malcom" or "choco@bits=3", or a `GossipMethod` such as `fb.learn.Malcom()`.
+        rounds: rounds of the run; the same call with more rounds and the same `out` extends it.
+        test: (x, y) for the accuracy of every node's own model; None: no evaluation.
+        local: a node's training in a round; the default is one SGD step, learning rate 0.1, 10 examples.
+        inactive: probability that a node is inactive in a round, in [0, 1).
+        loss: loss(output, y); None: cross-entropy.
+        seed: same seed, same bytes, for any number of processes.
+        processes: worker processes; results do not depend on it.
+        evaluate_every: rounds between two evaluations.
+        out: folder for logs and checkpoints, and at the end for the models, the figures and report.html, as
+            `fewbits gossip` leaves them; an earlier part of the same run in it is continued. None: nothing is left.
+        watch: a function that gets every report.
+
+    Returns:
+        A `fb.simulation.GossipResult`: the models, the reports and the ledger.
+
+    Raises:
+        LocalError: the arguments do not fit each other, or `out` contains another run.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> nodes = [(torch.randn(20, 3), torch.arange(20) % 2) for _ in range(4)]
+        >>> result = gossip(torch.nn.Linear(3, 2), nodes, fb.topology.ring(4), "malcom@gamma=0.5", rounds=2)
+        >>> len(result.reports), result.models.shape
+        (2, torch.Size([4, 8]))
+
+    Source: the methods' papers; see each method.
+    """
+    key = Key(seed)
+    task = Task.of(model, nodes, test, local or LocalSGD(lr=0.1, steps=1), loss)
+    varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
+    schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
+    run = GossipRun(task, gossip_method(method), varying, schedule, key, out)
+    if run.folder is not None:
+        (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
+    result = run.run(watch)
+    if run.folder is not None:
+        config = {"method": repr(run.method), "network": repr(varying), "rounds": rounds, "seed": seed}
+        line = subtitle(task, f"{network.n} nodes", rounds)
+        config |= {"local": repr(task.local)}
+        result.notes.extend(_finish(run, result, network.at(1), config, line))
+    return result
+
+
+def _finish(
+    run: GossipRun, result: GossipResult, graph: Topology, config: Mapping[str, object], line: str
+) -> list[str]:
+    """Write what only a finished run has; returns a sentence for each file that could not be made."""
+    assert run.folder is not None
+    write_weights(result.model, run.folder / MODEL)
+    write_nodes(result.model, result.models, run.folder / NODES)
+    name = type(run.method).__name__.lower()
+    record = GossipRecord.read(run.folder, name, int(str(config["seed"])))
+    return write(run.folder, report(f"{name}, without a server", [record], config, graph, None, line))

@@ -1,0 +1,16 @@
+"""What was trained, as the line below a report's title."""
+
+from __future__ import annotations
+
+from fewbits.engines.common.task import Task
+
+
+def subtitle(task: Task, clients: str, rounds: int) -> str:
+    """A sentence about the model, the clients or nodes, and the rounds."""
+    numbers = sum(p.numel() for p in task.model.parameters())
+    return f"{type(task.model).__name__} of {numbers:,} parameters, {clients} in each of {rounds} rounds."
+
+
+def participants(task: Task, per_round: int | None) -> str:
+    """How many clients there are, and how many of them take part in a round."""
+    return f"{len(task.parts)} clients, {per_round or 'all'} of them"
