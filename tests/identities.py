@@ -69,7 +69,7 @@ def others() -> list[Any]:
         Adaptive(lr=1, steps=5),
         Adaptive(lr=0.1, steps=5, c=2),
         Downlink(Raw()),
-        Downlink(fewbits.Delta(Raw()), own=chain(Quantize(bits=4))),
+        Downlink(fewbits.Delta(Raw()), personal=chain(Quantize(bits=4))),
         FetchSGD(100, momentum=0, lr=2),
         FetchServer(MeanSketch(64), FetchSGD(100)),
         IntrinsicSpace(128, mode="time-varying", epoch=3),

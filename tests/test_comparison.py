@@ -87,7 +87,7 @@ def test_with_a_folder_it_leaves_the_page_and_continues(tmp_path):
         ([3], {}, "a method is a text such as"),
         (["dense", "fedper@private=head"], {"rounds": 10**9}, "private: pattern 'head' matches nothing"),
         (["dense"], {"seeds": []}, "one or more seeds"),
-        (["dense"], {"rounds": 0}, "rounds must be at least 1"),
+        (["dense"], {"rounds": 0}, "rounds must be a whole number, 1 or more"),
     ],
 )
 def test_what_cannot_be_compared_is_a_sentence(methods, more, said):

@@ -421,7 +421,7 @@ def test_a_folder_that_is_taken_is_refused_unless_forced(folder, tmp_path):
         (["--epochs", "2000"], "fewer epochs"),
         (["--lr", "-1"], "lr must be a finite number above 0; got -1.0"),
         (["--lr", "1e20"], "smaller learning rate"),
-        (["--lr", "inf"], "lr is at most"),
+        (["--lr", "inf"], "lr must be a finite number above 0; got inf"),
         (["--limit", "0"], "limit must be a whole number, 1 or more"),
         (["--data", "mnist", "--data-dir", "/nowhere"], "no folder /nowhere"),
     ],

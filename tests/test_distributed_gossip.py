@@ -337,5 +337,5 @@ def test_wrong_sizes_and_methods_are_errors_on_every_rank(tmp_path):
     for outcome in runs_of_four(None, method=lambda rank: other if rank == 1 else WHOLE):
         assert outcome.code == 1
         assert (
-            "their method differs: nodes 0, 2, 3 have Malcom(" in outcome.text and "node 1 has Choco(" in outcome.text
+            "their method differs: nodes 0, 2, 3 have malcom(" in outcome.text and "node 1 has choco(" in outcome.text
         )

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "fewbits"
 
-# From the ground up: rooms of one floor do not import each other. A package's own face, its __init__, imports its rooms.
+# From the ground up: rooms of one floor do not import each other; a package's own __init__ imports its rooms.
 FLOORS = [
     ["errors"],
     ["checks"],
@@ -89,7 +89,7 @@ def edges(root):
 
 
 def room(name):
-    """`fewbits.codecs.transforms.topk` -> `codecs.transforms`: the longest room that holds it; "" is `fewbits` itself."""
+    """`fewbits.codecs.transforms.topk` -> `codecs.transforms`: the longest room; "" is `fewbits` itself."""
     inside = name.removeprefix("fewbits").removeprefix(".")
     holds = [room for room in HEIGHT if starts(inside, room)]
     return max(holds, key=len, default=inside.split(".")[0])

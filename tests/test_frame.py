@@ -166,6 +166,11 @@ def test_a_field_that_does_not_fit_is_the_callers_mistake(name):
             bytes(Frame(replace(Header(0, 0, 0), **{name: value}), b""))
 
 
+def test_a_full_link_is_refused_with_the_number_of_its_frames():
+    with pytest.raises(LocalError, match="a link carries 16777215 frames"):
+        Header(0, 2**24, 0).pack()
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("ack", [0, 1, 0xFFFF, 2**16 + 7])
 def test_acknowledging_changes_the_ack_and_the_checksum_only(frame, ack):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ PATH = Path(__file__).parents[1] / "papers" / "intrinsic" / "gpt2.py"
 SPEC = importlib.util.spec_from_file_location("gpt2", PATH)
 assert SPEC is not None and SPEC.loader is not None
 gpt2 = importlib.util.module_from_spec(SPEC)
+sys.modules["gpt2"] = gpt2  # dataclasses look their module up
 SPEC.loader.exec_module(gpt2)
 
 

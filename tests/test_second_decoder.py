@@ -9,21 +9,22 @@ import torch
 
 from every_codec import CODECS, COMMON, deliver, ends, stream, vector
 from fewbits import coders
-from fewbits.codecs import Basis, FetchSGD, Field, Sketch, Subspace
-from fewbits.codecs.bases import KINDS, SCALES
+from fewbits.codecs import Basis, FetchSGD, ModularEncoding, Sketch, Subspace
+from fewbits.codecs.transforms.bases import KINDS, SCALES
 from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import BitWriter
+from fewbits.wire.identity import canonical
 from second_decoder import bases, fetch, modular
 from second_decoder import coders as second
 from second_decoder.bits import Bits
-from second_decoder.frames import Reader
+from second_decoder.frames import Header, Reader
 from second_decoder.keys import Name
 from second_decoder.linear import Table
 from second_decoder.supports import support
-from second_decoder.text import parse
+from second_decoder.text import identity, parse
 from test_every_codec import HARD
 
 KEYS = [Key(0), Key(-3).fold("labels", 5), Key(2**70).fold("\u00fcmlaut", -1, "x")]
@@ -56,14 +57,17 @@ def agree(codec, xs):
     """Send the values over a link of the library's; both readers must give the same ones."""
     spec = Spec.of(xs[0])
     sender, receiver = ends(codec, spec)
-    reader = Reader(repr(sender.codec), described(spec), named(COMMON))
+    text = canonical(sender.codec)
+    reader, first = Reader(text, described(spec), named(COMMON)), identity(text, canonical(spec))
     for x in xs:
         try:
             frame, value = deliver(sender, receiver, x)
         except LocalError:
             continue  # the value leaves a range of this codec, and no frame was made
+        header = Header(frame)
+        assert header.codec == first[0] and (header.sequence or header.history == first[1])
         assert all(map(same, reader.receive(frame), values(value)))
-        adopted = Reader(repr(sender.codec), described(spec), named(COMMON))
+        adopted = Reader(text, described(spec), named(COMMON))
         adopted.adopt(receiver.dump())
         reader = adopted
 
@@ -176,7 +180,7 @@ def test_coders_of_levels(coder):
             except LocalError:
                 assert high > 2**16 and type(coder) in (Elias, Golomb)
                 continue
-            assert second.integers(parse(repr(coder)), n, low, high, bits) == values.tolist()
+            assert second.integers(parse(canonical(coder)), n, low, high, bits) == values.tolist()
             bits.finish()
 
 
@@ -188,7 +192,7 @@ def test_coders_of_words(coder):
             words = vector(Key(n), n).astype(f"f{size // 8}").view(f"u{size // 8}")
             for values in (words, np.zeros_like(words)):
                 bits = written(coder, values, spec)
-                assert second.words(parse(repr(coder)), n, size, bits) == values.tolist()
+                assert second.words(parse(canonical(coder)), n, size, bits) == values.tolist()
                 bits.finish()
 
 
@@ -196,7 +200,7 @@ def test_coders_of_words(coder):
 def test_four_lanes(n):
     spec = Spec((n,), "int8", -100, 100)
     values = levels(n, -100, 100).astype(np.int8)
-    assert second.integers(("Rans", {}), n, -100, 100, written(Rans(), values, spec)) == values.tolist()
+    assert second.integers(("rans", {}), n, -100, 100, written(Rans(), values, spec)) == values.tolist()
 
 
 def written(coder, values, spec):
@@ -252,14 +256,14 @@ def test_rounds_of_fetchsgd(feedback, n, rows, columns):
 
 @pytest.mark.parametrize("bits", [8, 32, 40])
 def test_modular_sums_and_masks(bits):
-    field = Field(bits, clip=0.7, clients=3)
+    encoding = ModularEncoding(bits, clip=0.7, clients=3)
     keys = {2: Key(5), 7: Key(6)}
-    words = [field.encode(torch.from_numpy(vector(Key(i), 20)), Key(i)) for i in range(3)]
-    total = field.add(field.add(words[0], words[1]), words[2])
-    assert same(modular.total(total.tolist(), bits, 0.7, 3, 3), field.decode(total, 3).numpy())
+    words = [encoding.encode(torch.from_numpy(vector(Key(i), 20)), Key(i)) for i in range(3)]
+    total = encoding.add(encoding.add(words[0], words[1]), words[2])
+    assert same(modular.total(total.tolist(), bits, 0.7, 3, 3), encoding.decode(total, 3).numpy())
     later, earlier = (modular.stream(20, bits, named(keys[i])) for i in (7, 2))
     expected = [(a - b) % 2**bits for a, b in zip(later, earlier, strict=True)]
-    assert field.mask(20, 4, keys).tolist() == expected
+    assert encoding.mask(20, 4, keys).tolist() == expected
     out = BitWriter()
-    field.write(total, out)
-    assert second.integers(("Fixed", {}), 20, 0, 2**bits - 1, Bits(out.finish())) == total.tolist()
+    encoding.write(total, out)
+    assert second.integers(("fixed", {}), 20, 0, 2**bits - 1, Bits(out.finish())) == total.tolist()

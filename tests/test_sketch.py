@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from every_codec import restamp
+from every_codec import payload_of, restamp
 from fewbits import kernels
 from fewbits.codecs import CountSketch, ErrorFeedback, FetchSGD, Keys, MeanSketch, Sketch, TopK, Total, chain
 from fewbits.errors import LocalError, WireError
@@ -300,3 +300,21 @@ def test_fetch_sgd_of_nothing_changes_nothing():
     step = optimizer.step(sketch, torch.zeros(100), u, e)
     assert len(step.support) == len(step.values) == 0
     assert not bool(step.momentum.any()) and not bool(step.error.any())
+
+
+@pytest.mark.parametrize("kind", [CountSketch, MeanSketch])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("n", [15, 16, 17, 300])  # up to 16 entries a vector is its own table
+def test_a_receiver_refuses_a_table_that_is_not_finite(kind, dtype, n):
+    x = torch.ones(n, dtype=dtype)
+    word = np.float64 if dtype == torch.float64 else np.float32
+    for codec in (kind(8, rows=2), kind(8, rows=2, mode="contractive")):
+        frame = Sender(codec, Spec.of(x), Key(0)).send(x)
+        table = np.frombuffer(payload_of(frame), word)
+        assert len(table) == min(n, 16)
+        for wrong in (np.inf, -np.inf, np.nan):
+            for place in range(len(table)):
+                changed = table.copy()
+                changed[place] = wrong
+                with pytest.raises(WireError, match="not finite"):
+                    Receiver(codec, Spec.of(x)).receive(restamp(frame, changed.tobytes()))

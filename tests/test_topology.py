@@ -1,5 +1,7 @@
 """Laws of graphs and mixing matrices; the oracles are NumPy and networkx."""
 
+from dataclasses import fields
+
 import networkx
 import numpy as np
 import pytest
@@ -114,6 +116,32 @@ def test_a_file_gives_its_graph(tmp_path):
 def test_names_and_digests_tell_graphs_apart():
     assert len({graph.digest for graph in GRAPHS.values()}) == len(GRAPHS) - 1  # a star's two rules agree
     assert topology.ring(7) == GRAPHS["ring"] and hash(topology.ring(7)) == hash(GRAPHS["ring"])
+
+
+def test_networks_have_identities_without_names_of_python():
+    ring, nodes = topology.ring(5), (1, 2)
+    networks = [
+        ring,
+        topology.ring(6),
+        topology.complete(5),
+        ring.scaled(0.5),
+        ring.with_active([True, True, True, True, False]),
+        Periodic((ring,)),
+        Periodic((ring, topology.star(5))),
+        IntermittentNodes(ring, 0.5, Key(0)),
+        IntermittentNodes(ring, 0.25, Key(0)),
+        IntermittentNodes(ring, 0.5, Key(0, nodes)),
+        IntermittentNodes(Periodic((ring,)), 0.5, Key(0)),
+    ]
+    assert len({network.identity for network in networks}) == len(networks)
+    for network in networks:
+        cls = type(network)
+        other = type("Renamed", (cls,), {"__repr__": lambda self: "renamed"})
+        given = {f.name: getattr(network, f.name) for f in fields(network) if f.init}
+        assert other(**given).identity == cls(**given).identity == network.identity
+        assert cls.__name__ not in network.identity
+    assert IntermittentNodes(ring, np.float64(0.5), Key(0)).identity == networks[7].identity
+    assert Topology(5, (), (), frozenset({np.int64(1)})).identity == Topology(5, (), (), frozenset({1})).identity
 
 
 def test_periodic_graphs_may_be_connected_only_together():

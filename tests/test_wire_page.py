@@ -2,9 +2,9 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,25 @@ import torch
 
 from every_codec import classes
 from fewbits import codecs, coders
-from fewbits.codecs.bases.basis import _MATRICES, KINDS
+from fewbits.codecs import Codec, Transform
+from fewbits.codecs.transforms.bases.basis import _MATRICES, KINDS
 from fewbits.coders.base import Coder
-from fewbits.learn.space import Space
-from fewbits.link import Receiver, Sender
-from fewbits.link.epochs import FINAL, NOW, WHOLE, EpochBroadcast
-from fewbits.link.identity import OWN, PATCH, SEED, codec_hash
+from fewbits.learn.intrinsic_space import IntrinsicSpace
+from fewbits.links import Receiver, Sender
+from fewbits.links.epochs import FINAL, NOW, WHOLE, EpochBroadcast
+from fewbits.links.identity import PATCH, PERSONAL, SEED, codec_hash
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame
+from fewbits.wire.identity import canonical
+from identities import table as table_of
 from second_decoder.bases import expand
 from second_decoder.bits import Bits
 from second_decoder.frames import Reader
 from second_decoder.keys import Name
+from second_decoder.text import DEFAULTS
 from second_decoder.vectors import stored
+from test_identity import subclasses
 
 PAGE = (Path(__file__).parents[1] / "docs" / "wire-format.md").read_text()
 SECTIONS = dict(zip(*[iter(re.split(r"^## (.*)$", PAGE, flags=re.MULTILINE)[1:])] * 2, strict=True))
@@ -74,6 +79,29 @@ def test_every_public_class_of_the_codecs_is_described(name):
         assert own in described()
 
 
+@pytest.mark.parametrize("cls", [*classes(), *coder_classes()], ids=lambda cls: cls.__name__)
+def test_every_wire_name_and_every_field_stands_in_the_section_identity(cls):
+    text, *_ = re.findall(rf"`{cls.wire_name}\(.*?(?=`\w+\(|$)", SECTIONS["Identity"], flags=re.MULTILINE)
+    for field, default in table_of(cls).items():
+        assert re.search(rf"`{field}` \? `{re.escape(default)}`" if default else rf"\b{field}=", text)
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS))
+def test_the_second_decoder_has_the_defaults_of_the_library(name):
+    (cls,) = [cls for cls in [*classes(), *coder_classes()] if cls.wire_name == name]
+    found = {field: default for field, default in table_of(cls).items() if default is not None}
+    constants = {text: json.dumps(text) for text in DEFAULTS[name].values() if isinstance(text, str)}
+    given = {field: "none" if x is None else constants.get(x, str(x)) for field, x in DEFAULTS[name].items()}
+    assert found == given
+
+
+def test_the_walk_finds_the_classes_of_every_room():
+    walked = set(classes())
+    made = {cls for cls in subclasses(Transform, Codec) if cls.__module__.startswith("fewbits.")}
+    assert {cls for cls in made if "wire_name" in cls.__dict__} <= walked
+    assert {cls.__module__.split(".")[2] for cls in walked} >= {"chain", "lifts", "transforms", "wrappers"}
+
+
 def test_what_is_said_to_have_no_bits_is_public():
     assert set(codecs.__all__) >= NO_BITS
 
@@ -85,7 +113,7 @@ def test_every_basis_is_described(kind):
 
 def test_every_kind_of_frame_is_described():
     kinds = {row[1] for row in rows(SECTIONS["Bundles"]) if len(row) > 2}
-    assert {f"`{word}`" for word in (SEED, PATCH, OWN)} <= kinds
+    assert {f"`{word}`" for word in (SEED, PATCH, PERSONAL)} <= kinds
     assert {WHOLE, FINAL, NOW} <= described()
 
 
@@ -140,9 +168,9 @@ def test_the_payloads_and_values(row):
     payload = bytes.fromhex(payload.replace("none", ""))
     x = torch.tensor(numbers(given))
     expected = np.array(numbers(decoded), np.float32)
-    (found,) = Reader(text, [("tensor", len(x), "float32")]).message(Bits(payload), Name(0).fold(0))
-    assert found.tobytes() == expected.tobytes()
     codec = eval(text, {name: getattr(codecs, name) for name in codecs.__all__})
+    (found,) = Reader(canonical(codec), [("tensor", len(x), "float32")]).message(Bits(payload), Name(0).fold(0))
+    assert found.tobytes() == expected.tobytes()
     sender = Sender(codec, Spec.of(x), Key(0))
     frame = sender.send(x)
     assert repr(sender.codec) == text and frame[16:] == payload
@@ -175,11 +203,12 @@ def sum_of_parts(epoch, s):
 
 def sent():
     """The same run by the library."""
-    space = Space(dim=2, mode="k-subspace", k=2, epoch=2, basis="sparse", scale="orthonormal", seed=7)
-    server = EpochBroadcast(torch.arange(1.0, 6.0), space.numel, partial(space.expand, 5), Key(0))
+    space = IntrinsicSpace(dim=2, mode="k-subspace", k=2, epoch=2, basis="sparse", scale="orthonormal", seed=7)
+    server = EpochBroadcast(space, Spec((5,)), Key(0))
+    server.publish({WHOLE: torch.arange(1.0, 6.0)})
     frames = server.frames(None)
     for version, s in ((1, [1.0, -2, 0, 0]), (2, [1.0, -2, 3, 0.5])):
-        server.publish(torch.tensor(s), space.epoch_of(version + 1))
+        server.publish({NOW: torch.tensor(s)})
         frames += server.frames(version)
     names = {hash_: spec.entries[0][0] for hash_, spec in kinds(server)}
     parsed = map(Frame.parse, frames)

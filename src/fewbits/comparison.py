@@ -172,10 +172,10 @@ def _report(
     """The page and the figures of all runs."""
     numbers = sum(p.numel() for p in model.parameters())
     sampled = config["per_round"] or "all"
-    subject = (
+    subtitle = (
         f"{type(model).__name__} of {numbers:,} parameters, {len(task.parts)} clients, {sampled} of them in each of "
         f"{config['rounds']} rounds. {INITIAL}"
     )
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
     summary = [record.summary(target) for record in records]
-    return report(title, records, config, summary, target, subject, labels)
+    return report(title, records, config, summary, target, subtitle, labels)

@@ -21,7 +21,7 @@ class LocalError(FewbitsError, ValueError):
         >>> fb.Zstd(level=20)
         Traceback (most recent call last):
         ...
-        fewbits.errors.LocalError: Zstd: level must be in 1..19; got 20
+        fewbits.errors.LocalError: Zstd: level must be a whole number in 1..19; got 20
     """
 
 

@@ -1,4 +1,4 @@
-"""Fuzz every place that reads outside bytes: python tests/fuzz/fuzz.py [--seconds 600] [--only follower]
+"""Fuzz every place that reads outside bytes: python tests/fuzz/fuzz.py [--seconds 600] [--only subscriber]
 
 The bytes may raise the library's own errors and nothing else, and may not make it allocate more than four times the
 frame and the model. An input is (which place, which kind of damage, bytes): libFuzzer mutates all three, from a corpus

@@ -87,10 +87,10 @@ class Link(Place):
 
 
 class Bundles(Place):
-    """A follower that holds version 2 of a model."""
+    """A subscriber that holds version 2 of a model."""
 
     def __init__(self, name: str, codec: Any) -> None:
-        self.name = f"follower {name}"
+        self.name = f"subscriber {name}"
         self.codec, self.spec = codec, Spec.of(MODEL)
         self.broadcast = Broadcast(codec, self.spec, Key(3))
         self.bundles = []
@@ -98,7 +98,7 @@ class Bundles(Place):
             self.broadcast.publish({name: x + version for name, x in MODEL.items()})
             self.bundles.append(self.broadcast.bundle(version or None))
 
-    def follower(self) -> Any:
+    def subscriber(self) -> Any:
         return Subscriber(self.codec, self.spec)
 
     def samples(self) -> Iterator[tuple[bytes, bool]]:
@@ -110,15 +110,15 @@ class Bundles(Place):
                 yield payload_of(frame), True
 
     def read(self, data: bytes, stamped: bool) -> None:
-        follower = self.follower()
-        follower.receive(self.bundles[0])
+        subscriber = self.subscriber()
+        subscriber.receive(self.bundles[0])
         if stamped:
             data = pack([restamp(unpack(self.bundles[1])[-1], data)])
-        follower.receive(data)
+        subscriber.receive(data)
 
 
 class Epochs(Bundles):
-    """A follower of a run in subspaces, with epochs of two versions."""
+    """A subscriber of a run in subspaces, with epochs of two versions."""
 
     numel = 8
 
@@ -129,7 +129,7 @@ class Epochs(Bundles):
         return Basis(size, 8, Key(epoch)).expand(s)
 
     def __init__(self) -> None:
-        self.name = "follower in subspaces"
+        self.name = "subscriber in subspaces"
         self.broadcast = EpochBroadcast(self, Spec((41,)), Key(3))
         self.broadcast.publish({"theta_e": torch.zeros(41)})
         self.bundles = [self.broadcast.bundle(None)]
@@ -137,12 +137,12 @@ class Epochs(Bundles):
             self.broadcast.publish({"s": torch.ones(8) * version})
             self.bundles.append(self.broadcast.bundle(version))
 
-    def follower(self) -> Any:
+    def subscriber(self) -> Any:
         return EpochSubscriber(self, Spec((41,)))
 
 
 class Parsed(Place):
-    """A frame on its own, and what a client keeps."""
+    """A frame on its own, and client state."""
 
     name = "frame"
 

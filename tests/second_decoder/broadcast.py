@@ -1,4 +1,4 @@
-"""The receiver of a broadcast: bundles of entries, snapshots, patches, seeds and own frames."""
+"""The receiver of a broadcast: bundles of entries, snapshots, patches, seeds and personal frames."""
 
 import hashlib
 
@@ -26,12 +26,12 @@ def digest(arrays, types):
 class Holder:
     """What one receiver holds; `hashes`: "", "seed of ", "patch of " or "own " for each codec hash."""
 
-    def __init__(self, text, own_text, tensors, hashes, first, own_first, build):
+    def __init__(self, text, personal_text, tensors, hashes, first, personal_first, build):
         self.tensors, self.hashes, self.build = tensors, hashes, build
-        self.first, self.own_first, self.own_text, self.text = first, own_first, own_text, text
+        self.first, self.personal_first, self.personal_text, self.text = first, personal_first, personal_text, text
         self.public = Reader(text, tensors)
-        self.own = Reader(own_text, tensors) if own_text else None
-        self.value, self.version, self.history, self.mine = None, 0, first, False
+        self.personal = Reader(personal_text, tensors) if personal_text else None
+        self.value, self.version, self.history, self.alone = None, 0, first, False
 
     def receive(self, bundle):
         """(the value, the acknowledgement)"""
@@ -41,7 +41,7 @@ class Holder:
             return self.value, ack
         for frame in unbundled(bundle):
             header = Header(frame)
-            kinds = {"": self.entry, "seed of ": self.seed, "patch of ": self.patch, "own ": self.personal}
+            kinds = {"": self.entry, "seed of ": self.seed, "patch of ": self.patch, "own ": self.difference}
             kinds[self.hashes[header.codec]](header, frame)
         return self.value, header.ack
 
@@ -49,19 +49,19 @@ class Holder:
         if header.snapshot:
             self.public.adopt(frame)
             return self.moved([state[0] for state in self.public.states], header.sequence, header.history)
-        if header.sequence < self.version and not self.mine:
+        if header.sequence < self.version and not self.alone:
             return None
-        assert header.key or not self.mine
+        assert header.key or not self.alone
         self.public.history, self.public.expects = self.history, self.version
         assert header.history == (self.first if header.key else self.history)
         self.value = self.public.receive(frame)
-        self.version, self.history, self.mine = header.sequence + 1, self.public.history, False
+        self.version, self.history, self.alone = header.sequence + 1, self.public.history, False
         return None
 
     def moved(self, vectors, version, history):
         """The public value is each group's vector."""
         self.value = self.cut(self.public, vectors)
-        self.version, self.history, self.mine = version, history, False
+        self.version, self.history, self.alone = version, history, False
 
     def cut(self, reader, vectors):
         found = [np.zeros(0)] * len(self.tensors)
@@ -81,22 +81,22 @@ class Holder:
         return [state and (x, state[1]) for x, state in zip(self.laid(reader), fresh, strict=True)]
 
     def seed(self, header, frame):
-        if self.version and not self.mine:
+        if self.version and not self.alone:
             return
         bits = Bits(frame[16:])
         self.value = self.build(read_key(bits))
         assert digest(self.value, [dtype for *_, dtype in self.tensors]) == bits.bytes(8)
         bits.finish()
         assert header.sequence == 1 and header.history == self.first
-        self.version, self.history, self.mine = 1, header.history, False
+        self.version, self.history, self.alone = 1, header.history, False
         self.public.states = self.begun(self.public)
 
     def patch(self, header, frame):
-        if header.sequence <= self.version and not self.mine:
+        if header.sequence <= self.version and not self.alone:
             return
         bits = Bits(frame[16:])
         since = header.sequence - bits.delta()
-        assert not self.mine and 1 <= since <= self.version
+        assert not self.alone and 1 <= since <= self.version
         expected, vectors = bits.bytes(8), []
         for (seen, _, _), (h, _) in zip(self.public.groups, self.public.states, strict=True):
             k, x = bits.delta() - 1, h.copy()
@@ -108,14 +108,14 @@ class Holder:
         self.public.states = [(x, inner) for x, (_, inner) in zip(vectors, self.public.states, strict=True)]
         self.moved(vectors, header.sequence, header.history)
 
-    def personal(self, header, frame):
+    def difference(self, header, frame):
         if header.key:
-            self.own.restart()
-            self.history = self.own_first
-        elif not self.mine:
-            self.own.states = self.begun(self.own)
+            self.personal.restart()
+            self.history = self.personal_first
+        elif not self.alone:
+            self.personal.states = self.begun(self.personal)
         assert header.history == self.history
         common = Name(0).fold("own", header.sequence)
-        self.value = self.own.message(Bits(frame[16:]), common)
-        self.version, self.mine = header.sequence, True
+        self.value = self.personal.message(Bits(frame[16:]), common)
+        self.version, self.alone = header.sequence, True
         self.history = next_history(header.history, common, header.sequence, frame[16:])

@@ -15,12 +15,12 @@ def integers(coder, n, low, high, bits):
         return [low] * n
     name, options = coder
     found = {
-        "Fixed": fixed,
-        "Rans": rans,
-        "Zstd": zstd,
-        "Elias": lambda *a: elias(options.get("code", "gamma"), low, high, *a),
-        "Golomb": lambda *a: golomb(options.get("order", "ascending"), *a),
-        "Auto": lambda *a: auto(low, high, *a),
+        "fixed": fixed,
+        "rans": rans,
+        "zstd": zstd,
+        "elias": lambda *a: elias(options["code"], low, high, *a),
+        "golomb": lambda *a: golomb(options["order"], *a),
+        "auto": lambda *a: auto(low, high, *a),
     }[name](n, levels, width(levels), bits)
     assert max(found) < levels
     return [symbol + low for symbol in found]
@@ -30,7 +30,7 @@ def words(coder, n, size, bits):
     """n float words of `size` bits."""
     if n == 0:
         return []
-    tag = bits.take(3) if coder[0] == "Auto" else ("Fixed", "Rans", "Zstd").index(coder[0])
+    tag = bits.take(3) if coder[0] == "auto" else ("fixed", "rans", "zstd").index(coder[0])
     if tag == 0 or not bits.take(1):
         data = bits.bytes(n * size // 8)
         return [int.from_bytes(data[i : i + size // 8], "little") for i in range(0, len(data), size // 8)]
@@ -122,11 +122,11 @@ def golomb(order, n, levels, size, bits):
 def auto(low, high, n, levels, size, bits):
     tag = bits.take(3)
     name, options = (
-        ("Fixed", {}),
-        ("Rans", {}),
-        ("Zstd", {}),
-        ("Elias", {"code": "gamma"}),
-        ("Elias", {"code": "delta"}),
-        ("Golomb", {}),
+        ("fixed", {}),
+        ("rans", {}),
+        ("zstd", {}),
+        ("elias", {"code": "gamma"}),
+        ("elias", {"code": "delta"}),
+        ("golomb", {"order": "ascending"}),
     )[tag]
     return [x - low for x in integers((name, options), n, low, high, bits)]

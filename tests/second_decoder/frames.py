@@ -35,10 +35,10 @@ def groups(codec, tensors):
     """(places of the tensors, the codec) of each group.  # tensors: [(name, elements, dtype)]"""
     name, given = codec
     if name == "each":
-        return [([i], given[""][0]) for i in range(len(tensors))]
+        return [([i], given["codec"]) for i in range(len(tensors))]
     if name != "route":
-        return [(list(range(len(tensors))), given[""][0] if name == "flat" else codec)]
-    rules = given[""][0]
+        return [(list(range(len(tensors))), given["codec"] if name == "flat" else codec)]
+    rules = given["rules"]
     first = [next(r for r, (p, _) in enumerate(rules) if fnmatch.fnmatchcase(t, p)) for t, _, _ in tensors]
     return [([i for i, own in enumerate(first) if own == r], inner) for r, (_, inner) in enumerate(rules)]
 

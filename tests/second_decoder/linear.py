@@ -91,12 +91,12 @@ def median(e, real):
 def estimate(kind, n, dtype, given, table, s):
     """A decoded sketch of either kind.  # s: the numbers that came"""
     assert np.isfinite(s).all(), "a table is not finite"
-    x = table.back(s, "mean" if kind == "MeanSketch" else "median")
+    x = table.back(s, "mean" if kind == "mean_sketch" else "median")
     if given.get("fraction") is not None:
         places = heaviest(x, kept(given["fraction"], n))
         x = np.array([x[i] if i in set(places) else 0.0 for i in range(n)], x.dtype)
     if given["mode"] == "contractive":
-        v = 1 / given["rows"] if kind == "MeanSketch" else given["rows"] / ((given["rows"] + 1) // 2)
+        v = 1 / given["rows"] if kind == "mean_sketch" else given["rows"] / ((given["rows"] + 1) // 2)
         w = 0.0 if table.whole else v * (n - 1) * (1 / given["columns"] + 2.0**-32)
         x = times(x, 1 / (1 + w), wide(dtype))
     return cast(np.clip(x, -largest(dtype), largest(dtype)), dtype)

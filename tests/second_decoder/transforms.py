@@ -39,7 +39,7 @@ def read(name, given, seen, bits, common):
 
 def raw(given, seen, bits, common):
     named = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
-    dtype = named[given[""][0]] if given[""] else seen.dtype
+    dtype = named[given["dtype"]] if given["dtype"] else seen.dtype
     return seen._replace(dtype=dtype), lambda x: cast(x, seen.dtype)
 
 
@@ -99,20 +99,20 @@ def stepped(levels, steps, lengths, dtype):
 
 
 def sign(given, seen, bits, common):
-    bucket = given.get("bucket", "whole")
+    bucket = given["bucket"]
     lengths = stretches(bucket, seen)
     steps = scales(bucket, len(lengths), bits)
     return Levels(seen.n, 0, 1), lambda x: stepped([1 - 2 * b for b in x], steps, lengths, seen.dtype)
 
 
 def quantize(given, seen, bits, common):
-    bucket, s = given.get("bucket", "whole"), 2 ** (given["bits"] - 1) - 1
+    bucket, s = given["bucket"], 2 ** (given["bits"] - 1) - 1
     lengths = stretches(bucket, seen)
     c = 1.0
-    if given.get("mode", "unbiased") == "contractive":
+    if given["mode"] == "contractive":
         longest = max(lengths, default=0)
         grown = (1 + 2.0**-7) ** 2 if isinstance(bucket, int) else 1.0
-        u = longest / s**2 if given.get("norm", "linf") == "l2" else longest / (4 * s**2)
+        u = longest / s**2 if given["norm"] == "l2" else longest / (4 * s**2)
         c = 1 / (1 + grown * min(u, math.sqrt(longest) / s))
     steps = [step(float(scale), c, s) for scale in scales(bucket, len(lengths), bits)]
     return Levels(seen.n, -s, s), lambda x: stepped(x, steps, lengths, seen.dtype)
@@ -158,15 +158,15 @@ def sketched(kind):
 
 
 TRANSFORMS = {
-    "Raw": raw,
-    "TopK": top_k,
-    "Threshold": threshold,
-    "RandK": rand_k,
-    "Words": modular,
-    "Sign": sign,
-    "Quantize": quantize,
-    "Subspace": subspace,
-    "LowRank": factors,
-    "CountSketch": sketched("CountSketch"),
-    "MeanSketch": sketched("MeanSketch"),
+    "raw": raw,
+    "topk": top_k,
+    "threshold": threshold,
+    "randk": rand_k,
+    "modular": modular,
+    "sign": sign,
+    "quantize": quantize,
+    "subspace": subspace,
+    "low_rank": factors,
+    "count_sketch": sketched("count_sketch"),
+    "mean_sketch": sketched("mean_sketch"),
 }

@@ -78,10 +78,13 @@ class Comparison:
             for label, config in self.configs.items()
         }
 
+    def asdict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"base": self.base.asdict()}
+
     def write(self, folder: Path) -> None:
         """Write it into the folder."""
-        note = {f.name: getattr(self, f.name) for f in fields(self)} | {"base": self.base.asdict()}
-        write_atomically(folder / NAME, (json.dumps(note, indent=2) + "\n").encode())
+        write_atomically(folder / NAME, (json.dumps(self.asdict(), indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

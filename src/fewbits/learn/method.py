@@ -70,7 +70,7 @@ class Method:
     @staticmethod
     def of(
         up: Codec | Transform | Coder,
-        down: Codec | Transform | Coder | Downlink = Raw(),  # noqa: B008
+        down: Codec | Transform | Coder | Downlink | None = None,
         optimizer: ServerOptimizer | None = None,
         objective: Objective | None = None,
     ) -> Method:
@@ -80,6 +80,7 @@ class Method:
         >>> Method.of(up=TopK(0.1), down=Delta(chain(Quantize(bits=8), Rans()))).down
         flat(Delta(chain(Quantize(bits=8), Rans())))
         """
+        down = Raw() if down is None else down
         lift = down if isinstance(down, Downlink) else as_lift(down, "Method.of")
         return Method("custom", as_lift(up, "Method.of"), lift, optimizer, objective=objective or Plain())
 

@@ -65,8 +65,7 @@ def _differences(personal: Part) -> Lift:
     lift = holding(given, "Downlink")
     if lift.stateless or not patchable(lift):
         raise LocalError(
-            "Downlink: personal takes one stateless codec, such as chain(Quantize(bits=4), Rans()); "
-            f"got {personal!r}"
+            f"Downlink: personal takes one stateless codec, such as chain(Quantize(bits=4), Rans()); got {personal!r}"
         )
     return lift
 

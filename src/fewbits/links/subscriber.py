@@ -108,19 +108,19 @@ class Subscriber(Subscription):
                 raise
             start = self._before
             now, ack = self._follow(frames, start)
-        if not self._is_held(now):  # else the bundle came again, and the server may still begin where it began
+        if not self._has(now):  # else the bundle came again, and the server may still begin where it began
             self._latest_before = self._latest if start is self._now else self._latest_before
             self._now, self._before = now, start if self._updates is not None else self._none
             self._latest = self._tried
         self.ack = ack
         return self.value
 
-    def _is_held(self, state: ReceiverState) -> bool:
-        held = self._now
-        if (state.version, state.history) != (held.version, held.history):
+    def _has(self, state: ReceiverState) -> bool:
+        now = self._now
+        if (state.version, state.history) != (now.version, now.history):
             return False
         # Version 1 has the same history whatever its value, so the values decide.
-        return state is held or same(named(state.value), named(held.value))
+        return state is now or same(named(state.value), named(now.value))
 
     def _follow(self, frames: Sequence[bytes], state: ReceiverState) -> tuple[ReceiverState, int]:
         """(what is held after these frames, the acknowledgement that the last one carries)."""

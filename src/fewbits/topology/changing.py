@@ -40,6 +40,10 @@ class Periodic(Network):
             raise LocalError(f"Periodic: give one or more graphs on the same nodes; got sizes {sorted(sizes)}")
         object.__setattr__(self, "n", sizes.pop())
 
+    @property
+    def identity(self) -> str:
+        return f"periodic(graphs=[{','.join(graph.identity for graph in self.graphs)}])"
+
     def at(self, round: int) -> Topology:
         return self.graphs[(round - 1) % len(self.graphs)]
 
@@ -80,6 +84,11 @@ class IntermittentNodes(Network):
     def __post_init__(self) -> None:
         check_number("IntermittentNodes: the share of inactive nodes", self.share, "[0, 1)", numpy=True)
         object.__setattr__(self, "n", self.network.n)
+
+    @property
+    def identity(self) -> str:
+        key, share = self.key.text(), float(self.share)
+        return f"intermittent_nodes(key={key},network={self.network.identity},share={share!r})"
 
     def at(self, round: int) -> Topology:
         return _at(self, round)

@@ -35,6 +35,11 @@ class Network(ABC):
         """The mean mixing matrix over the rounds, on the union of all graphs."""
 
     @property
+    @abstractmethod
+    def identity(self) -> str:
+        """The text that nodes, and the parts of a resumed run, compare; no name of a Python class stands in it."""
+
+    @property
     def fixed(self) -> bool:
         """Whether every round has the same weights."""
         return False
@@ -117,7 +122,7 @@ class Topology(Network):
     def digest(self) -> str:
         """Eight hexadecimal digits that identify nodes, edges and weights."""
         edges = np.array(self.edges, "<i8").tobytes() + np.array(self.edge_weights, "<f8").tobytes()
-        text = f"{self.n} {sorted(self.inactive)} ".encode() + edges
+        text = f"{self.n} {sorted(map(int, self.inactive))} ".encode() + edges
         return hashlib.blake2b(text, digest_size=4, person=b"fewbits.graph").hexdigest()
 
     @cached_property
@@ -126,6 +131,10 @@ class Topology(Network):
         for (i, j), w in zip(self.edges, self.edge_weights, strict=True):
             found[i][j] = found[j][i] = w
         return [dict(sorted(weights.items())) for weights in found]
+
+    @property
+    def identity(self) -> str:
+        return f'topology(digest="{self.digest}",edges={len(self.edges)},n={self.n})'
 
     def neighbour_weights(self, i: int) -> Mapping[int, float]:
         """The weights w_ij of node i's edges by neighbour, ascending; without w_ii."""

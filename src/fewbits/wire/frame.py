@@ -58,9 +58,7 @@ class Header:
     def pack(self) -> bytes:
         """Pack the 12 bytes before the checksum; LocalError for a field that is too large."""
         if self.sequence > MAX_SEQUENCE:
-            raise LocalError(
-                f"frame: a link carries {MAX_SEQUENCE + 1} frames; open a new one (sequence {self.sequence})"
-            )
+            raise LocalError(f"frame: a link carries {MAX_SEQUENCE} frames; open a new one (sequence {self.sequence})")
         for name, bits in (("codec", 16), ("sequence", 24), ("ack", 16), ("history", 24)):
             if not 0 <= getattr(self, name) < 2**bits:
                 raise LocalError(f"frame: {name} must fit in {bits} bits; got {getattr(self, name)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
             claim(folder, force)
         comparison.write(folder)
     shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
-    world.agree({"command": repr(shown)})  # rank 0 has prepared the folder
+    world.agree({"command": json.dumps(shown.asdict())})  # rank 0 has prepared the folder
     console = Console(quiet=world.rank != 0)
     with Live(console) as live:
         records = []

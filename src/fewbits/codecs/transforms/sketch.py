@@ -94,10 +94,10 @@ class Sketch:
 
     def _back(self, table: Tensor, name: str) -> Tensor:
         table = _flat(table, self.numbers, f"Sketch.{name}")
+        if not bool(torch.isfinite(table).all()):  # a median or a cut would hide it; the link refuses NaN
+            return torch.full((self.numel,), torch.nan, dtype=table.dtype)
         if self.whole:
             return table.clone()
-        if not bool(torch.isfinite(table).all()):  # a median would hide it; the link refuses NaN
-            return torch.full((self.numel,), torch.nan, dtype=table.dtype)
         loop = kernels.count_sketch.median if name == "median" else kernels.count_sketch.mean
         x = torch.from_numpy(loop(table.numpy().reshape(self.rows, self.columns), self._words(), self.numel))
         largest = torch.finfo(x.dtype).max

@@ -37,7 +37,7 @@ class GossipSetup:
         """The settings that a resumed run must share with its earlier part."""
         return {
             "method": canonical(self.method),
-            "network": repr(self.network),
+            "network": self.network.identity,
             "key": self.key.text(),
             "local training": canonical(self.task.local),
             "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",

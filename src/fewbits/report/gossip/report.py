@@ -44,7 +44,7 @@ def report(
     ]
     return Report(
         title,
-        _subject(config, graph),
+        _subtitle(config, graph),
         sections,
         partial(figure.png, records, graph),
         "Accuracy against bytes, consensus distance, and the graph coloured by bytes per node",
@@ -53,7 +53,7 @@ def report(
     )
 
 
-def _subject(config: Mapping[str, object], graph: Topology) -> str:
+def _subtitle(config: Mapping[str, object], graph: Topology) -> str:
     return (
         f"{config.get('model')} on {config.get('data')} ({config.get('split')}), {graph.n} nodes, "
         f"{config.get('topology')} with {len(graph.edges)} edges, spectral gap {graph.gap:.3g} with all nodes active, "
