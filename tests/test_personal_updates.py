@@ -244,7 +244,7 @@ def test_server_and_clients_agree_through_lost_bundles_replies_and_restarts(up, 
             if draw.random() < 0.2:
                 continue
             assert server.accept(c, frame, 1.0) is not None, server.reasons
-            held = server.broadcast.receiver_state(server.downlinks.held(c))
+            held = server.broadcast.receiver_state(server.downlinks.known_state(c))
             assert held is not None and held.version == clients[c].down.version == server.versions[c]
             assert fingerprint(held.value) == fingerprint(clients[c].down.value)
             left += clients[c].down.personal

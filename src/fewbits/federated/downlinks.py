@@ -16,7 +16,7 @@ class Downlinks:
     def __init__(self, publisher: Publisher, store: StateStore | None) -> None:
         self.publisher, self.store = publisher, store
         self.versions: dict[int, int] = {}
-        self._held: dict[int, HeldState] = {}  # without a store
+        self._states: dict[int, HeldState] = {}  # without a store
         self._offered: dict[int, HeldState] = {}  # by client: what it holds once its last bundle has arrived
 
     @property
@@ -28,16 +28,16 @@ class Downlinks:
         """The shortest message that brings the client to the newest version, or near it, by its real length."""
         if not self.personal:
             return self.publisher.bundle(self.versions.get(client), ack)
-        found = self.publisher.catch_up(self.held(client))
+        found = self.publisher.catch_up(self.known_state(client))
         self._offered[client] = found.after
         return wrap(found.frames, ack)
 
-    def held(self, client: int) -> HeldState:
+    def known_state(self, client: int) -> HeldState:
         """What this client is known to hold: a public version, and later frames for this client alone."""
         version = self.versions.get(client, 0)
         data = None if self.store is None else self.store.get(client, PART)
-        held = HeldState.read(data) if data else self._held.get(client, HeldState())
-        return held if version and held.version == version else HeldState(version)
+        found = HeldState.read(data) if data else self._states.get(client, HeldState())
+        return found if version and found.version == version else HeldState(version)
 
     def version(self, ack: int) -> int:
         """The version that 16 bits mean: the latest that fits. DesyncError when it is newer than the newest."""
@@ -61,9 +61,9 @@ class Downlinks:
         offered = self._offered.get(client)
         if offered is None or offered.version != version:
             return
-        held = self.publisher.compact(self._offered.pop(client))
+        found = self.publisher.compact(self._offered.pop(client))
         self.versions[client] = version
         if self.store is None:
-            self._held[client] = held
+            self._states[client] = found
         else:
-            self.store.put(client, PART, round, bytes(held if held.frames else HeldState()))
+            self.store.put(client, PART, round, bytes(found if found.frames else HeldState()))
