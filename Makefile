@@ -13,7 +13,7 @@ help:
 	@echo 'make setup      create $(VENV) and install fewbits, with every version pinned'
 	@echo 'make demo       set up, then train a small model and show every byte that was sent'
 	@echo 'make flower-demo  a SuperLink and two SuperNodes over TLS on this machine, and what each layer costs'
-	@echo 'make flower-storm  twenty rounds of a real federation in which everything goes wrong, and what became of it'
+	@echo 'make flower-storm  fault injection: 20 rounds with lost, late and corrupted replies and crashes'
 	@echo 'make test       set up, then run the whole test suite'
 	@echo 'make check      lint, formatting, types and the documentation'
 	@echo 'make lint       of these, lint, formatting and types alone'

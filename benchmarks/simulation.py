@@ -1,11 +1,11 @@
-"""Seconds per round of the engine `memory` against the best bare hand-written loop, same model, data and steps.
+"""Seconds per round of the engine `simulation` against the best bare hand-written loop, same model, data and steps.
 
     python benchmarks/simulation.py --data-dir DIR [--rounds 6] [--pairs 3] [--workloads w1 w3] [--memory-rounds 30]
 
 The bare loop (bare_loop.py) sums floats in memory: no encoding, no frames, no ledger. Runs alternate, so that a
-machine whose speed drifts slows both; the ratio is taken pair by pair and its median is quoted. With w3 it also tells
+machine whose speed drifts slows both; the ratio is taken pair by pair and its median is quoted. With w3 it also says
 how much memory the engine holds after the first and after the last of --memory-rounds, with the clients seen by then.
-It takes tens of rounds to tell: memory rises in the first ones and hardly after.
+This takes tens of rounds: memory rises in the first ones and hardly after.
 """
 
 from __future__ import annotations

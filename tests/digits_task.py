@@ -51,7 +51,7 @@ def task(
     return Task(model(), x, y, parts, x[1500:1700], y[1500:1700], local=local, **changes)
 
 
-def held(clients: int = 6) -> list[np.ndarray]:
+def holdout(clients: int = 6) -> list[np.ndarray]:
     """Rows that no client trains on, for judging clients' own models: 5, 6, 7, ... each."""
     ends = 1700 + np.cumsum([0] + [5 + i for i in range(clients)])
     return [np.arange(a, b) for a, b in pairwise(ends)]

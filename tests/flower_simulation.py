@@ -32,7 +32,7 @@ def main(folder: Path, clients: int, rounds: int, threshold: float) -> None:
         result = strategy.start(grid, ArrayRecord(mlp().state_dict()), num_rounds=rounds, timeout=120)
         state = b"".join(x.numpy().tobytes() for x in result.arrays.to_torch_state_dict().values())
         found["model"] = hashlib.sha256(state).hexdigest()
-        found["notes"] = strategy.post.notes
+        found["notes"] = strategy.channel.notes
 
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": 2}}
     run_simulation(server_app, app(task(clients), [mod(method, KEY)]), clients, backend_config=resources)

@@ -98,9 +98,11 @@ def test_train_leaves_everything(run):
 def test_a_personal_method_is_judged_on_every_clients_held_out_rows(method, tmp_path):
     text = call("train", *SMALL, "--method", method, "--rounds", 2, "--out", tmp_path)
     summary = json_of(tmp_path / "summary.json")
-    assert set(summary) == KEYS | {"own_accuracy", "own_spread", "own_worst"}
-    assert summary["accuracy"] == summary["own_accuracy"] > summary["own_worst"] > 0 < summary["own_spread"]
-    assert all(heading in text for heading in ("personal", "worst")) and f"{summary['own_accuracy']:.1%}±" in text
+    assert set(summary) == KEYS | {"personal_accuracy", "personal_spread", "personal_worst"}
+    assert (
+        summary["accuracy"] == summary["personal_accuracy"] > summary["personal_worst"] > 0 < summary["personal_spread"]
+    )
+    assert all(heading in text for heading in ("personal", "worst")) and f"{summary['personal_accuracy']:.1%}±" in text
     assert "personal data" in (tmp_path / "report.html").read_text()
 
 
@@ -426,21 +428,23 @@ def test_all_methods_of_a_comparison_have_the_same_rows_held_out():
         return [build_task(config, load_data(config)) for config in runs.values()]
 
     plain, personal = tasks(("dense", "pfedpara"))
-    assert len(plain.held) == 4 and all(map(np.array_equal, plain.held, personal.held))
+    assert len(plain.holdout) == 4 and all(map(np.array_equal, plain.holdout, personal.holdout))
     assert all(map(np.array_equal, plain.parts, personal.parts))
-    assert not any(set(a) & set(b) for a, b in zip(plain.parts, plain.held, strict=True))
-    assert [len(t.held) for t in tasks(("dense", "fedpara"))] == [0, 0]
-    assert [len(t.held) for t in tasks(("dense", "local"), holdout=0.0)] == [0, 0]
+    assert not any(set(a) & set(b) for a, b in zip(plain.parts, plain.holdout, strict=True))
+    assert [len(t.holdout) for t in tasks(("dense", "fedpara"))] == [0, 0]
+    assert [len(t.holdout) for t in tasks(("dense", "local"), holdout=0.0)] == [0, 0]
     half, other = tasks(("dense", "local"), holdout=0.5)
-    assert [len(rows) for rows in half.held] == [len(rows) for rows in other.held]
-    assert sum(map(len, half.held)) == pytest.approx(sum(map(len, half.parts)), abs=4)
+    assert [len(rows) for rows in half.holdout] == [len(rows) for rows in other.holdout]
+    assert sum(map(len, half.holdout)) == pytest.approx(sum(map(len, half.parts)), abs=4)
 
 
 def test_a_comparison_judges_every_method_alike(tmp_path):
     call("compare", *SMALL, "--methods", "dense,local", "--rounds", 1, "--out", tmp_path)
     found = json_of(tmp_path / "summary.json")
-    assert all(set(s) == KEYS | {"own_accuracy", "own_spread", "own_worst"} for s in found)
-    assert found[0]["accuracy"] != found[0]["own_accuracy"] and found[1]["accuracy"] == found[1]["own_accuracy"]
+    assert all(set(s) == KEYS | {"personal_accuracy", "personal_spread", "personal_worst"} for s in found)
+    assert (
+        found[0]["accuracy"] != found[0]["personal_accuracy"] and found[1]["accuracy"] == found[1]["personal_accuracy"]
+    )
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
     call("compare", "--resume", tmp_path)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished runs are known again"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from digits_task import KEY, LOCAL, digits, evidence, federation, filled, held, metrics, mlp, model_bytes, task
+from digits_task import KEY, LOCAL, digits, evidence, federation, filled, holdout, metrics, mlp, model_bytes, task
 from fewbits.engines.common import checkpoint
 from fewbits.engines.simulation import Federation, Schedule, Task
 from fewbits.engines.simulation.pool import Pool
@@ -51,7 +51,7 @@ def test_a_run_does_not_depend_on_the_number_of_processes(name, tmp_path):
             tmp_path / str(processes),
             per_round=4,
             processes=processes,
-            task=task(local=replace(LOCAL, momentum=momentum), held=held(6)),
+            task=task(local=replace(LOCAL, momentum=momentum), holdout=holdout(6)),
         )
         run.run()
         found.append(evidence(run))

@@ -42,6 +42,7 @@ FLOORS = [
     ["cli.gossip"],
     ["cli.export"],
     ["cli.app"],
+    ["testing"],
 ]
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 # Where a library may be imported, as the start of the module's name; nowhere else.

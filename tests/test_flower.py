@@ -81,9 +81,9 @@ def test_the_same_frames_and_the_same_model_as_in_memory(tmp_path, name, per_rou
     assert record_bytes(result.arrays) == model_bytes(run.task.model)
     ups = {place: frame for place, frame in seen.items() if place[2] == "up"}
     assert ups == {place: frame for place, frame in frames(server_grid).items() if place[2] == "up"}
-    assert strategy.books.ledger.frame_bytes == run.ledger.frame_bytes
-    assert strategy.books.ledger.payload_bytes == run.ledger.payload_bytes
-    assert strategy.post.notes == []
+    assert strategy.run_store.ledger.frame_bytes == run.ledger.frame_bytes
+    assert strategy.run_store.ledger.payload_bytes == run.ledger.payload_bytes
+    assert strategy.channel.notes == []
 
 
 def test_a_factored_model_is_trained_as_in_memory(tmp_path):
@@ -192,7 +192,7 @@ def test_evaluation_costs_no_second_download(tmp_path):
     for share in (0.0, 1.0):
         strategy = Compressed(FedAvg(fraction_evaluate=share), method)
         play(strategy, grid(app(task(), [mod(method)]), tmp_path / str(share)))
-        totals.append(strategy.books.ledger.frame_bytes["down"])
+        totals.append(strategy.run_store.ledger.frame_bytes["down"])
     last_entry_and_empty_bundles = totals[1] - totals[0]
     assert last_entry_and_empty_bundles < 1.4 * totals[0] / ROUNDS
 
@@ -205,7 +205,7 @@ def test_two_plain_clients_and_four_compressed_ones_train_together(tmp_path):
         folder = tmp_path / type(strategy).__name__
         nodes = {c + 1: node(plain if c in (1, 4) else speaking, c, folder, c + 1) for c in range(CLIENTS)}
         result = play(strategy, DirectGrid(nodes))
-        assert strategy.post.notes == []
+        assert strategy.channel.notes == []
         for name in stock.arrays:
             np.testing.assert_allclose(result.arrays[name].numpy(), stock.arrays[name].numpy(), rtol=0, atol=1e-5)
 
@@ -218,11 +218,11 @@ def test_arrays_that_are_kept_never_travel_and_come_back_to_their_client(tmp_pat
     assert list(result.arrays) == ["0.weight", "0.bias"]
     run = federation(Method("fedper", method.up, method.down, private=("2.*",)), rounds=ROUNDS, folder=tmp_path / "run")
     run.run()
-    theirs = [run.own_model(c).state_dict()["2.weight"] for c in range(CLIENTS)]
+    theirs = [run.client_model(c).state_dict()["2.weight"] for c in range(CLIENTS)]
     for c in range(CLIENTS):
-        with closing(ClientEnd(tmp_path / "1" / str(c), c, method, KEY)) as site:
-            torch.testing.assert_close(site.staying()["2.weight"], theirs[c], rtol=0, atol=1e-2)
-            assert set(site.staying()) == {"2.weight", "2.bias"}
+        with closing(ClientEnd(tmp_path / "1" / str(c), c, method, KEY)) as end:
+            torch.testing.assert_close(end.private_arrays()["2.weight"], theirs[c], rtol=0, atol=1e-2)
+            assert set(end.private_arrays()) == {"2.weight", "2.bias"}
 
 
 def test_float16_and_float64_arrays_come_out_in_their_own_types(tmp_path):
@@ -254,15 +254,15 @@ def test_two_lines_are_enough(tmp_path):
     strategy = fewbits.flower.compress(FedAvg(), method="lbgm+topk", downlink="delta8")
     result = play(strategy, grid(client_app, tmp_path))
     assert mean_update(result.arrays, initial()) > 0
-    assert strategy.post.notes == []
-    assert strategy.books.ledger.frame_bytes["up"] > 0
+    assert strategy.channel.notes == []
+    assert strategy.run_store.ledger.frame_bytes["up"] > 0
 
 
 def test_methods_that_change_training_are_refused_by_name():
     for name in ("scaffold", "feddyn"):
         with pytest.raises(LocalError, match=f"{name} changes how clients train"):
             fewbits.flower.mod(name)
-    with pytest.raises(LocalError, match="must be a Method"):
+    with pytest.raises(LocalError, match="a method is a text such as"):
         fewbits.flower.compress(FedAvg(), 7)
     with pytest.raises(LocalError, match="settings are for a method given as text"):
         fewbits.flower.federated(methods.dense(), 2, settings={"bits": "8"})

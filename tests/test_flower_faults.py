@@ -59,8 +59,8 @@ def digests(strategy, server_grid: DirectGrid, tmp_path) -> bool:
     """Whether every client's end has the history and number that the server's has."""
     for client in range(CLIENTS):
         receiver = strategy.server.receiver(client)
-        with closing(ClientEnd(tmp_path / "1" / str(client), client, METHOD, KEY)) as site:
-            header = Frame.parse(ends.restore(site.store, client, UP)).header
+        with closing(ClientEnd(tmp_path / "1" / str(client), client, METHOD, KEY)) as end:
+            header = Frame.parse(ends.restore(end.store, client, UP)).header
         if (header.sequence, header.history) != (receiver.expects, receiver.history):
             return False
     return True
@@ -91,7 +91,7 @@ def test_nodes_that_restart_between_rounds_go_on_in_step(tmp_path, undisturbed):
     strategy.configure_train = restarted
     result = play(strategy, server_grid, ROUNDS)
     assert record_bytes(result.arrays) == undisturbed[0]
-    assert strategy.post.notes == []
+    assert strategy.channel.notes == []
 
 
 def test_a_client_whose_state_was_deleted_costs_one_round_and_one_key_frame(tmp_path):
@@ -105,9 +105,8 @@ def test_a_client_whose_state_was_deleted_costs_one_round_and_one_key_frame(tmp_
 
     strategy.configure_train = deleting
     play(strategy, server_grid, ROUNDS)
-    assert (
-        len(strategy.post.notes) == 1 and "round 3: nothing from client 2: the state is gone" in strategy.post.notes[0]
-    )
+    (note,) = strategy.channel.notes
+    assert "round 3: nothing from client 2: the state is gone" in note
     seen = frames(server_grid)
     assert (3, 2, "up") not in seen
     keys = [place for place, data in seen.items() if place[2] == "up" and Frame.parse(data).header.key]
@@ -129,7 +128,7 @@ def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, un
         strategy = federated(state=tmp_path / "server")
 
         def dying(name, strategy=strategy):
-            owner = strategy.books if name == "close_round" else strategy
+            owner = strategy.run_store if name == "close_round" else strategy
             original, turns = getattr(owner, name), iter(range(9))
 
             def killed(*args):
@@ -143,9 +142,9 @@ def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, un
             build = strategy._build
 
             def built(*args, build=build, strategy=strategy):
-                strategy.books = build(*args)
+                strategy.run_store = build(*args)
                 dying("close_round", strategy)
-                return strategy.books
+                return strategy.run_store
 
             strategy._build = built
         elif victim is not None:
@@ -161,7 +160,7 @@ def test_a_server_that_is_killed_anywhere_goes_on_to_the_same_bytes(tmp_path, un
     assert record_bytes(result.arrays) == undisturbed[0]
     assert frames(server_grid) == undisturbed[1]
     assert sorted(result.train_metrics_clientapp) == list(range(1, ROUNDS + 1))
-    assert sorted({(e["round"]) for e in strategy.books.rounds}) == list(range(1, ROUNDS + 1))
+    assert sorted({(e["round"]) for e in strategy.run_store.rounds}) == list(range(1, ROUNDS + 1))
 
 
 @pytest.mark.parametrize("down", ["dense", "delta8"])
@@ -188,7 +187,7 @@ def test_clients_ahead_of_a_server_that_lost_its_newest_checkpoint_cost_one_roun
     strategy = Federated(method, CLIENTS, key=KEY, evaluate=0.0, state=tmp_path / "server")
     play(strategy, server_grid, ROUNDS)
     assert strategy.server.round == ROUNDS
-    *lost, stays = strategy.post.notes
+    *lost, stays = strategy.channel.notes
     assert len(lost) == CLIENTS and "round 4: 0 usable replies" in stays
     for note in lost:
         assert note.startswith("round 4: nothing from client")
@@ -250,7 +249,7 @@ def test_a_repeated_reply_counts_once(tmp_path, undisturbed):
     result = play(strategy, server_grid, ROUNDS)
     assert record_bytes(result.arrays) == undisturbed[0]
     assert strategy.quarantine.offences == dict.fromkeys(range(CLIENTS), ROUNDS)
-    assert all("is left out: a second reply" in note for note in strategy.post.notes)
+    assert all("is left out: a second reply" in note for note in strategy.channel.notes)
 
 
 def test_a_replayed_reply_is_refused_whatever_round_it_claims(tmp_path):
@@ -268,9 +267,9 @@ def test_a_replayed_reply_is_refused_whatever_round_it_claims(tmp_path):
     server_grid, strategy = grid(speaking(), tmp_path), federated()
     server_grid.change = change
     play(strategy, server_grid, ROUNDS)
-    assert "expected a reply to train of round 3; got train of round 1" in strategy.post.notes[0]
-    assert "frame 2 comes next on this link; got frame 1" in strategy.post.notes[1]
-    assert len(strategy.post.notes) == 2
+    assert "expected a reply to train of round 3; got train of round 1" in strategy.channel.notes[0]
+    assert "frame 2 comes next on this link; got frame 1" in strategy.channel.notes[1]
+    assert len(strategy.channel.notes) == 2
     assert digests(strategy, server_grid, tmp_path)
 
 
@@ -281,15 +280,15 @@ def test_an_end_whose_history_is_another_is_healed_by_a_key_frame(tmp_path):
 
     def confusing(round, *rest):
         if round == 3:
-            with closing(ClientEnd(tmp_path / "1" / "2", 2, METHOD, KEY)) as site:
-                dumped = ends.restore(site.store, 2, UP)
+            with closing(ClientEnd(tmp_path / "1" / "2", 2, METHOD, KEY)) as end:
+                dumped = ends.restore(end.store, 2, UP)
                 changed = restamp(dumped, history=Frame.parse(dumped).header.history ^ 1)
-                ends.save(site.store, 2, UP, 2, changed, dumped)
+                ends.save(end.store, 2, UP, 2, changed, dumped)
         return configure(round, *rest)
 
     strategy.configure_train = confusing
     play(strategy, server_grid, ROUNDS)
-    assert len(strategy.post.notes) == 1 and "the ends differ" in strategy.post.notes[0]
+    assert len(strategy.channel.notes) == 1 and "the ends differ" in strategy.channel.notes[0]
     keys = [place for place, data in frames(server_grid).items() if place[2] == "up" and Frame.parse(data).header.key]
     assert keys == [(4, 2, "up")]
     assert digests(strategy, server_grid, tmp_path)
@@ -369,8 +368,8 @@ def test_one_client_that_always_lies_is_counted_named_and_left_alone(tmp_path, l
     model, server_grid, strategy = lied_to(tmp_path, wrap, lambda reply: [LIES[lie](reply)])
     assert [t for t, c, way in frames(server_grid) if c == LIAR and way == "down"] == [1, 2, 5]  # rests in 3 and 4
     assert strategy.quarantine.offences == {LIAR: 3}
-    assert all(f"client {LIAR} is left out" in note for note in strategy.post.notes)
-    assert "not asked again until after round 4" in strategy.post.notes[1]
+    assert all(f"client {LIAR} is left out" in note for note in strategy.channel.notes)
+    assert "not asked again until after round 4" in strategy.channel.notes[1]
     assert model == honest[wrap]
 
 
@@ -397,8 +396,8 @@ def test_plain_replies_that_are_not_the_model_or_not_finite_are_left_out(tmp_pat
 
         strategy = Compressed(FedAvg(fraction_evaluate=0.0), METHOD, KEY)
         play(strategy, DirectGrid(nodes, changed), 2)
-        assert len(strategy.post.notes) == 2, name
-        assert all("plain node 6 is left out: " in note for note in strategy.post.notes)
+        assert len(strategy.channel.notes) == 2, name
+        assert all("plain node 6 is left out: " in note for note in strategy.channel.notes)
 
 
 def _promise(size: int) -> Array:
@@ -416,7 +415,7 @@ def test_too_few_replies_leave_the_model_and_the_links_as_they_are(tmp_path):
     server_grid, strategy = grid(speaking(), tmp_path), federated(quorum=2)
     server_grid.change = change
     play(strategy, server_grid, 4)
-    assert strategy.post.notes == ["round 2: 1 usable replies, quorum 2; the model stays"]
+    assert strategy.channel.notes == ["round 2: 1 usable replies, quorum 2; the model stays"]
     assert [Frame.parse(frames(server_grid)[t, 0, "up"]).header.sequence for t in (1, 2, 3)] == [0, 1, 1]
     assert digests(strategy, server_grid, tmp_path)
 
@@ -434,10 +433,10 @@ def test_a_client_whose_training_blows_up_says_which_tensor_and_takes_part_again
 
     strategy = federated()
     play(strategy, grid(client_app, tmp_path), 4)
-    assert len(strategy.post.notes) == 1
+    assert len(strategy.channel.notes) == 1
     assert (
-        "round 2: nothing from client 1: " in strategy.post.notes[0]
-        and "2.bias has 0 NaN and 10 infinite" in strategy.post.notes[0]
+        "round 2: nothing from client 1: " in strategy.channel.notes[0]
+        and "2.bias has 0 NaN and 10 infinite" in strategy.channel.notes[0]
     )
     assert strategy.quarantine.offences == {}
 
@@ -459,7 +458,7 @@ def test_a_client_that_joins_late_trains_from_then_on(tmp_path):
     strategy.configure_train = joining
     play(strategy, server_grid, 5)
     assert sorted(t for t, c, way in frames(server_grid) if c == 0 and way == "up") == [3, 4, 5]
-    assert strategy.post.notes == []
+    assert strategy.channel.notes == []
 
 
 def test_two_nodes_with_one_partition_id_are_told_apart_from_one_that_came_back(tmp_path):
@@ -467,13 +466,13 @@ def test_two_nodes_with_one_partition_id_are_told_apart_from_one_that_came_back(
     server_grid.nodes[5000] = node(speaking(), 2, tmp_path / "elsewhere", 5000)
     play(strategy, server_grid, 1)
     twin = 900 - 7 * 2
-    assert strategy.post.notes == [
+    assert strategy.channel.notes == [
         f"node 5000 is left out: node {twin} has partition id 2, too; every node needs one of its own"
     ]
     server_grid.nodes[6000] = server_grid.nodes.pop(twin)  # back under another number
-    strategy.post.notes.clear()
+    strategy.channel.notes.clear()
     play(strategy, DirectGrid({n: x for n, x in server_grid.nodes.items() if n != 5000}), 2)
-    assert strategy.post.notes == []
+    assert strategy.channel.notes == []
 
 
 @pytest.mark.parametrize(
@@ -492,7 +491,7 @@ def test_a_client_of_another_method_is_left_out_with_both_values(tmp_path, spoke
     server_grid, strategy = grid(speaking(), tmp_path), Compressed(FedAvg(fraction_evaluate=0.0), METHOD, KEY)
     server_grid.nodes[900] = node(speaking(spoken, key), 0, tmp_path, 900)
     play(strategy, server_grid, 2)
-    assert re.search(r"node 900 is left out: the ends differ in " + sentence, strategy.post.notes[0])
+    assert re.search(r"node 900 is left out: the ends differ in " + sentence, strategy.channel.notes[0])
     assert {c for _, c, _ in frames(server_grid)} == set(range(1, CLIENTS))
 
 
@@ -502,7 +501,7 @@ def test_a_node_without_a_partition_id_is_told_what_to_write(tmp_path):
     strategy.start(server_grid, initial(), num_rounds=1, timeout=1)
     assert (
         "node 900 is left out: a node needs a number of its own, as in --node-config 'partition-id=0"
-        in strategy.post.notes[0]
+        in strategy.channel.notes[0]
     )
 
 
@@ -521,9 +520,9 @@ def test_a_client_with_another_model_says_what_differs(tmp_path):
     play(strategy, server_grid, 1)
     assert (
         "nothing from client 0: reply: 0.weight has shape (13, 64) of float32; the server's has shape (12, 64)"
-        in strategy.post.notes[0]
+        in strategy.channel.notes[0]
     )
-    assert "nothing from client 1: " in strategy.post.notes[1] and "size mismatch" in strategy.post.notes[1]
+    assert "nothing from client 1: " in strategy.channel.notes[1] and "size mismatch" in strategy.channel.notes[1]
 
 
 @pytest.mark.parametrize("run", ["../../etc", "", "a/b", "x" * 65, "a b"])
@@ -552,8 +551,8 @@ def test_an_evaluation_that_lies_about_its_weight_is_left_out(tmp_path, examples
     server_grid, strategy = grid(speaking(), tmp_path, 2), Compressed(FedAvg(), METHOD, KEY)
     server_grid.change = change
     result = play(strategy, server_grid, 1)
-    assert [note.partition(":")[0] for note in strategy.post.notes] == ["round 1"]
-    assert "client 0 is left out" in strategy.post.notes[0]
+    assert [note.partition(":")[0] for note in strategy.channel.notes] == ["round 1"]
+    assert "client 0 is left out" in strategy.channel.notes[0]
     assert result.evaluate_metrics_clientapp[1]["accuracy"] < 1
 
 
@@ -566,5 +565,5 @@ def test_what_a_client_has_to_say_is_cut_short(tmp_path):
 
     strategy = federated()
     play(strategy, grid(client_app, tmp_path), 1)
-    assert len(strategy.post.notes) == CLIENTS + 1
-    assert all(len(note) < 1000 for note in strategy.post.notes)
+    assert len(strategy.channel.notes) == CLIENTS + 1
+    assert all(len(note) < 1000 for note in strategy.channel.notes)

@@ -88,7 +88,7 @@ def test_a_run_ends_and_learns_whatever_happens_to_it(tmp_path):
     assert all(reported[name] >= 4 for name in (*FATES, "lie")), reported
     accuracy = accuracy_of(result.arrays)
     assert abs(accuracy - mean(clean)) < 3 * stdev(clean) + 0.02, (accuracy, clean)
-    assert [line["round"] for line in strategy.books.rounds] == list(range(1, ROUNDS + 1))
+    assert [line["round"] for line in strategy.run_store.rounds] == list(range(1, ROUNDS + 1))
     for client in set(range(CLIENTS)) - {LIAR}:
         settle(strategy, client, tmp_path / "nodes")
     print(f"accuracy {accuracy:.3f}; undisturbed {mean(clean):.3f} +- {stdev(clean):.3f}; replies: {dict(reported)}")
@@ -144,10 +144,10 @@ def accuracy_of(arrays) -> float:
 def settle(strategy, client: int, folder) -> None:
     """The client's newest end, or the one before when its last reply did not count, is the server's."""
     receiver = strategy.server.receiver(client)
-    with closing(ClientEnd(next(folder.glob(f"*/{client}")), client, METHOD, KEY)) as site:
+    with closing(ClientEnd(next(folder.glob(f"*/{client}")), client, METHOD, KEY)) as end:
         found = []
         for _ in range(2):
-            header = Frame.parse(ends.restore(site.store, client, UP)).header
+            header = Frame.parse(ends.restore(end.store, client, UP)).header
             found.append((header.sequence, header.history))
-            ends.rollback(site.store, site.store.newest(client, UP), [client], UP)
+            ends.rollback(end.store, end.store.newest(client, UP), [client], UP)
     assert (receiver.expects, receiver.history) in found, client

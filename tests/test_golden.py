@@ -13,7 +13,7 @@ import pytest
 from broadcasts import DOWNLINKS, followed, played
 from every_codec import CODECS, TREE, ends, fingerprint, run, stream
 from fewbits.links.bundle import unpack
-from fewbits.links.identity import OWN, PATCH, SEED, codec_hash
+from fewbits.links.identity import PATCH, PERSONAL, SEED, codec_hash
 from fewbits.wire import Frame
 from fewbits.wire.identity import canonical
 
@@ -62,10 +62,15 @@ def test_golden_bundles_hold_every_kind_of_frame():
     for name, seeded in SCENES:
         down = DOWNLINKS[name]
         kinds = {codec_hash(down.public, TREE, kind): kind for kind in ("", SEED, PATCH)}
-        kinds[codec_hash(down.personal, TREE, OWN) if down.personal else -1] = OWN
+        kinds[codec_hash(down.personal, TREE, PERSONAL) if down.personal else -1] = PERSONAL
         for bundle, _ in BUNDLES[f"{name} {seeded}"]:
             for frame in unpack(bytes.fromhex(bundle)):
                 header = Frame.parse(frame).header
                 found.add((kinds[header.codec], header.key, header.snapshot))
     plain = {("", False, False), ("", False, True), ("", True, False)}
-    assert found == plain | {(SEED, False, True), (PATCH, False, True), (OWN, True, False), (OWN, False, False)}
+    assert found == plain | {
+        (SEED, False, True),
+        (PATCH, False, True),
+        (PERSONAL, True, False),
+        (PERSONAL, False, False),
+    }

@@ -96,7 +96,7 @@ def test_a_method_over_another_has_its_links_and_the_options_of_both(name):
 
 def test_noise_may_stand_over_a_method_over_another():
     method, below = build("dp+fedpara+topk", {"noise": "2", "gamma": "0.3"}), build("fedpara+topk", {"gamma": "0.3"})
-    assert method == replace(below, name="dp+fedpara+topk", protection=DifferentialPrivacy(noise=2.0))
+    assert method == replace(below, name="dp+fedpara+topk", privacy=DifferentialPrivacy(noise=2.0))
     assert options("dp+intrinsic+fedpaq").keys() > {"clip", "noise", "delta", "share", "dim", "mode", "bits"}
     assert build("dp+intrinsic", {"mode": "static"}).name == "dp+intrinsic"
 

@@ -69,8 +69,8 @@ class Run:
     def __post_init__(self) -> None:
         self.data, self.model, self.theta = problem(self.sizes), flat_model(), torch.zeros(DIM)
         self.moments = self.optimizer.init(DIM)
-        self.extra = tuple(torch.zeros(DIM) for _ in range(self.objective.extra))
-        self.kept = [tuple(torch.zeros(DIM) for _ in range(self.objective.kept)) for _ in self.sizes]
+        self.extra = tuple(torch.zeros(DIM) for _ in range(self.objective.server_vectors))
+        self.kept = [tuple(torch.zeros(DIM) for _ in range(self.objective.client_vectors)) for _ in self.sizes]
 
     def round(self, clients: tuple[int, ...]) -> None:
         share = sum(self.sizes[k] for k in clients) / sum(self.sizes)
@@ -94,7 +94,7 @@ class Run:
         report = sgd.train(self.model, x, y, np.arange(len(y)), Key(0), loss=loss, correct=correct)
         out = torch.empty_like(public)
         own = local.finish(public, own, report.steps, self.lr, out)
-        self.kept[k] = tuple(torch.split(own, DIM)) if self.objective.kept else ()
+        self.kept[k] = tuple(torch.split(own, DIM)) if self.objective.client_vectors else ()
         update, *extra = torch.split(out, DIM)
         return update, tuple(extra)
 
@@ -269,7 +269,7 @@ def test_the_term_is_the_gradient_of_what_the_paper_adds_to_the_loss(objective, 
     at = w.clone().requires_grad_()
     added(at, start, c, own).backward()
     expected = g + at.grad
-    objective.term(start, (c,) * objective.extra, (own,) * objective.kept)(w, g)
+    objective.term(start, (c,) * objective.server_vectors, (own,) * objective.client_vectors)(w, g)
     torch.testing.assert_close(g, expected, rtol=0, atol=1e-6)
 
 
@@ -288,13 +288,17 @@ def test_parameters_that_do_not_travel_follow_the_plain_loss():
 @pytest.mark.parametrize("objective", ALL, ids=repr)
 def test_an_objective_is_pure_and_gives_as_many_vectors_as_it_says(objective):
     start, end, w, g, c, own = (torch.full((5,), float(i)) for i in range(1, 7))
-    extra, kept = (c,) * objective.extra, (own,) * objective.kept
+    extra, kept = (c,) * objective.server_vectors, (own,) * objective.client_vectors
     term = objective.term(start, extra, kept)
     if term is not None:
         term(w, g)
     once, twice = (objective.finish(start, end, extra, kept, 4, 0.1) for _ in range(2))
     served = objective.absorb(extra, once[1], 0.5)
-    assert (len(once[0]), len(once[1]), len(served)) == (objective.kept, objective.extra, objective.extra)
+    assert (len(once[0]), len(once[1]), len(served)) == (
+        objective.client_vectors,
+        objective.server_vectors,
+        objective.server_vectors,
+    )
     for a, b in zip((*once[0], *once[1]), (*twice[0], *twice[1]), strict=True):
         assert torch.equal(a, b) and a.dtype == torch.float32
     for i, x in ((1, start), (2, end), (3, w), (5, c), (6, own)):

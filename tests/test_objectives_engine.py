@@ -94,10 +94,10 @@ def assert_as_by_hand(run, name, rounds):
     torch.testing.assert_close(run.server.flat.params, w, rtol=0, atol=1e-5)
     for client, own in vectors(run.folder).items():
         torch.testing.assert_close(own, mine[client], rtol=0, atol=1e-5)
-    held = (*run.server.public.extra, *run.server.public.moments)
-    assert len(held) == (name != "fedprox")
-    if held:
-        torch.testing.assert_close(held[0], server, rtol=0, atol=1e-5)
+    vectors_and_moments = (*run.server.public.server_vectors, *run.server.public.moments)
+    assert len(vectors_and_moments) == (name != "fedprox")
+    if vectors_and_moments:
+        torch.testing.assert_close(vectors_and_moments[0], server, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -169,8 +169,10 @@ def test_a_lossy_uplink_and_downlink_leave_control_variates_as_they_are(method, 
     assert len(sent) == 4 and all(torch.equal(states[0][client], -x) for client, x in sent.items())
     parts, mine = run.task.parts, states[-1]
     mean = sum(len(parts[c]) * c_i for c, c_i in mine.items()) / sum(map(len, parts))
-    torch.testing.assert_close(run.server.public.extra[0], mean, rtol=0, atol=1e-5)
-    assert torch.equal(run.server.broadcast.value["control:0"], run.server.public.extra[0]), "nor does the downlink"
+    torch.testing.assert_close(run.server.public.server_vectors[0], mean, rtol=0, atol=1e-5)
+    assert torch.equal(run.server.broadcast.value["control:0"], run.server.public.server_vectors[0]), (
+        "nor does the downlink"
+    )
 
 
 def test_a_codec_that_could_not_spare_control_variates_is_refused():
@@ -196,7 +198,9 @@ def test_a_run_stopped_in_the_middle_ends_with_the_same_bytes_whatever_the_proce
                 METHODS[name], tmp_path / folder, rounds, task=task(model=model), per_round=4, processes=processes
             )
             run.run()
-        found.append((evidence(run), [x.tolist() for x in (*run.server.public.extra, *run.server.public.moments)]))
+        found.append(
+            (evidence(run), [x.tolist() for x in (*run.server.public.server_vectors, *run.server.public.moments)])
+        )
     assert found[0] == found[1] == found[2]
     assert len(found[0][0][3]) == (0 if name == "fedprox" else 6)
 
@@ -225,8 +229,8 @@ def test_objectives_work_on_factors(name, tmp_path):
     assert result.reports[-1].train_loss < result.reports[0].train_loss
     shared, own = len(run.server.flat.shared_params), len(run.server.flat.private[0])
     objective = run.method.objective
-    assert {len(x) for x in vectors(tmp_path).values()} == ({own + shared * objective.kept} - {0})
-    assert {e.payload_bytes for e in read(tmp_path / "ledger.jsonl")} == {4 * shared * (1 + objective.extra)}
+    assert {len(x) for x in vectors(tmp_path).values()} == ({own + shared * objective.client_vectors} - {0})
+    assert {e.payload_bytes for e in read(tmp_path / "ledger.jsonl")} == {4 * shared * (1 + objective.server_vectors)}
 
 
 @pytest.mark.parametrize("objective", [Scaffold(), FedDyn(0.3)], ids=repr)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from digits_task import KEY, LOCAL, digits, evidence, federation, filled, held, kept, model_bytes, task
+from digits_task import KEY, LOCAL, digits, evidence, federation, filled, holdout, kept, model_bytes, task
 from fewbits.codecs import ErrorFeedback, Raw, TopK, chain, flat
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.worker import Worker
@@ -218,7 +218,7 @@ def test_local_is_every_client_alone():
 def test_fedper_of_every_layer_is_local(tmp_path):
     found = []
     for name, method in (("fedper", fedper(private="*")), ("local", local())):
-        run = federation(method, tmp_path / name, task=own_task(held=held()), per_round=4)
+        run = federation(method, tmp_path / name, task=own_task(holdout=holdout()), per_round=4)
         run.run()
         found.append(evidence(run))
     assert found[0] == found[1] and len(found[0][3]) > 3
@@ -299,7 +299,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_private_parts(name, tmp_path)
         folder = tmp_path / str(stops)
         for rounds in (*stops, 6):
             run = federation(
-                build(name), folder, task=own_task(held=held()), per_round=3, rounds=rounds, processes=1 + rounds % 2
+                build(name),
+                folder,
+                task=own_task(holdout=holdout()),
+                per_round=3,
+                rounds=rounds,
+                processes=1 + rounds % 2,
             )
             run.run()
         found.append(evidence(run))
@@ -360,41 +365,41 @@ def test_running_statistics_of_a_layer_that_travels_do_too():
 
 
 def test_own_accuracy_is_each_clients_model_on_its_own_held_out_rows(tmp_path):
-    own = own_task(held=held())
+    own = own_task(holdout=holdout())
     run = federation(pfedpara(), tmp_path, task=own, per_round=2, rounds=3, processes=2)
     last = run.run().reports[-1]
     rows, model = kept(tmp_path), FlatModel(run.task.model)
     x, y = digits()
     start, found = model.private[0].clone(), []
     assert 0 < len(rows) < CLIENTS, "those who never took part are judged, too"
-    for client, numbers in enumerate(held()):
+    for client, numbers in enumerate(holdout()):
         mine = torch.from_numpy(np.frombuffer(payload(rows[client]), "<f4").copy()) if client in rows else start
         model.private[0].copy_(mine)
         with torch.no_grad():
             found.append(float((model.module.eval()(x[numbers]).argmax(1) == y[numbers]).float().mean()))
-    assert last.own_accuracy == pytest.approx(np.mean(found), abs=1e-6)
-    assert last.own_spread == pytest.approx(np.std(found), abs=1e-6)
-    assert last.own_worst == pytest.approx(min(found), abs=1e-6)
-    assert last.accuracy == last.own_accuracy
+    assert last.personal_accuracy == pytest.approx(np.mean(found), abs=1e-6)
+    assert last.personal_spread == pytest.approx(np.std(found), abs=1e-6)
+    assert last.personal_worst == pytest.approx(min(found), abs=1e-6)
+    assert last.accuracy == last.personal_accuracy
 
 
 def test_the_worst_tenth_is_the_mean_of_the_tenth_of_clients_that_do_worst(monkeypatch):
-    own = task(20, size=2, held=held(9) + [np.arange(1700, 1705)] * 11)
-    monkeypatch.setattr(Pool, "evaluate_own", lambda self, bundle: [(7 * i % 20) / 20 for i in range(20)])
+    own = task(20, size=2, holdout=holdout(9) + [np.arange(1700, 1705)] * 11)
+    monkeypatch.setattr(Pool, "evaluate_personal", lambda self, bundle: [(7 * i % 20) / 20 for i in range(20)])
     last = federation(local(), task=own, rounds=1).run().reports[-1]
-    assert last.own_worst == pytest.approx((0 + 1 / 20) / 2) and last.own_accuracy == pytest.approx(9.5 / 20)
+    assert last.personal_worst == pytest.approx((0 + 1 / 20) / 2) and last.personal_accuracy == pytest.approx(9.5 / 20)
 
 
 def test_one_model_for_all_is_judged_on_held_out_rows_and_on_the_test_set():
-    last = federation(fedpara(), task=own_task(held=held())).run().reports[-1]
+    last = federation(fedpara(), task=own_task(holdout=holdout())).run().reports[-1]
     model = federation(fedpara(), task=own_task()).run()
     assert last.accuracy == model.reports[-1].accuracy is not None
-    assert last.own_accuracy is not None and model.reports[-1].own_accuracy is None
+    assert last.personal_accuracy is not None and model.reports[-1].personal_accuracy is None
 
 
 def test_a_personal_method_without_held_out_rows_has_no_accuracy():
     last = federation(local(), task=own_task()).run().reports[-1]
-    assert last.accuracy is None and last.own_accuracy is None and last.loss is not None
+    assert last.accuracy is None and last.personal_accuracy is None and last.loss is not None
 
 
 # --- combinations
@@ -454,25 +459,25 @@ def test_a_model_is_prepared_once_and_all_runs_of_one_key_start_alike():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (held(5), "held needs one or more rows for each of 6 clients; got 5 clients"),
-        ([*held(5), np.arange(0)], r"got 6 clients, without any: \[5\]"),
-        ([*held(5), np.arange(1796, 1798)], "row 1797, but there are 1797 rows"),
-        ([*held(5), np.array([-1])], "row -1"),
-        ([*held(5), [0.5]], "held-out part of client 5 must be a list of row numbers"),
-        ([*held(5), [True]], "held-out part of client 5 must be a list of row numbers"),
-        ([*held(5), [[3]]], "held-out part of client 5 must be a list of row numbers"),
+        (holdout(5), "holdout needs one or more rows for each of 6 clients; got 5 clients"),
+        ([*holdout(5), np.arange(0)], r"got 6 clients, without any: \[5\]"),
+        ([*holdout(5), np.arange(1796, 1798)], "row 1797, but there are 1797 rows"),
+        ([*holdout(5), np.array([-1])], "row -1"),
+        ([*holdout(5), [0.5]], "holdout of client 5 must be a list of row numbers"),
+        ([*holdout(5), [True]], "holdout of client 5 must be a list of row numbers"),
+        ([*holdout(5), [[3]]], "holdout of client 5 must be a list of row numbers"),
     ],
     ids=["few", "none", "beyond", "negative", "fraction", "bool", "nested"],
 )
 def test_held_out_rows_that_do_not_fit_are_refused(rows, said):
     with pytest.raises(LocalError, match=said):
-        own_task(held=rows)
+        own_task(holdout=rows)
 
 
 def test_held_out_rows_may_be_lists_or_small_whole_numbers():
-    small = own_task(held=[rows.astype(np.uint16).tolist() for rows in held()])
-    short = own_task(held=[rows.astype(np.int16) for rows in held()])
-    found = [federation(local(), task=each, rounds=1).run().reports[-1].own_accuracy for each in (small, short)]
+    small = own_task(holdout=[rows.astype(np.uint16).tolist() for rows in holdout()])
+    short = own_task(holdout=[rows.astype(np.int16) for rows in holdout()])
+    found = [federation(local(), task=each, rounds=1).run().reports[-1].personal_accuracy for each in (small, short)]
     assert found[0] == found[1] is not None
 
 
@@ -523,15 +528,15 @@ def test_a_lossy_uplink_carries_the_shared_part_alone():
 
 
 def test_a_clients_own_model_can_be_had_after_the_run(tmp_path):
-    run = federation(pfedpara(gamma=0.3), tmp_path, task=own_task(held=held()), rounds=3)
+    run = federation(pfedpara(gamma=0.3), tmp_path, task=own_task(holdout=holdout()), rounds=3)
     result = run.run()
-    rows, x, y = run.task.held, run.task.x, run.task.y
-    own = [run.own_model(client) for client in range(len(rows))]
+    rows, x, y = run.task.holdout, run.task.x, run.task.y
+    own = [run.client_model(client) for client in range(len(rows))]
     found = [float((m.eval()(x[r]).argmax(1) == y[r]).float().mean()) for m, r in zip(own, rows, strict=True)]
-    assert np.mean(found) == pytest.approx(result.reports[-1].own_accuracy)
+    assert np.mean(found) == pytest.approx(result.reports[-1].personal_accuracy)
     assert not torch.equal(
         torch.cat([p.flatten() for p in own[0].parameters()]), torch.cat([p.flatten() for p in own[1].parameters()])
     )
     for client, folder in ((99, tmp_path), (0, None)):
-        with pytest.raises(LocalError, match="own_model: needs a run with a folder"):
-            federation(pfedpara(gamma=0.3), folder, task=own_task(held=held()), rounds=3).own_model(client)
+        with pytest.raises(LocalError, match="client_model: needs a run with a folder"):
+            federation(pfedpara(gamma=0.3), folder, task=own_task(holdout=holdout()), rounds=3).client_model(client)

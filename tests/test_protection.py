@@ -127,11 +127,11 @@ def test_central_epsilon_is_that_of_the_sampled_sum():
 
 
 def test_noise_of_clients_that_did_not_arrive_is_missing_from_the_account():
-    protection = DifferentialPrivacy(noise=2.0, share="central", clients=4)
-    whole = protection.epsilon(0, [4, 4, 4], 8)
+    privacy = DifferentialPrivacy(noise=2.0, share="central", clients=4)
+    whole = privacy.epsilon(0, [4, 4, 4], 8)
     assert whole == pytest.approx(epsilon(1e-5, 2.0, 0.5, 3))
-    assert protection.epsilon(0, [1, 1, 1], 8) == pytest.approx(epsilon(1e-5, 1.0, 0.5, 3))
-    assert protection.epsilon(0, [4, 1, 4], 8) > whole > protection.epsilon(0, [4, 0, 4], 8)
+    assert privacy.epsilon(0, [1, 1, 1], 8) == pytest.approx(epsilon(1e-5, 1.0, 0.5, 3))
+    assert privacy.epsilon(0, [4, 1, 4], 8) > whole > privacy.epsilon(0, [4, 0, 4], 8)
 
 
 def test_a_run_without_noise_has_no_epsilon():
@@ -171,7 +171,7 @@ def test_an_update_that_is_not_finite_is_left_out():
 
 
 def test_one_key_is_one_noise():
-    protection = DifferentialPrivacy()
+    privacy = DifferentialPrivacy()
     x = torch.ones(50)
-    assert torch.equal(protection.apply(x, Key(1)), protection.apply(x, Key(1)))
-    assert not torch.equal(protection.apply(x, Key(1)), protection.apply(x, Key(2)))
+    assert torch.equal(privacy.apply(x, Key(1)), privacy.apply(x, Key(1)))
+    assert not torch.equal(privacy.apply(x, Key(1)), privacy.apply(x, Key(2)))

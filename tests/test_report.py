@@ -101,16 +101,19 @@ def test_times_fewer_compares_runs_of_one_seed_and_length():
 def personal(method="pfedpara", seed=0, own=(0.9, 0.12, 0.7), up=1_000_000, **more):
     """A run whose clients were judged in rounds 1 and 2 of 3."""
     mean, spread, worst = own
-    figures = {"own_accuracy": mean, "own_spread": spread, "own_worst": worst}
-    reports = [report(1, 0.1, up, own_accuracy=0.2, own_spread=0.0, own_worst=0.1), report(2, mean, up, **figures)]
+    figures = {"personal_accuracy": mean, "personal_spread": spread, "personal_worst": worst}
+    reports = [
+        report(1, 0.1, up, personal_accuracy=0.2, personal_spread=0.0, personal_worst=0.1),
+        report(2, mean, up, **figures),
+    ]
     return Record(method, seed, (*reports, report(3, None, up, recycled=more.get("recycled"))), {})
 
 
 def test_a_summary_has_what_clients_reached_on_their_own_data():
     found = personal().summary()
-    assert (found["own_accuracy"], found["own_spread"], found["own_worst"]) == (0.9, 0.12, 0.7)
+    assert (found["personal_accuracy"], found["personal_spread"], found["personal_worst"]) == (0.9, 0.12, 0.7)
     assert found["accuracy"] == 0.9
-    assert "own_accuracy" not in record().summary() and record().personal is None
+    assert "personal_accuracy" not in record().summary() and record().personal is None
 
 
 def subspace(seed=0, isotropy=(0.9, None, 1.1)):

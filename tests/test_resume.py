@@ -19,6 +19,7 @@ from fewbits.codecs import LookBack, Raw, chain
 from fewbits.engines.common import checkpoint
 from fewbits.engines.simulation import Federation
 from fewbits.engines.simulation.pool import Pool
+from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.federated.server import Server
@@ -163,9 +164,9 @@ PLACES = [  # owner, name, which call, after it?
     (Path, "unlink", 1, True),  # tensors whose note is gone
     (Ledger, "flush", 2, False),
     (Ledger, "flush", 2, True),
-    (Federation, "_log", 6, False),  # a round in the states, not in the metrics
-    (Federation, "_log", 6, True),
-    (Federation, "_save", 3, False),
+    (RunFolder, "log", 6, False),  # a round in the states, not in the metrics
+    (RunFolder, "log", 6, True),
+    (RunFolder, "save", 3, False),
     (Server, "accept", 27, True),  # within a round
     (Server, "step", 5, True),
     (StateStore, "commit", 7, False),  # one end of the links is on disk, the other is not
@@ -226,7 +227,7 @@ def test_a_run_killed_in_this_place_ends_as_if_it_had_been_left_alone(place, tmp
 @pytest.mark.parametrize("round", [4, 5, 6, 7])
 def test_a_run_killed_within_an_epoch_of_subspaces_ends_as_if_it_had_been_left_alone(round, tmp_path, undisturbed):
     """Finals of the epochs before, s, its momentum and the matrices of the epoch are all there again."""
-    killed_at((Federation, "_log", round, True), tmp_path, "time-varying")
+    killed_at((RunFolder, "log", round, True), tmp_path, "time-varying")
     run = start("time-varying", tmp_path, processes=2)
     assert run.server.round == round - (2 - round % 2), "the last checkpoint before"
     run.run()
@@ -290,7 +291,7 @@ def test_workers_ahead_of_an_interrupted_server_end_by_themselves(tmp_path, monk
 
     def interrupted(*_):
         children.extend(multiprocessing.active_children())
-        while any(mailbox._free.get_value() for mailbox in pools[0]._mailboxes):
+        while any(ring._free.get_value() for ring in pools[0]._rings):
             os.sched_yield()  # until no worker has room for another frame
         raise KeyboardInterrupt
 
@@ -569,7 +570,7 @@ def test_a_killed_run_with_headers_newer_than_their_states_ends_as_if_it_had_bee
     undisturbed = start(name, tmp_path / "left alone")
     undisturbed.run()
     folder = tmp_path / "killed"
-    killed_at((Federation, "_log", 6, True), folder, name)  # the last checkpoint is that of round 4
+    killed_at((RunFolder, "log", 6, True), folder, name)  # the last checkpoint is that of round 4
     for part in ("client.up", "server.up"):
         headers = versions(folder / "states", part)
         states = versions(folder / "states", part + ends.STATE)

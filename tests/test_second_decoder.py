@@ -15,6 +15,7 @@ from fewbits.coders import Auto, Elias, Fixed, Golomb, Rans, Zstd
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Spec
+from fewbits.testing.values import hard_vectors
 from fewbits.wire import BitWriter
 from fewbits.wire.identity import canonical
 from second_decoder import bases, fetch, modular
@@ -25,7 +26,6 @@ from second_decoder.keys import Name
 from second_decoder.linear import Table
 from second_decoder.supports import support
 from second_decoder.text import identity, parse
-from test_every_codec import HARD
 
 KEYS = [Key(0), Key(-3).fold("labels", 5), Key(2**70).fold("\u00fcmlaut", -1, "x")]
 LENGTHS = [0, 1, 2, 3, 7, 31, 63, 64, 65, 130, 1000]
@@ -138,7 +138,7 @@ def test_every_codec_of_short_and_empty_vectors(codec):
 
 @pytest.mark.parametrize("codec", CODECS, ids=repr)
 def test_every_codec_of_hard_values(codec):
-    for hard in HARD.values():
+    for hard in hard_vectors(41).values():
         xs = [torch.from_numpy(np.array(x, np.float32)) for x in (hard, hard[::-1], np.zeros(41), hard)]
         agree(codec, [{"weight": x[5:], "bias": x[:5]} for x in xs])
 

@@ -19,7 +19,7 @@ from fewbits.coders.base import Coder
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.links import Receiver, Sender
 from fewbits.links.epochs import FINAL, NOW, WHOLE, EpochBroadcast
-from fewbits.links.identity import OWN, PATCH, SEED, codec_hash
+from fewbits.links.identity import PATCH, PERSONAL, SEED, codec_hash
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.wire import Frame
@@ -125,7 +125,7 @@ def test_every_basis_is_described(kind):
 
 def test_every_kind_of_frame_is_described():
     kinds = {row[1] for row in rows(SECTIONS["Bundles"]) if len(row) > 2}
-    assert {f"`{word}`" for word in (SEED, PATCH, OWN)} <= kinds
+    assert {f"`{word}`" for word in (SEED, PATCH, PERSONAL)} <= kinds
     assert {WHOLE, FINAL, NOW} <= described()
 
 

@@ -1,45 +1,77 @@
-"""The example in docs/writing-a-codec.md is a codec like any other: it obeys every law, alone and in stacks."""
+"""docs/writing-a-codec.md runs as printed, and its codecs are like any other: alone, in stacks, and on the wire."""
 
+import io
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
-from every_codec import as_codecs, laws
-from fewbits.codecs import Delta, ErrorFeedback, LookBack, Sign, chain
-from fewbits.errors import LocalError
+import fewbits as fb
+from fewbits.cli.app import app
+from fewbits.testing import CODEC_LAWS, as_codecs, check_codec
 
 PAGE = Path(__file__).parents[1] / "docs" / "writing-a-codec.md"
+BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def example() -> type:
-    """The class of the page's first block."""
-    block = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert block is not None
+def run_page() -> tuple[dict[str, object], list[tuple[str, str]]]:
+    """The names that the page's blocks define, and each printed output beside the one that the page shows."""
     names: dict[str, object] = {"__name__": "page"}
-    exec(block[1], names)
-    centre = names["Centre"]
-    assert isinstance(centre, type)
-    return centre
+    outputs, printed = [], ""
+    for kind, body in BLOCK.findall(PAGE.read_text()):
+        if kind == "text":
+            outputs.append((printed, body))
+            continue
+        with redirect_stdout(io.StringIO()) as out:
+            exec(compile(body, PAGE.name, "exec"), names)
+        printed = out.getvalue()
+    return names, outputs
 
 
-Centre = example()
-ALONE = [codec for one in Centre.examples() for codec in as_codecs(one)]
-STACKS = [chain(Centre(), Sign()), ErrorFeedback(chain(Centre(), Sign())), LookBack(Centre()), Delta(Centre())]
+torch.manual_seed(0)
+NAMES, OUTPUTS = run_page()
+Centre, PartCentre = NAMES["Centre"], NAMES["PartCentre"]
+assert isinstance(Centre, type) and isinstance(PartCentre, type)
+ALONE = [codec for cls in (Centre, PartCentre) for one in cls.examples() for codec in as_codecs(one)]
+SIGNS = fb.chain(Centre(), fb.Sign())
+STACKS = [SIGNS, fb.ErrorFeedback(SIGNS), fb.LookBack(Centre()), fb.Delta(Centre())]
 
 
-@pytest.mark.parametrize("law", laws(), ids=lambda law: law.__name__)
-@pytest.mark.parametrize("codec", [*ALONE, STACKS[0]], ids=repr)
-def test_the_example_obeys(law, codec):
+def test_the_page_prints_what_it_shows():
+    assert len(OUTPUTS) >= 3
+    assert [printed for printed, _ in OUTPUTS] == [shown for _, shown in OUTPUTS]
+
+
+def test_the_test_of_the_page_passes():
+    test = NAMES["test_centre"]
+    assert callable(test)
+    test()
+
+
+@pytest.mark.parametrize("law", CODEC_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("codec", [*ALONE[1:], *STACKS], ids=repr)
+def test_the_examples_obey(law, codec):
     law(codec)
 
 
-@pytest.mark.parametrize("law", [law for law in laws() if "repr" not in law.__name__], ids=lambda law: law.__name__)
-@pytest.mark.parametrize("codec", STACKS[1:], ids=repr)  # their repr names a class that only this page knows
-def test_stacks_of_the_example_obey(law, codec):
-    law(codec)
+def test_a_stack_of_the_example_is_checked_under_wrappers_too():
+    check_codec(SIGNS, fb.Spec((24,)), thorough=True)
 
 
 def test_the_example_refuses_what_it_should():
-    with pytest.raises(LocalError, match="keep"):
-        Centre(keep=2)
+    with pytest.raises(fb.LocalError, match="keep"):
+        PartCentre(keep=2)
+    with pytest.raises(fb.LocalError, match="keep"):
+        PartCentre(keep=True)
+
+
+def test_inspect_shows_the_header_and_builds_no_foreign_codec(tmp_path):
+    x = torch.arange(5.0)
+    (tmp_path / "frame").write_bytes(fb.Sender(fb.chain(Centre()), fb.Spec.of(x), fb.Key(0)).send(x))
+    run = CliRunner().invoke(app, ["inspect", str(tmp_path / "frame")])
+    assert run.exit_code == 0 and "codec hash" in run.output and "The codec is not known" in run.output
+    run = CliRunner().invoke(app, ["inspect", str(tmp_path / "frame"), "--codec", "chain(Centre())", "--shape", "5"])
+    assert run.exit_code == 2 and "unknown codec 'Centre'" in run.output

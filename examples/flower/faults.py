@@ -1,8 +1,8 @@
 """Faults for a real federation: two mods around fewbits' own, and a SuperNode that loses, delays and repeats replies.
 
-`storm.py` copies this file into a project, whose ClientApp then has the mods [outside, compressed, inside], and starts
-SuperNodes by it: `python faults.py ...` is `flower-supernode ...`. What is to happen is in the JSON file that
-FEWBITS_STORM names. Every draw is Key(seed).fold("fate", round, client), so that a run can be had again.
+`storm.py` copies this file into a project, whose ClientApp then has the mods [outside, compressed, inside]. It starts
+SuperNodes with it: `python faults.py ...` is `flower-supernode ...`. The JSON file that FEWBITS_STORM names holds the
+plan. Every draw is Key(seed).fold("fate", round, client), so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ App = Callable[[Message, Context], Message]
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes wrong, where and when; a turn is (round, client)."""
+    """The faults, by place and time; a turn is (round, client)."""
 
     folder: str  # for the journal and for marks
     metrics: str  # the server's file with a line per round closed

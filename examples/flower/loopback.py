@@ -2,8 +2,8 @@
 
     python examples/flower/loopback.py --rounds 5
 
-Certificates and keys are made on the spot, ports are free ones, every SuperNode talks through a proxy that counts its
-bytes (tap.py), and everything that was started is stopped at the end, whatever happens. The last lines are the table of
+It makes its own certificates and keys, and takes free ports. Every SuperNode talks through a proxy that counts its
+bytes (tap.py). At the end it stops everything that it started, whatever happens. The last lines are the table of
 docs/flower.md (transport.py).
 """
 
@@ -291,9 +291,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="three or more")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--method", default="lbgm+topk")
-    parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help="measure all that docs/flower.md tells, and write it"
-    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="measure the table of docs/flower.md, and write it")
     arguments = parser.parse_args()
     lines = [*transport.HEAD, *measured(arguments, 1, empty=arguments.write is not None)]
     if arguments.write:

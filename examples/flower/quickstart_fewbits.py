@@ -72,7 +72,7 @@ def main(grid: Grid, context: Context) -> None:
     arrays, config = ArrayRecord(build().state_dict()), ConfigRecord({"lr": 0.1})
     result = strategy.start(grid, arrays, ROUNDS, train_config=config, evaluate_fn=judge)
     print("accuracy", result.evaluate_metrics_serverapp[ROUNDS]["accuracy"])
-    print("bytes of frames", strategy.books.ledger.frame_bytes)
+    print("bytes of frames", strategy.run_store.ledger.frame_bytes)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Twenty rounds of a real federation in which everything goes wrong: SuperLink, SuperNodes, TLS, node authentication.
+"""Fault-injection run: 20 rounds of a real federation with SuperLink, SuperNodes, TLS and node authentication.
 
     python examples/flower/storm.py
 
-Replies are lost, late, repeated and corrupted, 5% of each; one SuperNode always lies; one is killed within its turn and
-comes back; the state folder of another is deleted; the ServerApp is killed within a round and started again. Then: what
-happened, the accuracy beside that of undisturbed runs, whether anything corrupted was accepted, and whether both ends
-of every link agree. Everything that was started is stopped at the end, whatever happens.
+Replies are lost, late, repeated and corrupted, 5% of each. One SuperNode always lies. One is killed during its round
+and comes back. The state folder of another is deleted. The ServerApp is killed within a round and started again. Then
+it prints the outcome: the accuracy beside that of undisturbed runs, accepted faults, and whether both ends of every
+link agree. At the end it stops everything that it started, whatever happens.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fewbits.cli.prepared import build_task, load_data
 from fewbits.engines.flower.client_end import UP, ClientEnd
 from fewbits.engines.simulation import Federation, Schedule
 from fewbits.flower import named
-from fewbits.links import Sender, ends
+from fewbits.links import ends
 from fewbits.links.ledger import read
 from fewbits.wire import Frame
 from loopback import Loopback, end, started_with
@@ -119,7 +119,7 @@ def project(folder: Path) -> Path:
 
 
 def undisturbed(nodes: int, method: str, rounds: int, seed: int) -> float:
-    """The accuracy of the same run in the engine `memory`, whose model is Flower's, bit for bit."""
+    """The accuracy of the same run in the engine `simulation`, whose model is Flower's, bit for bit."""
     run = RunConfig(clients=nodes, method=method, rounds=rounds, seed=seed, **LOCAL)
     task = replace(build_task(run, load_data(run)), seed=None, build=None)
     return Federation(task, run.build_method(), Schedule(rounds, processes=1), fewbits.Key(seed)).run().accuracy
@@ -158,17 +158,17 @@ def both_ends(server: Path, nodes: Path, clients: int, method: str, seed: int) -
         receiver = strategy.server.receiver(client)
         with tempfile.TemporaryDirectory() as copy:
             shutil.copytree(next(nodes.glob(f"node-{client}/*/{client}")), copy, dirs_exist_ok=True)
-            fresh = Sender(strategy.server.up, strategy.server.spec, key.fold("client", client, "up")).dump()
-            with closing(ClientEnd(Path(copy), client, named(method, None, None), key)) as site:
-                seen = [_end(site, fresh)]
-                ends.rollback(site.store, site.store.newest(client, UP) or 0, [client], UP)
-                seen.append(_end(site, fresh))
+            fresh = strategy.server.exchange.sender(key.fold("client", client, "up")).dump()
+            with closing(ClientEnd(Path(copy), client, named(method, None, None), key)) as end:
+                seen = [_end(end, fresh)]
+                ends.rollback(end.store, end.store.newest(client, UP) or 0, [client], UP)
+                seen.append(_end(end, fresh))
         found.append(Ends(client, (receiver.expects, receiver.history), *seen))
     return found
 
 
-def _end(site: ClientEnd, fresh: bytes) -> tuple[int, int]:
-    header = Frame.parse(ends.restore(site.store, site.client, UP) or fresh).header
+def _end(end: ClientEnd, fresh: bytes) -> tuple[int, int]:
+    header = Frame.parse(ends.restore(end.store, end.client, UP) or fresh).header
     return header.sequence, header.history
 
 

@@ -1,8 +1,8 @@
 """Tap: a proxy that counts what a SuperNode's connections carry, request by request.
 
-Flower 1.41 speaks protobuf in HTTP/1.1 in TLS. From outside of TLS a poll cannot be told from a message, so a `Tap`
-holds the SuperLink's certificate, ends TLS, reads request lines and lengths, and opens TLS again towards the SuperLink.
-What it counts are the bytes on the SuperNode's socket: records, handshakes, tickets and goodbyes included.
+Flower 1.41 speaks protobuf in HTTP/1.1 in TLS. From outside of TLS a poll looks like a message. So a `Tap` has the
+SuperLink's certificate, ends TLS, reads request lines and lengths, and opens TLS again towards the SuperLink. It counts
+the bytes on the SuperNode's socket: records, handshakes, tickets and goodbyes included.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def main() -> None:
             f"| {space.mode} | {space.subspaces} | {up:,} | {dense / up:,.1f} | {up_ratio:,.1f} | {down:,} "
             f"| {dense / down:,.1f} | {down_ratio:,.1f} | {2 * dense / (up + down):,.1f} | {both:,.1f} |"
         )
-    print("\n| down, bytes, for a client away | " + " | ".join(f"{m} epochs" for m in AWAY) + " |")
+    print("\n| down, bytes, for a client that missed | " + " | ".join(f"{m} epochs" for m in AWAY) + " |")
     print("|---|" + "---|" * len(AWAY))
     for mode in MODES:
         space = IntrinsicSpace(dim, mode, k=4, epoch=EPOCH)

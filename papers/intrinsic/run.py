@@ -122,7 +122,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     task = few(case, key, options) if case.setting == LINKS else many(case, key, options)
     federation = fb.simulation.Federation(task, method(case), schedule, key)
     # Everybody makes the initial model, version 1, from the seed: it does not travel.
-    federation.server.versions = dict.fromkeys(range(len(task.parts)), 1)
+    federation.server.downlinks.versions = dict.fromkeys(range(len(task.parts)), 1)
     reports = federation.run().reports
     seen = [r for r in reports if r.accuracy is not None]
     return {

@@ -40,7 +40,7 @@ def main() -> None:
     for title, name in (
         ("MNIST, ring of 10", "ring"),
         ("MNIST, torus of 16", "torus"),
-        ("MNIST, ring of 10, a fifth of the nodes asleep in a round", "asleep"),
+        ("MNIST, ring of 10, a fifth of the nodes inactive in a round", "asleep"),
         ("CIFAR-10, ring of 10", "cifar10"),
     ):
         if found[name]:

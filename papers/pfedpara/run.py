@@ -224,12 +224,12 @@ def play(case: Case, seed: int, mnist: data.Data, options: argparse.Namespace) -
     schedule = fb.simulation.Schedule(rounds, PER_ROUND, evaluate_every=rounds, processes=options.processes)
     reports = fb.simulation.Federation(task, method, schedule, key).run().reports
     last = reports[-1]
-    rows = torch.from_numpy(np.concatenate(task.held))
+    rows = torch.from_numpy(np.concatenate(task.holdout))
     public, _ = evaluate(FlatModel(task.model), task.x[rows], task.y[rows])  # private parts as they began
     return result | {
-        "own": last.own_accuracy,
-        "spread": last.own_spread,
-        "worst": last.own_worst,
+        "own": last.personal_accuracy,
+        "spread": last.personal_spread,
+        "worst": last.personal_worst,
         "public": public,
         "up": last.up_frame_bytes,
         "down": last.down_frame_bytes,
@@ -249,14 +249,14 @@ def build(mnist: data.Data, key: fb.Key, lr: float) -> fb.simulation.Task:
         torch.default_generator.manual_seed(key.fold("model").word() & (2**63 - 1))
         model = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
     local = fb.LocalSGD(lr=lr, batch_size=10, epochs=2)
-    return fb.simulation.Task(model, mnist.train_x, mnist.train_y, parts, local=local, held=held)
+    return fb.simulation.Task(model, mnist.train_x, mnist.train_y, parts, local=local, holdout=held)
 
 
 def on_ten_digits(task: fb.simulation.Task, mnist: data.Data) -> fb.simulation.Task:
     """The same training; every client is judged on the first 1,000 test images."""
     rows = np.arange(len(task.x), len(task.x) + 1000)
     x, y = torch.cat([task.x, mnist.test_x[:1000]]), torch.cat([task.y, mnist.test_y[:1000]])
-    return replace(task, x=x, y=y, held=[rows] * CLIENTS)
+    return replace(task, x=x, y=y, holdout=[rows] * CLIENTS)
 
 
 def by_hand(task: fb.simulation.Task, method: fb.Method, key: fb.Key, rounds: int) -> dict:
@@ -276,13 +276,13 @@ def by_hand(task: fb.simulation.Task, method: fb.Method, key: fb.Key, rounds: in
     own = []
     for c, client in enumerate(clients):
         client.receive(server.bundle(c))
-        own.append(right(models[c], task, task.held[c]))
+        own.append(right(models[c], task, task.holdout[c]))
     own.sort()
     return {
         "own": statistics.fmean(own),
         "spread": statistics.pstdev(own),
         "worst": statistics.fmean(own[: CLIENTS // 10]),
-        "public": statistics.fmean(right(task.model, task, rows) for rows in task.held),
+        "public": statistics.fmean(right(task.model, task, rows) for rows in task.holdout),
     }
 
 

@@ -33,8 +33,8 @@ def check_whole(
         number = int(value)  # pyright: ignore
         if (least is None or least <= number) and (most is None or number <= most):
             return
-    span = f" in {least}..{most}" if most is not None else "" if least is None else f", {least} or more"
-    raise LocalError(f"{what} must be a whole number{span}{hint}; got {value!r}")
+    bounds = f" in {least}..{most}" if most is not None else "" if least is None else f", {least} or more"
+    raise LocalError(f"{what} must be a whole number{bounds}{hint}; got {value!r}")
 
 
 def check_number(what: str, value: object, interval: str, *, numpy: bool = False, hint: str = "") -> None:

@@ -36,23 +36,21 @@ def mod(
 ) -> engine.Mod:
     """A mod for `ClientApp(mods=[...])`, first in the list; the app's own functions still see plain arrays.
 
-    All arguments but `keep` must be those of the server. A client that differs is refused, and the text says in what.
+    The client keeps its state in the folder that the node's or the run's config names as `fewbits-state`; else in
+    $FLWR_HOME/fewbits or ~/.flwr/fewbits.
 
     Args:
-        method: a name from `fewbits methods`, text such as "topk@fraction=0.01", or a Method.
-        downlink: dense, fp16, delta8, delta4, sparse or changes; None: the method's own.
-        settings: options of the method as text.
-        seed: of all randomness that both sides share.
-        keep: shell patterns on the names of arrays that never leave the client. They are stored, with the ends of its
-            links, in the folder that the node's or the run's config names as `fewbits-state` (else in $FLWR_HOME or
-            ~/.flwr).
+        method: the server's, as text (`"lbgm+topk"`) or a Method.
+        downlink: the server's.
+        settings: the server's.
+        seed: the server's. A client with other settings is left out; its error names them.
+        keep: shell patterns on the names of arrays that never leave the client.
 
     Raises:
-        LocalError: there is no such method, or it changes more than bytes.
+        LocalError: there is no such method, or it changes local training.
 
     Example:
-        >>> from flwr.clientapp import ClientApp
-        >>> app = ClientApp(mods=[mod("lbgm+topk", downlink="delta8")])
+        >>> client = mod("topk@fraction=0.01", downlink="delta8")
     """
     return engine.mod(named(method, downlink, settings), Key(seed), keep)
 
@@ -67,25 +65,25 @@ def compress(
     quorum: int = 1,
     quarantine: Quarantine | None = None,
 ) -> engine.Compressed:
-    """A strategy with links between it and its clients: real frames both ways, counted in `books.ledger`.
+    """A strategy with links between it and its clients: real frames both ways, counted in `run_store.ledger`.
 
     Args:
-        strategy: the strategy that you have; it still sees plain arrays.
-        method: a name from `fewbits methods`, text such as "topk@fraction=0.01", or a Method.
-        downlink: dense, fp16, delta8, delta4, sparse or changes; None: the method's own.
-        settings: options of the method as text.
-        seed: of all randomness that both sides share.
-        state: folder for checkpoints, ledger and the ends of links; a run that was killed continues there. None: in
-            memory only.
-        quorum: fewest usable replies of a round; with fewer, the model stays as it is.
-        quarantine: which clients are left out, and for how long; None: after three unusable replies in a row.
+        strategy: FedAvg or any other; it still chooses clients, weighs and aggregates.
+        method: as text, such as `"lbgm+topk"` or `"topk@fraction=0.01"`, or a Method.
+        downlink: dense, fp16, delta8, delta4 or sparse; None: the method's own.
+        settings: the method's options as text, by name.
+        seed: draws all random numbers; same seed, same bytes.
+        state: a folder for checkpoints, ledger and the ends of links, in which a killed run continues.
+        quorum: with fewer usable replies the model stays as it is.
+        quarantine: how long a client rests after replies that could not be used.
 
     Raises:
-        LocalError: there is no such method, or it changes more than bytes.
+        LocalError: there is no such method, or it changes local training.
 
     Example:
         >>> from flwr.serverapp.strategy import FedAvg
-        >>> strategy = compress(FedAvg(), "lbgm+topk", downlink="delta8")
+        >>> compress(FedAvg(), "lbgm+topk", downlink="delta8").method.name
+        'lbgm+topk'
     """
     return engine.Compressed(strategy, named(method, downlink, settings), Key(seed), state, quorum, quarantine)
 
@@ -102,25 +100,26 @@ def federated(
     quarantine: Quarantine | None = None,
     evaluate: float = 1.0,
 ) -> engine.Federated:
-    """fewbits' own server as a strategy: for one seed the same bytes and the same model as `fewbits.federate`.
+    """The server of fewbits as a strategy: for one seed the same bytes and the same model as `fewbits.federate`.
 
     Args:
-        method: as in `compress`; methods that move in subspaces work, too.
-        clients: number of partitions.
-        per_round: partitions sampled in each round; None: all.
+        method: as in `compress`.
+        clients: how many partitions there are.
+        per_round: how many of them are sampled in each round, by their partition ids; None: all.
         downlink: as in `compress`.
         settings: as in `compress`.
         seed: as in `compress`.
         state: as in `compress`.
         quorum: as in `compress`.
         quarantine: as in `compress`.
-        evaluate: share of clients that evaluate the model after each round.
+        evaluate: the share of clients that evaluate the model after each round.
 
     Raises:
-        LocalError: there is no such method, or Flower cannot carry it out.
+        LocalError: there is no such method, or it changes local training.
 
     Example:
-        >>> strategy = federated("intrinsic", clients=100, per_round=10)
+        >>> federated("intrinsic", clients=100, per_round=10).clients
+        100
     """
     chosen = named(method, downlink, settings)
     return engine.Federated(chosen, clients, per_round, Key(seed), state, quorum, quarantine, evaluate)

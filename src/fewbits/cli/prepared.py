@@ -122,7 +122,7 @@ def _task(config: RunConfig, found: Data, method: Method, build: ModelFromSeed) 
         found.test_x,
         found.test_y,
         config.local(),
-        held=tests,
+        holdout=tests,
         seed=key,
         build=build,
     )

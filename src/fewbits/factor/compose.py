@@ -34,14 +34,14 @@ def hadamard(left1: Tensor, right1: Tensor, left2: Tensor, right2: Tensor, shift
     References:
         Hyeon-Woo, Ye-Bin and Oh, FedPara, ICLR 2022, Proposition 1.
     """
-    with own_precision(left1):
+    with without_autocast(left1):
         # torch.func needs another, slower kind of Function; a compiler finds the best order itself.
         if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
             return (left1 @ right1) * _half(left2, right2, shift)
         return _Hadamard.apply(left1, right1, left2, right2, shift)  # pyright: ignore[reportReturnType]
 
 
-def own_precision(x: Tensor) -> AbstractContextManager[Any]:
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Switch autocast off: a weight composed in bfloat16 would carry the rounding of both halves."""
     kind = x.device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
@@ -59,7 +59,7 @@ class _Hadamard(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         left1, right1, left2, right2, half1, half2 = ctx.saved_tensors
-        with own_precision(left1):
+        with without_autocast(left1):
             if torch.is_grad_enabled():  # a second derivative needs the halves as functions of the factors
                 by1, by2 = grad * _half(left2, right2, ctx.shift), grad * (left1 @ right1)
                 return by1 @ right1.T, left1.T @ by1, by2 @ right2.T, left2.T @ by2, None

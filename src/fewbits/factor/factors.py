@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
-from fewbits.factor.compose import hadamard, own_precision
+from fewbits.factor.compose import hadamard, without_autocast
 from fewbits.factor.rank import Grid
 
 Parts = tuple[Tensor, ...]  # X, Y and, in Tucker form, T of one half
@@ -114,7 +114,7 @@ def compose(form: str, halves: list[Parts], tanh: bool = False) -> Tensor:
     the kernel's order in memory.
     """
     shift = 1.0 if form == "pfedpara" else 0.0
-    with own_precision(halves[0][0]):
+    with without_autocast(halves[0][0]):
         pairs = [(x, right(*rest)) for x, *rest in halves]
         if form == "lowrank":
             return pairs[0][0] @ pairs[0][1]

@@ -1,4 +1,4 @@
-"""Client: one client of a federation in a loop that you own; frames in, frames out."""
+"""Client: one client of a federation in a loop that you own: bundles in, frames out."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
 from fewbits.rng import Key
 
-PARTS: tuple[str, ...] = ("up", "down", "state")
+PARTS: tuple[str, ...] = ("up", "state", "down", "down_before")  # of a dumped client
+BEFORE: tuple[str, ...] = PARTS[:2]  # changed by a frame; stored twice while one is unsettled
 
 
 class Client:
-    """One client: `receive` a bundle, train `model` however you like, `reply` with a frame.
+    """A client in a loop that you own: `receive` a bundle, train `model` however you like, `reply` with a frame.
 
-    After `receive` the model holds the public weights; private ones (pFedPara's second halves, FedPer's layers) are as
+    After `receive` the model holds the public weights. Private ones (pFedPara's second halves, FedPer's layers) are as
     this client's last training left them. The reply is start - end, encoded. The next bundle says whether it arrived.
-    If it did not, the client goes back to what it was before; if the server lost track, the next reply is a key frame.
+    If it did not, the client rolls back. If the server lost its end of the link, the next reply is a key frame.
 
     Args:
-        model: any module; private and factored parts are prepared in place, as the method says.
+        model: any module, trained in place; the method prepares factored and private parts.
         method: the server's, as text (`"lbgm+topk"`) or a Method.
-        key: this client's secret, a key that no other client has. It draws dithers, dp noise and roundings.
-        number: its place among the clients, from 0. Masks and K-subspace need the true one.
+        key: this client's secret, different from every other client's. It draws dithers, dp noise and roundings.
+        number: its place among the clients, from 0. Masks and k-subspaces need the true one.
         common: everybody's key, the server's `common`.
-        build: makes the initial model from a key, for a server with a SharedInit.
+        build: makes the initial model from a key; needed when the server has a SharedInit.
 
     Raises:
         LocalError: the method does not fit the model.
@@ -62,8 +63,12 @@ class Client:
         method.prepare(model, common.fold("factor"))
         self.model = model
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
-        self._trained: Trained | None = None  # what the last reply was made of
-        self._replied = 0  # the version that it was made for
+        self._replied = 0  # the version that the last reply answered
+
+    @property
+    def flat(self) -> FlatModel:
+        """The model in one buffer, as `LocalSGD.train` takes it."""
+        return self._core.model
 
     @property
     def up(self) -> Sender:
@@ -88,43 +93,42 @@ class Client:
         self._core.start()
 
     def reset_downlink(self) -> None:
-        """Forget the public model, after the server was restored from an older checkpoint; the next bundle is a first.
+        """Forget the public model, after the server was restored from an older checkpoint.
 
-        The server must forget what this client holds, too: `Server.reset_downlink`.
+        Call `Server.reset_downlink`, too. The next bundle is one for first contact.
         """
         self._core.down.load(None)
 
     @property
     def correction(self) -> Correction | None:
-        """What the objective adds to gradients, for `LocalSGD.train(correct=...)`; None: nothing."""
+        """What the objective adds to gradients, for `LocalSGD.train(correct=...)`; None: no term."""
         self._check_received("correction")
         return self._core.correction
 
-    def reply(self, steps: int = 0, lr: float = 0.0, peers: tuple[int, ...] = ()) -> bytes:
+    def reply(self, steps: int = 0, lr: float = 0.0, clients: tuple[int, ...] = ()) -> bytes:
         """The frame with what training changed.
 
         Args:
             steps: local steps taken, and `lr` their size; SCAFFOLD needs both.
-            peers: the numbers of all clients of this round; masks need them.
+            clients: the numbers of all clients of this round; masks need them.
 
         Raises:
-            LocalError: a tensor is not finite (it is named), or steps, lr or peers are missing.
+            LocalError: a tensor is not finite (it is named), or steps, lr or clients are missing.
         """
         core = self._core
         self._check_received("reply")
         core.model.attach()
-        if core.up.pending:  # nothing was heard of the last one
-            core.up.rollback()
+        core.rollback()
         trained = core.finish(steps, lr)
         self._check_noise(trained)
-        frame = b"".join(core.encode(trained, peers))
+        frame = b"".join(core.encode(trained, clients))
         self._replied = trained.round
         return frame
 
     def _check_noise(self, trained: Trained) -> None:
-        """One version of the model draws one noise and one set of masks, so that it hides one message."""
+        """Refuse a second message for one version: noise and masks of a version hide one message only."""
         method = self._core.method
-        if self._replied == trained.round and (method.protection or method.masking):
+        if self._replied == trained.round and (method.privacy or method.masking):
             raise LocalError(
                 f"Client.reply: {method.name} sends one message for each version of the model, and version "
                 f"{trained.round} had one; receive the next bundle first"
@@ -135,20 +139,19 @@ class Client:
             raise LocalError(f"Client.{what}: receive a bundle from the server first")
 
     def dump(self) -> bytes:
-        """This client as bytes, whether or not its last reply is settled; `load` takes them in a new process."""
-        core = self._core
-        found = [core.dump(), *([core.dump(arrived=False)] if core.up.pending else [])]
-        return pack([str(self._replied).encode(), *(parts[name] for parts in found for name in PARTS)])
+        """This client as bytes, even while a reply is unsettled; `load` takes them in a new process."""
+        now, core = self._core.dump(), self._core
+        before = core.dump(arrived=False) if core.unsettled else None
+        parts = [now[name] for name in PARTS] + [before[name] for name in BEFORE if before]
+        return pack([str(self._replied).encode(), *parts])
 
     def load(self, data: bytes) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's."""
         replied, *parts = unpack(data)
-        if not replied.isdigit() or len(parts) not in (len(PARTS), 2 * len(PARTS)):
+        if not replied.isdigit() or len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
             raise WireError("these bytes are not a dumped Client")
-        now, *before = (
-            dict(zip(PARTS, parts[i : i + len(PARTS)], strict=True)) for i in range(0, len(parts), len(PARTS))
-        )
-        self._core.load(now, (lambda: before[0]) if before else None)
+        now, before = dict(zip(PARTS, parts, strict=False)), dict(zip(BEFORE, parts[len(PARTS) :], strict=False))
+        self._core.load(now, (lambda: before) if before else None)
         self._replied = int(replied)
         if self._core.down.value is not None:
             self._core.start()

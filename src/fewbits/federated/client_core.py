@@ -1,4 +1,4 @@
-"""ClientCore: one client's side of a federation, without any input or output of its own."""
+"""ClientCore: one client's side of a federation, without input or output of its own."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from fewbits.links.finite import check_finite
 from fewbits.rng import Key
 
 Pieces = list[bytes | memoryview]  # of one frame
-Parts = Mapping[str, bytes]  # up, down, state; empty: that of a new client
+Parts = Mapping[str, bytes]  # by name: up, state, down, down_before; one that is empty or missing: a new client's
 
 
 class Trained(NamedTuple):
-    """What one training changed, before it is encoded."""
+    """The outcome of one local training, before it is encoded."""
 
     update: Tensor  # (numel,) start - end of all that travels
     tree: dict[str, Tensor]  # views of it by wire name
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
 
 
 class ClientCore:
-    """What a client does on every engine: bytes in, bytes out, and in between somebody trains `model`.
+    """A client on every engine: bytes in, bytes out; in between the engine trains `model`.
 
         core.receive(bundle)              # take the public values
         core.acknowledge(core.down.ack)   # settle the last frame up
@@ -47,8 +47,8 @@ class ClientCore:
         ...                               # train it, with `core.correction` before each step
         frame = b"".join(core.encode(core.finish(steps, lr)))
 
-    It knows subspaces, private parts, objectives, differential privacy, masks and personal downlinks. Several clients
-    may share one core, one after the other: set each one's `number`, `key`, `client_state` and ends first.
+    It knows subspaces, private parts, objectives, differential privacy, masks and personal downlinks. Clients may use
+    one core in turn: set `number`, `key`, `client_state` and the ends of each client first.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class ClientCore:
         self.model, self.method, self.key, self.number = model, method, key, number
         self.exchange, self.local = Exchange.of(model, method, common), LocalRound(model, method.objective)
         self.up, self.down = self.exchange.sender(key.fold("up")), self.exchange.subscriber(build)
-        self.newcomer = self.local.fresh()
-        self.client_state = self.newcomer  # private parts and the objective's vectors
-        self._next = self.newcomer  # what it becomes when the pending frame has arrived
+        self.new_state = self.local.new_state()
+        self.client_state = self.new_state  # private parts and the objective's vectors
+        self._next = self.new_state  # what it becomes when the pending frame has arrived
         self._new_up = self.up.dump()
         self._before: Callable[[], Parts] | None = None  # of before the last frame, where it was loaded
         self.public = torch.zeros(self.exchange.public.numel, device=model.whole.device)
@@ -74,7 +74,7 @@ class ClientCore:
         self._in_subspace: dict[str, float] = {}  # figures of the last update
 
     def receive(self, bundle: bytes, down: Subscription | None = None) -> None:
-        """Take the public values; nothing changes on errors. `down`: by another end than this client's."""
+        """Take the public values; nothing changes on errors. `down`: another end than this client's."""
         value = (down or self.down).receive(bundle)
         if value is not self._value:
             self._take(value)
@@ -96,6 +96,19 @@ class ClientCore:
         if self.up.acknowledge(ack):
             self.client_state = self._next
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether nothing was heard of the last frame yet."""
+        return self.up.pending or self._before is not None
+
+    def rollback(self) -> None:
+        """Take back the last frame, of which nothing was heard; another one replaces it."""
+        if self.up.pending:
+            self.up.rollback()
+        elif self._before is not None:
+            self._load_up(self._before())
+        self._before = None
+
     def commit(self) -> None:
         """The server has the last frame."""
         self.up.commit()
@@ -111,31 +124,34 @@ class ClientCore:
         return self.local.correction(self.public, self.client_state)
 
     def finish(self, steps: int = 0, lr: float = 0.0, out: Tensor | None = None) -> Trained:
-        """What training changed; SCAFFOLD needs the number of steps and their size.  # out: (numel,)"""
-        extra = self.method.objective.extra
-        if extra and not (steps > 0 and lr > 0):
+        """The outcome of training; SCAFFOLD needs the number of steps and their size.
+
+        out: (numel,) takes start - end; None: new memory.
+        """
+        vectors = self.method.objective.server_vectors
+        if vectors and not (steps > 0 and lr > 0):
             raise LocalError(f"{self.method.objective!r} needs the steps taken and their lr; got {steps} and {lr}")
         update = torch.empty_like(self.public) if out is None else out
         state = self.local.finish(self.public, self.client_state, steps, lr, update)
-        tree = shared_values.cut(update, self.model, extra)
+        tree = shared_values.cut(update, self.model, vectors)
         return Trained(update, tree, state, self.down.version, self.down.epoch, steps, lr)
 
-    def encode(self, trained: Trained, peers: tuple[int, ...] = ()) -> Pieces:
+    def encode(self, trained: Trained, clients: tuple[int, ...] = ()) -> Pieces:
         """The frame, in pieces to be joined; it is pending until `acknowledge` or `commit`.
 
-        `peers`: the numbers of all clients of this round, for masks. LocalError names a tensor that is not finite.
+        `clients`: the numbers of all clients of this round, for masks. LocalError names a tensor that is not finite.
         """
         if len(trained.client_state):
             check_finite({"client state": trained.client_state}, "a client's training")
-        sent = self._masked(self._shortened(trained), trained.round, peers)
+        sent = self._masked(self._shortened(trained), trained.round, clients)
         self.up.key, self._next = self.key.fold("up"), trained.client_state
         return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
 
     def _shortened(self, trained: Trained) -> dict[str, Tensor]:
-        """The update as the server adds it up: clipped and noisy under dp, A^T of it in a subspace."""
+        """The update as the server sums it: A^T of it in a subspace; clipped, with noise, under dp."""
         space, vector = self.method.space, trained.update
         if space is None:
-            if self.method.protection is not None:
+            if self.method.privacy is not None:
                 vector.copy_(self._noisy(vector, trained.round))
             return trained.tree
         vector = vector.cpu()
@@ -146,21 +162,21 @@ class ClientCore:
         return {SENT: self._noisy(s, trained.round)}
 
     def _noisy(self, x: Tensor, round: int) -> Tensor:
-        protection = self.method.protection
-        return x if protection is None else protection.apply(x, self.key.fold("dp", round))
+        privacy = self.method.privacy
+        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round))
 
-    def _masked(self, tree: dict[str, Tensor], round: int, peers: tuple[int, ...]) -> dict[str, Tensor]:
-        """The same under masks, which cancel over the round's clients."""
+    def _masked(self, tree: dict[str, Tensor], round: int, clients: tuple[int, ...]) -> dict[str, Tensor]:
+        """The tree under masks, which cancel over the round's clients."""
         masking = self.method.masking
         if masking is None:
             return tree
-        if self.number not in peers or len(set(peers)) != masking.clients:
+        if self.number not in clients or len(set(clients)) != masking.clients:
             raise LocalError(
                 f"{self.method.name}: masks need the numbers of the round's {masking.clients} clients, and this is "
-                f"client {self.number}; got {list(peers)}"
+                f"client {self.number}; got {list(clients)}"
             )
         vector, pairs = shared_values.vector(tree).cpu(), self.exchange.common.fold("round", round, "pair")
-        return masking.hide(vector, self.number, peers, self.key.fold("field", round), pairs)
+        return masking.hide(vector, self.number, clients, self.key.fold("field", round), pairs)
 
     def observe(self, trained: Trained) -> dict[str, float]:
         """Figures of the pending frame, such as `recycled`, and of the update in its subspace."""
@@ -170,27 +186,31 @@ class ClientCore:
         return figures
 
     def dump(self, arrived: bool = True) -> dict[str, bytes]:
-        """All that must outlive the process, by part, as it is when a pending frame has arrived, or when it has not."""
+        """All that must outlive the process, by part, for the case that an unsettled frame arrived, or did not."""
+        if self._before is not None and not arrived:
+            return dict(self._before())
         up, state = copy.copy(self.up), self.client_state
         if up.pending and arrived:
             up.commit()
             state = self._next
         elif up.pending:
             up.rollback()
-        return {"up": up.dump(), "down": self.down.dump(), "state": self.local.dump(state)}
+        down, down_before = self.down.dump(), self.down.dump_before()
+        return {"up": up.dump(), "state": self.local.dump(state), "down": down, "down_before": down_before}
 
     def load(self, parts: Parts, before: Callable[[], Parts] | None = None) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's.
 
-        `before` gives the parts of before the last frame, in case that the server never had it.
+        `before` gives `up` and `state` of before the last frame, in case that the server never had it.
         """
         self._load_up(parts)
         self.down.load(parts["down"] or None)
+        self.down.load_before(parts.get("down_before", b""))
         self._before = before
         if self.down.value is not None:
             self._take(self.down.value)
 
     def _load_up(self, parts: Parts) -> None:
-        state = self.local.load_state(parts["state"], len(self.newcomer)) if parts["state"] else self.newcomer
+        state = self.local.load_state(parts["state"], len(self.new_state)) if parts["state"] else self.new_state
         self.up.load(parts["up"] or self._new_up)
-        self.client_state = self._next = state.to(self.newcomer.device)
+        self.client_state = self._next = state.to(self.new_state.device)

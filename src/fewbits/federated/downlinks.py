@@ -1,4 +1,4 @@
-"""Downlinks: what each client is known to hold of the public model, and the bundle that brings it up to date."""
+"""Downlinks: the version of the public model that each client holds, and the bundle that brings it up to date."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from fewbits.links import Publisher, StateStore
 from fewbits.links.bundle import wrap
 from fewbits.links.personal_updates import HeldState
 
-PART = "server.held"  # what a client holds that has left the public model
+PART = "server.held"  # the HeldState of a client with a personal value
 
 
 class Downlinks:
-    """Versions by client; with personal updates, also the frames that made what the client holds."""
+    """Versions by client; with personal updates, also the frames that made each client's value."""
 
     def __init__(self, publisher: Publisher, store: StateStore | None) -> None:
         self.publisher, self.store = publisher, store
         self.versions: dict[int, int] = {}
-        self._held: dict[int, HeldState] = {}  # where there is no store
-        self._offered: dict[int, HeldState] = {}  # what clients will hold, once the last bundle has arrived
+        self._held: dict[int, HeldState] = {}  # without a store
+        self._offered: dict[int, HeldState] = {}  # by client: what it holds once its last bundle has arrived
 
     @property
     def personal(self) -> bool:
-        """Whether clients may hold models of their own, near the public one."""
+        """Whether clients may hold personal values, near the public one."""
         return self.publisher.personal is not None
 
     def bundle(self, client: int, ack: int) -> bytes:
@@ -33,14 +33,14 @@ class Downlinks:
         return wrap(found.frames, ack)
 
     def held(self, client: int) -> HeldState:
-        """What this client is known to hold: a public version, and frames that were made for it alone since."""
+        """What this client is known to hold: a public version, and later frames for this client alone."""
         version = self.versions.get(client, 0)
         data = None if self.store is None else self.store.get(client, PART)
         held = HeldState.read(data) if data else self._held.get(client, HeldState())
         return held if version and held.version == version else HeldState(version)
 
     def version(self, ack: int) -> int:
-        """The version that 16 bits stand for: the latest that fits; DesyncError when only one from the future does."""
+        """The version that 16 bits mean: the latest that fits. DesyncError when it is newer than the newest."""
         newest = self.publisher.version
         found = newest - (newest - ack) % 2**16
         if found < 0:
@@ -50,10 +50,10 @@ class Downlinks:
         return found
 
     def acknowledge(self, client: int, version: int, round: int) -> None:
-        """The client holds this version: what the last bundle offered, or what it held before it.
+        """The client holds this version: that of its last bundle, or the one before.
 
-        An acknowledgement of neither belongs to a bundle that was replaced by a later one. It changes nothing: whoever
-        took that bundle still has what it began from.
+        An acknowledgement of neither belongs to a bundle that a later one replaced. It changes nothing, because the
+        client still has the value that the replaced bundle began from.
         """
         if not self.personal:
             self.versions[client] = version

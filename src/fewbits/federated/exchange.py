@@ -1,4 +1,4 @@
-"""Exchange: what travels between the two ends of a method, and with which codecs."""
+"""Exchange: what travels between server and clients under a method, and with which codecs."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ Build = Callable[[Key], nn.Module]  # makes the initial model from a key, the sa
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """Derived once from a model and a method; client, server, plan and engines read it.
+    """Specs and codecs, derived once from a model and a method.
 
-    Three descriptions follow one another: clients receive `public`; the server adds up `update`; a frame holds `sent`.
-    They are the same, except that a subspace shortens the update and masks hide it.
+    Clients receive `public`, the server sums `update`, and a frame up holds `sent`. All three are equal, except that a
+    subspace shortens the update and masks hide it.
     """
 
     method: Method
     public: TreeSpec  # all that travels of the model, then the objective's vectors
     update: TreeSpec  # what a client's training changed: `public`, or A^T of it in a subspace
-    sent: TreeSpec  # what a frame up holds: `update`, or its words under masks
+    sent: TreeSpec  # what a frame up holds: `update`, or masked words of it
     up: Lift
     down: Downlink
     common: Key  # everybody's: the factors of a new model, a round's random supports, the pairs of masks
@@ -53,7 +53,7 @@ class Exchange:
     @staticmethod
     def of(model: FlatModel, method: Method, common: Key = Key(0)) -> Exchange:
         """LocalError when the method's parts do not fit this model or each other."""
-        public = shared_values.spec(model, method.objective.extra)
+        public = shared_values.spec(model, method.objective.server_vectors)
         update = public if method.space is None else method.space.spec(model, method.objective)
         sent = update if method.masking is None else method.masking.spec(update)
         up = shared_values.with_buffers(method.up, sent)
@@ -62,11 +62,11 @@ class Exchange:
         return Exchange(method, public, update, sent, up, shared_values.downlink(method.down, public), common)
 
     def of_round(self, round: int) -> Key:
-        """The common key of the frames that clients make from version `round` of the model."""
+        """The common key of the frames that answer version `round` of the model."""
         return self.common.fold("round", round, "common")
 
     def sender(self, key: Key) -> Sender:
-        """A client's end of the uplink; `key` is its own."""
+        """A client's end of the uplink; `key` is the client's."""
         return Sender(self.up, self.sent, key)
 
     def receiver(self) -> Receiver:
@@ -74,7 +74,7 @@ class Exchange:
         return Receiver(self.up, self.sent)
 
     def totals(self) -> list[TreeTotal | MaskedTotal]:
-        """The sums of a round, still empty: one for each subspace that clients send from."""
+        """Empty sums of a round, one per subspace."""
         masking, count = self.method.masking, self.method.space.subspaces if self.method.space else 1
         one = partial(TreeTotal, self.up) if masking is None else partial(MaskedTotal, masking)
         return [one(self.update) for _ in range(count)]
@@ -102,7 +102,8 @@ class Exchange:
             model = FlatModel(module)
             if self.method.space is not None:
                 return {WHOLE: model.shared.clone()}
-            return shared_values.values(model, [torch.zeros_like(model.shared_params)] * self.method.objective.extra)
+            zeros = [torch.zeros_like(model.shared_params)] * self.method.objective.server_vectors
+            return shared_values.values(model, zeros)
 
         return made
 
@@ -113,5 +114,5 @@ def _check_privacy(method: Method, up: Lift, update: TreeSpec) -> None:
             f"{method.name}: masks must know how many clients each round has; take method.for_round_size(clients), the "
             "same at the server and at the clients"
         )
-    if method.protection is not None:
-        method.protection.check(method.masking is not None or up.contract(update).lossless)
+    if method.privacy is not None:
+        method.privacy.check(method.masking is not None or up.contract(update).lossless)

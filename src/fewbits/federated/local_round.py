@@ -1,4 +1,4 @@
-"""LocalRound: what one client's round is made of, whoever trains the model in between."""
+"""LocalRound: the part of a client's round before its training, and the part after it."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ class LocalRound:
 
     def __init__(self, model: FlatModel, objective: Objective) -> None:
         self.model, self.objective = model, objective
+        buffers = dict(model.module.named_buffers())  # below: those that neither travel nor stay, such as counters
+        self._initial = {name: buffers[name].clone() for name in buffers if name not in model.buffer_names}
         self._layout = f"{sorted(model.private_names)} {canonical(objective)}"
 
-    def fresh(self) -> Tensor:
+    def new_state(self) -> Tensor:
         """The state of a client that has not trained yet: the common private part, and zeros.  # (state,)"""
-        zeros = torch.zeros(self.objective.kept * len(self.model.shared_params), device=self.model.whole.device)
-        return torch.cat([*self.model.private, zeros])
+        numel = self.objective.client_vectors * len(self.model.shared_params)
+        return torch.cat([*self.model.private, torch.zeros(numel, device=self.model.whole.device)])
 
     def load(self, public: Tensor, state: Tensor) -> None:
-        """Make the model this client's."""
+        """Make the model this client's; buffers that are not exchanged, such as batch counters, begin anew."""
         self.model.shared.copy_(public[: len(self.model.shared)])
         if len(state):
             parameters, buffers = self.model.private
             parameters.copy_(state[: len(parameters)])
             buffers.copy_(state[len(parameters) : len(parameters) + len(buffers)])
+        for name, buffer in self._initial.items():
+            self.model.module.get_buffer(name).copy_(buffer)
 
     def correction(self, public: Tensor, state: Tensor) -> Correction | None:
         """What the objective adds to every gradient of what travels; the private part follows the plain loss.
@@ -53,7 +57,7 @@ class LocalRound:
         """Write start - end of all that travels into `out`, laid out like `public`; return the next client state."""
         size = len(self.model.shared)
         torch.sub(public[:size], self.model.shared, out=out[:size])
-        if not len(state) and not self.objective.extra:
+        if not len(state) and not self.objective.server_vectors:
             return state
         start, end = public[: len(self.model.shared_params)], self.model.shared_params
         vectors, update = self.objective.finish(
@@ -71,10 +75,10 @@ class LocalRound:
         """Undo `dump`; WireError when the bytes are damaged or of another model or method.  # (numel,)"""
         return load_client_state(data, numel, self._layout)
 
-    def recall(self, store: StateStore, client: int, newcomer: Tensor) -> Tensor:
-        """The client's state in a store; `newcomer`, which `fresh` gave, before its first round.  # (state,)"""
-        stored = store.get(client, PART) if len(newcomer) else None
-        return newcomer if stored is None else self.load_state(stored, len(newcomer)).to(newcomer.device)
+    def recall(self, store: StateStore, client: int, new: Tensor) -> Tensor:
+        """The client's state in a store; `new`, which `new_state` gave, before its first round.  # (state,)"""
+        stored = store.get(client, PART) if len(new) else None
+        return new if stored is None else self.load_state(stored, len(new)).to(new.device)
 
     def remember(self, store: StateStore, client: int, round: int, state: Tensor) -> None:
         """Store the client's state after its training in a round."""
@@ -82,11 +86,11 @@ class LocalRound:
             store.put(client, PART, round, self.dump(state))
 
     def _server_vectors(self, public: Tensor) -> tuple[Tensor, ...]:
-        return shared_values.controls(public, self.model, self.objective.extra)
+        return shared_values.controls(public, self.model, self.objective.server_vectors)
 
     def _client_vectors(self, state: Tensor) -> tuple[Tensor, ...]:
         """The objective's part of a client state.  # each (S,)"""
-        if not self.objective.kept:
+        if not self.objective.client_vectors:
             return ()
         first = sum(map(len, self.model.private))
-        return shared_values.split(state[first:], len(self.model.shared_params), self.objective.kept)
+        return shared_values.split(state[first:], len(self.model.shared_params), self.objective.client_vectors)

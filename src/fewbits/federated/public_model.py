@@ -30,7 +30,7 @@ class PublicModel(ABC):
     def __init__(self, model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> None:
         self.model, self.exchange = model, exchange
         self.optimizer, self.objective = exchange.method.server_optimizer, exchange.method.objective
-        self.extra: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.extra
+        self.server_vectors: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.server_vectors
         self.publisher = exchange.publisher(key, init)
         self.moments: Moments = self.optimizer.init(self.dim)
 
@@ -56,7 +56,7 @@ class PublicModel(ABC):
         """Take other values, by the names of `FlatModel.named`, and publish them."""
         self.check_plain()
         self.model.load(theta)
-        self.publisher.publish(shared_values.values(self.model, self.extra))
+        self.publisher.publish(shared_values.values(self.model, self.server_vectors))
 
     def _check_finite(self, *after: Tensor) -> None:
         if not all(map(all_finite, after)):
@@ -66,19 +66,19 @@ class PublicModel(ABC):
         """For a checkpoint."""
         return {
             "theta": [self.model.vector()],
-            "extra": [x.clone() for x in self.extra],
+            "server_vectors": [x.clone() for x in self.server_vectors],
             "moments": [m.clone() for m in self.moments],
             "broadcast": self.publisher.dump(),
         }
 
     def load(self, dumped: Mapping[str, Sequence[Any]]) -> None:
         """Become what was dumped; LocalError when it had another model or objective."""
-        (theta,), extra = dumped["theta"], dumped["extra"]
+        (theta,), vectors = dumped["theta"], dumped["server_vectors"]
         self.model.load_vector(theta)
-        if len(extra) != len(self.extra):
-            raise LocalError(f"Server.load: expected {len(self.extra)} vectors of an objective; got {len(extra)}")
+        if len(vectors) != len(self.server_vectors):
+            raise LocalError(f"Server.load: expected {len(self.server_vectors)} server vectors; got {len(vectors)}")
         self.publisher.load(dumped["broadcast"])
-        self.moments, self.extra = tuple(dumped["moments"]), tuple(extra)
+        self.moments, self.server_vectors = tuple(dumped["moments"]), tuple(vectors)
 
 
 class WholeModel(PublicModel):
@@ -87,7 +87,7 @@ class WholeModel(PublicModel):
     def __init__(self, model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> None:
         super().__init__(model, exchange, key, init)
         self._check_carrier()
-        self.publisher.publish(shared_values.values(model, self.extra))
+        self.publisher.publish(shared_values.values(model, self.server_vectors))
 
     @property
     def dim(self) -> int:
@@ -115,7 +115,7 @@ class WholeModel(PublicModel):
     def step(self, sums: RoundSum, scale: float, share: float) -> None:
         if sums.weight:
             self._apply(sums, scale, share)
-        self.publisher.publish(shared_values.values(self.model, self.extra))
+        self.publisher.publish(shared_values.values(self.model, self.server_vectors))
 
     def _apply(self, sums: RoundSum, scale: float, share: float) -> None:
         mean: dict[str, Tensor] = {}
@@ -127,10 +127,10 @@ class WholeModel(PublicModel):
             update = torch.cat([torch.zeros(0), *parameters])
         theta, moments = self.optimizer.step(self.model.shared_params, update, self.moments, share=share)
         changed = tuple(x for name, x in mean.items() if name.startswith(shared_values.CONTROL))
-        extra = self.objective.absorb(self.extra, changed, share)
-        self._check_finite(theta, *extra)
+        server_vectors = self.objective.absorb(self.server_vectors, changed, share)
+        self._check_finite(theta, *server_vectors)
         self.model.shared_params.copy_(theta)
-        self.moments, self.extra = moments, extra
+        self.moments, self.server_vectors = moments, server_vectors
         current = shared_values.values(self.model)
         for name, x in mean.items():
             if name.startswith(shared_values.BUFFER):

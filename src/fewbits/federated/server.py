@@ -1,4 +1,4 @@
-"""Server: takes the clients' frames, gives each client its bundle, and owns the model."""
+"""Server: takes clients' frames, gives each client its bundle, and moves the model."""
 
 from __future__ import annotations
 
@@ -22,26 +22,23 @@ from fewbits.wire.frame import acknowledged
 
 
 class Server:
-    """The server of a federation: FedAvg (McMahan et al. 2017) over any method. A round:
+    """The server of a federation in a loop that you own: FedAvg (McMahan et al. 2017) over any method.
 
-        for client in server.sample(clients, per_round):
-            bundle = server.bundle(client)              # bytes down
-            server.accept(client, frame, weight=n)      # bytes up
-        server.step()
+    In each round take a `sample` of clients, give each its `bundle`, `accept` each frame, and `step`.
 
-    theta <- theta - lr * sum_k w_k * update_k, with w_k = n_k / sum of n over the accepted clients. Methods with
-    `normalise="all"` divide by everybody's examples instead, as LBGM's official code does; that shrinks the step when
-    sampling. Accept frames in the order of the clients' numbers, so that sums are the same every time. A frame that
-    cannot be used is counted in `rejected` and left out, and the round goes on.
+    ``theta <- theta - lr * sum_k w_k * update_k``, with ``w_k = n_k / sum of n`` over the accepted clients. Methods
+    with `normalise="all"` divide by everybody's examples instead, as LBGM's official code does. With sampling that
+    shrinks the step. Accept frames in the order of the clients' numbers, so that sums are the same every time. A frame
+    that cannot be used is left out and counted in `rejected`, and the round goes on.
 
     Args:
-        model: updated in place, on the CPU; factored and private parts are prepared as the method says.
-        method: as text (`"lbgm+topk"`, `"topk@fraction=0.01"`) or a Method, the same as the clients'.
+        model: any module on the CPU, updated in place; the method prepares factored and private parts.
+        method: the clients', as text (`"lbgm+topk"`, `"topk@fraction=0.01"`) or a Method.
         key: draws the sample of clients and the dither of the downlink.
         store: keeps the ends of the clients' links on disk; without it they stay in memory.
         total_weight: everybody's examples; `normalise="all"`, SCAFFOLD and FedDyn need it.
-        common: everybody's key; common random supports are drawn from it.
-        init: what the model was made from. Clients with the same `build` get the key at first contact, not the model.
+        common: everybody's key; it draws common random supports, factors and pairs of masks.
+        init: how the model was made. Clients with the same `build` get a key at first contact, not the model.
 
     Raises:
         LocalError: the method does not fit the model, or `total_weight` is missing.
@@ -104,7 +101,7 @@ class Server:
         return sampled(self.key, self.round, clients, per_round)
 
     def expect(self, clients: Sequence[int]) -> None:
-        """Frames of these clients come next: read the ends of their links at once."""
+        """Read the ends of these clients' uplinks at once; their frames come next."""
         self.uplinks.expect(clients)
 
     def bundle(self, client: int) -> bytes:
@@ -112,7 +109,7 @@ class Server:
         return self.downlinks.bundle(client, self.uplinks.receiver(client).ack)
 
     def reset_downlink(self, client: int) -> None:
-        """The client holds nothing that leads on: its next bundle is one for first contact.
+        """Forget what the client holds; its next bundle is one for first contact.
 
         Call it when `Client.receive` raised DesyncError, and `Client.reset_downlink` on the other side.
         """
@@ -125,7 +122,7 @@ class Server:
     def accept(self, client: int, frame: bytes | memoryview, weight: float) -> Receiver | None:
         """Add one client's update; None when the frame was left out.
 
-        Left out are frames that cannot be decoded, and finite values so large that the sum could leave float32.
+        A frame is left out when it cannot be decoded, or when its values could take the sum out of float32's range.
 
         Args:
             client: its number.
@@ -157,7 +154,7 @@ class Server:
         return receiver
 
     def read(self, client: int, frame: bytes | memoryview) -> tuple[Receiver, dict[str, Tensor]]:
-        """(the receiving end, the update) of one client, for those who sum by themselves and `replace` the model."""
+        """(the receiving end, the update) of one client, for a loop that sums by itself and calls `replace`."""
         receiver = self.uplinks.receiver(client)
         version = self.downlinks.version(acknowledged(frame))
         with self.uplinks.healing(client, receiver, frame, self.round + 1):
@@ -166,19 +163,19 @@ class Server:
         return receiver, update
 
     def add(self, update: Mapping[str, Tensor], weight: float) -> None:
-        """Add an update that came without a link, from a client that sends it as it is."""
+        """Add an update that came without a link, from a client that sends plain tensors."""
         self.public.check_plain()
         self._sum.add_plain(update, weight)
 
     def _keep(self, client: int, receiver: Receiver, version: int) -> None:
-        """A frame counts: store the client's end and the version that it acknowledged."""
+        """Store the client's end and the version that its frame acknowledged."""
         self.downlinks.acknowledge(client, version, self.round + 1)
         self.uplinks.save(client, receiver, self.round + 1)
 
     def step(self) -> None:
         """Finish the round: move the model by the mean update and publish it. Without any update it stays.
 
-        Under masks it also stays unless all clients arrived: the round is void.
+        Under masks it also stays when a client is missing: the round is void.
         """
         self.flat.attach()  # says so when the model was moved off the memory that we write
         self.void = self._sum.void
@@ -190,7 +187,7 @@ class Server:
         self._finish()
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
-        """Instead of `step`: the model becomes `theta`, by the names of `FlatModel.named`, and is published."""
+        """Finish the round, instead of `step`, with another model: `theta`, by the names of `FlatModel.named`."""
         self.public.replace(theta)
         self._finish()
 
@@ -215,7 +212,7 @@ class Server:
 def _check(method: Method, key: object, total_weight: float | None) -> None:
     if not isinstance(key, Key):
         raise LocalError(f"Server: key must be a Key, such as Key(0); got {key!r}")
-    everybody = method.normalise == "all" or method.objective.extra or method.server_optimizer.needs_objective
+    everybody = method.normalise == "all" or method.objective.server_vectors or method.server_optimizer.needs_objective
     if everybody and total_weight is None:
         raise LocalError(
             f'Server: normalise="all", Scaffold and FedDyn need total_weight, everybody\'s examples; got '

@@ -1,4 +1,4 @@
-"""Uplinks: the server's ends of the clients' links up, in memory or, one after the other, in a StateStore."""
+"""Uplinks: the server's ends of the clients' uplinks, in memory or in a StateStore."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ PART = "server.up"
 
 
 class Uplinks:
-    """One Receiver per client. With a store, one Receiver is lent to each client in turn."""
+    """One Receiver per client. With a store, one Receiver serves all clients, one after the other."""
 
     def __init__(self, exchange: Exchange, store: StateStore | None) -> None:
         self.store = store
         self._exchange = exchange
         self._in_memory: dict[int, Receiver] = {}
-        self._lent = exchange.receiver()
-        self._fresh = self._lent.dump()
-        self._before: bytes | None = None  # what the store had when it was lent
+        self._loaded = exchange.receiver()
+        self._fresh = self._loaded.dump()
+        self._before: bytes | None = None  # in the store, when the receiver was loaded
 
     def expect(self, clients: Sequence[int]) -> None:
         """Read the ends of these clients from the store at once."""
@@ -36,17 +36,17 @@ class Uplinks:
                 self._in_memory[client] = self._exchange.receiver()
             return self._in_memory[client]
         self._before = ends.restore(self.store, client, PART)
-        self._lent.load(self._before or self._fresh)
-        return self._lent
+        self._loaded.load(self._before or self._fresh)
+        return self._loaded
 
     def save(self, client: int, receiver: Receiver, round: int) -> None:
-        """Store the end after a frame that counts."""
+        """Store the end after an accepted frame."""
         if self.store is not None:
             ends.save(self.store, client, PART, round, receiver.dump(), self._before)
 
     @contextmanager
     def healing(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> Iterator[None]:
-        """Have the next acknowledgement ask for a key frame when the number fits and the history does not."""
+        """Ask for a key frame by the next acknowledgement, when the frame's number fits and its history does not."""
         try:
             yield
         except DesyncError:

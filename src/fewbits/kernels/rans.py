@@ -82,8 +82,8 @@ def write_weights(weights, mantissa, bits):
         size = 63 - np.int64(leading_zeros(code))
         at = put(bits, at + size, code, size + 1)
         if length > 1:
-            kept = min(length - 1, mantissa)
-            at = put(bits, at, U((w >> (length - 1 - kept)) & ((1 << kept) - 1)), kept)
+            low = min(length - 1, mantissa)
+            at = put(bits, at, U((w >> (length - 1 - low)) & ((1 << low) - 1)), low)
     return at
 
 
@@ -105,11 +105,11 @@ def read_weights(bits, nbits, mantissa, out):
             return -1
         w = np.int64(1 if length else 0)
         if length > 1:
-            kept = min(length - 1, mantissa)
-            if at + kept > nbits:
+            low = min(length - 1, mantissa)
+            if at + low > nbits:
                 return -1
-            w = ((1 << kept) | np.int64(peek(bits, at) >> U(64 - kept))) << (length - 1 - kept)
-            at += kept
+            w = ((1 << low) | np.int64(peek(bits, at) >> U(64 - low))) << (length - 1 - low)
+            at += low
         out[s] = w
         total += w
     return at if total > 0 else -1

@@ -79,7 +79,7 @@ def above(x: np.ndarray, tau: float) -> np.ndarray:
     if float(low) < tau:  # as float64: against a NumPy scalar, tau itself would be rounded
         low = np.nextafter(low, np.float32(np.inf))
     bits = max(int(low.view(np.uint32)), 1)
-    room = int(_span(words, bits, ALL)[2])
+    room = int(_narrow(words, bits, ALL)[2])
     out = np.empty(room + BLOCK, np.int64)
     return out[: int(_collect(words, bits, ALL, 0, out, room))]
 
@@ -191,7 +191,7 @@ def _not_finite(words):
 
 
 @njit(cache=True, nogil=True)
-def _span(words, low, high):
+def _narrow(words, low, high):
     """Return smallest size, largest size and number of the entries with low <= size <= high."""
     low, width = np.uint32(low), np.uint32(high - low)
     least, most, count = MASK, np.uint32(0), 0
@@ -214,7 +214,7 @@ def _kth(words, k):
     low, high, larger = np.int64(0), np.int64(MASK), 0
     counts = np.empty((4, BINS + 1), np.int32)
     while True:
-        low, high, count = _span(words, low, high)
+        low, high, count = _narrow(words, low, high)
         if low == high:
             return low, larger
         if 16 * count <= len(words):

@@ -76,7 +76,7 @@ class IntrinsicSpace:
 
     def spec(self, model: FlatModel, objective: Objective) -> TreeSpec:
         """Of what a client sends; LocalError for models and objectives of which more than parameters travels."""
-        if len(model.shared) != len(model.shared_params) or objective.extra:
+        if len(model.shared) != len(model.shared_params) or objective.server_vectors:
             raise LocalError(
                 "a run in subspaces sends parameters only; this model has float buffers (use GroupNorm instead of "
                 f"BatchNorm), or its objective sends more: {len(model.shared) - len(model.shared_params)} numbers in "

@@ -29,31 +29,28 @@ LAST = "@last"  # a pattern: the module of the last parameters
 
 @dataclass(frozen=True)
 class Method:
-    """What travels, how clients train, and how the server steps: all that makes one way of federating differ.
-
-    theta <- optimizer(theta, sum_i w_i C(start - end_i) / sum_i w_i), where C is `up`; `down` brings theta to clients.
+    """What one method of federated learning sends, and how clients and server learn.
 
     Args:
         name: as on the command line.
-        up: codec from clients to server.
-        down: codec from server to clients, or a Downlink.
-        optimizer: the server's step; None: the objective's own half, else ServerSGD().
-        normalise: divide by the examples of the clients that were "sampled", or of "all".
-        objective: what clients follow besides their loss.
+        up: the clients' codec.
+        down: the server's codec, or a Downlink.
+        optimizer: the server's step; None: the objective's own half, or else ServerSGD().
+        normalise: weights sum to 1 over the "sampled" clients, or over "all" (LBGM's official code).
+        objective: terms that clients add to their loss.
         factor: the model's weights become factors before the first round.
-        space: the subspaces that the model moves in.
-        private: shell patterns on names: parameters that stay with their client.
-        protection: noise on what clients send.
-        masking: only the sum of a round's messages can be read.
+        space: the subspaces in which the model moves.
+        private: shell patterns on the names of parameters that stay with their client.
+        privacy: noise on what clients send.
+        masking: the server reads only the sum of a round's messages.
 
     Raises:
         LocalError: the parts do not fit each other.
 
     Example:
-        >>> import fewbits as fb
-        >>> method = fb.Method.of(up=fb.TopK(0.1), optimizer=fb.ServerSGD(momentum=0.9))
-        >>> method.up, method.down
-        (flat(chain(TopK(fraction=0.1))), flat(chain(Raw())))
+        >>> from fewbits import TopK
+        >>> Method.of(up=TopK(0.1)).name
+        'custom'
     """
 
     wire_name: ClassVar[str] = "method"
@@ -67,7 +64,7 @@ class Method:
     factor: Factorisation | None = None  # the model's weights become factors before the first round
     space: IntrinsicSpace | None = None  # the subspaces that the model moves in
     private: tuple[str, ...] = ()  # shell patterns on names: parameters that stay with their client
-    protection: DifferentialPrivacy | None = None  # noise on what clients send
+    privacy: DifferentialPrivacy | None = None  # noise on what clients send
     masking: PairwiseMasking | None = None  # only the sum of a round's messages can be read
 
     @staticmethod
@@ -91,18 +88,17 @@ class Method:
         check_one_of("Method: normalise", self.normalise, NORMALISE)
         optimizer = self.server_optimizer
         self.objective.check_server(optimizer)
-        if self.normalise == "all" and (self.objective.extra or optimizer.needs_objective):
+        if self.normalise == "all" and (self.objective.server_vectors or optimizer.needs_objective):
             raise LocalError(
                 f"Method: {self.objective!r} weighs by everybody's examples itself; use normalise='sampled'"
             )
-
-        if self.protection is not None and self.objective.extra:
+        if self.privacy is not None and self.objective.server_vectors:
             raise LocalError(
                 f"Method: {self.objective!r} adds up all that clients ever sent beside their updates, and would keep "
                 "all noise of dp; take another objective"
             )
-
-        if self.masking is not None and (self.objective.kept or (self.space is not None and self.space.subspaces > 1)):
+        many = self.space is not None and self.space.subspaces > 1
+        if self.masking is not None and (self.objective.client_vectors or many):
             raise LocalError(
                 "Method: masks need clients that keep nothing, as a round may be void, and one subspace for all; got "
                 f"{self.objective!r} and {self.space!r}"
@@ -110,7 +106,7 @@ class Method:
 
     def weight(self, examples: float) -> float:
         """What a client with so many examples counts in a mean; under dp and masks all count alike."""
-        return examples if self.protection is None and self.masking is None else 1
+        return examples if self.privacy is None and self.masking is None else 1
 
     def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
@@ -118,7 +114,7 @@ class Method:
             raise LocalError(f"Method: a sum hides its terms when there are two or more; got rounds of {clients}")
         return replace(
             self,
-            protection=self.protection and replace(self.protection, clients=clients),
+            privacy=self.privacy and replace(self.privacy, clients=clients),
             masking=self.masking and replace(self.masking, clients=clients),
         )
 
@@ -129,7 +125,7 @@ class Method:
 
     @property
     def personal(self) -> bool:
-        """Whether clients end with models of their own, to be judged on each client's own held-out examples."""
+        """Whether clients end with personal models, each to be evaluated on its client's holdout."""
         if self.factor is not None and (self.factor.form == "pfedpara" or self.factor.private):
             return True
         return bool(self.private)
@@ -139,11 +135,11 @@ class Method:
         mark = (self.factor, self.private)
         if getattr(model, PREPARED, None) == mark:
             return
-        last = ["", *(name.rpartition(".")[0] for name, _ in model.named_parameters())][
-            -1
-        ]  # a factor's module is its own
+        modules = ["", *(name.rpartition(".")[0] for name, _ in model.named_parameters())]  # before factors add theirs
         if self.factor is not None:
             self.factor(model, key)
         if self.private:
-            mark_private(model, staying(model, [last if pattern == LAST else pattern for pattern in self.private]))
+            mark_private(
+                model, staying(model, [modules[-1] if pattern == LAST else pattern for pattern in self.private])
+            )
         setattr(model, PREPARED, mark)

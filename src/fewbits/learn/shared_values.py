@@ -1,9 +1,9 @@
 """What client and server exchange: the parameters and float buffers that travel, as a dict of named tensors.
 
-BatchNorm's rule: running statistics travel with every update as they are (float32, never through the lossy codec) and
-are averaged like parameters, with server learning rate 1 and no momentum; integer buffers (`num_batches_tracked`) stay
-where they are. On the wire a buffer's name begins with "buffer:". An objective's own vectors (SCAFFOLD's control
-variate) are called "control:0" and so on, and travel as they are, too: what a lossy codec changed in one would stay.
+BatchNorm's running statistics travel with every update as float32, never through the lossy codec. They are averaged
+like parameters, with server learning rate 1 and no momentum. Integer buffers (`num_batches_tracked`) do not travel. On
+the wire a buffer's name begins with "buffer:". An objective's server vectors (SCAFFOLD's control variate) are called
+"control:0" and so on. They travel as float32, too, because an error of a lossy codec in them would stay.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ BUFFER, CONTROL = "buffer:", "control:"
 AS_THEY_ARE = (BUFFER, CONTROL)  # how the names of what no lossy codec may touch begin
 
 
-def values(model: FlatModel, extra: Sequence[Tensor] = ()) -> dict[str, Tensor]:
-    """Views of all that travels, by wire name; `extra`: the objective's vectors, each  # (S,)."""
+def values(model: FlatModel, server_vectors: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+    """Views of all that travels, by wire name; `server_vectors`: the objective's vectors, each  # (S,)."""
     buffers = set(model.buffer_names)
     named = {name: x for name, x in model.named().items() if name not in model.private_names}
     tree = {(BUFFER + name if name in buffers else name): x for name, x in named.items()}
-    return tree | {f"{CONTROL}{i}": x for i, x in enumerate(extra)}
+    return tree | {f"{CONTROL}{i}": x for i, x in enumerate(server_vectors)}
 
 
-def spec(model: FlatModel, extra: int = 0) -> TreeSpec:
+def spec(model: FlatModel, server_vectors: int = 0) -> TreeSpec:
     """The Spec of `values`, with so many vectors of the objective."""
-    found = Spec.of(values(model, [model.shared_params] * extra))
+    found = Spec.of(values(model, [model.shared_params] * server_vectors))
     assert isinstance(found, TreeSpec)
     return found
 
@@ -45,14 +45,14 @@ def vector(tree: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([torch.zeros(0), *(x.reshape(-1) for x in tree.values())])
 
 
-def cut(vector: Tensor, model: FlatModel, extra: int = 0) -> dict[str, Tensor]:
+def cut(vector: Tensor, model: FlatModel, server_vectors: int = 0) -> dict[str, Tensor]:
     """Undo `vector`: views by wire name."""
-    return pieces(vector, values(model, [model.shared_params] * extra))
+    return pieces(vector, values(model, [model.shared_params] * server_vectors))
 
 
-def controls(vector: Tensor, model: FlatModel, extra: int) -> tuple[Tensor, ...]:
+def controls(vector: Tensor, model: FlatModel, server_vectors: int) -> tuple[Tensor, ...]:
     """The objective's vectors in what `vector` gave.  # each (S,)"""
-    return split(vector[len(model.shared) :], len(model.shared_params), extra) if extra else ()
+    return split(vector[len(model.shared) :], len(model.shared_params), server_vectors) if server_vectors else ()
 
 
 def split(rest: Tensor, size: int, count: int) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ from fewbits.errors import LocalError
 from fewbits.links.catch_up import Candidate, CatchUp, shortest
 from fewbits.links.downlink import Downlink, Part, value_of, vectors
 from fewbits.links.history import History
-from fewbits.links.identity import OWN, PATCH, SEED, codec_hash
+from fewbits.links.identity import PATCH, PERSONAL, SEED, codec_hash
 from fewbits.links.personal_catch_up import PersonalCatchUps
 from fewbits.links.personal_updates import HeldState, PersonalUpdates
 from fewbits.links.publisher import Publisher
@@ -116,7 +116,7 @@ class Broadcast(Publisher):
     def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
         spec, personal = self._sender.spec, self.personal
         found = [(kind, self.codec, spec) for kind in ("", SEED, PATCH)]
-        return found if personal is None else [*found, (OWN, personal.codec, spec)]
+        return found if personal is None else [*found, (PERSONAL, personal.codec, spec)]
 
     @property
     def oldest(self) -> int:
@@ -163,8 +163,8 @@ class Broadcast(Publisher):
     def frames(self, version: int | None) -> list[bytes]:
         return list(self._shortest(self._exact(HeldState(version or 0))).frames)
 
-    def catch_up(self, held: HeldState) -> CatchUp:
-        return self._shortest(self._candidates(held))
+    def catch_up(self, before: HeldState) -> CatchUp:
+        return self._shortest(self._candidates(before))
 
     def _shortest(self, candidates: Iterator[Candidate]) -> CatchUp:
         if self.version == 0:
@@ -173,23 +173,23 @@ class Broadcast(Publisher):
         assert found is not None
         return found
 
-    def _candidates(self, held: HeldState) -> Iterator[Candidate]:
-        yield from self._exact(held)
+    def _candidates(self, before: HeldState) -> Iterator[Candidate]:
+        yield from self._exact(before)
         if self._personal is not None:
-            yield from self._personal.candidates(held, self.value, self.version, self.seed_frame)
+            yield from self._personal.candidates(before, self.value, self.version, self.seed_frame)
 
-    def _exact(self, held: HeldState) -> Iterator[Candidate]:
-        """Everything that leads from `held` to the public value without loss.
+    def _exact(self, before: HeldState) -> Iterator[Candidate]:
+        """Everything that leads from `before` to the public value without loss.
 
         Nothing, when the receiver is up to date. At first contact a seed stands for version 1. Entries and a patch lead
         on from a public version in the history. A snapshot needs no such version, and always comes last.
         """
         here = HeldState(self.version)
-        if held.version == self.version:
-            yield 0, lambda: CatchUp((), held)
+        if before.version == self.version:
+            yield 0, lambda: CatchUp((), before)
             return
-        seed = (self.seed_frame,) if self.seed_frame and held == HeldState() else ()
-        since = 1 if seed else 0 if held.frames else held.base
+        seed = (self.seed_frame,) if self.seed_frame and before == HeldState() else ()
+        since = 1 if seed else 0 if before.frames else before.base
         if seed and self.version == 1:
             yield 0, lambda: CatchUp(seed, here)
         elif 1 <= max(1, self.oldest) <= since < self.version and not self.codec.stateless:
@@ -209,11 +209,11 @@ class Broadcast(Publisher):
     def _newest(self) -> ReceiverState:
         return ReceiverState(self.value, self.version, self._sender.history, self._sender.state)
 
-    def receiver_state(self, held: HeldState) -> ReceiverState | None:
-        return None if self._personal is None else self._personal.receiver_state(held)
+    def receiver_state(self, before: HeldState) -> ReceiverState | None:
+        return None if self._personal is None else self._personal.receiver_state(before)
 
-    def compact(self, held: HeldState) -> HeldState:
-        return held if self._personal is None else self._personal.compact(held, self.value)
+    def compact(self, before: HeldState) -> HeldState:
+        return before if self._personal is None else self._personal.compact(before, self.value)
 
     def _public_state(self, version: int, seeded: bool) -> ReceiverState | None:
         """What a receiver of a public version held; `seeded`: whether it made version 1 from the seed."""

@@ -10,7 +10,7 @@ from fewbits.spec import Spec, TreeSpec
 from fewbits.wire.identity import canonical
 
 # Kinds of frame that are no messages of the codec itself; each has a hash of its own.
-SEED, PATCH, OWN = "seed of ", "patch of ", "own "
+SEED, PATCH, PERSONAL = "seed of ", "patch of ", "own "
 
 
 def codec_hash(codec: Codec, spec: Spec | TreeSpec, kind: str = "") -> int:

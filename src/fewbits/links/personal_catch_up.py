@@ -27,39 +27,39 @@ class PersonalCatchUps:
         """Forget differences to a version that is no longer the newest."""
         self._made.clear()
 
-    def receiver_state(self, held: HeldState) -> ReceiverState | None:
+    def receiver_state(self, before: HeldState) -> ReceiverState | None:
         """What the receiver holds, rebuilt bit for bit; None when it cannot be rebuilt any more."""
-        if not held.version:
+        if not before.version:
             return None
-        start = self.updates.blank() if held.alone else self._public_state(held.base, bool(held.frames))
-        return None if start is None else self.updates.replay(held.frames, start)
+        start = self.updates.blank() if before.alone else self._public_state(before.base, bool(before.frames))
+        return None if start is None else self.updates.replay(before.frames, start)
 
-    def candidates(self, held: HeldState, value: Any, version: int, seed: bytes | None) -> Iterator[Candidate]:
+    def candidates(self, before: HeldState, value: Any, version: int, seed: bytes | None) -> Iterator[Candidate]:
         """The difference to the public `value` of `version`; from zeros, when what is held cannot be rebuilt."""
-        if held.version == version:
+        if before.version == version:
             return
-        if held.frames:
-            yield 0, lambda: self._difference(held, value, version, seed)
-        elif not (seed and version == 1 and not held.base):
-            if held.base not in self._made:
-                self._made[held.base] = self._difference(held, value, version, seed)
-            yield 0, lambda: self._made[held.base]
+        if before.frames:
+            yield 0, lambda: self._difference(before, value, version, seed)
+        elif not (seed and version == 1 and not before.base):
+            if before.base not in self._made:
+                self._made[before.base] = self._difference(before, value, version, seed)
+            yield 0, lambda: self._made[before.base]
 
-    def _difference(self, held: HeldState, value: Any, version: int, seed: bytes | None) -> CatchUp:
-        first_contact = seed is not None and held == HeldState()
+    def _difference(self, before: HeldState, value: Any, version: int, seed: bytes | None) -> CatchUp:
+        first_contact = seed is not None and before == HeldState()
         prefix = (seed,) if first_contact and seed else ()
         if first_contact:  # the receiver makes version 1 itself, and the difference begins there
-            held, state = HeldState(1), self._public_state(1, True)
+            before, state = HeldState(1), self._public_state(1, True)
         else:
-            state = self.receiver_state(held)
+            state = self.receiver_state(before)
         if state is None:
-            held, state = HeldState(), self.updates.blank()
+            before, state = HeldState(), self.updates.blank()
         frame = self.updates.encode(value, version, state, self._key)
-        return CatchUp((*prefix, frame), HeldState(held.base, (*held.frames, frame)), exact=False)
+        return CatchUp((*prefix, frame), HeldState(before.base, (*before.frames, frame)), exact=False)
 
-    def compact(self, held: HeldState, value: Any) -> HeldState:
+    def compact(self, before: HeldState, value: Any) -> HeldState:
         """Frames that have grown longer than the value become one frame with the value itself."""
-        if sum(map(len, held.frames)) <= sum(x.nbytes for _, x in named(value)) + HEADER_BYTES:
-            return held
-        state = self.receiver_state(held)
-        return held if state is None else HeldState(0, (self.updates.store(state),))
+        if sum(map(len, before.frames)) <= sum(x.nbytes for _, x in named(value)) + HEADER_BYTES:
+            return before
+        state = self.receiver_state(before)
+        return before if state is None else HeldState(0, (self.updates.store(state),))

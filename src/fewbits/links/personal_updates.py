@@ -14,7 +14,7 @@ from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links.bundle import leb, pack, unleb, unpack
 from fewbits.links.downlink import value_of
 from fewbits.links.finite import all_finite
-from fewbits.links.identity import OWN, codec_hash, first_history, next_history
+from fewbits.links.identity import PERSONAL, codec_hash, first_history, next_history
 from fewbits.links.receiver_state import ReceiverState
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
@@ -57,8 +57,8 @@ class PersonalUpdates:
         """`codec`: groups of Delta or LastValue over stateless codecs (`Downlink.personal`)."""
         self.codec, self.spec = codec, spec
         codec.check(spec)
-        self.hash = codec_hash(codec, spec, OWN)
-        self._first = first_history(codec, spec, OWN)
+        self.hash = codec_hash(codec, spec, PERSONAL)
+        self._first = first_history(codec, spec, PERSONAL)
 
     def blank(self) -> ReceiverState:
         """Zeros, from which a receiver starts that holds nothing."""

@@ -94,17 +94,17 @@ class Publisher(ABC):
             self._last_bundle = (asked, wrap(*asked))
         return self._last_bundle[1]
 
-    def catch_up(self, held: HeldState) -> CatchUp:
+    def catch_up(self, before: HeldState) -> CatchUp:
         """The shortest frames for a subscriber that holds this; they may be lossy where there are personal updates."""
-        return CatchUp(tuple(self._bundled(held.version)), HeldState(self.version))
+        return CatchUp(tuple(self._bundled(before.version)), HeldState(self.version))
 
-    def receiver_state(self, held: HeldState) -> Any:
+    def receiver_state(self, before: HeldState) -> Any:
         """What the subscriber holds, rebuilt bit for bit; None when it cannot be rebuilt, or need not be."""
         return None
 
-    def compact(self, held: HeldState) -> HeldState:
+    def compact(self, before: HeldState) -> HeldState:
         """The same held state in fewer bytes, if there is a shorter form."""
-        return held
+        return before
 
     def _bundled(self, version: int | None) -> list[bytes]:
         """The frames of a bundle."""

@@ -73,6 +73,7 @@ class Subscriber(Subscription):
             self._steps[self._updates.hash] = self._difference
         # Of a stateless public codec: the frame with the value held, and the one that the present bundle leads to.
         self._latest, self._tried = b"", b""
+        self._latest_before = b""
 
     @property
     def value(self) -> Any:
@@ -107,18 +108,19 @@ class Subscriber(Subscription):
                 raise
             start = self._before
             now, ack = self._follow(frames, start)
-        if not self._is_held(now):  # else the bundle came again, and the server may still begin where it began
+        if not self._has(now):  # else the bundle came again, and the server may still begin where it began
+            self._latest_before = self._latest if start is self._now else self._latest_before
             self._now, self._before = now, start if self._updates is not None else self._none
             self._latest = self._tried
         self.ack = ack
         return self.value
 
-    def _is_held(self, state: ReceiverState) -> bool:
-        held = self._now
-        if (state.version, state.history) != (held.version, held.history):
+    def _has(self, state: ReceiverState) -> bool:
+        now = self._now
+        if (state.version, state.history) != (now.version, now.history):
             return False
         # Version 1 has the same history whatever its value, so the values decide.
-        return state is held or same(named(state.value), named(held.value))
+        return state is now or same(named(state.value), named(now.value))
 
     def _follow(self, frames: Sequence[bytes], state: ReceiverState) -> tuple[ReceiverState, int]:
         """(what is held after these frames, the acknowledgement that the last one carries)."""
@@ -180,24 +182,34 @@ class Subscriber(Subscription):
         return ReceiverState(value, receiver.expects, receiver.history, receiver.state)
 
     def dump(self) -> bytes:
-        if self.personal:
+        return self._dumped(self._now, self._latest)
+
+    def dump_before(self) -> bytes:
+        known = self._updates is not None and self._before.version > 0
+        return self._dumped(self._before, self._latest_before) if known else b""
+
+    def _dumped(self, state: ReceiverState, latest: bytes) -> bytes:
+        if state.personal:
             assert self._updates is not None
-            return self._updates.store(self._now)
+            return self._updates.store(state)
         if self._codec.stateless:
-            return self._latest
+            return latest
         out = BitWriter()
-        self._codec.write_state(self._now.state, self._spec, out)
-        header = Header(self._receiver.hash, self.version, self._now.history, snapshot=True)
+        self._codec.write_state(state.state, self._spec, out)
+        header = Header(self._receiver.hash, state.version, state.history, snapshot=True)
         return bytes(Frame(header, out.finish()))
 
     def load(self, data: bytes | None) -> None:
-        self._now = self._before = self._none
-        self.ack, self._latest, self._tried = None, b"", b""
-        if not data:
-            return
-        frame = Frame.parse(data)
+        self._before, self._latest_before, self.ack = self._none, b"", None
+        self._now, self._latest = self._loaded(data) if data else (self._none, b"")
+
+    def load_before(self, data: bytes) -> None:
+        if data:
+            self._before, self._latest_before = self._loaded(data)
+
+    def _loaded(self, data: bytes) -> tuple[ReceiverState, bytes]:
+        """Undo `_dumped`."""
+        frame, self._tried = Frame.parse(data), b""
         if self._updates is not None and frame.header.codec == self._updates.hash:
-            self._now = self._updates.stored(frame)
-        else:
-            self._now = self._public(frame, data, self._none)
-            self._latest = self._tried
+            return self._updates.stored(frame), b""
+        return self._public(frame, data, self._none), self._tried

@@ -55,6 +55,13 @@ class Subscription(ABC):
     def dump(self) -> bytes:
         """What is held, for a StateStore."""
 
+    def dump_before(self) -> bytes:
+        """What the last bundle began with, where the server may begin there again; else nothing."""
+        return b""
+
+    def load_before(self, data: bytes) -> None:  # noqa: B027
+        """Take what `dump_before` gave, after `load`."""
+
     @abstractmethod
     def load(self, data: bytes | None) -> None:
         """Become the end that was dumped; None: one that holds nothing. WireError when the bytes are damaged."""

@@ -26,12 +26,12 @@ def dp(
         share: who adds the noise of a sum: "local", each message all of it; "central", each its part.
 
     Example:
-        >>> dp(noise=0.5).protection.noise
+        >>> dp(noise=0.5).privacy.noise
         0.5
 
     Source: McMahan et al., DP-FedAvg, ICLR 2018.
     """
-    return wrap_method("dp", over, protection=DifferentialPrivacy(clip, noise, delta, share))
+    return wrap_method("dp", over, privacy=DifferentialPrivacy(clip, noise, delta, share))
 
 
 def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:

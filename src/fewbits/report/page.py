@@ -51,10 +51,10 @@ class Section(NamedTuple):
     parts: Sequence[str]  # HTML; empty ones are left out
 
 
-def document(title: str, subject: str, picture: str, sections: Sequence[Section]) -> str:
+def document(title: str, subtitle: str, picture: str, sections: Sequence[Section]) -> str:
     """A whole page; `picture`: HTML, or "" when there is none."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(subject)}</p>', picture]
+    parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(subtitle)}</p>', picture]
     for section in sections:
         parts += [f"<h2>{escape(section.heading)}</h2>", *section.parts]
     body = "\n".join(part for part in parts if part)

@@ -14,7 +14,7 @@ from fewbits.errors import LocalError
 from fewbits.links import ledger
 
 METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
-PERSONAL = ("own_accuracy", "own_spread", "own_worst")  # as summary.json has them
+PERSONAL = ("personal_accuracy", "personal_spread", "personal_worst")  # as summary.json has them
 Report = TypeVar("Report")
 
 
@@ -71,10 +71,11 @@ class Record:
     @property
     def personal(self) -> tuple[float, float, float] | None:
         """Clients on their held-out examples: mean accuracy, standard deviation, mean of the worst tenth."""
-        found = next((r for r in reversed(self.reports) if r.own_accuracy is not None), None)
-        if found is None or found.own_accuracy is None or found.own_spread is None or found.own_worst is None:
-            return None
-        return found.own_accuracy, found.own_spread, found.own_worst
+        for r in reversed(self.reports):
+            mean, spread, worst = r.personal_accuracy, r.personal_spread, r.personal_worst
+            if mean is not None and spread is not None and worst is not None:
+                return mean, spread, worst
+        return None
 
     @property
     def recycled(self) -> float | None:

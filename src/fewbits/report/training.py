@@ -42,7 +42,7 @@ def report(
     config: Mapping[str, object],
     summary: object,
     target: float | None = None,
-    subject: str = "",
+    subtitle: str = "",
     labels: Mapping[str, str] = {},
 ) -> Report:
     """The report of these runs.
@@ -53,7 +53,7 @@ def report(
         config: what the runs have in common.
         summary: the content of summary.json.
         target: an accuracy; the table has the bytes that it took.
-        subject: the line below the title; "": made from the configuration.
+        subtitle: the line below the title; "": made from the configuration.
         labels: the methods behind labels, as text.
     """
     found = rows(records, target)
@@ -61,7 +61,7 @@ def report(
     band = " Lines are means over seeds, bands reach from the worst seed to the best." if seeds > 1 else ""
     return Report(
         title,
-        subject or _subject(config),
+        subtitle or _subtitle(config),
         sections(records, found, config, labels),
         partial(figure.png, records),
         "Test accuracy against bytes, a line per method",
@@ -92,7 +92,7 @@ def sections(
     ]
 
 
-def _subject(config: Mapping[str, object]) -> str:
+def _subtitle(config: Mapping[str, object]) -> str:
     sampled = config.get("per_round") or "all"
     return (
         f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients ({config.get('split')}), "

@@ -20,7 +20,7 @@ class Report:
     """What is written: a title, tables and notes in sections, a picture, and the figures."""
 
     title: str
-    subject: str  # a line below the title
+    subtitle: str  # a line below the title
     sections: Sequence[Section]
     draw: Callable[[Theme], bytes]  # the picture; LocalError when there is none
     alt: str  # what the picture shows
@@ -44,6 +44,6 @@ def write(folder: Path, report: Report) -> list[str]:
     else:
         (folder / report.picture_name).write_bytes(drawn.light)
         picture = image(drawn, report.caption)
-    page = document(report.title, report.subject, picture, report.sections)
+    page = document(report.title, report.subtitle, picture, report.sections)
     write_atomically(folder / report.page_name, page.encode())
     return notes

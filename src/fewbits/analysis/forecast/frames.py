@@ -68,7 +68,7 @@ def measure(
         if moves:
             server.step()
     first, *later = lengths
-    state = LocalRound(server.flat, method.objective).fresh()
+    state = LocalRound(server.flat, method.objective).new_state()
     recycled = _silent(senders[0])
     return Frames(
         first,
@@ -86,8 +86,8 @@ def measure(
 
 def _scaled(server: Server, method: Method, clients: int, per_round: int, key: Key) -> Entries:
     """Lengths of differences, scaled up from those of a smaller model of one tensor."""
-    numbers = max(LEAST, NUMBERS // per_round // (1 + method.objective.extra))
-    few = min(per_round, NUMBERS // numbers // (1 + method.objective.extra))
+    numbers = max(LEAST, NUMBERS // per_round // (1 + method.objective.server_vectors))
+    few = min(per_round, NUMBERS // numbers // (1 + method.objective.server_vectors))
     small = measure(
         nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, private=()), clients, few, key
     )

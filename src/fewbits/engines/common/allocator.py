@@ -1,7 +1,7 @@
-"""Keep freed memory: a model's worth of temporaries is taken and given back thousands of times a round.
+"""Keep freed memory: a round takes and frees temporaries of the model's size thousands of times.
 
-glibc maps every block over 128 KiB anew and unmaps it when freed, so that each use pays a page fault for every 4 KiB,
-which on virtual machines costs more than the arithmetic done there. Raising two of its thresholds keeps the blocks.
+glibc maps every block over 128 KiB anew and unmaps it when freed. Each use then pays a page fault per 4 KiB, which on
+virtual machines costs more than the arithmetic. Raising two thresholds of glibc keeps the blocks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints: a safetensors file and, written after it, a JSON note with its digest; the last two are kept."""
+"""Checkpoints: a safetensors file and, written after it, a JSON note with its digest. The last two stay."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fewbits.federated.server import Server
 from fewbits.files import write_atomically
 
 KEEP = 2
-UNSOUND = (OSError, ValueError, TypeError, KeyError, SafetensorError)  # what reading or using a damaged one raises
+UNSOUND = (OSError, ValueError, TypeError, KeyError, SafetensorError)  # raised by reading or using a damaged one
 
 
 @dataclass(frozen=True)
 class Note:
-    """What the JSON beside a checkpoint says."""
+    """The JSON beside a checkpoint."""
 
     round: int
     sizes: dict[str, int]  # bytes of each log that belong to the rounds so far
@@ -36,6 +36,13 @@ class Note:
         """BLAKE2b of this note and of the safetensors file."""
         text = json.dumps(vars(self), sort_keys=True).encode()
         return hashlib.blake2b(data, digest_size=16, key=hashlib.blake2b(text).digest()).hexdigest()
+
+    def check_settings(self, folder: Path, settings: Mapping[str, str]) -> None:
+        """LocalError when the run in `folder` began with other settings; `settings` may leave some of them out."""
+        for name, value in settings.items():
+            earlier = self.settings.get(name)
+            if earlier != value:
+                raise LocalError(f"{folder} holds a run with another {name}: {earlier}; got {value}. Use a new folder")
 
 
 def save(folder: Path, server: Server, note: Note) -> None:
@@ -70,16 +77,15 @@ def notes(folder: Path) -> Iterator[Note]:
 
 
 def restore(folder: Path, server: Server) -> tuple[Note | None, list[str]]:
-    """Load the newest checkpoint that is sound into the server; see `newest`."""
+    """Load the newest sound checkpoint into the server; see `newest`."""
     return newest(folder, lambda note, found: _load(server, note, found))
 
 
 def newest(folder: Path, take: Callable[[Note, dict[str, Tensor]], None]) -> tuple[Note | None, list[str]]:
     """Give the newest sound checkpoint to `take`: (its note or None when there is none, complaints about the others).
 
-    One is unsound when its bytes are damaged, or when `take` raises because of what it holds.
-    The unsound ones are set aside (renamed), because the run will pass their rounds again. Raises LocalError when there
-    are checkpoints and none of them is sound; then all stay where they are.
+    A checkpoint is unsound when its bytes are damaged or `take` raises. Unsound ones are renamed, because the run will
+    write those rounds again. LocalError when there are checkpoints and none is sound; then all stay where they are.
     """
     complaints: list[str] = []
     unsound: list[Path] = []
@@ -119,7 +125,7 @@ def _tensors(server: Server) -> dict[str, Tensor]:
     dumped = server.dump()
     found = {"theta": dumped["theta"][0]}
     found |= {f"moment.{i}": m for i, m in enumerate(dumped["moments"])}
-    found |= {f"extra.{i}": x for i, x in enumerate(dumped["extra"])}
+    found |= {f"extra.{i}": x for i, x in enumerate(dumped["server_vectors"])}
     found |= {
         f"broadcast.{i:04d}": torch.frombuffer(bytearray(b), dtype=torch.uint8)
         for i, b in enumerate(dumped["broadcast"])
@@ -131,8 +137,8 @@ def _tensors(server: Server) -> dict[str, Tensor]:
 def _load(server: Server, note: Note, found: dict[str, Tensor]) -> None:
     moments = [found[k] for k in sorted(k for k in found if k.startswith("moment."))]
     broadcast = [found[k].numpy().tobytes() for k in sorted(k for k in found if k.startswith("broadcast."))]
-    extra = [found[k] for k in sorted(k for k in found if k.startswith("extra."))]
-    dumped = {"theta": [found["theta"]], "moments": moments, "broadcast": broadcast, "extra": extra}
+    vectors = [found[k] for k in sorted(k for k in found if k.startswith("extra."))]
+    dumped = {"theta": [found["theta"]], "moments": moments, "broadcast": broadcast, "server_vectors": vectors}
     server.load(note.round, dumped, _dict(found["versions"]))
     server.rejected = _dict(found["rejected"])
 

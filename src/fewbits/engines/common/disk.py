@@ -1,4 +1,4 @@
-"""Disk: bring the clients' states to disk when a checkpoint is about to refer to them."""
+"""Disk: bring the clients' states to disk before a checkpoint refers to them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import TracebackType
 
 
 class Disk:
-    """Syncs the SQLite files of a folder; use as a context manager around everything that has them open.
+    """Syncs the SQLite files of a folder; use it as a context manager around all that has them open.
 
-    A file stays open from its first sync until the end: closing any descriptor of a file drops all locks that this
-    process has on it (POSIX), those of its SQLite connections too.
+    A file stays open from its first sync until the end. In POSIX, closing any descriptor of a file drops all locks of
+    this process on it, also those of SQLite connections.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,7 +27,7 @@ class Disk:
         self._files.clear()
 
     def sync(self) -> None:
-        """Wait until what all writers have committed is on disk: databases, their logs, and the files' names."""
+        """Wait until all that was committed is on disk: databases, their logs, and the files' names."""
         for path in sorted(self._folder.glob("states-*.sqlite*")):
             if path.name.endswith("-shm"):
                 continue  # an index that SQLite makes anew

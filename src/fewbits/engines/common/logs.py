@@ -1,13 +1,41 @@
-"""The logs of a run: one JSON object a line; a resume cuts them to the length that its checkpoint names."""
+"""The logs of a run: one JSON object a line. A resume cuts them to the length that its checkpoint names."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from fewbits.engines.common.disk import sync
 from fewbits.errors import LocalError
+from fewbits.links import Ledger
 
 LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
+
+
+def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
+    """Append one line to the metrics."""
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def resume_logs(folder: Path, sizes: Mapping[str, int] | None) -> list[dict[str, Any]]:
+    """Cut the logs to the sizes in a checkpoint, or empty them for None; the lines of metrics that remain."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (LEDGER, METRICS):
+        cut_log(folder / name, sizes[name] if sizes else 0)
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def sync_logs(folder: Path, ledger: Ledger) -> dict[str, int]:
+    """Bring the logs to disk; their sizes, for a checkpoint."""
+    (folder / METRICS).touch()
+    sizes = {LEDGER: ledger.flush(), METRICS: (folder / METRICS).stat().st_size}
+    for name in (LEDGER, METRICS):
+        sync(folder / name)
+    return sizes
 
 
 def cut_log(path: Path, size: int) -> None:

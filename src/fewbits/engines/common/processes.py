@@ -1,6 +1,6 @@
-"""Children: forked processes of one thread, a pipe to each; they end with their parent, and tell it why they failed.
+"""Children: forked processes of one thread, each with a pipe. They end with their parent, and report why they failed.
 
-Only bytes pass: a message is a JSON header and data, and some travel together.
+Only bytes pass through a pipe. A message is a JSON header and data; several may travel together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECONDS = 10.0  # for a child to end by itself
 
 
 class Children:
-    """The processes that one parent has forked: arrays are shared without a copy, and models may be closures."""
+    """The forked processes of one parent. They share arrays without a copy, and models may be closures."""
 
     def __init__(self) -> None:
         self.pipes: list[Connection] = []  # our ends, in the order of the children
@@ -36,7 +36,7 @@ class Children:
         return len(self._processes)
 
     def fork(self, serve: Callable[..., None], *arguments: Any) -> Connection:
-        """One more, which runs serve(its pipe, *arguments); our end of the pipe."""
+        """Start a process that runs serve(its pipe, *arguments); returns our end of the pipe."""
         context = multiprocessing.get_context("fork")
         ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
         self.pipes.append(ours)
@@ -50,7 +50,7 @@ class Children:
         return ours
 
     def hear(self, pipe: Connection) -> list[Message]:
-        """What one has sent, after a wait; when it has ended instead, a message that says so."""
+        """Wait for messages of one process; if it has ended, a message that says so."""
         try:
             return unpack(pipe.recv_bytes())
         except (EOFError, OSError):
@@ -60,7 +60,7 @@ class Children:
             return [({"error": gone, "local": False}, b"")]
 
     def end(self) -> None:
-        """Tell all to stop after the order in hand, hang up, and wait; whoever does not end is killed."""
+        """Stop all after their present order, and wait; a process that does not end is killed."""
         for pipe in self.pipes:
             with suppress(OSError):  # that child is gone already
                 pipe.send_bytes(pack(({"do": "stop"}, b"")))
@@ -73,7 +73,7 @@ class Children:
 
 
 def checked(message: Message) -> Message:
-    """The message, unless it is a child's complaint: that is raised here."""
+    """Return the message; raise it when it is a child's error."""
     header, _ = message
     if "error" in header:
         raise (LocalError if header["local"] else FewbitsError)(header["error"])
@@ -99,9 +99,9 @@ def unpack(packed: bytes) -> list[Message]:
 def _live(
     pipe: Connection, inherited: Sequence[Connection], serve: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
-    """In the child: serve until told to stop, or until the parent has hung up."""
+    """In the child: serve until the parent says stop, or has ended."""
     for end in inherited:
-        end.close()  # while any child holds the parent's end of a pipe, nobody is told that the parent has died
+        end.close()  # a child that held another's end would hide the parent's death from it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     one_thread()
@@ -121,5 +121,5 @@ def _complain(pipe: Connection, error: str, local: bool) -> None:
 
 
 def one_thread() -> None:
-    """All results are those of one thread, so that they do not depend on the machine."""
+    """Compute with one thread, so that results do not depend on the machine."""
     torch.set_num_threads(1)

@@ -12,29 +12,30 @@ from fewbits.errors import LocalError
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, how many clients each round has, and how often it is evaluated and saved.
+    """Rounds, clients per round, and how often to evaluate and save.
 
     Args:
-        rounds: rounds of the run.
-        per_round: clients sampled in each round; None: all.
-        evaluate_every: rounds between two evaluations; the last round is always evaluated.
-        checkpoint_every: rounds between two checkpoints, for a run with a folder.
+        rounds: length of the run.
+        per_round: clients sampled per round; None: all.
+        evaluate_every: rounds between evaluations; the last round is always evaluated.
+        checkpoint_every: rounds between checkpoints; only with a folder.
         processes: worker processes; results do not depend on it.
-        device: where clients train, such as "cuda"; another than "cpu" needs one process.
+        device: where clients train, such as "cuda". All else happens on the CPU.
 
     Raises:
-        LocalError: a number is below 1, or torch has no such device.
+        LocalError: a number is out of range, or there is no such device here.
 
-    >>> Schedule(rounds=20, per_round=5).evaluate_every
-    1
+    Example:
+        >>> Schedule(rounds=100, per_round=10, evaluate_every=5).processes
+        2
     """
 
-    rounds: int
+    rounds: int  # length of the run
     per_round: int | None = None  # clients sampled per round; None: all
     evaluate_every: int = 1  # rounds; the last is always evaluated
     checkpoint_every: int = 10  # rounds; only with a folder
-    processes: int = 2
-    device: str = "cpu"  # where clients train, such as "cuda"; all else happens on the CPU
+    processes: int = 2  # results do not depend on it
+    device: str = "cpu"  # where clients train; all else happens on the CPU
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "checkpoint_every", "processes"):

@@ -1,4 +1,4 @@
-"""Task: a model, data cut into clients, and how a client trains."""
+"""Task: a model, data split among clients, and how a client trains."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is learnt: a model, data cut into clients, and local training. All processes share the arrays.
-
-    `Task.of` makes one from a pair of tensors per client.
+    """A model and the data of all clients. The arrays exist once; all processes share them.
 
     Args:
         model: with its initial weights; trained in place.
-        x: (n, ...) all clients' inputs.
-        y: (n, ...) all clients' targets.
-        parts: row numbers of each client's examples.
-        test_x: inputs for the public model's accuracy; None: no evaluation.
-        test_y: their targets.
+        x: (n, ...) inputs of all clients.
+        y: (n, ...) targets of all clients.
+        parts: each client's row numbers.
+        test_x: (m, ...) inputs of the test set.
+        test_y: (m, ...) its targets.
         local: how a client trains.
-        loss: loss(output, y); None: cross-entropy.
-        seed: `model` is build(seed), so that clients get the seed at first contact; None: the model travels.
-        build: the function that makes the initial model from a key.
+        loss: (output, y) -> mean loss; None: cross-entropy.
+        holdout: each client's row numbers to evaluate its personal model on; empty: no such evaluation.
+        seed: `model` is `build(seed)`. Clients then get the seed at first contact, not the model.
+        build: makes the initial model from a key.
 
     Raises:
-        LocalError: a client has no example, or a part names a row that is not there.
+        LocalError: a client has no example, a row number is out of range, or sizes do not fit.
 
     Example:
-        >>> task = Task(nn.Linear(3, 2), torch.zeros(4, 3), torch.zeros(4).long(), [[0, 1], [2, 3]])
+        >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
+        >>> task = Task(nn.Linear(3, 2), x, y, parts=[[0, 1, 2], [3, 4, 5, 6, 7]])
         >>> [len(part) for part in task.parts]
-        [2, 2]
+        [3, 5]
     """
 
     model: nn.Module  # with its initial weights; trained in place
@@ -52,7 +52,7 @@ class Task:
     test_y: Tensor | None = None
     local: LocalSGD = field(default_factory=lambda: LocalSGD(lr=0.1))
     loss: Loss | None = None  # None: cross-entropy
-    held: Sequence[np.ndarray] = ()  # row numbers of x on which each client's own model is judged, one or more; or ()
+    holdout: Sequence[np.ndarray] = ()  # each client's row numbers of x to evaluate its personal model on; or none
     # `model` is build(seed), in this process and in any other: clients get the seed at first contact, not the model.
     seed: Key | None = None
     build: Callable[[Key], nn.Module] | None = None
@@ -68,16 +68,16 @@ class Task:
         _check_rows("part", self.parts, len(self.x))
         if (self.seed is None) != (self.build is None):
             raise LocalError(f"Task: give both seed and build, or neither; got {self.seed!r} and {self.build!r}")
-        object.__setattr__(self, "held", [np.asarray(rows) for rows in self.held])
-        if self.held:
-            if len(self.held) != len(self.parts) or any(len(rows) == 0 for rows in self.held):
-                without = [c for c, rows in enumerate(self.held) if len(rows) == 0]
+        object.__setattr__(self, "holdout", [np.asarray(rows) for rows in self.holdout])
+        if self.holdout:
+            if len(self.holdout) != len(self.parts) or any(len(rows) == 0 for rows in self.holdout):
+                without = [c for c, rows in enumerate(self.holdout) if len(rows) == 0]
                 raise LocalError(
-                    f"Task: held needs one or more rows for each of {len(self.parts)} clients; got "
-                    f"{len(self.held)} clients, without any: {without}"
+                    f"Task: holdout needs one or more rows for each of {len(self.parts)} clients; got "
+                    f"{len(self.holdout)} clients, without any: {without}"
                 )
-            _check_rows("held-out part", self.held, len(self.x))
-            object.__setattr__(self, "held", [rows.astype(np.int64) for rows in self.held])
+            _check_rows("holdout", self.holdout, len(self.x))
+            object.__setattr__(self, "holdout", [rows.astype(np.int64) for rows in self.holdout])
         if (self.test_x is None) != (self.test_y is None):
             raise LocalError("Task: give both test_x and test_y, or neither")
         if self.test_x is not None and self.test_y is not None and not 0 < len(self.test_x) == len(self.test_y):
@@ -85,7 +85,7 @@ class Task:
             raise LocalError(f"Task: test_x and test_y need the same number of rows, at least one; got {rows}")
 
     def on(self, device: torch.device) -> Task:
-        """The same with its arrays on a device; the model stays where it is."""
+        """The task with its arrays on a device; the model stays where it is."""
         moved = {name: getattr(self, name) for name in ("x", "y", "test_x", "test_y")}
         return replace(self, **{name: x if x is None else x.to(device) for name, x in moved.items()})
 
@@ -97,7 +97,7 @@ class Task:
         local: LocalSGD | None = None,
         loss: Loss | None = None,
     ) -> Task:
-        """From one (x, y) pair per client."""
+        """A task from one (x, y) pair per client."""
         if not clients:
             raise LocalError("federate: give at least one client, as (x, y) tensors")
         for number, (x, y) in enumerate(clients):

@@ -40,7 +40,7 @@ class NodeCheckpoints:
         note, _ = checkpoint.newest(self._folder, lambda _, tensors: taken.append(tensors))
         if note is None or note.round != round:
             raise LocalError(f"{self._folder} has no sound checkpoint of round {round}")
-        setup.check_settings(self._folder, note.settings)
+        note.check_settings(self._folder, setup.settings())
         return note, taken[-1]
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fewbits.engines.common.logs import append_metrics
 from fewbits.engines.distributed.collect import collect
 from fewbits.engines.distributed.world import World
+from fewbits.engines.gossip.count_frames import count_frames
 from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures
 from fewbits.engines.gossip.report import GossipReport
-from fewbits.engines.gossip.run_log import count_frames, write_report
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.engines.gossip.trainer import StepReport
@@ -84,7 +85,7 @@ class RoundReports:
         report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds)
         self.reports.append(report)
         if self._folder is not None:
-            write_report(self._folder, report)
+            append_metrics(self._folder, vars(report))
         return report
 
     def shared(self, models: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.checkpoint import Note
-from fewbits.engines.common.logs import LEDGER
+from fewbits.engines.common.logs import LEDGER, resume_logs, sync_logs
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.distributed.collect import wait_for_collection
@@ -22,7 +22,6 @@ from fewbits.engines.distributed.round_reports import RoundReports
 from fewbits.engines.distributed.world import World
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.result import GossipResult
-from fewbits.engines.gossip.run_log import resume_logs, sync_logs
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import MARGIN, average
 from fewbits.engines.gossip.trainer import StepReport, Trainer
@@ -125,7 +124,8 @@ class DistributedRun:
             self.node.load(tensors)
             self._seconds = note.seconds
         if self._logs is not None:
-            self._reports.reports = resume_logs(self._logs, note.sizes if note else None)
+            lines = resume_logs(self._logs, note.sizes if note else None)
+            self._reports.reports = [GossipReport(**line) for line in lines]
         self.ledger = Ledger(self._logs / LEDGER if self._logs else None)
 
     def _round(self, peer: Peer, watch: Watch | None) -> None:

@@ -1,4 +1,4 @@
-"""ClientChannel: what goes out sealed for each client, what comes in opened, and who is left out and why."""
+"""ClientChannel: seals messages to clients, opens their replies, and says which are left out and why."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LONGEST = 600  # characters of a sentence
 
 @dataclass
 class ClientReply:
-    """One reply that looks usable."""
+    """One reply, as far as its form was read."""
 
-    reply: Message  # with plain records once it is opened
+    message: Message  # with plain records once it is opened
     client: int | None  # None: a plain client
     frame: bytes = b""
     arrays: str = ""  # the key of the ArrayRecord
@@ -40,11 +40,11 @@ class ClientReply:
     @property
     def who(self) -> int:
         """For counting: the client's number, or a negative one for a plain node."""
-        return ~self.reply.metadata.src_node_id if self.client is None else self.client
+        return ~self.message.metadata.src_node_id if self.client is None else self.client
 
 
 class ClientChannel:
-    """Between one server and its nodes."""
+    """The messages between one server and its nodes."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class ClientChannel:
         self.server, self.layout, self.run, self.ledger, self.quarantine = server, layout, run, ledger, quarantine
         self.weighted_by = weighted_by
         self.notes: list[str] = []  # sentences about what went wrong and was survived
-        self.roll = ClientRegistry(self.say)
+        self.registry = ClientRegistry(self.say)
         self._hello = Envelope("hello", 0, {"run": run, **identity})
 
     def say(self, sentence: str) -> None:
-        """For the log and for `notes`; what a client wrote is cut short."""
+        """Write to the log and to `notes`; a long text from a client is cut."""
         sentence = sentence if len(sentence) <= LONGEST else sentence[:LONGEST] + " ..."
         self.notes.append(sentence)
         log.warning("fewbits: %s", sentence)
@@ -72,19 +72,19 @@ class ClientChannel:
     def addressed(
         self, kind: str, round: int, messages: list[Message], grid: Grid, timeout: float, only: set[int] | None = None
     ) -> list[Message]:
-        """The messages to clients that take part (with `only`: those, and plain ones), by their numbers."""
-        self.roll.meet(grid, messages, self._hello, timeout)
+        """The messages to the clients that take part, by their numbers; `only` these, and plain ones."""
+        self.registry.meet(grid, messages, self._hello, timeout)
         found: dict[tuple[bool, int], Message] = {}
         for message in messages:
             node = message.metadata.dst_node_id
-            peer = self.roll.known.get(node)
-            if peer is None:
+            registered = self.registry.known.get(node)
+            if registered is None:
                 continue
-            if peer.client is None:
+            if registered.client is None:
                 if not self.quarantine.resting(~node, round):
                     found[True, node] = message
-            elif (only is None or peer.client in only) and not self.quarantine.resting(peer.client, round):
-                found[False, peer.client] = self._sealed(kind, round, message, peer.client)
+            elif (only is None or registered.client in only) and not self.quarantine.resting(registered.client, round):
+                found[False, registered.client] = self._sealed(kind, round, message, registered.client)
         return [found[place] for place in sorted(found)]
 
     def _sealed(self, kind: str, round: int, message: Message, client: int) -> Message:
@@ -100,51 +100,56 @@ class ClientChannel:
         message.content = Envelope(kind, round, fields, (bundle, *([self.layout.dump()] if new else []))).seal()
         return message
 
-    def usable(self, kind: str, round: int, replies: Iterable[Message]) -> list[ClientReply]:
-        """Compressed clients in the order of their numbers, then plain ones; the others are told of in sentences."""
-        turns: list[ClientReply] = []
+    def usable(self, kind: str, round: int, messages: Iterable[Message]) -> list[ClientReply]:
+        """Replies of compressed clients in the order of their numbers, then plain ones; a sentence about each other."""
+        usable: list[ClientReply] = []
         seen: set[int] = set()
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            peer = self.roll.known.get(node)
-            if peer is None:
+        for message in messages:
+            node = message.metadata.src_node_id
+            registered = self.registry.known.get(node)
+            if registered is None:
                 continue
-            turn = ClientReply(reply, peer.client)
+            reply = ClientReply(message, registered.client)
             try:
-                if reply.has_error():
-                    self.say(f"round {round}: nothing from {self.name(turn)}: {reply.error.reason}")
-                elif peer.client is None or self._open(kind, round, turn):
+                if message.has_error():
+                    self.say(f"round {round}: nothing from {self.name(reply)}: {message.error.reason}")
+                elif reply.client is None or self._open(kind, round, reply):
                     if node in seen:
                         raise WireError("a second reply")
                     seen.add(node)
-                    turn.weight = self._weight(reply.content)
-                    turn.signature, turn.arrays = _signature(reply.content), turn.arrays or _array_key(reply.content)
-                    turns.append(turn)
+                    self._read(reply)
+                    usable.append(reply)
             except WireError as error:
-                self.offend(turn, round, str(error))
-        turns.sort(key=lambda turn: (turn.client is None, turn.client or 0, turn.reply.metadata.src_node_id))
-        return self._alike(round, turns)
+                self.offend(reply, round, str(error))
+        usable.sort(key=lambda reply: (reply.client is None, reply.client or 0, reply.message.metadata.src_node_id))
+        return self._alike(round, usable)
 
-    def _open(self, kind: str, round: int, turn: ClientReply) -> bool:
+    def _read(self, reply: ClientReply) -> None:
+        """Its weight, its metrics' names and the name of its arrays."""
+        content = reply.message.content
+        reply.weight, reply.signature = self._weight(content), _signature(content)
+        reply.arrays = reply.arrays or next(iter(content.array_records), "")
+
+    def _open(self, kind: str, round: int, reply: ClientReply) -> bool:
         """Put the records that came with a frame into the reply; False when the client says that it has none."""
-        assert turn.client is not None
-        data = wire.value(turn.reply.content)
+        assert reply.client is not None
+        data = wire.value(reply.message.content)
         if data is None:
             raise WireError("a plain reply from a client that spoke our method")
-        asked = wire.opened(data, 8 * sum(spec.numel for _, spec in self.server.exchange.update))
-        if asked.kind == "trouble":
-            self.say(f"round {round}: nothing from {self.name(turn)}: {asked.text('text')}")
-            if asked.fields.get("lost"):
-                self.server.versions.pop(turn.client, None)
+        found = wire.opened(data, 8 * sum(spec.numel for _, spec in self.server.exchange.update))
+        if found.kind == "trouble":
+            self.say(f"round {round}: nothing from {self.name(reply)}: {found.text('text')}")
+            if found.fields.get("lost"):
+                self.server.versions.pop(reply.client, None)
             return False
-        if (asked.kind, asked.round) != (kind, round):
-            raise WireError(f"expected a reply to {kind} of round {round}; got {asked.kind} of round {asked.round}")
-        records = wire.restored(asked.fields.get("records"))
+        if (found.kind, found.round) != (kind, round):
+            raise WireError(f"expected a reply to {kind} of round {round}; got {found.kind} of round {found.round}")
+        records = wire.restored(found.fields.get("records"))
         if kind == "train":
-            turn.frame, turn.arrays = asked.part(), asked.text("arrays")
-        elif 1 <= (version := asked.number("version")) <= self.server.broadcast.version:
-            self.server.versions[turn.client] = version
-        turn.reply.content = RecordDict(dict(records))
+            reply.frame, reply.arrays = found.part(), found.text("arrays")
+        elif 1 <= (version := found.number("version")) <= self.server.broadcast.version:
+            self.server.versions[reply.client] = version
+        reply.message.content = RecordDict(dict(records))
         return True
 
     def _weight(self, content: RecordDict) -> float:
@@ -156,24 +161,24 @@ class ClientChannel:
             raise WireError(f"{self.weighted_by} must be a finite number, 0 or more; got {found!r}")
         return float(found)
 
-    def _alike(self, round: int, turns: list[ClientReply]) -> list[ClientReply]:
+    def _alike(self, round: int, replies: list[ClientReply]) -> list[ClientReply]:
         """Those whose records are what most have: a stock strategy ends the run when one reply has other metrics."""
-        if not turns:
+        if not replies:
             return []
-        usual = Counter(turn.signature for turn in turns).most_common(1)[0][0]
-        for turn in turns:
-            if turn.signature != usual:
-                self.offend(turn, round, f"its records are {turn.signature}, the others' {usual}")
-        return [turn for turn in turns if turn.signature == usual]
+        usual = Counter(reply.signature for reply in replies).most_common(1)[0][0]
+        for reply in replies:
+            if reply.signature != usual:
+                self.offend(reply, round, f"its records are {reply.signature}, the others' {usual}")
+        return [reply for reply in replies if reply.signature == usual]
 
-    def offend(self, turn: ClientReply, round: int, why: str) -> None:
+    def offend(self, reply: ClientReply, round: int, why: str) -> None:
         """Say why a reply is left out, and count it."""
-        self.say(f"round {round}: {self.name(turn)} is left out: {why} ({self.quarantine.offend(turn.who, round)})")
+        self.say(f"round {round}: {self.name(reply)} is left out: {why} ({self.quarantine.offend(reply.who, round)})")
 
-    def name(self, turn: ClientReply) -> str:
+    def name(self, reply: ClientReply) -> str:
         """For a sentence."""
-        node = turn.reply.metadata.src_node_id
-        return f"plain node {node}" if turn.client is None else f"client {turn.client}"
+        node = reply.message.metadata.src_node_id
+        return f"plain node {node}" if reply.client is None else f"client {reply.client}"
 
 
 def _signature(content: RecordDict) -> str:
@@ -183,7 +188,3 @@ def _signature(content: RecordDict) -> str:
         for name, record in content.metric_records.items()
     }
     return str(found)
-
-
-def _array_key(content: RecordDict) -> str:
-    return next(iter(content.array_records), "")

@@ -1,7 +1,7 @@
 """ClientEnd: one client of one run on its node's disk, around the same core as in every engine.
 
-The newest ends are stored when a reply leaves, and those of before it stay. The next bundle says whether the reply
-counted; if it did not, the client goes back to the version before.
+The newest ends are stored when a reply leaves, and the version before stays. The next bundle says whether the reply
+was accepted. If it was not, the client goes back to the version before.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fewbits.learn.method import Method
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
-UP, DOWN, LAYOUT, STAYING, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
+UP, DOWN, LAYOUT, PRIVATE, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
 
 
 class ClientEnd:
-    """Use it within `contextlib.closing`: what happened is on disk before the reply leaves."""
+    """Use it within `contextlib.closing`, so that all is on disk before the reply leaves."""
 
     def __init__(self, folder: Path, client: int, method: Method, key: Key) -> None:
-        """`folder`: of this run and client alone."""
+        """`folder` belongs to this run and client alone."""
         self.store, self.client, self.method, self.key = StateStore(folder), client, method, key
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class ClientEnd:
         self.store.close()
 
     def receive(self, round: int, bundle: bytes, layout: bytes | None) -> Layout:
-        """Take the newest public model; DesyncError when it takes more than the bundle and what is stored."""
+        """Take the newest public model; DesyncError when bundle and stored state do not suffice."""
         known = layout or self.store.get(self.client, LAYOUT)
         if not known:
             raise DesyncError("the state is gone: there is no layout")
@@ -53,7 +53,7 @@ class ClientEnd:
         return self.layout
 
     def reply(self, round: int, trained: dict[str, Tensor]) -> bytes:
-        """The frame with start - end."""
+        """The frame with the client's update."""
         core = self.core
         core.acknowledge(core.down.ack or 0)
         self.store.horizon = self.store.newest(self.client, UP) or 0
@@ -67,31 +67,31 @@ class ClientEnd:
         return ends.restore(self.store, self.client, UP) or b""
 
     def _before(self) -> Parts:
-        """The last reply did not count: go back to what was stored before it."""
+        """Roll back to what was stored before the last reply, which was not accepted."""
         newest = self.store.newest(self.client, UP)
         if newest is not None:
             ends.rollback(self.store, newest, [self.client], UP)
-            self.store.rollback(newest, [self.client], STAYING)
+            self.store.rollback(newest, [self.client], PRIVATE)
         return {"up": self._stored_up(), "state": b""}
 
     @property
     def name(self) -> str:
-        """Of the folder: drawn when it was made, so that a copy of a node is told from another node."""
+        """The folder's name, drawn at random when it was made; it tells a returning node from another one."""
         known = self.store.get(self.client, NAME)
         if known is None:
             known = secrets.token_hex(8).encode()
             self.store.put(self.client, NAME, 0, known)
         return known.decode()
 
-    def staying(self) -> dict[str, Tensor]:
-        """The arrays that never travel, as this client's last training that counted left them; none at first."""
-        data = self.store.get(self.client, STAYING)
+    def private_arrays(self) -> dict[str, Tensor]:
+        """The arrays that never travel, as the last accepted training left them; none at first."""
+        data = self.store.get(self.client, PRIVATE)
         return load(data) if data else {}
 
-    def keep(self, round: int, arrays: dict[str, Tensor]) -> None:
-        """Store them after a round."""
+    def store_private(self, round: int, arrays: dict[str, Tensor]) -> None:
+        """Store the arrays that never travel, after a round."""
         if arrays:
-            self.store.put(self.client, STAYING, round, save(arrays))
+            self.store.put(self.client, PRIVATE, round, save(arrays))
 
     def forget(self) -> None:
         """Give up the public model: the next bundle must hold all of it."""

@@ -1,4 +1,4 @@
-"""ClientRegistry: which node plays which client. Node numbers are random and change; a client is its partition id."""
+"""ClientRegistry: which node is which client. Node numbers are random and change; a client is its partition id."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ RAISED = 2  # Flower's error code of an app that raised an exception
 
 @dataclass(frozen=True)
 class RegisteredClient:
-    """Who is behind a node."""
+    """The client behind a node."""
 
     client: int | None  # None: an app without our mod, which gets and sends plain arrays
     state: str = ""  # the name of its state folder: a node that comes back under another number has the same
 
 
 class ClientRegistry:
-    """Everybody who has said hello."""
+    """All nodes that have answered a hello."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """`say` takes sentences about those who cannot take part."""
+        """`say` takes sentences about nodes that cannot take part."""
         self.known: dict[int, RegisteredClient] = {}
         self._say = say
 
     def meet(self, grid: Grid, messages: Iterable[Message], hello: Envelope, timeout: float) -> None:
-        """Ask the receivers that are not known yet, by messages of the same type, which our mod answers by itself.
+        """Send a hello to every receiver that is not known yet, in a message of the same type.
 
-        An app without the mod raises on it and is plain from then on; who does not answer is asked again next time.
+        The mod answers it without the app. An app without the mod raises, and is plain from then on. A node that does
+        not answer is asked again next time.
         """
         types = {m.metadata.dst_node_id: m.metadata.message_type for m in messages}
         asks = [Message(hello.seal(), node, kind) for node, kind in types.items() if node not in self.known]
@@ -57,10 +58,10 @@ class ClientRegistry:
     def _enter(self, node: int, answer: Envelope, here: set[int]) -> None:
         if answer.kind == "trouble":
             raise WireError(answer.text("text"))
-        peer = RegisteredClient(answer.number("client"), answer.text("state"))
-        twin = next((n for n, p in self.known.items() if p.client == peer.client), None)
-        if twin is not None and twin in here and self.known[twin].state != peer.state:
-            raise WireError(f"node {twin} has partition id {peer.client}, too; every node needs one of its own")
+        found = RegisteredClient(answer.number("client"), answer.text("state"))
+        twin = next((n for n, p in self.known.items() if p.client == found.client), None)
+        if twin is not None and twin in here and self.known[twin].state != found.state:
+            raise WireError(f"node {twin} has partition id {found.client}, too; every node needs one of its own")
         if twin is not None:
             del self.known[twin]
-        self.known[node] = peer
+        self.known[node] = found

@@ -1,8 +1,8 @@
-"""Envelope: everything one message says, as one record of one value, because every record costs Flower kilobytes.
+"""Envelope: one message as one record of one value, because every record costs Flower kilobytes.
 
-A value is `link.bundle.pack` of a JSON object and the parts it speaks of: a bundle or a frame first, then whatever
-the kind calls for. Metrics and the user's own configuration ride in the JSON. The last part is a checksum of all the
-others: a frame has its own, but the JSON says what a reply weighs. Nothing is believed before it is bounded.
+A value is `links.bundle.pack` of a JSON object and its parts: first a bundle or a frame, then what the kind needs. The
+JSON holds metrics and the user's configuration. The last part is a checksum of all others, because the JSON holds the
+weight of a reply. Every field is checked against its bounds before use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""mod: a Flower mod that stands between the wire and an app's own train and evaluate, which see plain arrays."""
+"""mod: a Flower mod between the wire and an app's train and evaluate functions, which see plain arrays."""
 
 from __future__ import annotations
 
@@ -26,10 +26,17 @@ STATE = "fewbits-state"  # in the node's or the run's config: the folder for wha
 
 
 def mod(method: Method, key: Key = Key(0), keep: Sequence[str] = ()) -> Mod:
-    """Speak `method` with a server whose strategy went through `compress`; first in the list of mods.
+    """A Flower mod that speaks `method` with a server whose strategy went through `compress`. Put it first in the list.
 
-    `method` and `key` are the server's. `keep`: shell patterns on the names of arrays that never travel (pFedPara's
-    second halves): they come back from this client's own disk. A message that is no envelope goes to the app as it is.
+    A message that is no envelope goes to the app unchanged.
+
+    Args:
+        method: the server's.
+        key: the server's.
+        keep: shell patterns on the names of arrays that never travel; they come from this client's disk.
+
+    Raises:
+        LocalError: the method changes local training.
     """
     check(method)
 
@@ -37,46 +44,46 @@ def mod(method: Method, key: Key = Key(0), keep: Sequence[str] = ()) -> Mod:
         data = wire.value(message.content) if message.has_content() else None
         if data is None:
             return call_next(message, context)
-        asked = Envelope("nothing")
+        request = Envelope("nothing")
         try:
-            asked = wire.opened(data)
-            answer = _answer(asked, method, key, keep, message, context, call_next)
+            request = wire.opened(data)
+            answer = _answer(request, method, key, keep, message, context, call_next)
         except FewbitsError as error:
-            answer = Envelope("trouble", asked.round, {"text": str(error), "lost": isinstance(error, DesyncError)})
+            answer = Envelope("trouble", request.round, {"text": str(error), "lost": isinstance(error, DesyncError)})
         return Message(answer.seal(), reply_to=message) if isinstance(answer, Envelope) else answer
 
     return compressed
 
 
 def check(method: Method) -> None:
-    """LocalError for a method of which an app's own training would be a part."""
+    """Reject methods that change local training with LocalError; on Flower that belongs to the app."""
     if not isinstance(method, Method):
         raise LocalError(f"fewbits.flower: method must be a Method or the name of one, such as 'topk'; got {method!r}")
-    if method.objective.extra or method.objective.kept or method.normalise != "sampled":
+    if method.objective.server_vectors or method.objective.client_vectors or method.normalise != "sampled":
         raise LocalError(
             f"fewbits.flower: {method.name} changes how clients train or are weighed ({method.objective!r}, normalise="
             f"{method.normalise!r}), which belongs to the app; choose a method that is about bytes alone"
         )
-    if method.protection is not None or method.masking is not None:
+    if method.privacy is not None or method.masking is not None:
         raise LocalError(
-            f"fewbits.flower: {method.name} protects clients by dp or masks, which only the engine `memory` carries "
-            "out; take Flower's own mods for them, with a method that is about bytes alone"
+            f"fewbits.flower: {method.name} protects clients by dp or masks, which only the engine `simulation` and a "
+            "hand-written loop carry out; take Flower's own mods for them, with a method that is about bytes alone"
         )
     if Downlink.of(method.down).personal is not None:
         raise LocalError(
-            f"fewbits.flower: the downlink of {method.name} gives each client differences of its own, which only the "
-            "engine `memory` and fb.Server keep account of; take delta8, delta4 or sparse"
+            f"fewbits.flower: the downlink of {method.name} sends each client its own differences, which only the "
+            "engine `simulation` and a hand-written loop keep account of; take delta8, delta4 or sparse"
         )
 
 
 def identity(method: Method, key: Key) -> dict[str, str]:
-    """What both ends must have in common, in words."""
+    """What both ends must have in common, as text."""
     shared = {"uplink": method.up, "downlink": Downlink.of(method.down), "space": method.space}
     return {name: "none" if part is None else canonical(part) for name, part in shared.items()} | {"seed": key.text()}
 
 
 def _answer(
-    asked: Envelope,
+    request: Envelope,
     method: Method,
     key: Key,
     keep: Sequence[str],
@@ -84,31 +91,31 @@ def _answer(
     context: Context,
     call_next: App,
 ) -> Envelope | Message:
-    client, folder = _client(context), _folder(asked, context)
+    client, folder = _client(context), _folder(request, context)
     with closing(ClientEnd(folder, client, method, key)) as end:
-        if asked.kind == "hello":
-            _compare(asked, method, key)
-            return Envelope("hello", asked.round, {"client": client, "state": end.name})
+        if request.kind == "hello":
+            _compare(request, method, key)
+            return Envelope("hello", request.round, {"client": client, "state": end.name})
         try:
-            layout = end.receive(asked.round, asked.part(), asked.parts[1] if len(asked.parts) > 1 else None)
+            layout = end.receive(request.round, request.part(), request.parts[1] if len(request.parts) > 1 else None)
         except DesyncError:
             end.forget()
             raise
-        name = asked.text("arrays")
-        plain = ArrayRecord({**layout.record(end.core.model.named()), **_arrays(end.staying())})
-        message.content = RecordDict({name: plain, **wire.restored(asked.fields.get("records"))})
+        name = request.text("arrays")
+        plain = ArrayRecord({**layout.record(end.core.model.named()), **_arrays(end.private_arrays())})
+        message.content = RecordDict({name: plain, **wire.restored(request.fields.get("records"))})
         reply = call_next(message, context)
         if reply.has_error():
             return reply
         fields: dict[str, object] = {"records": wire.described(reply.content), "version": end.core.down.version}
-        if asked.kind != "train":
-            return Envelope(asked.kind, asked.round, fields)
+        if request.kind != "train":
+            return Envelope(request.kind, request.round, fields)
         fields["arrays"], trained = _only(dict(reply.content.array_records))
         stays = {n for n in trained if any(fnmatchcase(n, pattern) for pattern in keep)}
         update = layout.tensors(ArrayRecord({n: x for n, x in trained.items() if n not in stays}), "reply")
-        frame = end.reply(asked.round, update)
-        end.keep(asked.round, {n: torch.from_numpy(trained[n].numpy()) for n in stays})
-        return Envelope("train", asked.round, fields, (frame,))
+        frame = end.reply(request.round, update)
+        end.store_private(request.round, {n: torch.from_numpy(trained[n].numpy()) for n in stays})
+        return Envelope("train", request.round, fields, (frame,))
 
 
 def _client(context: Context) -> int:
@@ -120,9 +127,9 @@ def _client(context: Context) -> int:
     return found
 
 
-def _folder(asked: Envelope, context: Context) -> Path:
+def _folder(request: Envelope, context: Context) -> Path:
     """Of this run and client: in the node's state folder, the run's, or Flower's own."""
-    run = asked.text("run")
+    run = request.text("run")
     if not wire.RUN.fullmatch(run):
         raise WireError(f"a run's name has letters, digits, - and _ only, at most 64; got {run!r}")
     home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "fewbits"
@@ -130,10 +137,10 @@ def _folder(asked: Envelope, context: Context) -> Path:
     return Path(str(base)).expanduser() / run / str(_client(context))
 
 
-def _compare(asked: Envelope, method: Method, key: Key) -> None:
+def _compare(request: Envelope, method: Method, key: Key) -> None:
     """LocalError when the server speaks another method."""
     for name, ours in identity(method, key).items():
-        theirs = asked.text(name)
+        theirs = request.text(name)
         if theirs != ours:
             raise LocalError(f"the ends differ in their {name}: the server has {theirs}, this client {ours}")
 

@@ -1,4 +1,4 @@
-"""Quarantine: who sent what could not be used, and who is left alone for a while because of it."""
+"""Quarantine: clients whose replies could not be used, and how long they rest."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Quarantine:
-    """Offences by client; after every `strikes` of them in a row a client rests for `rest` rounds."""
+    """After `strikes` offences in a row a client rests for `rest` rounds.
 
-    strikes: int = 3  # smaller: sooner left alone
-    rest: int = 10  # rounds; larger: longer
+    Args:
+        strikes: offences in a row before a rest.
+        rest: rounds without a request.
+
+    Example:
+        >>> quarantine = Quarantine(strikes=2, rest=3)
+        >>> quarantine.offend(client=7, round=1), quarantine.offend(client=7, round=2)
+        ('offence 1 of 2', 'not asked again until after round 5')
+        >>> quarantine.resting(7, round=5), quarantine.resting(7, round=6)
+        (True, False)
+    """
+
+    strikes: int = 3  # in a row; smaller: a client rests sooner
+    rest: int = 10  # rounds; larger: it rests for longer
     offences: dict[int, int] = field(default_factory=dict)  # of all time, by client
     row: dict[int, int] = field(default_factory=dict)  # since the last reply that counted
     until: dict[int, int] = field(default_factory=dict)  # the last round of a client's rest
 
     def offend(self, client: int, round: int) -> str:
-        """Count one offence; what follows, as the end of a sentence."""
+        """Count one offence; its consequence, as the end of a sentence."""
         self.offences[client] = self.offences.get(client, 0) + 1
         self.row[client] = self.row.get(client, 0) + 1
         if self.row[client] < self.strikes:
@@ -25,11 +37,11 @@ class Quarantine:
         return f"not asked again until after round {round + self.rest}"
 
     def behave(self, client: int) -> None:
-        """A reply counted."""
+        """End the row of offences, after an accepted reply."""
         self.row.pop(client, None)
 
     def resting(self, client: int, round: int) -> bool:
-        """Whether to leave the client alone in this round."""
+        """Whether the client is not asked in this round."""
         return round <= self.until.get(client, 0)
 
     def dump(self) -> dict[str, dict[str, int]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Result, Strategy
+from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fewbits.engines.flower.client_channel import ClientChannel, ClientReply
@@ -34,11 +34,30 @@ Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 class Compressed(Strategy):
-    """Wraps `inner`, which goes on choosing, weighing and aggregating: it sees plain arrays, decoded from frames.
+    """Put links around a strategy, which still chooses, weighs and aggregates plain arrays, decoded from frames.
 
-    What a client sent is theta - update, with the server's own theta, so that averaging these is FedAvg on what
-    the links carry, whatever a lossy downlink showed the clients.
+    The strategy sees theta - update of each client, with the server's theta. Their average is FedAvg on what the links
+    carry, even when a lossy downlink showed the clients another theta.
+
+    Args:
+        inner: the strategy.
+        method: the clients' method.
+        key: the clients' key.
+        state: a folder, in which a killed run continues; None: in memory only.
+        quorum: with fewer usable replies the model stays as it is.
+        quarantine: how long a client rests after replies that could not be used.
+
+    Raises:
+        LocalError: the method changes local training, or needs a server of its own.
+
+    Example:
+        >>> from flwr.serverapp.strategy import FedAvg
+        >>> from fewbits import methods
+        >>> Compressed(FedAvg(), methods.named("topk")).quorum
+        1
     """
+
+    takes_subspaces: ClassVar[bool] = False  # whether the server moves the model in a subspace
 
     def __init__(
         self,
@@ -49,18 +68,17 @@ class Compressed(Strategy):
         quorum: int = 1,
         quarantine: Quarantine | None = None,
     ) -> None:
-        """`state`: a folder, from which a killed run goes on. `quorum`: fewer replies leave the model as it is."""
         check(method)
-        if method.space is not None and not isinstance(self, Federated):
+        if method.space is not None and not self.takes_subspaces:
             raise LocalError(f"compress: {method.name} moves the model itself; use fewbits.flower.federated")
         self.inner, self.method, self.key, self.quorum = inner, method, key, quorum
         self.state = Path(state) if state is not None else None
         self.quarantine = quarantine or Quarantine()
         self.timeout = 3600.0  # seconds that a round, or a hello, may take
-        self.books: RunStore | None = None  # from the first round on
+        self.run_store: RunStore | None = None  # from the first round on
 
     def summary(self) -> None:
-        """The inner strategy's, and the links."""
+        """Log the inner strategy's summary, and the links."""
         log.info("\t├──> fewbits: %s, uplink %r, downlink %r", self.method.name, self.method.up, self.method.down)
         self.inner.summary()
 
@@ -69,38 +87,39 @@ class Compressed(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The inner strategy's messages, as bundles for those who have the mod."""
+        """The inner strategy's messages, with bundles for the clients that have the mod."""
         self._load(grid, arrays)
         self.server.round = server_round - 1  # the loop counts
         messages = list(self.inner.configure_train(server_round, arrays, config, grid))
-        return self.post.addressed("train", server_round, messages, grid, self.timeout, self._chosen())
+        return self.channel.addressed("train", server_round, messages, grid, self.timeout, self._chosen())
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The same for evaluation; for clients that will train next, the bundle would have been due anyway."""
+        """The same for evaluation. A client that trains next would need this bundle anyway."""
         self._load(grid, arrays)
         messages = list(self.inner.configure_evaluate(server_round, arrays, config, grid))
-        return self.post.addressed("evaluate", server_round, messages, grid, self.timeout)
+        return self.channel.addressed("evaluate", server_round, messages, grid, self.timeout)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Decode frames in the order of the clients' numbers and let `inner` do the rest."""
-        turns = self.post.usable("train", server_round, replies)
-        if len(turns) < self.quorum:
-            self.post.say(f"round {server_round}: {len(turns)} usable replies, quorum {self.quorum}; the model stays")
-            turns = []
-        plain = sum(turn.client is None for turn in turns)
-        log.info("fewbits: round %d: %d compressed and %d plain clients", server_round, len(turns) - plain, plain)
-        arrays, metrics = self._aggregate(server_round, turns)
+        """Decode frames in the order of the clients' numbers; `inner` aggregates."""
+        usable = self.channel.usable("train", server_round, replies)
+        if len(usable) < self.quorum:
+            found = f"{len(usable)} usable replies, quorum {self.quorum}"
+            self.channel.say(f"round {server_round}: {found}; the model stays")
+            usable = []
+        plain = sum(reply.client is None for reply in usable)
+        log.info("fewbits: round %d: %d compressed and %d plain clients", server_round, len(usable) - plain, plain)
+        arrays, metrics = self._aggregate(server_round, usable)
         self.server.round = server_round
         return arrays, metrics
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Metrics only; a client that evaluated a version has it."""
-        turns = self.post.usable("evaluate", server_round, replies)
-        return self.inner.aggregate_evaluate(server_round, [turn.reply for turn in turns])
+        """Aggregate metrics; a client that evaluated a version holds it."""
+        usable = self.channel.usable("evaluate", server_round, replies)
+        return self.inner.aggregate_evaluate(server_round, [reply.message for reply in usable])
 
     def start(
         self,
@@ -112,16 +131,16 @@ class Compressed(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Evaluate | None = None,
     ) -> Result:
-        """As Flower's, but a run goes on after the last round in its folder. `timeout`: a round's deadline, seconds.
+        """As Flower's, but a run continues after the last round in its folder. `timeout`: a round's deadline, seconds.
 
-        Replies that are later than the deadline count as lost: the client hears so with its next bundle.
+        Replies after the deadline count as lost. The client learns this from its next bundle.
         """
         self.timeout = timeout
         self.summary()
-        books = self._load(grid, initial_arrays)
+        run_store = self._load(grid, initial_arrays)
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
-        result = books.result()
-        if evaluate_fn is not None and not books.rounds and (found := evaluate_fn(0, initial_arrays)) is not None:
+        result = run_store.result()
+        if evaluate_fn is not None and not run_store.rounds and (found := evaluate_fn(0, initial_arrays)) is not None:
             result.evaluate_metrics_serverapp[0] = found
         result.arrays = self.arrays
         for number in range(self.server.round + 1, num_rounds + 1):
@@ -131,11 +150,11 @@ class Compressed(Strategy):
             result.arrays = arrays or result.arrays
             asks = list(self.configure_evaluate(number, result.arrays, evaluate_config, grid))
             evaluated = self.aggregate_evaluate(number, grid.send_and_receive(asks, timeout=timeout)) if asks else None
-            judged = evaluate_fn(number, result.arrays) if evaluate_fn else None
-            books.close_round(number, result, (trained, evaluated, judged), self.inner, self.quarantine)
+            evaluated_here = evaluate_fn(number, result.arrays) if evaluate_fn else None
+            run_store.close_round(number, result, (trained, evaluated, evaluated_here), self.inner, self.quarantine)
         return result
 
-    # What a round is made of
+    # The parts of a round
 
     @property
     def arrays(self) -> ArrayRecord:
@@ -143,19 +162,19 @@ class Compressed(Strategy):
         return self.layout.record(self.server.flat.named())
 
     def _chosen(self) -> set[int] | None:
-        """The clients to train with; None: all that `inner` writes to."""
+        """The clients that train in this round; None: all that `inner` writes to."""
         return None
 
     def _load(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
-        """Build the server from the first arrays, or make it follow arrays that somebody else has changed since."""
-        if self.books is None:
-            self.books = self._build(grid, arrays)
-            return self.books
+        """Build the server from the first arrays, or take arrays that somebody else has changed since."""
+        if self.run_store is None:
+            self.run_store = self._build(grid, arrays)
+            return self.run_store
         theirs = self.layout.tensors(arrays, "compress")
         ours = self.server.flat.named()
         if not all(torch.equal(ours[name], x) for name, x in theirs.items()):
             self.server.replace(theirs)
-        return self.books
+        return self.run_store
 
     def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
         self.layout, method = Layout.of(arrays), self.method
@@ -164,119 +183,68 @@ class Compressed(Strategy):
         plain = replace(method, factor=None, private=())  # the app's own arrays are the factors already
         self.server = Server(model, plain, self.key.fold("server"), common=self.key)
         common = identity(method, self.key) | {"model": str(self.layout.entries), "strategy": type(self.inner).__name__}
-        books = RunStore(self.state, self.server, str(grid.run.run_id), common)
-        books.restore(self.inner, self.quarantine)
+        run_store = RunStore(self.state, self.server, str(grid.run.run_id), common)
+        run_store.restore(self.inner, self.quarantine)
         if self.state is not None:
             size = end_bytes(self.server)
             log.info(
                 "fewbits: the server keeps %s bytes per client, in two or three versions: %s", f"{size:,}", self.state
             )
         said, weighted_by = identity(method, self.key), getattr(self.inner, "weighted_by_key", None)
-        self.post = ClientChannel(self.server, self.layout, books.run, said, books.ledger, self.quarantine, weighted_by)
-        return books
+        ledger, quarantine = run_store.ledger, self.quarantine
+        self.channel = ClientChannel(self.server, self.layout, run_store.run, said, ledger, quarantine, weighted_by)
+        return run_store
 
-    def _aggregate(self, round: int, turns: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def _aggregate(self, round: int, replies: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The inner strategy's aggregate of theta - update."""
         good, theta = [], self.server.flat.named()
-        for turn in turns:
+        for reply in replies:
             try:
-                update = self._update(round, turn)
+                update = self._update(round, reply)
                 values = {name: theta[name] - x for name, x in update.items()}
-                _check_finite(values)
+                check_finite(values)
             except WireError as error:
-                self.post.offend(turn, round, str(error))
+                self.channel.offend(reply, round, str(error))
                 continue
-            metrics = {n: r for n, r in turn.reply.content.items() if not isinstance(r, ArrayRecord)}
-            turn.reply.content = RecordDict({turn.arrays: self.layout.record(values), **metrics})
-            good.append(turn.reply)
+            metrics = {n: r for n, r in reply.message.content.items() if not isinstance(r, ArrayRecord)}
+            reply.message.content = RecordDict({reply.arrays: self.layout.record(values), **metrics})
+            good.append(reply.message)
         arrays, metrics = self.inner.aggregate_train(round, good) if good else (None, None)
         if arrays is None:
             return None, metrics
         self.server.replace(self.layout.tensors(arrays, "aggregate_train"))
         return self.arrays, metrics  # in the model's own types, as a run that goes on would have them
 
-    def _update(self, round: int, turn: ClientReply) -> dict[str, Tensor]:
+    def _update(self, round: int, reply: ClientReply) -> dict[str, Tensor]:
         """start - end of a client, out of its frame or its arrays."""
-        if turn.client is None:
-            return self._plain(turn)
-        receiver, update = self.server.read(turn.client, turn.frame)
-        self._count(round, turn, receiver)
+        if reply.client is None:
+            return self._plain(reply)
+        receiver, update = self.server.read(reply.client, reply.frame)
+        self._count(round, reply, receiver)
         return {name.removeprefix(shared_values.BUFFER): x for name, x in update.items()}
 
-    def _plain(self, turn: ClientReply) -> dict[str, Tensor]:
+    def _plain(self, reply: ClientReply) -> dict[str, Tensor]:
         """start - end of a client that sent arrays; WireError when they are not the model's or not finite."""
         if self.method.space is not None:
             raise WireError("in a run in subspaces every client needs the mod")
         theta = self.server.flat.named()
         try:
-            found = self.layout.tensors(turn.reply.content.array_records[turn.arrays], "its reply")
+            found = self.layout.tensors(reply.message.content.array_records[reply.arrays], "its reply")
         except (KeyError, LocalError) as error:
             raise WireError(str(error)) from None
-        _check_finite(found)
+        check_finite(found)
         return {name: theta[name] - x for name, x in found.items()}
 
-    def _count(self, round: int, turn: ClientReply, receiver: Receiver) -> None:
+    def _count(self, round: int, reply: ClientReply, receiver: Receiver) -> None:
         """A frame that counts, in the ledger."""
-        assert turn.client is not None and self.books is not None
-        self.quarantine.behave(turn.client)
-        size = len(turn.frame)
-        self.books.ledger.add(Entry(round, turn.client, "up", size, size - HEADER_BYTES, stages(receiver.sections)))
+        assert reply.client is not None and self.run_store is not None
+        self.quarantine.behave(reply.client)
+        size, found = len(reply.frame), stages(receiver.sections)
+        self.run_store.ledger.add(Entry(round, reply.client, "up", size, size - HEADER_BYTES, found))
 
 
-class Federated(Compressed):
-    """fewbits' own server on Flower: sums frames before they are expanded, in any method; samples by client number.
-
-    For one key it makes the same frames and the same model, bit for bit, as the engine `memory`.
-    """
-
-    def __init__(
-        self,
-        method: Method,
-        clients: int,
-        per_round: int | None = None,
-        key: Key = Key(0),
-        state: Path | str | None = None,
-        quorum: int = 1,
-        quarantine: Quarantine | None = None,
-        evaluate: float = 1.0,
-    ) -> None:
-        """`clients`: how many partitions there are. `evaluate`: share of the nodes that judge after each round."""
-        inner = FedAvg(
-            fraction_evaluate=evaluate, min_train_nodes=quorum, min_evaluate_nodes=0, min_available_nodes=quorum
-        )
-        super().__init__(inner, method, key, state, quorum, quarantine)
-        self.clients, self.per_round = clients, per_round or clients
-
-    def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
-        """Wait, but no longer than a round may take, until there are as many nodes as clients."""
-        until = time.monotonic() + self.timeout
-        while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
-            time.sleep(1)
-        return super()._build(grid, arrays)
-
-    def _chosen(self) -> set[int]:
-        return set(self.server.sample(self.clients, self.per_round))
-
-    def _aggregate(self, round: int, turns: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        inner, good = self.inner, []
-        assert isinstance(inner, FedAvg)
-        for turn in turns:
-            try:
-                if turn.client is None:
-                    self.server.add(self._plain(turn), turn.weight)
-                elif not turn.weight:
-                    self._update(round, turn)  # the link moves on, the sum does not
-                else:
-                    self._count(round, turn, self.server.take(turn.client, turn.frame, turn.weight))
-            except WireError as error:
-                self.post.offend(turn, round, str(error))
-                continue
-            good.append(turn.reply.content)
-        self.server.step()
-        return self.arrays, inner.train_metrics_aggr_fn(good, inner.weighted_by_key) if good else None
-
-
-def _check_finite(values: dict[str, Tensor]) -> None:
+def check_finite(values: dict[str, Tensor]) -> None:
+    """WireError names the first tensor that is not finite."""
     name = next((name for name, x in values.items() if not bool(torch.isfinite(x).all())), None)
     if name is not None:
         raise WireError(f"{name} is not finite")

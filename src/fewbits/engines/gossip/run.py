@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from fewbits.engines.common import checkpoint
-from fewbits.engines.common.logs import LEDGER
+from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.gossip.count_frames import count_frames
 from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures
 from fewbits.engines.gossip.node_pool import NodePool
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.result import GossipResult
-from fewbits.engines.gossip.run_log import count_frames, resume_logs, sync_logs, write_report
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
 from fewbits.errors import LocalError
@@ -98,17 +98,17 @@ class GossipRun:
             taken.append(found)
 
         for earlier in checkpoint.notes(folder / "checkpoints"):
-            self.setup.check_settings(folder, earlier.settings)
+            earlier.check_settings(folder, self.setup.settings())
         note, complaints = checkpoint.newest(folder / "checkpoints", take)
         self.notes += complaints
-        self.reports = resume_logs(folder, note.sizes if note else None)
+        self.reports = [GossipReport(**line) for line in resume_logs(folder, note.sizes if note else None)]
         if note is not None:
             self.round = self._saved_round = note.round
             self._seconds = note.seconds
         return taken[-1] if taken else None
 
     def _check_checkpoint(self, folder: Path, note: checkpoint.Note, found: dict[str, Tensor]) -> None:
-        self.setup.check_settings(folder, note.settings)
+        note.check_settings(folder, self.setup.settings())
         for name, x in self.vectors.named().items():
             if found[name].shape != x.shape:
                 raise LocalError(f"its {name} have shape {tuple(found[name].shape)}, not {tuple(x.shape)}")
@@ -166,7 +166,7 @@ class GossipRun:
         report = self._train_and_mix(pool, self.round + 1)
         self.reports.append(report)
         if self.folder is not None:
-            write_report(self.folder, report)
+            append_metrics(self.folder, vars(report))
         if report.round % self.schedule.checkpoint_every == 0 or report.round == self.schedule.rounds:
             self._save(pool)
         self._between_rounds = True

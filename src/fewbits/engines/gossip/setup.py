@@ -42,11 +42,3 @@ class GossipSetup:
             "local training": canonical(self.task.local),
             "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
         }
-
-    def check_settings(self, folder: object, earlier: dict[str, str]) -> None:
-        """Raise LocalError when the run in `folder` has other settings."""
-        for name, value in self.settings().items():
-            if earlier.get(name) != value:
-                raise LocalError(
-                    f"{folder} contains a run with another {name}: {earlier.get(name)}; got {value}. Use a new folder"
-                )

@@ -1,4 +1,4 @@
-"""Footprint: what the clients of a run will keep on disk, measured on a short rehearsal before it begins."""
+"""Footprint: an estimate of the clients' states on disk, from a short trial run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from fewbits.learn.method import Method
 from fewbits.links import StateStore
 from fewbits.rng import Key
 
-TURNS = 200  # of clients: SQLite's pages are shared by some rows, so that few would not show a row's share
-ROUNDS = 100
+UPDATES = 200  # in the trial run: rows share SQLite's pages, so that few rows would not show a row's size
+ROUNDS = 100  # of the trial run, at most
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of state files: both ends of every client's link, and what it keeps to itself."""
+    """Bytes of state files: both ends of every client's links, and its client state.
+
+    Example:
+        >>> Footprint(per_client=1000.0, clients=50, schedule=Schedule(rounds=10, per_round=5)).at_most
+        50000.0
+    """
 
     per_client: float  # bytes of one version of one client's states
     clients: int  # of the run
@@ -39,10 +44,10 @@ class Footprint:
 
     @property
     def after_run(self) -> float:
-        """Bytes expected after the run's last round, with the versions that ways back to checkpoints need."""
+        """Bytes expected after the run's last round, with the older versions that a resume may need."""
         p, q, rounds = self.share, 1 - self.share, self.schedule.rounds
-        held = (p * q ** (rounds - last) * self._versions(last) for last in range(1, rounds + 1))
-        return self.per_client * self.clients * sum(held)
+        versions = (p * q ** (rounds - last) * self._versions(last) for last in range(1, rounds + 1))
+        return self.per_client * self.clients * sum(versions)
 
     @property
     def at_most(self) -> float:
@@ -60,24 +65,21 @@ class Footprint:
 
 
 def footprint(task: Task, method: Method, schedule: Schedule, key: Key) -> Footprint:
-    """Rehearse the run on a copy of the model with few turns, of one local step each, and weigh what they leave.
+    """Estimate the states' size from a trial run: a copy of the model, few updates, one local step each.
 
-    A state whose size depends on the update (a look-back vector of entropy-coded levels) grows as training goes on, so
-    the turns are spread over as many rounds as the run has, or ROUNDS if that is less.
+    A state whose size depends on the update grows as training goes on, such as a look-back vector of entropy-coded
+    levels. So the trial run has as many rounds as the run, or ROUNDS if that is less.
 
     Args:
         task: of the run.
         method: of the run.
         schedule: of the run.
-        key: of the rehearsal; the sizes hardly depend on it.
-
-    Raises:
-        LocalError: the arguments do not fit each other.
+        key: of the run.
     """
     rounds = min(schedule.rounds, ROUNDS)
     few = replace(task, model=copy.deepcopy(task.model), test_x=None, test_y=None, local=replace(task.local, steps=1))
     clients = len(few.parts)
-    brief = replace(schedule, rounds=rounds, per_round=min(-(-TURNS // rounds), clients), processes=1)
+    brief = replace(schedule, rounds=rounds, per_round=min(-(-UPDATES // rounds), clients), processes=1)
     with tempfile.TemporaryDirectory(prefix="fewbits-") as name:
         folder = Path(name)
         with closing(StateStore(folder / "empty", writer="0")), closing(StateStore(folder / "empty", writer="server")):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -28,6 +28,15 @@ from fewbits.rng import Key
 
 AHEAD = 4  # frames a worker may be ahead of the server, beside the burst in hand
 NO_MORE = 2**62  # the shared counter, past any client's number
+Arguments = tuple[Task, Method, Key, Path, str]  # of every worker: the last two are the states' folder and the device
+
+
+class Shared(NamedTuple):
+    """Memory that one worker shares with the server."""
+
+    counter: Any  # of all workers: the next client, or piece, to draw
+    buffer: SharedBuffer  # of all workers
+    ring: SharedRing
 
 
 class Pool:
@@ -64,11 +73,12 @@ class Pool:
         context = multiprocessing.get_context("fork")
         self._next = context.Value("q", 0)
         dense = 4 * sum(x.numel() for x in self._task.model.state_dict().values())
-        self._board = SharedBuffer(dense)
-        self._mailboxes = [SharedRing(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
+        self._buffer = SharedBuffer(dense)
+        self._rings = [SharedRing(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
         for i in range(self._count):
-            memory = (self._next, self._board, self._mailboxes[i])
-            self._heard.register(self._children.fork(_serve, *memory, *self._arguments, str(i)), selectors.EVENT_READ)
+            shared = Shared(self._next, self._buffer, self._rings[i])
+            pipe = self._children.fork(_serve, shared, self._arguments, str(i))
+            self._heard.register(pipe, selectors.EVENT_READ)
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._threads_before)
@@ -76,8 +86,8 @@ class Pool:
             self._worker.close()
         if self._children:
             self._draw_no_more()
-            for mailbox in self._mailboxes:
-                mailbox.abandon()
+            for ring in self._rings:
+                ring.abandon()
         self._heard.close()
         self._children.end()
 
@@ -96,31 +106,31 @@ class Pool:
         return self._count
 
     def round(
-        self, number: int, clients: list[int], bundle: bytes, own: Sequence[bytes] = ()
+        self, number: int, clients: list[int], bundle: bytes, personal: Sequence[bytes] = ()
     ) -> Iterator[tuple[Reply, bytes | memoryview]]:
         """Every client's reply, in the order of `clients`, as soon as that order allows.
 
-        `bundle`: the public model's; `own`: one per client, where the downlink has an own part. A frame may be a view
+        `bundle`: the public model's; `personal`: one per client, for personal downlinks. A frame may be a view
         of shared memory, valid until the next reply is asked for.
         """
         if self._worker is not None:
             self._worker.receive(bundle)
-            self._worker.set_bundles(dict(zip(clients, own, strict=False)))
+            self._worker.set_bundles(dict(zip(clients, personal, strict=False)))
             self._worker.expect(clients)
             left = iter(clients)
             while replies := [(reply, b"".join(pieces)) for reply, pieces in self._worker.play(number, left)]:
                 yield from replies
             return
-        lengths = [len(bundle), *map(len, own)]
+        lengths = [len(bundle), *map(len, personal)]
         order = {"do": "round", "round": number, "clients": clients, "lengths": lengths}
-        self._tell(order, b"".join([bundle, *own]) if own else bundle)
+        self._tell(order, b"".join([bundle, *personal]) if personal else bundle)
         for header, frame in self._collect(clients):
             if header["slot"] is None:
                 yield Reply(**header["reply"]), frame
             else:
-                mailbox = self._mailboxes[header["worker"]]
-                yield Reply(**header["reply"]), mailbox.view(header["slot"], header["length"])
-                mailbox.free()
+                ring = self._rings[header["worker"]]
+                yield Reply(**header["reply"]), ring.view(header["slot"], header["length"])
+                ring.free()
 
     def evaluate(self, bundle: bytes) -> tuple[float, float]:
         """(accuracy, mean loss) of the newest public model on the whole test set."""
@@ -128,9 +138,9 @@ class Pool:
         total = sum(n for n, _, _ in found)
         return sum(n * a for n, a, _ in found) / total, sum(n * loss for n, _, loss in found) / total
 
-    def evaluate_own(self, bundle: bytes) -> list[float]:
-        """Every client's accuracy, with what it keeps and the newest public model, on its own held-out examples."""
-        return [accuracy for _, accuracy, _ in self._results("evaluate_own", len(self._task.held), bundle)]
+    def evaluate_personal(self, bundle: bytes) -> list[float]:
+        """Every client's accuracy on its holdout, with its personal model and the newest public part."""
+        return [accuracy for _, accuracy, _ in self._results("evaluate_personal", len(self._task.holdout), bundle)]
 
     def _results(self, what: str, count: int, bundle: bytes) -> list[tuple[int, float, float]]:
         if self._worker is not None:
@@ -150,7 +160,7 @@ class Pool:
 
     def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
         self._next.value = 0
-        posted = self._board.put(data) if data else None
+        posted = self._buffer.put(data) if data else None
         message = pack((header, data) if posted is None else (header | {"posted": posted}, b""))
         for pipe in self._children.pipes:
             try:
@@ -179,53 +189,40 @@ class Pool:
         return checked(self._inbox.popleft())
 
 
-def _serve(
-    pipe: Connection,
-    counter: Any,
-    board: SharedBuffer,
-    mailbox: SharedRing,
-    task: Task,
-    method: Method,
-    key: Key,
-    states: Path,
-    device: str,
-    name: str,
-) -> None:
-    """A worker process: take orders until told to stop."""
-    worker = Worker(task, method, key, states, device, name)
+def _serve(pipe: Connection, shared: Shared, arguments: Arguments, name: str) -> None:
+    """A worker process: take orders until the order to stop."""
+    worker = Worker(*arguments, name)
     while True:
         ((order, data),) = unpack(pipe.recv_bytes())
         if order["do"] == "stop":
             worker.close()
             return
-        data = board.read(order["posted"]) if "posted" in order else data
-        _obey(worker, order, data, pipe, counter, mailbox)
+        data = shared.buffer.read(order["posted"]) if "posted" in order else data
+        _obey(worker, order, data, pipe, shared)
         pipe.send_bytes(pack(({"done": order["do"]}, b"")))
 
 
-def _obey(
-    worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, counter: Any, mailbox: SharedRing
-) -> None:
+def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, shared: Shared) -> None:
     if order["do"] == "settle":
         worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
         return
-    public, *own = _cut(data, order.get("lengths", [len(data)]))
+    public, *personal = _cut(data, order.get("lengths", [len(data)]))
     worker.receive(public)
-    worker.set_bundles(dict(zip(order.get("clients", []), own, strict=False)))
+    worker.set_bundles(dict(zip(order.get("clients", []), personal, strict=False)))
     if order["do"] == "round":
         worker.expect(order["clients"])
-        left = (order["clients"][i] for i in _draw(counter, len(order["clients"])))
-        while messages := [_post(*done, mailbox, worker.number) for done in worker.play(order["round"], left)]:
+        left = (order["clients"][i] for i in _draw(shared.counter, len(order["clients"])))
+        while messages := [_post(*done, shared.ring, worker.number) for done in worker.play(order["round"], left)]:
             pipe.send_bytes(pack(*messages))
     else:
-        judge = worker.evaluate_own if order["do"] == "evaluate_own" else worker.evaluate
-        for i in _draw(counter, order["count"]):
-            pipe.send_bytes(pack(({"of": i, "result": judge(i)}, b"")))
+        evaluate = worker.evaluate_personal if order["do"] == "evaluate_personal" else worker.evaluate
+        for i in _draw(shared.counter, order["count"]):
+            pipe.send_bytes(pack(({"of": i, "result": evaluate(i)}, b"")))
 
 
-def _post(reply: Reply, pieces: Sequence[bytes | memoryview], mailbox: SharedRing, number: int) -> Message:
+def _post(reply: Reply, pieces: Sequence[bytes | memoryview], ring: SharedRing, number: int) -> Message:
     """Put a frame where the server will look; in the message itself if it does not fit there."""
-    slot = mailbox.put(pieces) if pieces else None
+    slot = ring.put(pieces) if pieces else None
     header = {"of": reply.client, "reply": vars(reply), "slot": slot, "worker": number}
     return header | {"length": sum(map(len, pieces))}, b"" if slot is not None else b"".join(pieces)
 

@@ -1,4 +1,4 @@
-"""Memory that processes share: a ring for frames from a worker to the server, a buffer for the way back.
+"""Memory that processes share: SharedRing takes a worker's frames to the server, SharedBuffer orders to all workers.
 
 A pipe moves 64 KiB at a time and wakes both ends for each; a dense frame is megabytes.
 """
@@ -14,7 +14,7 @@ MARGIN = 64 * 1024  # bytes beyond the dense size: headers and side information
 
 
 class SharedBuffer:
-    """What the server tells all workers at once. Make it before forking; write when all have done the last order."""
+    """One order to all workers. Make it before forking; write when all have done the last order."""
 
     def __init__(self, dense_bytes: int) -> None:
         """`dense_bytes`: size of an uncompressed model; what is far beyond it must go another way."""
@@ -39,7 +39,7 @@ class SharedRing:
     def __init__(self, context: BaseContext, dense_bytes: int, slots: int) -> None:
         """`dense_bytes`: size of an uncompressed update; a frame far beyond it must go another way.
 
-        `slots`: frames that the worker may be ahead of the server, those among them that it has not told of yet.
+        `slots`: frames that the worker may be ahead of the server.
         """
         self._size, self._slots = dense_bytes + MARGIN, slots
         self._memory = mmap.mmap(-1, slots * self._size)  # pages are only taken when they are written

@@ -1,8 +1,8 @@
 """Worker: plays clients, one at a time, in one thread of one process.
 
-All up-to-date clients hold the same public model, bit for bit (Broadcast guarantees it), so a worker decodes each
-version once and lends it to the clients that it plays. A client's end of the uplink is loaded from the StateStore,
-used, and stored as the frame's arrival leaves it; `settle` takes it back for clients whose frame did not count.
+All up-to-date clients hold the same public model, bit for bit, because Broadcast guarantees it. So a worker decodes
+each version once and lends it to the clients that it plays. It loads a client's end of the uplink from the StateStore
+and stores the new state optimistically. `settle` rolls back the clients whose frame was rejected.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from fewbits.learn.method import Method
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
-PART = "client.up"
-HELD = "client.held"  # a client's end of the downlink, where it has personal updates
+UP = "client.up"  # a client's end of the uplink
+DOWN = "client.held"  # a client's end of the downlink, where it has personal updates
 CHUNK = 500  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded
 BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
@@ -36,15 +36,15 @@ BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides wh
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one client in one round."""
+    """The outcome of one client in one round."""
 
     client: int
     weight: float = 0  # examples, or 1 under dp
     figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
-    trouble: str = ""  # why there is no frame
+    trouble: str = ""  # why there is no frame; "" when there is one
 
 
-class Turn(NamedTuple):
+class TrainedClient(NamedTuple):
     """A client that has trained and is not encoded yet."""
 
     client: int
@@ -62,15 +62,13 @@ class Worker:
         task = task if self.device.type == "cpu" else task.on(self.device)
         self.task, self.method, self.key, self.number = task, method, key, int(name)
         self.model = FlatModel(copy.deepcopy(task.model).to(self.device))
-        buffers = dict(self.model.module.named_buffers())
-        self._untravelled = {name: buffers[name].clone() for name in buffers if name not in self.model.buffer_names}
         self._core = ClientCore(self.model, method, key, common=key, build=task.build)
         self._public = self._core.down  # of the public model, which is lent
         self._personal = self._core.exchange.down.personal is not None
         if self._personal:
             self._core.down = self._core.exchange.subscriber(task.build)  # lent to each client in turn
         self._bundles: Mapping[int, bytes] = {}
-        self._peers: tuple[int, ...] = ()  # the round's clients
+        self._clients: tuple[int, ...] = ()  # the round's clients
         # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
         size = len(self._core.public)
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
@@ -78,7 +76,7 @@ class Worker:
         self._store = StateStore(states, writer=name, durable=False)
 
     def set_bundles(self, bundles: Mapping[int, bytes]) -> None:
-        """A round's bundles by client, where they are personal; opened when their clients are played."""
+        """The round's bundles by client, for personal downlinks; each is opened when its client is played."""
         self._bundles = bundles
 
     def receive(self, bundle: bytes) -> None:
@@ -87,29 +85,29 @@ class Worker:
 
     @property
     def version(self) -> int:
-        """Of the public model held."""
+        """Version of the public model held."""
         return self._public.version
 
     def expect(self, clients: Sequence[int]) -> None:
-        """A round of these clients begins; some of them will be played here."""
-        self._peers = tuple(clients)
-        self._store.fetch(clients, PART)
+        """Begin a round of these clients; some of them will be played here."""
+        self._clients = tuple(clients)
+        self._store.fetch(clients, UP)
 
     def play(self, round: int, clients: Iterator[int]) -> Iterator[tuple[Reply, Pieces]]:
-        """Play the next few clients, a burst of them: what came of each, and the pieces of its frame.
+        """Play the next few clients, a burst of them: each one's outcome, and the pieces of its frame.
 
-        All train before the first is encoded. Training leaves nothing of other work in the caches, and from there what
-        has to be done around it, short as it is, takes ten times as long; in a row, only the first client pays that.
+        All train before the first is encoded. Training empties the caches of other work, and the short work around it
+        then takes ten times as long. In a row, only the first client pays that.
         """
-        turns = [self.train(round, client, out) for out, client in zip(self._updates, clients, strict=False)]
-        for turn in turns:
-            yield self.encode(round, turn)
+        trained = [self.train(round, client, out) for out, client in zip(self._updates, clients, strict=False)]
+        for one in trained:
+            yield self.encode(round, one)
 
-    def train(self, round: int, client: int, out: Tensor) -> Turn:
+    def train(self, round: int, client: int, out: Tensor) -> TrainedClient:
         """Train one client from what it holds; `out` takes start - end."""
         task, core = self.task, self._core
         if self._personal:
-            core.down.load(self._store.get(client, HELD))
+            core.down.load(self._store.get(client, DOWN))
             core.receive(self._bundles[client])
         self._load(client)
         report = task.local.train(
@@ -122,37 +120,35 @@ class Worker:
             correct=core.correction,
         )
         trained = core.finish(report.steps, task.local.lr, out)
-        return Turn(client, trained, report, core.down.dump() if self._personal else None)
+        return TrainedClient(client, trained, report, core.down.dump() if self._personal else None)
 
-    def encode(self, round: int, turn: Turn) -> tuple[Reply, Pieces]:
-        """Load the client's end, encode what changed, store the end as it is when the frame arrives."""
-        client, core = turn.client, self._core
-        before = ends.restore(self._store, client, PART)
+    def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
+        """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
+        client, core = one.client, self._core
+        before = ends.restore(self._store, client, UP)
         core.up.load(before or self._fresh)
         core.number, core.key = client, self.key.fold("client", client)
         try:
-            frame = core.encode(turn.trained, self._peers)
+            frame = core.encode(one.trained, self._clients)
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
-        figures = {"loss": turn.report.loss} | core.observe(turn.trained)
+        figures = {"loss": one.report.loss} | core.observe(one.trained)
         core.commit()
-        ends.save(self._store, client, PART, round, core.up.dump(), before)
+        ends.save(self._store, client, UP, round, core.up.dump(), before)
         core.local.remember(self._store, client, round, core.client_state)
-        if turn.down is not None:
-            self._store.put(client, HELD, round, turn.down)
-        return Reply(client, self.method.weight(turn.report.examples), figures), frame
+        if one.down is not None:
+            self._store.put(client, DOWN, round, one.down)
+        return Reply(client, self.method.weight(one.report.examples), figures), frame
 
     def _load(self, client: int) -> None:
-        """Load the public values and what this client keeps."""
+        """Load the public values and the client's state into the model."""
         core = self._core
-        core.client_state = core.local.recall(self._store, client, core.newcomer)
+        core.client_state = core.local.recall(self._store, client, core.new_state)
         core.start()
-        for name, buffer in self._untravelled.items():  # counters of batches: no client may see another's
-            self.model.module.get_buffer(name).copy_(buffer)
 
-    def evaluate_own(self, client: int) -> tuple[int, float, float]:
-        """(examples, accuracy, mean loss) of this client's own model on its own held-out examples."""
-        task, rows = self.task, torch.from_numpy(self.task.held[client]).to(self.device)
+    def evaluate_personal(self, client: int) -> tuple[int, float, float]:
+        """(examples, accuracy, mean loss) of this client's personal model on its holdout."""
+        task, rows = self.task, torch.from_numpy(self.task.holdout[client]).to(self.device)
         self._load(client)
         x, y = task.x.index_select(0, rows), task.y.index_select(0, rows)
         return len(rows), *evaluate(self.model, x, y, loss=task.loss or cross_entropy)
@@ -162,17 +158,17 @@ class Worker:
         task = self.task
         assert task.test_x is not None and task.test_y is not None
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        self._core.client_state = self._core.newcomer
+        self._core.client_state = self._core.new_state
         self._core.start()
         x, y = task.test_x[rows], task.test_y[rows]
         accuracy, loss = evaluate(self.model, x, y, loss=task.loss or cross_entropy)
         return len(y), accuracy, loss
 
     def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
-        """The round is over: take back the ends whose frames did not count, make the others durable."""
-        ends.rollback(self._store, round, failed, PART)
+        """End the round: roll back the clients whose frame was rejected, and commit the others."""
+        ends.rollback(self._store, round, failed, UP)
         self._store.rollback(round, failed, local_round.PART)
-        self._store.rollback(round, failed, HELD)
+        self._store.rollback(round, failed, DOWN)
         self._store.horizon, self._store.saved = horizon, saved
         self._store.commit()
         self._store.refresh()

@@ -38,7 +38,7 @@ class FedDyn(Objective):
 
     wire_name: ClassVar[str] = "fed_dyn"
 
-    kept: ClassVar[int] = 1
+    client_vectors: ClassVar[int] = 1
 
     alpha: float = 0.1  # larger: clients stay closer to w^t, and the server takes shorter steps
 
@@ -48,8 +48,8 @@ class FedDyn(Objective):
     def server(self) -> FedDynServer:
         return FedDynServer(self.alpha)
 
-    def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
-        (g_i,) = kept
+    def term(self, start: Tensor, server_vectors: Vectors, client_vectors: Vectors) -> Term | None:
+        (g_i,) = client_vectors
         gap = torch.empty_like(start)
 
         def add(w: Tensor, g: Tensor) -> None:
@@ -58,7 +58,7 @@ class FedDyn(Objective):
         return add
 
     def finish(
-        self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
+        self, start: Tensor, end: Tensor, server_vectors: Vectors, client_vectors: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
-        (g_i,) = kept
+        (g_i,) = client_vectors
         return (g_i - (end - start) * self.alpha,), ()

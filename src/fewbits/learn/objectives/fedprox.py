@@ -44,7 +44,7 @@ class FedProx(Objective):
     def __post_init__(self) -> None:
         check_number("FedProx: mu", self.mu, "[0, inf)", numpy=True)
 
-    def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
+    def term(self, start: Tensor, server_vectors: Vectors, client_vectors: Vectors) -> Term | None:
         gap = torch.empty_like(start)
 
         def add(w: Tensor, g: Tensor) -> None:
@@ -53,6 +53,6 @@ class FedProx(Objective):
         return add
 
     def finish(
-        self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
+        self, start: Tensor, end: Tensor, server_vectors: Vectors, client_vectors: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
         return (), ()

@@ -27,7 +27,7 @@ class Scaffold(Objective):
     Example:
         >>> from fewbits import LocalSGD
         >>> Scaffold().check(LocalSGD(lr=0.1))
-        >>> Scaffold.kept, Scaffold.extra
+        >>> Scaffold.client_vectors, Scaffold.server_vectors
         (1, 1)
 
     References:
@@ -39,8 +39,8 @@ class Scaffold(Objective):
 
     wire_name: ClassVar[str] = "scaffold"
 
-    kept: ClassVar[int] = 1
-    extra: ClassVar[int] = 1
+    client_vectors: ClassVar[int] = 1
+    server_vectors: ClassVar[int] = 1
 
     def check(self, local: LocalSGD) -> None:
         """Refuse momentum and clipping: (x - y_i) / (K lr) is the mean gradient of plain SGD only."""
@@ -50,8 +50,8 @@ class Scaffold(Objective):
                 f"got momentum {local.momentum} and clip {local.clip}"
             )
 
-    def term(self, start: Tensor, extra: Vectors, kept: Vectors) -> Term | None:
-        (c,), (c_i,) = extra, kept
+    def term(self, start: Tensor, server_vectors: Vectors, client_vectors: Vectors) -> Term | None:
+        (c,), (c_i,) = server_vectors, client_vectors
         shift = c - c_i
 
         def add(w: Tensor, g: Tensor) -> None:
@@ -60,8 +60,8 @@ class Scaffold(Objective):
         return add
 
     def finish(
-        self, start: Tensor, end: Tensor, extra: Vectors, kept: Vectors, steps: int, lr: float
+        self, start: Tensor, end: Tensor, server_vectors: Vectors, client_vectors: Vectors, steps: int, lr: float
     ) -> tuple[Vectors, Vectors]:
-        (c,), (c_i,) = extra, kept
+        (c,), (c_i,) = server_vectors, client_vectors
         update = c - (start - end) / (steps * lr)  # c_i - c_i+
         return (c_i - update,), (update,)

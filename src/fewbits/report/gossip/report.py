@@ -48,7 +48,7 @@ def report(
     ]
     return Report(
         title,
-        subtitle or _subject(config, graph),
+        subtitle or _subtitle(config, graph),
         sections,
         partial(figure.png, records, graph),
         "Accuracy against bytes, consensus distance, and the graph coloured by bytes per node",
@@ -57,7 +57,7 @@ def report(
     )
 
 
-def _subject(config: Mapping[str, object], graph: Topology) -> str:
+def _subtitle(config: Mapping[str, object], graph: Topology) -> str:
     return (
         f"{config.get('model')} on {config.get('data')} ({config.get('split')}), {graph.n} nodes, "
         f"{config.get('topology')} with {len(graph.edges)} edges, spectral gap {graph.gap:.3g} with all nodes active, "

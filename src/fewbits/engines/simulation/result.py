@@ -1,0 +1,33 @@
+"""Result: what a run leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from fewbits.engines.simulation.round_report import RoundReport
+from fewbits.links import Ledger
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The trained model and what was measured on the way.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> x, y = torch.randn(20, 3), torch.arange(20) % 2
+        >>> result = fb.federate(torch.nn.Linear(3, 2), [(x, y)], fb.methods.dense(), rounds=2)
+        >>> len(result.reports), result.ledger.messages
+        (2, {'up': 2, 'down': 2})
+    """
+
+    model: nn.Module  # trained, in place
+    reports: list[RoundReport]  # one per round
+    ledger: Ledger
+    notes: list[str]  # sentences about faults that the run survived
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last accuracy measured; None: there was no evaluation."""
+        return next((r.accuracy for r in reversed(self.reports) if r.accuracy is not None), None)

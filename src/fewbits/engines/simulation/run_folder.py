@@ -1,0 +1,81 @@
+"""RunFolder: what a run leaves on disk, and how it continues there."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from torch import Tensor
+
+from fewbits.engines.common import checkpoint
+from fewbits.engines.common.disk import Disk
+from fewbits.engines.common.logs import LEDGER, METRICS, append_metrics, resume_logs, sync_logs
+from fewbits.engines.simulation.round_report import RoundReport
+from fewbits.errors import LocalError
+from fewbits.federated.local_round import LocalRound
+from fewbits.federated.server import Server
+from fewbits.links import Ledger, StateStore
+
+DOWN = "downlink"  # the broadcast's log
+
+
+class RunFolder:
+    """Logs, checkpoints and the clients' states of one run."""
+
+    def __init__(self, path: Path, settings: dict[str, str]) -> None:
+        """`settings`: what a resumed run must have in common with its earlier part, by name."""
+        self.path, self.settings = path, settings
+        self.states, self._checkpoints = path / "states", path / "checkpoints"
+        self.ledger, self.metrics = path / LEDGER, path / METRICS
+
+    def resume(self, server: Server) -> tuple[list[RoundReport], float, list[str]]:
+        """Go back to the last sound checkpoint: the server, the logs cut to their length then, and the states.
+
+        Returns the reports so far, the seconds of training so far, and sentences about what was damaged.
+
+        Raises:
+            LocalError: the folder holds another run, or too little is left to continue.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for earlier in checkpoint.notes(self._checkpoints):
+            earlier.check_settings(self.path, self.settings)
+        note, sentences = checkpoint.restore(self._checkpoints, server)
+        lines = resume_logs(self.path, note.sizes if note else None)
+        sentences += server.broadcast.attach(self.path / DOWN)
+        with closing(self._store()) as store:
+            store.forget_after(server.round)
+        try:
+            reports = [RoundReport(**line) for line in lines]
+        except TypeError:
+            raise LocalError(f"{self.metrics} was written by another version of fewbits; use a new folder") from None
+        return reports, note.seconds if note else 0.0, sentences
+
+    def checkpoints(self) -> tuple[int, int]:
+        """The oldest and the newest round that a resume may go back to."""
+        saved = checkpoint.rounds(self._checkpoints) or [0]
+        return saved[0], saved[-1]
+
+    def log(self, report: RoundReport) -> None:
+        """Append a report to the metrics."""
+        append_metrics(self.path, vars(report))
+
+    def save(self, server: Server, ledger: Ledger, disk: Disk, seconds: float) -> None:
+        """Write a checkpoint after the round that just ended, once logs and states up to it are on disk.
+
+        A killed process loses nothing that was committed. A machine that loses power keeps checkpoint, logs and states
+        when nothing was written since. Later rounds write the states without waiting for the disk. Power lost then can
+        damage the states' files; checkpoint and logs stay whole.
+        """
+        sizes = sync_logs(self.path, ledger)
+        disk.sync()
+        server.broadcast.sync()
+        note = checkpoint.Note(server.round, sizes, seconds, self.settings)
+        checkpoint.save(self._checkpoints, server, note)
+
+    def client_state(self, local: LocalRound, client: int) -> Tensor:
+        """What a client keeps to itself; that of a new client when it never trained.  # (state,)"""
+        with closing(self._store()) as store:
+            return local.recall(store, client, local.new_state())
+
+    def _store(self) -> StateStore:
+        return StateStore(self.states, writer="server", durable=False)
