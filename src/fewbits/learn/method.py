@@ -48,9 +48,10 @@ class Method:
         LocalError: the parts do not fit each other.
 
     Example:
-        >>> from fewbits import TopK
-        >>> Method.of(up=TopK(0.1)).name
-        'custom'
+        >>> import fewbits as fb
+        >>> method = fb.Method.of(up=fb.TopK(0.1), optimizer=fb.ServerSGD(momentum=0.9))
+        >>> method.up, method.down
+        (flat(chain(TopK(fraction=0.1))), flat(chain(Raw())))
     """
 
     wire_name: ClassVar[str] = "method"

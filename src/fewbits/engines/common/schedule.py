@@ -12,7 +12,7 @@ from fewbits.errors import LocalError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rounds, clients per round, and how often to evaluate and save.
+    """How long a run is, how many clients each round has, and how often it is evaluated and saved.
 
     Args:
         rounds: length of the run.

@@ -52,8 +52,8 @@ class Federation:
     Example:
         >>> import numpy as np, torch, fewbits as fb
         >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
-        >>> task = fb.simulation.Task(torch.nn.Linear(3, 2), x, y, np.arange(8).reshape(4, 2))
-        >>> run = Federation(task, fb.methods.dense(), fb.simulation.Schedule(2, processes=1), fb.Key(0))
+        >>> task = Task(torch.nn.Linear(3, 2), x, y, np.arange(8).reshape(4, 2))
+        >>> run = Federation(task, fb.methods.dense(), Schedule(2, processes=1), fb.Key(0))
         >>> [report.round for report in run]
         [1, 2]
     """

@@ -12,7 +12,15 @@ from fewbits.learn.objective import Objective, Term, Vectors
 
 @dataclass(frozen=True)
 class Plain(Objective):
-    """The plain loss: ``min L(w)``, without vectors of its own."""
+    """The plain loss: ``min L(w)``, without extra vectors.
+
+    Example:
+        >>> import fewbits as fb
+        >>> fb.methods.dense().objective
+        Plain()
+
+    Source: McMahan et al., AISTATS 2017.
+    """
 
     wire_name: ClassVar[str] = "plain"
 
