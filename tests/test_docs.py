@@ -16,6 +16,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("papers/**/README.md")),
 ]
+PROGRAMS = [path for folder in ("examples", "papers", "benchmarks") for path in sorted(ROOT.glob(f"{folder}/**/*.py"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)")
 NAME = re.compile(r"\bfb\.(\w+(?:\.\w+)*)")
@@ -39,19 +40,37 @@ def test_every_relative_link_leads_to_a_file(page):
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_the_readmes_code_names_what_is_public():
-    text = README.read_text()
-    kinds = [kind for kind, _ in BLOCK.findall(text)]
-    assert "python" in kinds and "diff" in kinds
+def unknown_names(text):
+    """Each `fb.a.b` in the text that is not public."""
     unknown = []
-    for path in NAME.findall(text):  # its sentences name such things, too
+    for path in NAME.findall(text):
         first, *rest = path.split(".")
         thing = getattr(fewbits, first, None) if first in fewbits.__all__ else None
         for name in rest:
             thing = None if name.startswith("_") else getattr(thing, name, None)
         if thing is None:
             unknown.append(f"fb.{path}")
-    assert unknown == []
+    return unknown
+
+
+@pytest.mark.parametrize("page", [*PAGES, *PROGRAMS], ids=name_of)
+def test_code_names_what_is_public(page):
+    assert unknown_names(page.read_text()) == []
+
+
+def test_docstrings_and_messages_name_what_is_public():
+    texts = {name_of(path): path.read_text() for path in sorted(ROOT.glob("src/**/*.py"))}
+    assert {name: unknown_names(text) for name, text in texts.items() if unknown_names(text)} == {}
+
+
+def test_a_name_that_is_not_public_is_noticed():
+    assert unknown_names("fb.chain(fb.codecs.Threshold(1.0)), fb.Threshold(1.0), fb.codecs.base.Codec") == [
+        "fb.Threshold"
+    ]
+
+
+def test_the_readme_has_code_and_a_diff():
+    assert {"python", "diff"} <= {kind for kind, _ in BLOCK.findall(README.read_text())}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

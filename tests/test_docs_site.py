@@ -32,7 +32,7 @@ def children(page):
         if kind == "{toctree}":
             entries = [line for line in body.splitlines() if line and not line.startswith(":")]
             for entry in (re.sub(r"^.+ <(\S+)>$", r"\1", entry) for entry in entries):  # `Title <page>`
-                found = sorted(page.parent.glob(f"{entry}.md"))
+                found = sorted({path.resolve() for path in page.parent.glob(f"{entry}.md")})
                 assert found, f"{name_of(page)}: the toctree entry {entry} matches no page"
                 yield from (child for child in found if child != page)
 

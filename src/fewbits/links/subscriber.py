@@ -43,7 +43,7 @@ class Subscriber(Subscription):
     >>> import torch, fewbits as fb
     >>> x = torch.arange(3.0)
     >>> codec, spec = fb.Delta(fb.Raw()), fb.Spec.of(x)
-    >>> server, client = fb.Broadcast(codec, spec, fb.Key(0)), fb.Subscriber(codec, spec)
+    >>> server, client = fb.links.Broadcast(codec, spec, fb.Key(0)), fb.links.Subscriber(codec, spec)
     >>> server.publish(x)
     >>> first = server.bundle(client.version)
     >>> client.receive(first), client.version

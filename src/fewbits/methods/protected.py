@@ -26,7 +26,7 @@ def dp(
         share: who adds the noise of a sum: "local", each message all of it; "central", each its part.
 
     Example:
-        >>> dp(noise=0.5).protection.noise
+        >>> dp(noise=0.5).privacy.noise
         0.5
 
     Source: McMahan et al., DP-FedAvg, ICLR 2018.
