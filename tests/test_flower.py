@@ -265,7 +265,7 @@ def test_methods_that_change_training_are_refused_by_name():
     with pytest.raises(LocalError, match="a method is a text such as"):
         fewbits.flower.compress(FedAvg(), 7)
     with pytest.raises(LocalError, match="settings are for a method given as text"):
-        fewbits.flower.federated(methods.dense(), 2, settings={"bits": "8"})
+        fewbits.flower.compress(FedAvg(), methods.dense(), settings={"bits": "8"})
 
 
 def test_without_flower_the_sentence_says_what_to_install():

@@ -15,7 +15,6 @@ MANY_PARAMETERS = {
     "federate": "an entry point: a whole run in one call",
     "gossip": "an entry point: a whole run in one call",
     "compare": "an entry point: many runs in one call",
-    "federated": "Flower's entry point: a whole server in one call",
     "choco": "a method: every option of the paper is an argument",
     "malcom": "a method: every option of the paper is an argument",
 }

@@ -41,8 +41,8 @@ COUNTED = variant(Delta, decode=bad.counted)
 
 # The law, a codec that breaks it, and what the sentence says.
 BROKEN = [
-    ("every_part_has_a_wire_name_of_its_own", Nameless(), "Nameless needs a wire name of its own"),
-    ("every_part_has_a_wire_name_of_its_own", variant(Centre, wire_name="topk"), "'topk' is the wire name of TopK"),
+    ("every_part_has_a_unique_wire_name", Nameless(), "Nameless needs a wire name of its own"),
+    ("every_part_has_a_unique_wire_name", variant(Centre, wire_name="topk"), "'topk' is the wire name of TopK"),
     ("equal_codecs_have_one_identity_and", bad.Amount(0.0), "two identities; one: .*keep=0.*other: .*keep=false"),
     ("repr_builds_an_equal_codec", variant(Centre, __repr__=lambda self: "TopK(1)"), "repr builds another codec"),
     (
@@ -274,10 +274,10 @@ def numbered(cases):
     return [f"{case[0]}-{i}" for i, case in enumerate(cases)]
 
 
-def breaks(law, subject, says):
+def breaks(law, target, says):
     with pytest.raises(AssertionError, match=rf"(?s)breaks {law.__name__}\. .*(?:{says})") as found:
-        law(subject)
-    assert repr(subject) in str(found.value) and law.sentence in str(found.value)
+        law(target)
+    assert repr(target) in str(found.value) and law.sentence in str(found.value)
 
 
 @pytest.mark.parametrize(("name", "codec", "says"), BROKEN, ids=numbered(BROKEN))
@@ -305,7 +305,7 @@ def test_every_law_has_something_that_breaks_it():
 
 
 def test_the_check_stops_at_the_first_broken_law():
-    with pytest.raises(AssertionError, match=r"every_part_has_a_wire_name_of_its_own.*Nameless needs"):
+    with pytest.raises(AssertionError, match=r"every_part_has_a_unique_wire_name.*Nameless needs"):
         check_codec(Nameless())
     with pytest.raises(AssertionError, match=r"levels_come_back_bit_for_bit"):
         check_coder(bad.coder(payload_bits=lambda self, spec: 8))

@@ -92,8 +92,6 @@ def federated(
     method: str | Method,
     clients: int,
     per_round: int | None = None,
-    downlink: str | None = None,
-    settings: Mapping[str, str] | None = None,
     seed: int = 0,
     state: Path | str | None = None,
     quorum: int = 1,
@@ -103,11 +101,9 @@ def federated(
     """The server of fewbits as a strategy: for one seed the same bytes and the same model as `fewbits.federate`.
 
     Args:
-        method: as in `compress`.
+        method: as in `compress`; options and downlink are part of the text: "topk@fraction=0.01,down=delta4".
         clients: how many partitions there are.
         per_round: how many of them are sampled in each round, by their partition ids; None: all.
-        downlink: as in `compress`.
-        settings: as in `compress`.
         seed: as in `compress`.
         state: as in `compress`.
         quorum: as in `compress`.
@@ -121,8 +117,7 @@ def federated(
         >>> federated("intrinsic", clients=100, per_round=10).clients
         100
     """
-    chosen = named(method, downlink, settings)
-    return engine.Federated(chosen, clients, per_round, Key(seed), state, quorum, quarantine, evaluate)
+    return engine.Federated(methods.named(method), clients, per_round, Key(seed), state, quorum, quarantine, evaluate)
 
 
 def named(method: str | Method, downlink: str | None, settings: Mapping[str, str] | None) -> Method:

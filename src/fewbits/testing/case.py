@@ -73,16 +73,16 @@ class Case:
         return True
 
 
-def as_codecs(subject: Transform | Codec) -> list[Codec]:
+def as_codecs(target: Transform | Codec) -> list[Codec]:
     """A codec as it is; a transform at the end of a chain, once more with an entropy coder if it gives levels."""
-    if isinstance(subject, Codec):
-        return [subject]
-    return [chain(subject), *([chain(subject, Rans())] if subject.quantises else [])]
+    if isinstance(target, Codec):
+        return [target]
+    return [chain(target), *([chain(target, Rans())] if target.quantises else [])]
 
 
-def cases(subject: Transform | Codec, spec: Spec | TreeSpec | None = None) -> list[Case]:
+def cases(target: Transform | Codec, spec: Spec | TreeSpec | None = None) -> list[Case]:
     """The cases of one call to a law."""
-    return [Case(codec, TREE if spec is None else spec, spec is not None) for codec in as_codecs(subject)]
+    return [Case(codec, TREE if spec is None else spec, spec is not None) for codec in as_codecs(target)]
 
 
 def codec_law(function: Any) -> Law[Case]:

@@ -9,7 +9,7 @@ import numpy as np
 from fewbits.coders import Coder
 from fewbits.errors import LocalError, WireError
 from fewbits.spec import Spec
-from fewbits.testing.identity_laws import has_a_name_of_its_own, is_the_same, repr_builds_an_equal_value, twins
+from fewbits.testing.identity_laws import has_a_unique_name, is_the_same, repr_builds_an_equal_value, twins
 from fewbits.testing.law import During, Law, demand, short
 from fewbits.testing.levels import MOST_LEVELS, RANGES, SIZES, bell, levels, read_all, written
 from fewbits.testing.memory import takes_memory_for
@@ -24,9 +24,9 @@ def coder_law(function: Any) -> Law[Coder]:
 
 
 @coder_law
-def a_coder_has_a_wire_name_of_its_own(coder: Coder) -> None:
+def a_coder_has_a_unique_wire_name(coder: Coder) -> None:
     """The coder is a frozen dataclass with a `wire_name` that no class of fewbits has."""
-    has_a_name_of_its_own(coder)
+    has_a_unique_name(coder)
 
 
 @coder_law

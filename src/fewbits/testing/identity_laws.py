@@ -21,12 +21,12 @@ from fewbits.wire.identity import canonical, wire_name
 
 
 @codec_law
-def every_part_has_a_wire_name_of_its_own(case: Case) -> None:
+def every_part_has_a_unique_wire_name(case: Case) -> None:
     """The codec and its parts are frozen dataclasses with a `wire_name` that no class of fewbits has."""
-    has_a_name_of_its_own(case.codec)
+    has_a_unique_name(case.codec)
 
 
-def has_a_name_of_its_own(value: Any) -> None:
+def has_a_unique_name(value: Any) -> None:
     """Demand an identity of a value and of all that is in it."""
     taken = {
         cls.__dict__["wire_name"]: cls

@@ -19,20 +19,20 @@ class Law(Generic[T]):
     """One law: call it with what it speaks of; AssertionError when that breaks it.
 
     Args:
-        function: the law of one subject; its docstring states the law.
-        subjects: from the arguments of a call to the subjects to try.
+        function: the law of one target; its docstring states the law.
+        targets: from the arguments of a call to the targets to try.
 
     Raises:
-        AssertionError: the law is broken; the text names the law, the subject, the input and the values.
+        AssertionError: the law is broken; the text names the law, the target, the input and the values.
     """
 
     function: Callable[[T], None]
-    subjects: Callable[..., list[T]]
+    targets: Callable[..., list[T]]
 
     def __call__(self, *args: Any, **options: Any) -> None:
-        for subject in self.subjects(*args, **options):
-            with _Verdict(self, subject):
-                self.function(subject)
+        for target in self.targets(*args, **options):
+            with _Verdict(self, target):
+                self.function(target)
 
     @property
     def __name__(self) -> str:
@@ -53,10 +53,10 @@ def laws_of(*modules: ModuleType) -> tuple[Law[Any], ...]:
 
 
 class _Verdict:
-    """Turns whatever a subject raises under a law into one AssertionError."""
+    """Turns whatever a target raises under a law into one AssertionError."""
 
-    def __init__(self, law: Law[Any], subject: Any) -> None:
-        self.law, self.subject = law, subject
+    def __init__(self, law: Law[Any], target: Any) -> None:
+        self.law, self.target = law, target
 
     def __enter__(self) -> None:
         pass
@@ -64,11 +64,11 @@ class _Verdict:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, Exception):
             says = str(error) if isinstance(error, AssertionError) else f"It raised {type(error).__name__}: {error}"
-            raise AssertionError(f"{self.subject} breaks {self.law.__name__}. {self.law.sentence} {says}") from error
+            raise AssertionError(f"{self.target} breaks {self.law.__name__}. {self.law.sentence} {says}") from error
 
 
 class During:
-    """Names the input under which a subject raised an error that the law does not allow.
+    """Names the input under which a target raised an error that the law does not allow.
 
     Args:
         what: what was done, such as "Decoding".

@@ -46,8 +46,8 @@ def both_ends_have_the_same_value_and_the_same_state_after_every_frame(case: Cas
         _, value = deliver(sender, receiver, x)
         _same_values(value, sender.value, x)
         _same_states(sender, receiver)
-        written, kept = state_bytes(sender, case.spec), payload_of(receiver.dump())
-        demand(written == kept, "Written states differ", input=x, sender=written, receiver=kept)
+        written, received = state_bytes(sender, case.spec), payload_of(receiver.dump())
+        demand(written == received, "Written states differ", input=x, sender=written, receiver=received)
 
 
 @codec_law
