@@ -231,7 +231,7 @@ LINKS = [
 ]
 
 CODERS = [
-    ("a_coder_has_a_wire_name", bad.coder(wire_name="rans"), "'rans' is the wire name of Rans"),
+    ("a_coder_has_a_unique_wire_name", bad.coder(wire_name="rans"), "'rans' is the wire name of Rans"),
     ("equal_coders_have_one_identity", bad.Lanes(1), "two identities; one: .*other: .*lanes=true"),
     ("repr_builds_an_equal_coder", bad.coder(__repr__=lambda self: "Fixed()"), "repr builds another codec"),
     (
