@@ -37,7 +37,7 @@ def main(rounds: int = 20) -> tuple[float, int]:
     down = fb.flat(fb.Delta(fb.chain(fb.Quantize(bits=8), fb.Rans())))  # +
     method = fb.Method.of(up, down)  # +
     server = fb.Server(build(), method, fb.Key(0))  # +
-    clients = [fb.Client(build(), method, fb.Key(0).fold("client", c), c) for c in range(8)]  # +
+    clients = [fb.Client(build(), method, fb.Key(1).fold("client", c), c) for c in range(8)]  # +
     data = [blobs(c) for c in range(8)]
     sent = 0
     for _ in range(rounds):

@@ -209,7 +209,7 @@ def test_a_lost_reply_makes_a_masked_round_void_and_the_next_one_counts(text):
 
 
 # Without a memory at any end, a server that was restored repeats its rounds to the same bits.
-MEMORYLESS = ["dense", "intrinsic@dim=64", "fedprox", "masked", "masked+intrinsic@dim=64", "dense/delta8"]
+MEMORYLESS = ["dense", "intrinsic@dim=64", "fedprox", "dense/delta8"]
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["in memory", "stored"])
@@ -232,6 +232,10 @@ def test_a_server_restored_from_an_older_checkpoint_goes_on_with_clients_of_the_
     for c in range(CLIENTS):
         loop.clients[c].reset_downlink()
         loop.server.reset_downlink(c)
+    if "masked" in text:  # the masks of these versions have hidden other messages
+        with pytest.raises(LocalError, match="receive the bundle of a later version"):
+            loop.play(ROUNDS - 2)
+        return
     loop.play(ROUNDS - 2)  # asserts that every frame is accepted
     if text in MEMORYLESS:
         assert model_bytes(loop.server.model) == expected

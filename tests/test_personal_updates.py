@@ -9,6 +9,7 @@ import torch
 
 from digits_task import KEY, evidence, federation, mlp, task
 from every_codec import TREE, fingerprint, payload_of, restamp
+from fewbits import codecs, coders
 from fewbits.codecs import Delta, ErrorFeedback, LookBack, Quantize, RandK, Raw, TopK, chain, route
 from fewbits.coders import Rans
 from fewbits.engines.simulation.worker import Worker
@@ -217,7 +218,7 @@ def test_a_codec_with_a_memory_is_refused(personal):
 
 def test_downlinks_are_values():
     assert downlink("own4") == downlink("own4") != downlink("own8") and len({downlink("own4"), downlink("own4")}) == 1
-    assert eval(repr(downlink("own4")), vars(__import__("fewbits"))) == downlink("own4")
+    assert eval(repr(downlink("own4")), {**vars(codecs), **vars(coders), "Downlink": Downlink}) == downlink("own4")
 
 
 # Server and Client

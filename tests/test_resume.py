@@ -357,7 +357,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_is(other, named, tmp_
     run = federation(lbgm(), rounds=3)
     settings = {"task": run.task, "method": run.method, "schedule": run.schedule, "key": run.key} | other
     settings["schedule"] = replace(run.schedule, per_round=settings.pop("per_round", None))
-    with pytest.raises(LocalError, match=f"holds a run with another {named}"):
+    with pytest.raises(LocalError, match=f"holds another run; its {named}"):
         Federation(folder=tmp_path, **settings)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
 

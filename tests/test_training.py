@@ -113,5 +113,5 @@ def test_gossip_leaves_models_and_a_page_and_goes_on(tmp_path):
 
 def test_another_seed_in_the_same_folder_is_refused(tmp_path):
     fb.federate(linear(), data(3), "dense", 1, out=tmp_path)
-    with pytest.raises(fb.LocalError, match="another key"):
+    with pytest.raises(fb.LocalError, match="its key"):
         fb.federate(linear(), data(3), "dense", 2, seed=1, out=tmp_path)

@@ -68,3 +68,12 @@ def check_flag(what: str, value: object) -> None:
     """Raise LocalError unless `value` is True or False."""
     if not isinstance(value, bool):
         raise LocalError(f"{what} must be True or False; got {value!r}")
+
+
+def check_bytes(what: str, value: object) -> None:
+    """LocalError unless `value` is bytes, a bytearray or a memoryview.
+
+    >>> check_bytes("Client.receive", b"")
+    """
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise LocalError(f"{what} takes bytes; got {type(value).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from fewbits.checks import check_bytes, check_whole
 from fewbits.errors import LocalError, WireError
 from fewbits.federated.client_core import ClientCore, Trained
 from fewbits.federated.exchange import Build
@@ -60,15 +61,24 @@ class Client:
         method = named(method)
         if not isinstance(key, Key) or not isinstance(common, Key):
             raise LocalError(f"Client: key and common must be Keys, such as Key(0); got {key!r} and {common!r}")
+        check_whole("Client: number", number, 0, numpy=True)
+        if not isinstance(model, nn.Module):
+            raise LocalError(f"Client: model must be a torch module; got {type(model).__name__}")
         method.prepare(model, common.fold("factor"))
-        self.model = model
+        self._model = model
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
-        self._replied = 0  # the version that the last reply answered
+        self._replied = 0  # the newest version that a reply answered
+        self._answered = False  # whether the last bundle has had its reply
 
     @property
     def flat(self) -> FlatModel:
         """The model in one buffer, as `LocalSGD.train` takes it."""
         return self._core.model
+
+    @property
+    def model(self) -> nn.Module:
+        """The module to train, in place; make optimisers after the Client, since a method may replace parameters."""
+        return self._model
 
     @property
     def up(self) -> Sender:
@@ -87,10 +97,12 @@ class Client:
             WireError: the bytes are damaged or of another method.
             DesyncError: the bundle does not lead on from what this client holds.
         """
+        check_bytes("Client.receive", bundle)
         self._core.model.attach()  # says so when the model was moved, or another Client holds it
         self._core.receive(bundle)
         self._core.acknowledge(self._core.down.ack)
         self._core.start()
+        self._answered = False
 
     def reset_downlink(self) -> None:
         """Forget the public model, after the server was restored from an older checkpoint.
@@ -120,18 +132,23 @@ class Client:
         core.model.attach()
         core.rollback()
         trained = core.finish(steps, lr)
-        self._check_noise(trained)
+        self._check_secrets(trained)
+        core.redraw = core.up.sequence if trained.round <= self._replied else None
         frame = b"".join(core.encode(trained, clients))
-        self._replied = trained.round
+        self._replied, self._answered = max(self._replied, trained.round), True
         return frame
 
-    def _check_noise(self, trained: Trained) -> None:
-        """Refuse a second message for one version: noise and masks of a version hide one message only."""
+    def _check_secrets(self, trained: Trained) -> None:
+        """One bundle has one reply under noise, and one version has one under masks: each hides one message only.
+
+        A server that was restored gives a version again. Noise is drawn anew then; masks cannot be, without the others.
+        """
         method = self._core.method
-        if self._replied == trained.round and (method.privacy or method.masking):
+        used = method.masking is not None and trained.round <= self._replied
+        if used or (self._answered and method.privacy is not None):
             raise LocalError(
                 f"Client.reply: {method.name} sends one message for each version of the model, and version "
-                f"{trained.round} had one; receive the next bundle first"
+                f"{trained.round} had one; receive the bundle of a later version first"
             )
 
     def _check_received(self, what: str) -> None:
@@ -151,6 +168,8 @@ class Client:
         if not replied.isdigit() or len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
             raise WireError("these bytes are not a dumped Client")
         now, before = dict(zip(PARTS, parts, strict=False)), dict(zip(BEFORE, parts[len(PARTS) :], strict=False))
+        if before:
+            self._core.read_up(before)  # damage shows now, not when the next bundle asks for it
         self._core.load(now, (lambda: before) if before else None)
         self._replied = int(replied)
         if self._core.down.value is not None:

@@ -17,7 +17,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
-from fewbits.links import Subscription
+from fewbits.links import Sender, Subscription
 from fewbits.links.acknowledgement import frames_ahead
 from fewbits.links.finite import check_finite
 from fewbits.rng import Key
@@ -64,6 +64,8 @@ class ClientCore:
         self.model, self.method, self.key, self.number = model, method, key, number
         self.exchange, self.local = Exchange.of(model, method, common), LocalRound(model, method.objective)
         self.up, self.down = self.exchange.sender(key.fold("up")), self.exchange.subscriber(build)
+        self._build = build
+        self.redraw: int | None = None  # folded into the key of dp noise, when a version is answered once more
         self.new_state = self.local.new_state()
         self.client_state = self.new_state  # private parts and the objective's vectors
         self._next = self.new_state  # what it becomes when the pending frame has arrived
@@ -91,7 +93,8 @@ class ClientCore:
         if ack is None:
             return
         if self._before is not None and not self.up.pending and frames_ahead(ack, self.up.sequence):
-            self._load_up(self._before())
+            self.up, self.client_state = self.read_up(self._before())
+            self._next = self.client_state
         self._before = None
         if self.up.acknowledge(ack):
             self.client_state = self._next
@@ -106,7 +109,8 @@ class ClientCore:
         if self.up.pending:
             self.up.rollback()
         elif self._before is not None:
-            self._load_up(self._before())
+            self.up, self.client_state = self.read_up(self._before())
+            self._next = self.client_state
         self._before = None
 
     def commit(self) -> None:
@@ -163,7 +167,8 @@ class ClientCore:
 
     def _noisy(self, x: Tensor, round: int) -> Tensor:
         privacy = self.method.privacy
-        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round))
+        again = () if self.redraw is None else ("again", self.redraw)
+        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round, *again))
 
     def _masked(self, tree: dict[str, Tensor], round: int, clients: tuple[int, ...]) -> dict[str, Tensor]:
         """The tree under masks, which cancel over the round's clients."""
@@ -203,14 +208,16 @@ class ClientCore:
 
         `before` gives `up` and `state` of before the last frame, in case that the server never had it.
         """
-        self._load_up(parts)
-        self.down.load(parts["down"] or None)
-        self.down.load_before(parts.get("down_before", b""))
-        self._before = before
+        (up, state), down = self.read_up(parts), self.exchange.subscriber(self._build)
+        down.load(parts["down"] or None)
+        down.load_before(parts.get("down_before", b""))
+        self.up, self.down, self.client_state, self._next, self._before = up, down, state, state, before
         if self.down.value is not None:
             self._take(self.down.value)
 
-    def _load_up(self, parts: Parts) -> None:
+    def read_up(self, parts: Parts) -> tuple[Sender, Tensor]:
+        """(the sending end, the client state) in dumped parts; nothing changes here."""
         state = self.local.load_state(parts["state"], len(self.new_state)) if parts["state"] else self.new_state
-        self.up.load(parts["up"] or self._new_up)
-        self.client_state = self._next = state.to(self.new_state.device)
+        up = self.exchange.sender(self.key.fold("up"))
+        up.load(parts["up"] or self._new_up)
+        return up, state.to(self.new_state.device)

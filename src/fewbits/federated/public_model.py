@@ -55,6 +55,7 @@ class PublicModel(ABC):
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Take other values, by the names of `FlatModel.named`, and publish them."""
         self.check_plain()
+        self._check_finite(*theta.values())
         self.model.load(theta)
         self.publisher.publish(shared_values.values(self.model, self.server_vectors))
 
@@ -128,13 +129,13 @@ class WholeModel(PublicModel):
         theta, moments = self.optimizer.step(self.model.shared_params, update, self.moments, share=share)
         changed = tuple(x for name, x in mean.items() if name.startswith(shared_values.CONTROL))
         server_vectors = self.objective.absorb(self.server_vectors, changed, share)
-        self._check_finite(theta, *server_vectors)
+        current = shared_values.values(self.model)
+        buffers = {name: current[name] - x for name, x in mean.items() if name.startswith(shared_values.BUFFER)}
+        self._check_finite(theta, *server_vectors, *moments, *buffers.values())
         self.model.shared_params.copy_(theta)
         self.moments, self.server_vectors = moments, server_vectors
-        current = shared_values.values(self.model)
-        for name, x in mean.items():
-            if name.startswith(shared_values.BUFFER):
-                current[name].sub_(x)
+        for name, x in buffers.items():
+            current[name].copy_(x)
 
 
 class SubspaceModel(PublicModel):
@@ -157,9 +158,12 @@ class SubspaceModel(PublicModel):
     def step(self, sums: RoundSum, scale: float, share: float) -> None:
         s, space, version = self.publisher.current[NOW], self.exchange.method.space, self.publisher.version
         if sums.weight:
-            s, self.moments = self.optimizer.step(s, sums.coordinates(SENT, scale), self.moments, share=share)
-            self._check_finite(s)
+            s, moments = self.optimizer.step(s, sums.coordinates(SENT, scale), self.moments, share=share)
+            self._check_finite(s, *moments)
+        else:
+            moments = self.moments
         self.publisher.publish({NOW: s})
+        self.moments = moments
         if space and space.epoch_of(version + 1) != space.epoch_of(version):
             self.moments = self.optimizer.init(self.dim)
         self.model.shared.copy_(self.publisher.value[WHOLE])

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fewbits.codecs import Partial, TreeTotal
 from fewbits.codecs.flat_view import pieces
-from fewbits.errors import WireError
 from fewbits.federated.exchange import Exchange
 from fewbits.learn import shared_values
 from fewbits.privacy.pairwise_masking import MaskedTotal
@@ -26,10 +25,9 @@ class RoundSum:
         self._reach = 0.0  # no entry of the sum is larger
         self.weight = 0.0  # sum_k n_k
 
-    def check_reach(self, reach: float, weight: float) -> None:
-        """WireError when entries of up to `reach` could take the sum out of float32's range."""
-        if self._reach + weight * reach > LARGEST:
-            raise WireError(f"values up to {reach:.3g} with weight {weight:.3g} could leave float32's range")
+    def most(self, weight: float) -> float:
+        """The largest entry of an update of this weight that keeps the sum within float32's range."""
+        return (LARGEST - self._reach) / weight
 
     def add(self, partials: Sequence[Partial], weight: float, reach: float, subspace: int = 0) -> None:
         """Add one decoded message; no entry of it is larger than `reach`."""

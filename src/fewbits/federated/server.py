@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 
+from fewbits.checks import check_bytes
 from fewbits.errors import LocalError, WireError
 from fewbits.federated.downlinks import Downlinks
 from fewbits.federated.exchange import Exchange
@@ -62,8 +64,10 @@ class Server:
     ) -> None:
         method = named(method)
         _check(method, key, total_weight)
+        if not isinstance(model, nn.Module):
+            raise LocalError(f"Server: model must be a torch module; got {type(model).__name__}")
         method.prepare(model, common.fold("factor"))
-        self.model, self.method, self.key = model, method, key
+        self._model, self.method, self.key = model, method, key
         self.flat = FlatModel(model)
         if self.flat.params.device.type != "cpu":
             raise LocalError(f"Server: sums are taken on the CPU; the model is on {self.flat.params.device}")
@@ -76,6 +80,11 @@ class Server:
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.reasons: dict[int, str] = {}  # why the last one was, by client
         self._sum = RoundSum(self.exchange)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that holds the public model."""
+        return self._model
 
     @property
     def store(self) -> StateStore | None:
@@ -141,14 +150,17 @@ class Server:
 
     def take(self, client: int, frame: bytes | memoryview, weight: float) -> Receiver:
         """As `accept`, but nothing is counted: WireError says why the frame is left out."""
-        if not weight > 0:
-            raise LocalError(f"Server.accept: weight must be > 0; got {weight} for client {client}")
-        receiver, weight = self.uplinks.receiver(client), self.method.weight(weight)
+        check_bytes("Server.accept", frame)
+        _check_weight(weight, client)
+        receiver, weight, space = self.uplinks.receiver(client), self.method.weight(weight), self.method.space
         version = self.downlinks.version(acknowledged(frame))
+        if space is not None and space.epoch_of(version) != space.epoch_of(self.broadcast.version):
+            raise WireError(
+                f"the update is from version {version}, of epoch {space.epoch_of(version)}; the model moves in another "
+                f"subspace now, of epoch {space.epoch_of(self.broadcast.version)}"
+            )
         with self.uplinks.healing(client, receiver, frame, self.round + 1):
-            partials = receiver.receive_partial(frame, self.exchange.of_round(version))
-        self._sum.check_reach(receiver.reach, weight)
-        space = self.method.space
+            partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
         self._sum.add(partials, weight, receiver.reach, space.which(version, client) if space else 0)
         self._keep(client, receiver, version)
         return receiver
@@ -165,6 +177,7 @@ class Server:
     def add(self, update: Mapping[str, Tensor], weight: float) -> None:
         """Add an update that came without a link, from a client that sends plain tensors."""
         self.public.check_plain()
+        _check_weight(weight)
         self._sum.add_plain(update, weight)
 
     def _keep(self, client: int, receiver: Receiver, version: int) -> None:
@@ -178,20 +191,18 @@ class Server:
         Under masks it also stays when a client is missing: the round is void.
         """
         self.flat.attach()  # says so when the model was moved off the memory that we write
-        self.void = self._sum.void
+        sums, self._sum = self._sum, RoundSum(self.exchange)  # an update that fails below is not tried again
+        self.void = sums.void
         if self.void:
-            self._sum = RoundSum(self.exchange)
+            sums = RoundSum(self.exchange)
         total = self.total_weight if self.method.normalise == "all" else None
-        scale = 1.0 / (total or self._sum.weight or 1.0)
-        self.public.step(self._sum, scale, self._sum.weight / self.total_weight if self.total_weight else 1.0)
-        self._finish()
+        scale = 1.0 / (total or sums.weight or 1.0)
+        self.public.step(sums, scale, sums.weight / self.total_weight if self.total_weight else 1.0)
+        self.round += 1
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Finish the round, instead of `step`, with another model: `theta`, by the names of `FlatModel.named`."""
         self.public.replace(theta)
-        self._finish()
-
-    def _finish(self) -> None:
         self.round += 1
         self._sum = RoundSum(self.exchange)
 
@@ -218,6 +229,12 @@ def _check(method: Method, key: object, total_weight: float | None) -> None:
             f'Server: normalise="all", Scaffold and FedDyn need total_weight, everybody\'s examples; got '
             f"{method.normalise!r}, {method.objective!r} and {total_weight}"
         )
+
+
+def _check_weight(weight: object, client: int | None = None) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not 1e-30 <= float(weight) <= 1e30:
+        sender = "" if client is None else f" for client {client}"
+        raise LocalError(f"Server: weight must be > 0, a number in 1e-30..1e30; got {weight!r}{sender}")
 
 
 def sampled(key: Key, round: int, clients: int, per_round: int) -> list[int]:

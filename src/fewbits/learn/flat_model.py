@@ -81,6 +81,9 @@ class FlatModel:
         for name, tensor in self._tensors.items():
             if tensor.data_ptr() != self._views[name].data_ptr():
                 raise LocalError(f"FlatModel: {name} left the flat buffer; build a new FlatModel after moving a module")
+        for name in self.parameter_names:
+            if self.module.get_parameter(name) is not self._tensors[name]:
+                raise LocalError(f"FlatModel: parameter {name} was replaced; change it in place, as copy_() does")
         for name in self.buffer_names:
             if self.module.get_buffer(name) is not self._tensors[name]:
                 raise LocalError(f"FlatModel: buffer {name} was replaced; update buffers in place")

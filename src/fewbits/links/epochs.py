@@ -17,7 +17,7 @@ from fewbits.codecs import Lift, Raw, chain, flat
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links.bundle import lone_ack, pack, unpack
 from fewbits.links.finite import check_finite
-from fewbits.links.identity import SEED, codec_hash
+from fewbits.links.identity import OTHER, SEED, codec_hash
 from fewbits.links.publisher import Publisher
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
@@ -121,11 +121,14 @@ class EpochBroadcast(Publisher):
         return self._now
 
     def publish(self, values: Mapping[str, Tensor]) -> None:
+        check_finite(values, "EpochBroadcast.publish")
         if self._version:
-            s = self._enter(values[NOW])
+            whole = self._base + self._expand(values[NOW])  # the next version's theta, by whichever terms
+            check_finite({WHOLE: whole}, "EpochBroadcast.publish")
+            s = self._enter(values[NOW], whole)
         else:
-            check_finite(values, "EpochBroadcast.publish")
             self._base, s = values[WHOLE].clone(), torch.zeros_like(self._s)
+            whole = self._base
             if self._seed is not None:
                 self.seed_frame = self._seed.frame({WHOLE: self._base}, _RAW, self._senders[WHOLE].spec)
         self._now = self._frame(NOW, s, self._version)
@@ -133,15 +136,15 @@ class EpochBroadcast(Publisher):
         self._epoch = self._space.epoch_of(self._version)
         self._epochs[self._version] = self._epoch
         self._s = s.clone()
-        self.value = {WHOLE: self._base + self._expand(self._s)}
+        self.value = {WHOLE: whole if whole is not self._base else self._base + self._expand(self._s)}
 
-    def _enter(self, s: Tensor) -> Tensor:
+    def _enter(self, s: Tensor, whole: Tensor) -> Tensor:
         """The s of the next version; at an epoch's end zero, and s is folded into theta_e."""
         if self._space.epoch_of(self._version + 1) == self._epoch:
             return s
         self._finals[self._epoch] = self._frame(FINAL, s, self._epoch)
         self._finals.pop(self._epoch - self.keep, None)
-        self._base, self._snapshot = self._base + self._expand(s), None
+        self._base, self._snapshot = whole, None
         return torch.zeros_like(s)
 
     def _expand(self, s: Tensor) -> Tensor:
@@ -256,7 +259,7 @@ class EpochSubscriber(Subscription):
         ack = lone_ack(bundle)
         if ack is not None:
             if self._value is None:
-                raise WireError("a first bundle must hold the public value; this one is empty")
+                raise DesyncError("a first bundle must hold the public value; this one is empty")
             self.ack = ack
             return self._value
         theta, now, version, ack = self._theta, b"", self._version, 0
@@ -264,7 +267,7 @@ class EpochSubscriber(Subscription):
             header = Frame.parse(data).header
             name, ack = self._names.get(header.codec), header.ack
             if name is None:
-                raise WireError(f"frame is of another codec or Spec: its hash is {header.codec:04X}")
+                raise WireError(f"frame is of another codec or Spec: its hash is {header.codec:04X}. {OTHER}")
             if name == NOW:
                 now, version = data, header.sequence + 1
             else:

@@ -10,6 +10,8 @@ from fewbits.spec import Spec, TreeSpec
 from fewbits.wire.identity import canonical
 
 # Kinds of frame that are no messages of the codec itself; each has a hash of its own.
+# The end of a sentence about a frame of another hash.
+OTHER = "The ends differ in their method, or in the shapes of their models"
 SEED, PATCH, PERSONAL = "seed of ", "patch of ", "own "
 
 

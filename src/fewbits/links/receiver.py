@@ -71,18 +71,24 @@ class Receiver:
         self._accept(parsed, message, state, src, common)
         return copied(value)
 
-    def receive_partial(self, frame: bytes | memoryview, common: Key | None = None) -> tuple[Partial, ...]:
+    def receive_partial(
+        self, frame: bytes | memoryview, common: Key | None = None, most: float = math.inf
+    ) -> tuple[Partial, ...]:
         """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`.
 
-        It may lie in the frame's memory, so use it before that memory is used again.
+        It may lie in the frame's memory, so use it before that memory is used again. A frame with an entry larger than
+        `most` is refused: nothing has changed then.
         """
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:
             raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
         partials, state = self.codec.partials(message, self.spec, state)
-        self.reach = max(map(reach, partials), default=0.0)
-        if self.reach == math.inf:
+        found = max(map(reach, partials), default=0.0)
+        if found == math.inf:
             raise WireError("the frame decodes to values that are not finite")
+        if found > most:
+            raise WireError(f"values up to {found:.3g} with this weight could leave float32's range")
+        self.reach = found
         self._accept(parsed, message, state, src, common)
         return partials
 

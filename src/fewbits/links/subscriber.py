@@ -10,7 +10,7 @@ from fewbits.errors import DesyncError, WireError
 from fewbits.links.bundle import lone_ack, unpack
 from fewbits.links.downlink import Downlink, Part, value_of
 from fewbits.links.finite import named
-from fewbits.links.identity import PATCH, SEED, codec_hash
+from fewbits.links.identity import OTHER, PATCH, SEED, codec_hash
 from fewbits.links.patch import read_patch
 from fewbits.links.personal_updates import PersonalUpdates
 from fewbits.links.receiver import Receiver
@@ -96,7 +96,7 @@ class Subscriber(Subscription):
         ack = lone_ack(bundle)
         if ack is not None:
             if self.value is None:
-                raise WireError("a first bundle must hold the public value; this one is empty")
+                raise DesyncError("a first bundle must hold the public value; this one is empty")
             self.ack = ack
             return self.value
         frames = unpack(bundle)
@@ -130,7 +130,7 @@ class Subscriber(Subscription):
             frame = Frame.parse(data)
             step = self._steps.get(frame.header.codec)
             if step is None:
-                raise WireError(f"frame is of another codec or Spec: its hash is {frame.header.codec:04X}")
+                raise WireError(f"frame is of another codec or Spec: its hash is {frame.header.codec:04X}. {OTHER}")
             state = step(frame, data, state)
             latest, ack = frame.header.sequence + (step == self._public and not frame.header.snapshot), frame.header.ack
         # A snapshot, a seed and a difference from zeros need nothing before them, so any old one would lead back.

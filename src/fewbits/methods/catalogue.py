@@ -129,7 +129,9 @@ def named(method: str | Method, settings: Mapping[str, str] | None = None) -> Me
     if isinstance(method, str):
         return build(method, settings)
     if not isinstance(method, Method):
-        raise LocalError(f"a method is a text such as 'lbgm+topk', or a Method such as methods.lbgm(); got {method!r}")
+        raise LocalError(
+            f"a method is a text such as 'lbgm+topk', or a Method such as methods.lbgm() or Method.of(up, down); got {method!r}"
+        )
     if settings:
         raise LocalError("settings are for a method given as text; pass a Method that has them")
     return method

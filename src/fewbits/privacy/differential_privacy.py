@@ -54,14 +54,14 @@ class DifferentialPrivacy:
     noise: float = 1.0  # sigma, in units of C; larger: more private, slower training
     delta: float = 1e-5  # probability; smaller: larger epsilon; well below 1 / clients
     share: str = "local"  # or "central"
-    clients: int = 1  # n, messages in one sum; the engine sets it
+    clients: int = 0  # n, messages in one sum; 0: not said; a run sets it
 
     def __post_init__(self) -> None:
         check_number("DifferentialPrivacy: clip", self.clip, "[1e-20, 1e20]", numpy=True)
         check_number("DifferentialPrivacy: noise", self.noise, "[0.01, 1e6]", numpy=True)
         check_number("DifferentialPrivacy: delta", self.delta, "(0, 1)", numpy=True)
         check_one_of("DifferentialPrivacy: share", self.share, SHARES)
-        check_whole("DifferentialPrivacy: clients", self.clients, 1, numpy=True)
+        check_whole("DifferentialPrivacy: clients", self.clients, 0, numpy=True)
 
     def check(self, lossless: bool) -> None:
         """Raise LocalError when the uplink breaks the guarantee, or when the accountant is missing.
@@ -69,6 +69,11 @@ class DifferentialPrivacy:
         Args:
             lossless: whether the codec of the uplink is lossless, up to rounding by `ModularEncoding`.
         """
+        if self.share == "central" and not self.clients:
+            raise LocalError(
+                "dp: share=central must know how many clients each round has; take method.for_round_size(clients), the "
+                "same at the server and at the clients"
+            )
         if self.share == "central" and not lossless:
             raise LocalError(
                 "dp: share=central needs an uplink that loses nothing (dense, intrinsic): what a lossy codec makes of "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fewbits.engines.common.run_files import MODEL, write_links, write_weights
+from fewbits.engines.common.run_files import MODEL, check_free, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, Result, RoundReport
@@ -19,6 +19,8 @@ from fewbits.report.training import report
 from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
 from fewbits.training.subtitle import participants, subtitle
+
+HOLDOUT = "evaluate the clients' models on examples of theirs, by fb.simulation.Task(holdout=...)"
 
 
 def federate(
@@ -78,11 +80,15 @@ def federate(
     """
     task, method, key = Task.of(model, clients, test, local, loss), named(method), Key(seed)
     schedule = Schedule(rounds, per_round, evaluate_every, processes=processes, device=device)
+    if out is not None:
+        check_free(Path(out))
     run = Federation(task, method, schedule, key, out)
     if run.folder is not None:
         (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
         write_links(run.server, run.folder)
     result = run.run(watch)
+    if method.personal and test is not None:
+        result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
     if run.folder is not None:
         config = {"method": repr(method), "rounds": rounds, "per_round": per_round, "seed": seed}
         line = subtitle(task, participants(task, per_round), rounds)

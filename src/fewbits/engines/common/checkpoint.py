@@ -42,7 +42,7 @@ class Note:
         for name, value in settings.items():
             earlier = self.settings.get(name)
             if earlier != value:
-                raise LocalError(f"{folder} holds a run with another {name}: {earlier}; got {value}. Use a new folder")
+                raise LocalError(f"{folder} holds another run; its {name}: {earlier}; got {value}. Use a new folder")
 
 
 def save(folder: Path, server: Server, note: Note) -> None:

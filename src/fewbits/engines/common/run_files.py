@@ -11,12 +11,34 @@ from torch import Tensor, nn
 
 from fewbits.codecs import Lift
 from fewbits.codecs.lifts.lift import AnySpec, entries
+from fewbits.errors import LocalError
 from fewbits.federated.server import Server
 from fewbits.files import write_atomically
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links.identity import codec_hash
 
+COMMANDS = ("config.json", "compare.json")  # what the command line leaves first
+RUN = ("checkpoints", "states", "ledger.jsonl", "metrics.jsonl", "vectors.bin")
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
+
+
+def check_free(folder: Path, own: tuple[str, ...] = RUN) -> None:
+    """LocalError unless the folder is new, empty, or holds an earlier part of such a run as the caller makes.
+
+    Args:
+        folder: where the run will write.
+        own: names of which a run of this kind leaves one or more, before anything else.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and not folder.is_dir():
+        raise LocalError(f"{folder} is a file; give a folder")
+    command = next((name for name in COMMANDS if name in names), None)
+    if command is not None:
+        raise LocalError(
+            f"{folder} holds a run of the command line ({command}); continue it there, or give another folder"
+        )
+    if names and not names & set(own):
+        raise LocalError(f"{folder} is not empty, and it holds no such run; give another folder")
 
 
 def write_links(server: Server, folder: Path) -> None:
