@@ -7,7 +7,7 @@ codec to a dictionary of tensors. Subclass `Transform` for a stateless codec of 
 
 from fewbits.codecs.base import Codec, Keys, Partial, Total, Transform, same
 from fewbits.codecs.chain import Chain, chain
-from fewbits.codecs.lifts.kinds import Each, Flat, Route, as_lift, each, flat, route
+from fewbits.codecs.lifts.flat_each_route import Each, Flat, Route, as_lift, each, flat, route
 from fewbits.codecs.lifts.lift import Lift, TreeTotal
 from fewbits.codecs.modular_encoding import ModularEncoding, linear_values
 from fewbits.codecs.transforms.bases import Basis

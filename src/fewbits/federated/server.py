@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -232,7 +232,7 @@ def _check(method: Method, key: object, total_weight: float | None) -> None:
 
 
 def _check_weight(weight: object, client: int | None = None) -> None:
-    if isinstance(weight, bool) or not isinstance(weight, Real) or not 1e-30 <= float(weight) <= 1e30:
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not 1e-30 <= cast("float", weight) <= 1e30:
         sender = "" if client is None else f" for client {client}"
         raise LocalError(f"Server: weight must be > 0, a number in 1e-30..1e30; got {weight!r}{sender}")
 

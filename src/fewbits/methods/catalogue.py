@@ -130,7 +130,8 @@ def named(method: str | Method, settings: Mapping[str, str] | None = None) -> Me
         return build(method, settings)
     if not isinstance(method, Method):
         raise LocalError(
-            f"a method is a text such as 'lbgm+topk', or a Method such as methods.lbgm() or Method.of(up, down); got {method!r}"
+            "a method is a text such as 'lbgm+topk', or a Method such as methods.lbgm() or Method.of(up, down); "
+            f"got {method!r}"
         )
     if settings:
         raise LocalError("settings are for a method given as text; pass a Method that has them")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fewbits.codecs import Keys, same
-from fewbits.codecs.lifts.kinds import as_lift
+from fewbits.codecs.lifts.flat_each_route import as_lift
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.testing.case import Case, codec_law

@@ -1,0 +1,151 @@
+"""What a round cannot use is refused before anything moves, and the next round goes on."""
+
+import pytest
+import torch
+from torch import nn
+
+import fewbits as fb
+from fewbits.learn import FedAdam
+
+
+def build(norm: bool = False) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 3), *([nn.BatchNorm1d(3)] if norm else []), nn.Linear(3, 2))
+
+
+def pair(method, norm: bool = False):
+    return fb.Server(build(norm), method, fb.Key(0)), fb.Client(build(norm), method, fb.Key(1))
+
+
+def shift(module: nn.Module, by: float) -> None:
+    with torch.no_grad():
+        for p in module.parameters():
+            p.sub_(by)
+
+
+def turn(server, client, by: float, weight: float = 1.0):
+    client.receive(server.bundle(0))
+    shift(client.model, by)
+    return server.accept(0, client.reply(), weight)
+
+
+def theta(server) -> torch.Tensor:
+    return server.flat.vector().clone()
+
+
+def test_an_update_of_an_earlier_epoch_is_left_out_and_the_link_heals():
+    server, client = pair("intrinsic@dim=8,mode=time-varying,epoch=1")
+    client.receive(server.bundle(0))
+    shift(client.model, 1.0)
+    late = client.reply()
+    server.step()
+    before = theta(server)
+    assert server.accept(0, late, 1.0) is None and "another subspace" in server.reasons[0]
+    server.step()
+    assert torch.equal(theta(server), before)
+    assert turn(server, client, 1.0) is not None
+
+
+def test_a_step_that_leaves_float32_changes_nothing_and_the_next_round_goes_on():
+    server, client = pair(fb.Method.of(fb.Raw(), optimizer=fb.ServerSGD(lr=2.0)))
+    before = theta(server)
+    assert turn(server, client, 2e38) is not None
+    with pytest.raises(fb.LocalError, match="leaves float32's range; the model stays as it was"):
+        server.step()
+    assert torch.equal(theta(server), before)
+    assert turn(server, client, 1.0) is not None
+    server.step()
+    torch.testing.assert_close(server.flat.params, before[: len(server.flat.params)] - 2.0)
+
+
+def test_running_statistics_out_of_range_leave_the_parameters_as_they_were():
+    server, _ = pair("dense", norm=True)
+    update = {name: torch.ones(leaf.shape) for name, leaf in server.exchange.update}
+    update["buffer:1.running_mean"] = torch.full((3,), -3e38)
+    server.add(update, 1.0)
+    server.step()
+    before = theta(server)
+    server.add(update, 1.0)
+    with pytest.raises(fb.LocalError, match="leaves float32's range"):
+        server.step()
+    assert torch.equal(theta(server), before)
+    broken = {name: x * torch.nan for name, x in server.flat.named().items()}
+    with pytest.raises(fb.LocalError, match="leaves float32's range"):
+        server.replace(broken)
+    assert torch.equal(theta(server), before)
+
+
+def test_moments_that_are_not_finite_are_refused():
+    server, client = pair(fb.Method.of(fb.Raw(), optimizer=FedAdam()))
+    turn(server, client, 1e30)
+    with pytest.raises(fb.LocalError, match="leaves float32's range"):
+        server.step()
+    turn(server, client, 1.0)
+    before = theta(server)
+    server.step()
+    assert not torch.equal(theta(server), before)
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan"), float("inf"), 5e-324, 1e308, True, "1", None, 10**400])
+def test_a_weight_that_is_no_weight_is_the_callers_mistake(weight):
+    server, client = pair("dense")
+    client.receive(server.bundle(0))
+    with pytest.raises(fb.LocalError, match="weight must be > 0"):
+        server.accept(0, client.reply(), weight)
+
+
+@pytest.mark.parametrize("method", ["dense", "topk", "lbgm"])
+def test_a_frame_too_large_for_the_sum_was_never_received(method):
+    server, client = pair(method)
+    client.receive(server.bundle(0))
+    shift(client.model, 1e10)
+    state = server.receiver(0).dump()
+    assert server.accept(0, client.reply(), 1e29) is None and "float32's range" in server.reasons[0]
+    assert server.receiver(0).dump() == state
+    assert turn(server, client, 1.0) is not None
+
+
+def test_a_replaced_parameter_is_named_instead_of_sending_nothing():
+    server, client = pair("dense")
+    client.receive(server.bundle(0))
+    client.model[0].weight = nn.Parameter(torch.zeros(3, 4))
+    with pytest.raises(fb.LocalError, match=r"parameter 0.weight was replaced"):
+        client.reply()
+
+
+def test_a_client_keeps_what_it_is_when_a_dump_is_damaged():
+    server, client = pair("topk")
+    for _ in range(2):
+        assert turn(server, client, 1.0) is not None
+        server.step()
+    good = client.dump()
+    for at in range(0, len(good), 7):
+        bad = bytearray(good)
+        bad[at] ^= 0x40
+        try:
+            client.load(bytes(bad))
+        except fb.WireError:
+            assert client.dump() == good
+        else:
+            client.load(good)
+
+
+def test_noise_of_a_version_that_comes_again_is_another():
+    pytest.importorskip("opacus")
+    method = "dp@clip=1e-6,noise=1"
+    server, client = pair(method)
+    older = server.round, server.dump(), dict(server.versions)
+    frames = []
+    for _ in range(2):
+        server.load(*older)
+        server.reset_downlink(0)
+        client.reset_downlink()
+        client.receive(server.bundle(0))
+        frames.append(client.reply())
+        with pytest.raises(fb.LocalError, match="receive the bundle of a later version"):
+            client.reply()
+    values = [
+        fb.Receiver(server.exchange.up, server.exchange.sent).receive(f, server.exchange.of_round(1)) for f in frames
+    ]
+    assert not torch.equal(values[0]["0.weight"], values[1]["0.weight"])
