@@ -22,12 +22,12 @@ RUN = ("checkpoints", "states", "ledger.jsonl", "metrics.jsonl", "vectors.bin")
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
 
 
-def check_free(folder: Path, own: tuple[str, ...] = RUN) -> None:
+def check_free(folder: Path, first: tuple[str, ...] = RUN) -> None:
     """LocalError unless the folder is new, empty, or holds an earlier part of such a run as the caller makes.
 
     Args:
         folder: where the run will write.
-        own: names of which a run of this kind leaves one or more, before anything else.
+        first: names of which a run of this kind leaves one or more, before anything else.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if folder.exists() and not folder.is_dir():
@@ -37,7 +37,7 @@ def check_free(folder: Path, own: tuple[str, ...] = RUN) -> None:
         raise LocalError(
             f"{folder} holds a run of the command line ({command}); continue it there, or give another folder"
         )
-    if names and not names & set(own):
+    if names and not names & set(first):
         raise LocalError(f"{folder} is not empty, and it holds no such run; give another folder")
 
 
