@@ -215,7 +215,7 @@ def test_what_a_server_keeps_of_a_client_is_said_before_the_run(tmp_path, caplog
 
 def test_a_folder_of_another_run_is_refused_with_both_values(tmp_path):
     play(federated(state=tmp_path / "server"), grid(speaking(), tmp_path), 1)
-    with pytest.raises(LocalError, match=r"another seed: .*7.*; got .*8.*Use a new folder"):
+    with pytest.raises(LocalError, match=r"its seed: .*7.*; got .*8.*Use a new folder"):
         other = Federated(METHOD, CLIENTS, key=Key(8), state=tmp_path / "server")
         play(other, grid(speaking(), tmp_path), 1)
 

@@ -264,11 +264,11 @@ def test_a_wrong_argument_of_a_run_is_an_error(make, message, tmp_path):
 def test_another_run_in_the_folder_is_an_error_that_names_the_difference(tmp_path):
     start("dsgd", tmp_path, rounds=1).run()
     method, network = METHODS["malcom"]
-    with pytest.raises(LocalError, match="another method"):
+    with pytest.raises(LocalError, match="its method:"):
         GossipRun(task(6, mlp, LOCAL), method, network, Schedule(2), KEY, tmp_path)
-    with pytest.raises(LocalError, match="another network"):
+    with pytest.raises(LocalError, match="its network:"):
         GossipRun(task(6, mlp, LOCAL), DSGD(), topology.ring(6), Schedule(2), KEY, tmp_path)
-    with pytest.raises(LocalError, match="another nodes"):
+    with pytest.raises(LocalError, match="its nodes:"):
         GossipRun(task(6, mlp, LOCAL, size=20), DSGD(), TORUS, Schedule(2), KEY, tmp_path)
 
 
