@@ -65,6 +65,7 @@ class ClientCore:
         self.exchange, self.local = Exchange.of(model, method, common), LocalRound(model, method.objective)
         self.up, self.down = self.exchange.sender(key.fold("up")), self.exchange.subscriber(build)
         self._build = build
+        self._lent: dict[int, dict[str, Tensor]] = {}  # views of memory that callers lend, by its address
         self.redraw: int | None = None  # folded into the key of dp noise, when a version is answered once more
         self.new_state = self.local.new_state()
         self.client_state = self.new_state  # private parts and the objective's vectors
@@ -137,8 +138,17 @@ class ClientCore:
             raise LocalError(f"{self.method.objective!r} needs the steps taken and their lr; got {steps} and {lr}")
         update = torch.empty_like(self.public) if out is None else out
         state = self.local.finish(self.public, self.client_state, steps, lr, update)
-        tree = shared_values.cut(update, self.model, vectors)
+        tree = self._views(update, vectors, lent=out is not None)
         return Trained(update, tree, state, self.down.version, self.down.epoch, steps, lr)
+
+    def _views(self, update: Tensor, vectors: int, lent: bool) -> dict[str, Tensor]:
+        """The parts of an update by wire name; made once for memory that is lent again and again."""
+        if not lent:
+            return shared_values.cut(update, self.model, vectors)
+        place = update.data_ptr()  # nobody else's while the views live
+        if place not in self._lent:
+            self._lent[place] = shared_values.cut(update, self.model, vectors)
+        return self._lent[place]
 
     def encode(self, trained: Trained, clients: tuple[int, ...] = ()) -> Pieces:
         """The frame, in pieces to be joined; it is pending until `acknowledge` or `commit`.
