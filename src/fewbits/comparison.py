@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor, nn
 
-from fewbits.engines.common.run_files import check_free
+from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, RoundReport
@@ -122,7 +122,7 @@ def compare(
         method.objective.check(task.local)
         method.prepare(copy.deepcopy(model), Key(seeds[0]).fold("factor"))
     if out is not None:
-        check_free(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
+        check_continues(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
     records: list[Record] = []
     with _folder(out) as folder:
         for seed in seeds:

@@ -93,9 +93,8 @@ class ClientCore:
         """
         if ack is None:
             return
-        if self._before is not None and not self.up.pending and frames_ahead(ack, self.up.sequence):
-            self.up, self.client_state = self.read_up(self._before())
-            self._next = self.client_state
+        if not self.up.pending and frames_ahead(ack, self.up.sequence):
+            self._go_back()
         self._before = None
         if self.up.acknowledge(ack):
             self.client_state = self._next
@@ -109,10 +108,15 @@ class ClientCore:
         """Take back the last frame, of which nothing was heard; another one replaces it."""
         if self.up.pending:
             self.up.rollback()
-        elif self._before is not None:
+        else:
+            self._go_back()
+        self._before = None
+
+    def _go_back(self) -> None:
+        """Become the end of before the last frame, if it was loaded."""
+        if self._before is not None:
             self.up, self.client_state = self.read_up(self._before())
             self._next = self.client_state
-        self._before = None
 
     def commit(self) -> None:
         """The server has the last frame."""

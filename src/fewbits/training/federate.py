@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fewbits.engines.common.run_files import MODEL, check_free, write_links, write_weights
+from fewbits.engines.common.run_files import MODEL, check_continues, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, Result, RoundReport
@@ -81,7 +81,7 @@ def federate(
     task, method, key = Task.of(model, clients, test, local, loss), named(method), Key(seed)
     schedule = Schedule(rounds, per_round, evaluate_every, processes=processes, device=device)
     if out is not None:
-        check_free(Path(out))
+        check_continues(Path(out))
     run = Federation(task, method, schedule, key, out)
     if run.folder is not None:
         (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fewbits.engines.common.run_files import MODEL, NODES, check_free, write_nodes, write_weights
+from fewbits.engines.common.run_files import MODEL, NODES, check_continues, write_nodes, write_weights
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.gossip.report import GossipReport
@@ -81,7 +81,7 @@ def gossip(
     varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
     schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
     if out is not None:
-        check_free(Path(out))
+        check_continues(Path(out))
     run = GossipRun(task, gossip_method(method), varying, schedule, key, out)
     if run.folder is not None:
         (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it

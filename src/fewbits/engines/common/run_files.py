@@ -22,7 +22,7 @@ RUN = ("checkpoints", "states", "ledger.jsonl", "metrics.jsonl", "vectors.bin")
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
 
 
-def check_free(folder: Path, first: tuple[str, ...] = RUN) -> None:
+def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
     """LocalError unless the folder is new, empty, or holds an earlier part of such a run as the caller makes.
 
     Args:
