@@ -15,6 +15,7 @@ from torch import nn
 from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.common.task_identity import task_settings
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
@@ -100,6 +101,7 @@ class Federation:
             "local training": canonical(self.task.local),
             "clients": f"{len(self.task.parts)} with {sum(len(part) for part in self.task.parts)} examples",
             "clients per round": str(self.schedule.per_round or len(self.task.parts)),
+            **task_settings(self.task),
         }
 
     def client_model(self, client: int) -> nn.Module:
@@ -152,7 +154,8 @@ class Federation:
     def _states(self) -> Iterator[Path]:
         """Where the clients' states are: in the run's folder, or in a temporary one."""
         if self._run_folder is not None:
-            yield self._run_folder.states
+            with self._run_folder.lock.playing():
+                yield self._run_folder.states
             return
         with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:
             try:
