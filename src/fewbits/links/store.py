@@ -172,9 +172,11 @@ class StateStore:
 
     def close(self) -> None:
         """Commit and close."""
-        self.commit()
-        for file in self._files.values():
-            file.close()
+        try:
+            self.commit()
+        finally:
+            for file in self._files.values():
+                file.close()
 
     def _open(self, name: str) -> sqlite3.Connection:
         path = self.folder / name

@@ -57,7 +57,7 @@ def _array(x: Tensor | np.ndarray | None) -> list[str]:
     if x is None:
         return ["none"]
     array = x.detach().cpu().contiguous() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
-    data = memoryview(array.reshape(-1).view(torch.uint8).numpy()) if array.numel() else memoryview(b"")
+    data = memoryview(cast("Any", array.reshape(-1).view(torch.uint8).numpy())) if array.numel() else memoryview(b"")
     sums = [f"{isal_zlib.crc32(data[at : at + CHUNK]):08x}" for at in range(0, len(data), CHUNK)]
     return [f"{tuple(array.shape)} {array.dtype}", *sums]
 

@@ -26,6 +26,7 @@ from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
+from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
@@ -269,3 +270,6 @@ def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
     if schedule.per_round is not None and schedule.per_round > len(task.parts):
         raise LocalError(f"per_round is {schedule.per_round}, but there are {len(task.parts)} clients")
     method.objective.check(task.local)
+    if any(adaptive_rules(method.up)):
+        for client, part in enumerate(task.parts):
+            check_adaptive(method.up, client, task.local.steps_for(len(part)), task.local.lr)
