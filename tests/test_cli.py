@@ -215,7 +215,7 @@ def test_resume_takes_no_other_settings(run):
 
 
 def test_resume_needs_a_run(tmp_path):
-    assert "holds no run" in call("train", "--resume", tmp_path, code=2)
+    assert "stopped before it began" in call("train", "--resume", tmp_path, code=2)
 
 
 def test_a_path_that_is_none_is_a_sentence(tmp_path):

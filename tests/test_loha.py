@@ -9,6 +9,7 @@ import torch
 from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import fewbits as fb
@@ -357,3 +358,16 @@ def test_the_example_adapts_a_model_for_a_tenth_of_the_bytes(capsys):
     assert plain.result.ledger.frame_bytes["up"] < whole.result.ledger.frame_bytes["up"] / 10
     assert few.result.ledger.frame_bytes["up"] < plain.result.ledger.frame_bytes["up"] / 7
     assert "written back into the PEFT model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tucker", [False, True])
+def test_merging_gives_plain_layers_that_compute_the_same(tucker):
+    model = from_loha(adapted_convolutions(use_effective_conv2d=tucker))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    plain = fb.merge(model)
+    assert not any(parametrize.is_parametrized(module) for module in plain.modules())
+    assert_close(plain(waves()), model(waves()))
+    assert plain.state_dict().keys() == Convolutions().state_dict().keys()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    with pytest.raises(fb.LocalError, match="has a LoHa adapter"):
+        fb.merge(plain)

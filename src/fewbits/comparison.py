@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from fewbits.engines.common.run_files import check_continues
+from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, RoundReport
@@ -125,6 +126,7 @@ def compare(
         check_continues(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
     records: list[Record] = []
     with _folder(out) as folder:
+        _lock = RunLock.of(folder)
         for seed in seeds:
             for label, method in built.items():
                 place = folder / folder_name(label, seed)
@@ -164,6 +166,7 @@ def _built(methods: Sequence[str | Method]) -> tuple[dict[str, Method], dict[str
 def _folder(out: Path | str | None) -> Iterator[Path]:
     """The folder of the runs: `out`, or a temporary one."""
     if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
         yield Path(out)
         return
     with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:

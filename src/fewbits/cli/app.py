@@ -23,7 +23,8 @@ class ErrorGroup(TyperGroup):
             Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             ctx.exit(2 if isinstance(error, LocalError) else 1)
         except (OSError, StoreError) as error:  # a wrong path, no permission, a full disk
-            Console(stderr=True).print(f"fewbits: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            Console(stderr=True).print(f"fewbits: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
             ctx.exit(1)
 
 

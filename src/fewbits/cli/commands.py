@@ -36,7 +36,7 @@ def train(given: o.Given) -> None:
     config, folder = RunConfig(**o.configured(given)), o.folder_of(given, "runs/first")
     check_free(folder, given["force"])
     run = prepare(config, load_data(config))  # a mistake is found before anything is removed
-    claim(folder, given["force"])
+    claim(folder, given["force"], config)
     play.train(run, folder, Console())
 
 
@@ -58,7 +58,7 @@ def compare(given: o.Given) -> None:
         check_free(folder, given["force"])
         compared = play.Compared(comparison, load_data(comparison.base))
         compared.check()  # a mistake is found before anything is removed
-        claim(folder, given["force"])
+        claim(folder, given["force"], comparison)
     title = f"{', '.join(comparison.labels)} on {comparison.base.data}"
     play.compare(compared, folder, Console(), title)
 

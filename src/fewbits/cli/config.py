@@ -11,6 +11,7 @@ from typing import Any, Self, get_origin, get_type_hints
 
 from fewbits import data
 from fewbits.checks import check_number, check_whole
+from fewbits.engines.common.run_lock import LOCK
 from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
@@ -126,9 +127,18 @@ def read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text())
     except OSError:
-        raise LocalError(f"{path.parent} holds no run: there is no {path.name}") from None
+        raise LocalError(_without(path)) from None
     except (ValueError, RecursionError) as error:
         raise LocalError(f"{path} is not JSON: {error}") from None
+
+
+def _without(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}; start the run with --out {folder}"
+    if all(child.name == LOCK or child.name.endswith(".part") for child in folder.iterdir()):
+        return f"{folder} is empty: its run was stopped before it began. Start it again, with --out {folder}"
+    return f"{folder} holds no run: there is no {path.name}"
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

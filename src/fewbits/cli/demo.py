@@ -29,7 +29,7 @@ def demo(
     check_free(out, force=True)
     compared = play.Compared(comparison, load_data(TASK))
     compared.check()  # a mistake is found before anything is removed
-    claim(out, force=True)
+    claim(out, True, comparison)
     console = Console()
     console.print(f"{TASK.clients} clients with three digits each, {TASK.rounds} rounds, five methods", highlight=False)
     play.compare(compared, out, console, "fewbits demo: five methods, one task")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from fewbits.cli import comparison, config
+from fewbits.engines.common.run_lock import LOCK, RunLock
 from fewbits.errors import LocalError
 
 FILES = (
@@ -25,7 +26,7 @@ def check_free(folder: Path, force: bool) -> None:
     """LocalError unless the folder is new or empty, or it holds a run and `force` is given."""
     if folder.exists() and not folder.is_dir():
         raise LocalError(f"{folder} is a file; give a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(child.name == LOCK or child.name.endswith(".part") for child in folder.iterdir()):
         return
     if not is_ours(folder):
         raise LocalError(f"{folder} is not empty, and it holds no fewbits run; give another folder")
@@ -33,22 +34,28 @@ def check_free(folder: Path, force: bool) -> None:
         raise LocalError(f"{folder} already holds a run; continue it with --resume {folder} or replace it with --force")
 
 
-def claim(folder: Path, force: bool) -> None:
-    """Make the folder ready for a new run."""
+def claim(folder: Path, force: bool, run: config.RunConfig | comparison.Comparison) -> None:
+    """Make the folder ready for a new run, and leave its settings there: a run killed from now on can be resumed."""
     check_free(folder, force)
     if folder.exists():
         wipe(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    run.write(folder)
 
 
 def wipe(folder: Path) -> None:
-    """Remove the files of runs, in this folder and in the runs of a comparison below it; other files stay."""
+    """Remove the files of runs, in this folder and in the runs of a comparison below it; other files stay.
+
+    LocalError when a run of another process is going on in one of them; nothing is removed from that one.
+    """
+    _lock = RunLock.of(folder)
     for child in sorted(folder.iterdir()):
         if child.is_dir() and child.name in FOLDERS:
             shutil.rmtree(child)
         elif child.is_dir() and not child.is_symlink() and is_ours(child):
             wipe(child)
-            if not any(child.iterdir()):
+            if [path.name for path in child.iterdir()] == [LOCK]:
+                (child / LOCK).unlink()
                 child.rmdir()
         elif child.name.removesuffix(".part") in FILES:
             child.unlink()

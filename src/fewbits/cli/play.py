@@ -20,6 +20,7 @@ from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import InitialModels, PreparedRun, prepare
 from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, write_weights
+from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.simulation import footprint
 from fewbits.files import write_atomically
 from fewbits.report import Record, rows
@@ -38,6 +39,7 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
     """One run, new or continued, in its folder; None when it was interrupted before its last round."""
     config = run.config
     folder.mkdir(parents=True, exist_ok=True)
+    _lock = RunLock.of(folder)  # before anything in it changes
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
     config.write(folder)
     federation = run.federation(folder)
@@ -140,6 +142,7 @@ def play_all(
     one: Callable[[Any, Path, ProgressRow, Interrupt], Done | None],
 ) -> list[Done]:
     """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit."""
+    _lock = RunLock.of(folder)
     comparison.write(folder)
     records: list[Done] = []
     try:

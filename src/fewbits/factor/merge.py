@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
 from fewbits.factor.layers import DENSE, ORDER, Place, chains, factored
+from fewbits.factor.loha import LoHaWeight
 from fewbits.factor.names import MARK
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -18,7 +20,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @torch.no_grad()
 def merge(model: Model) -> Model:
-    """Copy a factored model as plain modules with composed weights.
+    """Copy a factored model as plain modules with composed weights; adapters of `from_loha` are merged, too.
 
     The copy does not need fewbits, has the plain model's state_dict, and can be pickled. The factored model does not
     change.
@@ -39,21 +41,39 @@ def merge(model: Model) -> Model:
         Linear(in_features=64, out_features=64, bias=True)
     """
     plain = copy.deepcopy(model)
-    places = list(factored(plain))
-    if not places:
-        raise LocalError(f"merge: no weight of this {type(model).__name__} is factored")
+    places, adapted = list(factored(plain)), list(_adapted(plain))
+    if not places and not adapted:
+        raise LocalError(f"merge: no weight of this {type(model).__name__} is factored or has a LoHa adapter")
+    for name, module in adapted:
+        _merge_adapter(name, module)
     layers = {id(place.module): [p for p, _ in places if p.module is place.module] for place, _ in places}
     for layer in layers.values():
         _refuse_others(layer)
     composed = {id(owner): _parameter(owner) for _, owner in places}
     composed_at = {(id(place.module), place.attribute): composed[id(owner)] for place, owner in places}
     for layer in layers.values():
-        _make_plain(layer[0].module, {p.attribute: composed_at[id(p.module), p.attribute] for p in layer})
+        module, weights = layer[0].module, {p.attribute: composed_at[id(p.module), p.attribute] for p in layer}
+        _make_plain(module, getattr(module, ORDER), weights)
     for module in plain.modules():
         compose_once.detach(module)
         for mark in (ORDER, DENSE, MARK):
             module.__dict__.pop(mark, None)
     return plain
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer with a LoHa adapter, by name."""
+    for name, module in model.named_modules():
+        if any(isinstance(part, LoHaWeight) for chain in chains(module).values() for part in chain):
+            yield name, module
+
+
+def _merge_adapter(name: str, module: nn.Module) -> None:
+    """Put W0 + scale * delta in the place of W0."""
+    if [len(chain) for chain in chains(module).values()] != [1]:
+        raise LocalError(f"merge: {name}: remove the other parametrizations of an adapted layer first")
+    composed = module.parametrizations["weight"]()  # pyright: ignore
+    _make_plain(module, ["weight", *module._parameters], {"weight": nn.Parameter(composed.detach().clone())})
 
 
 def _parameter(owner: nn.Module) -> nn.Parameter:
@@ -68,7 +88,7 @@ def _refuse_others(layer: list[Place]) -> None:
         raise LocalError(f"merge: {layer[0].name}: remove the other parametrization of {sorted(strange)[0]} first")
 
 
-def _make_plain(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+def _make_plain(module: nn.Module, order: Sequence[str], weights: dict[str, nn.Parameter]) -> None:
     """Put parameters in the place of factors, in the plain layer's order.
 
     `remove_parametrizations` would not do: it removes the property from the class, which the original model shares.
@@ -77,7 +97,7 @@ def _make_plain(module: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     module.__class__ = type(module).__bases__[0]
     present = {**module._parameters, **weights}
     module._parameters.clear()
-    for name in getattr(module, ORDER):
+    for name in order:
         module.register_parameter(name, present[name])
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()

@@ -13,6 +13,7 @@ from fewbits.errors import LocalError
 from fewbits.federated.exchange import Build, Exchange
 from fewbits.federated.local_round import LocalRound
 from fewbits.learn import shared_values
+from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.local import Correction
@@ -64,7 +65,7 @@ class ClientCore:
         self.model, self.method, self.key, self.number = model, method, key, number
         self.exchange, self.local = Exchange.of(model, method, common), LocalRound(model, method.objective)
         self.up, self.down = self.exchange.sender(key.fold("up")), self.exchange.subscriber(build)
-        self._build = build
+        self._build, self._adaptive = build, any(adaptive_rules(method.up))
         self._lent: dict[int, dict[str, Tensor]] = {}  # views of memory that callers lend, by its address
         self.redraw: int | None = None  # folded into the key of dp noise, when a version is answered once more
         self.new_state = self.local.new_state()
@@ -140,6 +141,8 @@ class ClientCore:
         vectors = self.method.objective.server_vectors
         if vectors and not (steps > 0 and lr > 0):
             raise LocalError(f"{self.method.objective!r} needs the steps taken and their lr; got {steps} and {lr}")
+        if steps and self._adaptive:
+            check_adaptive(self.method.up, self.number, steps, lr)
         update = torch.empty_like(self.public) if out is None else out
         state = self.local.finish(self.public, self.client_state, steps, lr, update)
         tree = self._views(update, vectors, lent=out is not None)

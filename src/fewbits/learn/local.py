@@ -127,11 +127,15 @@ class LocalSGD:
                 taken, seen, total = taken + 1, seen + len(batch), total + mean * len(batch)
         return LocalReport(taken, len(rows), total / seen)
 
+    def steps_for(self, examples: int) -> int:
+        """Steps of a client with so many examples in one round."""
+        return self.steps or self.epochs * -(-examples // (self.batch_size or examples))
+
     def batches(self, rows: np.ndarray, key: Key) -> Iterator[Tensor]:
         """Yield the batches as row numbers: a new permutation each epoch; the last batch may be smaller."""
         size = self.batch_size or len(rows)
         per_epoch = -(-len(rows) // size)
-        steps = self.steps or self.epochs * per_epoch
+        steps = self.steps_for(len(rows))
         order = torch.from_numpy(rows)
         for step in range(steps):
             epoch, batch = divmod(step, per_epoch)

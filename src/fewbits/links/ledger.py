@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewbits.errors import LocalError
+from fewbits.files import placed
 from fewbits.wire import Section
 
 DIRECTIONS: tuple[str, ...] = ("up", "down")
@@ -74,7 +75,7 @@ class Ledger:
         """Write what was added since the last flush; returns the file's size in bytes."""
         if self._path is None:
             return 0
-        with self._path.open("a") as file:
+        with placed(self._path), self._path.open("a") as file:
             file.writelines(line + "\n" for line in self._lines)
         self._lines.clear()
         return self._path.stat().st_size

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from fewbits.errors import WireError
+from fewbits.files import placed, sync
 from fewbits.links.bundle import leb, unleb
 from fewbits.wire import Frame
 
@@ -124,16 +124,12 @@ class Log:
     def sync(self) -> None:
         """Wait until all of it is on disk."""
         for path in [*filter(Path.exists, self._written), *([self.folder] if self.folder and self._written else [])]:
-            opened = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(opened)
-            finally:
-                os.close(opened)
+            sync(path)
         self._written.clear()
 
     def _write(self, segment: _Segment, record: bytes) -> None:
         if segment.path is not None:
-            with segment.path.open("ab") as file:
+            with placed(segment.path), segment.path.open("ab") as file:
                 file.write(leb(len(record)) + record)
             self._written.add(segment.path)
 

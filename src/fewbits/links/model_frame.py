@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_whole
 from fewbits.codecs import Threshold, chain, flat
 from fewbits.coders import Auto
 from fewbits.errors import LocalError, WireError
+from fewbits.files import write_atomically
 from fewbits.links.identity import codec_hash
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
@@ -24,6 +26,9 @@ from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
 CODEC = flat(chain(Threshold(0.0), Auto()))
+WHOLE = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+ALWAYS = 10**9  # bytes that a model may take, however short its frame is
+RATIO = 64  # bytes in memory for one of the frame; a model of zeros alone has no bound of its own
 EXACT = 2**53  # integers up to here travel as float64 without loss
 
 
@@ -53,19 +58,21 @@ def save_model(state: Mapping[str, Tensor], path: Path | str) -> int:
     assert isinstance(spec, TreeSpec)
     frame = Sender(CODEC, spec, Key(0)).send(floats)
     integers = {name: _kind(x) for name, x in state.items() if not x.is_floating_point()}
-    _write(_note(path), json.dumps([_description(spec) | {"integers": integers}], indent=2).encode() + b"\n")
-    _write(path, frame)
+    write_atomically(_note(path), json.dumps([_description(spec) | {"integers": integers}], indent=2).encode() + b"\n")
+    write_atomically(path, frame)
     return len(frame)
 
 
-def load_model(path: Path | str) -> dict[str, Tensor]:
+def load_model(path: Path | str, max_bytes: int | None = None) -> dict[str, Tensor]:
     """The state dict that `save_model` wrote, on the CPU.
 
     Args:
         path: of the frame; PATH.json must lie beside it.
+        max_bytes: the most memory that the tensors may take, since zeros cost no bytes in the frame; None: 1 GB, or 64
+            times the frame where that is more.
 
     Raises:
-        LocalError: a file is missing, or PATH.json does not describe a model.
+        LocalError: a file is missing, PATH.json does not describe a model, or its tensors take more than `max_bytes`.
         WireError: the frame is damaged, or of another model than PATH.json describes.
 
     >>> import tempfile
@@ -81,9 +88,21 @@ def load_model(path: Path | str) -> dict[str, Tensor]:
         raise LocalError(f"load_model: {error.filename} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise LocalError(f"load_model: {_note(path)} is not JSON: {error}") from None
+    if max_bytes is not None:
+        check_whole("load_model: max_bytes", max_bytes, 1, numpy=True)
     spec, integers = _parsed(note, _note(path))
+    _check_size(spec, max_bytes or max(ALWAYS, RATIO * len(frame)), len(frame), path)
     found = Receiver(CODEC, spec).receive(frame)
     return {name: x.to(getattr(torch, integers[name])) if name in integers else x for name, x in found.items()}
+
+
+def _check_size(spec: TreeSpec, most: int, frame_bytes: int, path: Path) -> None:
+    wanted = sum(leaf.numel * leaf.bits // 8 for _, leaf in spec)
+    if wanted > most:
+        raise LocalError(
+            f"load_model: {_note(path)} asks for {wanted:,} bytes of memory for a frame of {frame_bytes:,} bytes; at "
+            f"most {most:,} are taken. Give max_bytes={wanted} if you trust the file"
+        )
 
 
 def _note(path: Path) -> Path:
@@ -108,20 +127,22 @@ def _description(spec: TreeSpec) -> dict[str, Any]:
     return {"link": "model", "codec": repr(CODEC), "hash": f"{codec_hash(CODEC, spec):04X}", "tensors": tensors}
 
 
+def _leaf(shape: object, dtype: str) -> Spec:
+    if not isinstance(shape, list) or not all(type(n) is int for n in shape):
+        raise TypeError(f"a shape is a list of whole numbers; got {shape!r}")
+    return Spec(tuple(shape), dtype)
+
+
 def _parsed(note: Any, where: Path) -> tuple[TreeSpec, dict[str, str]]:
     try:
         (link,) = note
-        spec = TreeSpec(tuple((str(name), Spec(tuple(shape), dtype)) for name, shape, dtype in link["tensors"]))
+        spec = TreeSpec(tuple((str(name), _leaf(shape, dtype)) for name, shape, dtype in link["tensors"]))
         integers = {str(name): str(kind) for name, kind in link["integers"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LocalError(f"load_model: {where} does not describe a model: {error}") from None
-    odd = [kind for kind in integers.values() if not isinstance(getattr(torch, kind, None), torch.dtype)]
+    odd = [kind for kind in integers.values() if kind not in WHOLE]
     if odd:
-        raise WireError(f"load_model: {where} names tensors of type {odd[0]!r}, which torch does not have")
+        raise WireError(
+            f"load_model: {where} names integer tensors of type {odd[0]!r}; the types are {', '.join(WHOLE)}"
+        )
     return spec, integers
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)

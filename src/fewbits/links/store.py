@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fewbits.errors import LocalError
@@ -89,8 +91,9 @@ class StateStore:
     def _write(self) -> None:
         """Write what was deferred, in its order."""
         if self._deferred:
-            for statement in PUT:
-                self._writing.executemany(statement, self._deferred)
+            with self._placed():
+                for statement in PUT:
+                    self._writing.executemany(statement, self._deferred)
             self._deferred.clear()
             self._waiting.clear()
 
@@ -132,8 +135,17 @@ class StateStore:
     def commit(self) -> None:
         """Make what was put durable, and visible to the other writers."""
         self._write()
-        self._writing.commit()
+        with self._placed():
+            self._writing.commit()
         self._fetched.clear()
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Name the file in an error, such as that of a full disk."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise type(error)(f"{self.folder / self._name}: {error}") from None
 
     def refresh(self) -> None:
         """Open the files that other writers have made since."""
@@ -160,9 +172,11 @@ class StateStore:
 
     def close(self) -> None:
         """Commit and close."""
-        self.commit()
-        for file in self._files.values():
-            file.close()
+        try:
+            self.commit()
+        finally:
+            for file in self._files.values():
+                file.close()
 
     def _open(self, name: str) -> sqlite3.Connection:
         path = self.folder / name
@@ -176,6 +190,15 @@ class StateStore:
             file.execute(SCHEMA)
             file.commit()
         except sqlite3.DatabaseError as error:
-            raise LocalError(f"{path}: cannot be used as a state store ({error})") from None
+            raise LocalError(f"{path}: cannot be used as a state store ({_cause(path) or error})") from None
         self._files[name] = file
         return file
+
+
+def _cause(path: Path) -> str | None:
+    """What the system says against opening the file; SQLite does not pass it on."""
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError as error:
+        return error.strerror
+    return None

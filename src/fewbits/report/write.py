@@ -42,7 +42,7 @@ def write(folder: Path, report: Report) -> list[str]:
     except LocalError as error:
         notes.append(str(error))
     else:
-        (folder / report.picture_name).write_bytes(drawn.light)
+        write_atomically(folder / report.picture_name, drawn.light)
         picture = image(drawn, report.caption)
     page = document(report.title, report.subtitle, picture, report.sections)
     write_atomically(folder / report.page_name, page.encode())

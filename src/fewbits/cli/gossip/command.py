@@ -66,7 +66,7 @@ def gossip(given: o.Given) -> None:
     if given["resume"] is None:
         check_free(folder, given["force"])
         compared.check()  # a mistake is found before anything is removed
-        claim(folder, given["force"])
+        claim(folder, given["force"], comparison)
     play.compare(compared, folder, Console())
 
 

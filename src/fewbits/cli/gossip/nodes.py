@@ -13,6 +13,7 @@ from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, save_result, show
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import load_data
+from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.distributed import DistributedRun, World
 from fewbits.report.gossip import GossipRecord
 from fewbits.rng import Key
@@ -28,7 +29,8 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
     if world.rank == 0:
         if new and not (world.process.attempt and is_ours(folder)):
             check_free(folder, force)
-            claim(folder, force)
+            claim(folder, force, comparison)
+        _lock = RunLock.of(folder)
         comparison.write(folder)
     shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
     world.agree({"command": json.dumps(shown.asdict())})  # rank 0 has prepared the folder

@@ -26,6 +26,7 @@ from fewbits.cli.play import finished as play_finished
 from fewbits.cli.prepared import InitialModels, initial_model
 from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_weights
+from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
 from fewbits.learn.gossip import GossipMethod
@@ -80,6 +81,7 @@ def play(
 ) -> GossipRecord | None:
     """One run; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
+    _lock = RunLock.of(folder)  # before anything in it changes
     (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
     prepared.config.write(folder)
     run = prepared.run(folder)

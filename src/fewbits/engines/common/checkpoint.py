@@ -20,6 +20,7 @@ from fewbits.federated.server import Server
 from fewbits.files import write_atomically
 
 KEEP = 2
+SHOWN = 120  # characters of a setting in a message
 UNSOUND = (OSError, ValueError, TypeError, KeyError, SafetensorError)  # raised by reading or using a damaged one
 
 
@@ -41,8 +42,23 @@ class Note:
         """LocalError when the run in `folder` began with other settings; `settings` may leave some of them out."""
         for name, value in settings.items():
             earlier = self.settings.get(name)
-            if earlier != value:
-                raise LocalError(f"{folder} holds another run; its {name}: {earlier}; got {value}. Use a new folder")
+            if earlier is not None and earlier != value:
+                was, now = _where_they_differ(earlier, value)
+                raise LocalError(f"{folder} holds another run; its {name}: {was}; got {now}. Use a new folder")
+
+
+def _where_they_differ(earlier: str, value: str) -> tuple[str, str]:
+    """Two long texts, cut down to the place where they begin to differ."""
+    if max(len(earlier), len(value)) <= SHOWN:
+        return earlier, value
+    first = next((i for i, (a, b) in enumerate(zip(earlier, value, strict=False)) if a != b), 0)
+    start = max(0, first - SHOWN // 2)
+
+    def cut(text: str) -> str:
+        end = start + SHOWN
+        return f"{'...' * (start > 0)}{text[start:end]}{'...' * (len(text) > end)}"
+
+    return cut(earlier), cut(value)
 
 
 def save(folder: Path, server: Server, note: Note) -> None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from fewbits.files import placed, sync
+
 
 class Disk:
     """Syncs the SQLite files of a folder; use it as a context manager around all that has them open.
@@ -33,14 +35,6 @@ class Disk:
                 continue  # an index that SQLite makes anew
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDWR)
-            os.fsync(self._files[path])
+            with placed(path):
+                os.fsync(self._files[path])
         sync(self._folder)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk; not for a file that SQLite has open here."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fewbits.engines.common.disk import sync
 from fewbits.errors import LocalError
+from fewbits.files import placed, sync
 from fewbits.links import Ledger
 
 LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
@@ -17,7 +17,7 @@ LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
     """Append one line to the metrics."""
-    with (folder / METRICS).open("a") as file:
+    with placed(folder / METRICS), (folder / METRICS).open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -5,13 +5,14 @@ Only bytes pass through a pipe. A message is a JSON header and data; several may
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -22,6 +23,13 @@ from fewbits.errors import FewbitsError, LocalError
 Message = tuple[dict[str, Any], bytes]
 WORKER = "fewbits-worker-"  # how the names of the processes begin
 HUNG_UP = (EOFError, BrokenPipeError, ConnectionResetError)
+CAUSES = {
+    errno.ENOSPC: "/dev/shm, where its locks are, is full; free some of it, or take processes=1",
+    errno.EMFILE: "this process has too many open files; raise the limit (`ulimit -n`), or take fewer processes",
+    errno.ENFILE: "the system has too many open files; take fewer processes",
+    errno.EAGAIN: "the system allows no more processes (`ulimit -u`); take fewer processes",
+    errno.ENOMEM: "memory is full; take fewer processes",
+}
 SECONDS = 10.0  # for a child to end by itself
 
 
@@ -38,13 +46,15 @@ class Children:
     def fork(self, serve: Callable[..., None], *arguments: Any) -> Connection:
         """Start a process that runs serve(its pipe, *arguments); returns our end of the pipe."""
         context = multiprocessing.get_context("fork")
-        ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
+        with starting(f"worker process {len(self)}"):
+            ours, theirs = cast("tuple[Connection, Connection]", context.Pipe())
         self.pipes.append(ours)
         name, known = f"{WORKER}{len(self)}", (theirs, tuple(self.pipes), serve, arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
             child = context.Process(target=_live, args=known, name=name, daemon=True)
-            child.start()
+            with starting(f"worker process {len(self)}"):
+                child.start()
         theirs.close()
         self._processes.append(child)
         return ours
@@ -70,6 +80,16 @@ class Children:
             if child.is_alive():
                 child.kill()
                 child.join()
+
+
+@contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Around what processes share: LocalError says what could not be had, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        cause = CAUSES.get(error.errno or 0, f"{error.strerror or error}; processes=1 needs none of this")
+        raise LocalError(f"{what} cannot be made: {cause}") from None
 
 
 def checked(message: Message) -> Message:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewbits.codecs import Lift
 from fewbits.codecs.lifts.lift import AnySpec, entries
+from fewbits.engines.common.run_lock import LOCK
 from fewbits.errors import LocalError
 from fewbits.federated.server import Server
 from fewbits.files import write_atomically
@@ -19,6 +20,7 @@ from fewbits.links.identity import codec_hash
 
 COMMANDS = ("config.json", "compare.json")  # what the command line leaves first
 RUN = ("checkpoints", "states", "ledger.jsonl", "metrics.jsonl", "vectors.bin")
+EARLY = (LOCK, "wire.json", "downlink")  # what a run that was stopped before its first log may have left
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
 
 
@@ -30,6 +32,7 @@ def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
         first: names of which a run of this kind leaves one or more, before anything else.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = {name for name in names if name not in EARLY and not name.endswith(".part")}
     if folder.exists() and not folder.is_dir():
         raise LocalError(f"{folder} is a file; give a folder")
     command = next((name for name in COMMANDS if name in names), None)

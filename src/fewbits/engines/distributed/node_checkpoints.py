@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import Tensor
 
 from fewbits.engines.common import checkpoint
-from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.errors import DesyncError, LocalError
 
 
@@ -33,14 +32,14 @@ class NodeCheckpoints:
         for later in (round for round in checkpoint.rounds(self._folder) if round > after):
             (self._folder / f"round-{later:08d}.json").unlink()
 
-    def read(self, round: int, setup: GossipSetup) -> tuple[checkpoint.Note, dict[str, Tensor]]:
+    def read(self, round: int, settings: Mapping[str, str]) -> tuple[checkpoint.Note, dict[str, Tensor]]:
         """The checkpoint of that round; removes later ones. LocalError when it is of a run with other settings."""
         self.drop(round)
         taken: list[dict[str, Tensor]] = []
         note, _ = checkpoint.newest(self._folder, lambda _, tensors: taken.append(tensors))
         if note is None or note.round != round:
             raise LocalError(f"{self._folder} has no sound checkpoint of round {round}")
-        note.check_settings(self._folder, setup.settings())
+        note.check_settings(self._folder, settings)
         return note, taken[-1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,11 @@ import torch
 from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.checkpoint import Note
 from fewbits.engines.common.logs import LEDGER, resume_logs, sync_logs
+from fewbits.engines.common.run_lock import RunLock
+from fewbits.engines.common.same_run import START
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.common.task_identity import model_digest
 from fewbits.engines.distributed.collect import wait_for_collection
 from fewbits.engines.distributed.frame_exchange import FrameExchange
 from fewbits.engines.distributed.node_checkpoints import NodeCheckpoints, newest_common_round
@@ -78,10 +80,13 @@ class DistributedRun:
         self.folder = Path(folder) if folder is not None else None
         self.node = Node(task.model, method, network, world.rank, key)
         self.setup = GossipSetup(task, self.node.method, network, key)
+        start = model_digest(task.model, self.node.flat.shared)
+        self._settings = self.setup.settings | {START: start}  # what the parts of a run have in common
         self.repairs = 0  # bytes that this node sent again
         self._checkpoints = NodeCheckpoints(self.folder / "checkpoints", world.rank) if self.folder else None
         self._trainer = Trainer(task, key, self.node.flat)
         self._logs = self.folder if world.rank == 0 else None
+        self._lock: RunLock | None = None  # at rank 0, of the folder
         self._reports = RoundReports(world, self.node, self.setup, self._logs)
         self._seconds = 0.0
 
@@ -104,9 +109,8 @@ class DistributedRun:
 
     def _facts(self) -> dict[str, str]:
         """The facts that all processes must share."""
-        start, schedule = self.node.flat.whole.cpu().numpy().tobytes(), self.schedule
-        return self.setup.settings() | {
-            "initial model": f"{len(start)} bytes, digest {hashlib.blake2b(start, digest_size=8).hexdigest()}",
+        schedule = self.schedule
+        return self._settings | {
             "spec": canonical(self.node.spec),
             "schedule": f"{schedule.rounds} rounds, evaluated every {schedule.evaluate_every}, "
             f"saved every {schedule.checkpoint_every}",
@@ -114,13 +118,16 @@ class DistributedRun:
 
     def _resume(self) -> None:
         """Return to the newest common round: this node, and at rank 0 the logs."""
+        if self._logs is not None:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock.of(self._logs)
         local = {"checkpoints": self._checkpoints.describe() if self._checkpoints else "[]"}
         facts_by_rank, note = self.world.agree(self._facts(), local), None
         round = newest_common_round([facts["checkpoints"] for facts in facts_by_rank])
         if self._checkpoints and not round:
             self._checkpoints.drop(after=0)
         elif self._checkpoints:
-            note, tensors = self._checkpoints.read(round, self.setup)
+            note, tensors = self._checkpoints.read(round, self._settings)
             self.node.load(tensors)
             self._seconds = note.seconds
         if self._logs is not None:
@@ -160,7 +167,7 @@ class DistributedRun:
         if self._checkpoints is None:
             return
         sizes = sync_logs(self._logs, self.ledger) if self._logs is not None else {}
-        self._checkpoints.write(self.node.dump(), Note(number, sizes, self._seconds, self.setup.settings()))
+        self._checkpoints.write(self.node.dump(), Note(number, sizes, self._seconds, self._settings))
 
 
 def _check(network: object, world: World) -> None:

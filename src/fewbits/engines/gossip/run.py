@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from fewbits.engines.common import checkpoint
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
+from fewbits.engines.common.run_lock import RunLock
+from fewbits.engines.common.same_run import NEWEST, check_same_run
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.common.task_identity import model_digest
 from fewbits.engines.gossip.count_frames import count_frames
 from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures
 from fewbits.engines.gossip.node_pool import NodePool
@@ -85,6 +88,8 @@ class GossipRun:
         self._evaluator = Evaluator(task, method)
         self._saved_round = 0
         self._between_rounds = True
+        self._lock: RunLock | None = None  # of the folder
+        self._settings = self.setup.settings
         self._restored = self._resume(self.folder) if self.folder else None
         self.ledger = Ledger(self.folder / LEDGER if self.folder else None)
 
@@ -97,8 +102,9 @@ class GossipRun:
             self._check_checkpoint(folder, note, found)
             taken.append(found)
 
-        for earlier in checkpoint.notes(folder / "checkpoints"):
-            earlier.check_settings(folder, self.setup.settings())
+        self._lock = RunLock.of(folder)
+        start = model_digest(self.task.model, self.flat.shared)
+        self._settings = check_same_run(folder / "checkpoints", folder, self.setup.settings, start)
         note, complaints = checkpoint.newest(folder / "checkpoints", take)
         self.notes += complaints
         self.reports = [GossipReport(**line) for line in resume_logs(folder, note.sizes if note else None)]
@@ -108,7 +114,7 @@ class GossipRun:
         return taken[-1] if taken else None
 
     def _check_checkpoint(self, folder: Path, note: checkpoint.Note, found: dict[str, Tensor]) -> None:
-        note.check_settings(folder, self.setup.settings())
+        note.check_settings(folder, self.setup.settings)
         for name, x in self.vectors.named().items():
             if found[name].shape != x.shape:
                 raise LocalError(f"its {name} have shape {tuple(found[name].shape)}, not {tuple(x.shape)}")
@@ -129,7 +135,8 @@ class GossipRun:
         if not self._between_rounds:
             raise LocalError("this GossipRun ended within a round; make a new one")
         vectors = {name: x.clone() for name, x in self.vectors.named().items()} if self._links else None
-        with NodePool(self.setup, self.vectors, self.schedule.processes) as pool:
+        playing = self._lock.playing() if self._lock else nullcontext()
+        with playing, NodePool(self.setup, self.vectors, self.schedule.processes) as pool:
             self._restore(pool, vectors)
             try:
                 while self.round < self.schedule.rounds:
@@ -197,7 +204,8 @@ class GossipRun:
         if self.folder is None or self._saved_round == self.round:
             return
         sizes = sync_logs(self.folder, self.ledger)
-        note = checkpoint.Note(self.round, sizes, self._seconds, self.setup.settings())
+        settings = self._settings | {NEWEST: model_digest(self.task.model, self.mean)}
+        note = checkpoint.Note(self.round, sizes, self._seconds, settings)
         checkpoint.write(self.folder / "checkpoints", self.vectors.named() | self._links, note)
         self._saved_round = self.round
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from fewbits.engines.common.task import Task
+from fewbits.engines.common.task_identity import task_settings
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import GossipMethod
 from fewbits.rng import Key
@@ -33,6 +35,7 @@ class GossipSetup:
         if parts != network.n:
             raise LocalError(f"gossip: the network has {network.n} nodes, but the data has {parts} parts")
 
+    @cached_property
     def settings(self) -> dict[str, str]:
         """The settings that a resumed run must share with its earlier part."""
         return {
@@ -41,4 +44,5 @@ class GossipSetup:
             "key": self.key.text(),
             "local training": canonical(self.task.local),
             "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
+            **task_settings(self.task),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewbits.errors import LocalError
+from fewbits.files import placed
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, Vectors
 from fewbits.topology import Network
@@ -64,8 +66,10 @@ def _map(size: int, path: Path | None) -> mmap.mmap:
     if path is None:
         return mmap.mmap(-1, max(1, size))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w+b") as file:
+    with placed(path), path.open("w+b") as file:
         file.truncate(max(1, size))
+        if hasattr(os, "posix_fallocate"):  # a full disk is found here, not by a signal in the middle of a round
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
         return mmap.mmap(file.fileno(), max(1, size))
 
 

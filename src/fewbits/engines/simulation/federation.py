@@ -15,6 +15,7 @@ from torch import nn
 from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.common.task_identity import task_settings
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
@@ -25,6 +26,7 @@ from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
+from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
@@ -100,6 +102,7 @@ class Federation:
             "local training": canonical(self.task.local),
             "clients": f"{len(self.task.parts)} with {sum(len(part) for part in self.task.parts)} examples",
             "clients per round": str(self.schedule.per_round or len(self.task.parts)),
+            **task_settings(self.task),
         }
 
     def client_model(self, client: int) -> nn.Module:
@@ -152,7 +155,8 @@ class Federation:
     def _states(self) -> Iterator[Path]:
         """Where the clients' states are: in the run's folder, or in a temporary one."""
         if self._run_folder is not None:
-            yield self._run_folder.states
+            with self._run_folder.lock.playing():
+                yield self._run_folder.states
             return
         with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:
             try:
@@ -266,3 +270,6 @@ def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
     if schedule.per_round is not None and schedule.per_round > len(task.parts):
         raise LocalError(f"per_round is {schedule.per_round}, but there are {len(task.parts)} clients")
     method.objective.check(task.local)
+    if any(adaptive_rules(method.up)):
+        for client, part in enumerate(task.parts):
+            check_adaptive(method.up, client, task.local.steps_for(len(part)), task.local.lr)

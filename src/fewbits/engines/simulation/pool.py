@@ -18,7 +18,7 @@ import torch
 
 from fewbits.checks import check_whole
 from fewbits.engines.common.allocator import keep_memory
-from fewbits.engines.common.processes import Children, Message, checked, one_thread, pack, unpack
+from fewbits.engines.common.processes import Children, Message, checked, one_thread, pack, starting, unpack
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.shared_memory import SharedBuffer, SharedRing
 from fewbits.engines.simulation.worker import Reply, Worker, burst, chunks
@@ -71,10 +71,11 @@ class Pool:
         for i in range(self._count):  # one by one: workers that made and opened each other's at once would collide
             StateStore(states, writer=str(i), durable=False).close()
         context = multiprocessing.get_context("fork")
-        self._next = context.Value("q", 0)
         dense = 4 * sum(x.numel() for x in self._task.model.state_dict().values())
-        self._buffer = SharedBuffer(dense)
-        self._rings = [SharedRing(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
+        with starting("memory that worker processes share"):
+            self._next = context.Value("q", 0)
+            self._buffer = SharedBuffer(dense)
+            self._rings = [SharedRing(context, dense, AHEAD + burst(dense)) for _ in range(self._count)]
         for i in range(self._count):
             shared = Shared(self._next, self._buffer, self._rings[i])
             pipe = self._children.fork(_serve, shared, self._arguments, str(i))

@@ -10,6 +10,9 @@ from torch import Tensor
 from fewbits.engines.common import checkpoint
 from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.logs import LEDGER, METRICS, append_metrics, resume_logs, sync_logs
+from fewbits.engines.common.run_lock import RunLock
+from fewbits.engines.common.same_run import NEWEST, check_same_run
+from fewbits.engines.common.task_identity import model_digest
 from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
@@ -25,6 +28,8 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, str]) -> None:
         """`settings`: what a resumed run must have in common with its earlier part, by name."""
         self.path, self.settings = path, settings
+        path.mkdir(parents=True, exist_ok=True)
+        self.lock = RunLock.of(path)
         self.states, self._checkpoints = path / "states", path / "checkpoints"
         self.ledger, self.metrics = path / LEDGER, path / METRICS
 
@@ -36,9 +41,8 @@ class RunFolder:
         Raises:
             LocalError: the folder holds another run, or too little is left to continue.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        for earlier in checkpoint.notes(self._checkpoints):
-            earlier.check_settings(self.path, self.settings)
+        start = model_digest(server.model, server.flat.shared)
+        self.settings = check_same_run(self._checkpoints, self.path, self.settings, start)
         note, sentences = checkpoint.restore(self._checkpoints, server)
         lines = resume_logs(self.path, note.sizes if note else None)
         sentences += server.broadcast.attach(self.path / DOWN)
@@ -69,7 +73,8 @@ class RunFolder:
         sizes = sync_logs(self.path, ledger)
         disk.sync()
         server.broadcast.sync()
-        note = checkpoint.Note(server.round, sizes, seconds, self.settings)
+        settings = self.settings | {NEWEST: model_digest(server.model, server.flat.shared)}
+        note = checkpoint.Note(server.round, sizes, seconds, settings)
         checkpoint.save(self._checkpoints, server, note)
 
     def client_state(self, local: LocalRound, client: int) -> Tensor:

@@ -1,0 +1,38 @@
+"""Whether a folder holds an earlier part of this very run: by its settings, and by the weights that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fewbits.engines.common import checkpoint
+from fewbits.errors import LocalError
+
+START, NEWEST = "initial model", "newest model"  # their names among a checkpoint's settings
+
+
+def check_same_run(checkpoints: Path, folder: Path, settings: Mapping[str, str], start: str) -> dict[str, str]:
+    """The settings of a run that begins, or goes on, in `folder`; the initial model is among them then.
+
+    A run goes on from its initial weights, or from those of a checkpoint: a call that trains a model in place is
+    repeated with the trained model. Nothing changes here.
+
+    Args:
+        checkpoints: where its checkpoints are.
+        folder: its folder, for the message.
+        settings: what the parts of a run have in common.
+        start: digest of the weights that this part was given.
+
+    Raises:
+        LocalError: the folder holds another run; the sentence names what differs, with both values.
+    """
+    known: list[str] = []
+    for note in checkpoint.notes(checkpoints):
+        note.check_settings(folder, settings)
+        known += [note.settings[name] for name in (START, NEWEST) if name in note.settings]
+    if known and start not in known:
+        raise LocalError(
+            f"{folder} holds another run; its {START}: {known[0]}; got {start}. Build the model from the same seed as "
+            "then, or use a new folder"
+        )
+    return {**settings, START: known[0] if known else start}
