@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.engines.common.disk import Disk
+from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
@@ -27,6 +28,7 @@ from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
+from fewbits.learn.metrics import metric_name
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
 from fewbits.links.bundle import unpack
 from fewbits.links.ledger import stages
@@ -243,7 +245,9 @@ class Federation:
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
         self.notes += replies.sentences(number)
-        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, self._epsilon(replies.used))
+        epsilon, metric = self._epsilon(replies.used), self.task.metric
+        name = None if metric is None else metric_name(metric)
+        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, name)
 
     def _epsilon(self, used: int) -> float | None:
         """After a round with so many updates in its sum."""
@@ -266,3 +270,4 @@ def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
     if schedule.per_round is not None and schedule.per_round > len(task.parts):
         raise LocalError(f"per_round is {schedule.per_round}, but there are {len(task.parts)} clients")
     method.objective.check(task.local)
+    check_first_batch(task, schedule.device)
