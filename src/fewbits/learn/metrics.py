@@ -126,7 +126,7 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
         found = metric(outputs, targets)
     except FewbitsError:
         raise
-    except Exception as error:  # noqa: BLE001 - the user's function may raise anything
+    except Exception as error:  # the user's own code may raise anything
         what = f"outputs {described(outputs)}, targets {described(targets)}"
         raise LocalError(f"metric {name} fails on {what}: {type(error).__name__}: {error}") from error
     if isinstance(found, tuple | list) and len(found) == 2:

@@ -59,7 +59,9 @@ def check_cross_entropy(outputs: object, targets: Tensor) -> None:
                 f"for labels give y.long(); {OTHER_LOSSES}"
             )
     elif targets.shape != (len(found), *found.shape[2:]):
-        raise LocalError(f"cross-entropy needs outputs (n, classes, ...) and targets (n, ...); {what}{_hint(found, targets)}")
+        raise LocalError(
+            f"cross-entropy needs outputs (n, classes, ...) and targets (n, ...); {what}{_hint(found, targets)}"
+        )
     else:
         _check_range(found.shape[1], targets)
 

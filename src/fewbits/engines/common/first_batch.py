@@ -98,7 +98,9 @@ def _loss(outputs: Any, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor], Tens
             check_cross_entropy(outputs, y)
         except LocalError as error:
             raise LocalError(f"{who}: {error}") from None
-    elif loss is functional.cross_entropy and isinstance(outputs, Tensor) and (outputs.dim() < 2 or outputs.shape[1] < 2):
+    elif (
+        loss is functional.cross_entropy and isinstance(outputs, Tensor) and (outputs.dim() < 2 or outputs.shape[1] < 2)
+    ):
         check_cross_entropy(outputs, y)
     value = _called(lambda: loss(outputs, y), f"{who}: the loss fails on {_what(x, y, outputs)}", x)
     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -115,7 +117,7 @@ def _called(call: Callable[[], Any], what: str, x: Tensor) -> Any:
         return call()
     except FewbitsError:
         raise
-    except Exception as error:  # noqa: BLE001 - the user's model and loss may raise anything
+    except Exception as error:  # the user's own code may raise anything
         raise LocalError(f"{what}: {type(error).__name__}: {error}{_hint(x)}") from error
 
 
@@ -123,7 +125,9 @@ def _hint(x: Tensor) -> str:
     if x.dtype == torch.float64:
         return "; models are float32: give x.float()"
     if x.dtype == torch.uint8:
-        return "; uint8 tensors are scaled as pixels only where they are images (n, c, h, w): give x.float() or x.long()"
+        return (
+            "; uint8 tensors are scaled as pixels only where they are images (n, c, h, w): give x.float() or x.long()"
+        )
     return ""
 
 

@@ -80,7 +80,11 @@ def _check_alike(part: str, tensors: Sequence[Tensor], who: str) -> None:
             raise LocalError(
                 f"{part} must be alike for all {who}s but for the number of rows; {who} {first} has "
                 f"{described(like)} on {like.device}, {who} {number} {described(x)} on {x.device}"
-                + ("; pad sequences to one length" if x.dim() == like.dim() > 1 and x.shape[1:] != like.shape[1:] else "")
+                + (
+                    "; pad sequences to one length"
+                    if x.dim() == like.dim() > 1 and x.shape[1:] != like.shape[1:]
+                    else ""
+                )
             )
 
 

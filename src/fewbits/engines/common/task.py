@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewbits.engines.common.pairs import pair, pairs, tensor
 from fewbits.errors import LocalError
 from fewbits.learn.local import LocalSGD
-from fewbits.learn.metrics import Metric
+from fewbits.learn.metrics import Metric, ignored, metric_name
 from fewbits.rng import Key
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -107,12 +107,18 @@ class Task:
 
     def _set_tensors(self) -> None:
         """NumPy arrays become tensors; labels become int64 where cross-entropy is to take them."""
-        for name in ("x", "y", "test_x", "test_y"):
+        for name in ("x", "test_x", "y", "test_y"):
             value = getattr(self, name)
             if value is not None or not name.startswith("test"):
                 found = tensor(value, f"Task: {name}")
-                whole = not (found.is_floating_point() or found.is_complex())
-                object.__setattr__(self, name, found.long() if self.loss is None and whole and "y" in name else found)
+                labels = name.endswith("y") and not (found.is_floating_point() or found.is_complex())
+                classes = labels and (self.loss is None or ignored(self.loss) is not None)
+                object.__setattr__(self, name, found.long() if classes else found)
+
+    @property
+    def metric_name(self) -> str | None:
+        """What tables call the metric; None: there is none."""
+        return None if self.metric is None else metric_name(self.metric)
 
     def on(self, device: torch.device) -> Task:
         """The task with its arrays on a device; the model stays where it is."""

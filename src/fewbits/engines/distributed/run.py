@@ -11,6 +11,7 @@ import torch
 
 from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.checkpoint import Note
+from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.logs import LEDGER, resume_logs, sync_logs
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
@@ -74,6 +75,7 @@ class DistributedRun:
             raise LocalError("DistributedRun: give the World of its context: `with World() as world:`")
         _check(network, world)
         GossipSetup(task, method, network, key)
+        check_first_batch(task)
         self.world, self.schedule = world, schedule
         self.folder = Path(folder) if folder is not None else None
         self.node = Node(task.model, method, network, world.rank, key)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewbits.engines.common import checkpoint
+from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
@@ -70,6 +71,7 @@ class GossipRun:
     ) -> None:
         given = GossipSetup(task, method, network, key)
         _check(schedule, folder, on_disk)
+        check_first_batch(task)
         self.folder = Path(folder) if folder is not None else None
         self.flat = FlatModel(task.model)
         self.method = tuned(method, shared_values.spec(self.flat), network, key.fold("gamma"))
@@ -188,8 +190,8 @@ class GossipRun:
         if round % self.schedule.evaluate_every and round != self.schedule.rounds:
             return ModelMeasures(sparsity, consensus)
         evaluation = self._evaluator(mean)
-        accuracies = [a for a, _ in pool.evaluate()] if self.task.test_y is not None else None
-        return ModelMeasures(sparsity, consensus, evaluation, accuracies)
+        scores = pool.evaluate() if self.task.test_y is not None else []
+        return ModelMeasures(sparsity, consensus, evaluation, scores, self.task.metric_name)
 
     def _save(self, pool: NodePool) -> None:
         """Write a checkpoint after the round that just ended, once its logs are on disk."""

@@ -28,7 +28,6 @@ from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.learn.metrics import metric_name
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
 from fewbits.links.bundle import unpack
 from fewbits.links.ledger import stages
@@ -245,8 +244,7 @@ class Federation:
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
         self.notes += replies.sentences(number)
-        epsilon, metric = self._epsilon(replies.used), self.task.metric
-        name = None if metric is None else metric_name(metric)
+        epsilon, name = self._epsilon(replies.used), self.task.metric_name
         return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, name)
 
     def _epsilon(self, used: int) -> float | None:

@@ -18,9 +18,9 @@ MEASURED = """
 <em>MB sent</em> counts a node's frame once, as on a broadcast medium. <em>MB links</em> counts it once per neighbour,
 as on point-to-point links, inactive neighbours included. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em> is the mean
 over nodes of their models on the test set. <em>Mean model</em> is the accuracy of the average of all models, and
-<em>loss</em> its loss without the regulariser. <em>Zeros</em>: the share of exact zeros in the nodes' models.
-<em>Consensus</em>: the consensus distance |X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the
-levels over the entropy of each frame's levels.</p>
+<em>loss</em> its loss without the regulariser. A column with a function's name is the run's metric, a mean over nodes.
+<em>Zeros</em>: the share of exact zeros in the nodes' models. <em>Consensus</em>: the consensus distance
+|X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the levels over the entropy of each frame's levels.</p>
 """
 
 
