@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewbits.errors import LocalError
+from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.metrics import Metric, count_right, finite, ignored, measure
-from fewbits.learn.outputs import cross_entropy
+from fewbits.learn.outputs import cross_entropy, described
 from fewbits.learn.select import select
 
 BATCH = 500  # examples; pieces of a test set have so many, too
@@ -77,7 +77,8 @@ def score(
         metric: (outputs, targets) -> the batch's mean, or its (sum, count).
 
     Raises:
-        LocalError: there is no example, x and y differ in length, batch < 1, or the metric returns no number.
+        LocalError: there is no example, x and y differ in length, batch < 1, model or loss fails on a batch, or the
+            metric returns no number.
     """
     if batch < 1 or len(x) == 0 or len(x) != len(y):
         raise LocalError(f"evaluate: need batch >= 1 and as many inputs as targets; got {batch}, {len(x)}, {len(y)}")
@@ -86,7 +87,13 @@ def score(
     with evaluating(module), torch.no_grad():  # inference_mode would leave cached tensors that no training can use
         for start in range(0, len(x), batch):
             rows = torch.arange(start, min(start + batch, len(x)), device=x.device)
-            parts.append(score_batch(module(select(x, rows)), y.index_select(0, rows), loss, metric))
+            try:
+                parts.append(score_batch(module(select(x, rows)), y.index_select(0, rows), loss, metric))
+            except FewbitsError:
+                raise
+            except Exception as error:  # the user's own code may raise anything
+                where = f"rows {start}..{start + len(rows) - 1} of {described(x)} with targets {described(y)}"
+                raise LocalError(f"evaluate: {where}: {type(error).__name__}: {error}") from error
     return Scores.total(parts)
 
 

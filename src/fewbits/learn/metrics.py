@@ -122,23 +122,26 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
     (2.0, 4.0)
     """
     name = metric_name(metric)
+    who = "metric" if name == "metric" else f"metric {name}"
     try:
         found = metric(outputs, targets)
     except FewbitsError:
         raise
     except Exception as error:  # the user's own code may raise anything
         what = f"outputs {described(outputs)}, targets {described(targets)}"
-        raise LocalError(f"metric {name} fails on {what}: {type(error).__name__}: {error}") from error
+        raise LocalError(f"{who} fails on {what}: {type(error).__name__}: {error}") from error
     if isinstance(found, tuple | list) and len(found) == 2:
         total, count = _number(found[0]), _number(found[1])
     else:
         mean, count = _number(found), float(len(targets))
         total = None if mean is None else mean * count
     if total is None or count is None or not count >= 0:
-        raise LocalError(
-            f"metric {name} must return a number, the batch's mean, or a pair (sum, count); got {found!r:.80}"
-        )
+        raise LocalError(f"{who} must return a number, the batch's mean, or a pair (sum, count); got {_shown(found)}")
     return total, count
+
+
+def _shown(found: object) -> str:
+    return described(found) if isinstance(found, Tensor) else f"{found!r:.80}"
 
 
 def _number(value: object) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,11 @@ from fewbits.learn.select import select
 from fewbits.rng import Key
 
 MOST_ROWS = 32  # of one client, and of the test set
+BROADCAST = "Using a target size"  # torch's warning that a loss pairs every output with every target
 TRIED = 8  # clients, at most: a fault in one client's data is no reason to end the run
 
 
-def check_first_batch(task: Task, device: str = "cpu") -> None:
+def check_first_batch(task: Task, device: str = "cpu", who: str = "client") -> None:
     """Train a copy of the model on one batch of a client, and evaluate it on the first rows of the test set.
 
     Nothing of the model changes, and no generator of random numbers moves. A fault is one of the run when the first
@@ -33,6 +35,7 @@ def check_first_batch(task: Task, device: str = "cpu") -> None:
     Args:
         task: the model, and all data.
         device: where clients will train.
+        who: "client" or "node".
 
     Raises:
         LocalError: the model, the loss or the metric fails, or does not give what training needs.
@@ -42,8 +45,8 @@ def check_first_batch(task: Task, device: str = "cpu") -> None:
         return
     model.to(device)
     with seeded(Key(0).fold("first batch"), device):
-        _check_clients(model.train(), task, device)
-        _check_evaluation(model.eval(), task, device)
+        _check_clients(model.train(), task, device, who)
+        _check_evaluation(model.eval(), task, device, who)
 
 
 def _copy(model: nn.Module) -> nn.Module | None:
@@ -56,14 +59,14 @@ def _copy(model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _check_clients(model: nn.Module, task: Task, device: str) -> None:
+def _check_clients(model: nn.Module, task: Task, device: str, who: str) -> None:
     count = len(task.parts)
     first: LocalError | None = None
     for client in dict.fromkeys(np.linspace(0, count - 1, min(count, TRIED)).astype(int).tolist()):
         part = task.parts[client]
         rows = part[: min(task.local.batch_size or MOST_ROWS, MOST_ROWS)]
         try:
-            _train(model, *_batch(task.x, task.y, rows, device), task.loss or cross_entropy, f"client {client}")
+            _train(model, *_batch(task.x, task.y, rows, device), task.loss or cross_entropy, f"{who} {client}")
         except LocalError as error:
             first = first or error
         else:
@@ -93,22 +96,25 @@ def _outputs(model: nn.Module, x: Tensor, who: str) -> Any:
 
 
 def _loss(outputs: Any, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor], Tensor], who: str) -> Tensor:
-    if loss is cross_entropy:
+    if loss is cross_entropy or (loss is functional.cross_entropy and _one_output(outputs)):
         try:
             check_cross_entropy(outputs, y)
         except LocalError as error:
             raise LocalError(f"{who}: {error}") from None
-    elif (
-        loss is functional.cross_entropy and isinstance(outputs, Tensor) and (outputs.dim() < 2 or outputs.shape[1] < 2)
-    ):
-        check_cross_entropy(outputs, y)
-    value = _called(lambda: loss(outputs, y), f"{who}: the loss fails on {_what(x, y, outputs)}", x)
+    what = f"{who}: the loss fails on {_what(x, y, outputs)}"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", BROADCAST)
+        value = _called(lambda: loss(outputs, y), what, x)
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise LocalError(
             f"{who}: the loss must be a tensor of one number, the batch's mean; "
             f"got {described(value)} for {_what(x, y, outputs)}"
         )
     return value
+
+
+def _one_output(outputs: object) -> bool:
+    return isinstance(outputs, Tensor) and (outputs.dim() < 2 or outputs.shape[1] == 1)
 
 
 def _called(call: Callable[[], Any], what: str, x: Tensor) -> Any:
@@ -139,13 +145,13 @@ def _finite(x: Tensor) -> bool:
     return bool(torch.isfinite(x).all())
 
 
-def _check_evaluation(model: nn.Module, task: Task, device: str) -> None:
+def _check_evaluation(model: nn.Module, task: Task, device: str, kind: str) -> None:
     """The test set, or else what the first client's personal model is evaluated on."""
     most = MOST_ROWS if task.metric is None else BATCH  # a metric may need all classes
     if task.test_x is not None and task.test_y is not None:
         who, batch = "test", _batch(task.test_x, task.test_y, np.arange(min(len(task.test_y), most)), device)
     elif task.holdout:
-        who, batch = "holdout of client 0", _batch(task.x, task.y, task.holdout[0][:most], device)
+        who, batch = f"holdout of {kind} 0", _batch(task.x, task.y, task.holdout[0][:most], device)
     else:
         return
     x, y = batch
@@ -159,4 +165,5 @@ def _check_evaluation(model: nn.Module, task: Task, device: str) -> None:
             total, count = measure(task.metric, outputs, y)
             if not np.isfinite([total, count]).all():
                 name = metric_name(task.metric)
-                raise LocalError(f"{who}: metric {name} gives {total} over {count} on {_what(x, y, outputs)}")
+                name = "the metric" if name == "metric" else f"metric {name}"
+                raise LocalError(f"{who}: {name} gives {total} over {count} on {_what(x, y, outputs)}")

@@ -75,7 +75,7 @@ class DistributedRun:
             raise LocalError("DistributedRun: give the World of its context: `with World() as world:`")
         _check(network, world)
         GossipSetup(task, method, network, key)
-        check_first_batch(task)
+        check_first_batch(task, who="node")
         self.world, self.schedule = world, schedule
         self.folder = Path(folder) if folder is not None else None
         self.node = Node(task.model, method, network, world.rank, key)

@@ -15,6 +15,7 @@ from fewbits.learn.evaluation import Scores, score
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import backward
+from fewbits.learn.metrics import finite
 from fewbits.learn.outputs import cross_entropy
 
 EXAMPLES = 1000  # training examples for the stationarity, equally many of every node
@@ -64,15 +65,20 @@ class Evaluator:
     def __call__(self, mean: Tensor) -> dict[str, float | None]:
         """Accuracy, loss and metric on the test set, penalty and stationarity of the mean model (S,)."""
         self.model.shared.copy_(mean)
-        found: dict[str, float | None] = {
-            "penalty": self.prox.penalty(mean, self._spec),
-            "stationarity": self.stationarity(),
-        }
+        found: dict[str, float | None] = {"penalty": self.prox.penalty(mean, self._spec)}
+        found["stationarity"] = self._finite_stationarity()
         task = self.task
         if task.test_x is not None and task.test_y is not None:
             scores = score_on_test(self.model, task)
             found |= {"mean_accuracy": scores.accuracy, "loss": scores.loss, "mean_metric": scores.metric}
         return found
+
+    def _finite_stationarity(self) -> float | None:
+        """None where the loss fails on a node's examples, or gives nothing finite."""
+        try:
+            return finite(self.stationarity())
+        except Exception:  # noqa: BLE001 - the user's own code may raise anything; the node's turn says what
+            return None
 
     def stationarity(self) -> float:
         """|x - prox(x - eta grad F(x))| / eta of the current model, with F's mean over the training examples."""

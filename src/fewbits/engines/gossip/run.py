@@ -71,7 +71,7 @@ class GossipRun:
     ) -> None:
         given = GossipSetup(task, method, network, key)
         _check(schedule, folder, on_disk)
-        check_first_batch(task)
+        check_first_batch(task, who="node")
         self.folder = Path(folder) if folder is not None else None
         self.flat = FlatModel(task.model)
         self.method = tuned(method, shared_values.spec(self.flat), network, key.fold("gamma"))

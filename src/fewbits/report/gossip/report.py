@@ -20,7 +20,8 @@ as on point-to-point links, inactive neighbours included. 1 MB is 10<sup>6</sup>
 over nodes of their models on the test set. <em>Mean model</em> is the accuracy of the average of all models, and
 <em>loss</em> its loss without the regulariser. A column with a function's name is the run's metric, a mean over nodes.
 <em>Zeros</em>: the share of exact zeros in the nodes' models. <em>Consensus</em>: the consensus distance
-|X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the levels over the entropy of each frame's levels.</p>
+|X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the levels over the entropy of each frame's
+levels.</p>
 """
 
 
