@@ -208,14 +208,7 @@ def _fill(parts: list[np.ndarray]) -> list[np.ndarray]:
 
 def _classes(labels: np.ndarray, count: float, clients: int, key: Key) -> list[np.ndarray]:
     names = np.unique(labels)
-    if count != int(count) or count > len(names):
-        raise LocalError(f"partition: classes:K needs a whole K of at most {len(names)} classes; got {count:g}")
-    if count * clients < len(names):
-        raise LocalError(
-            f"partition: classes:{count:g} for {clients} clients leaves out {len(names) - count * clients:g} of "
-            f"{len(names)} classes; give {-(-len(names) // int(count))} clients or more, or "
-            f"classes:{-(-len(names) // clients)}"
-        )
+    _check_classes(count, len(names), clients)
     k, noise = int(count), key.fold("holders").uniform(clients * len(names)).reshape(clients, len(names))
     clients_of = np.zeros(len(names), np.int64)
     holders: list[list[int]] = [[] for _ in names]
@@ -232,6 +225,31 @@ def _classes(labels: np.ndarray, count: float, clients: int, key: Key) -> list[n
         for client, part in zip(holders[c], np.array_split(rows, max(1, clients_of[c])), strict=False):
             shares[client].append(part)
     return [np.concatenate(share) for share in shares]
+
+
+def _check_classes(count: float, classes: int, clients: int) -> None:
+    if count != int(count) or count > classes:
+        raise LocalError(f"partition: classes:K needs a whole K of at most {classes} classes; got {count:g}")
+    if count * clients < classes:
+        raise LocalError(
+            f"partition: classes:{count:g} for {clients} clients leaves out {classes - count * clients:g} of "
+            f"{classes} classes; give {-(-classes // int(count))} clients or more, or classes:{-(-classes // clients)}"
+        )
+
+
+def check_split(split: str, clients: int, classes: int) -> None:
+    """Raise LocalError for a split that no data of so many classes can have; no data is read.
+
+    >>> check_split("classes:3", 4, 10)
+    """
+    name, _, value = split.partition(":") if isinstance(split, str) else ("", "", "")
+    if split in ("iid", "natural"):
+        return
+    if name not in ("dirichlet", "classes"):
+        raise _bad(split)
+    number = _number(split, value)
+    if name == "classes":
+        _check_classes(number, classes, clients)
 
 
 def _natural(groups: np.ndarray | None, examples: int, clients: int, key: Key) -> list[np.ndarray]:

@@ -106,5 +106,15 @@ def _subtitle(config: Mapping[str, object]) -> str:
     sampled = config.get("per_round") or "all"
     return (
         f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients ({config.get('split')}), "
-        f"{sampled} of them in each of {config.get('rounds')} rounds"
+        f"{sampled} of them in each of {config.get('rounds')} rounds" + left_out(config)
     )
+
+
+def left_out(config: Mapping[str, object]) -> str:
+    """What the split leaves out, to stand behind the line below a title.
+
+    >>> left_out({"split_notes": ["split natural leaves out 2 of 6 examples"]}), left_out({})
+    ('; split natural leaves out 2 of 6 examples', '')
+    """
+    notes = config.get("split_notes")
+    return "".join(f"; {note}" for note in notes) if isinstance(notes, list) else ""

@@ -10,6 +10,7 @@ from fewbits.report.gossip.record import GossipRecord
 from fewbits.report.gossip.table import rows
 from fewbits.report.page import Section, configuration, stages, table
 from fewbits.report.text import NONE, megabytes
+from fewbits.report.training import left_out
 from fewbits.report.write import Report
 from fewbits.topology import Topology
 
@@ -62,7 +63,7 @@ def _subtitle(config: Mapping[str, object], graph: Topology) -> str:
     return (
         f"{config.get('model')} on {config.get('data')} ({config.get('split')}), {graph.n} nodes, "
         f"{config.get('topology')} with {len(graph.edges)} edges, spectral gap {graph.gap:.3g} with all nodes active, "
-        f"{config.get('inactive'):.0%} inactive, {config.get('rounds')} rounds"
+        f"{config.get('inactive'):.0%} inactive, {config.get('rounds')} rounds" + left_out(config)
     )
 
 
