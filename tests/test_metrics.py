@@ -33,6 +33,7 @@ def linear(outputs=4):
     model = nn.Linear(8, outputs)
     with torch.no_grad():
         model.weight.copy_(draw(outputs, 8, seed=1) / 4)
+        model.bias.zero_()
     return model
 
 
@@ -249,6 +250,10 @@ def test_a_test_set_that_does_not_fit_is_named():
         fb.federate(linear(), [(X, Y)], "dense", 1, test=(X[:, :3], Y))
     with pytest.raises(fb.LocalError, match=r"test: labels must be 0\.\.3"):
         fb.federate(linear(), [(X, Y)], "dense", 1, test=(X, Y + 7))
+    late = torch.cat([Y] * 3)
+    late[70] = 4
+    with pytest.raises(fb.LocalError, match=r"test: labels must be 0\.\.3 for 4 outputs, .* got 0\.\.4"):
+        fb.federate(linear(), [(X, Y)], "dense", 1, test=(torch.cat([X] * 3), late))
 
 
 def test_a_fault_of_one_clients_data_does_not_end_the_run_before_it_begins():
@@ -306,6 +311,22 @@ def test_a_metric_that_raises_is_named_with_shapes():
         train(linear(), metric=absolute)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("value", [float("nan"), "x"])
+def test_a_metric_that_fails_later_costs_its_value_alone_and_is_said_once(processes, value):
+    x, y = draw(700, 8), draw(700, 8)[:, :4].argmax(1)
+
+    def uneven(outputs, targets):
+        return 0.5 if len(targets) == 500 else value
+
+    result = train(linear(), Y, rounds=2, test=(x, y), metric=uneven, processes=processes)
+    assert result.metric is None and result.accuracy is not None
+    said = [note for note in result.notes if "metric uneven" in note]
+    assert len(said) == 1 and said[0].endswith("from round 1 on")
+    nodes = fb.gossip(linear(), [(X, Y)] * 4, fb.topology.ring(4), "dsgd", 2, test=(x, y), metric=uneven)
+    assert nodes.metric is None and sum("metric uneven" in note for note in nodes.notes) == 1
+
+
 def test_a_metric_without_examples_to_measure_on_is_refused():
     with pytest.raises(fb.LocalError, match="metric needs examples to be measured on"):
         fb.federate(linear(), [(X, Y)], "dense", 1, metric=right)
@@ -325,7 +346,7 @@ def test_any_number_of_processes_measures_alike(metric):
     x, y = draw(1203, 8), draw(1203, 2, seed=4)
     runs = [
         fb.federate(
-            linear(2), [(X, X[:, :2])] * 4, "topk", 2, test=(x, y), loss=F.mse_loss, metric=metric, processes=processes
+            linear(2), [(X, X[:, :2])] * 4, "dense", 2, test=(x, y), loss=F.mse_loss, metric=metric, processes=processes
         )
         for processes in (1, 3)
     ]
@@ -392,7 +413,7 @@ def test_gossip_measures_every_nodes_model_and_their_mean(tmp_path):
             loss=F.mse_loss,
             metric=absolute,
             processes=processes,
-            out=tmp_path / str(processes),
+            out=tmp_path if processes == 1 else None,
         )
         for processes in (1, 2)
     ]
@@ -400,4 +421,4 @@ def test_gossip_measures_every_nodes_model_and_their_mean(tmp_path):
     assert [r.metric for r in runs[0].reports] == [r.metric for r in runs[1].reports]
     assert (last.accuracy, last.accuracies, last.mean_accuracy, last.metric_name) == (None, None, None, "absolute")
     assert last.metric == runs[0].metric and last.mean_metric is not None
-    assert "<th>absolute</th>" in (tmp_path / "1" / "report.html").read_text()
+    assert "<th>absolute</th>" in (tmp_path / "report.html").read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.metrics import Metric, count_right, finite, ignored, measure
+from fewbits.learn.metrics import Metric, count_right, finite, ignored, measure, metric_name
 from fewbits.learn.outputs import cross_entropy, described
 from fewbits.learn.select import select
 
@@ -28,16 +28,26 @@ class Scores(NamedTuple):
     loss_weight: float = 0.0
     metric_sum: float = 0.0
     metric_weight: float = 0.0
+    trouble: str = ""  # why there is no metric, of the first piece without one
 
     @staticmethod
     def total(parts: Iterable[Scores]) -> Scores:
         """The sum of all."""
         found = Scores()
         for part in parts:
-            known = found.counted is not None and part.counted is not None
-            sums = [a + b for a, b in zip(found[2:], part[2:], strict=True)]
-            found = Scores(found.right + part.right, found.counted + part.counted if known else None, *sums)  # type: ignore[operator]
+            found = found._plus(part)
         return found
+
+    def _plus(self, part: Scores) -> Scores:
+        return Scores(
+            self.right + part.right,
+            None if self.counted is None or part.counted is None else self.counted + part.counted,
+            self.loss_sum + part.loss_sum,
+            self.loss_weight + part.loss_weight,
+            self.metric_sum + part.metric_sum,
+            self.metric_weight + part.metric_weight,
+            self.trouble or part.trouble,
+        )
 
     @property
     def accuracy(self) -> float | None:
@@ -51,8 +61,8 @@ class Scores(NamedTuple):
 
     @property
     def metric(self) -> float | None:
-        """The metric; None: there is none, it counted nothing, or it is not finite."""
-        return finite(self.metric_sum / self.metric_weight) if self.metric_weight else None
+        """The metric; None: there is none, it counted nothing, it failed, or it is not finite."""
+        return finite(self.metric_sum / self.metric_weight) if self.metric_weight and not self.trouble else None
 
 
 def score(
@@ -77,8 +87,8 @@ def score(
         metric: (outputs, targets) -> the batch's mean, or its (sum, count).
 
     Raises:
-        LocalError: there is no example, x and y differ in length, batch < 1, model or loss fails on a batch, or the
-            metric returns no number.
+        LocalError: there is no example, x and y differ in length, batch < 1, or model or loss fails on a batch. A
+            metric that fails is `trouble`: it ends no run.
     """
     if batch < 1 or len(x) == 0 or len(x) != len(y):
         raise LocalError(f"evaluate: need batch >= 1 and as many inputs as targets; got {batch}, {len(x)}, {len(y)}")
@@ -105,9 +115,24 @@ def score_batch(
     mean, weight = float(loss(outputs, targets)), _weight(loss, targets)
     if not weight or (not math.isfinite(mean) and all_void(targets)):
         mean, weight = 0.0, 0.0  # the mean of no target
-    return Scores(
-        right, counted, mean * weight, weight, *((0.0, 0.0) if metric is None else measure(metric, outputs, targets))
-    )
+    if metric is None:
+        return Scores(right, counted, mean * weight, weight)
+    try:
+        total, count = measure(metric, outputs, targets)
+    except LocalError as error:
+        return Scores(right, counted, mean * weight, weight, trouble=str(error))
+    trouble = "" if math.isfinite(total) and math.isfinite(count) else f"metric {metric_name(metric)} is not finite"
+    return Scores(right, counted, mean * weight, weight, total, count, trouble)
+
+
+def once(trouble: str, round: int, notes: Sequence[str]) -> list[str]:
+    """A note about the round in which this trouble came first; none for no trouble, and none when there is one.
+
+    >>> once("metric f1 is not finite", 3, [])
+    ['metric f1 is not finite, from round 3 on']
+    """
+    known = not trouble or any(note.startswith(trouble) for note in notes)
+    return [] if known else [f"{trouble}, from round {round} on"]
 
 
 def all_void(targets: Tensor) -> bool:

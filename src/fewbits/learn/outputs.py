@@ -63,7 +63,7 @@ def check_cross_entropy(outputs: object, targets: Tensor) -> None:
             f"cross-entropy needs outputs (n, classes, ...) and targets (n, ...); {what}{_hint(found, targets)}"
         )
     else:
-        _check_range(found.shape[1], targets)
+        check_labels(found.shape[1], targets)
 
 
 def described(x: object) -> str:
@@ -100,7 +100,11 @@ def _hint(found: Tensor, targets: Tensor) -> str:
     return ""
 
 
-def _check_range(classes: int, targets: Tensor) -> None:
+def check_labels(classes: int, targets: Tensor) -> None:
+    """Raise LocalError unless whole targets are among so many classes, or void.
+
+    >>> check_labels(3, torch.tensor([0, 2, -100]))
+    """
     there = targets[targets != VOID]
     if there.numel() and (int(there.min()) < 0 or int(there.max()) >= classes):
         raise LocalError(

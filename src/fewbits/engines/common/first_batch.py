@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from fewbits.engines.common.task import Task
 from fewbits.errors import FewbitsError, LocalError
-from fewbits.learn.evaluation import BATCH, all_void, score_batch
+from fewbits.learn.evaluation import BATCH, all_void
 from fewbits.learn.metrics import measure, metric_name
-from fewbits.learn.outputs import check_cross_entropy, cross_entropy, described
+from fewbits.learn.outputs import check_cross_entropy, check_labels, cross_entropy, described, logits
 from fewbits.learn.seeding import seeded
 from fewbits.learn.select import select
 from fewbits.rng import Key
@@ -113,6 +113,13 @@ def _loss(outputs: Any, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor], Tens
     return value
 
 
+def _check_labels(classes: int, targets: Tensor) -> None:
+    try:
+        check_labels(classes, targets)
+    except LocalError as error:
+        raise LocalError(f"test: {error}") from None
+
+
 def _one_output(outputs: object) -> bool:
     return isinstance(outputs, Tensor) and (outputs.dim() < 2 or outputs.shape[1] == 1)
 
@@ -124,10 +131,12 @@ def _called(call: Callable[[], Any], what: str, x: Tensor) -> Any:
     except FewbitsError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise LocalError(f"{what}: {type(error).__name__}: {error}{_hint(x)}") from error
+        raise LocalError(f"{what}: {type(error).__name__}: {error}{_hint(x, str(error))}") from error
 
 
-def _hint(x: Tensor) -> str:
+def _hint(x: Tensor, said: str) -> str:
+    if "desired output type Long" in said or "desired output type Bool" in said:
+        return "; this loss takes floats as targets: give y.float()"
     if x.dtype == torch.float64:
         return "; models are float32: give x.float()"
     if x.dtype == torch.uint8:
@@ -160,7 +169,9 @@ def _check_evaluation(model: nn.Module, task: Task, device: str, kind: str) -> N
         value = _loss(outputs, x, y, task.loss or cross_entropy, who)
         if not bool(torch.isfinite(value)) and _finite(x) and _finite(y) and not all_void(y):
             raise LocalError(f"{who}: the loss is {value.item()} on {_what(x, y, outputs)}, though the data are finite")
-        score_batch(outputs, y, task.loss or cross_entropy, None)
+        found = logits(outputs)
+        if task.loss is None and task.test_y is not None and found is not None and not y.is_floating_point():
+            _check_labels(found.shape[1], task.test_y)
         if task.metric is not None:
             total, count = measure(task.metric, outputs, y)
             if not np.isfinite([total, count]).all():

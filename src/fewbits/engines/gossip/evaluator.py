@@ -36,6 +36,11 @@ class ModelMeasures:
     metric_name: str | None = None
 
     @property
+    def trouble(self) -> str:
+        """Why a node has no metric."""
+        return next((scores.trouble for scores in self.scores if scores.trouble), "")
+
+    @property
     def accuracies(self) -> list[float | None]:
         """By node."""
         return [scores.accuracy for scores in self.scores]

@@ -25,6 +25,7 @@ from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
 from fewbits.errors import LocalError
 from fewbits.learn import shared_values
+from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, tuned
 from fewbits.links import Ledger
@@ -180,6 +181,7 @@ class GossipRun:
         zeros = pool.mix({step.node: step.frame_bytes for step in steps})
         count_frames(self.ledger, self.network, round, steps)
         measures = self._measures(pool, round, sum(zeros))
+        self.notes += once(measures.trouble, round, self.notes)
         self.round = round
         self._seconds += time.perf_counter() - began
         return GossipReport.of(round, steps, measures, self.network.at(round), self.ledger, self._seconds)

@@ -22,6 +22,7 @@ class Evaluation:
     personal_worst: float | None = None
     metric: float | None = None
     personal_metric: float | None = None
+    trouble: str = ""  # why there is no metric
 
 
 def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluation:
@@ -32,14 +33,16 @@ def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluatio
     found = Evaluation()
     if task.test_y is not None:
         whole = pool.evaluate(bundle)
-        found = replace(found, loss=whole.loss)
+        found = replace(found, loss=whole.loss, trouble=whole.trouble)
         if not personal:
             found = replace(found, accuracy=whole.accuracy, metric=whole.metric)
     if task.holdout:
         by_client = pool.evaluate_personal(bundle)
         found = replace(found, **_personal_accuracy([scores.accuracy for scores in by_client]))
         values = [scores.metric for scores in by_client if scores.metric is not None]
-        found = replace(found, personal_metric=float(np.mean(values)) if values else None)
+        trouble = next((scores.trouble for scores in by_client if scores.trouble), "")
+        personal_metric = float(np.mean(values)) if values else None
+        found = replace(found, personal_metric=personal_metric, trouble=found.trouble or trouble)
         if personal:
             found = replace(found, accuracy=found.personal_accuracy, metric=found.personal_metric)
     return found

@@ -26,6 +26,7 @@ from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
+from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
@@ -244,6 +245,7 @@ class Federation:
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
         self.notes += replies.sentences(number)
+        self.notes += once(evaluation.trouble, number, self.notes)
         epsilon, name = self._epsilon(replies.used), self.task.metric_name
         return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, name)
 
