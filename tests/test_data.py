@@ -1,6 +1,7 @@
 """Data sets and partitions: nothing is used twice, nobody is empty, the key decides; no downloads."""
 
 import io
+import re
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewbits.data import NAMES, hold_out, load, partition
+from fewbits.data import NAMES, check_split, hold_out, load, partition, split_notes
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -61,6 +62,10 @@ def test_a_client_of_one_example_has_none_to_hold_out():
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("clients", [1, 7, 30])
 def test_no_example_is_used_twice_and_nobody_is_empty(split, clients):
+    if split.startswith("classes:") and int(split[8:]) * clients < 10:
+        with pytest.raises(LocalError, match="leaves out"):
+            partition(LABELS, split, clients, Key(0))
+        return
     parts = partition(LABELS, split, clients, Key(0), GROUPS)
     used = np.concatenate(parts)
     assert len(parts) == clients
@@ -72,7 +77,7 @@ def test_no_example_is_used_twice_and_nobody_is_empty(split, clients):
 
 @pytest.mark.parametrize("split", SPLITS[:-1])
 def test_the_key_decides(split):
-    a, b, c = (np.concatenate(partition(torch.from_numpy(LABELS), split, 9, Key(s))).tolist() for s in (0, 0, 1))
+    a, b, c = (np.concatenate(partition(torch.from_numpy(LABELS), split, 10, Key(s))).tolist() for s in (0, 0, 1))
     assert a == b
     assert a != c
 
@@ -131,6 +136,82 @@ def test_a_bad_split_lists_the_valid_forms(split):
 def test_too_few_examples_classes_or_groups_are_sentences(split, clients, match):
     with pytest.raises(LocalError, match=match):
         partition(LABELS, split, clients, Key(0), GROUPS if clients == 31 else None)
+
+
+@pytest.mark.parametrize("clients", [2, 5, 30])
+@pytest.mark.parametrize("classes", [3, 7, 26])
+def test_a_class_is_left_out_by_no_split_and_the_sentence_gives_numbers_that_do(classes, clients):
+    labels = np.repeat(np.arange(classes) * 3, 40)
+    for k in range(1, classes + 1):
+        if k * clients >= classes:
+            assert len(np.unique(labels[np.concatenate(partition(labels, f"classes:{k}", clients, Key(0)))])) == classes
+            continue
+        with pytest.raises(LocalError, match=f"leaves out {classes - k * clients} of {classes} classes") as refused:
+            partition(labels, f"classes:{k}", clients, Key(0))
+        more, larger = re.findall(r"give (\d+) clients or more, or classes:(\d+)", str(refused.value))[0]
+        with pytest.raises(LocalError, match="leaves out"):
+            check_split(f"classes:{k}", clients, classes)
+        check_split(f"classes:{k}", int(more), classes)
+        check_split(f"classes:{larger}", clients, classes)
+        with pytest.raises(LocalError):
+            check_split(f"classes:{k}", int(more) - 1, classes)
+
+
+@pytest.mark.parametrize("alpha", ["1e-320", "1e-9", "1e-3", "1e9", "1.7e308"])
+@pytest.mark.parametrize("clients", [1, 7, 600])
+def test_extreme_dirichlet_draws_lose_no_example_and_leave_nobody_empty(alpha, clients):
+    parts = partition(LABELS, f"dirichlet:{alpha}", clients, Key(0))
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(LABELS)))
+    assert all(len(part) for part in parts)
+
+
+def test_the_limits_of_dirichlet_are_one_client_per_class_and_equal_shares():
+    few, many = (partition(LABELS, f"dirichlet:{alpha}", 6, Key(1)) for alpha in ("1e-320", "1.7e308"))
+    assert all(60 in np.bincount(LABELS[part], minlength=10) or len(part) == 1 for part in few)
+    assert {int(n) for part in many for n in np.bincount(LABELS[part], minlength=10)} == {10}
+
+
+@pytest.mark.parametrize("split", ["dirichlet:0.5", "classes:3"])
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (LABELS + 0.25, "class numbers as labels; got float64 such as 0.25"),
+        (np.where(LABELS == 3, np.nan, LABELS), "class numbers as labels"),
+        (LABELS - 1, "class numbers of 0 or more; got -1"),
+        (torch.full((60,), -100), "0 or more; got -100"),
+        (LABELS[:, None], r"one label per example; got labels of shape \(600, 1\)"),
+        (LABELS.astype(str), "class numbers as labels"),
+        (torch.randn(60, generator=torch.Generator().manual_seed(0)), "for other targets use iid or natural"),
+    ],
+)
+def test_labels_that_are_no_class_numbers_are_refused(split, labels, said):
+    with pytest.raises(LocalError, match=said):
+        partition(labels, split, 5, Key(0))
+    assert len(partition(labels, "iid", 5, Key(0))) == 5
+
+
+@pytest.mark.parametrize("split", ["dirichlet:0.5", "classes:3"])
+def test_whole_labels_of_any_kind_are_split_alike(split):
+    expected = partition(LABELS, split, 5, Key(0))
+    for labels in (LABELS.astype(np.uint8), LABELS.astype(np.float32), torch.from_numpy(LABELS).bfloat16()):
+        assert all(np.array_equal(a, b) for a, b in zip(expected, partition(labels, split, 5, Key(0)), strict=True))
+
+
+@pytest.mark.parametrize("given", [{"split": None}, {"split": 3}, {"clients": "3"}, {"clients": 2.5}, {"labels": 5}])
+def test_arguments_of_another_kind_get_a_sentence(given):
+    with pytest.raises(LocalError, match="partition: "):
+        partition(**{"labels": LABELS, "split": "iid", "clients": 3, "key": Key(0)} | given)
+
+
+def test_what_a_split_leaves_out_is_said_in_numbers():
+    parts = partition(LABELS, "natural", 3, Key(0), GROUPS)
+    assert split_notes(LABELS, "natural", partition(LABELS, "natural", 30, Key(0), GROUPS), GROUPS) == []
+    (note,) = split_notes(torch.from_numpy(LABELS), "natural", parts, GROUPS)
+    classes = 10 - len(np.unique(LABELS[np.concatenate(parts)]))
+    assert note == (f"split natural leaves out 540 of 600 examples and {classes} of 10 classes and 27 of 30 groups")
+    assert split_notes(LABELS, "iid", partition(LABELS, "iid", 7, Key(0))) == []
+    (note,) = split_notes(LABELS, "dirichlet:1e-9", partition(LABELS, "dirichlet:1e-9", 40, Key(0)))
+    assert re.fullmatch(r"split dirichlet:1e-9 gives \d+ of 40 clients one example alone", note)
 
 
 def test_sequence_targets_have_no_class_split():

@@ -19,6 +19,7 @@ from fewbits.errors import FewbitsError, LocalError, WireError
 from fewbits.federated import Client, Server
 from fewbits.federated.local_round import LocalRound
 from fewbits.learn import FlatModel, Method, shared_values
+from fewbits.learn.evaluation import Scores
 from fewbits.links import Receiver, Subscriber
 from fewbits.links.client_state import dump_client_state, load_client_state
 from fewbits.links.ledger import read
@@ -385,7 +386,7 @@ def test_own_accuracy_is_each_clients_model_on_its_own_held_out_rows(tmp_path):
 
 def test_the_worst_tenth_is_the_mean_of_the_tenth_of_clients_that_do_worst(monkeypatch):
     own = task(20, size=2, holdout=holdout(9) + [np.arange(1700, 1705)] * 11)
-    monkeypatch.setattr(Pool, "evaluate_personal", lambda self, bundle: [(7 * i % 20) / 20 for i in range(20)])
+    monkeypatch.setattr(Pool, "evaluate_personal", lambda self, bundle: [Scores(7 * i % 20, 20) for i in range(20)])
     last = federation(local(), task=own, rounds=1).run().reports[-1]
     assert last.personal_worst == pytest.approx((0 + 1 / 20) / 2) and last.personal_accuracy == pytest.approx(9.5 / 20)
 

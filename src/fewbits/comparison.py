@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor, nn
 
+from fewbits.checks import check_number, check_whole
+from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
@@ -21,6 +23,7 @@ from fewbits.engines.simulation import Federation, RoundReport
 from fewbits.errors import LocalError
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
+from fewbits.learn.metrics import Metric
 from fewbits.methods import named
 from fewbits.methods.catalogue import options
 from fewbits.methods.text import folder_name, read_labelled
@@ -30,6 +33,7 @@ from fewbits.report.table import WIDTH, terminal
 from fewbits.report.training import report
 from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
+from fewbits.training.arguments import check_call
 from fewbits.training.subtitle import participants, subtitle
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
@@ -69,7 +73,7 @@ class Comparison:
 
 def compare(
     model: nn.Module,
-    clients: Sequence[tuple[Tensor, Tensor]],
+    clients: Iterable[tuple[Tensor, Tensor]],
     methods: Sequence[str | Method],
     seeds: Sequence[int] = (0, 1, 2),
     rounds: int = 50,
@@ -78,6 +82,7 @@ def compare(
     local: LocalSGD | None = None,
     per_round: int | None = None,
     loss: Loss | None = None,
+    metric: Metric | None = None,
     processes: int = 1,
     device: str = "cpu",
     out: Path | str | None = None,
@@ -97,7 +102,8 @@ def compare(
         test: (x, y) on which the model is evaluated after every round.
         local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
         per_round: clients sampled in each round; None: all.
-        loss: loss(output, y); None: cross-entropy.
+        loss: loss(output, y), the batch's mean; None: cross-entropy.
+        metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
         processes: worker processes; results do not depend on it.
         device: where clients train; another than "cpu" needs one process.
         out: folder for logs, checkpoints and report.html; a stopped comparison continues there. None: nothing is left.
@@ -115,10 +121,14 @@ def compare(
         >>> topk.method, topk.up < dense.up
         ('topk@fraction=0.5', True)
     """
+    check_call(watch=watch, out=out)
     built, labels = _built(methods)
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise LocalError(f"compare: give one or more seeds, each once; got {list(seeds)}")
-    task, schedule = Task.of(model, clients, test, local, loss), Schedule(rounds, per_round, 1, 10, processes, device)
+    seeds = _checked(seeds)
+    if target is not None:
+        check_number("compare: target", target, "(0, 1]", numpy=True, hint=", such as 0.9 for 90%")
+    task = Task.of(model, clients, test, local, loss, metric)
+    schedule = Schedule(rounds, per_round, 1, 10, processes, device)
+    check_first_batch(task, device)
     for method in built.values():  # a mistake is found before anything is trained
         method.objective.check(task.local)
         method.prepare(copy.deepcopy(model), Key(seeds[0]).fold("factor"))
@@ -146,7 +156,7 @@ def compare(
 
 def _built(methods: Sequence[str | Method]) -> tuple[dict[str, Method], dict[str, str]]:
     """The methods by their labels, in order; and the texts of the labelled ones."""
-    if isinstance(methods, str) or not methods:
+    if isinstance(methods, str | Mapping) or not isinstance(methods, Iterable) or not methods:
         raise LocalError(f"compare: methods is a list such as ['dense', 'topk@fraction=0.01']; got {methods!r}")
     found: dict[str, Method] = {}
     labels: dict[str, str] = {}
@@ -160,6 +170,17 @@ def _built(methods: Sequence[str | Method]) -> tuple[dict[str, Method], dict[str
         if text is not None and text.given:
             labels[label] = str(text)
     return found, labels
+
+
+def _checked(seeds: Sequence[int]) -> list[int]:
+    """The seeds as a list; LocalError unless each is a whole number and given once."""
+    if not isinstance(seeds, Sequence | range) or isinstance(seeds, str):
+        raise LocalError(f"compare: seeds is a list such as [0, 1, 2]; got {seeds!r}")
+    for seed in seeds:
+        check_whole("compare: a seed", seed, numpy=True)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise LocalError(f"compare: give one or more seeds, each once; got {list(seeds)}")
+    return list(seeds)
 
 
 @contextmanager

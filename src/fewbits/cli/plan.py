@@ -16,12 +16,14 @@ from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.plan_model import plan_model
+from fewbits.data import check_split, data_info
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.learn.intrinsic_space import MODES
 from fewbits.methods import METHODS, build
 from fewbits.methods.catalogue import options
 from fewbits.methods.text import MethodText, read_all
+from fewbits.models.build import model_entry
 from fewbits.report.forecast import figures, terminal
 from fewbits.rng import Key
 
@@ -36,7 +38,7 @@ round, all clients at once, each with a line of {up:g} Mbit/s up and {down:g} do
 keeps: on disk, for each client that has taken part.
 """
 DEFAULTS: dict[str, Any] = RunConfig().asdict() | {"uplink_mbps": 10.0, "downlink_mbps": 50.0}
-NAMES = ("method", "settings", "model", "data", "params", "shapes", "clients", "per_round", "rounds", "seed")
+NAMES = ("method", "settings", "model", "data", "params", "shapes", "clients", "per_round", "split", "rounds", "seed")
 SPECIAL = {
     "method": o.Option(
         f"Methods, separated by commas or given again; or all. Default: {DEFAULT.replace(',', ', ')}.",
@@ -48,6 +50,7 @@ SPECIAL = {
     "data": o.Option(
         "Data set whose examples the model takes; it is not loaded. Default: the model's.", None, str, ("--data",)
     ),
+    "split": o.Option("The run's split; bytes do not depend on it, but one that no data can have is refused.", None),
     "params": o.Option("Instead of a model: a number of parameters.", None, int),
     "shapes": o.Option('Instead of a model: a JSON file of {"layer.weight": [rows, columns], ...}.', None, Path),
     "uplink_mbps": o.Option("A client's line to the server, Mbit/s. Default: 10.", None, float),
@@ -81,6 +84,9 @@ def plan(given: o.Given) -> None:
     found = DEFAULTS | {name: value for name, value in given.items() if value is not None}
     link = Link(found["uplink_mbps"], found["downlink_mbps"])
     methods = _methods(given["method"])
+    if given["split"] is not None:
+        known = data_info(given["data"] or model_entry(found["model"]).data)
+        check_split(given["split"], found["clients"], known.classes)
     params, shapes = given["params"], given["shapes"]
     make, what = plan_model(found["model"], given["data"], params, shapes, Key(found["seed"]))
     seeded = params is None and shapes is None

@@ -17,7 +17,7 @@ from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.interrupt import EXIT_CODE, Interrupt
 from fewbits.cli.live import Live, ProgressRow
-from fewbits.cli.prepared import InitialModels, PreparedRun, prepare
+from fewbits.cli.prepared import InitialModels, PreparedRun, prepare, split_notes
 from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
@@ -46,8 +46,7 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
     if federation.reports:
         row.show(federation.reports[-1])
     result = federation.run(watch=row.show, stop=lambda: interrupt.asked)
-    for note in result.notes[:NOTES_SHOWN]:
-        console.print(f"note: {note}", markup=False, style="yellow")
+    print_notes(result.notes[:NOTES_SHOWN], console)
     if result.reports[-1].round < config.rounds:
         return None
     write_weights(result.model, folder / MODEL)
@@ -65,6 +64,7 @@ def train(run: PreparedRun, folder: Path, console: Console) -> None:
     """One run with its report."""
     config, again = run.config, f"fewbits train --resume {folder}"
     _print_estimate(run, console)
+    print_notes(run.notes, console)
     try:
         with Interrupt() as interrupt, Live(console) as live:
             record = play(run, folder, live.row(config.name, config.rounds), interrupt, console)
@@ -72,8 +72,19 @@ def train(run: PreparedRun, folder: Path, console: Console) -> None:
         raise aborted(console, again) from None
     if record is None:
         raise stopped(console, again)
-    found = report(f"{config.name} on {config.data}", [record], config.asdict(), record.summary())
+    found = report(f"{config.name} on {config.data}", [record], noted(config.asdict(), run.notes), record.summary())
     show_report(terminal(rows([record])), write(folder, found), folder, console)
+
+
+def print_notes(notes: Sequence[str], console: Console) -> None:
+    """One line for each sentence."""
+    for note in notes:
+        console.print(f"note: {note}", markup=False, style="yellow")
+
+
+def noted(config: Mapping[str, object], notes: Sequence[str]) -> dict[str, object]:
+    """The configuration as a page shows it, with what the split leaves out."""
+    return {**config, "split_notes": list(notes)} if notes else dict(config)
 
 
 def _print_estimate(run: PreparedRun, console: Console) -> None:
@@ -99,6 +110,11 @@ class Compared:
         """A run of the comparison, ready to be played."""
         return prepare(config, self.found, self.comparison.built[config.name], self.initial.of(config))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the split of the first seed leaves out."""
+        return split_notes(next(iter(self.comparison.runs().values())), self.found)
+
     def check(self) -> None:
         """LocalError when a method does not fit the model, or the split does not fit the data."""
         first, *others = list(self.comparison.runs().values())[: len(self.comparison.methods)]
@@ -119,11 +135,12 @@ def compare(compared: Compared, folder: Path, console: Console, title: str) -> N
             return record
         return None if interrupt.asked else play(compared.prepare(config), place, row, interrupt, console)
 
-    target = comparison.target_accuracy
+    target, notes = comparison.target_accuracy, compared.notes
+    print_notes(notes, console)
     records = against_dense(play_all(comparison, folder, console, f"fewbits compare --resume {folder}", one))
     summary = [record.summary(target) for record in records]
     labels = {text.label: str(text) for text in comparison.texts if text.given}
-    found = report(title, records, shared_config(comparison), summary, target, labels=labels)
+    found = report(title, records, noted(shared_config(comparison), notes), summary, target, labels=labels)
     show_report(terminal(rows(records, target)), write(folder, found), folder, console)
 
 
@@ -172,8 +189,7 @@ def show_report(table: Table, notes: list[str], folder: Path, console: Console) 
     """Print the table, the notes, and where the report is."""
     console.print()
     console.print(table)
-    for note in notes:
-        console.print(f"note: {note}", markup=False, style="yellow")
+    print_notes(notes, console)
     console.print(f"report: {folder / 'report.html'}", markup=False, highlight=False)
 
 

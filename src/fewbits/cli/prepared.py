@@ -69,6 +69,7 @@ class PreparedRun:
     config: RunConfig
     method: Method
     task: Task
+    notes: tuple[str, ...] = ()  # what the split leaves out
 
     @property
     def key(self) -> Key:
@@ -100,7 +101,7 @@ def prepare(
     """
     method = method or config.build_method()
     build = ModelFromSeed(config, found, method, initial or initial_model(config, found))
-    return PreparedRun(config, method, _task(config, found, method, build))
+    return PreparedRun(config, method, _task(config, found, method, build), split_notes(config, found))
 
 
 def build_task(config: RunConfig, found: Data) -> Task:
@@ -108,9 +109,20 @@ def build_task(config: RunConfig, found: Data) -> Task:
     return prepare(config, found).task
 
 
+def partition(config: RunConfig, found: Data) -> list[np.ndarray]:
+    """Each client's row numbers; they depend on the seed alone."""
+    key = Key(config.seed).fold("partition")
+    return data.partition(found.train_y, config.split, config.clients, key, found.groups)
+
+
+def split_notes(config: RunConfig, found: Data) -> tuple[str, ...]:
+    """Sentences about what the run's split leaves out, for terminal and page."""
+    return tuple(data.split_notes(found.train_y, config.split, partition(config, found), found.groups))
+
+
 def _task(config: RunConfig, found: Data, method: Method, build: ModelFromSeed) -> Task:
     key, share = Key(config.seed), config.share_held_out(method)
-    parts = data.partition(found.train_y, config.split, config.clients, key.fold("partition"), found.groups)
+    parts = partition(config, found)
     tests: list[np.ndarray] = []
     if share:
         parts, tests = data.hold_out(parts, share, key.fold("holdout"))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from fewbits.checks import check_number
+from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -25,13 +25,15 @@ def partition(
     """Divide training examples among clients.
 
     Args:
-        labels: (n,) class numbers; iid and natural take (n, time), too.
+        labels: (n,) class numbers, whole and 0 or more; iid and natural take any (n, ...).
         split: "iid" gives equal shares of a permutation.
             "dirichlet:A" divides each class by proportions from a symmetric Dirichlet(A) over the clients (Yurochkin et
-            al. 2019). Smaller A gives more skew. An empty client takes an example from the largest one.
+            al. 2019). Smaller A gives more skew. An empty client takes an example from the largest one. Beyond what
+            floats can draw, A is taken as its limit: a class goes to one client, or to all equally.
             "classes:K" gives each client K classes. All classes have equally many clients, within one, and their
-            examples are shared equally, as in LBGM's experiments (K = 3, Azam et al. 2022).
-            "natural" makes a client of each group, or of a random choice of groups when there are more than clients.
+            examples are shared equally, as in LBGM's experiments (K = 3, Azam et al. 2022). Every class needs a client.
+            "natural" makes a client of each group, or of a random choice of groups when there are more than clients;
+            `split_notes` says what it leaves out.
         clients: how many there are.
         key: the same key gives the same partition; for dirichlet, under one version of NumPy.
         groups: (n,) group numbers, for natural.
@@ -40,12 +42,16 @@ def partition(
         Row numbers of each client: disjoint, ascending, one or more.  # clients x (n_c,) int64
 
     Raises:
-        LocalError: the split is unknown, or there are too few examples, classes or groups.
+        LocalError: the split is unknown, labels are no class numbers, there are too few examples, classes or groups,
+            or a class would be left out.
 
     >>> [len(rows) for rows in partition(np.zeros(10), "iid", 3, Key(0))]
     [4, 3, 3]
     """
-    labels = np.asarray(labels)
+    labels = _array(labels)
+    if not isinstance(split, str):
+        raise _bad(split)
+    check_whole("partition: clients", clients, numpy=True)
     if not 1 <= clients <= len(labels):
         raise LocalError(f"partition: need 1 to {len(labels)} clients, one example each; got {clients}")
     name, _, value = split.partition(":")
@@ -53,15 +59,74 @@ def partition(
         parts = np.array_split(key.permutation(len(labels)), clients)
     elif split == "natural":
         parts = _natural(groups, len(labels), clients, key)
-    elif labels.ndim != 1:
-        raise LocalError(f"partition: {split} needs one label per example; got labels of shape {labels.shape}")
     elif name == "dirichlet":
-        parts = _dirichlet(labels, _number(split, value), clients, key)
+        parts = _dirichlet(_class_numbers(labels, split), _number(split, value), clients, key)
     elif name == "classes":
-        parts = _classes(labels, _number(split, value), clients, key)
+        parts = _classes(_class_numbers(labels, split), _number(split, value), clients, key)
     else:
         raise _bad(split)
     return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def split_notes(
+    labels: Tensor | np.ndarray, split: str, parts: Sequence[np.ndarray], groups: np.ndarray | None = None
+) -> list[str]:
+    """Sentences about the examples, classes and groups that a partition leaves out, and about clients of one example.
+
+    Args:
+        labels: as for `partition`.
+        split: as for `partition`.
+        parts: what `partition` gave.
+        groups: as for `partition`.
+
+    >>> split_notes(np.zeros(6), "natural", [np.arange(4)], np.array([0, 0, 0, 0, 1, 1]))
+    ['split natural leaves out 2 of 6 examples and 1 of 2 groups']
+    """
+    labels = _array(labels)
+    used = np.concatenate(list(parts))
+    lost = [f"{len(labels) - len(used):,} of {len(labels):,} examples"]
+    if labels.ndim == 1 and labels.dtype.kind in "iub":
+        lost += _lost(labels, used, "classes")
+    lost += [] if groups is None else _lost(groups, used, "groups")
+    notes = []
+    if len(used) < len(labels):
+        notes.append(f"split {split} leaves out {' and '.join(lost)}")
+    single = sum(len(part) == 1 for part in parts)
+    if single and len(parts) < len(labels) and split.startswith("dirichlet:"):
+        notes.append(f"split {split} gives {single:,} of {len(parts):,} clients one example alone")
+    return notes
+
+
+def _lost(names: np.ndarray, used: np.ndarray, what: str) -> list[str]:
+    there, left = len(np.unique(names)), len(np.unique(names[used]))
+    return [f"{there - left:,} of {there:,} {what}"] if left < there else []
+
+
+def _array(labels: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+        labels = labels.float() if labels.is_floating_point() else labels  # NumPy has no bfloat16
+    found = np.asarray(labels)
+    if found.ndim == 0:
+        raise LocalError(f"partition: labels must be (n,), one per example; got {labels!r}")
+    return found
+
+
+def _class_numbers(labels: np.ndarray, split: str) -> np.ndarray:
+    """The labels as int64; LocalError when they are no class numbers."""
+    if labels.ndim != 1:
+        raise LocalError(f"partition: {split} needs one label per example; got labels of shape {labels.shape}")
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((np.mod(labels, 1) == 0).all()))
+    if not whole:
+        raise LocalError(
+            f"partition: {split} needs class numbers as labels; got {labels.dtype} such as {labels[0]}; "
+            "for other targets use iid or natural"
+        )
+    if labels.min() < 0:
+        raise LocalError(
+            f"partition: {split} needs class numbers of 0 or more; got {labels.min()}; leave such rows out"
+        )
+    return labels.astype(np.int64)
 
 
 def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -91,7 +156,7 @@ def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[
     return train, test
 
 
-def _bad(split: str) -> LocalError:
+def _bad(split: object) -> LocalError:
     return LocalError(f"partition: split must be {FORMS}; got {split!r}")
 
 
@@ -111,11 +176,22 @@ def _dirichlet(labels: np.ndarray, alpha: float, clients: int, key: Key) -> list
         drawn = key.fold("dirichlet", int(label))
         rows = np.flatnonzero(labels == label)
         rows = rows[drawn.permutation(len(rows))]
-        draw = np.random.Generator(np.random.Philox(drawn.fold("shares").word())).dirichlet(np.full(clients, alpha))
+        draw = _shares(np.random.Generator(np.random.Philox(drawn.fold("shares").word())), alpha, clients)
         cuts = np.rint(np.cumsum(draw)[:-1] * len(rows)).astype(np.int64)
         for share, part in zip(shares, np.split(rows, cuts), strict=True):
             share.append(part)
     return _fill([np.concatenate(share) for share in shares])
+
+
+def _shares(generator: np.random.Generator, alpha: float, clients: int) -> np.ndarray:
+    """A draw from the symmetric Dirichlet(alpha), or from its limit where floats underflow or overflow."""
+    with np.errstate(all="ignore"):
+        draw = generator.dirichlet(np.full(clients, alpha))
+    if np.isfinite(draw).all() and abs(draw.sum() - 1) < 1e-6:
+        return draw
+    if alpha > 1:
+        return np.full(clients, 1 / clients)
+    return np.eye(clients)[generator.integers(clients)]
 
 
 def _fill(parts: list[np.ndarray]) -> list[np.ndarray]:
@@ -132,8 +208,7 @@ def _fill(parts: list[np.ndarray]) -> list[np.ndarray]:
 
 def _classes(labels: np.ndarray, count: float, clients: int, key: Key) -> list[np.ndarray]:
     names = np.unique(labels)
-    if count != int(count) or count > len(names):
-        raise LocalError(f"partition: classes:K needs a whole K of at most {len(names)} classes; got {count:g}")
+    _check_classes(count, len(names), clients)
     k, noise = int(count), key.fold("holders").uniform(clients * len(names)).reshape(clients, len(names))
     clients_of = np.zeros(len(names), np.int64)
     holders: list[list[int]] = [[] for _ in names]
@@ -150,6 +225,31 @@ def _classes(labels: np.ndarray, count: float, clients: int, key: Key) -> list[n
         for client, part in zip(holders[c], np.array_split(rows, max(1, clients_of[c])), strict=False):
             shares[client].append(part)
     return [np.concatenate(share) for share in shares]
+
+
+def _check_classes(count: float, classes: int, clients: int) -> None:
+    if count != int(count) or count > classes:
+        raise LocalError(f"partition: classes:K needs a whole K of at most {classes} classes; got {count:g}")
+    if count * clients < classes:
+        raise LocalError(
+            f"partition: classes:{count:g} for {clients} clients leaves out {classes - count * clients:g} of "
+            f"{classes} classes; give {-(-classes // int(count))} clients or more, or classes:{-(-classes // clients)}"
+        )
+
+
+def check_split(split: str, clients: int, classes: int) -> None:
+    """Raise LocalError for a split that no data of so many classes can have; no data is read.
+
+    >>> check_split("classes:3", 4, 10)
+    """
+    name, _, value = split.partition(":") if isinstance(split, str) else ("", "", "")
+    if split in ("iid", "natural"):
+        return
+    if name not in ("dirichlet", "classes"):
+        raise _bad(split)
+    number = _number(split, value)
+    if name == "classes":
+        _check_classes(number, classes, clients)
 
 
 def _natural(groups: np.ndarray | None, examples: int, clients: int, key: Key) -> list[np.ndarray]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
+from fewbits.learn.evaluation import evaluate as evaluate
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import seeded
+from fewbits.learn.select import select
 from fewbits.rng import Key
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> mean over the batch, a scalar
+Loss = Callable[[Any, Tensor], Tensor]  # (outputs, targets) -> mean over the batch, a scalar
 Correction = Callable[[FlatModel], None]  # changes model.grads in place before a step (FedProx, SCAFFOLD, ...)
 
 
@@ -51,7 +53,7 @@ class LocalSGD:
         LocalError: an argument is out of range.
 
     Example:
-        >>> from fewbits.learn.flat_model import FlatModel
+        >>> from torch import nn
         >>> model = FlatModel(nn.Linear(3, 2))
         >>> x, y = torch.ones(20, 3), torch.zeros(20, dtype=torch.int64)
         >>> report = LocalSGD(lr=0.1, batch_size=5).train(model, x, y, np.arange(20), Key(0))
@@ -162,58 +164,6 @@ def backward(model: FlatModel, x: Tensor, y: Tensor, rows: Tensor, loss: Loss = 
     value = loss(model.module(select(x, rows)), y.index_select(0, rows))
     value.backward()
     return value.item()
-
-
-def select(x: Tensor, rows: Tensor) -> Tensor:
-    """Select rows as model input: pixels as floats, images as channels_last.
-
-    uint8 tensors are images: a pixel p becomes ``p/127.5 - 1``. This costs under 1% of a step (CIFAR-10) and needs a
-    quarter of float32's memory. Images (n, c, h, w) are returned as channels_last, where a step of a convolution on a
-    CPU is 1.5 times faster. It is fastest when x has this layout already. Other tensors are returned unchanged.
-    """
-    if x.dim() != 4:
-        return _floats(x.index_select(0, rows))
-    if x.is_contiguous(memory_format=torch.channels_last):  # index_select on x itself would return row-major
-        return _floats(x.permute(0, 2, 3, 1).index_select(0, rows)).permute(0, 3, 1, 2)
-    return _floats(x.index_select(0, rows)).contiguous(memory_format=torch.channels_last)
-
-
-def evaluate(
-    model: FlatModel | nn.Module, x: Tensor, y: Tensor, batch: int = 500, *, loss: Loss = cross_entropy
-) -> tuple[float, float]:
-    """Compute the accuracy in [0, 1] and the mean loss over all examples, in evaluation mode.
-
-    The mode of every submodule is restored. For sequences the accuracy is over all positions.
-
-    Raises:
-        LocalError: there is no example, x and y differ in length, or batch < 1.
-    """
-    if batch < 1 or len(x) == 0 or len(x) != len(y):
-        raise LocalError(f"evaluate: need batch >= 1 and as many inputs as targets; got {batch}, {len(x)}, {len(y)}")
-    module = model.module if isinstance(model, FlatModel) else model
-    right, total = 0, 0.0
-    with _evaluating(module), torch.inference_mode():
-        for start in range(0, len(x), batch):
-            rows = torch.arange(start, min(start + batch, len(x)), device=x.device)
-            outputs, targets = module(select(x, rows)), y.index_select(0, rows)
-            right += int((outputs.argmax(1) == targets).sum())
-            total += loss(outputs, targets).item() * len(rows)
-    return right / y.numel(), total / len(x)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-def _floats(x: Tensor) -> Tensor:
-    return x.float().mul_(1 / 127.5).sub_(1) if x.dtype == torch.uint8 else x
 
 
 def _rows(x: Tensor, y: Tensor, indices: np.ndarray) -> np.ndarray:

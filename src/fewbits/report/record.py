@@ -69,6 +69,21 @@ class Record:
         return max((accuracy for _, _, accuracy in self.curve), default=None)
 
     @property
+    def metric(self) -> float | None:
+        """The last value of the user's metric; None: it was not measured."""
+        return next((r.metric for r in reversed(self.reports) if r.metric is not None), None)
+
+    @property
+    def metric_name(self) -> str | None:
+        """The name of its function."""
+        return self.last.metric_name
+
+    @property
+    def loss(self) -> float | None:
+        """The last loss on the test set; None: there was no evaluation."""
+        return next((r.loss for r in reversed(self.reports) if r.loss is not None), None)
+
+    @property
     def personal(self) -> tuple[float, float, float] | None:
         """Clients on their held-out examples: mean accuracy, standard deviation, mean of the worst tenth."""
         for r in reversed(self.reports):
@@ -122,6 +137,8 @@ class Record:
             "rejected": sum(r.rejected for r in self.reports),
             "seconds": last.seconds,
         }
+        if self.metric_name is not None:
+            found |= {"metric_name": self.metric_name, "metric": self.metric}
         if (personal := self.personal) is not None:
             found |= dict(zip(PERSONAL, personal, strict=True))
         if self.isotropy is not None:

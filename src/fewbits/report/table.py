@@ -14,6 +14,8 @@ from fewbits.report.text import NONE, megabytes, times
 
 WIDTH = 80  # of a terminal
 GIVE_WAY = ("step", "isotropy", "time", "MB total", "recycled")  # columns that may be left out; the page has all
+# Headings that a metric's name may not take.
+TAKEN = {"method", "accuracy", "test loss", "personal data", "recycled", "epsilon", "isotropy", "step", "time"}
 LONG_NAME = 12  # letters of a method's name that fit one line
 
 
@@ -36,6 +38,9 @@ class Row:
     seconds: float
     reached: int | None  # seeds that reached the target; None: there is no target
     to_target: float | None  # mean bytes of these seeds
+    loss: float | None = None  # mean of the last ones on the test set
+    metric: float | None = None  # mean of the last ones of the user's metric
+    metric_name: str | None = None  # the name of its function
 
 
 def rows(records: Sequence[Record], target: float | None = None) -> list[Row]:
@@ -63,6 +68,9 @@ def _row(records: Sequence[Record], target: float | None) -> Row:
         seconds=statistics.fmean(r.last.seconds for r in records),
         reached=None if target is None else len(reached),
         to_target=_mean(reached),
+        loss=_mean([r.loss for r in records if r.loss is not None]),
+        metric=_mean([r.metric for r in records if r.metric is not None]),
+        metric_name=next((r.metric_name for r in records if r.metric_name is not None), None),
     )
 
 
@@ -78,6 +86,8 @@ def _means(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
 def columns(found: Sequence[Row]) -> list[str]:
     """The headings; empty columns are left out."""
     names = ["method", "accuracy"]
+    names += metric_columns(found)
+    names += ["test loss"] if all(r.accuracy is None for r in found) and any(r.loss is not None for r in found) else []
     names += ["personal data", "worst 10%"] if any(r.personal is not None for r in found) else []
     names += ["MB up", "MB down", "MB total"]
     names += ["× fewer"] if any(r.times_fewer is not None for r in found) else []
@@ -88,11 +98,18 @@ def columns(found: Sequence[Row]) -> list[str]:
     return [*names, "time"]
 
 
+def metric_columns(found: Sequence[Row]) -> list[str]:
+    """The names of the users' metrics; one that is called like another column is marked."""
+    names = dict.fromkeys(r.metric_name for r in found if r.metric_name is not None)
+    return [f"{name} (metric)" if name in TAKEN else name for name in names]
+
+
 def cells(row: Row, names: Sequence[str]) -> list[str]:
     """The texts of one row under these headings."""
     texts = {
         "method": row.method,
         "accuracy": _accuracy(row),
+        "test loss": NONE if row.loss is None else f"{row.loss:.4g}",
         "personal data": NONE if row.personal is None else f"{row.personal[0]:.1%} ± {100 * row.personal[1]:.1f}",
         "worst 10%": NONE if row.personal is None else f"{row.personal[2]:.0%}",
         "MB up": megabytes(row.up),
@@ -106,7 +123,9 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "MB to target": _target(row),
         "time": f"{row.seconds:.1f} s" if row.seconds < 100 else f"{row.seconds:,.0f} s",
     }
-    return [texts[name] for name in names]
+    for name in metric_columns([row]):
+        texts[name] = NONE if row.metric is None else f"{row.metric:.4g}"
+    return [texts.get(name, NONE) for name in names]
 
 
 def _accuracy(row: Row) -> str:

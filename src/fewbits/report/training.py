@@ -9,7 +9,7 @@ from html import escape
 from fewbits.report import figure
 from fewbits.report.page import Section, configuration, stages, table
 from fewbits.report.record import Record
-from fewbits.report.table import Row, cells, columns, rows
+from fewbits.report.table import Row, cells, columns, metric_columns, rows
 from fewbits.report.write import Report
 
 PERSONAL = """
@@ -33,6 +33,14 @@ MEASURED = """
 <em>MB up</em>: what clients sent. <em>MB down</em>: what clients received, with all frames for rounds that they missed.
 Bytes of a transport (HTTP, TLS) are not included. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em>: the clients' model
 on the test set after the last round.</p>
+"""
+
+
+CHOSEN = """
+<p><em>{}</em>: the run's metric, of the same model and on the same examples as the accuracy, after the last round.</p>
+"""
+WITHOUT = """
+<p>There is no accuracy: the outputs and targets are no classes, or the run had no test set.</p>
 """
 
 
@@ -64,7 +72,7 @@ def report(
         subtitle or _subtitle(config),
         sections(records, found, config, labels),
         partial(figure.png, records),
-        "Test accuracy against bytes, a line per method",
+        f"{figure.quantity(records).capitalize()} against bytes, a line per method",
         summary,
         caption=f"Further left means fewer bytes.{band}",
     )
@@ -80,6 +88,8 @@ def sections(
     named = "; ".join(f"{label}: {text}" for label, text in labels.items())
     notes = [
         f'<p class="soft">{escape(named)}</p>' if named else "",
+        *(CHOSEN.format(escape(name)) for name in metric_columns(found)),
+        WITHOUT if all(row.accuracy is None for row in found) else "",
         PERSONAL if any(row.personal is not None for row in found) else "",
         PRIVATE if any(row.epsilon is not None for row in found) else "",
         SUBSPACE if any(row.isotropy is not None for row in found) else "",
@@ -96,5 +106,15 @@ def _subtitle(config: Mapping[str, object]) -> str:
     sampled = config.get("per_round") or "all"
     return (
         f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients ({config.get('split')}), "
-        f"{sampled} of them in each of {config.get('rounds')} rounds"
+        f"{sampled} of them in each of {config.get('rounds')} rounds" + left_out(config)
     )
+
+
+def left_out(config: Mapping[str, object]) -> str:
+    """What the split leaves out, to stand behind the line below a title.
+
+    >>> left_out({"split_notes": ["split natural leaves out 2 of 6 examples"]}), left_out({})
+    ('; split natural leaves out 2 of 6 examples', '')
+    """
+    notes = config.get("split_notes")
+    return "".join(f"; {note}" for note in notes) if isinstance(notes, list) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, Result, RoundReport
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
+from fewbits.learn.metrics import Metric
 from fewbits.methods import named
 from fewbits.report import Record
 from fewbits.report.training import report
 from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
+from fewbits.training.arguments import check_call
 from fewbits.training.subtitle import participants, subtitle
 
 HOLDOUT = "evaluate the clients' models on examples of theirs, by fb.simulation.Task(holdout=...)"
@@ -25,7 +27,7 @@ HOLDOUT = "evaluate the clients' models on examples of theirs, by fb.simulation.
 
 def federate(
     model: nn.Module,
-    clients: Sequence[tuple[Tensor, Tensor]],
+    clients: Iterable[tuple[Tensor, Tensor]],
     method: str | Method,
     rounds: int = 50,
     *,
@@ -33,6 +35,7 @@ def federate(
     local: LocalSGD | None = None,
     per_round: int | None = None,
     loss: Loss | None = None,
+    metric: Metric | None = None,
     seed: int = 0,
     processes: int = 1,
     evaluate_every: int = 1,
@@ -47,13 +50,17 @@ def federate(
 
     Args:
         model: any module; it ends with the trained weights.
-        clients: one (x, y) pair of tensors for each client, each with the examples first.
+        clients: one (x, y) pair of tensors for each client, each with the examples first. NumPy arrays become tensors,
+            float64 ones float32. uint8 images (n, c, h, w) are scaled to [-1, 1].
         method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`.
         rounds: rounds of the run; the same call with more rounds and the same `out` extends it.
-        test: (x, y) on which the public model is evaluated; None: no evaluation.
+        test: (x, y) on which the public model is evaluated; None: no evaluation. There is an accuracy for outputs
+            (n, classes, ...) with whole targets (n, ...), and for one output under torch's binary cross-entropy.
         local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
         per_round: clients sampled in each round; None: all.
-        loss: loss(output, y); None: cross-entropy.
+        loss: loss(output, y), the batch's mean, of what the model gives; None: cross-entropy, of a tensor or of an
+            output's logits.
+        metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations; the last round is always evaluated.
@@ -66,7 +73,8 @@ def federate(
         A `fb.simulation.Result`: the model, the reports, the ledger and notes.
 
     Raises:
-        LocalError: the arguments do not fit each other, or `out` holds another run.
+        LocalError: the arguments do not fit each other, the model or a function of yours fails on one batch before
+            the first round, or `out` holds another run.
 
     Example:
         >>> import torch
@@ -78,7 +86,8 @@ def federate(
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
-    task, method, key = Task.of(model, clients, test, local, loss), named(method), Key(seed)
+    check_call(watch=watch, out=out)
+    task, method, key = Task.of(model, clients, test, local, loss, metric), named(method), Key(seed)
     schedule = Schedule(rounds, per_round, evaluate_every, processes=processes, device=device)
     if out is not None:
         check_continues(Path(out))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,19 +13,22 @@ from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.run import GossipRun
+from fewbits.errors import LocalError
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import LocalSGD
+from fewbits.learn.metrics import Metric
 from fewbits.methods.gossip import gossip_method
 from fewbits.report.gossip import GossipRecord, report
 from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
 from fewbits.topology import IntermittentNodes, Network, Topology
+from fewbits.training.arguments import check_call
 from fewbits.training.subtitle import subtitle
 
 
 def gossip(
     model: nn.Module,
-    nodes: Sequence[tuple[Tensor, Tensor]],
+    nodes: Iterable[tuple[Tensor, Tensor]],
     network: Network,
     method: str | GossipMethod,
     rounds: int = 50,
@@ -34,6 +37,7 @@ def gossip(
     local: LocalSGD | None = None,
     inactive: float = 0.0,
     loss: Loss | None = None,
+    metric: Metric | None = None,
     seed: int = 0,
     processes: int = 1,
     evaluate_every: int = 1,
@@ -53,7 +57,8 @@ def gossip(
         test: (x, y) for the accuracy of every node's own model; None: no evaluation.
         local: a node's training in a round; the default is one SGD step, learning rate 0.1, 10 examples.
         inactive: probability that a node is inactive in a round, in [0, 1).
-        loss: loss(output, y); None: cross-entropy.
+        loss: loss(output, y), the batch's mean; None: cross-entropy.
+        metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations.
@@ -65,7 +70,8 @@ def gossip(
         A `fb.simulation.GossipResult`: the models, the reports and the ledger.
 
     Raises:
-        LocalError: the arguments do not fit each other, or `out` contains another run.
+        LocalError: the arguments do not fit each other, the model or a function of yours fails on one batch before
+            the first round, or `out` contains another run.
 
     Example:
         >>> import torch, fewbits as fb
@@ -77,7 +83,11 @@ def gossip(
     Source: the methods' papers; see each method.
     """
     key = Key(seed)
-    task = Task.of(model, nodes, test, local or LocalSGD(lr=0.1, steps=1), loss)
+    check_call(watch=watch, out=out)
+    local = LocalSGD(lr=0.1, steps=1) if local is None else local
+    task = Task.of(model, nodes, test, local, loss, metric, "node")
+    if not isinstance(network, Network):
+        raise LocalError(f"gossip: network must be a Topology, such as fb.topology.torus(16); got {network!r}")
     varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
     schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
     if out is not None:

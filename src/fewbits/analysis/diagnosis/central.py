@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fewbits.errors import LocalError
+from fewbits.learn.evaluation import evaluate
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.local import Correction, LocalSGD, evaluate
+from fewbits.learn.local import Correction, LocalSGD
+from fewbits.learn.outputs import described
 from fewbits.rng import Key
 
 MOST_BYTES = 4 * 2**30  # of stored gradients
@@ -56,8 +58,11 @@ class Central:
         return evaluate(model, self.train_x, self.train_y)[1]
 
     def accuracy(self, model: FlatModel) -> float:
-        """On the test examples, 0..1."""
-        return evaluate(model, self.test_x, self.test_y)[0]
+        """On the test examples, 0..1; LocalError where an accuracy means nothing."""
+        accuracy = evaluate(model, self.test_x, self.test_y)[0]
+        if accuracy is None:
+            raise LocalError(f"diagnose: test targets must be class numbers; got {described(self.test_y)}")
+        return accuracy
 
 
 class Accumulator:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
-from fewbits import data
 from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
@@ -17,13 +17,15 @@ from fewbits.cli.live import ProgressRow
 from fewbits.cli.play import (
     NOTES_SHOWN,
     SUMMARY,
+    noted,
     play_all,
+    print_notes,
     shared_config,
     show_report,
     write_summary,
 )
 from fewbits.cli.play import finished as play_finished
-from fewbits.cli.prepared import InitialModels, initial_model
+from fewbits.cli.prepared import InitialModels, initial_model, partition, split_notes
 from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_weights
 from fewbits.engines.common.run_lock import RunLock
@@ -52,8 +54,7 @@ class PreparedGossip:
 
 def build_task(config: RunConfig, found: Data, initial: nn.Module | None = None) -> Task:
     """Partition and initial model: they depend on the seed alone; `initial` is copied."""
-    key = Key(config.seed)
-    parts = data.partition(found.train_y, config.split, config.clients, key.fold("partition"), found.groups)
+    parts = partition(config, found)
     model = initial_model(config, found) if initial is None else copy.deepcopy(initial)
     return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local())
 
@@ -68,6 +69,11 @@ class Compared:
         """A run of the comparison, ready to be played."""
         task = build_task(config, self.found, self.initial.of(config))
         return PreparedGossip(config, self.comparison.built[config.name], task)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the split of the first seed leaves out."""
+        return split_notes(next(iter(self.comparison.runs().values())), self.found)
 
     def check(self) -> None:
         """LocalError when the split does not fit the data, or the model does not fit."""
@@ -88,8 +94,7 @@ def play(
     if run.reports:
         show(row, run.reports[-1])
     result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
-    for note in result.notes[:NOTES_SHOWN]:
-        console.print(f"note: {note}", markup=False, style="yellow")
+    print_notes(result.notes[:NOTES_SHOWN], console)
     return save_result(result, prepared.config, folder)
 
 
@@ -120,16 +125,22 @@ def compare(compared: Compared, folder: Path, console: Console) -> None:
             return record
         return None if interrupt.asked else play(compared.prepare(config), run_folder, row, interrupt, console)
 
-    conclude(
-        comparison, folder, play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one), console
-    )
+    print_notes(compared.notes, console)
+    records = play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one)
+    conclude(comparison, folder, records, console, compared.notes)
 
 
-def conclude(comparison: GossipComparison, folder: Path, records: list[GossipRecord], console: Console) -> None:
-    """Write the report of all runs and print the table."""
+def conclude(
+    comparison: GossipComparison,
+    folder: Path,
+    records: list[GossipRecord],
+    console: Console,
+    split_notes: Sequence[str] = (),
+) -> None:
+    """Write the report of all runs and print the table; `split_notes`: what the split leaves out."""
     records, target, base = against_dsgd(records), comparison.target_accuracy, comparison.base
     assert isinstance(base, GossipConfig)
-    config = shared_config(comparison, ("per_round", "holdout", "keep_frames", "device"))
+    config = noted(shared_config(comparison, ("per_round", "holdout", "keep_frames", "device")), split_notes)
     title = f"{', '.join(comparison.labels)} on {base.data}, without a server"
     graph = replace(base, seed=comparison.seeds[0]).graph()
     notes = write(folder, report(title, records, config, graph, target))

@@ -42,7 +42,7 @@ class Schedule:
             check_whole(name, getattr(self, name), 1, numpy=True)
         try:
             device = torch.device(self.device)
-        except RuntimeError:
+        except (RuntimeError, TypeError):
             raise LocalError(f"device must be cpu, cuda, cuda:1, mps or so; got {self.device!r}") from None
         if device.type == "cuda" and not torch.cuda.is_available():
             raise LocalError(f"device is {self.device}, but torch sees no CUDA device here")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fewbits.engines.common.pairs import pair, pairs, tensor
 from fewbits.errors import LocalError
 from fewbits.learn.local import LocalSGD
+from fewbits.learn.metrics import Metric, ignored, metric_name
 from fewbits.rng import Key
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +32,11 @@ class Task:
         test_x: (m, ...) inputs of the test set.
         test_y: (m, ...) its targets.
         local: how a client trains.
-        loss: (output, y) -> mean loss; None: cross-entropy.
+        loss: (output, y) -> mean loss, a scalar; None: cross-entropy.
         holdout: each client's row numbers to evaluate its personal model on; empty: no such evaluation.
         seed: `model` is `build(seed)`. Clients then get the seed at first contact, not the model.
         build: makes the initial model from a key.
+        metric: (output, y) -> the mean over the batch, or its (sum, count); None: no metric.
 
     Raises:
         LocalError: a client has no example, a row number is out of range, or sizes do not fit.
@@ -56,8 +60,11 @@ class Task:
     # `model` is build(seed), in this process and in any other: clients get the seed at first contact, not the model.
     seed: Key | None = None
     build: Callable[[Key], nn.Module] | None = None
+    metric: Metric | None = None  # measured wherever an accuracy is
 
     def __post_init__(self) -> None:
+        self._check_kinds()
+        self._set_tensors()
         object.__setattr__(self, "parts", [np.asarray(part) for part in self.parts])  # lists will do
         if not self.parts or any(len(part) == 0 for part in self.parts):
             empty = [c for c, part in enumerate(self.parts) if len(part) == 0]
@@ -84,6 +91,35 @@ class Task:
             rows = f"{len(self.test_x)} and {len(self.test_y)}"
             raise LocalError(f"Task: test_x and test_y need the same number of rows, at least one; got {rows}")
 
+    def _check_kinds(self) -> None:
+        """What is given in place of a function or a value would fail much later."""
+        if not isinstance(self.model, nn.Module):
+            raise LocalError(f"Task: model must be a torch module; got {type(self.model).__name__}")
+        if not isinstance(self.local, LocalSGD):
+            raise LocalError(f"Task: local must be a LocalSGD, such as fb.LocalSGD(lr=0.1); got {self.local!r}")
+        for name in ("loss", "metric"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise LocalError(f"Task: {name} must be a function of (output, y); got {function!r}")
+        for name in ("parts", "holdout"):
+            if not isinstance(getattr(self, name), Iterable):
+                raise LocalError(f"Task: {name} must be a list of row numbers per client; got {getattr(self, name)!r}")
+
+    def _set_tensors(self) -> None:
+        """NumPy arrays become tensors; labels become int64 where cross-entropy is to take them."""
+        for name in ("x", "test_x", "y", "test_y"):
+            value = getattr(self, name)
+            if value is not None or not name.startswith("test"):
+                found = tensor(value, f"Task: {name}")
+                labels = name.endswith("y") and not (found.is_floating_point() or found.is_complex())
+                classes = labels and (self.loss is None or ignored(self.loss) is not None)
+                object.__setattr__(self, name, found.long() if classes else found)
+
+    @property
+    def metric_name(self) -> str | None:
+        """What tables call the metric; None: there is none."""
+        return None if self.metric is None else metric_name(self.metric)
+
     def on(self, device: torch.device) -> Task:
         """The task with its arrays on a device; the model stays where it is."""
         moved = {name: getattr(self, name) for name in ("x", "y", "test_x", "test_y")}
@@ -92,26 +128,29 @@ class Task:
     @staticmethod
     def of(
         model: nn.Module,
-        clients: Sequence[tuple[Tensor, Tensor]],
+        clients: Iterable[tuple[Tensor, Tensor]],
         test: tuple[Tensor, Tensor] | None = None,
         local: LocalSGD | None = None,
         loss: Loss | None = None,
+        metric: Metric | None = None,
+        who: str = "client",
     ) -> Task:
-        """A task from one (x, y) pair per client."""
-        if not clients:
-            raise LocalError("federate: give at least one client, as (x, y) tensors")
-        for number, (x, y) in enumerate(clients):
-            if len(x) != len(y):
-                raise LocalError(f"federate: client {number} has {len(x)} rows of x and {len(y)} of y")
-        ends = np.cumsum([0] + [len(y) for _, y in clients])
+        """A task from one (x, y) pair per client; `who`: what errors call a client."""
+        if metric is not None and test is None:
+            raise LocalError("metric needs examples to be measured on; give test=(x, y)")
+        found = pairs(clients, who)
+        test_x, test_y = (None, None) if test is None else pair(test, "test")
+        ends = np.cumsum([0] + [len(y) for _, y in found])
         return Task(
             model,
-            torch.cat([x for x, _ in clients]),
-            torch.cat([y for _, y in clients]),
+            torch.cat([x for x, _ in found]),
+            torch.cat([y for _, y in found]),
             [np.arange(a, b) for a, b in pairwise(ends)],
-            *(test or (None, None)),
-            local=local or LocalSGD(lr=0.1),
+            test_x,
+            test_y,
+            local=LocalSGD(lr=0.1) if local is None else local,
             loss=loss,
+            metric=metric,
         )
 
 

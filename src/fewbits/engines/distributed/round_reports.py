@@ -8,19 +8,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.logs import append_metrics
 from fewbits.engines.distributed.collect import collect
 from fewbits.engines.distributed.world import World
 from fewbits.engines.gossip.count_frames import count_frames
-from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures
+from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures, score_on_test
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.engines.gossip.trainer import StepReport
+from fewbits.learn.evaluation import Scores
 from fewbits.learn.gossip import Node
-from fewbits.learn.local import evaluate
 from fewbits.links import Ledger
 
 MAX_BYTES = 2**20  # of one node's step report
@@ -46,7 +45,7 @@ class RoundReports:
 
         None: another rank, or a round without evaluation.
         """
-        message = {"rounds": self._steps, "accuracy": self._accuracy() if evaluated else None}
+        message = {"rounds": self._steps, "scores": self._scores() if evaluated else None}
         texts = collect(self._world, json.dumps(message).encode(), MAX_BYTES * len(self._steps))
         self._steps = []
         x = self._node.vectors.x
@@ -58,7 +57,7 @@ class RoundReports:
         if not evaluated:
             return None
         self.models = torch.stack([torch.frombuffer(model, dtype=torch.float32) for model in models])
-        return self._measures(self.models, [message["accuracy"] for message in messages])
+        return self._measures(self.models, [Scores(*m["scores"]) for m in messages if m["scores"] is not None])
 
     def _count(self, round: int, by_node: list[list[list[dict]]], ledger: Ledger) -> None:
         rounds = [[StepReport(**step) for steps in nodes for step in steps] for nodes in zip(*by_node, strict=True)]
@@ -66,17 +65,17 @@ class RoundReports:
             count_frames(ledger, self._setup.network, number, steps)
         self._last_steps = rounds[-1]
 
-    def _measures(self, models: Tensor, accuracies: list[float | None]) -> ModelMeasures:
+    def _measures(self, models: Tensor, scores: list[Scores]) -> ModelMeasures:
         assert self._evaluator is not None
         shared, parameters = self.shared(models), len(self._node.flat.params)
         mean = average(shared)
         zeros = sum(parameters - int(torch.count_nonzero(model[:parameters])) for model in models)
-        known = [accuracy for accuracy in accuracies if accuracy is not None]
         return ModelMeasures(
             zeros / (parameters * self._setup.network.n),
             distance(shared, mean),
             self._evaluator(mean),
-            known if len(known) == len(accuracies) else None,
+            scores,
+            self._setup.task.metric_name,
         )
 
     def write(self, round: int, measures: ModelMeasures, ledger: Ledger, seconds: float) -> GossipReport:
@@ -93,9 +92,7 @@ class RoundReports:
         first = len(self._node.flat.private[0])
         return models[:, first : first + len(self._node.flat.shared)]
 
-    def _accuracy(self) -> float | None:
-        """The accuracy of this node's own model on the test set."""
+    def _scores(self) -> Scores | None:
+        """The sums of this node's own model over the test set; None: there is no test set."""
         task = self._setup.task
-        if task.test_x is None or task.test_y is None:
-            return None
-        return evaluate(self._node.flat, task.test_x, task.test_y, loss=task.loss or cross_entropy)[0]
+        return None if task.test_y is None else score_on_test(self._node.flat, task)

@@ -10,6 +10,7 @@ import torch
 
 from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.checkpoint import Note
+from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.logs import LEDGER, resume_logs, sync_logs
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.same_run import START
@@ -76,6 +77,7 @@ class DistributedRun:
             raise LocalError("DistributedRun: give the World of its context: `with World() as world:`")
         _check(network, world)
         GossipSetup(task, method, network, key)
+        check_first_batch(task, who="node")
         self.world, self.schedule = world, schedule
         self.folder = Path(folder) if folder is not None else None
         self.node = Node(task.model, method, network, world.rank, key)

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.task import Task
 from fewbits.learn import shared_values
+from fewbits.learn.evaluation import Scores, score
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
-from fewbits.learn.local import backward, evaluate
+from fewbits.learn.local import backward
+from fewbits.learn.metrics import finite
+from fewbits.learn.outputs import cross_entropy
 
 EXAMPLES = 1000  # training examples for the stationarity, equally many of every node
 BATCH = 250
@@ -26,8 +28,33 @@ class ModelMeasures:
 
     sparsity: float  # share of exact zeros among all parameters
     consensus: float  # |X - mean|_F
-    evaluation: dict[str, float] = field(default_factory=dict)  # of the mean model; {} in rounds without evaluation
-    accuracies: list[float] | None = None  # by node
+    # Of the mean model; {} in rounds without evaluation.
+    evaluation: dict[str, float | None] = field(default_factory=dict)
+    scores: list[Scores] = field(
+        default_factory=list
+    )  # by node; [] in rounds without evaluation, and without a test set
+    metric_name: str | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why a node has no metric."""
+        return next((scores.trouble for scores in self.scores if scores.trouble), "")
+
+    @property
+    def accuracies(self) -> list[float | None]:
+        """By node."""
+        return [scores.accuracy for scores in self.scores]
+
+    @property
+    def metrics(self) -> list[float | None]:
+        """By node."""
+        return [scores.metric for scores in self.scores]
+
+
+def score_on_test(model: FlatModel, task: Task) -> Scores:
+    """The sums of a model over the task's test set, which there must be."""
+    assert task.test_x is not None and task.test_y is not None
+    return score(model, task.test_x, task.test_y, loss=task.loss or cross_entropy, metric=task.metric)
 
 
 class Evaluator:
@@ -40,15 +67,23 @@ class Evaluator:
         count = max(1, EXAMPLES // len(task.parts))
         self._examples = torch.from_numpy(np.concatenate([part[:count] for part in task.parts]).astype(np.int64))
 
-    def __call__(self, mean: Tensor) -> dict[str, float]:
-        """Accuracy and loss on the test set, penalty and stationarity of the mean model (S,)."""
+    def __call__(self, mean: Tensor) -> dict[str, float | None]:
+        """Accuracy, loss and metric on the test set, penalty and stationarity of the mean model (S,)."""
         self.model.shared.copy_(mean)
-        found = {"penalty": self.prox.penalty(mean, self._spec), "stationarity": self.stationarity()}
+        found: dict[str, float | None] = {"penalty": self.prox.penalty(mean, self._spec)}
+        found["stationarity"] = self._finite_stationarity()
         task = self.task
         if task.test_x is not None and task.test_y is not None:
-            accuracy, loss = evaluate(self.model, task.test_x, task.test_y, loss=task.loss or cross_entropy)
-            found |= {"mean_accuracy": accuracy, "loss": loss}
+            scores = score_on_test(self.model, task)
+            found |= {"mean_accuracy": scores.accuracy, "loss": scores.loss, "mean_metric": scores.metric}
         return found
+
+    def _finite_stationarity(self) -> float | None:
+        """None where the loss fails on a node's examples, or gives nothing finite."""
+        try:
+            return finite(self.stationarity())
+        except Exception:  # noqa: BLE001 - the user's own code may raise anything; the node's turn says what
+            return None
 
     def stationarity(self) -> float:
         """|x - prox(x - eta grad F(x))| / eta of the current model, with F's mean over the training examples."""

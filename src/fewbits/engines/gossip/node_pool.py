@@ -17,6 +17,7 @@ from fewbits.engines.gossip.node_worker import NodeWorker
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
 from fewbits.engines.gossip.trainer import StepReport
+from fewbits.learn.evaluation import Scores
 
 
 class NodePool:
@@ -71,9 +72,9 @@ class NodePool:
         """Deliver the frames, of these lengths by node, and mix; each node's number of zero parameters."""
         return self._in_order(self._command("mix", {str(i): length for i, length in lengths.items()}))
 
-    def evaluate(self) -> list[tuple[float, float]]:
-        """(accuracy, loss) by node."""
-        return [(accuracy, loss) for accuracy, loss in self._in_order(self._command("evaluate", {}))]
+    def evaluate(self) -> list[Scores]:
+        """Each node's sums over the test set."""
+        return [Scores(*sums) for sums in self._in_order(self._command("evaluate", {}))]
 
     def _in_order(self, parts: list[list[Any]]) -> list[Any]:
         """Worker k has nodes k, k + count, ...; return the answers in the nodes' order."""

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from fewbits.engines.gossip.evaluator import score_on_test
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
 from fewbits.engines.gossip.trainer import StepReport, Trainer
+from fewbits.learn.evaluation import Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
-from fewbits.learn.local import evaluate
 
 
 class NodeWorker:
@@ -61,12 +61,10 @@ class NodeWorker:
             zeros.append(len(parameters) - int(torch.count_nonzero(parameters)))
         return zeros
 
-    def evaluate(self) -> list[tuple[float, float]]:
-        """(accuracy, mean loss) of each node's own model on the test set."""
-        task = self.task
-        assert task.test_x is not None and task.test_y is not None
+    def evaluate(self) -> list[Scores]:
+        """The sums of each node's own model over the test set."""
         found = []
         for i in self.nodes:
             self.model.load_vector(self.vectors.x[i])
-            found.append(evaluate(self.model, task.test_x, task.test_y, loss=task.loss or cross_entropy))
+            found.append(score_on_test(self.model, self.task))
         return found

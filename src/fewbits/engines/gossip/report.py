@@ -34,6 +34,9 @@ class GossipReport:
     spectral_gap: float  # of this round's mixing matrix
     inactive: int  # number of inactive nodes
     seconds: float  # wall time since the first round, with evaluations
+    metric: float | None = None  # the task's metric: mean over nodes, each node's own model on the test set
+    mean_metric: float | None = None  # of the mean of all models
+    metric_name: str | None = None  # the name of its function
 
     @staticmethod
     def of(
@@ -45,7 +48,8 @@ class GossipReport:
         seconds: float,
     ) -> GossipReport:
         """The report of a round; `topology` is this round's."""
-        accuracies, evaluation = measures.accuracies, measures.evaluation
+        accuracies, evaluation = _known(measures.accuracies), measures.evaluation
+        metrics = _known(measures.metrics)
         return GossipReport(
             round=round,
             accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
@@ -67,7 +71,16 @@ class GossipReport:
             spectral_gap=topology.gap,
             inactive=len(topology.inactive),
             seconds=seconds,
+            metric=sum(metrics) / len(metrics) if metrics else None,
+            mean_metric=evaluation.get("mean_metric"),
+            metric_name=measures.metric_name,
         )
+
+
+def _known(values: list[float | None]) -> list[float] | None:
+    """The nodes' values; None when a node has none."""
+    known = [value for value in values if value is not None]
+    return known if known and len(known) == len(values) else None
 
 
 def _total(steps: list[StepReport], name: str) -> float | None:

@@ -24,3 +24,8 @@ class GossipResult:
     def accuracy(self) -> float | None:
         """The last measured accuracy: the mean over the nodes' own models."""
         return next((r.accuracy for r in reversed(self.reports) if r.accuracy is not None), None)
+
+    @property
+    def metric(self) -> float | None:
+        """The last value of the run's metric, likewise a mean over the nodes; None: it was not measured."""
+        return next((r.metric for r in reversed(self.reports) if r.metric is not None), None)

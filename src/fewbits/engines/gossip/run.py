@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewbits.engines.common import checkpoint
+from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.same_run import NEWEST, check_same_run
@@ -27,6 +28,7 @@ from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
 from fewbits.errors import LocalError
 from fewbits.learn import shared_values
+from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, tuned
 from fewbits.links import Ledger
@@ -73,6 +75,7 @@ class GossipRun:
     ) -> None:
         given = GossipSetup(task, method, network, key)
         _check(schedule, folder, on_disk)
+        check_first_batch(task, who="node")
         self.folder = Path(folder) if folder is not None else None
         self.flat = FlatModel(task.model)
         self.method = tuned(method, shared_values.spec(self.flat), network, key.fold("gamma"))
@@ -185,6 +188,7 @@ class GossipRun:
         zeros = pool.mix({step.node: step.frame_bytes for step in steps})
         count_frames(self.ledger, self.network, round, steps)
         measures = self._measures(pool, round, sum(zeros))
+        self.notes += once(measures.trouble, round, self.notes)
         self.round = round
         self._seconds += time.perf_counter() - began
         return GossipReport.of(round, steps, measures, self.network.at(round), self.ledger, self._seconds)
@@ -195,8 +199,8 @@ class GossipRun:
         if round % self.schedule.evaluate_every and round != self.schedule.rounds:
             return ModelMeasures(sparsity, consensus)
         evaluation = self._evaluator(mean)
-        accuracies = [a for a, _ in pool.evaluate()] if self.task.test_y is not None else None
-        return ModelMeasures(sparsity, consensus, evaluation, accuracies)
+        scores = pool.evaluate() if self.task.test_y is not None else []
+        return ModelMeasures(sparsity, consensus, evaluation, scores, self.task.metric_name)
 
     def _save(self, pool: NodePool) -> None:
         """Write a checkpoint after the round that just ended, once its logs are on disk."""

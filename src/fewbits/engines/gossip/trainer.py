@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from torch.nn.functional import cross_entropy
-
 from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
+from fewbits.learn.outputs import cross_entropy
 from fewbits.links.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,9 @@ class Evaluation:
     personal_accuracy: float | None = None
     personal_spread: float | None = None
     personal_worst: float | None = None
+    metric: float | None = None
+    personal_metric: float | None = None
+    trouble: str = ""  # why there is no metric
 
 
 def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluation:
@@ -28,16 +32,30 @@ def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluatio
     """
     found = Evaluation()
     if task.test_y is not None:
-        accuracy, loss = pool.evaluate(bundle)
-        found = replace(found, accuracy=None if personal else accuracy, loss=loss)
+        whole = pool.evaluate(bundle)
+        found = replace(found, loss=whole.loss, trouble=whole.trouble)
+        if not personal:
+            found = replace(found, accuracy=whole.accuracy, metric=whole.metric)
     if task.holdout:
-        by_client = np.sort(pool.evaluate_personal(bundle))
-        mean, tenth = float(by_client.mean()), max(1, round(len(by_client) / 10))
-        found = replace(
-            found,
-            accuracy=mean if personal else found.accuracy,
-            personal_accuracy=mean,
-            personal_spread=float(by_client.std()),
-            personal_worst=float(by_client[:tenth].mean()),
-        )
+        by_client = pool.evaluate_personal(bundle)
+        found = replace(found, **_personal_accuracy([scores.accuracy for scores in by_client]))
+        values = [scores.metric for scores in by_client if scores.metric is not None]
+        trouble = next((scores.trouble for scores in by_client if scores.trouble), "")
+        personal_metric = float(np.mean(values)) if values else None
+        found = replace(found, personal_metric=personal_metric, trouble=found.trouble or trouble)
+        if personal:
+            found = replace(found, accuracy=found.personal_accuracy, metric=found.personal_metric)
     return found
+
+
+def _personal_accuracy(by_client: Sequence[float | None]) -> dict[str, float]:
+    """Mean, spread and worst tenth over the clients that have an accuracy; empty when none has."""
+    there = np.sort([accuracy for accuracy in by_client if accuracy is not None])
+    if not len(there):
+        return {}
+    tenth = max(1, round(len(there) / 10))
+    return {
+        "personal_accuracy": float(there.mean()),
+        "personal_spread": float(there.std()),
+        "personal_worst": float(there[:tenth].mean()),
+    }

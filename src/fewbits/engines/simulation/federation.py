@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.engines.common.disk import Disk
+from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.common.task_identity import task_settings
@@ -27,6 +28,7 @@ from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
 from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
+from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
@@ -247,7 +249,9 @@ class Federation:
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
         self.notes += replies.sentences(number)
-        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, self._epsilon(replies.used))
+        self.notes += once(evaluation.trouble, number, self.notes)
+        epsilon, name = self._epsilon(replies.used), self.task.metric_name
+        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, name)
 
     def _epsilon(self, used: int) -> float | None:
         """After a round with so many updates in its sum."""
@@ -273,3 +277,4 @@ def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
     if any(adaptive_rules(method.up)):
         for client, part in enumerate(task.parts):
             check_adaptive(method.up, client, task.local.steps_for(len(part)), task.local.lr)
+    check_first_batch(task, schedule.device)

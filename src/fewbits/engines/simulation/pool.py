@@ -22,6 +22,7 @@ from fewbits.engines.common.processes import Children, Message, checked, one_thr
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.shared_memory import SharedBuffer, SharedRing
 from fewbits.engines.simulation.worker import Reply, Worker, burst, chunks
+from fewbits.learn.evaluation import Scores
 from fewbits.learn.method import Method
 from fewbits.links import StateStore
 from fewbits.rng import Key
@@ -133,22 +134,20 @@ class Pool:
                 yield Reply(**header["reply"]), ring.view(header["slot"], header["length"])
                 ring.free()
 
-    def evaluate(self, bundle: bytes) -> tuple[float, float]:
-        """(accuracy, mean loss) of the newest public model on the whole test set."""
-        found = self._results("evaluate", chunks(self._task), bundle)
-        total = sum(n for n, _, _ in found)
-        return sum(n * a for n, a, _ in found) / total, sum(n * loss for n, _, loss in found) / total
+    def evaluate(self, bundle: bytes) -> Scores:
+        """The sums of the newest public model over the whole test set."""
+        return Scores.total(self._results("evaluate", chunks(self._task), bundle))
 
-    def evaluate_personal(self, bundle: bytes) -> list[float]:
-        """Every client's accuracy on its holdout, with its personal model and the newest public part."""
-        return [accuracy for _, accuracy, _ in self._results("evaluate_personal", len(self._task.holdout), bundle)]
+    def evaluate_personal(self, bundle: bytes) -> list[Scores]:
+        """Every client's sums over its holdout, with its personal model and the newest public part."""
+        return self._results("evaluate_personal", len(self._task.holdout), bundle)
 
-    def _results(self, what: str, count: int, bundle: bytes) -> list[tuple[int, float, float]]:
+    def _results(self, what: str, count: int, bundle: bytes) -> list[Scores]:
         if self._worker is not None:
             self._worker.receive(bundle)
             return [getattr(self._worker, what)(i) for i in range(count)]
         self._tell({"do": what, "count": count}, bundle)
-        return [header["result"] for header, _ in self._collect(range(count))]
+        return [Scores(*header["result"]) for header, _ in self._collect(range(count))]
 
     def settle(self, number: int, failed: list[int], horizon: int, saved: int) -> None:
         """End a round in every worker's store; returns when all have."""

@@ -29,5 +29,10 @@ class Result:
 
     @property
     def accuracy(self) -> float | None:
-        """The last accuracy measured; None: there was no evaluation."""
+        """The last accuracy measured; None: there was no evaluation, or an accuracy means nothing here."""
         return next((r.accuracy for r in reversed(self.reports) if r.accuracy is not None), None)
+
+    @property
+    def metric(self) -> float | None:
+        """The last value of the run's metric; None: it was not measured."""
+        return next((r.metric for r in reversed(self.reports) if r.metric is not None), None)

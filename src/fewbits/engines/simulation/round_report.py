@@ -26,7 +26,7 @@ class RoundReport:
 
     round: int  # from 1
     # Of the public model on the test set; where clients have personal models, this is `personal_accuracy`. None: this
-    # round was not evaluated.
+    # round was not evaluated, or an accuracy means nothing for such outputs and targets.
     accuracy: float | None
     loss: float | None  # of the public model on the test set
     train_loss: float  # mean over the round's clients, of their last epoch
@@ -48,6 +48,9 @@ class RoundReport:
     isotropy: float | None = None
     effective_step: float | None = None  # in subspaces: how far a local step moves theta along an isotropic gradient
     epsilon: float | None = None  # under dp: of the rounds so far, for the delta given; see docs/secure-aggregation.md
+    metric: float | None = None  # the task's metric, of the model and on the examples that `accuracy` is of
+    metric_name: str | None = None  # the name of its function
+    personal_metric: float | None = None  # mean over all clients, each one's model on its own holdout
 
     @staticmethod
     def of(
@@ -57,6 +60,7 @@ class RoundReport:
         ledger: Ledger,
         seconds: float,
         epsilon: float | None,
+        metric_name: str | None = None,
     ) -> RoundReport:
         """The report of a round that just ended."""
         return RoundReport(
@@ -80,6 +84,9 @@ class RoundReport:
             isotropy=_mean(replies.figures("isotropy")),
             effective_step=_mean(replies.figures("effective_step")),
             epsilon=epsilon,
+            metric=evaluation.metric,
+            metric_name=metric_name,
+            personal_metric=evaluation.personal_metric,
         )
 
 

@@ -15,21 +15,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
+from fewbits.learn.evaluation import BATCH, Scores, score
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.local import LocalReport, evaluate
+from fewbits.learn.local import LocalReport
 from fewbits.learn.method import Method
+from fewbits.learn.outputs import cross_entropy
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
 UP = "client.up"  # a client's end of the uplink
 DOWN = "client.held"  # a client's end of the downlink, where it has personal updates
-CHUNK = 500  # test examples per piece of an evaluation
+CHUNK = BATCH  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded
 BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
 
@@ -146,23 +147,23 @@ class Worker:
         core.client_state = core.local.recall(self._store, client, core.new_state)
         core.start()
 
-    def evaluate_personal(self, client: int) -> tuple[int, float, float]:
-        """(examples, accuracy, mean loss) of this client's personal model on its holdout."""
+    def evaluate_personal(self, client: int) -> Scores:
+        """The sums of this client's personal model over its holdout."""
         task, rows = self.task, torch.from_numpy(self.task.holdout[client]).to(self.device)
         self._load(client)
-        x, y = task.x.index_select(0, rows), task.y.index_select(0, rows)
-        return len(rows), *evaluate(self.model, x, y, loss=task.loss or cross_entropy)
+        return self._score(task.x.index_select(0, rows), task.y.index_select(0, rows))
 
-    def evaluate(self, chunk: int) -> tuple[int, float, float]:
-        """(examples, accuracy, mean loss) of the public model on one piece of the test set."""
+    def evaluate(self, chunk: int) -> Scores:
+        """The sums of the public model over one piece of the test set."""
         task = self.task
         assert task.test_x is not None and task.test_y is not None
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         self._core.client_state = self._core.new_state
         self._core.start()
-        x, y = task.test_x[rows], task.test_y[rows]
-        accuracy, loss = evaluate(self.model, x, y, loss=task.loss or cross_entropy)
-        return len(y), accuracy, loss
+        return self._score(task.test_x[rows], task.test_y[rows])
+
+    def _score(self, x: Tensor, y: Tensor) -> Scores:
+        return score(self.model, x, y, loss=self.task.loss or cross_entropy, metric=self.task.metric)
 
     def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
         """End the round: roll back the clients whose frame was rejected, and commit the others."""

@@ -10,6 +10,7 @@ from fewbits.report.gossip.record import GossipRecord
 from fewbits.report.gossip.table import rows
 from fewbits.report.page import Section, configuration, stages, table
 from fewbits.report.text import NONE, megabytes
+from fewbits.report.training import left_out
 from fewbits.report.write import Report
 from fewbits.topology import Topology
 
@@ -18,9 +19,10 @@ MEASURED = """
 <em>MB sent</em> counts a node's frame once, as on a broadcast medium. <em>MB links</em> counts it once per neighbour,
 as on point-to-point links, inactive neighbours included. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em> is the mean
 over nodes of their models on the test set. <em>Mean model</em> is the accuracy of the average of all models, and
-<em>loss</em> its loss without the regulariser. <em>Zeros</em>: the share of exact zeros in the nodes' models.
-<em>Consensus</em>: the consensus distance |X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the
-levels over the entropy of each frame's levels.</p>
+<em>loss</em> its loss without the regulariser. A column with a function's name is the run's metric, a mean over nodes.
+<em>Zeros</em>: the share of exact zeros in the nodes' models. <em>Consensus</em>: the consensus distance
+|X - mean|<sub>F</sub>. <em>Over entropy</em>: the measured bits of the levels over the entropy of each frame's
+levels.</p>
 """
 
 
@@ -61,7 +63,7 @@ def _subtitle(config: Mapping[str, object], graph: Topology) -> str:
     return (
         f"{config.get('model')} on {config.get('data')} ({config.get('split')}), {graph.n} nodes, "
         f"{config.get('topology')} with {len(graph.edges)} edges, spectral gap {graph.gap:.3g} with all nodes active, "
-        f"{config.get('inactive'):.0%} inactive, {config.get('rounds')} rounds"
+        f"{config.get('inactive'):.0%} inactive, {config.get('rounds')} rounds" + left_out(config)
     )
 
 

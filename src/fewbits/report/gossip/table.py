@@ -12,6 +12,7 @@ from fewbits.report.table import fitted
 from fewbits.report.text import NONE, megabytes, times
 
 GIVE_WAY = ("loss", "MB links", "over entropy", "consensus")  # columns that may be left out; the page has all
+TAKEN = {"method", "accuracy", "loss", "zeros", "consensus"}  # headings that a metric's name may not take
 Figure = Callable[[GossipRecord], float | None]
 
 
@@ -20,6 +21,7 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
     columns: dict[str, tuple[Figure, Callable[[float], str]]] = {
         "worst node": (lambda r: _last(r, "worst_accuracy"), lambda x: f"{x:.1%}"),
         "mean model": (lambda r: _last(r, "mean_accuracy"), lambda x: f"{x:.1%}"),
+        **_metric_columns(records),
         "loss": (lambda r: _last(r, "loss"), lambda x: f"{x:.3f}"),
         "MB sent": (lambda r: r.last.frame_bytes, megabytes),
         "MB links": (lambda r: r.last.link_bytes, megabytes),
@@ -41,6 +43,16 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
             row["MB to target"] = megabytes(statistics.fmean(reached)) + part if reached else "never"
         found.append(row)
     return [{name: row[name] for name in row if any(r[name] != NONE for r in found)} for row in found]
+
+
+def _metric_columns(records: Sequence[GossipRecord]) -> dict[str, tuple[Figure, Callable[[float], str]]]:
+    """A column for each metric, under the name of its function: the mean over nodes."""
+
+    def figure(name: str) -> Figure:
+        return lambda r: _last(r, "metric") if r.last.metric_name == name else None
+
+    names = dict.fromkeys(r.last.metric_name for r in records if r.last.metric_name is not None)
+    return {(f"{n} (metric)" if n in TAKEN else n): (figure(n), lambda x: f"{x:.4g}") for n in names}
 
 
 def _last(record: GossipRecord, name: str) -> float | None:

@@ -1,0 +1,176 @@
+"""Evaluation of a model: sums of accuracy, loss and a metric, which add up over pieces of a test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fewbits.errors import FewbitsError, LocalError
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.metrics import Metric, count_right, finite, ignored, measure, metric_name
+from fewbits.learn.outputs import cross_entropy, described
+from fewbits.learn.select import select
+
+BATCH = 500  # examples; pieces of a test set have so many, too
+
+
+class Scores(NamedTuple):
+    """Sums over examples. Pieces of a set, added in order, give what the whole set gives."""
+
+    right: int = 0
+    counted: int | None = 0  # targets that the accuracy counts; None: an accuracy would mean nothing
+    loss_sum: float = 0.0
+    loss_weight: float = 0.0
+    metric_sum: float = 0.0
+    metric_weight: float = 0.0
+    trouble: str = ""  # why there is no metric, of the first piece without one
+
+    @staticmethod
+    def total(parts: Iterable[Scores]) -> Scores:
+        """The sum of all."""
+        found = Scores()
+        for part in parts:
+            found = found._plus(part)
+        return found
+
+    def _plus(self, part: Scores) -> Scores:
+        return Scores(
+            self.right + part.right,
+            None if self.counted is None or part.counted is None else self.counted + part.counted,
+            self.loss_sum + part.loss_sum,
+            self.loss_weight + part.loss_weight,
+            self.metric_sum + part.metric_sum,
+            self.metric_weight + part.metric_weight,
+            self.trouble or part.trouble,
+        )
+
+    @property
+    def accuracy(self) -> float | None:
+        """In [0, 1]; None: it would mean nothing, or there is no target to count."""
+        return self.right / self.counted if self.counted else None
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss; None: no target counts."""
+        return self.loss_sum / self.loss_weight if self.loss_weight else None
+
+    @property
+    def metric(self) -> float | None:
+        """The metric; None: there is none, it counted nothing, it failed, or it is not finite."""
+        return finite(self.metric_sum / self.metric_weight) if self.metric_weight and not self.trouble else None
+
+
+def score(
+    model: FlatModel | nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch: int = BATCH,
+    *,
+    loss: Callable[[Any, Tensor], Tensor] = cross_entropy,
+    metric: Metric | None = None,
+) -> Scores:
+    """Sum accuracy, loss and metric over all examples, in evaluation mode.
+
+    The mode of every submodule is restored. Tensors that a module caches in its forward can be trained with.
+
+    Args:
+        model: the model, or its flat form.
+        x: (n, ...) inputs.
+        y: (n, ...) targets.
+        batch: examples at a time.
+        loss: (outputs, targets) -> mean loss, a scalar tensor.
+        metric: (outputs, targets) -> the batch's mean, or its (sum, count).
+
+    Raises:
+        LocalError: there is no example, x and y differ in length, batch < 1, or model or loss fails on a batch. A
+            metric that fails is `trouble`: it ends no run.
+    """
+    if batch < 1 or len(x) == 0 or len(x) != len(y):
+        raise LocalError(f"evaluate: need batch >= 1 and as many inputs as targets; got {batch}, {len(x)}, {len(y)}")
+    module = model.module if isinstance(model, FlatModel) else model
+    parts: list[Scores] = []
+    with evaluating(module), torch.no_grad():  # inference_mode would leave cached tensors that no training can use
+        for start in range(0, len(x), batch):
+            rows = torch.arange(start, min(start + batch, len(x)), device=x.device)
+            try:
+                parts.append(score_batch(module(select(x, rows)), y.index_select(0, rows), loss, metric))
+            except FewbitsError:
+                raise
+            except Exception as error:  # the user's own code may raise anything
+                where = f"rows {start}..{start + len(rows) - 1} of {described(x)} with targets {described(y)}"
+                raise LocalError(f"evaluate: {where}: {type(error).__name__}: {error}") from error
+    return Scores.total(parts)
+
+
+def score_batch(
+    outputs: object, targets: Tensor, loss: Callable[[Any, Tensor], Tensor], metric: Metric | None
+) -> Scores:
+    """The sums of one batch."""
+    right, counted = count_right(outputs, targets, loss) or (0, None)
+    mean, weight = float(loss(outputs, targets)), _weight(loss, targets)
+    if not weight or (not math.isfinite(mean) and all_void(targets)):
+        mean, weight = 0.0, 0.0  # the mean of no target
+    if metric is None:
+        return Scores(right, counted, mean * weight, weight)
+    try:
+        total, count = measure(metric, outputs, targets)
+    except LocalError as error:
+        return Scores(right, counted, mean * weight, weight, trouble=str(error))
+    trouble = "" if math.isfinite(total) and math.isfinite(count) else f"metric {metric_name(metric)} is not finite"
+    return Scores(right, counted, mean * weight, weight, total, count, trouble)
+
+
+def once(trouble: str, round: int, notes: Sequence[str]) -> list[str]:
+    """A note about the round in which this trouble came first; none for no trouble, and none when there is one.
+
+    >>> once("metric f1 is not finite", 3, [])
+    ['metric f1 is not finite, from round 3 on']
+    """
+    known = not trouble or any(note.startswith(trouble) for note in notes)
+    return [] if known else [f"{trouble}, from round {round} on"]
+
+
+def all_void(targets: Tensor) -> bool:
+    """Whether the targets are whole and negative, so that none of them is a class."""
+    return not targets.is_floating_point() and not targets.is_complex() and bool((targets < 0).all())
+
+
+def _weight(loss: object, targets: Tensor) -> float:
+    """What the batch's mean loss is a mean over: the targets that cross-entropy counts, or else the examples."""
+    void = ignored(loss)
+    if void is None or targets.is_floating_point():
+        return float(len(targets))
+    return float((targets != void).sum())
+
+
+def evaluate(
+    model: FlatModel | nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch: int = BATCH,
+    *,
+    loss: Callable[[Any, Tensor], Tensor] = cross_entropy,
+) -> tuple[float | None, float]:
+    """Compute the accuracy in [0, 1], None where it means nothing, and the mean loss over all examples.
+
+    For sequences the accuracy is over all positions. Raises as `score`.
+    """
+    found = score(model, x, y, batch, loss=loss)
+    return found.accuracy, math.nan if found.loss is None else found.loss
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

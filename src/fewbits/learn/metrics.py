@@ -1,0 +1,157 @@
+"""Metrics: the accuracy where it means something, and a metric of the user's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewbits.errors import FewbitsError, LocalError
+from fewbits.learn.outputs import VOID, cross_entropy, described, logits
+
+# (outputs, targets) -> the batch's mean, or its (sum, count); outputs as the model gave them
+Metric = Callable[[Any, Tensor], Any]
+
+CROSS_ENTROPIES = (cross_entropy, functional.cross_entropy, functional.nll_loss)
+# The output from which a loss of yes or no means yes.
+YES_FROM = {functional.binary_cross_entropy_with_logits: 0.0, functional.binary_cross_entropy: 0.5}
+
+
+def ignored(loss: object) -> int | None:
+    """The target that this loss leaves out; None: it is no cross-entropy that is known here.
+
+    >>> ignored(functional.cross_entropy), ignored(nn.CrossEntropyLoss(ignore_index=255)), ignored(print)
+    (-100, 255, None)
+    """
+    if isinstance(loss, partial):
+        index = loss.keywords.get("ignore_index", ignored(loss.func))
+    else:
+        index = VOID if loss in CROSS_ENTROPIES else getattr(loss, "ignore_index", None)
+    return index if isinstance(index, int) else None
+
+
+def count_right(outputs: object, targets: Tensor, loss: object = cross_entropy) -> tuple[int, int] | None:
+    """(right, counted) of a batch; None where an accuracy would mean nothing.
+
+    Classes: outputs (n, classes, ...), with two classes or more, and whole targets (n, ...). Targets that the loss
+    leaves out, negative ones, and one void label beyond the classes, such as 255, are not counted. Yes or no: one
+    output per target, targets 0 and 1, and torch's binary cross-entropy as loss.
+
+    >>> import torch
+    >>> count_right(torch.eye(3), torch.tensor([0, 2, -100]))
+    (1, 2)
+    """
+    found = logits(outputs)
+    if found is None or not found.is_floating_point() or found.dim() == 0:
+        return None
+    if targets.shape == found.shape:
+        return _binary(found, targets, loss)
+    if targets.is_floating_point() or targets.is_complex() or found.dim() < 2 or found.shape[1] < 2:
+        return None
+    if targets.shape != (len(found), *found.shape[2:]):
+        return None
+    void = ignored(loss)
+    if found.dim() > 2 and void is None and targets.shape == found.shape[:-1]:
+        return None  # classes may as well be last: only a known loss says where they are
+    return _classes(found, targets, void)
+
+
+def _classes(found: Tensor, targets: Tensor, void: int | None) -> tuple[int, int] | None:
+    targets = targets.long()
+    counted = targets >= 0
+    if void is not None:
+        counted &= targets != void
+    beyond = targets[counted & (targets >= found.shape[1])]
+    if beyond.numel():
+        if int(beyond.min()) != int(beyond.max()):
+            return None  # these are no classes
+        counted &= targets < found.shape[1]
+    right = (found.argmax(1) == targets) & counted
+    return int(right.sum()), int(counted.sum())
+
+
+def _binary(found: Tensor, targets: Tensor, loss: object) -> tuple[int, int] | None:
+    first = _yes_from(loss)
+    if first is None or not (found.dim() == 1 or found.shape[1] == 1):
+        return None
+    if not bool(((targets == 0) | (targets == 1)).all()):
+        return None
+    return int(((found > first) == (targets == 1)).sum()), targets.numel()
+
+
+def _yes_from(loss: object) -> float | None:
+    if isinstance(loss, partial):
+        return _yes_from(loss.func)
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        return 0.0
+    if isinstance(loss, nn.BCELoss):
+        return 0.5
+    return next((first for known, first in YES_FROM.items() if loss is known), None)
+
+
+def metric_name(metric: object) -> str:
+    """What tables call it: the function's name, or the class's.
+
+    >>> metric_name(partial(functional.l1_loss, reduction="mean")), metric_name(lambda o, y: 0)
+    ('l1_loss', 'metric')
+    """
+    if isinstance(metric, partial):
+        return metric_name(metric.func)
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return "metric" if name == "<lambda>" else str(name)
+
+
+def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, float]:
+    """(sum, count) of a metric over a batch; a mean counts once per example.
+
+    Args:
+        metric: metric(outputs, targets) -> the batch's mean, or its (sum, count).
+        outputs: as the model gave them.
+        targets: (n, ...).
+
+    Raises:
+        LocalError: the metric raises, or returns neither a number nor a pair of numbers.
+
+    >>> import torch
+    >>> measure(lambda o, y: (o - y).abs().mean(), torch.zeros(4), torch.full((4,), 0.5))
+    (2.0, 4.0)
+    """
+    name = metric_name(metric)
+    who = "metric" if name == "metric" else f"metric {name}"
+    try:
+        found = metric(outputs, targets)
+    except FewbitsError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        what = f"outputs {described(outputs)}, targets {described(targets)}"
+        raise LocalError(f"{who} fails on {what}: {type(error).__name__}: {error}") from error
+    if isinstance(found, tuple | list) and len(found) == 2:
+        total, count = _number(found[0]), _number(found[1])
+    else:
+        mean, count = _number(found), float(len(targets))
+        total = None if mean is None else mean * count
+    if total is None or count is None or not count >= 0:
+        raise LocalError(f"{who} must return a number, the batch's mean, or a pair (sum, count); got {_shown(found)}")
+    return total, count
+
+
+def _shown(found: object) -> str:
+    return described(found) if isinstance(found, Tensor) else f"{found!r:.80}"
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.item()
+    elif type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()  # pyright: ignore
+    return float(value) if isinstance(value, Real) else None
+
+
+def finite(value: float) -> float | None:
+    """The value; None when it is not finite."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,18 @@
+"""Arguments that all entry points take alike."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+from fewbits.errors import LocalError
+
+
+def check_call(*, watch: object, out: object) -> None:
+    """Raise LocalError unless `watch` can be called and `out` is a path; None is neither.
+
+    >>> check_call(watch=print, out="runs/first")
+    """
+    if watch is not None and not callable(watch):
+        raise LocalError(f"watch must be a function of a round's report; got {watch!r}")
+    if out is not None and not isinstance(out, str | PathLike):
+        raise LocalError(f"out must be a folder; got {out!r}")
