@@ -17,6 +17,7 @@ from torch import Tensor
 from fewbits.codecs import Threshold, chain, flat
 from fewbits.coders import Auto
 from fewbits.errors import LocalError, WireError
+from fewbits.json_text import json_text
 from fewbits.links.identity import codec_hash
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
@@ -53,7 +54,7 @@ def save_model(state: Mapping[str, Tensor], path: Path | str) -> int:
     assert isinstance(spec, TreeSpec)
     frame = Sender(CODEC, spec, Key(0)).send(floats)
     integers = {name: _kind(x) for name, x in state.items() if not x.is_floating_point()}
-    _write(_note(path), json.dumps([_description(spec) | {"integers": integers}], indent=2).encode() + b"\n")
+    _write(_note(path), json_text([_description(spec) | {"integers": integers}], indent=2).encode() + b"\n")
     _write(path, frame)
     return len(frame)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, save_
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import load_data
 from fewbits.engines.distributed import DistributedRun, World
+from fewbits.json_text import json_text
 from fewbits.report.gossip import GossipRecord
 from fewbits.rng import Key
 
@@ -31,7 +31,7 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
             claim(folder, force)
         comparison.write(folder)
     shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
-    world.agree({"command": json.dumps(shown.asdict())})  # rank 0 has prepared the folder
+    world.agree({"command": json_text(shown.asdict())})  # rank 0 has prepared the folder
     console = Console(quiet=world.rank != 0)
     with Live(console) as live:
         records = []

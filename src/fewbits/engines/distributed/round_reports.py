@@ -19,6 +19,7 @@ from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.engines.gossip.trainer import StepReport
+from fewbits.json_text import json_text
 from fewbits.learn.gossip import Node
 from fewbits.learn.local import evaluate
 from fewbits.links import Ledger
@@ -47,7 +48,7 @@ class RoundReports:
         None: another rank, or a round without evaluation.
         """
         message = {"rounds": self._steps, "accuracy": self._accuracy() if evaluated else None}
-        texts = collect(self._world, json.dumps(message).encode(), MAX_BYTES * len(self._steps))
+        texts = collect(self._world, json_text(message).encode(), MAX_BYTES * len(self._steps))
         self._steps = []
         x = self._node.vectors.x
         models = collect(self._world, memoryview(x.numpy().data).cast("B"), x.nbytes) if evaluated else []
