@@ -31,7 +31,7 @@ def unreachable(model: nn.Module, loss: Callable[..., Any] | None = None) -> lis
     if not found:
         return []
     return [
-        f"{', '.join(sorted(found))}: a random generator of the model or the loss, which the run's seed does not reach. "
+        f"{', '.join(sorted(found))}: a random generator of model or loss, which the run's seed does not reach. "
         "This run cannot be repeated, and its result depends on the number of processes. Draw from the global "
         "generator of torch, NumPy or Python instead"
     ]
