@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fewbits.errors import LocalError
+from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
+from fewbits.learn.seeding import loss_draws, seeded
 from fewbits.rng import Key
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -113,6 +117,12 @@ class Task:
             local=local or LocalSGD(lr=0.1),
             loss=loss,
         )
+
+
+def evaluation_noise(task: Task, key: Key, model: FlatModel, *what: str | int) -> AbstractContextManager[None]:
+    """Seed what the model and the loss draw in an evaluation, by its name: the same on any number of processes."""
+    quiet = not (model.draws or loss_draws(task.loss or cross_entropy))
+    return nullcontext() if quiet else seeded(key.fold("evaluation", *what), model.params.device)
 
 
 def _check_rows(what: str, parts: Sequence[np.ndarray], size: int) -> None:

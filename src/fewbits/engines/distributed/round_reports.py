@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.logs import append_metrics
+from fewbits.engines.common.task import evaluation_noise
 from fewbits.engines.distributed.collect import collect
 from fewbits.engines.distributed.world import World
 from fewbits.engines.gossip.count_frames import count_frames
 from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures
-from fewbits.engines.gossip.report import GossipReport
+from fewbits.engines.gossip.report import GossipReport, check_first, sentences
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.engines.gossip.trainer import StepReport
@@ -32,11 +34,19 @@ class RoundReports:
 
     def __init__(self, world: World, node: Node, setup: GossipSetup, folder: Path | None) -> None:
         self._world, self._node, self._setup, self._folder = world, node, setup, folder
-        self._evaluator = Evaluator(setup.task, setup.method) if world.rank == 0 else None
+        self._evaluator = Evaluator(setup.task, setup.method, setup.key) if world.rank == 0 else None
         self._last_steps: list[StepReport] = []  # of the last collected round, at rank 0
         self._steps: list[list[dict[str, object]]] = []  # this node's, of rounds since the last collection
         self.reports: list[GossipReport] = []  # of evaluated rounds, at rank 0
+        self.notes: list[str] = []  # sentences about faults, at rank 0
+        self._said = Notes()
+        self._unreported: list[str] = []  # notes of rounds since the last report
         self.models: Tensor | None = None  # (n, P+B) float32 of the last evaluated round, at rank 0
+
+    def resume(self, reports: list[GossipReport]) -> None:
+        """Continue after these reports."""
+        said = [note for report in reports for note in report.notes]
+        self.reports, self.notes, self._said = reports, said, Notes(said)
 
     def add(self, steps: Sequence[StepReport]) -> None:
         """Keep this node's step report of a round; none when it was inactive."""
@@ -64,7 +74,9 @@ class RoundReports:
     def _count(self, round: int, by_node: list[list[list[dict]]], ledger: Ledger) -> None:
         rounds = [[StepReport(**step) for steps in nodes for step in steps] for nodes in zip(*by_node, strict=True)]
         for number, steps in enumerate(rounds, round - len(rounds) + 1):
+            check_first(number, steps, self._setup.network.n)
             count_frames(ledger, self._setup.network, number, steps)
+            self._unreported += self._said.new(sentences(number, steps))
         self._last_steps = rounds[-1]
 
     def _measures(self, models: Tensor, accuracies: list[float | None]) -> ModelMeasures:
@@ -83,7 +95,9 @@ class RoundReports:
     def write(self, round: int, measures: ModelMeasures, ledger: Ledger, seconds: float) -> GossipReport:
         """Add the report of an evaluated round, at rank 0."""
         topology = self._setup.network.at(round)
-        report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds)
+        notes, self._unreported = self._unreported, []
+        report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds, notes)
+        self.notes += notes
         self.reports.append(report)
         if self._folder is not None:
             append_metrics(self._folder, vars(report))
@@ -99,4 +113,5 @@ class RoundReports:
         task = self._setup.task
         if task.test_x is None or task.test_y is None:
             return None
-        return evaluate(self._node.flat, task.test_x, task.test_y, loss=task.loss or cross_entropy)[0]
+        with evaluation_noise(task, self._setup.key, self._node.flat, "node", self._node.me):
+            return evaluate(self._node.flat, task.test_x, task.test_y, loss=task.loss or cross_entropy)[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.failed_turn import sentence
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.task import Task, evaluation_noise
 from fewbits.errors import LocalError
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport, evaluate
 from fewbits.learn.method import Method
-from fewbits.learn.seeding import guarded, is_ours, loss_draws, seeded
+from fewbits.learn.seeding import guarded, is_ours, seeded
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
@@ -169,7 +169,7 @@ class Worker:
         task, rows = self.task, torch.from_numpy(self.task.holdout[client]).to(self.device)
         self._load(client)
         x, y = task.x.index_select(0, rows), task.y.index_select(0, rows)
-        with self._evaluation_noise("client", client):
+        with evaluation_noise(task, self.key, self.model, "client", client):
             return len(rows), *evaluate(self.model, x, y, loss=task.loss or cross_entropy)
 
     def evaluate(self, chunk: int) -> tuple[int, float, float]:
@@ -180,14 +180,9 @@ class Worker:
         self._core.client_state = self._core.new_state
         self._core.start()
         x, y = task.test_x[rows], task.test_y[rows]
-        with self._evaluation_noise("chunk", chunk):
+        with evaluation_noise(task, self.key, self.model, "chunk", chunk):
             accuracy, loss = evaluate(self.model, x, y, loss=task.loss or cross_entropy)
         return len(y), accuracy, loss
-
-    def _evaluation_noise(self, what: str, number: int) -> AbstractContextManager[None]:
-        """Seed what model and loss draw in evaluation: the same on any number of processes."""
-        quiet = not (self.model.draws or loss_draws(self.task.loss or cross_entropy))
-        return nullcontext() if quiet else seeded(self.key.fold("evaluation", what, number), self.device)
 
     def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
         """End the round: roll back the clients whose frame was rejected, and commit the others."""
