@@ -125,15 +125,19 @@ def guarded(device: torch.device | str = "cpu") -> Iterator[None]:
 def _restorer(device: torch.device) -> Callable[[], None]:
     """A function that gives every global generator its present state."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    accelerator = torch.cuda if device.type == "cuda" else torch.mps if device.type == "mps" else None
-    where = (device,) if device.type == "cuda" else ()
-    on_device = None if accelerator is None else accelerator.get_rng_state(*where)
+    on_device = None
+    if device.type == "cuda":
+        on_device = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        on_device = torch.mps.get_rng_state()
 
     def restore() -> None:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         random.setstate(states[2])
-        if accelerator is not None:
-            accelerator.set_rng_state(on_device, *where)
+        if on_device is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(on_device, device)
+        elif on_device is not None:
+            torch.mps.set_rng_state(on_device)
 
     return restore

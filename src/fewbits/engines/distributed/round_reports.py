@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ class RoundReports:
         self.notes: list[str] = []  # sentences about faults, at rank 0
         self._said = Notes()
         self._unreported: list[str] = []  # notes of rounds since the last report
+        self._skipped = 0  # steps that were not taken in these rounds
         self.models: Tensor | None = None  # (n, P+B) float32 of the last evaluated round, at rank 0
 
     def resume(self, reports: list[GossipReport]) -> None:
@@ -76,6 +78,7 @@ class RoundReports:
         for number, steps in enumerate(rounds, round - len(rounds) + 1):
             check_first(number, steps, self._setup.network.n)
             count_frames(ledger, self._setup.network, number, steps)
+            self._skipped += sum(bool(step.trouble) for step in steps)
             self._unreported += self._said.new(sentences(number, steps))
         self._last_steps = rounds[-1]
 
@@ -97,6 +100,7 @@ class RoundReports:
         topology = self._setup.network.at(round)
         notes, self._unreported = self._unreported, []
         report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds, notes)
+        report, self._skipped = replace(report, skipped=self._skipped), 0
         self.notes += notes
         self.reports.append(report)
         if self._folder is not None:

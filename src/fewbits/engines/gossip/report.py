@@ -38,9 +38,7 @@ class GossipReport:
     spectral_gap: float  # of this round's mixing matrix
     inactive: int  # number of inactive nodes
     seconds: float  # wall time since the first round, with evaluations
-    skipped: int = (
-        0  # active nodes without a local step: their model, loss or data raised, or the result was not finite
-    )
+    skipped: int = 0  # active nodes without a local step, as the user's model or loss raised, or gave no finite model
     diverged: bool = False  # the loss of the mean model was not finite, or no node's training was
     notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run
 
