@@ -144,11 +144,16 @@ class Node:
             problem = "it is inactive" if not self.active else "it has taken its step; mix() first"
             raise LocalError(f"node {self.me}, round {self.round + 1}: {problem}")
         vectors, method = self.vectors, self.method
-        half, velocity, eta = self._train(train)
-        if method.mixes_first:
-            half = method.combine(half, self._mixture.consensus(), eta, self.spec)
-        message = half - vectors.public if method.residual else half
-        frame = self.sender.send(shared_values.cut(message, self.flat))
+        before = vectors.x.clone() if vectors.x.data_ptr() == self.flat.whole.data_ptr() else vectors.x
+        try:
+            half, velocity, eta = self._train(train, before)
+            if method.mixes_first:
+                half = method.combine(half, self._mixture.consensus(), eta, self.spec)
+            message = half - vectors.public if method.residual else half
+            frame = self.sender.send(shared_values.cut(message, self.flat))
+        except BaseException:
+            self.flat.whole.copy_(before)
+            raise
         vectors.x.copy_(self.flat.whole)
         vectors.velocity.copy_(velocity)
         decoded = shared_values.vector(self.sender.value)  # what the neighbours decode
@@ -158,20 +163,21 @@ class Node:
         self._eta = eta
         return frame
 
-    def _train(self, train: Train) -> tuple[Tensor, Tensor, float]:
-        """(x_half, velocity, eta) after local steps, with momentum.  # (S,), (S,) or (0,)"""
+    def _train(self, train: Train, x: Tensor) -> tuple[Tensor, Tensor, float]:
+        """(x_half, velocity, eta) after local steps from x, (P+B,), with momentum.  # (S,), (S,) or (0,)"""
         vectors, momentum = self.vectors, self.method.momentum
         self.flat.attach()
-        self.flat.whole.copy_(vectors.x)
+        self.flat.whole.copy_(x)
         eta = float(train(self.flat))
         if not 0 <= eta < float("inf"):
             raise LocalError(f"Node.step: train must return eta = learning rate * steps, 0 or more; got {eta}")
         if not eta:
-            self.flat.whole.copy_(vectors.x)
-            return self._shared.cpu().clone(), vectors.velocity, eta
-        half, before = self.flat.shared.cpu(), self._shared.cpu()
-        if not momentum:
+            self.flat.whole.copy_(x)
+        half = self.flat.shared.cpu()
+        if not momentum or not eta:
             return half, vectors.velocity, eta
+        first = len(self.flat.private[0])
+        before = x[first : first + len(half)].cpu()
         velocity = (vectors.velocity * momentum).add_(before - half)
         return before - velocity, velocity, eta
 
