@@ -19,6 +19,7 @@ from fewbits.engines.simulation import Federation
 from fewbits.json_text import json_text
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
+from fewbits.methods.gossip import gossip_method
 from fewbits.report import Record
 
 MARK = 9.0  # the first feature of a client that fails
@@ -223,8 +224,6 @@ def test_without_a_server_a_node_that_fails_takes_no_step_and_still_exchanges(li
     found = []
     for processes in (1, 2):
         given = task(change(rows()), loss=loss)
-        from fewbits.methods.gossip import gossip_method
-
         run = GossipRun(given, gossip_method(method), topology.ring(5), Schedule(3, processes=processes), fb.Key(0))
         result = run.run()
         assert [r.skipped for r in result.reports] == [1] * 3

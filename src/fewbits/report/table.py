@@ -50,6 +50,7 @@ def rows(records: Sequence[Record], target: float | None = None) -> list[Row]:
 
 def _row(records: Sequence[Record], target: float | None) -> Row:
     accuracies = [r.accuracy for r in records if r.accuracy is not None]
+    skipped, rejected, turns = (sum(counts) for counts in zip(*(r.left_out for r in records), strict=True))
     reached = [] if target is None else [sent for r in records if (sent := r.bytes_to(target)) is not None]
     return Row(
         method=records[0].method,
@@ -65,7 +66,7 @@ def _row(records: Sequence[Record], target: float | None) -> Row:
         epsilon=max((r.epsilon for r in records if r.epsilon is not None), default=None),
         personal=_means([r.personal for r in records if r.personal is not None]),
         seconds=statistics.fmean(r.last.seconds for r in records),
-        left_out=tuple(map(sum, zip(*(r.left_out for r in records), strict=True))),
+        left_out=(skipped, rejected, turns),
         diverged=sum(r.diverged is not None for r in records),
         reached=None if target is None else len(reached),
         to_target=_mean(reached),
