@@ -59,7 +59,8 @@ def _search(value: object, name: str, depth: int, seen: set[int]) -> Iterator[st
 def _inside(value: object) -> Iterator[tuple[str, object]]:
     """(label, part) of what a value refers to."""
     if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", x) for key, x in value.items())
+        # Hooks are numbered through the whole process: such a number says nothing.
+        yield from ((f"[{key!r}]" if isinstance(key, str) else "", x) for key, x in value.items())
     elif isinstance(value, list | tuple):
         yield from ((f"[{i}]", x) for i, x in enumerate(value))
     elif isinstance(value, partial):
