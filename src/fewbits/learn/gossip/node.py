@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.auto import tuned
+from fewbits.learn.gossip.half_step import Train, half_step
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.mixture import Mixture
 from fewbits.learn.gossip.vectors import Vectors, memory_form
@@ -19,8 +20,6 @@ from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
 from fewbits.topology import Network, Topology
 from fewbits.wire import Frame
-
-Train = Callable[[FlatModel], float]  # trains in place; returns eta = learning rate * steps; 0: no step was taken
 
 
 class Node:
@@ -146,7 +145,7 @@ class Node:
         vectors, method = self.vectors, self.method
         before = vectors.x.clone() if vectors.x.data_ptr() == self.flat.whole.data_ptr() else vectors.x
         try:
-            half, velocity, eta = self._train(train, before)
+            half, velocity, eta = half_step(train, self.flat, vectors, before, method.momentum)
             if method.mixes_first:
                 half = method.combine(half, self._mixture.consensus(), eta, self.spec)
             message = half - vectors.public if method.residual else half
@@ -162,24 +161,6 @@ class Node:
         self._shared.copy_(half)
         self._eta = eta
         return frame
-
-    def _train(self, train: Train, x: Tensor) -> tuple[Tensor, Tensor, float]:
-        """(x_half, velocity, eta) after local steps from x, (P+B,), with momentum.  # (S,), (S,) or (0,)"""
-        vectors, momentum = self.vectors, self.method.momentum
-        self.flat.attach()
-        self.flat.whole.copy_(x)
-        eta = float(train(self.flat))
-        if not 0 <= eta < float("inf"):
-            raise LocalError(f"Node.step: train must return eta = learning rate * steps, 0 or more; got {eta}")
-        if not eta:
-            self.flat.whole.copy_(x)
-        half = self.flat.shared.cpu()
-        if not momentum or not eta:
-            return half, vectors.velocity, eta
-        first = len(self.flat.private[0])
-        before = x[first : first + len(half)].cpu()
-        velocity = (vectors.velocity * momentum).add_(before - half)
-        return before - velocity, velocity, eta
 
     def receive(self, j: int, frame: bytes | memoryview) -> None:
         """Take neighbour j's frame of this round, or its key frame."""
