@@ -154,8 +154,10 @@ def test_a_client_whose_update_is_not_finite_is_skipped_and_the_others_go_on(tmp
         result = run.run()
         found.append(evidence(run))
         assert [(r.skipped, r.clients) for r in result.reports] == [(1, 5)] * 4
-        assert all("client 2 was skipped" in note and "0.weight has" in note for note in result.notes)
-        assert len(result.notes) == 4 and torch.isfinite(result.model[0].weight).all()
+        said, total = result.notes
+        assert said.startswith("round 1: client 2 was skipped") and "0.weight has" in said
+        assert total == "4 turns of clients were skipped and 0 frames rejected in 4 rounds"
+        assert torch.isfinite(result.model[0].weight).all()
     assert found[0] == found[1]
     assert not [e for e in read(tmp_path / "1" / "ledger.jsonl") if (e.client, e.direction) == (2, "up")]
 
@@ -267,17 +269,25 @@ def complain():
     raise RuntimeError("no images today")
 
 
-def test_what_a_model_raises_in_a_worker_arrives_with_its_traceback_and_no_process_is_left():
+@pytest.mark.parametrize("processes", [1, 3])
+def test_what_a_model_raises_costs_that_clients_turn_and_is_said_with_its_line(processes):
+    result = federation(dense(), task=marked(complain), processes=processes, rounds=2).run()
+    assert [(r.clients, r.skipped) for r in result.reports] == [(5, 1)] * 2
+    line = complain.__code__.co_firstlineno + 1
+    sentence = f"round 1: client 4 was skipped: RuntimeError: no images today (test_engine.py, line {line})"
+    assert result.notes[0] == sentence and multiprocessing.active_children() == []
+
+
+def test_a_fault_of_a_worker_process_arrives_with_its_traceback_and_no_process_is_left(monkeypatch):
+    def fail(self, round, turn):
+        raise RuntimeError("a fault of this library")
+
+    monkeypatch.setattr(Worker, "encode", fail)
     threads = torch.get_num_threads()
-    with pytest.raises(FewbitsError, match=r"(?s)Traceback.*in complain.*no images today") as caught:
-        federation(dense(), task=marked(complain), processes=3).run()
+    with pytest.raises(FewbitsError, match=r"(?s)Traceback.*in fail.*a fault of this library") as caught:
+        federation(dense(), processes=3).run()
     assert not isinstance(caught.value, LocalError)
     assert multiprocessing.active_children() == [] and torch.get_num_threads() == threads
-
-
-def test_what_a_model_raises_without_worker_processes_comes_as_it_is():
-    with pytest.raises(RuntimeError, match="no images today"):
-        federation(dense(), task=marked(complain), processes=1).run()
 
 
 def test_a_worker_killed_at_work_ends_the_run_with_a_sentence():

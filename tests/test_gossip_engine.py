@@ -273,10 +273,21 @@ def test_another_run_in_the_folder_is_an_error_that_names_the_difference(tmp_pat
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_a_node_with_nan_is_named(processes):
+def test_a_node_whose_training_is_not_finite_takes_no_step_and_is_named(processes):
     of = task(6, mlp, LocalSGD(lr=1e30, steps=3))
-    run = GossipRun(of, Choco(), TORUS, Schedule(3, processes=processes), KEY)
-    with pytest.raises(LocalError, match=r"node \d, round 1: .*infinite|node \d, round 1: .*NaN"):
+    result = GossipRun(of, Choco(), TORUS, Schedule(3, processes=processes), KEY).run()
+    assert [(r.skipped, r.train_loss, r.diverged) for r in result.reports] == [(6, None, True)] * 3
+    assert result.notes[0] == "round 1: node 0 took no step: the trained model is not finite"
+    assert result.notes[1] == "round 1: no node took a step" and torch.isfinite(result.models).all()
+
+
+def test_a_run_that_ended_within_a_round_is_not_continued(monkeypatch):
+    def fail(*_):
+        raise LocalError("no frame")
+
+    run = GossipRun(task(6, mlp), Choco(), TORUS, Schedule(3, processes=1), KEY)
+    monkeypatch.setattr(node_pool.NodeWorker, "mix", fail)
+    with pytest.raises(LocalError, match="no frame"):
         run.run()
     with pytest.raises(LocalError, match="ended within a round"):
         run.run()

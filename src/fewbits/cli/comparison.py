@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ from fewbits.checks import check_number
 from fewbits.cli.config import RunConfig, read_json
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.methods.catalogue import options
 from fewbits.methods.text import MethodText, Options, folder_name, pairs, read_labelled
 
@@ -84,7 +84,7 @@ class Comparison:
 
     def write(self, folder: Path) -> None:
         """Write it into the folder."""
-        write_atomically(folder / NAME, (json.dumps(self.asdict(), indent=2) + "\n").encode())
+        write_atomically(folder / NAME, (json_text(self.asdict(), indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -15,6 +15,7 @@ from fewbits.engines.common.run_lock import LOCK
 from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.learn import LocalSGD, Method
 from fewbits.methods import build
 from fewbits.methods.catalogue import options
@@ -102,7 +103,7 @@ class RunConfig:
 
     def write(self, folder: Path) -> None:
         """Write it as the configuration of the run in `folder`."""
-        write_atomically(folder / NAME, (json.dumps(self.asdict(), indent=2) + "\n").encode())
+        write_atomically(folder / NAME, (json_text(self.asdict(), indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from fewbits.cli.plan_model import plan_model
 from fewbits.data import check_split, data_info
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.learn.intrinsic_space import MODES
 from fewbits.methods import METHODS, build
 from fewbits.methods.catalogue import options
@@ -116,7 +116,7 @@ def _write(path: Path, what: str, sizes: Sizes, lines: Sequence[Forecast], refus
     found |= {"rounds": sizes.rounds, "seed": sizes.seed}
     found |= {"uplink_mbps": link.up_mbps, "downlink_mbps": link.down_mbps, "not_planned": refused}
     found |= {"methods": [figures(line, link) for line in lines]}
-    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
+    write_atomically(path, (json_text(found, indent=2) + "\n").encode())
 
 
 def _lines(

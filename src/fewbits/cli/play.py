@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.simulation import footprint
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.report import Record, rows
 from fewbits.report.record import against_dense
 from fewbits.report.table import terminal
@@ -57,7 +57,7 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
 
 def write_summary(summary: Mapping[str, object], folder: Path) -> None:
     """The file that only a finished run has."""
-    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+    write_atomically(folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
 
 
 def train(run: PreparedRun, folder: Path, console: Console) -> None:

@@ -49,6 +49,7 @@ class FlatModel:
     buffer_names: tuple[str, ...]
     private_names: frozenset[str]
     draws: bool  # whether the module may draw random numbers in training (dropout)
+    hooks: int = -1  # hooks registered in this process when that was found
 
     def __init__(self, module: nn.Module) -> None:
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}

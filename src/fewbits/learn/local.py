@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from fewbits.errors import LocalError
 from fewbits.learn.evaluation import evaluate as evaluate
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.outputs import cross_entropy
-from fewbits.learn.seeding import seeded
+from fewbits.learn.seeding import draws, hooks_registered, loss_draws, seeded
 from fewbits.learn.select import select
 from fewbits.rng import Key
 
+IGNORED = -100  # a target that losses leave out, by torch's convention
 Loss = Callable[[Any, Tensor], Tensor]  # (outputs, targets) -> mean over the batch, a scalar
 Correction = Callable[[FlatModel], None]  # changes model.grads in place before a step (FedProx, SCAFFOLD, ...)
 
@@ -30,7 +32,8 @@ class LocalReport:
 
     steps: int  # gradient steps taken
     examples: int  # examples of the client: its weight in the average
-    loss: float  # mean loss over the examples of the steps, each before its step
+    loss: float | None  # mean loss over the examples of the steps, each before its step; None: no step had one
+    without_loss: int = 0  # steps whose loss was not finite, which the mean leaves out
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,16 @@ class LocalSGD:
         """Train the model in place on the client's examples.
 
         Outputs of the model may be (batch, classes) or, for sequences, (batch, classes, time). With one torch thread
-        equal arguments give equal bits. The global generator of torch is restored afterwards.
+        equal arguments give equal bits: where the model, the loss or a hook may draw random numbers, the key seeds the
+        global generators of torch, NumPy and Python. They are restored afterwards. A batch without any target (all are
+        -100) has a gradient of zero, and the mean loss leaves out steps without a finite loss.
 
         Args:
             model: the client's model.
             x: (n, ...) inputs of all clients.
             y: (n, ...) targets of all clients.
             indices: (examples,) integers, the rows of this client.
-            key: the key of the order of examples and of dropout.
+            key: the key of the order of examples, of dropout and of other noise.
             loss: (outputs, targets) -> mean loss, a scalar tensor.
             correct: changes `model.grads` in place before each step, as FedProx and SCAFFOLD do.
 
@@ -118,16 +123,26 @@ class LocalSGD:
         if not model.module.training:
             model.module.train()
         momentum = torch.zeros_like(model.params) if self.momentum else None
-        taken, seen, total = 0, 0, 0.0
+        taken, seen, total, without = 0, 0, 0.0, 0
         # only where needed: seeding costs 0.1 ms with cold caches, 3% of a client with one small step
-        with seeded(key.fold("noise"), model.params.device) if model.draws else nullcontext():
+        with seeded(key.fold("noise"), model.params.device) if self._draws(model, loss) else nullcontext():
             for batch in self.batches(rows, key):
                 mean = backward(model, x, y, batch, loss)
                 if correct is not None:
                     correct(model)
                 self._step(model, momentum)
-                taken, seen, total = taken + 1, seen + len(batch), total + mean * len(batch)
-        return LocalReport(taken, len(rows), total / seen)
+                taken += 1
+                if math.isfinite(mean):
+                    seen, total = seen + len(batch), total + mean * len(batch)
+                else:
+                    without += 1
+        return LocalReport(taken, len(rows), total / seen if seen else None, without)
+
+    def _draws(self, model: FlatModel, loss: Loss) -> bool:
+        """Whether random functions may be called in a step: by the model, its hooks, the loss or a subclass of this."""
+        if model.hooks != (hooks := hooks_registered()):
+            model.draws, model.hooks = draws(model.module), hooks
+        return model.draws or loss_draws(loss) or type(self) is not LocalSGD
 
     def steps_for(self, examples: int) -> int:
         """Steps of a client with so many examples in one round."""
@@ -161,9 +176,13 @@ def backward(model: FlatModel, x: Tensor, y: Tensor, rows: Tensor, loss: Loss = 
     """Compute the mean loss of the given rows; `model.grads` then holds its gradient."""
     rows = rows.to(x.device)
     model.grads.zero_()
-    value = loss(model.module(select(x, rows)), y.index_select(0, rows))
+    targets = y.index_select(0, rows)
+    value = loss(model.module(select(x, rows)), targets)
     value.backward()
-    return value.item()
+    mean = value.item()
+    if not math.isfinite(mean) and bool((targets == IGNORED).all()):
+        model.grads.zero_()  # a mean over no target is 0/0; torch's cross-entropy has this gradient, others have NaN
+    return mean
 
 
 def _rows(x: Tensor, y: Tensor, indices: np.ndarray) -> np.ndarray:

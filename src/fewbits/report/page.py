@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from fewbits.json_text import json_text
 from fewbits.report.text import megabytes
 
 STYLE = """
@@ -96,7 +96,7 @@ def code(text: str) -> str:
 
 def configuration(config: Mapping[str, object]) -> Section:
     """The last section of every page."""
-    return Section("Configuration", [code(json.dumps(config, indent=2, ensure_ascii=False))])
+    return Section("Configuration", [code(json_text(config, indent=2, ascii=False))])
 
 
 STAGES = """

@@ -114,6 +114,28 @@ class Record:
         """Privacy loss of the whole run; None without dp."""
         return self.last.epsilon
 
+    @property
+    def left_out(self) -> tuple[int, int, int]:
+        """Turns of clients in the whole run: skipped ones, those with a rejected frame, and all."""
+        skipped, rejected = sum(r.skipped for r in self.reports), sum(r.rejected for r in self.reports)
+        return skipped, rejected, sum(r.clients for r in self.reports) + skipped + rejected
+
+    @property
+    def diverged(self) -> int | None:
+        """The last round whose loss, or every client's update, was not finite; None: there is none, or it recovered."""
+        measured = any(r.loss is not None for r in self.reports)
+        for r in reversed(self.reports):
+            if r.diverged:
+                return r.round
+            if r.loss is not None or (r.clients and not measured):
+                return None
+        return None
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about faults that the run survived, one of each kind."""
+        return [note for report in self.reports for note in report.notes]
+
     def bytes_to(self, accuracy: float) -> int | None:
         """Bytes in both directions until that accuracy was first measured; None: it was not reached."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
@@ -135,6 +157,7 @@ class Record:
             "recycled": self.recycled,
             "skipped": sum(r.skipped for r in self.reports),
             "rejected": sum(r.rejected for r in self.reports),
+            "diverged": self.diverged is not None,
             "seconds": last.seconds,
         }
         if self.metric_name is not None:

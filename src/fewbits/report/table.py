@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from fewbits.report.record import Record
 from fewbits.report.text import NONE, megabytes, times
@@ -16,6 +17,7 @@ WIDTH = 80  # of a terminal
 GIVE_WAY = ("step", "isotropy", "time", "MB total", "recycled")  # columns that may be left out; the page has all
 # Headings that a metric's name may not take.
 TAKEN = {"method", "accuracy", "test loss", "personal data", "recycled", "epsilon", "isotropy", "step", "time"}
+DIVERGED, LEFT_OUT = "!", "*"  # marks on an accuracy; `legend` explains them
 LONG_NAME = 12  # letters of a method's name that fit one line
 
 
@@ -36,6 +38,8 @@ class Row:
     epsilon: float | None  # of the whole run, the largest over seeds
     personal: tuple[float, float, float] | None  # on clients' held-out examples: mean, spread over clients, worst tenth
     seconds: float
+    left_out: tuple[int, int, int]  # turns of clients in all runs: skipped, with a rejected frame, all
+    diverged: int  # seeds whose run diverged
     reached: int | None  # seeds that reached the target; None: there is no target
     to_target: float | None  # mean bytes of these seeds
     loss: float | None = None  # mean of the last ones on the test set
@@ -51,6 +55,7 @@ def rows(records: Sequence[Record], target: float | None = None) -> list[Row]:
 
 def _row(records: Sequence[Record], target: float | None) -> Row:
     accuracies = [r.accuracy for r in records if r.accuracy is not None]
+    skipped, rejected, turns = (sum(counts) for counts in zip(*(r.left_out for r in records), strict=True))
     reached = [] if target is None else [sent for r in records if (sent := r.bytes_to(target)) is not None]
     return Row(
         method=records[0].method,
@@ -66,6 +71,8 @@ def _row(records: Sequence[Record], target: float | None) -> Row:
         epsilon=max((r.epsilon for r in records if r.epsilon is not None), default=None),
         personal=_means([r.personal for r in records if r.personal is not None]),
         seconds=statistics.fmean(r.last.seconds for r in records),
+        left_out=(skipped, rejected, turns),
+        diverged=sum(r.diverged is not None for r in records),
         reached=None if target is None else len(reached),
         to_target=_mean(reached),
         loss=_mean([r.loss for r in records if r.loss is not None]),
@@ -130,8 +137,28 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
 
 def _accuracy(row: Row) -> str:
     if row.accuracy is None:
-        return NONE
-    return f"{row.accuracy:.2%}" if row.spread is None else f"{row.accuracy:.2%} ± {100 * row.spread:.2f}"
+        text = NONE
+    else:
+        text = f"{row.accuracy:.2%}" if row.spread is None else f"{row.accuracy:.2%} ± {100 * row.spread:.2f}"
+    mark = (DIVERGED if row.diverged else "") + (LEFT_OUT if any(row.left_out[:2]) else "")
+    return f"{text} {mark}" if mark else text
+
+
+def legend(found: Sequence[Row]) -> list[str]:
+    """A line for each mark in the table: the methods that diverged, and those with turns that do not count."""
+    diverged = [f"{r.method}{_of_seeds(r)}" for r in found if r.diverged]
+    left_out = [
+        f"{r.method} {r.left_out[0] + r.left_out[1]:,} of {r.left_out[2]:,} ({r.left_out[0]:,} skipped, "
+        f"{r.left_out[1]:,} rejected)"
+        for r in found
+        if any(r.left_out[:2])
+    ]
+    lines = [f"{DIVERGED} diverged, with a loss or updates that are not finite: {', '.join(diverged)}"] * bool(diverged)
+    return lines + [f"{LEFT_OUT} turns of clients that do not count: {'; '.join(left_out)}"] * bool(left_out)
+
+
+def _of_seeds(row: Row) -> str:
+    return "" if row.seeds == 1 else f" ({row.diverged} of {row.seeds} seeds)"
 
 
 def _target(row: Row) -> str:
@@ -145,8 +172,17 @@ def terminal(found: Sequence[Row]) -> Table:
     """The table for a terminal of 80 columns; headings and long names take two lines, and cells have no spaces.
 
     A table that is still too wide loses the columns of `GIVE_WAY` one by one; then the rest come closer.
+    The legend stands below it.
     """
-    return fitted({name: [name, *(_short(row, name) for row in found)] for name in columns(found)}, GIVE_WAY)
+    table = fitted({name: [name, *(_short(row, name) for row in found)] for name in columns(found)}, GIVE_WAY)
+    return captioned(table, legend(found))
+
+
+def captioned(table: Table, lines: Sequence[str]) -> Table:
+    """The table with these lines below it; nothing is added when there is none."""
+    if lines:
+        table.caption, table.caption_justify, table.caption_style = Text("\n".join(lines)), "left", ""
+    return table
 
 
 def fitted(columns: Mapping[str, Sequence[str]], give_way: Sequence[str]) -> Table:

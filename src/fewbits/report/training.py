@@ -9,7 +9,7 @@ from html import escape
 from fewbits.report import figure
 from fewbits.report.page import Section, configuration, stages, table
 from fewbits.report.record import Record
-from fewbits.report.table import Row, cells, columns, metric_columns, rows
+from fewbits.report.table import Row, cells, columns, legend, metric_columns, rows
 from fewbits.report.write import Report
 
 PERSONAL = """
@@ -34,6 +34,7 @@ MEASURED = """
 Bytes of a transport (HTTP, TLS) are not included. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em>: the clients' model
 on the test set after the last round.</p>
 """
+MOST_NOTES = 30  # of faults, on the page
 
 
 CHOSEN = """
@@ -87,6 +88,8 @@ def sections(
     names = columns(found)
     named = "; ".join(f"{label}: {text}" for label, text in labels.items())
     notes = [
+        *(f"<p>{escape(line)}</p>" for line in legend(found)),
+        faults([(record.method, record.seed, record.notes) for record in records]),
         f'<p class="soft">{escape(named)}</p>' if named else "",
         *(CHOSEN.format(escape(name)) for name in metric_columns(found)),
         WITHOUT if all(row.accuracy is None for row in found) else "",
@@ -100,6 +103,16 @@ def sections(
         Section("What is measured", [MEASURED]),
         configuration(config),
     ]
+
+
+def faults(runs: Sequence[tuple[str, int, Sequence[str]]]) -> str:
+    """What runs (method, seed, notes) say about faults that they survived; "" when there was none."""
+    lines = [f"{method}, seed {seed}: {note}" for method, seed, notes in runs for note in notes]
+    more = [f"... and {len(lines) - MOST_NOTES} more in metrics.jsonl"] * (len(lines) > MOST_NOTES)
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines[:MOST_NOTES] + more)
+    return (
+        f'<p>Faults that the runs survived, the first of each kind:</p>\n<ul class="soft">{items}</ul>' if items else ""
+    )
 
 
 def _subtitle(config: Mapping[str, object]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.report.drawing import DARK, LIGHT, Theme
 from fewbits.report.page import Picture, Section, document, image
 
@@ -33,7 +33,7 @@ class Report:
 
 def write(folder: Path, report: Report) -> list[str]:
     """Write the three files into `folder`, over earlier ones; returns a sentence for each that could not be made."""
-    write_atomically(folder / report.figures_name, (json.dumps(report.figures, indent=2) + "\n").encode())
+    write_atomically(folder / report.figures_name, (json_text(report.figures, indent=2) + "\n").encode())
     (folder / report.picture_name).unlink(missing_ok=True)
     notes: list[str] = []
     picture = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import load_data
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.distributed import DistributedRun, World
+from fewbits.json_text import json_text
 from fewbits.report.gossip import GossipRecord
 from fewbits.rng import Key
 
@@ -33,7 +33,7 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
         _lock = RunLock.of(folder)
         comparison.write(folder)
     shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
-    world.agree({"command": json.dumps(shown.asdict())})  # rank 0 has prepared the folder
+    world.agree({"command": json_text(shown.asdict())})  # rank 0 has prepared the folder
     console = Console(quiet=world.rank != 0)
     with Live(console) as live:
         records = []

@@ -32,7 +32,8 @@ from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
 from fewbits.learn.gossip import GossipMethod
-from fewbits.report.gossip import GossipRecord, against_dsgd, report, rows, terminal
+from fewbits.report.gossip import GossipRecord, against_dsgd, legend, report, rows, terminal
+from fewbits.report.text import NONE
 from fewbits.report.write import write
 from fewbits.rng import Key
 
@@ -111,7 +112,8 @@ def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> Gos
 
 def show(row: ProgressRow, report: GossipReport) -> None:
     """Update a run's progress row."""
-    note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
+    consensus = NONE if report.consensus is None else f"{report.consensus:.2g}"
+    note = f"consensus {consensus}, {report.sparsity:.0%} zero"
     row.move(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
 
 
@@ -144,7 +146,7 @@ def conclude(
     title = f"{', '.join(comparison.labels)} on {base.data}, without a server"
     graph = replace(base, seed=comparison.seeds[0]).graph()
     notes = write(folder, report(title, records, config, graph, target))
-    show_report(terminal(rows(records, target)), notes, folder, console)
+    show_report(terminal(rows(records, target), legend(records)), notes, folder, console)
 
 
 def finished(config: GossipConfig, folder: Path) -> GossipRecord | None:

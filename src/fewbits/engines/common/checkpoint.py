@@ -18,6 +18,7 @@ from torch import Tensor
 from fewbits.errors import LocalError
 from fewbits.federated.server import Server
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 
 KEEP = 2
 SHOWN = 120  # characters of a setting in a message
@@ -35,7 +36,7 @@ class Note:
 
     def digest(self, data: bytes) -> str:
         """BLAKE2b of this note and of the safetensors file."""
-        text = json.dumps(vars(self), sort_keys=True).encode()
+        text = json_text(vars(self), sort_keys=True).encode()
         return hashlib.blake2b(data, digest_size=16, key=hashlib.blake2b(text).digest()).hexdigest()
 
     def check_settings(self, folder: Path, settings: Mapping[str, str]) -> None:
@@ -72,7 +73,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor], note: Note) -> None:
     data = save_tensors(dict(tensors))
     stem = folder / f"round-{note.round:08d}"
     write_atomically(stem.with_suffix(".safetensors"), data)
-    write_atomically(stem.with_suffix(".json"), json.dumps({"note": vars(note), "digest": note.digest(data)}).encode())
+    write_atomically(stem.with_suffix(".json"), json_text({"note": vars(note), "digest": note.digest(data)}).encode())
     for old in sorted(folder.glob("round-*.json"))[:-KEEP]:
         old.unlink()
     for left in folder.glob("round-*.safetensors"):

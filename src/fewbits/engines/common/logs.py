@@ -10,6 +10,7 @@ from typing import Any
 
 from fewbits.errors import LocalError
 from fewbits.files import placed, sync
+from fewbits.json_text import json_text
 from fewbits.links import Ledger
 
 LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
@@ -18,7 +19,7 @@ LEDGER, METRICS = "ledger.jsonl", "metrics.jsonl"
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
     """Append one line to the metrics."""
     with placed(folder / METRICS), (folder / METRICS).open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json_text(line) + "\n")
 
 
 def resume_logs(folder: Path, sizes: Mapping[str, int] | None) -> list[dict[str, Any]]:

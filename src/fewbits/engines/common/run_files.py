@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 from safetensors.torch import save
@@ -15,6 +14,7 @@ from fewbits.engines.common.run_lock import LOCK
 from fewbits.errors import LocalError
 from fewbits.federated.server import Server
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links.identity import codec_hash
 
@@ -48,7 +48,7 @@ def write_links(server: Server, folder: Path) -> None:
     """Describe the codecs and tensors of both directions, for `fewbits inspect`."""
     links = [_link("uplink", "", server.exchange.up, server.exchange.sent)]
     links += [_link("downlink", *kind) for kind in server.broadcast.kinds]
-    write_atomically(folder / WIRE, (json.dumps(links, indent=2) + "\n").encode())
+    write_atomically(folder / WIRE, (json_text(links, indent=2) + "\n").encode())
 
 
 def write_weights(model: nn.Module, path: Path) -> None:
@@ -60,7 +60,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
 def write_nodes(model: nn.Module, models: Tensor, path: Path) -> None:
     """Write every node's model, (n, numel), with the names and shapes of `model`, as safetensors."""
     layout = [[name, list(x.shape)] for name, x in FlatModel(copy.deepcopy(model)).named().items()]
-    write_atomically(path, save({"models": models.clone()}, {"layout": json.dumps(layout)}))
+    write_atomically(path, save({"models": models.clone()}, {"layout": json_text(layout)}))
 
 
 def _link(way: str, kind: str, codec: Lift, spec: AnySpec) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 
 from fewbits.engines.common.pairs import pair, pairs, tensor
 from fewbits.errors import LocalError
+from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.metrics import Metric, ignored, metric_name
+from fewbits.learn.outputs import cross_entropy
+from fewbits.learn.seeding import loss_draws, seeded
 from fewbits.rng import Key
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -152,6 +156,12 @@ class Task:
             loss=loss,
             metric=metric,
         )
+
+
+def evaluation_noise(task: Task, key: Key, model: FlatModel, *what: str | int) -> AbstractContextManager[None]:
+    """Seed what the model and the loss draw in an evaluation, by its name: the same on any number of processes."""
+    quiet = not (model.draws or loss_draws(task.loss or cross_entropy))
+    return nullcontext() if quiet else seeded(key.fold("evaluation", *what), model.params.device)
 
 
 def _check_rows(what: str, parts: Sequence[np.ndarray], size: int) -> None:

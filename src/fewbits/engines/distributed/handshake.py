@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.engines.distributed.rendezvous import POLL, RendezvousStore
 from fewbits.errors import DesyncError, LocalError, PeerLostError
+from fewbits.json_text import json_text
 
 READY = "all ready"
 SHOWN = 400  # characters of a setting in a message
@@ -32,7 +33,7 @@ def exchange_facts(
     `number` counts the calls. Raises PeerLostError when a process is missing after `timeout` seconds or has failed.
     """
     keys = [f"facts/{number}/{rank}" for rank in range(process.size)]
-    store.set(keys[process.rank], json.dumps(dict(facts)))
+    store.set(keys[process.rank], json_text(dict(facts)))
     end = time.monotonic() + timeout
     while True:
         # Read the failure first: a process may read all facts and fail because of them before this one reads them.

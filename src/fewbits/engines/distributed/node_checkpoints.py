@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewbits.engines.common import checkpoint
 from fewbits.errors import DesyncError, LocalError
+from fewbits.json_text import json_text
 
 
 class NodeCheckpoints:
@@ -21,7 +22,7 @@ class NodeCheckpoints:
 
     def describe(self) -> str:
         """The rounds, for the handshake."""
-        return json.dumps(self.rounds)
+        return json_text(self.rounds)
 
     def write(self, tensors: Mapping[str, Tensor], note: checkpoint.Note) -> None:
         """Write a checkpoint."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.logs import append_metrics
+from fewbits.engines.common.task import evaluation_noise
 from fewbits.engines.distributed.collect import collect
 from fewbits.engines.distributed.world import World
 from fewbits.engines.gossip.count_frames import count_frames
 from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures, score_on_test
-from fewbits.engines.gossip.report import GossipReport
+from fewbits.engines.gossip.report import GossipReport, check_first, sentences
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import average, distance
 from fewbits.engines.gossip.trainer import StepReport
+from fewbits.json_text import json_text
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.gossip import Node
 from fewbits.links import Ledger
@@ -30,11 +34,20 @@ class RoundReports:
 
     def __init__(self, world: World, node: Node, setup: GossipSetup, folder: Path | None) -> None:
         self._world, self._node, self._setup, self._folder = world, node, setup, folder
-        self._evaluator = Evaluator(setup.task, setup.method) if world.rank == 0 else None
+        self._evaluator = Evaluator(setup.task, setup.method, setup.key) if world.rank == 0 else None
         self._last_steps: list[StepReport] = []  # of the last collected round, at rank 0
         self._steps: list[list[dict[str, object]]] = []  # this node's, of rounds since the last collection
         self.reports: list[GossipReport] = []  # of evaluated rounds, at rank 0
+        self.notes: list[str] = []  # sentences about faults, at rank 0
+        self._said = Notes()
+        self._unreported: list[str] = []  # notes of rounds since the last report
+        self._skipped = 0  # steps that were not taken in these rounds
         self.models: Tensor | None = None  # (n, P+B) float32 of the last evaluated round, at rank 0
+
+    def resume(self, reports: list[GossipReport]) -> None:
+        """Continue after these reports."""
+        said = [note for report in reports for note in report.notes]
+        self.reports, self.notes, self._said = reports, said, Notes(said)
 
     def add(self, steps: Sequence[StepReport]) -> None:
         """Keep this node's step report of a round; none when it was inactive."""
@@ -46,7 +59,7 @@ class RoundReports:
         None: another rank, or a round without evaluation.
         """
         message = {"rounds": self._steps, "scores": self._scores() if evaluated else None}
-        texts = collect(self._world, json.dumps(message).encode(), MAX_BYTES * len(self._steps))
+        texts = collect(self._world, json_text(message).encode(), MAX_BYTES * len(self._steps))
         self._steps = []
         x = self._node.vectors.x
         models = collect(self._world, memoryview(x.numpy().data).cast("B"), x.nbytes) if evaluated else []
@@ -62,7 +75,10 @@ class RoundReports:
     def _count(self, round: int, by_node: list[list[list[dict]]], ledger: Ledger) -> None:
         rounds = [[StepReport(**step) for steps in nodes for step in steps] for nodes in zip(*by_node, strict=True)]
         for number, steps in enumerate(rounds, round - len(rounds) + 1):
+            check_first(number, steps, self._setup.network.n)
             count_frames(ledger, self._setup.network, number, steps)
+            self._skipped += sum(bool(step.trouble) for step in steps)
+            self._unreported += self._said.new(sentences(number, steps))
         self._last_steps = rounds[-1]
 
     def _measures(self, models: Tensor, scores: list[Scores]) -> ModelMeasures:
@@ -81,7 +97,10 @@ class RoundReports:
     def write(self, round: int, measures: ModelMeasures, ledger: Ledger, seconds: float) -> GossipReport:
         """Add the report of an evaluated round, at rank 0."""
         topology = self._setup.network.at(round)
-        report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds)
+        notes, self._unreported = self._unreported, []
+        report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds, notes)
+        report, self._skipped = replace(report, skipped=self._skipped), 0
+        self.notes += notes
         self.reports.append(report)
         if self._folder is not None:
             append_metrics(self._folder, vars(report))
@@ -95,4 +114,7 @@ class RoundReports:
     def _scores(self) -> Scores | None:
         """The sums of this node's own model over the test set; None: there is no test set."""
         task = self._setup.task
-        return None if task.test_y is None else score_on_test(self._node.flat, task)
+        if task.test_y is None:
+            return None
+        with evaluation_noise(task, self._setup.key, self._node.flat, "node", self._node.me):
+            return score_on_test(self._node.flat, task)

@@ -23,7 +23,7 @@ from fewbits.engines.distributed.node_checkpoints import NodeCheckpoints, newest
 from fewbits.engines.distributed.peer import Peer
 from fewbits.engines.distributed.round_reports import RoundReports
 from fewbits.engines.distributed.world import World
-from fewbits.engines.gossip.report import GossipReport
+from fewbits.engines.gossip.report import GossipReport, totals
 from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import MARGIN, average
@@ -107,7 +107,8 @@ class DistributedRun:
         reports, models = self._reports, self._reports.models
         models = models if models is not None else self.node.vectors.x[None]
         self.node.flat.shared.copy_(average(reports.shared(models)))
-        return GossipResult(self.setup.task.model, models, reports.reports, self.ledger, [])
+        notes = reports.notes + totals(reports.reports)
+        return GossipResult(self.setup.task.model, models, reports.reports, self.ledger, notes)
 
     def _facts(self) -> dict[str, str]:
         """The facts that all processes must share."""
@@ -134,7 +135,7 @@ class DistributedRun:
             self._seconds = note.seconds
         if self._logs is not None:
             lines = resume_logs(self._logs, note.sizes if note else None)
-            self._reports.reports = [GossipReport(**line) for line in lines]
+            self._reports.resume([GossipReport(**line) for line in lines])
         self.ledger = Ledger(self._logs / LEDGER if self._logs else None)
 
     def _round(self, peer: Peer, watch: Watch | None) -> None:

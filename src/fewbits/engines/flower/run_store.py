@@ -19,6 +19,7 @@ from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, syn
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.federated import Server
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.links import Ledger, Receiver, Sender, StateStore
 from fewbits.rng import Key
 
@@ -89,7 +90,7 @@ class RunStore:
         self.server.store.commit()
         sizes = sync_logs(self.folder, self.ledger)
         write_atomically(self._strategy_file(round), save(_arrays(strategy)))
-        note = Note(round, sizes, 0.0, self.settings | {"quarantine": json.dumps(quarantine.dump())})
+        note = Note(round, sizes, 0.0, self.settings | {"quarantine": json_text(quarantine.dump())})
         checkpoint.save(self.folder / "checkpoints", self.server, note)
         self._strategy_file(round - checkpoint.KEEP).unlink(missing_ok=True)
         saved = checkpoint.rounds(self.folder / "checkpoints")

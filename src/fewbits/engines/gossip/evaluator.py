@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.failed_turn import sentence
+from fewbits.engines.common.task import Task, evaluation_noise
 from fewbits.learn import shared_values
 from fewbits.learn.evaluation import Scores, score
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import backward
-from fewbits.learn.metrics import finite
 from fewbits.learn.outputs import cross_entropy
+from fewbits.rng import Key
 
 EXAMPLES = 1000  # training examples for the stationarity, equally many of every node
 BATCH = 250
@@ -60,8 +61,9 @@ def score_on_test(model: FlatModel, task: Task) -> Scores:
 class Evaluator:
     """Evaluates a vector of all shared numbers, (S,)."""
 
-    def __init__(self, task: Task, method: GossipMethod) -> None:
-        self.task, self.prox = task, method.prox
+    def __init__(self, task: Task, method: GossipMethod, key: Key) -> None:
+        """`key`: of what model and loss draw in an evaluation."""
+        self.task, self.prox, self._key = task, method.prox, key
         self.model = FlatModel(copy.deepcopy(task.model))
         self._spec = shared_values.spec(self.model)
         count = max(1, EXAMPLES // len(task.parts))
@@ -69,26 +71,30 @@ class Evaluator:
 
     def __call__(self, mean: Tensor) -> dict[str, float | None]:
         """Accuracy, loss and metric on the test set, penalty and stationarity of the mean model (S,)."""
+        with evaluation_noise(self.task, self._key, self.model, "mean"):
+            return self._measured(mean)
+
+    def _measured(self, mean: Tensor) -> dict[str, float | None]:
         self.model.shared.copy_(mean)
         found: dict[str, float | None] = {"penalty": self.prox.penalty(mean, self._spec)}
-        found["stationarity"] = self._finite_stationarity()
+        found["stationarity"] = self.stationarity()
         task = self.task
         if task.test_x is not None and task.test_y is not None:
             scores = score_on_test(self.model, task)
             found |= {"mean_accuracy": scores.accuracy, "loss": scores.loss, "mean_metric": scores.metric}
         return found
 
-    def _finite_stationarity(self) -> float | None:
-        """None where the loss fails on a node's examples, or gives nothing finite."""
-        try:
-            return finite(self.stationarity())
-        except Exception:  # noqa: BLE001 - the user's own code may raise anything; the node's turn says what
-            return None
+    def stationarity(self) -> float | None:
+        """|x - prox(x - eta grad F(x))| / eta of the current model, with F's mean over the training examples.
 
-    def stationarity(self) -> float:
-        """|x - prox(x - eta grad F(x))| / eta of the current model, with F's mean over the training examples."""
+        None: the model or the loss raises on one of the examples.
+        """
         model, eta = self.model, self.task.local.lr
-        gradient = self._gradient()
+        try:
+            gradient = self._gradient()
+        except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
+            sentence(error)  # raises what is ours
+            return None
         first = len(model.params) - len(model.shared_params)
         x = model.shared.clone()
         moved = x.clone()

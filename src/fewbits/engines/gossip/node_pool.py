@@ -18,6 +18,7 @@ from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
 from fewbits.engines.gossip.trainer import StepReport
 from fewbits.learn.evaluation import Scores
+from fewbits.learn.seeding import guarded
 
 
 class NodePool:
@@ -116,10 +117,11 @@ def _serve(pipe: Connection, setup: GossipSetup, vectors: SharedVectors, number:
     """A worker's process: execute commands until "stop"."""
     worker = NodeWorker(setup, vectors, number, count)
     answer: Message = {"result": None}, b""
-    while True:
-        pipe.send_bytes(pack(answer))
-        ((command, data),) = unpack(pipe.recv_bytes())
-        if command["do"] == "stop":
-            return
-        result, data = _execute(worker, command["do"], command["argument"], data)
-        answer = {"result": result}, data
+    with guarded():  # the process ends afterwards: nothing in it needs its generators restored before
+        while True:
+            pipe.send_bytes(pack(answer))
+            ((command, data),) = unpack(pipe.recv_bytes())
+            if command["do"] == "stop":
+                return
+            result, data = _execute(worker, command["do"], command["argument"], data)
+            answer = {"result": result}, data

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from fewbits.engines.common.failed_turn import common_failure
 from fewbits.engines.gossip.evaluator import ModelMeasures
 from fewbits.engines.gossip.trainer import StepReport
+from fewbits.errors import LocalError
 from fewbits.links import Ledger
 from fewbits.topology import Topology
 
@@ -22,8 +26,8 @@ class GossipReport:
     loss: float | None  # loss of the mean model on the test set, without the regulariser
     penalty: float | None  # the regulariser of the mean model
     stationarity: float | None  # |x - prox(x - eta grad F(x))| / eta of the mean model, on 1,000 training examples
-    train_loss: float  # mean over the active nodes
-    consensus: float  # |X - mean|_F
+    train_loss: float | None  # mean over the nodes that took steps, each over its steps with a finite loss
+    consensus: float | None  # |X - mean|_F; None: it was not finite
     sparsity: float  # share of exact zeros among the parameters of all nodes
     frame_bytes: int  # len() of all frames, each counted once, as a broadcast medium carries them
     link_bytes: int  # the same, counted once per receiving neighbour, as point-to-point links carry them
@@ -37,6 +41,9 @@ class GossipReport:
     metric: float | None = None  # the task's metric: mean over nodes, each node's own model on the test set
     mean_metric: float | None = None  # of the mean of all models
     metric_name: str | None = None  # the name of its function
+    skipped: int = 0  # active nodes without a local step, as the user's model or loss raised, or gave no finite model
+    diverged: bool = False  # the loss of the mean model was not finite, or no node's training was
+    notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run
 
     @staticmethod
     def of(
@@ -46,21 +53,25 @@ class GossipReport:
         topology: Topology,
         ledger: Ledger,
         seconds: float,
+        notes: list[str],
     ) -> GossipReport:
         """The report of a round; `topology` is this round's."""
         accuracies, evaluation = _known(measures.accuracies), measures.evaluation
         metrics = _known(measures.metrics)
+        losses = [step.loss for step in steps if step.loss is not None]
+        measured = {name: x for name, x in evaluation.items() if x is not None}
+        finite = {name: x for name, x in measured.items() if math.isfinite(x)}
         return GossipReport(
             round=round,
             accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
             worst_accuracy=min(accuracies) if accuracies else None,
             accuracies=accuracies,
-            mean_accuracy=evaluation.get("mean_accuracy"),
-            loss=evaluation.get("loss"),
-            penalty=evaluation.get("penalty"),
-            stationarity=evaluation.get("stationarity"),
-            train_loss=sum(step.loss for step in steps) / max(1, len(steps)),
-            consensus=measures.consensus,
+            mean_accuracy=finite.get("mean_accuracy"),
+            loss=finite.get("loss"),
+            penalty=finite.get("penalty"),
+            stationarity=finite.get("stationarity"),
+            train_loss=sum(losses) / len(losses) if losses else None,
+            consensus=measures.consensus if math.isfinite(measures.consensus) else None,
             sparsity=measures.sparsity,
             frame_bytes=ledger.frame_bytes["up"],
             link_bytes=ledger.frame_bytes["down"],
@@ -72,8 +83,42 @@ class GossipReport:
             inactive=len(topology.inactive),
             seconds=seconds,
             metric=sum(metrics) / len(metrics) if metrics else None,
-            mean_metric=evaluation.get("mean_metric"),
+            mean_metric=finite.get("mean_metric"),
             metric_name=measures.metric_name,
+            skipped=sum(bool(step.trouble) for step in steps),
+            diverged="loss" in measured.keys() - finite.keys() or _all_diverged(steps),
+            notes=notes,
+        )
+
+
+def sentences(round: int, steps: Sequence[StepReport]) -> list[str]:
+    """About what went wrong in a round, for a run's notes."""
+    found = [f"round {round}: node {s.node} took no step: {s.trouble}" for s in steps if s.trouble]
+    found += [
+        f"round {round}: node {s.node}: the loss of {s.without_loss} local steps was not finite; train_loss leaves "
+        "them out"
+        for s in steps
+        if s.without_loss
+    ]
+    if steps and all(s.trouble for s in steps):
+        found.append(f"round {round}: no node took a step")
+    return found
+
+
+def totals(reports: Sequence[GossipReport]) -> list[str]:
+    """About a whole run, for its notes: how often a node took no step."""
+    skipped = sum(r.skipped for r in reports)
+    return [f"nodes took no step {skipped} times in {len(reports)} reported rounds"] if skipped else []
+
+
+def check_first(round: int, steps: Sequence[StepReport], nodes: int) -> None:
+    """LocalError when every node of the first round raised the same."""
+    raised = [step.trouble for step in steps if step.raised]
+    fault = common_failure(raised, len(steps), nodes) if round == 1 and steps else None
+    if fault is not None:
+        raise LocalError(
+            f"every node failed alike in round 1, so the model, the loss or the data is at fault. Node "
+            f"{steps[0].node}: {fault}"
         )
 
 
@@ -81,6 +126,10 @@ def _known(values: list[float | None]) -> list[float] | None:
     """The nodes' values; None when a node has none."""
     known = [value for value in values if value is not None]
     return known if known and len(known) == len(values) else None
+
+
+def _all_diverged(steps: Sequence[StepReport]) -> bool:
+    return bool(steps) and all(step.trouble and not step.raised for step in steps)
 
 
 def _total(steps: list[StepReport], name: str) -> float | None:

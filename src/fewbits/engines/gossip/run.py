@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewbits.engines.common import checkpoint
+from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
 from fewbits.engines.common.run_lock import RunLock
@@ -22,7 +23,7 @@ from fewbits.engines.common.task_identity import model_digest
 from fewbits.engines.gossip.count_frames import count_frames
 from fewbits.engines.gossip.evaluator import Evaluator, ModelMeasures
 from fewbits.engines.gossip.node_pool import NodePool
-from fewbits.engines.gossip.report import GossipReport
+from fewbits.engines.gossip.report import GossipReport, check_first, sentences, totals
 from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
@@ -31,6 +32,7 @@ from fewbits.learn import shared_values
 from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, tuned
+from fewbits.learn.private_generators import unreachable
 from fewbits.links import Ledger
 from fewbits.rng import Key
 from fewbits.topology import Network
@@ -84,11 +86,12 @@ class GossipRun:
         path = self.folder / VECTORS if self.folder and on_disk else None
         self.vectors = SharedVectors(self.flat, method, network, path)
         self.round = 0
-        self.notes: list[str] = []
+        self.notes = unreachable(task.model, task.loss)
+        self._said = Notes()
         self.reports: list[GossipReport] = []
         self._seconds = 0.0
         self._links: dict[str, Tensor] = {}  # the states of all links between two uses of the pool
-        self._evaluator = Evaluator(task, method)
+        self._evaluator = Evaluator(task, method, key)
         self._saved_round = 0
         self._between_rounds = True
         self._lock: RunLock | None = None  # of the folder
@@ -111,6 +114,9 @@ class GossipRun:
         note, complaints = checkpoint.newest(folder / "checkpoints", take)
         self.notes += complaints
         self.reports = [GossipReport(**line) for line in resume_logs(folder, note.sizes if note else None)]
+        said = [note for report in self.reports for note in report.notes]
+        self._said = Notes(said)
+        self.notes += said
         if note is not None:
             self.round = self._saved_round = note.round
             self._seconds = note.seconds
@@ -132,7 +138,8 @@ class GossipRun:
                     watch(report)
                 if stop and stop():
                     break
-        return GossipResult(self.task.model, self.vectors.x, self.reports, self.ledger, self.notes)
+        notes = self.notes + totals(self.reports)
+        return GossipResult(self.task.model, self.vectors.x, self.reports, self.ledger, notes)
 
     def __iter__(self) -> Generator[GossipReport]:
         if not self._between_rounds:
@@ -185,13 +192,16 @@ class GossipRun:
     def _train_and_mix(self, pool: NodePool, round: int) -> GossipReport:
         began = time.perf_counter()
         steps = pool.step()
+        check_first(round, steps, self.network.n)
         zeros = pool.mix({step.node: step.frame_bytes for step in steps})
         count_frames(self.ledger, self.network, round, steps)
         measures = self._measures(pool, round, sum(zeros))
         self.notes += once(measures.trouble, round, self.notes)
         self.round = round
         self._seconds += time.perf_counter() - began
-        return GossipReport.of(round, steps, measures, self.network.at(round), self.ledger, self._seconds)
+        notes = self._said.new(sentences(round, steps))
+        self.notes += notes
+        return GossipReport.of(round, steps, measures, self.network.at(round), self.ledger, self._seconds, notes)
 
     def _measures(self, pool: NodePool, round: int, zeros: int) -> ModelMeasures:
         mean = self.mean

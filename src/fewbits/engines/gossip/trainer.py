@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
 from fewbits.learn.outputs import cross_entropy
+from fewbits.links.finite import all_finite
 from fewbits.links.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
@@ -23,16 +25,34 @@ class StepReport:
     frame_bytes: int
     payload_bytes: int
     stages: dict[str, int]  # payload bits by section
-    loss: float  # mean over the local steps
+    loss: float | None  # mean over the local steps; None: no step was taken, or none had a finite loss
     level_bits: dict[str, float] = field(default_factory=dict)  # coded, entropy, predicted
+    trouble: str = ""  # why the node took no step; "" when it took one
+    raised: bool = False  # the user's model, loss or data raised; else the trained model was not finite
+    without_loss: int = 0  # local steps whose loss was not finite
 
     def asdict(self) -> dict[str, object]:
         """The fields, for JSON."""
         return asdict(self)
 
 
+@dataclass
+class LocalSteps:
+    """How the local steps of one node went; see `StepReport`."""
+
+    loss: float | None = None
+    trouble: str = ""
+    raised: bool = False
+    without_loss: int = 0
+
+    def fail(self, trouble: str, raised: bool = False) -> float:
+        """They failed; returns 0, the eta of no step."""
+        self.loss, self.trouble, self.raised, self.without_loss = None, trouble, raised, 0
+        return 0.0
+
+
 class Trainer:
-    """Trains any node of the task on one model."""
+    """Trains any node of the task on one model. A node whose training fails takes no step and still sends a frame."""
 
     def __init__(self, task: Task, key: Key, model: FlatModel) -> None:
         self.task, self.key = task, key
@@ -41,26 +61,36 @@ class Trainer:
 
     def step(self, node: Node) -> tuple[bytes, StepReport]:
         """An active node's frame and report. LocalError names the node and the round."""
-        losses = [0.0]
-
-        def train(model: FlatModel) -> float:
-            losses[0], eta = self._train(node, model)
-            return eta
-
+        steps = LocalSteps()
         try:
-            frame = node.step(train)
+            frame = self._frame(node, steps)
         except LocalError as error:
             raise LocalError(f"node {node.me}, round {node.round + 1}: {error}") from None
         bits = stages(node.sender.sections)
         payload = len(frame) - HEADER_BYTES
-        return frame, StepReport(node.me, len(frame), payload, bits, losses[0], level_bits(node.sender))
+        return frame, StepReport(node.me, len(frame), payload, bits, level_bits=level_bits(node.sender), **vars(steps))
 
-    def _train(self, node: Node, model: FlatModel) -> tuple[float, float]:
-        """(mean loss, eta) of the node's local steps."""
+    def _frame(self, node: Node, steps: LocalSteps) -> bytes:
+        try:
+            return node.step(lambda model: self._train(node, model, steps))
+        except LocalError as error:
+            if steps.trouble:  # its training had failed before: the frame has another reason
+                raise
+            steps.fail(str(error))
+        return node.step(lambda model: 0.0)
+
+    def _train(self, node: Node, model: FlatModel, steps: LocalSteps) -> float:
+        """The node's local steps; returns eta, or 0 when they failed."""
         task = self.task
         for name, buffer in self._local_buffers.items():  # batch counters: no node may see another's
             model.module.get_buffer(name).copy_(buffer)
         key = self.key.fold("round", node.round + 1, "node", node.me)
         examples, loss = task.parts[node.me], task.loss or cross_entropy
-        report = task.local.train(model, task.x, task.y, examples, key, loss=loss)
-        return report.loss, task.local.lr * report.steps
+        try:
+            report = task.local.train(model, task.x, task.y, examples, key, loss=loss)
+        except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
+            return steps.fail(sentence(error), raised=True)
+        if not all_finite(model.whole):
+            return steps.fail("the trained model is not finite")
+        steps.loss, steps.without_loss = report.loss, report.without_loss
+        return task.local.lr * report.steps

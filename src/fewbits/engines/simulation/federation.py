@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.engines.common.disk import Disk
+from fewbits.engines.common.failed_turn import Notes, common_failure
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
@@ -20,7 +21,7 @@ from fewbits.engines.common.task_identity import task_settings
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
-from fewbits.engines.simulation.round_report import RoundReplies, RoundReport
+from fewbits.engines.simulation.round_report import RoundReplies, RoundReport, is_finite, totals
 from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
@@ -31,6 +32,7 @@ from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
 from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
+from fewbits.learn.private_generators import unreachable
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
 from fewbits.links.bundle import unpack
 from fewbits.links.ledger import stages
@@ -82,6 +84,9 @@ class Federation:
         self._run_folder = None if folder is None else RunFolder(Path(folder), self._settings())
         if self._run_folder is not None:
             self.reports, self._seconds, self.notes = self._run_folder.resume(self.server)
+        said = [note for report in self.reports for note in report.notes]
+        self._said = Notes(said)
+        self.notes += said + unreachable(task.model, task.loss)
         self.ledger = Ledger(self._run_folder.ledger if self._run_folder else None)
         self._times_sampled = Counter(client for round in range(self.server.round) for client in self._sample(round))
         self._down: dict[int | None, tuple[int, int]] = {}
@@ -137,7 +142,7 @@ class Federation:
                     watch(report)
                 if stop and stop():
                     break
-        return Result(self.task.model, self.reports, self.ledger, self.notes)
+        return Result(self.task.model, self.reports, self.ledger, self.notes + totals(self.reports))
 
     def __iter__(self) -> Generator[RoundReport]:
         if self.server.round >= self.schedule.rounds:
@@ -193,23 +198,24 @@ class Federation:
         server.expect(clients)
         self._down.clear()
         replies: list[Reply] = []
-        failed: list[int] = []
+        failed: dict[int, str] = {}
         personal = [server.bundle(client) for client in clients] if server.downlinks.personal else []
         for i, (reply, frame) in enumerate(pool.round(number, clients, bundle, personal)):
             self._count_down(number, reply.client, personal[i] if personal else None)
             if not reply.trouble:
                 receiver = server.accept(reply.client, frame, reply.weight)
                 if receiver is None:
-                    failed.append(reply.client)
+                    failed[reply.client] = server.reasons[reply.client]
                 self._count_up(number, reply.client, frame, receiver)
                 if self.tap:
                     self.tap(number, reply.client, "up", bytes(frame))
             replies.append(reply)
+        _check_first(number, replies, len(self.task.parts))
         server.step()
-        self._settle(pool, number, failed)
+        self._settle(pool, number, list(failed))
         evaluation = self._evaluate(pool, number)
         self._seconds += time.perf_counter() - began
-        return self._report(number, RoundReplies(replies, len(failed), server.void), evaluation)
+        return self._report(number, RoundReplies(replies, failed, server.void), evaluation)
 
     def _sample(self, round: int) -> list[int]:
         """The clients asked in a round, counted from 0."""
@@ -248,10 +254,14 @@ class Federation:
             self.tap(number, client, "down", self.server.broadcast.bundle(version) if personal is None else personal)
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
-        self.notes += replies.sentences(number)
+        sentences = replies.sentences(number)
+        if not is_finite(evaluation):
+            sentences.append(f"round {number}: the loss on the test set is {evaluation.loss}; the run has diverged")
+        notes = self._said.new(sentences)
+        self.notes += notes
         self.notes += once(evaluation.trouble, number, self.notes)
         epsilon, name = self._epsilon(replies.used), self.task.metric_name
-        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, name)
+        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, notes, name)
 
     def _epsilon(self, used: int) -> float | None:
         """After a round with so many updates in its sum."""
@@ -264,6 +274,17 @@ class Federation:
         if self._run_folder is not None and self._disk is not None:
             self._run_folder.save(self.server, self.ledger, self._disk, self._seconds)
             self._saved_round = self.server.round
+
+
+def _check_first(number: int, replies: list[Reply], everybody: int) -> None:
+    """LocalError when every client of the first round raised the same."""
+    raised = [reply.trouble for reply in replies if reply.raised]
+    fault = common_failure(raised, len(replies), everybody) if number == 1 else None
+    if fault is not None:
+        raise LocalError(
+            f"every client of round 1 failed alike, so the model, the loss or the data is at fault. Client "
+            f"{replies[0].client}: {fault}"
+        )
 
 
 def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:

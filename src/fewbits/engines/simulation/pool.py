@@ -24,6 +24,7 @@ from fewbits.engines.simulation.shared_memory import SharedBuffer, SharedRing
 from fewbits.engines.simulation.worker import Reply, Worker, burst, chunks
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.method import Method
+from fewbits.learn.seeding import guarded
 from fewbits.links import StateStore
 from fewbits.rng import Key
 
@@ -192,14 +193,15 @@ class Pool:
 def _serve(pipe: Connection, shared: Shared, arguments: Arguments, name: str) -> None:
     """A worker process: take orders until the order to stop."""
     worker = Worker(*arguments, name)
-    while True:
-        ((order, data),) = unpack(pipe.recv_bytes())
-        if order["do"] == "stop":
-            worker.close()
-            return
-        data = shared.buffer.read(order["posted"]) if "posted" in order else data
-        _obey(worker, order, data, pipe, shared)
-        pipe.send_bytes(pack(({"done": order["do"]}, b"")))
+    with guarded(worker.device):  # the process ends afterwards: nothing in it needs its generators restored before
+        while True:
+            ((order, data),) = unpack(pipe.recv_bytes())
+            if order["do"] == "stop":
+                worker.close()
+                return
+            data = shared.buffer.read(order["posted"]) if "posted" in order else data
+            _obey(worker, order, data, pipe, shared)
+            pipe.send_bytes(pack(({"done": order["do"]}, b"")))
 
 
 def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, shared: Shared) -> None:

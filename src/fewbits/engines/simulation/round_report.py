@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fewbits.engines.simulation.evaluation import Evaluation
 from fewbits.engines.simulation.worker import Reply
 from fewbits.links import Ledger
-
-MOST_SENTENCES = 10  # about clients without an update, in one round
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,15 @@ class RoundReport:
     # Of the public model on the test set; where clients have personal models, this is `personal_accuracy`. None: this
     # round was not evaluated, or an accuracy means nothing for such outputs and targets.
     accuracy: float | None
-    loss: float | None  # of the public model on the test set
-    train_loss: float  # mean over the round's clients, of their last epoch
+    loss: float | None  # of the public model on the test set; None as well when it was not finite
+    # Mean over the clients whose update was used, of their steps with a finite loss; None: there was none.
+    train_loss: float | None
     up_frame_bytes: int
     down_frame_bytes: int
     up_payload_bytes: int
     down_payload_bytes: int
     clients: int  # whose update was used
-    skipped: int  # without an update, because it was not finite
+    skipped: int  # without an update: it was not finite, or the user's model, loss or data raised
     rejected: int  # whose frame could not be used
     recycled: float | None  # share of this round's updates sent as a scalar; None: the method does not recycle
     floor: float | None  # largest |g/tau|^2 sin^2 of a recycled update: the additive term of LBGM's bound
@@ -51,6 +51,8 @@ class RoundReport:
     metric: float | None = None  # the task's metric, of the model and on the examples that `accuracy` is of
     metric_name: str | None = None  # the name of its function
     personal_metric: float | None = None  # mean over all clients, each one's model on its own holdout
+    diverged: bool = False  # the loss on the test set was not finite, or no client's update was
+    notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run
 
     @staticmethod
     def of(
@@ -60,24 +62,25 @@ class RoundReport:
         ledger: Ledger,
         seconds: float,
         epsilon: float | None,
+        notes: list[str],
         metric_name: str | None = None,
     ) -> RoundReport:
         """The report of a round that just ended."""
         return RoundReport(
             round=round,
             accuracy=evaluation.accuracy,
-            loss=evaluation.loss,
+            loss=evaluation.loss if is_finite(evaluation) else None,
             personal_accuracy=evaluation.personal_accuracy,
             personal_spread=evaluation.personal_spread,
             personal_worst=evaluation.personal_worst,
-            train_loss=_mean(replies.figures("loss")) or 0.0,
+            train_loss=_mean(replies.losses),
             up_frame_bytes=ledger.frame_bytes["up"],
             down_frame_bytes=ledger.frame_bytes["down"],
             up_payload_bytes=ledger.payload_bytes["up"],
             down_payload_bytes=ledger.payload_bytes["down"],
             clients=replies.used,
             skipped=len(replies.skipped),
-            rejected=replies.rejected,
+            rejected=len(replies.rejected),
             recycled=_mean(replies.figures("recycled")),
             floor=max(replies.figures("floor"), default=None),
             seconds=seconds,
@@ -87,7 +90,14 @@ class RoundReport:
             metric=evaluation.metric,
             metric_name=metric_name,
             personal_metric=evaluation.personal_metric,
+            diverged=replies.diverged or not is_finite(evaluation),
+            notes=notes,
         )
+
+
+def is_finite(evaluation: Evaluation) -> bool:
+    """Whether the public model's loss was finite, or not measured."""
+    return evaluation.loss is None or math.isfinite(evaluation.loss)
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class RoundReplies:
     """What came back from the clients of one round."""
 
     replies: list[Reply]
-    rejected: int  # frames that the server left out
+    rejected: Mapping[int, str]  # clients whose frame the server left out, and why
     void: bool  # masks stayed in the sum, so that no update was used
 
     @property
@@ -106,7 +116,18 @@ class RoundReplies:
     @property
     def used(self) -> int:
         """Clients whose update is in the model."""
-        return 0 if self.void else len(self.replies) - len(self.skipped) - self.rejected
+        return 0 if self.void else len(self.replies) - len(self.skipped) - len(self.rejected)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether no client's update was finite."""
+        return bool(self.replies) and all(reply.trouble and not reply.raised for reply in self.replies)
+
+    @property
+    def losses(self) -> list[float]:
+        """Training losses of the clients whose update is in the model."""
+        used = [] if self.void else [r for r in self.replies if not r.trouble and r.client not in self.rejected]
+        return [reply.figures["loss"] for reply in used if "loss" in reply.figures]
 
     def figures(self, name: str) -> list[float]:
         """One figure of every reply that has it."""
@@ -114,10 +135,29 @@ class RoundReplies:
 
     def sentences(self, round: int) -> list[str]:
         """About what went wrong, for a run's notes."""
-        void = [f"round {round} is void: not all clients arrived, and masks stayed in the sum"] if self.void else []
-        return (
-            void + [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped][:MOST_SENTENCES]
-        )
+        found = [f"round {round} is void: not all clients arrived, and masks stayed in the sum"] if self.void else []
+        found += [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped]
+        found += [f"round {round}: client {c}'s frame was rejected: {why}" for c, why in self.rejected.items()]
+        found += [
+            f"round {round}: client {r.client}: the loss of {r.without_loss} local steps was not finite; train_loss "
+            "leaves them out"
+            for r in self.replies
+            if r.without_loss and not r.trouble
+        ]
+        if not self.used and not self.void:
+            found.append(f"round {round}: no client counted; the model stays as it was")
+        return found
+
+
+def totals(reports: Sequence[RoundReport]) -> list[str]:
+    """About a whole run, for its notes: how many turns of clients do not count, and whether any does."""
+    skipped, rejected = sum(r.skipped for r in reports), sum(r.rejected for r in reports)
+    found = []
+    if skipped or rejected:
+        found.append(f"{skipped} turns of clients were skipped and {rejected} frames rejected in {len(reports)} rounds")
+    if reports and not any(r.clients for r in reports):
+        found.append("no client counted in any round; the model is as it was before the run")
+    return found
 
 
 def _mean(values: Sequence[float]) -> float | None:

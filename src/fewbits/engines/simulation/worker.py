@@ -8,7 +8,9 @@ and stores the new state optimistically. `settle` rolls back the clients whose f
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.failed_turn import sentence
+from fewbits.engines.common.task import Task, evaluation_noise
 from fewbits.errors import LocalError
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
@@ -25,6 +28,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport
 from fewbits.learn.method import Method
 from fewbits.learn.outputs import cross_entropy
+from fewbits.learn.seeding import guarded, is_ours, seeded
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
@@ -43,6 +47,8 @@ class Reply:
     weight: float = 0  # examples, or 1 under dp
     figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
     trouble: str = ""  # why there is no frame; "" when there is one
+    raised: bool = False  # the user's model, loss or data raised; else `trouble` is an update that is not finite
+    without_loss: int = 0  # local steps whose loss was not finite
 
 
 class TrainedClient(NamedTuple):
@@ -75,6 +81,7 @@ class Worker:
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
         self._fresh = self._core.up.dump()
         self._store = StateStore(states, writer=name, durable=False)
+        self._draws = not is_ours(method.objective)  # others' objectives may draw; `LocalSGD` cannot see them
 
     def set_bundles(self, bundles: Mapping[int, bytes]) -> None:
         """The round's bundles by client, for personal downlinks; each is opened when its client is played."""
@@ -100,26 +107,35 @@ class Worker:
         All train before the first is encoded. Training empties the caches of other work, and the short work around it
         then takes ten times as long. In a row, only the first client pays that.
         """
-        trained = [self.train(round, client, out) for out, client in zip(self._updates, clients, strict=False)]
-        for one in trained:
-            yield self.encode(round, one)
+        with guarded(self.device):  # once for a burst: restoring the global generators takes 0.1 ms
+            turns = [self.train(round, client, out) for out, client in zip(self._updates, clients, strict=False)]
+        for turn in turns:
+            yield (turn, []) if isinstance(turn, Reply) else self.encode(round, turn)
 
-    def train(self, round: int, client: int, out: Tensor) -> TrainedClient:
-        """Train one client from what it holds; `out` takes start - end."""
+    def train(self, round: int, client: int, out: Tensor) -> TrainedClient | Reply:
+        """Train one client from what it holds; `out` takes start - end.
+
+        A Reply: the turn failed. What the client stores stays as it was, and its next turn loads all anew.
+        """
         task, core = self.task, self._core
         if self._personal:
             core.down.load(self._store.get(client, DOWN))
             core.receive(self._bundles[client])
         self._load(client)
-        report = task.local.train(
-            self.model,
-            task.x,
-            task.y,
-            task.parts[client],
-            self.key.fold("round", round, "client", client),
-            loss=task.loss or cross_entropy,
-            correct=core.correction,
-        )
+        key = self.key.fold("round", round, "client", client)
+        try:
+            with seeded(key.fold("noise"), self.device) if self._draws else nullcontext():
+                report = task.local.train(
+                    self.model,
+                    task.x,
+                    task.y,
+                    task.parts[client],
+                    key,
+                    loss=task.loss or cross_entropy,
+                    correct=core.correction,
+                )
+        except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
+            return Reply(client, trouble=sentence(error), raised=True)
         trained = core.finish(report.steps, task.local.lr, out)
         return TrainedClient(client, trained, report, core.down.dump() if self._personal else None)
 
@@ -133,13 +149,15 @@ class Worker:
             frame = core.encode(one.trained, self._clients)
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
-        figures = {"loss": one.report.loss} | core.observe(one.trained)
+        measured = {"loss": one.report.loss} | core.observe(one.trained)
+        figures = {name: x for name, x in measured.items() if x is not None and math.isfinite(x)}
         core.commit()
         ends.save(self._store, client, UP, round, core.up.dump(), before)
         core.local.remember(self._store, client, round, core.client_state)
         if one.down is not None:
             self._store.put(client, DOWN, round, one.down)
-        return Reply(client, self.method.weight(one.report.examples), figures), frame
+        weight = self.method.weight(one.report.examples)
+        return Reply(client, weight, figures, without_loss=one.report.without_loss), frame
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
@@ -151,7 +169,7 @@ class Worker:
         """The sums of this client's personal model over its holdout."""
         task, rows = self.task, torch.from_numpy(self.task.holdout[client]).to(self.device)
         self._load(client)
-        return self._score(task.x.index_select(0, rows), task.y.index_select(0, rows))
+        return self._score(task.x.index_select(0, rows), task.y.index_select(0, rows), "client", client)
 
     def evaluate(self, chunk: int) -> Scores:
         """The sums of the public model over one piece of the test set."""
@@ -160,10 +178,11 @@ class Worker:
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         self._core.client_state = self._core.new_state
         self._core.start()
-        return self._score(task.test_x[rows], task.test_y[rows])
+        return self._score(task.test_x[rows], task.test_y[rows], "chunk", chunk)
 
-    def _score(self, x: Tensor, y: Tensor) -> Scores:
-        return score(self.model, x, y, loss=self.task.loss or cross_entropy, metric=self.task.metric)
+    def _score(self, x: Tensor, y: Tensor, *what: str | int) -> Scores:
+        with evaluation_noise(self.task, self.key, self.model, *what):
+            return score(self.model, x, y, loss=self.task.loss or cross_entropy, metric=self.task.metric)
 
     def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
         """End the round: roll back the clients whose frame was rejected, and commit the others."""

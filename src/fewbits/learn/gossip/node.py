@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.auto import tuned
+from fewbits.learn.gossip.half_step import Train, half_step
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.mixture import Mixture
 from fewbits.learn.gossip.vectors import Vectors, memory_form
@@ -19,8 +20,6 @@ from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
 from fewbits.topology import Network, Topology
 from fewbits.wire import Frame
-
-Train = Callable[[FlatModel], float]  # trains in place; returns eta = learning rate * steps
 
 
 class Node:
@@ -134,39 +133,34 @@ class Node:
     def step(self, train: Train) -> bytes:
         """Train the model and return one frame for all neighbours.
 
-        Raises LocalError when this node is inactive or has already stepped, or when a tensor is not finite.
+        When `train` returns 0, the node takes no step in this round: its model and its momentum stay, whatever `train`
+        left, and it only takes part in the consensus.
+
+        Raises LocalError when this node is inactive or has already stepped, or when a tensor is not finite; then
+        nothing has changed, and it may step again.
         """
         if not self.active or self._eta is not None:
             problem = "it is inactive" if not self.active else "it has taken its step; mix() first"
             raise LocalError(f"node {self.me}, round {self.round + 1}: {problem}")
         vectors, method = self.vectors, self.method
-        half, eta = self._train(train)
-        if method.mixes_first:
-            half = method.combine(half, self._mixture.consensus(), eta, self.spec)
-        message = half - vectors.public if method.residual else half
-        frame = self.sender.send(shared_values.cut(message, self.flat))
+        before = vectors.x.clone() if vectors.x.data_ptr() == self.flat.whole.data_ptr() else vectors.x
+        try:
+            half, velocity, eta = half_step(train, self.flat, vectors, before, method.momentum)
+            if method.mixes_first:
+                half = method.combine(half, self._mixture.consensus(), eta, self.spec)
+            message = half - vectors.public if method.residual else half
+            frame = self.sender.send(shared_values.cut(message, self.flat))
+        except BaseException:
+            self.flat.whole.copy_(before)
+            raise
+        vectors.x.copy_(self.flat.whole)
+        vectors.velocity.copy_(velocity)
         decoded = shared_values.vector(self.sender.value)  # what the neighbours decode
         self.sender.commit()
         vectors.public.copy_(vectors.public + decoded if method.residual else decoded)
         self._shared.copy_(half)
         self._eta = eta
         return frame
-
-    def _train(self, train: Train) -> tuple[Tensor, float]:
-        """(x_half, eta) after local steps, with momentum.  # (S,)"""
-        vectors = self.vectors
-        self.flat.attach()
-        self.flat.whole.copy_(vectors.x)
-        before = self.flat.shared.cpu().clone() if self.method.momentum else None
-        eta = float(train(self.flat))
-        if not 0 < eta < float("inf"):
-            raise LocalError(f"Node.step: train must return eta = learning rate * steps, above 0; got {eta}")
-        vectors.x.copy_(self.flat.whole)
-        half = self._shared.cpu()
-        if before is not None:
-            vectors.velocity.mul_(self.method.momentum).add_(before - half)
-            half = before - vectors.velocity
-        return half, eta
 
     def receive(self, j: int, frame: bytes | memoryview) -> None:
         """Take neighbour j's frame of this round, or its key frame."""

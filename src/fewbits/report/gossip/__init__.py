@@ -2,6 +2,6 @@
 
 from fewbits.report.gossip.record import GossipRecord, against_dsgd
 from fewbits.report.gossip.report import report
-from fewbits.report.gossip.table import rows, terminal
+from fewbits.report.gossip.table import legend, rows, terminal
 
-__all__ = ["GossipRecord", "against_dsgd", "report", "rows", "terminal"]
+__all__ = ["GossipRecord", "against_dsgd", "legend", "report", "rows", "terminal"]

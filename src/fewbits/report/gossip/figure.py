@@ -47,8 +47,14 @@ def png(records: Sequence[GossipRecord], graph: Topology, theme: Theme = LIGHT) 
 
 def _consensus(axes: Axes, records: Sequence[GossipRecord], label: str, colour: str) -> None:
     rounds = min(len(record.reports) for record in records)
-    values = np.array([[report.consensus for report in record.reports[:rounds]] for record in records]).mean(0)
-    axes.plot(np.arange(1, rounds + 1), np.maximum(values, 1e-12), color=colour, lw=1.8, label=label)
+    values = np.array([[_number(report.consensus) for report in record.reports[:rounds]] for record in records])
+    mean = np.maximum(values.mean(0), 1e-12)
+    axes.plot(np.arange(1, rounds + 1), mean, color=colour, lw=1.8, label=label)
+
+
+def _number(x: float | None) -> float:
+    """As matplotlib takes it: a gap where there is none."""
+    return np.nan if x is None else x
 
 
 def _graph(axes: Axes, graph: Topology, positions: np.ndarray, sent: np.ndarray, title: str, theme: Theme) -> None:

@@ -48,6 +48,22 @@ class GossipRecord:
         """(round, frame bytes so far, mean accuracy of the nodes) for every evaluated round."""
         return [(r.round, r.frame_bytes, r.accuracy) for r in self.reports if r.accuracy is not None]
 
+    @property
+    def skipped(self) -> int:
+        """How often a node took no step."""
+        return sum(r.skipped for r in self.reports)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the newest figures were not finite."""
+        known = (r.diverged for r in reversed(self.reports) if r.diverged or r.loss is not None or not r.skipped)
+        return next(known, False)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about faults that the run survived, one of each kind."""
+        return [note for report in self.reports for note in report.notes]
+
     def bytes_to(self, accuracy: float) -> int | None:
         """Frame bytes until that accuracy was first measured; None: it was not reached."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
@@ -55,12 +71,13 @@ class GossipRecord:
     def summary(self, target: float | None = None) -> dict[str, object]:
         """One object of summary.json."""
         last = self.last
-        left_out = ("accuracies", "coded_bits", "entropy_bits", "predicted_bits")
+        left_out = ("accuracies", "coded_bits", "entropy_bits", "predicted_bits", "notes")
         found: dict[str, object] = {"method": self.method, "seed": self.seed}
         found |= {name: value for name, value in vars(last).items() if name not in left_out}
         for name in ("coded_bits", "entropy_bits", "predicted_bits"):
             values = [value for r in self.reports if (value := getattr(r, name)) is not None]
             found[f"{name}_total"] = sum(values) if values else None
+        found |= {"skipped": self.skipped, "diverged": self.diverged}
         found |= {"times_fewer": self.times_fewer, "bytes_per_node": list(self.node_bytes)}
         if target is not None:
             found |= {"target_accuracy": target, "bytes_to_target": self.bytes_to(target)}

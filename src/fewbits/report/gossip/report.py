@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from html import escape
 
 from fewbits.report.gossip import figure
 from fewbits.report.gossip.record import GossipRecord
-from fewbits.report.gossip.table import rows
+from fewbits.report.gossip.table import legend, rows
 from fewbits.report.page import Section, configuration, stages, table
 from fewbits.report.text import NONE, megabytes
-from fewbits.report.training import left_out
+from fewbits.report.training import faults, left_out
 from fewbits.report.write import Report
 from fewbits.topology import Topology
 
@@ -42,7 +43,14 @@ def report(
     many = f", means over {seeds} seeds" if seeds > 1 else ""
     found = rows(records, target)
     sections = [
-        Section(f"Bytes and accuracy{many}", [table([list(found[0]), *(list(row.values()) for row in found)])]),
+        Section(
+            f"Bytes and accuracy{many}",
+            [
+                table([list(found[0]), *(list(row.values()) for row in found)]),
+                *(f"<p>{escape(line)}</p>" for line in legend(records)),
+                faults([(record.method, record.seed, record.notes) for record in records]),
+            ],
+        ),
         Section("Bits of the levels", [_levels(records)]),
         Section("Bits by stage", [stages([(record.method, record.stages) for record in records])]),
         Section("What is measured", [MEASURED]),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 
 from fewbits.report.gossip.record import GossipRecord
-from fewbits.report.table import fitted
+from fewbits.report.table import DIVERGED, LEFT_OUT, captioned, fitted
 from fewbits.report.text import NONE, megabytes, times
 
 GIVE_WAY = ("loss", "MB links", "over entropy", "consensus")  # columns that may be left out; the page has all
@@ -33,7 +33,7 @@ def rows(records: Sequence[GossipRecord], target: float | None = None) -> list[d
     found = []
     for method in dict.fromkeys(record.method for record in records):
         runs = [r for r in records if r.method == method]
-        row = {"method": method, "accuracy": _accuracy(runs)}
+        row = {"method": method, "accuracy": _accuracy(runs) + _mark(runs)}
         for name, (figure, text) in columns.items():
             values = [value for r in runs if (value := figure(r)) is not None]
             row[name] = text(statistics.fmean(values)) if values else NONE
@@ -75,6 +75,23 @@ def _accuracy(records: Sequence[GossipRecord]) -> str:
     return f"{statistics.fmean(values):.2%}{spread}"
 
 
-def terminal(found: Sequence[dict[str, str]]) -> Table:
-    """The table for the terminal, fitted to 80 columns; the columns of `GIVE_WAY` are left out first."""
-    return fitted({name: [name, *(row[name] for row in found)] for name in found[0]}, GIVE_WAY)
+def legend(records: Sequence[GossipRecord]) -> list[str]:
+    """A line for methods that diverged, and one for those whose nodes took no step at times."""
+    methods = {record.method: [r for r in records if r.method == record.method] for record in records}
+    diverged = [method for method, runs in methods.items() if any(r.diverged for r in runs)]
+    skipped = [f"{m} {count:,} times" for m, runs in methods.items() if (count := sum(r.skipped for r in runs))]
+    lines = [f"{DIVERGED} diverged, with a loss or models that are not finite: {', '.join(diverged)}"] * bool(diverged)
+    return lines + [f"{LEFT_OUT} nodes took no local step: {', '.join(skipped)}"] * bool(skipped)
+
+
+def _mark(records: Sequence[GossipRecord]) -> str:
+    mark = DIVERGED * any(r.diverged for r in records) + LEFT_OUT * any(r.skipped for r in records)
+    return f" {mark}" if mark else ""
+
+
+def terminal(found: Sequence[dict[str, str]], below: Sequence[str] = ()) -> Table:
+    """The table for the terminal, fitted to 80 columns; the columns of `GIVE_WAY` are left out first.
+
+    `below`: the legend.
+    """
+    return captioned(fitted({name: [name, *(row[name] for row in found)] for name in found[0]}, GIVE_WAY), below)

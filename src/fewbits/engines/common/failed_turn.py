@@ -1,0 +1,78 @@
+"""A client's turn that fails: what the user's code raised as one sentence, said once for each kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from traceback import walk_tb
+
+from fewbits.errors import FewbitsError
+
+PACKAGE, TORCH = "fewbits", "torch"
+LONGEST = 300  # characters of a library's sentence
+NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
+FEW = 5  # clients, all of one round, whose equal failures are the task's, even where there are more clients
+
+
+def sentence(error: Exception) -> str:
+    """What the user's model, loss or data raised: its kind, its first line, and the line of the user's code.
+
+    An error of this package is raised again: an assertion that failed, or a FewbitsError, with nobody else's code in
+    between.
+    """
+    if isinstance(error, FewbitsError | AssertionError) and not _is_foreign(error):
+        raise error
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    place = _place(error)
+    return (text if len(text) <= LONGEST else f"{text[:LONGEST]}...") + (f" ({place})" if place else "")
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether code outside of this package took part."""
+    return any(_package(frame.f_globals) != PACKAGE for frame, _ in walk_tb(error.__traceback__))
+
+
+def _place(error: Exception) -> str:
+    """The innermost line that is neither torch's nor ours, as "train.py, line 12"; "" when there is none."""
+    frames = walk_tb(error.__traceback__)
+    found = [(frame, line) for frame, line in frames if _package(frame.f_globals) not in (PACKAGE, TORCH)]
+    return f"{Path(found[-1][0].f_code.co_filename).name}, line {found[-1][1]}" if found else ""
+
+
+def _package(names: dict[str, object]) -> str:
+    return str(names.get("__name__", "")).partition(".")[0]
+
+
+class Notes:
+    """Sentences about faults that a run survived; of those that differ in numbers only, the first is said."""
+
+    def __init__(self, said: Iterable[str] = ()) -> None:
+        self._kinds = {kind(text) for text in said}
+
+    def new(self, sentences: Iterable[str]) -> list[str]:
+        """Those of a kind that was not said yet."""
+        found: dict[str, str] = {}
+        for text in sentences:
+            found.setdefault(kind(text), text)
+        fresh = {name: text for name, text in found.items() if name not in self._kinds}
+        self._kinds.update(fresh)
+        return list(fresh.values())
+
+
+def kind(text: str) -> str:
+    """A sentence without its numbers."""
+    return NUMBER.sub("#", text)
+
+
+def common_failure(raised: list[str], asked: int, everybody: int) -> str | None:
+    """The first sentence, where every client of a round raised the same: then the task is at fault, not a client.
+
+    Args:
+        raised: the sentences of the round's clients whose model, loss or data raised.
+        asked: clients of the round.
+        everybody: clients of the run. Of a small sample, all may be bad by chance.
+    """
+    enough = asked >= min(FEW, everybody)
+    return raised[0] if enough and len(raised) == asked and len(set(map(kind, raised))) == 1 else None

@@ -1,0 +1,341 @@
+"""A client's turn that fails costs that turn: whatever its model, loss or data does, the others go on."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import fewbits as fb
+from fewbits import topology
+from fewbits.engines.common.failed_turn import Notes, common_failure
+from fewbits.engines.common.schedule import Schedule
+from fewbits.engines.common.task import Task
+from fewbits.engines.gossip import GossipRun
+from fewbits.engines.simulation import Federation
+from fewbits.json_text import json_text
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.local import LocalSGD
+from fewbits.methods.gossip import gossip_method
+from fewbits.report import Record
+
+MARK = 9.0  # the first feature of a client that fails
+CLIENTS, LIAR = 5, 2
+
+
+def model(seed=0):
+    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return module
+
+
+def rows(clients=CLIENTS, size=12):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(size, 6, generator=generator), torch.randint(1, 3, (size,), generator=generator))
+        for _ in range(clients)
+    ]
+
+
+def raising(error):
+    """A loss that raises on the marked client."""
+
+    def loss(output, y):
+        if bool((y == 0).all()):
+            raise error
+        return cross_entropy(output, y)
+
+    return loss
+
+
+def weird(output, y):
+    """Divides by the number of targets that are not 0."""
+    return cross_entropy(output, y) * (len(y) / int((y != 0).sum()))
+
+
+def assertive(output, y):
+    assert not bool((y == 0).all()), "labels of one kind"
+    return cross_entropy(output, y)
+
+
+def zeros(data):
+    x, y = data[LIAR]
+    data[LIAR] = x, torch.zeros_like(y)
+    return data
+
+
+def out_of_range(data):
+    data[LIAR][1][3] = 7
+    return data
+
+
+def lonely(data):
+    data[LIAR] = tuple(part[:11] for part in data[LIAR])  # with batches of 10 the last has one example
+    return data
+
+
+def spoilt(value):
+    def change(data):
+        data[LIAR][0][0] = value
+        return data
+
+    return change
+
+
+LIES = {
+    "one example under BatchNorm": (lonely, None, "ValueError: Expected more than 1 value per channel"),
+    "label out of range": (out_of_range, None, "IndexError: Target 7 is out of bounds"),
+    "RuntimeError": (zeros, raising(RuntimeError("not today")), "RuntimeError: not today"),
+    "ZeroDivisionError": (zeros, weird, "ZeroDivisionError: division by zero"),
+    "AssertionError": (zeros, assertive, "AssertionError: labels of one kind"),
+    "KeyError": (zeros, raising(KeyError("image")), "KeyError: 'image'"),
+    "an error of this library": (zeros, raising(fb.LocalError("a label is missing")), "LocalError: a label is missing"),
+    "no memory": (zeros, raising(torch.OutOfMemoryError("CUDA out of memory")), "CUDA out of memory"),
+    "NaN": (spoilt(math.nan), None, "NaN"),
+    "inf": (spoilt(math.inf), None, "NaN"),
+}
+
+
+def task(data, module=None, loss=None, **local):
+    return Task.of(module or model(), data, None, LocalSGD(**{"lr": 0.1, **local}), loss)
+
+
+def weights(module):
+    return torch.cat([x.detach().reshape(-1) for x in module.state_dict().values()])
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_in_the_simulation_one_clients_lie_costs_its_turn_and_is_said_once(lie):
+    change, loss, sentence = LIES[lie]
+    found = []
+    for processes in (1, 2):
+        run = Federation(
+            task(change(rows()), loss=loss), fb.methods.topk(fraction=0.5), Schedule(3, processes=processes), fb.Key(0)
+        )
+        result = run.run()
+        assert [(r.clients, r.skipped, r.rejected) for r in result.reports] == [(4, 1, 0)] * 3
+        (note,) = [note for note in result.notes if "was skipped" in note]
+        assert note.startswith(f"round 1: client {LIAR} was skipped: ") and sentence in note
+        assert result.notes[-1] == "3 turns of clients were skipped and 0 frames rejected in 3 rounds"
+        found.append((weights(result.model), result.notes, result.ledger.frame_bytes))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1:] == found[1][1:]
+
+
+def test_the_others_train_as_if_the_failing_client_were_not_there():
+    """Its turn leaves nothing behind: no statistics, no counters, no noise."""
+    data = [(x, y) for i, (x, y) in enumerate(zeros(rows())) if i != LIAR]
+    loss, found = raising(ValueError("no")), []
+    for without in (False, True):
+        given = Task.of(model(), zeros(rows()), None, LocalSGD(lr=0.1), loss)
+        if without:
+            given.parts.pop(LIAR)
+            given.parts.insert(LIAR, given.parts[0][:0])
+        found.append(given)
+    whole = Federation(found[0], fb.methods.dense(), Schedule(2, processes=1), fb.Key(0)).run()
+    server_model, key = model(), fb.Key(0)
+    flat = FlatModel(server_model)
+    for round in (1, 2):
+        start, total = flat.vector(), torch.zeros(len(flat.whole), dtype=torch.float64)
+        for client in (0, 1, 3, 4):
+            alone = FlatModel(model())
+            alone.load_vector(start)
+            LocalSGD(lr=0.1).train(
+                alone, found[0].x, found[0].y, found[0].parts[client], key.fold("round", round, "client", client)
+            )
+            total += (start - alone.whole).double() * 12
+        flat.load_vector((start.double() - total / 48).float())
+    assert len(data) == 4
+    torch.testing.assert_close(FlatModel(whole.model).whole, flat.whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["pfedpara", "lbgm+topk", "scaffold", "topk@fraction=0.3"])
+def test_what_a_client_keeps_stays_while_its_turns_fail(method):
+    """A client that fails in round 2 of 3 ends as one whose frame of round 2 never was."""
+    calls = []
+
+    def loss(output, y):
+        if bool((y == 0).all()):
+            calls.append(1)
+            if len(calls) == 3:  # the first batch of its second turn: a turn has two
+                raise ValueError("not in this round")
+        return cross_entropy(output, y)
+
+    module = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    result = fb.federate(module, zeros(rows()), method, 4, loss=loss, seed=3)
+    assert [r.skipped for r in result.reports] == [0, 1, 0, 0]
+    assert [r.rejected for r in result.reports] == [0] * 4, "both ends of the link still agree"
+    assert torch.isfinite(weights(result.model).float()).all()
+
+
+def test_what_all_clients_raise_alike_in_round_1_is_the_tasks_fault():
+    def loss(output, y):
+        return undefined_name(output, y)  # noqa: F821
+
+    for processes in (1, 2):
+        with pytest.raises(fb.LocalError, match=r"every client of round 1 failed alike.*Client 0: NameError.*line \d+"):
+            fb.federate(model(), rows(), "dense", 3, loss=loss, processes=processes)
+    with pytest.raises(fb.LocalError, match=r"every node failed alike in round 1.*Node 0: NameError"):
+        fb.gossip(model(), rows(), topology.ring(5), "choco", 2, loss=loss)
+
+
+def test_a_few_bad_clients_that_fill_a_small_sample_do_not_end_the_run():
+    result = fb.federate(model(), zeros(rows()), "dense", 6, loss=raising(ValueError("no")), per_round=1, seed=1)
+    assert {r.clients for r in result.reports} == {0, 1}, "the liar was alone in a round"
+    assert all((r.train_loss is None) == (r.clients == 0) for r in result.reports)
+
+
+def test_common_failure_needs_all_clients_or_five():
+    assert common_failure(["a 1", "a 2"], 2, 2) == "a 1"
+    assert common_failure(["a 1", "b 2"], 2, 2) is None
+    assert common_failure(["a"], 1, 10) is None
+    assert common_failure(["a"] * 5, 5, 100) == "a"
+    assert common_failure([], 0, 5) is None
+
+
+def test_a_run_in_which_nobody_counts_has_no_loss_and_says_so(tmp_path):
+    data = [(torch.full((12, 6), math.nan), y) for _, y in rows()]
+    result = fb.federate(model(), data, "dense", 2, out=tmp_path)
+    assert [(r.clients, r.skipped, r.train_loss, r.diverged) for r in result.reports] == [(0, 5, None, True)] * 2
+    assert any("no client counted in any round" in note for note in result.notes)
+    assert torch.equal(weights(result.model), weights(model()))
+    record = Record.read(tmp_path, "dense", 0)
+    assert record.summary()["diverged"] is True and record.diverged
+
+
+def test_keyboard_interrupts_and_exits_end_the_run():
+    for error in (KeyboardInterrupt(), SystemExit(3)):
+        with pytest.raises(type(error)):
+            fb.federate(model(), zeros(rows()), "dense", 2, loss=raising(error))
+
+
+# --- Without a server
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("method", ["choco", "malcom@momentum=0.5"])
+def test_without_a_server_a_node_that_fails_takes_no_step_and_still_exchanges(lie, method):
+    change, loss, sentence = LIES[lie]
+    found = []
+    for processes in (1, 2):
+        given = task(change(rows()), loss=loss)
+        run = GossipRun(given, gossip_method(method), topology.ring(5), Schedule(3, processes=processes), fb.Key(0))
+        result = run.run()
+        assert [r.skipped for r in result.reports] == [1] * 3
+        (note,) = [note for note in result.notes if "took no step" in note and "node 2" in note]
+        assert note.startswith(f"round 1: node {LIAR} took no step: ")
+        assert sentence in note or "not finite" in note
+        assert result.ledger.messages["up"] == 15 and torch.isfinite(result.models).all()
+        found.append((result.models.clone(), result.notes, result.ledger.frame_bytes))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1:] == found[1][1:]
+
+
+def test_a_node_whose_train_returns_0_keeps_its_model_and_its_momentum():
+    pair = [
+        fb.learn.Node(nn.Linear(2, 1), fb.learn.Choco(momentum=0.9), topology.ring(2), i, fb.Key(0)) for i in (0, 1)
+    ]
+
+    def step(flat):
+        flat.params.sub_(0.1)
+        return 0.1
+
+    def failing(flat):
+        flat.params.fill_(math.nan)
+        return 0.0
+
+    for round in range(2):
+        frames = [pair[0].step(step), pair[1].step(failing if round else step)]
+        velocity = pair[1].vectors.velocity.clone() if round else None
+        for node in pair:
+            for j in node.expected:
+                node.receive(j, frames[j])
+            node.mix()
+    assert torch.equal(pair[1].vectors.velocity, velocity) and torch.isfinite(pair[1].flat.params).all()
+
+
+# --- A loop by hand
+
+
+def test_in_a_hand_written_loop_the_next_bundle_repairs_what_a_failing_training_left():
+    server = fb.Server(model(), "topk@fraction=0.5", fb.Key(0))
+    clients = [fb.Client(model(), "topk@fraction=0.5", fb.Key(i + 1), i) for i in range(2)]
+    for round in range(3):
+        for i, client in enumerate(clients):
+            client.receive(server.bundle(i))
+            try:
+                with torch.no_grad():
+                    for p in client.model.parameters():
+                        p.add_(0.1)
+                        if (round, i) == (1, 1):
+                            p.fill_(math.nan)
+                            raise ValueError("a bad batch")
+            except ValueError:
+                continue
+            assert server.accept(i, client.reply(), 10) is not None
+        server.step()
+    assert not server.rejected and torch.isfinite(weights(server.model)).all()
+
+
+# --- Losses without targets
+
+
+def masked(output, y):
+    """Means over targets that are not -100, as many write it: 0/0 without any."""
+    known = y != -100
+    each = cross_entropy(output, y.clamp(min=0), reduction="none")
+    return (each * known).sum() / known.sum()
+
+
+@pytest.mark.parametrize("loss", [None, masked], ids=["torch", "written by hand"])
+def test_a_batch_without_targets_moves_nothing_and_is_left_out_of_the_mean(loss):
+    data = rows(2, 24)
+    for _, y in data:
+        y[:20] = -100
+    result = fb.federate(model(), data, "dense", 2, loss=loss)
+    assert [(r.clients, r.skipped) for r in result.reports] == [(2, 0)] * 2
+    assert all(0 < r.train_loss < 10 for r in result.reports)
+    assert any("local steps was not finite; train_loss leaves them out" in note for note in result.notes)
+
+
+def test_a_client_without_any_target_has_no_loss():
+    report = LocalSGD(lr=0.1).train(
+        FlatModel(model()), torch.randn(20, 6), torch.full((20,), -100), np.arange(20), fb.Key(0)
+    )
+    assert (report.loss, report.without_loss, report.steps) == (None, 2, 2)
+
+
+# --- Files
+
+
+def test_no_file_of_a_run_has_a_number_that_is_not_finite(tmp_path):
+    data = rows(2, 24)
+    for _, y in data:
+        y[:] = -100
+    test = data[0]
+    fb.federate(model(), data, "dense", 2, test=test, out=tmp_path / "federate")
+    fb.gossip(model(), data, topology.ring(2), "dsgd", 2, test=test, out=tmp_path / "gossip")
+    texts = [p for p in tmp_path.rglob("*") if p.suffix in (".json", ".jsonl")]
+    assert len(texts) > 6
+    for path in texts:
+        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        for line in lines:
+            json.loads(line, parse_constant=lambda name, path=path: pytest.fail(f"{path} holds {name}"))
+
+
+def test_json_text_is_that_of_json_but_for_numbers_that_are_not_finite():
+    value = {"b": [1, 2.5, None, "é"], "a": {"c": (True, 0.1)}}
+    assert json_text(value) == json.dumps(value)
+    assert json_text(value, indent=2, sort_keys=True) == json.dumps(value, indent=2, sort_keys=True)
+    assert json_text(value, ascii=False) == json.dumps(value, ensure_ascii=False)
+    assert json_text([math.nan, {"x": -math.inf}, (math.inf,)]) == '[null, {"x": null}, [null]]'
+
+
+def test_notes_say_each_kind_once():
+    notes = Notes(["round 1: client 3 was skipped: A: size 4"])
+    assert notes.new(["round 2: client 5 was skipped: A: size 9", "round 2: B", "round 3: B"]) == ["round 2: B"]
+    assert notes.new(["round 9: B"]) == []
