@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from fewbits.cli import options as o
 from fewbits.cli import play
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim
 from fewbits.cli.prepared import load_data, prepare
+from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 
@@ -31,13 +30,13 @@ def train(given: o.Given) -> None:
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
         config = extended(RunConfig.read(folder), o.configured(given))
-        play.train(prepare(config, load_data(config)), folder, Console())
+        play.train(prepare(config, load_data(config)), folder, screen())
         return
     config, folder = RunConfig(**o.configured(given)), o.folder_of(given, "runs/first")
     check_free(folder, given["force"])
     run = prepare(config, load_data(config))  # a mistake is found before anything is removed
     claim(folder, given["force"])
-    play.train(run, folder, Console())
+    play.train(run, folder, screen())
 
 
 @o.command(COMPARE, {"settings": o.OF_SEVERAL})
@@ -60,7 +59,7 @@ def compare(given: o.Given) -> None:
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"])
     title = f"{', '.join(comparison.labels)} on {comparison.base.data}"
-    play.compare(compared, folder, Console(), title)
+    play.compare(compared, folder, screen(), title)
 
 
 def wanted(kind: type[C], given: o.Given, methods: str) -> C:

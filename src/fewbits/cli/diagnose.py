@@ -20,6 +20,7 @@ from fewbits.analysis.diagnosis.diagnose import bases, trainings
 from fewbits.analysis.diagnosis.rules import comparison
 from fewbits.cli import options as o
 from fewbits.cli.config import RunConfig
+from fewbits.cli.screen import screen
 from fewbits.codecs.transforms.bases import KINDS
 from fewbits.errors import LocalError
 from fewbits.report.diagnosis import report
@@ -71,7 +72,7 @@ def diagnose(given: o.Given) -> None:
     bases(size, tried, key, basis)  # a mistake is found before a folder is made
     check_rows(size, epochs, central.steps, blocks)
     folder.mkdir(parents=True, exist_ok=True)
-    console, began = Console(), time.monotonic()
+    console, began = screen(), time.monotonic()
     with _progress(console, epochs * trainings(tried, size)) as watch:
         result = examine(module, central, tried, key, blocks, basis, watch)
     settings = {"model": config.model, "data": config.data, "limit": given["limit"], "epochs": epochs, "blocks": blocks}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rich.console import Console
 from rich.table import Table
 
+from fewbits.cli.screen import screen
 from fewbits.data.load import INFO
 from fewbits.methods import METHODS
 from fewbits.methods.catalogue import options, source
@@ -18,7 +18,7 @@ from fewbits.models.build import MODELS
 
 def methods() -> None:
     """List the methods, with a server and without, their options with defaults, and their papers."""
-    console = Console()
+    console = screen()
     console.print(_methods("method", METHODS, options))
     console.print(_methods("fewbits gossip", GOSSIP, gossip_options))
 
@@ -28,7 +28,7 @@ def data_sets() -> None:
     table = _table("data set", "what it is")
     for name, info in INFO.items():
         table.add_row(name, info.source)
-    Console().print(table)
+    screen().print(table)
 
 
 def models() -> None:
@@ -36,7 +36,7 @@ def models() -> None:
     table = _table("model", "what it is")
     for name, entry in MODELS.items():
         table.add_row(name, _first(entry.make))
-    Console().print(table)
+    screen().print(table)
 
 
 def _methods(heading: str, catalogue: Mapping[str, Callable[..., object]], options: Options) -> Table:

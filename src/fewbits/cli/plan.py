@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from fewbits.analysis.forecast import Forecast, Link, forecast
@@ -16,6 +15,7 @@ from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.plan_model import plan_model
+from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.learn.intrinsic_space import MODES
@@ -94,10 +94,10 @@ def plan(given: o.Given) -> None:
 
 
 def _show(what: str, sizes: Sizes, lines: Sequence[Forecast], refused: Sequence[str], link: Link) -> None:
-    console = Console()
+    console = screen()
     sampled = f"{sizes.per_round or sizes.clients:,} of {sizes.clients:,} clients in each of {sizes.rounds:,} rounds"
     console.print(f"{what}; {sampled}", markup=False, highlight=False, soft_wrap=True)
-    console.print(terminal(lines, link))
+    console.print(terminal(lines, link, console.width))
     notes = " ".join(NOTES.split()).format(up=link.up_mbps, down=link.down_mbps)
     console.print(notes, style="dim", highlight=False)
     for sentence in refused:

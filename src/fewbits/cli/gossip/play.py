@@ -84,6 +84,7 @@ def play(
     prepared.config.write(folder)
     run = prepared.run(folder)
     if run.reports:
+        row.resume(run.reports[-1].round)
         show(row, run.reports[-1])
     result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
@@ -114,6 +115,7 @@ def compare(compared: Compared, folder: Path, console: Console) -> None:
 
     def one(config: GossipConfig, run_folder: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
         if record := finished(config, run_folder):
+            row.resume(record.last.round)
             show(row, record.last)
             return record
         return None if interrupt.asked else play(compared.prepare(config), run_folder, row, interrupt, console)
