@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 from click import Context
 from typer.core import TyperGroup
 
-import fewbits
 from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
 from fewbits.cli.gossip import gossip
 from fewbits.cli.screen import believe_columns, screen, write_anything
@@ -54,7 +54,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fewbits {fewbits.__version__}")
+        typer.echo(f"fewbits {sys.modules['fewbits'].__version__}")
         raise typer.Exit
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
@@ -31,49 +31,39 @@ class Position:
     up: int  # bytes so far
     down: int
     accuracy: float | None  # the last one measured
-    note: str
-    elapsed: float  # seconds of this process
-    left: float | None  # seconds, estimated from the rounds of this process; None: there was none yet
-
-    @property
-    def times(self) -> str:
-        """Time taken and time left."""
-        left = "" if not self.left else f", {duration(self.left)} left"
-        return f"{duration(self.elapsed)}{left}"
+    seconds: float  # since the run began, as its report has it
+    note: str = ""
 
 
 class ProgressRow:
     """The progress of one run."""
 
-    def __init__(self, rounds: int, show: Callable[[Position], None], clock: Clock) -> None:
-        self._rounds, self._show, self._clock = rounds, show, clock
-        self._began, self._first = clock(), 0
+    def __init__(self, rounds: int, show: Callable[[Position, str], None]) -> None:
+        """`show` takes a position, and the time taken and left."""
+        self._rounds, self._show = rounds, show
         self._accuracy: float | None = None
         self._note = ""
 
-    def resume(self, round: int) -> None:
-        """So many rounds were played before this process began."""
-        self._first = round
-
     def show(self, report: RoundReport) -> None:
         """Move to this report."""
-        note = "" if report.recycled is None else f"{report.recycled:.0%} recycled"
-        self.move(report.round, report.up_frame_bytes, report.down_frame_bytes, report.accuracy, note)
+        note = "" if report.recycled is None else f"{report.recycled:.0%} recycled now"
+        up, down = report.up_frame_bytes, report.down_frame_bytes
+        self.move(Position(report.round, up, down, report.accuracy, report.seconds, note))
 
-    def move(self, round: int, up: int, down: int, accuracy: float | None, note: str) -> None:
-        """Move to a round, with the bytes so far; without an accuracy, the last one stays."""
-        self._accuracy = self._accuracy if accuracy is None else accuracy
-        self._note = note or self._note
-        elapsed, played = self._clock() - self._began, round - self._first
-        left = elapsed / played * (self._rounds - round) if played > 0 else None
-        self._show(Position(round, up, down, self._accuracy, self._note, elapsed, left))
+    def move(self, now: Position) -> None:
+        """Move on; without an accuracy or a note, the last one stays."""
+        self._accuracy = self._accuracy if now.accuracy is None else now.accuracy
+        self._note = now.note or self._note
+        left = now.seconds / max(1, now.round) * (self._rounds - now.round)
+        times = duration(now.seconds) + (f", {duration(left)} left" if now.round < self._rounds else "")
+        self._show(replace(now, accuracy=self._accuracy, note=self._note), times)
 
 
 class Display(ABC):
     """How progress is shown; a context manager."""
 
     @abstractmethod
-    def add(self, name: str, rounds: int) -> Callable[[Position], None]:
+    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
         """A run; what this returns shows its position."""
 
     def __enter__(self) -> Display:
@@ -107,14 +97,14 @@ class Bars(Display):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def add(self, name: str, rounds: int) -> Callable[[Position], None]:
+    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
         task = self._progress.add_task(name, total=rounds, accuracy="", up=NONE, down=NONE, times="", note="")
         self._progress.refresh()
 
-        def show(now: Position) -> None:
+        def show(now: Position, times: str) -> None:
             accuracy = "" if now.accuracy is None else f"{now.accuracy:.1%}"
             fields = {"accuracy": accuracy, "up": megabytes(now.up), "down": megabytes(now.down)}
-            fields |= {"times": now.times, "note": now.note}
+            fields |= {"times": times, "note": now.note}
             self._progress.update(task, completed=now.round, refresh=True, **fields)  # pyright: ignore[reportArgumentType]
 
         return show
@@ -125,19 +115,27 @@ class Lines(Display):
 
     def __init__(self, console: Console, clock: Clock) -> None:
         self._console, self._clock = console, clock
+        self._said: float | None = None  # when the last line of the present run was written
+        self._waiting = ""  # the newest line, if it was not written
 
-    def add(self, name: str, rounds: int) -> Callable[[Position], None]:
-        said: list[float] = []  # when the last line was written
+    def __exit__(self, *_: object) -> None:
+        if self._waiting:  # where a run was stopped
+            self._write(self._waiting)
 
-        def show(now: Position) -> None:
-            moment = self._clock()
-            if said and now.round < rounds and moment - said[-1] < EVERY:
-                return
-            said[:] = [moment]
+    def _write(self, line: str) -> None:
+        self._said, self._waiting = self._clock(), ""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
+        self._said, self._waiting = None, ""
+
+        def show(now: Position, times: str) -> None:
             accuracy = [] if now.accuracy is None else [f"accuracy {now.accuracy:.2%}"]
             sent = f"up {megabytes(now.up)} MB", f"down {megabytes(now.down)} MB"
-            parts = [f"{name}: round {now.round}/{rounds}", *accuracy, *sent, now.note, now.times]
-            self._console.print(", ".join(filter(None, parts)), markup=False, highlight=False, soft_wrap=True)
+            parts = [f"{name}: round {now.round}/{rounds}", *accuracy, *sent, now.note, times]
+            self._waiting = ", ".join(filter(None, parts))
+            if self._said is None or now.round >= rounds or self._clock() - self._said >= EVERY:
+                self._write(self._waiting)
 
         return show
 
@@ -147,7 +145,6 @@ class Live:
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self._display = Bars(console) if is_watched(console) else Lines(console, clock)
-        self._clock = clock
 
     def __enter__(self) -> Live:
         self._display.__enter__()
@@ -158,4 +155,4 @@ class Live:
 
     def row(self, name: str, rounds: int) -> ProgressRow:
         """Add a run."""
-        return ProgressRow(rounds, self._display.add(name, rounds), self._clock)
+        return ProgressRow(rounds, self._display.add(name, rounds))

@@ -42,7 +42,6 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
     config.write(folder)
     federation = run.federation(folder)
     if federation.reports:
-        row.resume(federation.reports[-1].round)
         row.show(federation.reports[-1])
     result = federation.run(watch=row.show, stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
@@ -114,7 +113,6 @@ def compare(compared: Compared, folder: Path, console: Console, title: str) -> N
     def one(config: RunConfig, place: Path, row: ProgressRow, interrupt: Interrupt) -> Record | None:
         if finished(config, place):
             record = Record.read(place, config.name, config.seed)
-            row.resume(record.last.round)
             row.show(record.last)
             return record
         return None if interrupt.asked else play(compared.prepare(config), place, row, interrupt, console)

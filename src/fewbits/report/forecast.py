@@ -13,7 +13,7 @@ from fewbits.report.text import size, times
 
 UNCUT = 10_000  # columns: any table fits
 METHOD, BASIS = "method", "holds for"
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     METHOD,
     "up per\nturn",
     "down per\nturn",

@@ -48,7 +48,6 @@ def _run(compared: Compared, config: GossipConfig, folder: Path, row: ProgressRo
     first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
     if first["finished"]:
         if record is not None:
-            row.resume(record.last.round)
             show(row, record.last)
         return record
     if world.rank == 0:

@@ -13,7 +13,7 @@ from fewbits import data
 from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
-from fewbits.cli.live import ProgressRow
+from fewbits.cli.live import Position, ProgressRow
 from fewbits.cli.play import (
     NOTES_SHOWN,
     SUMMARY,
@@ -84,7 +84,6 @@ def play(
     prepared.config.write(folder)
     run = prepared.run(folder)
     if run.reports:
-        row.resume(run.reports[-1].round)
         show(row, run.reports[-1])
     result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
     for note in result.notes[:NOTES_SHOWN]:
@@ -106,7 +105,7 @@ def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> Gos
 def show(row: ProgressRow, report: GossipReport) -> None:
     """Update a run's progress row."""
     note = f"consensus {report.consensus:.2g}, {report.sparsity:.0%} zero"
-    row.move(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
+    row.move(Position(report.round, report.frame_bytes, report.link_bytes, report.accuracy, report.seconds, note))
 
 
 def compare(compared: Compared, folder: Path, console: Console) -> None:
@@ -115,7 +114,6 @@ def compare(compared: Compared, folder: Path, console: Console) -> None:
 
     def one(config: GossipConfig, run_folder: Path, row: ProgressRow, interrupt: Interrupt) -> GossipRecord | None:
         if record := finished(config, run_folder):
-            row.resume(record.last.round)
             show(row, record.last)
             return record
         return None if interrupt.asked else play(compared.prepare(config), run_folder, row, interrupt, console)

@@ -91,6 +91,7 @@ class DistributedRun:
         keep_memory()
         torch.set_num_threads(1)  # as in the other engines: the same bits, and one core per process
         try:
+            self._compile_kernels()
             self._resume()
             peer = Peer(self.node, FrameExchange(self.world, 8 * len(self.node.flat.shared) + MARGIN))
             while self.node.round < self.schedule.rounds:
@@ -101,6 +102,15 @@ class DistributedRun:
         models = models if models is not None else self.node.vectors.x[None]
         self.node.flat.shared.copy_(average(reports.shared(models)))
         return GossipResult(self.setup.task.model, models, reports.reports, self.ledger, [])
+
+    def _compile_kernels(self) -> None:
+        """One process of each machine compiles; the others load what it has stored."""
+        first = self.world.process.local_rank == 0
+        if first:
+            self.setup.compile_kernels()
+        self.world.agree({})
+        if not first:
+            self.setup.compile_kernels()
 
     def _facts(self) -> dict[str, str]:
         """The facts that all processes must share."""

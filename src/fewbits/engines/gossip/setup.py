@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
+from fewbits.federated.compile_kernels import compile_lift
+from fewbits.learn import shared_values
+from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
 from fewbits.rng import Key
 from fewbits.topology import Network
@@ -42,3 +46,8 @@ class GossipSetup:
             "local training": canonical(self.task.local),
             "nodes": f"{self.network.n} with {sum(len(part) for part in self.task.parts)} examples",
         }
+
+    def compile_kernels(self) -> None:
+        """Compile or load the kernels of the method's codec; nothing of the run changes."""
+        spec = shared_values.spec(FlatModel(copy.deepcopy(self.task.model)))
+        compile_lift(shared_values.with_buffers(self.method.lift, spec), spec)
