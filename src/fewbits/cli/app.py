@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from click import Context
-from typer.core import TyperGroup
 
 from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
 from fewbits.cli.gossip import gossip
-from fewbits.cli.screen import believe_columns, screen, write_anything
-from fewbits.errors import FewbitsError, LocalError
-from fewbits.links.store import StoreError
-
-
-class ErrorGroup(TyperGroup):
-    """Prints an error of fewbits as one sentence; the exit code is 2 for the caller's mistakes, else 1."""
-
-    def main(self, *args: Any, **options: Any) -> Any:
-        write_anything()
-        believe_columns()
-        return super().main(*args, **options)
-
-    def invoke(self, ctx: Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except FewbitsError as error:
-            _complain(error)
-            ctx.exit(2 if isinstance(error, LocalError) else 1)
-        except BrokenPipeError:
-            raise  # the reader of a pipe has seen enough; click ends without a word
-        except (OSError, StoreError) as error:  # a wrong path, no permission, a full disk
-            _complain(error)
-            ctx.exit(1)
-
-
-def _complain(error: Exception) -> None:
-    sentence = f"fewbits: {error}"
-    screen(stderr=True).print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
-
+from fewbits.cli.group import ErrorGroup
 
 app = typer.Typer(
     cls=ErrorGroup,

@@ -32,9 +32,11 @@ def train(given: o.Given) -> None:
         config = extended(RunConfig.read(folder), o.configured(given))
         play.train(prepare(config, load_data(config)), folder, screen())
         return
-    config, folder = RunConfig(**o.configured(given)), o.folder_of(given, "runs/first")
+    config = RunConfig(**o.configured(given))
+    method = config.build_method()  # a wrong option is said before a missing folder
+    folder = o.folder_of(given, "runs/first")
     check_free(folder, given["force"])
-    run = prepare(config, load_data(config))  # a mistake is found before anything is removed
+    run = prepare(config, load_data(config), method)  # a mistake is found before anything is removed
     claim(folder, given["force"])
     play.train(run, folder, screen())
 
@@ -52,8 +54,8 @@ def compare(given: o.Given) -> None:
     else:
         if given["methods"] is None:
             raise LocalError("compare: give --methods, such as --methods dense,topk,lbgm, or --resume")
-        folder = o.folder_of(given, "runs/first")
         comparison = wanted(Comparison, given, given["methods"])
+        folder = o.folder_of(given, "runs/compare")
         check_free(folder, given["force"])
         compared = play.Compared(comparison, load_data(comparison.base))
         compared.check()  # a mistake is found before anything is removed
@@ -67,7 +69,10 @@ def wanted(kind: type[C], given: o.Given, methods: str) -> C:
     texts = tuple(method.full for method in read_all(methods, kind.kind.options))
     base = kind.kind(**{k: v for k, v in o.configured(given, kind.kind).items() if k != "settings"})
     settings = tuple(given["settings"] or ())
-    return kind(base, texts, o.numbers(given["seeds"] or "0", "seeds"), settings, given["target_accuracy"])
+    seeds = o.numbers("0" if given["seeds"] is None else given["seeds"], "seeds")
+    found = kind(base, texts, seeds, settings, given["target_accuracy"])
+    _ = found.built  # says what is wrong with an option of a method
+    return found
 
 
 def continued(earlier: C, given: o.Given) -> C:

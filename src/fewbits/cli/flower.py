@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from fewbits.cli.group import ErrorGroup
 from fewbits.cli.handshake import handshake
 from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 
-app = typer.Typer(name="flower", help="Federations over Flower.", no_args_is_help=True)
+app = typer.Typer(cls=ErrorGroup, name="flower", help="Federations over Flower.", no_args_is_help=True)
 PACKAGE = "digits_app"
 PLACES = {  # in the project, by what lies in fewbits/cli/flower_app
     "pyproject.toml": "pyproject.toml",

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from fewbits.analysis.forecast import Forecast, Link, forecast
+from fewbits.checks import check_whole
 from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
 from fewbits.cli.config import RunConfig
@@ -78,7 +79,13 @@ def plan(given: o.Given) -> None:
 
     Nothing is trained and no data is read: frames are encoded from random updates of the model's shapes.
     """
+    o.check_pairs(given, [(one, other) for one in ("params", "shapes") for other in ("model", "data")])
     found = DEFAULTS | {name: value for name, value in given.items() if value is not None}
+    for name in ("clients", "rounds", "per_round", "params"):
+        if found.get(name) is not None:
+            check_whole(name, found[name], 1)
+    if (found["per_round"] or 0) > found["clients"]:
+        raise LocalError(f"per_round is {found['per_round']}, but there are {found['clients']} clients")
     link = Link(found["uplink_mbps"], found["downlink_mbps"])
     methods = _methods(given["method"])
     params, shapes = given["params"], given["shapes"]

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from fewbits.checks import check_number
+from fewbits.choices import nearest
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -91,8 +92,23 @@ def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[
     return train, test
 
 
+def check_split(split: str) -> None:
+    """LocalError unless the text is a split; whether it fits the data, only `partition` knows.
+
+    >>> check_split("classes:3")
+    """
+    name, _, value = split.partition(":")
+    if name in ("dirichlet", "classes"):
+        _number(split, value)
+    elif split not in ("iid", "natural"):
+        raise _bad(split)
+
+
 def _bad(split: str) -> LocalError:
-    return LocalError(f"partition: split must be {FORMS}; got {split!r}")
+    near = nearest(split.partition(":")[0], ("iid", "dirichlet", "classes", "natural"))
+    hint = {"dirichlet": "; did you mean 'dirichlet:0.5'?", "classes": "; did you mean 'classes:2'?"}
+    meant = "" if near is None else hint.get(near, f"; did you mean {near!r}?")
+    return LocalError(f"partition: split must be {FORMS}; got {split!r}{meant}")
 
 
 def _number(split: str, value: str) -> float:
