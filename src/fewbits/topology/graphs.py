@@ -24,7 +24,7 @@ def _networkx() -> ModuleType:
     try:
         import networkx
     except ImportError:
-        raise LocalError("graphs by name need networkx; pip install fewbits[gossip]") from None
+        raise LocalError("graphs by name need networkx; pip install 'fewbits[gossip]'") from None
     return networkx
 
 
