@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
 
 from fewbits.cli.screen import is_watched
 from fewbits.engines.simulation import RoundReport
 from fewbits.report.text import NONE, duration, megabytes
 
 EVERY = 10.0  # seconds between plain lines, at least
-WIDE = 100  # columns of a terminal on which a bar fits, too
+WIDE = 100  # columns of a terminal on which a bar and a note fit, too
 Clock = Callable[[], float]  # seconds; only differences count
 
 
@@ -77,15 +78,17 @@ class Bars(Display):
     """One bar per run. Every report draws them anew; there is no thread, because runs fork."""
 
     def __init__(self, console: Console) -> None:
-        bar: tuple[ProgressColumn, ...] = (BarColumn(bar_width=20),) if console.width >= WIDE else ()
+        wide = console.width >= WIDE
+        bar: tuple[ProgressColumn, ...] = (BarColumn(bar_width=20),) if wide else ()
+        note = (TextColumn("[dim]{task.fields[note]}"),) if wide else ()
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=False)),  # gives way first
             *bar,
             TextColumn("{task.completed:>4.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[accuracy]:>6}"),
-            TextColumn("up {task.fields[up]:>5} MB down {task.fields[down]:>5} MB"),
+            TextColumn("up {task.fields[up]:>5} down {task.fields[down]:>5} MB"),
             TextColumn("{task.fields[times]}"),
-            TextColumn("[dim]{task.fields[note]}"),
+            *note,
             console=console,
             auto_refresh=False,
         )
