@@ -81,7 +81,7 @@ def compile_link(codec: Lift, spec: TreeSpec, common: Key = KEY) -> TreeTotal:
     Receiver(codec, small, common).receive(_first(codec, small, common))
     sender.dump()
     receiver.load(receiver.dump())
-    if GOLOMB in sys.modules:  # a stage sends supports, whose form depends on the values
+    if GOLOMB in sys.modules:  # a stage may send supports, whose form depends on the values
         exercise_forms()
     return total
 
