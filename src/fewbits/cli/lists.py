@@ -50,12 +50,15 @@ def _show(name: str, console: Console) -> None:
         console.print(line, markup=False, highlight=False)
     if name in OVER and len(makers) == 2:
         console.print(f"It stands over {makers[1].__name__}; over another method: {name}+topk.", highlight=False)
-    table = _table("option", "default", "meaning")
-    for option, default in known.items():
-        table.add_row(option, str(default), Text(said.get(option, "")))
-    console.print(table)
-    option, default = next(iter(known.items()))
-    example = f"fewbits {command} --method {name}@{option}={default} --out runs/{name.replace('+', '-')}"
+    example = f"fewbits {command} --method {name}"
+    if known:
+        table = _table("option", "default", "meaning")
+        for option, default in known.items():
+            table.add_row(option, str(default), Text(said.get(option, "")))
+        console.print(table)
+        option, default = next(iter(known.items()))
+        example += f"@{option}={default}" if str(default) else ""
+    example += f" --out runs/{name.replace('+', '-')}"
     console.print(example, markup=False, highlight=False, soft_wrap=True)
 
 
