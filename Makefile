@@ -4,14 +4,16 @@
 PYTHON = python3
 VENV = .venv
 WORKERS = 2
-# Its date says when the environment was last brought in line with pyproject.toml and constraints.txt.
+# Their dates say when the environment was last brought in line with pyproject.toml and constraints.txt.
+DEMO_STAMP = $(VENV)/.fewbits-demo-installed
 STAMP = $(VENV)/.fewbits-installed
+PIP = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
 .PHONY: help setup demo flower-demo flower-storm test check lint docs bench clean distclean
 
 help:
-	@echo 'make setup      create $(VENV) and install fewbits, with every version pinned'
-	@echo 'make demo       set up, then train a small model and show every byte that was sent'
+	@echo 'make demo       install what it needs in $(VENV), then train a small model and show every byte that was sent'
+	@echo 'make setup      create $(VENV) and install fewbits with all extras and tools, every version pinned'
 	@echo 'make flower-demo  a SuperLink and two SuperNodes over TLS on this machine, and what each layer costs'
 	@echo 'make flower-storm  fault injection: 20 rounds with lost, late and corrupted replies and crashes'
 	@echo 'make test       set up, then run the whole test suite'
@@ -23,15 +25,24 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'fewbits needs Python 3.11 or newer as $(PYTHON); name another with: make PYTHON=/path/to/python3.11' >&2; \
 	  exit 1; }
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[data,report,peft,dp,gossip,flower,fuzz,docs,dev]'
-	@touch $(STAMP)
+	$(PYTHON) -m venv $(VENV)
 
-demo: $(STAMP)
+# The demo needs no developers' tools.
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	@test -x $(VENV)/bin/python || $(MAKE) $(VENV)/bin/python
+	$(PIP) '.[data,report]'
+	@touch $(DEMO_STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(VENV)/bin/python || $(MAKE) $(VENV)/bin/python
+	$(PIP) '.[data,report,peft,dp,gossip,flower,fuzz,docs,dev]'
+	@touch $(DEMO_STAMP) $(STAMP)
+
+demo: $(DEMO_STAMP)
 	$(VENV)/bin/fewbits demo
 
 flower-demo: $(STAMP)

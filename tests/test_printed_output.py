@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "docs" / "plan.md", ROOT / "docs" / "diagnose.md"]
 BLOCK = re.compile(r"^```console\n\$ fewbits (.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
+PROGRESS = re.compile(r".*: epoch \d+/\d+|fewbits: compiling")
 TIME = re.compile(r"after \d+ s")
 
 
@@ -30,7 +31,7 @@ def lines_of(text):
     lines = [
         line.rstrip()
         for line in TIME.sub("after N s", text.replace("\N{NO-BREAK SPACE}", " ")).splitlines()
-        if "━" not in line
+        if "━" not in line and not PROGRESS.match(line)
     ]
     return "\n".join(lines).strip("\n").splitlines()
 

@@ -7,6 +7,7 @@ set.
 from __future__ import annotations
 
 from collections.abc import Collection
+from difflib import get_close_matches
 from numbers import Integral, Real
 
 from fewbits.errors import LocalError
@@ -56,12 +57,15 @@ def check_number(what: str, value: object, interval: str, *, numpy: bool = False
 def check_one_of(what: str, value: object, choices: Collection[str], hint: str = "") -> None:
     """Raise LocalError unless `value` is one of the choices.
 
-    >>> check_one_of("RandK: mode", "biased", ("contractive", "unbiased"))
+    >>> check_one_of("RandK: mode", "Biased", ("contractive", "unbiased"))
     Traceback (most recent call last):
-    fewbits.errors.LocalError: RandK: mode must be one of contractive, unbiased; got 'biased'
+    fewbits.errors.LocalError: RandK: mode must be one of contractive, unbiased; got 'Biased'; did you mean 'unbiased'?
     """
-    if not isinstance(value, str) or value not in choices:
-        raise LocalError(f"{what} must be one of {', '.join(choices)}{hint}; got {value!r}")
+    if isinstance(value, str) and value in choices:
+        return
+    near = get_close_matches(value.casefold(), choices, n=1) if isinstance(value, str) else []
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    raise LocalError(f"{what} must be one of {', '.join(choices)}{hint}; got {value!r}{meant}")
 
 
 def check_flag(what: str, value: object) -> None:

@@ -97,7 +97,7 @@ def compare(
         model: the initial model; `federate` trains it in place, this function does not.
         clients: one (x, y) pair of tensors for each client.
         methods: texts such as "dense", "topk@fraction=0.01" or "label=lbgm+topk", or Methods.
-        seeds: each method is trained once with each seed.
+        seeds: each method is trained once with each seed; three by default, one in `fewbits compare`.
         rounds: rounds of each run.
         test: (x, y) on which the model is evaluated after every round.
         local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from fewbits.cli import options as o
 from fewbits.cli import play
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim
 from fewbits.cli.prepared import load_data, prepare
+from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 
@@ -31,13 +30,15 @@ def train(given: o.Given) -> None:
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
         config = extended(RunConfig.read(folder), o.configured(given))
-        play.train(prepare(config, load_data(config)), folder, Console())
+        play.train(prepare(config, load_data(config)), folder, screen())
         return
-    config, folder = RunConfig(**o.configured(given)), o.folder_of(given, "runs/first")
+    config = RunConfig(**o.configured(given))
+    method = config.build_method()  # a wrong option is said before a missing folder
+    folder = o.folder_of(given, "runs/first")
     check_free(folder, given["force"])
-    run = prepare(config, load_data(config))  # a mistake is found before anything is removed
+    run = prepare(config, load_data(config), method)  # a mistake is found before anything is removed
     claim(folder, given["force"], config)
-    play.train(run, folder, Console())
+    play.train(run, folder, screen())
 
 
 @o.command(COMPARE, {"settings": o.OF_SEVERAL})
@@ -53,14 +54,14 @@ def compare(given: o.Given) -> None:
     else:
         if given["methods"] is None:
             raise LocalError("compare: give --methods, such as --methods dense,topk,lbgm, or --resume")
-        folder = o.folder_of(given, "runs/first")
         comparison = wanted(Comparison, given, given["methods"])
+        folder = o.folder_of(given, "runs/compare")
         check_free(folder, given["force"])
         compared = play.Compared(comparison, load_data(comparison.base))
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"], comparison)
     title = f"{', '.join(comparison.labels)} on {comparison.base.data}"
-    play.compare(compared, folder, Console(), title)
+    play.compare(compared, folder, screen(), title)
 
 
 def wanted(kind: type[C], given: o.Given, methods: str) -> C:
@@ -68,7 +69,10 @@ def wanted(kind: type[C], given: o.Given, methods: str) -> C:
     texts = tuple(method.full for method in read_all(methods, kind.kind.options))
     base = kind.kind(**{k: v for k, v in o.configured(given, kind.kind).items() if k != "settings"})
     settings = tuple(given["settings"] or ())
-    return kind(base, texts, o.numbers(given["seeds"] or "0", "seeds"), settings, given["target_accuracy"])
+    seeds = o.numbers("0" if given["seeds"] is None else given["seeds"], "seeds")
+    found = kind(base, texts, seeds, settings, given["target_accuracy"])
+    _ = found.built  # says what is wrong with an option of a method
+    return found
 
 
 def continued(earlier: C, given: o.Given) -> C:

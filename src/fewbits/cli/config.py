@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_origin, get_type_hints
 
 from fewbits import data
 from fewbits.checks import check_number, check_whole
+from fewbits.data.partition import check_split
 from fewbits.engines.common.run_lock import LOCK
 from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
@@ -54,13 +55,16 @@ class RunConfig:
     checkpoint_every: int = 10  # rounds
     keep_frames: int = 0  # save the first so many messages of the run as files
 
+    participants: ClassVar[str] = "clients"
+
     def __post_init__(self) -> None:
         data.data_info(self.data)
         model_entry(self.model)
-        check_whole("clients", self.clients, 1)
+        check_split(self.split)
+        check_whole(self.participants, self.clients, 1)
         check_whole("keep_frames", self.keep_frames, 0)
         if self.per_round is not None and self.per_round > self.clients:
-            raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} clients")
+            raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} {self.participants}")
         if self.holdout is not None:
             check_number("holdout", self.holdout, "[0, 1)", hint=", such as 0.2")
         self.options(self.method)
@@ -139,7 +143,16 @@ def _without(path: Path) -> str:
         return f"there is no folder {folder}; start the run with --out {folder}"
     if all(child.name == LOCK or child.name.endswith(".part") for child in folder.iterdir()):
         return f"{folder} is empty: its run was stopped before it began. Start it again, with --out {folder}"
-    return f"{folder} holds no run: there is no {path.name}"
+    return f"{folder} holds no run: there is no {path.name}{_other(path)}"
+
+
+def _other(path: Path) -> str:
+    """What the folder holds instead, as the rest of a sentence."""
+    if (path.parent / NAME).is_file():
+        return f"; it is one run: fewbits train --resume {path.parent}"
+    if (path.parent / "compare.json").is_file():
+        return f"; it is a comparison: fewbits compare (or gossip) --resume {path.parent}"
+    return ""
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fewbits.cli import play
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim
 from fewbits.cli.prepared import load_data
+from fewbits.cli.screen import screen
 
 TASK = RunConfig(data="digits", model="mlp", clients=20, split="classes:3", rounds=60, lr=0.1, batch_size=20, epochs=2)
 METHODS = ("dense", "topk", "lbgm", "lbgm+topk", "predict")
@@ -30,6 +30,6 @@ def demo(
     compared = play.Compared(comparison, load_data(TASK))
     compared.check()  # a mistake is found before anything is removed
     claim(out, True, comparison)
-    console = Console()
+    console = screen()
     console.print(f"{TASK.clients} clients with three digits each, {TASK.rounds} rounds, five methods", highlight=False)
     play.compare(compared, out, console, "fewbits demo: five methods, one task")

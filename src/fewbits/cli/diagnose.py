@@ -20,11 +20,14 @@ from fewbits.analysis.diagnosis.diagnose import bases, trainings
 from fewbits.analysis.diagnosis.rules import comparison
 from fewbits.cli import options as o
 from fewbits.cli.config import RunConfig
+from fewbits.cli.live import EVERY
+from fewbits.cli.screen import is_watched, screen
 from fewbits.codecs.transforms.bases import KINDS
 from fewbits.errors import LocalError
 from fewbits.report.diagnosis import report
 from fewbits.report.diagnosis.report import FIGURES, PAGE, PICTURE
 from fewbits.report.diagnosis.table import dimensions, gradients, intrinsic, suggestions, terminal
+from fewbits.report.text import duration
 from fewbits.report.write import write
 from fewbits.rng import Key
 
@@ -71,7 +74,7 @@ def diagnose(given: o.Given) -> None:
     bases(size, tried, key, basis)  # a mistake is found before a folder is made
     check_rows(size, epochs, central.steps, blocks)
     folder.mkdir(parents=True, exist_ok=True)
-    console, began = Console(), time.monotonic()
+    console, began = screen(), time.monotonic()
     with _progress(console, epochs * trainings(tried, size)) as watch:
         result = examine(module, central, tried, key, blocks, basis, watch)
     settings = {"model": config.model, "data": config.data, "limit": given["limit"], "epochs": epochs, "blocks": blocks}
@@ -116,16 +119,27 @@ def check_place(out: Path | None, force: bool) -> Path:
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Watch]:
-    """One bar over all epochs of all trainings."""
+    """One bar over all epochs of all trainings; elsewhere than on a terminal, a line in ten seconds at most."""
+    began, said, done = time.monotonic(), -EVERY, 0
     columns: Sequence[TextColumn | BarColumn] = (
         TextColumn("[bold]{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed:>4.0f}/{task.total:.0f} epochs"),
+        TextColumn("{task.completed:>4.0f}/{task.total:.0f} epochs {task.fields[times]}"),
     )
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("all", total=total)
+    watched = is_watched(console)
+    progress = Progress(*columns, console=console, auto_refresh=False, disable=not watched)
+    task = progress.add_task("all", total=total, times="")
 
-        def watch(name: str) -> None:
-            progress.update(task, advance=1, description=f"{name:>9}", refresh=True)
+    def watch(name: str) -> None:
+        nonlocal said, done
+        done += 1
+        elapsed = time.monotonic() - began
+        left = f", {duration(elapsed / done * (total - done))} left" if done < total else ""
+        times = f"{duration(elapsed)}{left}"
+        progress.update(task, advance=1, description=f"{name:>9}", times=times, refresh=True)
+        if not watched and (done == total or elapsed - said >= EVERY):
+            said = elapsed
+            console.print(f"{name}: epoch {done}/{total}, {times}", markup=False, highlight=False)
 
+    with progress:
         yield watch

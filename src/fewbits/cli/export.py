@@ -9,12 +9,12 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
+from fewbits.cli.screen import screen
 from fewbits.codecs import Raw, chain, flat
 from fewbits.engines.common.run_files import MODEL, NODES
 from fewbits.errors import LocalError
@@ -46,7 +46,7 @@ def export(
         table.add_column(name, justify="right")
     for name, length in ((f"dense frame, {numbers:,} numbers", dense), (f"{target}, {left:,} not zero", size)):
         table.add_row(name, f"{length:,}", f"{length / dense:.1%}", f"{8 * length / numbers:.2f}")
-    Console().print(table)
+    screen().print(table)
 
 
 def _state(run: Path) -> dict[str, Tensor]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from fewbits.cli.group import ErrorGroup
 from fewbits.cli.handshake import handshake
+from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 
-app = typer.Typer(name="flower", help="Federations over Flower.", no_args_is_help=True)
+app = typer.Typer(cls=ErrorGroup, name="flower", help="Federations over Flower.", no_args_is_help=True)
 PACKAGE = "digits_app"
 PLACES = {  # in the project, by what lies in fewbits/cli/flower_app
     "pyproject.toml": "pyproject.toml",
@@ -39,7 +40,7 @@ def new(
     (folder / PACKAGE / "__init__.py").write_text('"""Digits over Flower."""\n')
     for name, place in PLACES.items():
         (folder / place).write_text(files("fewbits.cli").joinpath("flower_app", f"{name}.txt").read_text())
-    console = Console()
+    console = screen()
     console.print(
         f"wrote {folder}; next: cd {folder} && flwr run . --stream", markup=False, highlight=False, soft_wrap=True
     )
@@ -53,4 +54,4 @@ def check(
     ],
 ) -> None:
     """Try a SuperNode's TLS handshake; when it fails, print the SuperLink's certificate and those of the file."""
-    Console().print(handshake(address, authority), markup=False, highlight=False, soft_wrap=True)
+    screen().print(handshake(address, authority), markup=False, highlight=False, soft_wrap=True)

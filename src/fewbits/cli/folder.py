@@ -14,7 +14,7 @@ FILES = (
     *("nodes.safetensors", "vectors.bin", "summary.json", "report.html", "accuracy.png", "gossip.png"),
     *(config.NAME, comparison.NAME),
 )
-FOLDERS = ("checkpoints", "states", "frames")
+FOLDERS = ("checkpoints", "states", "frames", "downlink")
 
 
 def is_ours(folder: Path) -> bool:
@@ -31,7 +31,16 @@ def check_free(folder: Path, force: bool) -> None:
     if not is_ours(folder):
         raise LocalError(f"{folder} is not empty, and it holds no fewbits run; give another folder")
     if not force:
-        raise LocalError(f"{folder} already holds a run; continue it with --resume {folder} or replace it with --force")
+        raise LocalError(f"{folder} already holds {_described(folder)} or replace it with --force")
+
+
+def _described(folder: Path) -> str:
+    """What the folder holds, and how to continue it."""
+    note = folder / comparison.NAME
+    if not note.is_file():
+        return f"a run; continue it with fewbits train --resume {folder}"
+    command = "gossip" if '"topology"' in note.read_text(encoding="utf-8") else "compare"
+    return f"a comparison; continue it with fewbits {command} --resume {folder}"
 
 
 def claim(folder: Path, force: bool, run: config.RunConfig | comparison.Comparison) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fewbits.cli.codec_text import parse
 from fewbits.cli.config import read_json
 from fewbits.cli.options import numbers
+from fewbits.cli.screen import screen
 from fewbits.codecs import Lift, as_lift
 from fewbits.engines.common.run_files import WIRE
 from fewbits.errors import LocalError
@@ -59,7 +59,7 @@ def inspect(
         parsed = Frame.parse(frame.read_bytes())
     except OSError as error:
         raise LocalError(f"{frame} cannot be read: {error.strerror}") from None
-    console = Console()
+    console = screen()
     console.print(_header(parsed))
     note = run / WIRE if run is not None else _home(frame, parsed.header.codec) if codec is None else None
     if note is not None:

@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from fewbits.cli.screen import screen
 from fewbits.data.load import INFO
 from fewbits.methods import METHODS
-from fewbits.methods.catalogue import options, source
+from fewbits.methods.catalogue import OVER, layers, options, source
 from fewbits.methods.gossip import GOSSIP
 from fewbits.methods.gossip import options as gossip_options
+from fewbits.methods.meaning import meanings
 from fewbits.methods.text import Options
 from fewbits.models.build import MODELS
 
+Names = Annotated[str | None, typer.Argument(help="One method, such as lbgm+topk.", metavar="[NAME]")]
 
-def methods() -> None:
-    """List the methods, with a server and without, their options with defaults, and their papers."""
-    console = Console()
+
+def methods(name: Names = None) -> None:
+    """List the methods, with a server and without, their options with defaults, and their papers.
+
+    With a NAME, show that one method, and what each of its options means.
+    """
+    console = screen()
+    if name is not None:
+        _show(name.partition("@")[0], console)
+        return
     console.print(_methods("method", METHODS, options))
     console.print(_methods("fewbits gossip", GOSSIP, gossip_options))
+    console.print("What the options of one mean: fewbits methods NAME", markup=False, highlight=False)
+
+
+def _show(name: str, console: Console) -> None:
+    """One method: what it does, its options, and its paper."""
+    if name in GOSSIP:
+        makers: Sequence[Callable[..., object]] = [GOSSIP[name]]
+        known, command = gossip_options(name), "gossip"
+    else:
+        known, makers, command = options(name), layers(name), "train"
+    said = meanings(makers)
+    papers = "; ".join(filter(None, dict.fromkeys(map(source, makers))))
+    for line in (f"{name}: {_first(makers[0])}", f"Paper: {papers}."):
+        console.print(line, markup=False, highlight=False)
+    if name in OVER and len(makers) == 2:
+        console.print(f"It stands over {makers[1].__name__}; over another method: {name}+topk.", highlight=False)
+    example = f"fewbits {command} --method {name}"
+    if known:
+        table = _table("option", "default", "meaning")
+        for option, default in known.items():
+            table.add_row(option, str(default), Text(said.get(option, "")))
+        console.print(table)
+        option, default = next(iter(known.items()))
+        example += f"@{option}={default}" if str(default) else ""
+    example += f" --out runs/{name.replace('+', '-')}"
+    console.print(example, markup=False, highlight=False, soft_wrap=True)
 
 
 def data_sets() -> None:
@@ -28,7 +67,7 @@ def data_sets() -> None:
     table = _table("data set", "what it is")
     for name, info in INFO.items():
         table.add_row(name, info.source)
-    Console().print(table)
+    screen().print(table)
 
 
 def models() -> None:
@@ -36,7 +75,7 @@ def models() -> None:
     table = _table("model", "what it is")
     for name, entry in MODELS.items():
         table.add_row(name, _first(entry.make))
-    Console().print(table)
+    screen().print(table)
 
 
 def _methods(heading: str, catalogue: Mapping[str, Callable[..., object]], options: Options) -> Table:

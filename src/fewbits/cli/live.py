@@ -1,61 +1,161 @@
-"""Live: one progress bar per run, with its accuracy and the megabytes that went up and down so far."""
+"""Live: the progress of each run, with its accuracy, its megabytes, the time it took and the time left.
+
+On a terminal a run is a bar. Elsewhere it is a plain line for its first round, its last one, and at most one in ten
+seconds between them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
 
+from fewbits.cli.screen import is_watched
 from fewbits.engines.simulation import RoundReport
-from fewbits.report.text import NONE, megabytes
+from fewbits.report.text import NONE, duration, megabytes
+
+EVERY = 10.0  # seconds between plain lines, at least
+WIDE = 100  # columns of a terminal on which a bar and a note fit, too
+Clock = Callable[[], float]  # seconds; only differences count
 
 
-class Live:
-    """Progress bars, as a context manager. Every report draws them anew; there is no thread, because runs fork."""
+@dataclass(frozen=True)
+class Position:
+    """Where a run is."""
+
+    round: int
+    up: int  # bytes so far
+    down: int
+    accuracy: float | None  # the last one measured
+    seconds: float  # since the run began, as its report has it
+    note: str = ""
+
+
+class ProgressRow:
+    """The progress of one run."""
+
+    def __init__(self, rounds: int, show: Callable[[Position, str], None]) -> None:
+        """`show` takes a position, and the time taken and left."""
+        self._rounds, self._show = rounds, show
+        self._accuracy: float | None = None
+        self._note = ""
+
+    def show(self, report: RoundReport) -> None:
+        """Move to this report."""
+        note = "" if report.recycled is None else f"{report.recycled:.0%} recycled now"
+        up, down = report.up_frame_bytes, report.down_frame_bytes
+        self.move(Position(report.round, up, down, report.accuracy, report.seconds, note))
+
+    def move(self, now: Position) -> None:
+        """Move on; without an accuracy or a note, the last one stays."""
+        self._accuracy = self._accuracy if now.accuracy is None else now.accuracy
+        self._note = now.note or self._note
+        left = now.seconds / max(1, now.round) * (self._rounds - now.round)
+        times = duration(now.seconds) + (f", {duration(left)} left" if now.round < self._rounds else "")
+        self._show(replace(now, accuracy=self._accuracy, note=self._note), times)
+
+
+class Display(ABC):
+    """How progress is shown; a context manager."""
+
+    @abstractmethod
+    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
+        """A run; what this returns shows its position."""
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class Bars(Display):
+    """One bar per run. Every report draws them anew; there is no thread, because runs fork."""
 
     def __init__(self, console: Console) -> None:
+        wide = console.width >= WIDE
+        bar: tuple[ProgressColumn, ...] = (BarColumn(bar_width=20),) if wide else ()
+        note = (TextColumn("[dim]{task.fields[note]}"),) if wide else ()
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=False)),  # gives way first
+            *bar,
             TextColumn("{task.completed:>4.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[accuracy]:>7}"),
-            TextColumn("up {task.fields[up]:>7} MB  down {task.fields[down]:>7} MB"),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[accuracy]:>6}"),
+            TextColumn("up {task.fields[up]:>5} down {task.fields[down]:>5} MB"),
+            TextColumn("{task.fields[times]}"),
+            *note,
             console=console,
             auto_refresh=False,
         )
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> Display:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def row(self, name: str, rounds: int) -> ProgressRow:
-        """Add a bar for a run."""
-        task = self._progress.add_task(name, total=rounds, accuracy="", up=NONE, down=NONE, note="")
+    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
+        task = self._progress.add_task(name, total=rounds, accuracy="", up=NONE, down=NONE, times="", note="")
         self._progress.refresh()
-        return ProgressRow(self._progress, task)
+
+        def show(now: Position, times: str) -> None:
+            accuracy = "" if now.accuracy is None else f"{now.accuracy:.1%}"
+            fields = {"accuracy": accuracy, "up": megabytes(now.up), "down": megabytes(now.down)}
+            fields |= {"times": times, "note": now.note}
+            self._progress.update(task, completed=now.round, refresh=True, **fields)  # pyright: ignore[reportArgumentType]
+
+        return show
 
 
-class ProgressRow:
-    """The bar of one run."""
+class Lines(Display):
+    """Plain lines, for files and pipes; each is written out at once."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+    def __init__(self, console: Console, clock: Clock) -> None:
+        self._console, self._clock = console, clock
+        self._said: float | None = None  # when the last line of the present run was written
+        self._waiting = ""  # the newest line, if it was not written
 
-    def show(self, report: RoundReport) -> None:
-        """Move the bar to this report."""
-        note = "" if report.recycled is None else f"{report.recycled:.0%} recycled"
-        self.move(report.round, report.up_frame_bytes, report.down_frame_bytes, report.accuracy, note)
+    def __exit__(self, *_: object) -> None:
+        if self._waiting:  # where a run was stopped
+            self._write(self._waiting)
 
-    def move(self, round: int, up: int, down: int, accuracy: float | None, note: str) -> None:
-        """Move the bar to a round, with the bytes so far; without an accuracy, the last one stays."""
-        fields: dict[str, Any] = {"up": megabytes(up), "down": megabytes(down)}
-        if accuracy is not None:
-            fields["accuracy"] = f"{accuracy:.2%}"
-        if note:
-            fields["note"] = note
-        self._progress.update(self._task, completed=round, refresh=True, **fields)
+    def _write(self, line: str) -> None:
+        self._said, self._waiting = self._clock(), ""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
+        self._said, self._waiting = None, ""
+
+        def show(now: Position, times: str) -> None:
+            accuracy = [] if now.accuracy is None else [f"accuracy {now.accuracy:.2%}"]
+            sent = f"up {megabytes(now.up)} MB", f"down {megabytes(now.down)} MB"
+            parts = [f"{name}: round {now.round}/{rounds}", *accuracy, *sent, now.note, times]
+            self._waiting = ", ".join(filter(None, parts))
+            if self._said is None or now.round >= rounds or self._clock() - self._said >= EVERY:
+                self._write(self._waiting)
+
+        return show
+
+
+class Live:
+    """The progress of several runs, as a context manager."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        self._display = Bars(console) if is_watched(console) else Lines(console, clock)
+
+    def __enter__(self) -> Live:
+        self._display.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._display.__exit__()
+
+    def row(self, name: str, rounds: int) -> ProgressRow:
+        """Add a run."""
+        return ProgressRow(rounds, self._display.add(name, rounds))

@@ -37,7 +37,7 @@ OPTIONS: Mapping[str, Option] = {
         "Methods, separated by commas, such as dense,topk; each may have a label and options: a=topk@bits=8.",
         kind=str,
     ),
-    "seeds": Option("Seeds, separated by commas. Default: 0.", kind=str),
+    "seeds": Option("Seeds, separated by commas. Default: 0 alone; fb.compare takes 0, 1 and 2.", kind=str),
     "settings": Option("An option of the method; may be repeated.", None, list[str], ("--set",), "OPTION=VALUE"),
     "target_accuracy": Option("Report the bytes to this accuracy, such as 0.9.", kind=float),
     "data": Option("Data set; `fewbits data` lists them.", TASK),
@@ -123,8 +123,16 @@ def _parameter(name: str, option: Option, defaults: RunConfig) -> inspect.Parame
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation)
 
 
+def check_pairs(given: Given, pairs: Sequence[tuple[str, str]] = (("steps", "epochs"),)) -> None:
+    """LocalError when both options of a pair are given, of which one replaces the other."""
+    for one, other in pairs:
+        if given.get(one) is not None and given.get(other) is not None:
+            raise LocalError(f"give {_flag(one)} or {_flag(other)}, not both: the first replaces the second")
+
+
 def configured(given: Given, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
     """Those options that are fields of a configuration of this kind and were given; a method's text is read."""
+    check_pairs(given)
     found = {name: value for name, value in given.items() if name in kind.__dataclass_fields__ and value is not None}
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
@@ -163,6 +171,6 @@ def numbers(text: str, what: str) -> tuple[int, ...]:
     (0, 1, 2)
     """
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise LocalError(f"{what} must be whole numbers separated by commas, such as 0,1,2; got {text!r}") from None

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from fewbits.analysis.forecast import Forecast, Link, forecast
+from fewbits.checks import check_whole
 from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.plan_model import plan_model
+from fewbits.cli.screen import screen
 from fewbits.data import check_split, data_info
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
@@ -81,7 +82,13 @@ def plan(given: o.Given) -> None:
 
     Nothing is trained and no data is read: frames are encoded from random updates of the model's shapes.
     """
+    o.check_pairs(given, [(one, other) for one in ("params", "shapes") for other in ("model", "data")])
     found = DEFAULTS | {name: value for name, value in given.items() if value is not None}
+    for name in ("clients", "rounds", "per_round", "params"):
+        if found.get(name) is not None:
+            check_whole(name, found[name], 1)
+    if (found["per_round"] or 0) > found["clients"]:
+        raise LocalError(f"per_round is {found['per_round']}, but there are {found['clients']} clients")
     link = Link(found["uplink_mbps"], found["downlink_mbps"])
     methods = _methods(given["method"])
     if given["split"] is not None:
@@ -100,10 +107,10 @@ def plan(given: o.Given) -> None:
 
 
 def _show(what: str, sizes: Sizes, lines: Sequence[Forecast], refused: Sequence[str], link: Link) -> None:
-    console = Console()
+    console = screen()
     sampled = f"{sizes.per_round or sizes.clients:,} of {sizes.clients:,} clients in each of {sizes.rounds:,} rounds"
     console.print(f"{what}; {sampled}", markup=False, highlight=False, soft_wrap=True)
-    console.print(terminal(lines, link))
+    console.print(terminal(lines, link, console.width))
     notes = " ".join(NOTES.split()).format(up=link.up_mbps, down=link.down_mbps)
     console.print(notes, style="dim", highlight=False)
     for sentence in refused:

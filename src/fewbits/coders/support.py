@@ -50,12 +50,7 @@ def write_support(indices: np.ndarray, n: int, out: BitWriter) -> None:
     if 2 * len(indices) > n:
         indices = _complement(indices, n)
     costs = _costs(indices, n)
-    form = costs.index(min(costs))
-    out.write(form, 3)
-    if form == RUNS:
-        _write_runs(indices, n, out)
-    else:
-        _write_buckets(indices, n, form, out)
+    _write(indices, n, costs.index(min(costs)), out)
 
 
 def read_support(k: int, n: int, src: BitReader) -> np.ndarray:
@@ -78,8 +73,33 @@ def read_support(k: int, n: int, src: BitReader) -> np.ndarray:
     form = src.read(3)
     if form >= FORMS:
         raise WireError(f"support: form {form} came; there are {FORMS}")
-    found = _read_runs(fewer, n, src) if form == RUNS else _read_buckets(fewer, n, form, src)
+    found = _read(fewer, n, form, src)
     return found if fewer == k else _complement(found, n)
+
+
+def exercise_forms() -> None:
+    """Write and read a small support in every form, if one was written at all: then all their kernels are compiled."""
+    if not kernels.golomb.bucket_counts.signatures:
+        return
+    indices, n = np.array([3, 70, 71]), 1000
+    for form in range(FORMS):
+        out = BitWriter()
+        _write(indices, n, form, out)
+        src = BitReader(out.finish())
+        src.read(3)
+        _read(len(indices), n, form, src)
+
+
+def _write(indices: np.ndarray, n: int, form: int, out: BitWriter) -> None:
+    out.write(form, 3)
+    if form == RUNS:
+        _write_runs(indices, n, out)
+    else:
+        _write_buckets(indices, n, form, out)
+
+
+def _read(k: int, n: int, form: int, src: BitReader) -> np.ndarray:
+    return _read_runs(k, n, src) if form == RUNS else _read_buckets(k, n, form, src)
 
 
 def _check(indices: np.ndarray, n: int) -> None:

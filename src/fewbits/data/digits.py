@@ -19,7 +19,7 @@ def digits() -> Data:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise LocalError("load: digits needs scikit-learn; pip install fewbits[data]") from None
+        raise LocalError("load: digits needs scikit-learn; pip install 'fewbits[data]'") from None
     pixels, labels = (np.asarray(part) for part in load_digits(return_X_y=True))  # (n, 64) in 0..16, (n,)
     x = torch.from_numpy(pixels / 8 - 1).float().view(-1, 1, 8, 8)
     y = torch.from_numpy(labels).long()

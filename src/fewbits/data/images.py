@@ -22,7 +22,7 @@ SETS = {  # the name on the hub, and what it is
     "mnist": ("ylecun/mnist", DataInfo((1, 28, 28), 10, f"70,000 grey images of 28x28; {FILES}")),
     "cifar10": ("uoft-cs/cifar10", DataInfo((3, 32, 32), 10, f"60,000 colour images of 32x32; {FILES}")),
 }
-EXTRA = "pip install fewbits[data]"
+EXTRA = "pip install 'fewbits[data]'"
 
 
 def images(name: str, folder: Path | None, limit: int | None = None) -> Data:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from fewbits.checks import check_number, check_whole
+from fewbits.choices import nearest
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -157,7 +158,10 @@ def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[
 
 
 def _bad(split: object) -> LocalError:
-    return LocalError(f"partition: split must be {FORMS}; got {split!r}")
+    near = nearest(str(split).partition(":")[0], ("iid", "dirichlet", "classes", "natural"))
+    hint = {"dirichlet": "; did you mean 'dirichlet:0.5'?", "classes": "; did you mean 'classes:2'?"}
+    meant = "" if near is None else hint.get(near, f"; did you mean {near!r}?")
+    return LocalError(f"partition: split must be {FORMS}; got {split!r}{meant}")
 
 
 def _number(split: str, value: str) -> float:
@@ -237,18 +241,18 @@ def _check_classes(count: float, classes: int, clients: int) -> None:
         )
 
 
-def check_split(split: str, clients: int, classes: int) -> None:
-    """Raise LocalError for a split that no data of so many classes can have; no data is read.
+def check_split(split: object, clients: int | None = None, classes: int | None = None) -> None:
+    """Raise LocalError for what is no split, and for one that no data of so many classes can have; no data is read.
 
     >>> check_split("classes:3", 4, 10)
     """
-    name, _, value = split.partition(":") if isinstance(split, str) else ("", "", "")
     if split in ("iid", "natural"):
         return
-    if name not in ("dirichlet", "classes"):
+    name, _, value = split.partition(":") if isinstance(split, str) else ("", "", "")
+    if name not in ("dirichlet", "classes") or not isinstance(split, str):
         raise _bad(split)
     number = _number(split, value)
-    if name == "classes":
+    if name == "classes" and clients is not None and classes is not None:
         _check_classes(number, classes, clients)
 
 

@@ -6,6 +6,7 @@ Write `from fewbits import kernels` and call `kernels.select.largest(...)`.
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -43,5 +44,12 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     if name in __all__:
+        _prepare()
         return importlib.import_module(f"fewbits.kernels.{name}")
     raise AttributeError(f"module 'fewbits.kernels' has no attribute {name!r}")
+
+
+@cache
+def _prepare() -> None:
+    """Before the first kernel: Numba's cache, and the line that says that it compiles."""
+    importlib.import_module("fewbits.kernels.compilation").prepare()

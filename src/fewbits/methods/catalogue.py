@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
+from itertools import permutations
 
-from fewbits.choices import unknown
+from fewbits.choices import nearest, unknown
 from fewbits.codecs import Adaptive
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
@@ -51,6 +53,8 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "local": local,
     **OVER,  # over dense frames; over any other of these by its name after a plus: "fedpara+lbgm+topk"
 }
+PARTS = sorted({part for name in METHODS for part in name.split("+")})  # layers and methods
+MOST_LAYERS = 4
 
 
 def options(name: str) -> dict[str, object]:
@@ -61,6 +65,16 @@ def options(name: str) -> dict[str, object]:
     if outer == "intrinsic":
         inside.pop("down", None)  # s travels down as it is
     return found | inside
+
+
+def layers(name: str) -> list[Callable[..., Method]]:
+    """What makes a method, outer layers first.
+
+    >>> [make.__name__ for make in layers("fedpara+lbgm+topk")]
+    ['fedpara', 'lbgm_topk']
+    """
+    outer, inner = _layers(name)
+    return [METHODS[outer], *(layers(inner) if inner else ())]
 
 
 def source(make: Callable[..., object]) -> str:
@@ -80,19 +94,44 @@ def _layers(name: str) -> tuple[str, str]:
         outer, inner = name, ""
     elif not plus:
         inner = "dense"
-    below = inner.partition("+")[0]
-    deep = below in OVER and (outer not in OUTERMOST or below in OUTERMOST[OUTERMOST.index(outer) :])
-    if outer not in METHODS or (outer in OVER and not inner) or deep:
+    if outer not in METHODS or (outer in OVER and not inner) or _too_deep(outer, inner):
         layers = (
             f", or put one of {', '.join(OVER)} over another of them, as in fedpara+lbgm+topk; "
             f"{', '.join(OUTERMOST)} may stand over these, as in dp+fedpara+topk"
         )
-        raise unknown("method", name, METHODS, layers)
+        raise unknown("method", name, METHODS, layers, _meant(name))
     if (outer, inner) == ("intrinsic", "fetchsgd"):
         raise LocalError(
             "intrinsic+fetchsgd: FetchSGD's server steps on sketches, not in a subspace; choose one of them"
         )
     return outer, inner
+
+
+def _meant(name: str) -> str | None:
+    """The method that a wrong name may mean: other letters, another order of its layers, or a space before options."""
+    head, _, rest = re.sub(r"\s*\+\s*", "+", name.strip()).partition(" ")
+    parts = [nearest(part, PARTS) for part in head.split("+")]
+    if len(parts) > MOST_LAYERS or None in parts:
+        return None
+    for order in permutations([str(part) for part in parts]):
+        found = "+".join(order)
+        if found != name and is_method(found):
+            return found + (f"@{','.join(rest.split())}" if "=" in rest else "")
+    return None
+
+
+def is_method(name: str) -> bool:
+    """Whether there is a method of this name, of several layers if it has any."""
+    outer, plus, inner = name.partition("+")
+    if name in METHODS:
+        return True
+    return outer in OVER and bool(plus) and not _too_deep(outer, inner) and is_method(inner)
+
+
+def _too_deep(outer: str, inner: str) -> bool:
+    """Whether `outer` may not stand over a layer that `inner` begins with."""
+    below = inner.partition("+")[0]
+    return below in OVER and (outer not in OUTERMOST or below in OUTERMOST[OUTERMOST.index(outer) :])
 
 
 def build(text: str, settings: Mapping[str, str] | None = None) -> Method:

@@ -27,6 +27,10 @@ CODERS: Mapping[str, Coder] = {
 def dsgd(gamma: float = 1.0, momentum: float = 0.0) -> DSGD:
     """D-PSGD: nodes send whole models in float32 and average them with their neighbours'.
 
+    Args:
+        gamma: how far a node moves to its neighbours' mean, in (0, 1].
+        momentum: of a node's step, in [0, 1).
+
     Source: Lian et al., Decentralized Parallel SGD, NeurIPS 2017.
     """
     return DSGD(flat(Raw()), gamma, momentum)
@@ -45,9 +49,16 @@ def choco(
 ) -> Choco:
     """CHOCO: nodes send compressed differences to public copies of their models.
 
-    `fraction` below 1 sends only the largest entries; bits=32 sends them in float32.
-
-    `coder`: golomb, rans, elias, zstd, or fixed (the plain width of the levels, as papers count).
+    Args:
+        bits: of a level; 32 sends float32.
+        coder: golomb, rans, elias, zstd, or fixed (the plain width of the levels, as papers count).
+        norm: what a level is relative to: the largest entry, "linf", or the 2-norm, "l2".
+        mode: "unbiased" levels, or scaled ones that are "contractive".
+        fraction: share of the entries that are sent, the largest ones; 1: all.
+        gamma: how far a node moves to its neighbours' mean, in (0, 1]; or auto: from the graph and the codec.
+        momentum: of a node's step, in [0, 1).
+        position: what a frame describes: the model before the consensus step, "half", or after it, "mixed".
+        start: the public copies begin at the "common" initial model, or at "zero".
 
     Source: Koloskova et al., CHOCO-SGD, ICML 2019.
     """
@@ -68,7 +79,17 @@ def malcom(
 ) -> Malcom:
     """Malcom: CHOCO with a proximal step for mu |x|_1 and the vector source coder.
 
-    `groups` penalises the weights of each output together.
+    Args:
+        mu: weight of |x|_1; larger: more zeros, fewer bytes.
+        bits: of a level; 32 sends float32.
+        coder: golomb, rans, elias, zstd, or fixed (the plain width of the levels, as papers count).
+        norm: what a level is relative to: the largest entry, "linf", or the 2-norm, "l2".
+        mode: "unbiased" levels, or scaled ones that are "contractive".
+        groups: whether the weights of each output are penalised together.
+        gamma: how far a node moves to its neighbours' mean, in (0, 1]; or auto: from the graph and the codec.
+        momentum: of a node's step, in [0, 1).
+        position: what a frame describes: the model before the consensus step, "half", or after it, "mixed".
+        start: the public copies begin at the "common" initial model, or at "zero".
 
     Source: Campbell et al., Malcom-PSGD, 2023.
     """
@@ -78,6 +99,12 @@ def malcom(
 
 def deepsqueeze(bits: int = 8, coder: str = "rans", gamma: float | str = 0.3, momentum: float = 0.0) -> DeepSqueeze:
     """DeepSqueeze: nodes send whole models, quantised, with error feedback.
+
+    Args:
+        bits: of a level; 32 sends float32.
+        coder: golomb, rans, elias, zstd, or fixed (the plain width of the levels, as papers count).
+        gamma: how far a node moves to its neighbours' mean, in (0, 1]; or auto: from the graph and the codec.
+        momentum: of a node's step, in [0, 1).
 
     Source: Tang et al., DeepSqueeze, 2019.
     """

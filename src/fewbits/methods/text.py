@@ -51,11 +51,13 @@ def read(text: str) -> MethodText:
     if not name or (at and "=" not in rest.partition(",")[0]):
         raise LocalError(f"a method is {FORM}; got {text!r}")
     parts: list[str] = []
-    for part in rest.split(",") if at else []:
+    for part in map(str.strip, rest.split(",") if at else []):
+        if not part:
+            raise LocalError(f"an entry is empty in {text!r}; put one comma between two options, and none at the end")
         if "=" in part or not parts:
-            parts.append(part.strip())
+            parts.append(part)
         else:
-            parts[-1] += f",{part.strip()}"
+            parts[-1] += f",{part}"
     return MethodText(name, pairs(parts))
 
 
@@ -78,7 +80,9 @@ def read_all(text: str, options: Options) -> list[MethodText]:
     ['a', 'b']
     """
     found: list[MethodText] = []
-    for part in filter(None, map(str.strip, text.split(","))):
+    for part in map(str.strip, text.split(",")):
+        if not part:
+            raise LocalError(f"an entry is empty in {text!r}; put one comma between two methods, and none at the end")
         if found and _continues(part, found[-1], options):
             found[-1] = _extended(found[-1], part)
         else:

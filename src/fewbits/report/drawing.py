@@ -47,7 +47,7 @@ def new_figure(height: float, theme: Theme) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise LocalError("the picture needs matplotlib; pip install fewbits[report]") from None
+        raise LocalError("the picture needs matplotlib; pip install 'fewbits[report]'") from None
     return Figure(figsize=(8, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
 
 

@@ -30,3 +30,15 @@ def times(count: float | None) -> str:
     if count is None:
         return NONE
     return f"{count:.3g}" if count < 1000 else f"{count:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time with its unit.
+
+    >>> duration(8.2), duration(75), duration(600), duration(9000)
+    ('8 s', '75 s', '10 min', '2 h 30 min')
+    """
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

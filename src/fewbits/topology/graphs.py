@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fewbits.checks import check_number
+from fewbits.choices import unknown
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.topology.make import graph
@@ -23,7 +24,7 @@ def _networkx() -> ModuleType:
     try:
         import networkx
     except ImportError:
-        raise LocalError("graphs by name need networkx; pip install fewbits[gossip]") from None
+        raise LocalError("graphs by name need networkx; pip install 'fewbits[gossip]'") from None
     return networkx
 
 
@@ -272,7 +273,7 @@ def by_name(text: str, n: int, key: Key = Key(0), weights: str = "metropolis") -
         return found
     kinds = {"random_regular": int, "erdos_renyi": float}
     if name not in NAMED or (colon and name not in kinds):
-        raise LocalError(f"unknown topology {text!r}; choose one of {', '.join(NAMED)}, or file:PATH")
+        raise unknown("topology", text, NAMED, ", or file:PATH")
     if name not in kinds:
         return NAMED[name](n, weights=weights)
     try:

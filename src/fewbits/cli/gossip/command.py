@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from fewbits.cli import options as o
 from fewbits.cli.commands import continued, wanted
 from fewbits.cli.folder import check_free, claim
@@ -13,6 +11,7 @@ from fewbits.cli.gossip import nodes as each
 from fewbits.cli.gossip import play
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.prepared import load_data
+from fewbits.cli.screen import screen
 from fewbits.engines.distributed import ProcessInfo, World
 from fewbits.methods.gossip import GOSSIP
 from fewbits.topology import NAMED
@@ -67,7 +66,7 @@ def gossip(given: o.Given) -> None:
         check_free(folder, given["force"])
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"], comparison)
-    play.compare(compared, folder, Console())
+    play.compare(compared, folder, screen())
 
 
 def _comparison(given: o.Given) -> tuple[GossipComparison, Path]:

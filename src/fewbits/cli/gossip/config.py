@@ -34,6 +34,8 @@ class GossipConfig(RunConfig):
     inactive: float = 0.0  # share of inactive nodes in a round
     on_disk: bool = False  # map the nodes' vectors from a file
 
+    participants: ClassVar[str] = "nodes"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [name for name in UNUSED if getattr(self, name)]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, save_result, show
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import load_data
+from fewbits.cli.screen import screen
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.distributed import DistributedRun, World
 from fewbits.json_text import json_text
@@ -34,7 +33,7 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
         comparison.write(folder)
     shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
     world.agree({"command": json_text(shown.asdict())})  # rank 0 has prepared the folder
-    console = Console(quiet=world.rank != 0)
+    console = screen(quiet=world.rank != 0)
     with Live(console) as live:
         records = []
         for name, config in comparison.runs().items():

@@ -13,7 +13,7 @@ from torch import nn
 from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
-from fewbits.cli.live import ProgressRow
+from fewbits.cli.live import Position, ProgressRow
 from fewbits.cli.play import (
     NOTES_SHOWN,
     SUMMARY,
@@ -114,7 +114,7 @@ def show(row: ProgressRow, report: GossipReport) -> None:
     """Update a run's progress row."""
     consensus = NONE if report.consensus is None else f"{report.consensus:.2g}"
     note = f"consensus {consensus}, {report.sparsity:.0%} zero"
-    row.move(report.round, report.frame_bytes, report.link_bytes, report.accuracy, note)
+    row.move(Position(report.round, report.frame_bytes, report.link_bytes, report.accuracy, report.seconds, note))
 
 
 def compare(compared: Compared, folder: Path, console: Console) -> None:

@@ -44,10 +44,22 @@ class Schedule:
             device = torch.device(self.device)
         except (RuntimeError, TypeError):
             raise LocalError(f"device must be cpu, cuda, cuda:1, mps or so; got {self.device!r}") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise LocalError(f"device is {self.device}, but torch sees no CUDA device here")
+        _check_there(self.device, device)
         if device.type != "cpu" and self.processes != 1:
             found = f"{self.device} takes processes=1, as it does not survive a fork; got {self.processes}"
             raise LocalError(f"device {found}")
         if self.per_round is not None:
             check_whole("per_round", self.per_round, 1, numpy=True)
+
+
+def _check_there(given: str, device: torch.device) -> None:
+    """LocalError unless torch can compute on the device here."""
+    names = {"cpu": "CPU", "cuda": "CUDA", "mps": "MPS (Apple GPU)", "xpu": "XPU (Intel GPU)"}
+    if device.type not in names:
+        raise LocalError(f"device must be cpu, cuda, cuda:1, mps or so; got {given!r}")
+    backend = getattr(torch, device.type, None) if device.type != "mps" else torch.backends.mps
+    if device.type != "cpu" and (backend is None or not backend.is_available()):
+        raise LocalError(f"device is {given}, but torch sees no {names[device.type]} device here; take cpu")
+    count = 1 if device.type in ("cpu", "mps") else getattr(torch, device.type).device_count()
+    if device.index is not None and device.index >= count:
+        raise LocalError(f"device is {given}, but torch sees {count} such here, counted from 0")

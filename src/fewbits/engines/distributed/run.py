@@ -98,6 +98,7 @@ class DistributedRun:
         keep_memory()
         torch.set_num_threads(1)  # as in the other engines: the same bits, and one core per process
         try:
+            self._compile_kernels()
             self._resume()
             peer = Peer(self.node, FrameExchange(self.world, 8 * len(self.node.flat.shared) + MARGIN))
             while self.node.round < self.schedule.rounds:
@@ -109,6 +110,15 @@ class DistributedRun:
         self.node.flat.shared.copy_(average(reports.shared(models)))
         notes = reports.notes + totals(reports.reports)
         return GossipResult(self.setup.task.model, models, reports.reports, self.ledger, notes)
+
+    def _compile_kernels(self) -> None:
+        """One process of each machine compiles; the others load what it has stored."""
+        first = self.world.process.local_rank == 0
+        if first:
+            self.setup.compile_kernels()
+        self.world.agree({})
+        if not first:
+            self.setup.compile_kernels()
 
     def _facts(self) -> dict[str, str]:
         """The facts that all processes must share."""

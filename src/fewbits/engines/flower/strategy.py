@@ -21,6 +21,7 @@ from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.run_store import RunStore, end_bytes
 from fewbits.errors import LocalError, WireError
 from fewbits.federated import Server
+from fewbits.federated.compile_kernels import compile_kernels
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
@@ -182,6 +183,7 @@ class Compressed(Strategy):
         FlatModel(model).load(self.layout.tensors(arrays, "compress"))
         plain = replace(method, factor=None, private=())  # the app's own arrays are the factors already
         self.server = Server(model, plain, self.key.fold("server"), common=self.key)
+        compile_kernels(self.server.exchange)  # before the first round
         common = identity(method, self.key) | {"model": str(self.layout.entries), "strategy": type(self.inner).__name__}
         run_store = RunStore(self.state, self.server, str(grid.run.run_id), common)
         run_store.restore(self.inner, self.quarantine)

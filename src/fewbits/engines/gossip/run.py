@@ -145,6 +145,7 @@ class GossipRun:
         if not self._between_rounds:
             raise LocalError("this GossipRun ended within a round; make a new one")
         vectors = {name: x.clone() for name, x in self.vectors.named().items()} if self._links else None
+        self.setup.compile_kernels()  # before the clock, and before the workers fork
         playing = self._lock.playing() if self._lock else nullcontext()
         with playing, NodePool(self.setup, self.vectors, self.schedule.processes) as pool:
             self._restore(pool, vectors)

@@ -25,6 +25,7 @@ from fewbits.engines.simulation.round_report import RoundReplies, RoundReport, i
 from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
+from fewbits.federated.compile_kernels import compile_kernels
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
@@ -149,6 +150,7 @@ class Federation:
             return
         if not self._between_rounds:
             raise LocalError("this Federation ended within a round, or its clients' states are gone; make a new one")
+        compile_kernels(self.server.exchange)  # before the clock, and before the workers fork
         with (
             self._states() as states,
             Disk(states) as self._disk,  # closed after all connections

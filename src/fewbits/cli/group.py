@@ -1,0 +1,45 @@
+"""ErrorGroup: commands whose errors are sentences, in any encoding, and with one suggestion for a wrong name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperGroup
+
+from fewbits.choices import nearest
+from fewbits.cli.screen import believe_columns, screen, write_anything
+from fewbits.errors import FewbitsError, LocalError
+from fewbits.links.store import StoreError
+
+
+class ErrorGroup(TyperGroup):
+    """Prints an error of fewbits as one sentence; the exit code is 2 for the caller's mistakes, else 1."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        write_anything()
+        believe_columns()
+        return super().main(*args, **options)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = nearest(name, self.commands)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {near!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> object:
+        try:
+            return super().invoke(ctx)
+        except FewbitsError as error:
+            _complain(error)
+            ctx.exit(2 if isinstance(error, LocalError) else 1)
+        except BrokenPipeError:
+            raise  # the reader of a pipe has seen enough; typer ends without a word
+        except (OSError, StoreError) as error:  # a wrong path, no permission, a full disk
+            _complain(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error)
+            ctx.exit(1)
+
+
+def _complain(error: Exception | str) -> None:
+    sentence = f"fewbits: {error}"
+    screen(stderr=True).print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,89 @@
+"""The commands' output: how wide it is, and letters that its encoding lacks."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable
+from io import TextIOWrapper
+
+from rich.console import Console
+
+LEAST = 80  # columns: tables are fitted to them, and a narrower terminal wraps their lines
+NARROW = 40  # COLUMNS below this are no terminal's
+UNCUT = 10_000  # columns of a file or a pipe, where no line is too long
+ERRORS = "fewbits.plain"  # the name of `plain` among the handlers of encoding errors
+PLAIN = {
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "±": "+-",
+    "…": "...",
+    "·": "-",
+    "•": "*",
+    "∞": "inf",
+    "≥": ">=",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "\N{NO-BREAK SPACE}": " ",
+    "\N{HYPHEN}": "-",
+    "≤": "<=",
+    "→": "->",
+}
+
+
+def screen(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console for one command; in a file or a pipe no text is cut or wrapped.
+
+    COLUMNS, where it is set to less than 80, counts as 80: narrower tables could not be read.
+    """
+    console = Console(stderr=stderr, quiet=quiet)
+    columns = os.environ.get("COLUMNS", "")
+    uncut = not is_watched(console) and not columns.isdecimal()
+    console.width = UNCUT if uncut else max(LEAST, console.width)
+    return console
+
+
+def believe_columns() -> None:
+    """Forget COLUMNS where it is absurd, such as 0; the terminal's width counts then, or else 80."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < NARROW:
+        del os.environ["COLUMNS"]
+
+
+def is_watched(console: Console) -> bool:
+    """Whether the console is a terminal on which lines can be drawn anew."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def write_anything(streams: Iterable[object] = ()) -> None:
+    """Let the streams, by default stdout and stderr, write every letter: one that is missing becomes a plain one."""
+    codecs.register_error(ERRORS, plain)
+    for stream in streams or (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=ERRORS)
+
+
+def plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What stands for letters that cannot be encoded.
+
+    >>> codecs.register_error(ERRORS, plain)
+    >>> "5× ± 1 – ü 数".encode("ascii", ERRORS)
+    b'5x +- 1 - u ?'
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    if all("\udc80" <= letter <= "\udcff" for letter in letters):  # bytes of a file's name that are no text
+        return bytes(ord(letter) - 0xDC00 for letter in letters), error.end
+    return "".join(PLAIN.get(letter) or _bare(letter) for letter in letters), error.end
+
+
+def _bare(letter: str) -> str:
+    """The letter without its accents, if that leaves a plain one."""
+    return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() or "?"
