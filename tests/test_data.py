@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from fewbits.cli.app import app
 from fewbits.data import NAMES, check_split, hold_out, load, partition, split_notes
 from fewbits.errors import LocalError
 from fewbits.rng import Key
@@ -212,6 +214,23 @@ def test_what_a_split_leaves_out_is_said_in_numbers():
     assert split_notes(LABELS, "iid", partition(LABELS, "iid", 7, Key(0))) == []
     (note,) = split_notes(LABELS, "dirichlet:1e-9", partition(LABELS, "dirichlet:1e-9", 40, Key(0)))
     assert re.fullmatch(r"split dirichlet:1e-9 gives \d+ of 40 clients one example alone", note)
+
+
+def test_terminal_and_page_say_what_a_split_did(tmp_path):
+    split = ["--data", "digits", "--model", "mlp", "--split", "dirichlet:1e-9", "--clients", "40"]
+    done = CliRunner().invoke(app, ["train", *split, "--rounds", "1", "--processes", "1", "--out", str(tmp_path / "r")])
+    assert done.exit_code == 0, done.output
+    said = re.search(r"split dirichlet:1e-9 gives \d+ of 40 clients one\s+example alone", done.output)
+    assert said and " ".join(said[0].split()) in (tmp_path / "r" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", [["train", "--out", "never"], ["plan"]])
+def test_a_split_that_leaves_classes_out_is_refused_by_every_command(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*command, "--data", "digits", "--split", "classes:3", "--clients", "2"])
+    assert done.exit_code, done.output
+    assert "leaves out 4 of 10 classes; give 4 clients or more, or classes:5" in " ".join(done.output.split())
+    assert not (tmp_path / "never").exists()
 
 
 def test_sequence_targets_have_no_class_split():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from functools import partial
 from types import SimpleNamespace
 
@@ -235,6 +236,8 @@ class TimeFirst(nn.Module):
         (linear(), X, Y, partial(F.cross_entropy, reduction="none"), r"a tensor of one number.*got \(10,\) float32"),
         (linear(), X, Y, lambda o, y: 1.5, "a tensor of one number.*got float"),
         (linear(), X, Y, lambda o, y: F.cross_entropy(o, y).detach(), "the loss has no gradient"),
+        (linear(), X, Y, lambda o, y: torch.ones((), requires_grad=True) * 2, "no gradient for the model"),
+        (linear(), X, Y.int(), lambda o, y: F.cross_entropy(o, y), r"int64: give y\.long\(\)"),
         (linear(), X, Y, lambda o, y: o.sum() * float("inf"), "the loss is .*though the data are finite"),
         (linear(), X, Y, lambda o, y: {}["a"], "client 0: the loss fails on.*KeyError"),
         (linear(), X, Y, 5, "loss must be a function"),
@@ -264,14 +267,28 @@ def test_a_fault_of_one_clients_data_does_not_end_the_run_before_it_begins():
 
 
 def test_the_first_batch_changes_neither_model_nor_generators():
-    model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 4))
+    class Jitter(nn.Module):
+        def forward(self, x):
+            return x + float(np.random.normal()) + random.random() + torch.rand(())  # noqa: NPY002
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, outputs, targets):
+            return F.cross_entropy(outputs * self.scale, targets)
+
+    model = nn.Sequential(Jitter(), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 4))
+    loss = Scaled()
     before, modes = copy.deepcopy(model.state_dict()), [part.training for part in model.modules()]
-    states = torch.get_rng_state()
-    check_first_batch(fb.simulation.Task.of(model, [(X, Y)] * 2, test=(X, Y), metric=right))
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    check_first_batch(fb.simulation.Task.of(model, [(X, Y)] * 2, test=(X, Y), loss=loss, metric=right))
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     assert [part.training for part in model.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), states)
-    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]  # noqa: NPY002
+    assert all(p.grad is None for p in [*model.parameters(), *loss.parameters()])
 
 
 def test_a_refused_model_is_as_it_was():

@@ -69,6 +69,12 @@ def test_the_same_data_in_another_form_trains_the_same_model(clients):
         ([(np.full((12, 8), 2**63, np.uint64), Y)], "must fit int64"),
         ([(torch.tensor(1.0), torch.tensor(1))], "must be a dense tensor, examples first"),
         ([(X.to_sparse(), Y)], "must be a dense tensor"),
+        ([(X.to("meta"), Y)], "must be a dense tensor.* on meta"),
+        (
+            [(torch.nested.nested_tensor([X[0], X[1, :3]], layout=torch.jagged), Y)],
+            "must be a dense tensor.* got nested",
+        ),
+        ([(np.ma.masked_less(X.numpy(), 0), Y)], "x of client 0 has masked values"),
         ([PAIR, (X[:, :5], Y)], r"client 0 has \(12, 8\) float32 on cpu, client 1 \(12, 5\).*pad sequences"),
         ([PAIR, (X.double(), Y)], "client 1 .* float64"),
         ([PAIR, (X, Y.int())], "y must be alike .* int32"),

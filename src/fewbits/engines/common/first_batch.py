@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,9 +46,20 @@ def check_first_batch(task: Task, device: str = "cpu", who: str = "client") -> N
     if model is None:
         return
     model.to(device)
-    with seeded(Key(0).fold("first batch"), device):
+    with _same_generators(), seeded(Key(0).fold("first batch"), device):
         _check_clients(model.train(), task, device, who)
         _check_evaluation(model.eval(), task, device, who)
+
+
+@contextmanager
+def _same_generators() -> Iterator[None]:
+    """Put NumPy's and Python's generators back, which a model or a loss may draw from."""
+    numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002 - the user's, not ours
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy)  # noqa: NPY002
+        random.setstate(python)
 
 
 def _copy(model: nn.Module) -> nn.Module | None:
@@ -83,12 +96,16 @@ def _batch(x: Tensor, y: Tensor, rows: np.ndarray, device: str) -> tuple[Tensor,
 def _train(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor], Tensor], who: str) -> None:
     outputs = _outputs(model, x, who)
     value = _loss(outputs, x, y, loss, who)
-    if any(p.requires_grad for p in model.parameters()) and not value.requires_grad:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if trained and not value.requires_grad:
         raise LocalError(f"{who}: the loss has no gradient; return a tensor computed from the model's output")
     if not bool(torch.isfinite(value)) and _finite(x) and _finite(y) and not all_void(y):
         raise LocalError(f"{who}: the loss is {value.item()} on {_what(x, y, outputs)}, though the data are finite")
-    if value.requires_grad:
-        _called(lambda: value.backward(), f"{who}: the gradient fails on {_what(x, y, outputs)}", x)
+    if trained:  # not backward(), which would add to gradients of a loss that has parameters
+        what = f"{who}: the gradient fails on {_what(x, y, outputs)}"
+        grads = _called(lambda: torch.autograd.grad(value, trained, allow_unused=True), what, x)
+        if all(grad is None for grad in grads):
+            raise LocalError(f"{who}: the loss has no gradient for the model; compute it from the model's output")
 
 
 def _outputs(model: nn.Module, x: Tensor, who: str) -> Any:
@@ -137,6 +154,8 @@ def _called(call: Callable[[], Any], what: str, x: Tensor) -> Any:
 def _hint(x: Tensor, said: str) -> str:
     if "desired output type Long" in said or "desired output type Bool" in said:
         return "; this loss takes floats as targets: give y.float()"
+    if "expected scalar type Long" in said or "expected target dtype to be Long" in said:
+        return "; this loss takes labels as int64: give y.long()"
     if x.dtype == torch.float64:
         return "; models are float32: give x.float()"
     if x.dtype == torch.uint8:

@@ -57,19 +57,24 @@ def tensor(value: object, what: str) -> Tensor:
         value = _from_numpy(value, what)
     if not isinstance(value, Tensor):
         raise LocalError(f"{what} must be a tensor or a NumPy array; got {described(value)}{_tensor_hint(value)}")
-    if value.layout != torch.strided or value.dim() == 0:
-        raise LocalError(f"{what} must be a dense tensor, examples first; got {described(value)} {value.layout}")
+    if value.is_nested or value.is_meta or value.layout != torch.strided or value.dim() == 0:
+        kind = "nested" if value.is_nested else f"{described(value)} {value.layout} on {value.device}"
+        raise LocalError(f"{what} must be a dense tensor, examples first; got {kind}")
     return value.detach()
 
 
 def _from_numpy(array: np.ndarray, what: str) -> Tensor:
     """Floats as float32 and integers as int64, like torch's models and losses; uint8 stays, for pixels."""
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise LocalError(f"{what} has masked values, which a tensor cannot have; fill them or leave the rows out")
     if array.dtype.kind not in "fiub":
         raise LocalError(f"{what} must hold numbers; got a NumPy array {array.shape} of {array.dtype}")
     kind = {"f": np.float32, "b": np.bool_}.get(array.dtype.kind, np.uint8 if array.dtype == np.uint8 else np.int64)
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(kind).max:
         raise LocalError(f"{what} must fit {np.dtype(kind)}; got {array.max()}")
-    return torch.from_numpy(np.require(array, dtype=kind, requirements=["C", "W"]))  # torch takes no other strides
+    return torch.from_numpy(
+        np.require(np.asarray(array), dtype=kind, requirements=["C", "W"])
+    )  # torch takes no other strides
 
 
 def _check_alike(part: str, tensors: Sequence[Tensor], who: str) -> None:
