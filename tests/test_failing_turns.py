@@ -14,6 +14,7 @@ from fewbits import topology
 from fewbits.engines.common.failed_turn import Notes, common_failure
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.distributed import DistributedRun, World, heartbeat
 from fewbits.engines.gossip import GossipRun
 from fewbits.engines.simulation import Federation
 from fewbits.json_text import json_text
@@ -21,6 +22,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
 from fewbits.methods.gossip import gossip_method
 from fewbits.report import Record
+from nodes import processes, run_all
 
 MARK = 9.0  # the first feature of a client that fails
 CLIENTS, LIAR = 5, 2
@@ -114,9 +116,9 @@ def weights(module):
 def test_in_the_simulation_one_clients_lie_costs_its_turn_and_is_said_once(lie):
     change, loss, sentence = LIES[lie]
     found = []
-    for processes in (1, 2):
+    for count in (1, 2):
         run = Federation(
-            task(change(rows()), loss=loss), fb.methods.topk(fraction=0.5), Schedule(3, processes=processes), fb.Key(0)
+            task(change(rows()), loss=loss), fb.methods.topk(fraction=0.5), Schedule(3, processes=count), fb.Key(0)
         )
         result = run.run()
         assert [(r.clients, r.skipped, r.rejected) for r in result.reports] == [(4, 1, 0)] * 3
@@ -177,9 +179,9 @@ def test_what_all_clients_raise_alike_in_round_1_is_the_tasks_fault():
     def loss(output, y):
         return undefined_name(output, y)  # noqa: F821
 
-    for processes in (1, 2):
+    for count in (1, 2):
         with pytest.raises(fb.LocalError, match=r"every client of round 1 failed alike.*Client 0: NameError.*line \d+"):
-            fb.federate(model(), rows(), "dense", 3, loss=loss, processes=processes)
+            fb.federate(model(), rows(), "dense", 3, loss=loss, processes=count)
     with pytest.raises(fb.LocalError, match=r"every node failed alike in round 1.*Node 0: NameError"):
         fb.gossip(model(), rows(), topology.ring(5), "choco", 2, loss=loss)
 
@@ -217,14 +219,13 @@ def test_keyboard_interrupts_and_exits_end_the_run():
 # --- Without a server
 
 
-@pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("method", ["choco", "malcom@momentum=0.5"])
+@pytest.mark.parametrize("lie,method", [*((lie, "choco@momentum=0.5") for lie in LIES), ("NaN", "malcom")])
 def test_without_a_server_a_node_that_fails_takes_no_step_and_still_exchanges(lie, method):
     change, loss, sentence = LIES[lie]
     found = []
-    for processes in (1, 2):
+    for count in (1, 2):
         given = task(change(rows()), loss=loss)
-        run = GossipRun(given, gossip_method(method), topology.ring(5), Schedule(3, processes=processes), fb.Key(0))
+        run = GossipRun(given, gossip_method(method), topology.ring(5), Schedule(3, processes=count), fb.Key(0))
         result = run.run()
         assert [r.skipped for r in result.reports] == [1] * 3
         (note,) = [note for note in result.notes if "took no step" in note and "node 2" in note]
@@ -256,6 +257,28 @@ def test_a_node_whose_train_returns_0_keeps_its_model_and_its_momentum():
                 node.receive(j, frames[j])
             node.mix()
     assert torch.equal(pair[1].vectors.velocity, velocity) and torch.isfinite(pair[1].flat.params).all()
+
+
+def test_over_a_network_a_node_that_fails_keeps_nobody_waiting_and_the_models_are_those_of_one_process(monkeypatch):
+    monkeypatch.setattr(heartbeat, "GRACE", 1.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.2)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    method, ring, schedule = gossip_method("choco"), topology.ring(3), Schedule(3, processes=1)
+
+    def given():
+        return task(out_of_range(rows(3)))
+
+    def act(process):
+        with World(process) as world:
+            result = DistributedRun(given(), method, ring, schedule, fb.Key(0), None, world).run()
+        return [result.models.tolist(), result.notes, [r.skipped for r in result.reports]]
+
+    expected = GossipRun(given(), method, ring, schedule, fb.Key(0)).run()
+    outcomes = run_all(act, processes(3))
+    assert [outcome.code for outcome in outcomes] == [0] * 3, outcomes
+    models, notes, skipped = outcomes[0].value
+    assert torch.equal(torch.tensor(models), expected.models) and skipped == [1] * 3
+    assert notes == expected.notes and f"node {LIAR} took no step: IndexError" in notes[0]
 
 
 # --- A loop by hand
