@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fewbits import topology
 from fewbits.engines.common.failed_turn import Notes, common_failure
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.distributed import DistributedRun, World, heartbeat
 from fewbits.engines.gossip import GossipRun
 from fewbits.engines.simulation import Federation
 from fewbits.json_text import json_text
@@ -21,6 +23,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
 from fewbits.methods.gossip import gossip_method
 from fewbits.report import Record
+from nodes import processes, run_all
 
 MARK = 9.0  # the first feature of a client that fails
 CLIENTS, LIAR = 5, 2
@@ -114,9 +117,9 @@ def weights(module):
 def test_in_the_simulation_one_clients_lie_costs_its_turn_and_is_said_once(lie):
     change, loss, sentence = LIES[lie]
     found = []
-    for processes in (1, 2):
+    for count in (1, 2):
         run = Federation(
-            task(change(rows()), loss=loss), fb.methods.topk(fraction=0.5), Schedule(3, processes=processes), fb.Key(0)
+            task(change(rows()), loss=loss), fb.methods.topk(fraction=0.5), Schedule(3, processes=count), fb.Key(0)
         )
         result = run.run()
         assert [(r.clients, r.skipped, r.rejected) for r in result.reports] == [(4, 1, 0)] * 3
@@ -177,9 +180,9 @@ def test_what_all_clients_raise_alike_in_round_1_is_the_tasks_fault():
     def loss(output, y):
         return undefined_name(output, y)  # noqa: F821
 
-    for processes in (1, 2):
+    for count in (1, 2):
         with pytest.raises(fb.LocalError, match=r"every client of round 1 failed alike.*Client 0: NameError.*line \d+"):
-            fb.federate(model(), rows(), "dense", 3, loss=loss, processes=processes)
+            fb.federate(model(), rows(), "dense", 3, loss=loss, processes=count)
     with pytest.raises(fb.LocalError, match=r"every node failed alike in round 1.*Node 0: NameError"):
         fb.gossip(model(), rows(), topology.ring(5), "choco", 2, loss=loss)
 
@@ -217,14 +220,13 @@ def test_keyboard_interrupts_and_exits_end_the_run():
 # --- Without a server
 
 
-@pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("method", ["choco", "malcom@momentum=0.5"])
+@pytest.mark.parametrize("lie,method", [*((lie, "choco@momentum=0.5") for lie in LIES), ("NaN", "malcom")])
 def test_without_a_server_a_node_that_fails_takes_no_step_and_still_exchanges(lie, method):
     change, loss, sentence = LIES[lie]
     found = []
-    for processes in (1, 2):
+    for count in (1, 2):
         given = task(change(rows()), loss=loss)
-        run = GossipRun(given, gossip_method(method), topology.ring(5), Schedule(3, processes=processes), fb.Key(0))
+        run = GossipRun(given, gossip_method(method), topology.ring(5), Schedule(3, processes=count), fb.Key(0))
         result = run.run()
         assert [r.skipped for r in result.reports] == [1] * 3
         (note,) = [note for note in result.notes if "took no step" in note and "node 2" in note]
@@ -256,6 +258,28 @@ def test_a_node_whose_train_returns_0_keeps_its_model_and_its_momentum():
                 node.receive(j, frames[j])
             node.mix()
     assert torch.equal(pair[1].vectors.velocity, velocity) and torch.isfinite(pair[1].flat.params).all()
+
+
+def test_over_a_network_a_node_that_fails_keeps_nobody_waiting_and_the_models_are_those_of_one_process(monkeypatch):
+    monkeypatch.setattr(heartbeat, "GRACE", 1.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.2)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    method, ring, schedule = gossip_method("choco"), topology.ring(3), Schedule(3, processes=1)
+
+    def given():
+        return task(out_of_range(rows(3)))
+
+    def act(process):
+        with World(process) as world:
+            result = DistributedRun(given(), method, ring, schedule, fb.Key(0), None, world).run()
+        return [result.models.tolist(), result.notes, [r.skipped for r in result.reports]]
+
+    expected = GossipRun(given(), method, ring, schedule, fb.Key(0)).run()
+    outcomes = run_all(act, processes(3))
+    assert [outcome.code for outcome in outcomes] == [0] * 3, outcomes
+    models, notes, skipped = outcomes[0].value
+    assert torch.equal(torch.tensor(models), expected.models) and skipped == [1] * 3
+    assert notes == expected.notes and f"node {LIAR} took no step: IndexError" in notes[0]
 
 
 # --- A loop by hand
@@ -339,3 +363,21 @@ def test_notes_say_each_kind_once():
     notes = Notes(["round 1: client 3 was skipped: A: size 4"])
     assert notes.new(["round 2: client 5 was skipped: A: size 9", "round 2: B", "round 3: B"]) == ["round 2: B"]
     assert notes.new(["round 9: B"]) == []
+
+
+# Who may write JSON by the library's own function, because no float from training reaches it.
+WHOLE = {
+    "engines/common/processes.py": "pipes between forked processes of one program, where NaN must arrive as NaN",
+    "engines/flower/envelope.py": "Flower's metrics, which have NaN",
+    "engines/flower/layout.py": "names and shapes",
+    "links/ledger.py": "byte counts",
+    "links/store.py": "numbers of clients",
+    "wire/identity.py": "names",
+    "rng.py": "keys",
+}
+
+
+def test_json_is_written_by_one_function_where_figures_may_be_in_it():
+    source = Path(fb.__file__).parent
+    found = {str(p.relative_to(source)) for p in source.rglob("*.py") if "json.dump" in p.read_text()}
+    assert found == set(WHOLE)

@@ -7,13 +7,18 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+import fewbits as fb
 from fewbits.engines.simulation import RoundReport
 from fewbits.errors import LocalError
 from fewbits.report import Record, figure, rows
 from fewbits.report.drawing import DARK, LIGHT
+from fewbits.report.gossip import GossipRecord, legend
+from fewbits.report.gossip import rows as gossip_rows
+from fewbits.report.gossip import terminal as gossip_terminal
 from fewbits.report.record import against_dense, total
 from fewbits.report.table import cells, columns, terminal
 from fewbits.report.text import megabytes
@@ -23,19 +28,19 @@ from fewbits.report.write import write
 from web_page import Outside
 
 
-def report(round, accuracy=None, up=100, down=200, recycled=None, clients=2, **more):
+def report(round, accuracy=None, up=100, down=200, recycled=None, clients=2, skipped=0, rejected=0, loss=None, **more):
     return RoundReport(
         round=round,
         accuracy=accuracy,
-        loss=None,
+        loss=loss,
         train_loss=1.0,
         up_frame_bytes=up * round,
         down_frame_bytes=down * round,
         up_payload_bytes=(up - 16) * round,
         down_payload_bytes=(down - 16) * round,
         clients=clients,
-        skipped=0,
-        rejected=0,
+        skipped=skipped,
+        rejected=rejected,
         recycled=recycled,
         floor=None,
         seconds=0.5 * round,
@@ -254,3 +259,54 @@ def test_the_widest_table_fits_80_columns_uncut():
     out = io.StringIO()
     Console(file=out, width=80, color_system=None).print(terminal(rows(against_dense(records), target=0.5)))
     assert "…" not in out.getvalue() and "91.50%±0.71" in out.getvalue() and out.getvalue().count("1.0s") == 2
+
+
+def test_turns_that_do_not_count_and_divergence_are_marked_and_explained_in_the_table_and_on_the_page():
+    note = "round 2: client 1 was skipped: ValueError: <one> example"
+    reports = (report(1, 0.3, loss=1.0), report(2, 0.1, clients=1, skipped=2, rejected=1, diverged=True, notes=[note]))
+    bad = Record("topk", 0, reports, {"header": 128})
+    found = rows([record(), bad, replace(bad, seed=1)])
+    lines = [
+        "! diverged, with a loss or updates that are not finite: topk (2 of 2 seeds)",
+        "* turns of clients that do not count: topk 6 of 12 (4 skipped, 2 rejected)",
+    ]
+    shown = printed(terminal(found))
+    assert "10.00%±0.00!*" in shown and "70.00%!" not in shown and "70.00%*" not in shown
+    page = text_of([record(), bad], found)
+    assert all(line in " ".join(shown.split()) and line in page for line in lines)
+    assert "<li>topk, seed 0: round 2: client 1 was skipped: ValueError: &lt;one&gt; example</li>" in page
+    assert "10.00% ± 0.00 !*" in page and bad.summary()["diverged"] is True
+    fine = rows([record()])
+    assert "do not count" not in printed(terminal(fine)) and "survived" not in text_of([record()], fine)
+
+
+def printed(table):
+    out = io.StringIO()
+    Console(file=out, width=80, color_system=None).print(table)
+    return out.getvalue()
+
+
+def test_a_run_that_recovered_has_not_diverged():
+    def diverged(*reports):
+        return Record("dense", 0, reports, {}).diverged
+
+    bad, good = report(1, 0.1, diverged=True), report(2, 0.5, loss=1.0)
+    assert diverged(bad) == 1 and diverged(bad, good) is None
+    assert diverged(report(1, 0.5, loss=1.0), replace(bad, round=2), report(3)) == 2, "round 3 was not evaluated"
+    assert diverged(report(1, clients=0, diverged=True), report(2)) is None, (
+        "no round was evaluated; clients count again"
+    )
+
+
+def test_without_a_server_steps_not_taken_and_divergence_are_marked_and_explained(tmp_path):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    labels, unknown = torch.arange(8) % 2, torch.arange(8) % 3 + 1
+    nodes = [(x, labels), (x, unknown), (torch.full_like(x, torch.nan), labels)]
+    fb.gossip(torch.nn.Linear(3, 2), nodes, fb.topology.ring(3), "dsgd", 2, test=nodes[0], out=tmp_path)
+    found = GossipRecord.read(tmp_path, "dsgd", 0)
+    assert found.skipped == 4 and not found.diverged and found.summary()["skipped"] == 4
+    (line,) = legend([found])
+    assert line == "* nodes took no local step: dsgd 4 times"
+    shown, page = printed(gossip_terminal(gossip_rows([found]), [line])), (tmp_path / "report.html").read_text()
+    assert line in " ".join(shown.split()) and "%*" in shown.replace(" ", "")
+    assert line in page and "node 1 took no step: IndexError" in page and "node 2 took no step" in page

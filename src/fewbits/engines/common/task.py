@@ -18,7 +18,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.metrics import Metric, ignored, metric_name
 from fewbits.learn.outputs import cross_entropy
-from fewbits.learn.seeding import loss_draws, seeded
+from fewbits.learn.seeding import guarded, loss_draws, seeded
 from fewbits.rng import Key
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -160,8 +160,17 @@ class Task:
 
 def evaluation_noise(task: Task, key: Key, model: FlatModel, *what: str | int) -> AbstractContextManager[None]:
     """Seed what the model and the loss draw in an evaluation, by its name: the same on any number of processes."""
-    quiet = not (model.draws or loss_draws(task.loss or cross_entropy))
-    return nullcontext() if quiet else seeded(key.fold("evaluation", *what), model.params.device)
+    return seeded(key.fold("evaluation", *what), model.params.device) if is_noisy(task, model) else nullcontext()
+
+
+def training_guard(task: Task, model: FlatModel) -> AbstractContextManager[None]:
+    """Restore the global generators after several trainings at once, where model or loss may draw: it takes 0.1 ms."""
+    return guarded(model.params.device) if is_noisy(task, model) else nullcontext()
+
+
+def is_noisy(task: Task, model: FlatModel) -> bool:
+    """Whether the model or the loss may draw random numbers."""
+    return model.draws or loss_draws(task.loss or cross_entropy)
 
 
 def _check_rows(what: str, parts: Sequence[np.ndarray], size: int) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fewbits.engines.common.failed_turn import sentence
-from fewbits.engines.common.task import Task, evaluation_noise
+from fewbits.engines.common.task import Task, evaluation_noise, training_guard
 from fewbits.errors import LocalError
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
@@ -28,7 +28,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport
 from fewbits.learn.method import Method
 from fewbits.learn.outputs import cross_entropy
-from fewbits.learn.seeding import guarded, is_ours, seeded
+from fewbits.learn.seeding import is_ours, seeded
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
@@ -107,7 +107,7 @@ class Worker:
         All train before the first is encoded. Training empties the caches of other work, and the short work around it
         then takes ten times as long. In a row, only the first client pays that.
         """
-        with guarded(self.device):  # once for a burst: restoring the global generators takes 0.1 ms
+        with training_guard(self.task, self.model):
             turns = [self.train(round, client, out) for out, client in zip(self._updates, clients, strict=False)]
         for turn in turns:
             yield (turn, []) if isinstance(turn, Reply) else self.encode(round, turn)
