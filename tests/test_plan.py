@@ -288,7 +288,7 @@ def test_a_plan_of_shapes_from_a_file(tmp_path):
         (["--data", "imagenet"], "unknown data set 'imagenet'"),
         (["--params", 3, "--shapes", "x.json"], "not both"),
         (["--shapes", "nowhere.json"], "cannot be read"),
-        (["--per-round", 30], "1 <= per_round <= clients"),
+        (["--per-round", 30], "per_round is 30, but there are 20 clients"),
         (["--clients", 10**6, "--rounds", 10**6], "Plan fewer rounds"),
         (["--uplink-mbps", 0], "both rates must be > 0"),
         (["--method", "intrinsic", "--params", 100], "no method fits"),
