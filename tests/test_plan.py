@@ -282,7 +282,7 @@ def test_a_plan_of_shapes_from_a_file(tmp_path):
     ("arguments", "said"),
     [
         (["--method", "dense,lbmg"], "unknown method 'lbmg'"),
-        (["--method", ","], "give one method or more"),
+        (["--method", ","], "an entry is empty"),
         (["--set", "fractoin=1"], "has an option 'fractoin'"),
         (["--model", "gpt"], "unknown model 'gpt'"),
         (["--data", "imagenet"], "unknown data set 'imagenet'"),
