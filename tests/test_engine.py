@@ -500,7 +500,7 @@ def test_a_finished_run_plays_no_more_rounds():
     ("device", "said"),
     [
         ("nonsense", "device must be cpu, cuda, cuda:1, mps or so; got 'nonsense'"),
-        ("meta", "device meta takes processes=1, as it does not survive a fork; got 2"),
+        ("meta", "device must be cpu, cuda, cuda:1, mps or so; got 'meta'"),
     ],
 )
 def test_a_device_that_cannot_be_used_is_refused(device, said):

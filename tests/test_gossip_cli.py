@@ -142,7 +142,7 @@ def test_mistakes_are_reported_before_a_folder_exists(tmp_path, arguments, messa
 def test_a_folder_is_required_and_never_overwritten(compared):
     assert "give --out" in call("gossip", *SMALL, code=2)
     folder, _ = compared
-    assert "already holds a run" in call("gossip", *SMALL, "--out", folder, code=2)
+    assert "fewbits gossip --resume" in call("gossip", *SMALL, "--out", folder, code=2)
     assert "cannot be changed" in call("gossip", "--resume", folder, "--nodes", "5", code=2)
     assert "not shorten" in call("gossip", "--resume", folder, "--rounds", "1", code=2)
 

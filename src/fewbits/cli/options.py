@@ -171,6 +171,6 @@ def numbers(text: str, what: str) -> tuple[int, ...]:
     (0, 1, 2)
     """
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
         raise LocalError(f"{what} must be whole numbers separated by commas, such as 0,1,2; got {text!r}") from None

@@ -80,7 +80,7 @@ def read_all(text: str, options: Options) -> list[MethodText]:
     ['a', 'b']
     """
     found: list[MethodText] = []
-    for part in map(str.strip, text.split(",")):
+    for part in map(str.strip, text.split(",") if text.strip() else ()):
         if not part:
             raise LocalError(f"an entry is empty in {text!r}; put one comma between two methods, and none at the end")
         if found and _continues(part, found[-1], options):
