@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from fewbits.cli.prepared import InitialModels, PreparedRun, prepare
 from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.simulation import footprint
+from fewbits.factor.derived import duplicate
 from fewbits.files import write_atomically
 from fewbits.report import Record, rows
 from fewbits.report.record import against_dense
@@ -103,7 +103,7 @@ class Compared:
         key = self.prepare(first).key
         for config in others:  # they differ in their methods only
             method = self.comparison.built[config.name]
-            method.prepare(copy.deepcopy(self.initial.of(config)), key.fold("factor"))
+            method.prepare(duplicate(self.initial.of(config)), key.fold("factor"))
 
 
 def compare(compared: Compared, folder: Path, console: Console, title: str) -> None:

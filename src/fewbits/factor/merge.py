@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
+from fewbits.factor.derived import duplicate
 from fewbits.factor.layers import DENSE, ORDER, Place, chains, factored
 from fewbits.factor.names import MARK
 
@@ -38,7 +38,7 @@ def merge(model: Model) -> Model:
         >>> merge(layer)
         Linear(in_features=64, out_features=64, bias=True)
     """
-    plain = copy.deepcopy(model)
+    plain = duplicate(model)
     places = list(factored(plain))
     if not places:
         raise LocalError(f"merge: no weight of this {type(model).__name__} is factored")

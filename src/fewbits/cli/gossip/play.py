@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_weights
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
+from fewbits.factor.derived import duplicate
 from fewbits.learn.gossip import GossipMethod
 from fewbits.report.gossip import GossipRecord, against_dsgd, report, rows, terminal
 from fewbits.report.write import write
@@ -53,7 +53,7 @@ def build_task(config: RunConfig, found: Data, initial: nn.Module | None = None)
     """Partition and initial model: they depend on the seed alone; `initial` is copied."""
     key = Key(config.seed)
     parts = data.partition(found.train_y, config.split, config.clients, key.fold("partition"), found.groups)
-    model = initial_model(config, found) if initial is None else copy.deepcopy(initial)
+    model = initial_model(config, found) if initial is None else duplicate(initial)
     return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local())
 
 

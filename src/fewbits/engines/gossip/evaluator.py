@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.task import Task
+from fewbits.factor.derived import duplicate
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
@@ -35,7 +35,7 @@ class Evaluator:
 
     def __init__(self, task: Task, method: GossipMethod) -> None:
         self.task, self.prox = task, method.prox
-        self.model = FlatModel(copy.deepcopy(task.model))
+        self.model = FlatModel(duplicate(task.model))
         self._spec = shared_values.spec(self.model)
         count = max(1, EXAMPLES // len(task.parts))
         self._examples = torch.from_numpy(np.concatenate([part[:count] for part in task.parts]).astype(np.int64))
@@ -43,6 +43,7 @@ class Evaluator:
     def __call__(self, mean: Tensor) -> dict[str, float]:
         """Accuracy and loss on the test set, penalty and stationarity of the mean model (S,)."""
         self.model.shared.copy_(mean)
+        self.model.refresh()
         found = {"penalty": self.prox.penalty(mean, self._spec), "stationarity": self.stationarity()}
         task = self.task
         if task.test_x is not None and task.test_y is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
 from fewbits.engines.gossip.trainer import StepReport, Trainer
+from fewbits.factor.derived import duplicate
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
 from fewbits.learn.local import evaluate
@@ -22,7 +22,7 @@ class NodeWorker:
 
     def __init__(self, setup: GossipSetup, vectors: SharedVectors, number: int = 0, count: int = 1) -> None:
         self.task, self.vectors = setup.task, vectors
-        self.model = FlatModel(copy.deepcopy(setup.task.model))
+        self.model = FlatModel(duplicate(setup.task.model))
         self.trainer = Trainer(setup.task, setup.key, self.model)
         self.nodes: dict[int, Node] = {}
         start = self.model.vector()

@@ -123,6 +123,7 @@ class GossipRun:
                     watch(report)
                 if stop and stop():
                     break
+        self.flat.release()
         return GossipResult(self.task.model, self.vectors.x, self.reports, self.ledger, self.notes)
 
     def __iter__(self) -> Generator[GossipReport]:
@@ -137,7 +138,9 @@ class GossipRun:
             finally:
                 if self._between_rounds:
                     self._save(pool)
+                    self.flat.attach()
                     self.flat.shared.copy_(self.mean)
+                    self.flat.refresh()
 
     def _restore(self, pool: NodePool, vectors: dict[str, Tensor] | None) -> None:
         """Restore the vectors and links; the pool's workers have begun with new nodes."""
@@ -175,6 +178,7 @@ class GossipRun:
     def _train_and_mix(self, pool: NodePool, round: int) -> GossipReport:
         began = time.perf_counter()
         steps = pool.step()
+        self.notes += dict.fromkeys(x for step in steps for x in step.remarks if x not in self.notes)
         zeros = pool.mix({step.node: step.frame_bytes for step in steps})
         count_frames(self.ledger, self.network, round, steps)
         measures = self._measures(pool, round, sum(zeros))

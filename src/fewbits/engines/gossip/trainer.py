@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from torch.nn.functional import cross_entropy
@@ -11,6 +12,7 @@ from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
+from fewbits.learn.local_tensors import LocalTensors
 from fewbits.links.ledger import stages
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
@@ -26,6 +28,7 @@ class StepReport:
     stages: dict[str, int]  # payload bits by section
     loss: float  # mean over the local steps
     level_bits: dict[str, float] = field(default_factory=dict)  # coded, entropy, predicted
+    remarks: Sequence[str] = ()  # sentences about tensors that training changed and that do not travel
 
     def asdict(self) -> dict[str, object]:
         """The fields, for JSON."""
@@ -37,8 +40,7 @@ class Trainer:
 
     def __init__(self, task: Task, key: Key, model: FlatModel) -> None:
         self.task, self.key = task, key
-        buffers = dict(model.module.named_buffers())
-        self._local_buffers = {name: buffers[name].clone() for name in buffers if name not in model.buffer_names}
+        self.local_tensors = LocalTensors(model)
 
     def step(self, node: Node) -> tuple[bytes, StepReport]:
         """An active node's frame and report. LocalError names the node and the round."""
@@ -50,17 +52,22 @@ class Trainer:
 
         try:
             frame = node.step(train)
+            self.local_tensors.look()
         except LocalError as error:
             raise LocalError(f"node {node.me}, round {node.round + 1}: {error}") from None
         bits = stages(node.sender.sections)
         payload = len(frame) - HEADER_BYTES
-        return frame, StepReport(node.me, len(frame), payload, bits, losses[0], level_bits(node.sender))
+        return frame, StepReport(node.me, len(frame), payload, bits, losses[0], level_bits(node.sender), self.remarks)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences about tensors that training changed and that do not travel."""
+        return tuple(self.local_tensors.remarks.values())
 
     def _train(self, node: Node, model: FlatModel) -> tuple[float, float]:
         """(mean loss, eta) of the node's local steps."""
         task = self.task
-        for name, buffer in self._local_buffers.items():  # batch counters: no node may see another's
-            model.module.get_buffer(name).copy_(buffer)
+        self.local_tensors.restore_all()  # no node may see another's
         key = self.key.fold("round", node.round + 1, "node", node.me)
         examples, loss = task.parts[node.me], task.loss or cross_entropy
         report = task.local.train(model, task.x, task.y, examples, key, loss=loss)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from fewbits.engines.simulation.round_report import RoundReplies, RoundReport
 from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
@@ -113,7 +113,7 @@ class Federation:
                 f"client_model: needs a run with a folder and one of its {len(self.task.parts)} clients; got "
                 f"{self.folder or 'no folder'} and client {client}"
             )
-        model = FlatModel(copy.deepcopy(self.task.model))
+        model = FlatModel(duplicate(self.task.model))
         local = LocalRound(model, self.method.objective)
         state = self._run_folder.client_state(local, client)
         local.load(shared_values.vector(self.server.broadcast.value), state)
@@ -132,6 +132,7 @@ class Federation:
                     watch(report)
                 if stop and stop():
                     break
+        self.server.flat.release()
         return Result(self.task.model, self.reports, self.ledger, self.notes)
 
     def __iter__(self) -> Generator[RoundReport]:
@@ -243,6 +244,7 @@ class Federation:
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
         self.notes += replies.sentences(number)
+        self.notes += [x for x in (*self.server.notes, *replies.remarks) if x not in self.notes]
         return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, self._epsilon(replies.used))
 
     def _epsilon(self, used: int) -> float | None:

@@ -7,7 +7,6 @@ and stores the new state optimistically. `settle` rolls back the clients whose f
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
 from fewbits.learn.flat_model import FlatModel
@@ -42,6 +42,7 @@ class Reply:
     weight: float = 0  # examples, or 1 under dp
     figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
     trouble: str = ""  # why there is no frame; "" when there is one
+    remarks: Sequence[str] = ()  # sentences about tensors that training changed and that do not travel
 
 
 class TrainedClient(NamedTuple):
@@ -61,7 +62,7 @@ class Worker:
         self.device = torch.device(device)
         task = task if self.device.type == "cpu" else task.on(self.device)
         self.task, self.method, self.key, self.number = task, method, key, int(name)
-        self.model = FlatModel(copy.deepcopy(task.model).to(self.device))
+        self.model = FlatModel(duplicate(task.model).to(self.device))
         self._core = ClientCore(self.model, method, key, common=key, build=task.build)
         self._public = self._core.down  # of the public model, which is lent
         self._personal = self._core.exchange.down.personal is not None
@@ -138,13 +139,14 @@ class Worker:
         core.local.remember(self._store, client, round, core.client_state)
         if one.down is not None:
             self._store.put(client, DOWN, round, one.down)
-        return Reply(client, self.method.weight(one.report.examples), figures), frame
+        return Reply(client, self.method.weight(one.report.examples), figures, remarks=core.remarks), frame
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
         core = self._core
         core.client_state = core.local.recall(self._store, client, core.new_state)
         core.start()
+        core.local.local_tensors.restore_all()
 
     def evaluate_personal(self, client: int) -> tuple[int, float, float]:
         """(examples, accuracy, mean loss) of this client's personal model on its holdout."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from fewbits.codecs.flat_view import pieces
 from fewbits.errors import DesyncError, LocalError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
@@ -161,12 +162,20 @@ class Node:
         eta = float(train(self.flat))
         if not 0 < eta < float("inf"):
             raise LocalError(f"Node.step: train must return eta = learning rate * steps, above 0; got {eta}")
+        self._leave_out(self.flat.attach())
         vectors.x.copy_(self.flat.whole)
         half = self._shared.cpu()
         if before is not None:
             vectors.velocity.mul_(self.method.momentum).add_(before - half)
             half = before - vectors.velocity
         return half, eta
+
+    def _leave_out(self, buffers: tuple[str, ...]) -> None:
+        """Let these buffers be as the round began."""
+        if buffers:
+            before = pieces(self.vectors.x, self.flat.named())
+            for name in buffers:
+                self.flat.named()[name].copy_(before[name])
 
     def receive(self, j: int, frame: bytes | memoryview) -> None:
         """Take neighbour j's frame of this round, or its key frame."""
@@ -233,6 +242,9 @@ class Node:
 
     def _finish_round(self) -> None:
         self.flat.whole.copy_(self.vectors.x)
+        if self.flat.units:
+            self.flat.refresh()
+            self.vectors.x.copy_(self.flat.whole)
         self.round += 1
         self._eta = None
         self._received.clear()
