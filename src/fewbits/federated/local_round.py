@@ -37,6 +37,7 @@ class LocalRound:
 
     def load(self, public: Tensor, state: Tensor) -> None:
         """Make the model this client's; buffers that are not exchanged, such as batch counters, begin anew."""
+        self.model.attach()  # first, so that no tensor which the training before replaced comes back
         self.model.shared.copy_(public[: len(self.model.shared)])
         if len(state):
             parameters, buffers = self.model.private

@@ -209,6 +209,7 @@ class Server:
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Finish the round, instead of `step`, with another model: `theta`, by the names of `FlatModel.named`."""
+        self.flat.attach()
         self.public.replace(theta)
         self.round += 1
         self._sum = RoundSum(self.exchange)

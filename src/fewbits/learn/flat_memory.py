@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -42,6 +43,11 @@ class FlatMemory:
         if view.is_cuda and view.numel():
             return torch.as_tensor(_CudaPart(view), device=view.device)
         return view  # no other device lets several storages share memory; `FlatModel.release` parts them
+
+    def parts(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parts of these shapes that lie end to end from the start of the block, by name."""
+        starts = accumulate((x.numel() for x in like.values()), initial=0)
+        return {name: self.part(start, x.shape) for (name, x), start in zip(like.items(), starts, strict=False)}
 
 
 class _CudaPart:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import accumulate
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from fewbits.learn.laid_out import LaidOut
 from fewbits.learn.module_checks import check_module, check_tensors, described
 from fewbits.learn.seeding import draws
 from fewbits.learn.unit_vectors import unit_vectors
+
+MARK = "_flat_model"  # attribute of a module and its parts: the mark of the FlatModel that it computes on
 
 
 class FlatModel:
@@ -70,17 +72,17 @@ class FlatModel:
         buffers = dict(sorted(buffers.items(), key=lambda named: named[0] in self.private_names))
         self.parameter_names, self.buffer_names = tuple(parameters), tuple(buffers)
         self._tensors = {**parameters, **buffers}
-        memory = FlatMemory(sum(x.numel() for x in self._tensors.values()), device)
-        self._cut(memory, sum(p.numel() for p in parameters.values()))
+        self._memory = FlatMemory(sum(x.numel() for x in self._tensors.values()), device)
+        self._cut(sum(p.numel() for p in parameters.values()))
         self._grad_views = _views(self.grads, parameters.values())
         self.units = unit_vectors(module)
+        self._mark = _Mark(self)
         self.left_out: dict[str, str] = {}  # buffers that training made something else, and what; they do not travel
         self._become(self._tensors)
 
-    def _cut(self, memory: FlatMemory, size: int) -> None:
-        """The parts of the memory. What travels shares no storage with what does not."""
-        numels = {name: x.numel() for name, x in self._tensors.items()}
-        starts = dict(zip(numels, accumulate(numels.values(), initial=0), strict=False))
+    def _cut(self, size: int) -> None:
+        """Cut the memory into parts. What travels shares no storage with what does not."""
+        memory, numels = self._memory, {name: x.numel() for name, x in self._tensors.items()}
         stays = [numels[name] if name in self.private_names else 0 for name in numels]
         first, last = sum(stays[: len(self.parameter_names)]), sum(numels.values())
         last -= sum(stays[len(self.parameter_names) :])
@@ -90,12 +92,17 @@ class FlatModel:
         self.shared = memory.part(first, (last - first,))
         self.private = memory.part(0, (first,)), memory.part(last, (len(self.whole) - last,))
         self.shared_params, self.shared_grads = self.shared[: size - first], self.grads[first:]
-        self._parts = {name: memory.part(starts[name], x.shape) for name, x in self._tensors.items()}
+        self._parts = memory.parts(self._tensors)
         travels = {name: x for name, x in self._tensors.items() if name not in self.private_names}
         self.travelling = dict(zip(travels, _views(self.shared, travels.values()), strict=True))
 
     def _become(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the values of these tensors, and let the module compute on the flat memory through them."""
+        for part in self.module.modules():
+            vars(part)[MARK] = self._mark
+        self._parts = self._memory.parts(
+            self._parts
+        )  # anew, because share_memory() moves a storage for all tensors on it
         with torch.no_grad():
             for name, tensor in tensors.items():
                 self._parts[name].copy_(tensor)
@@ -119,7 +126,7 @@ class FlatModel:
 
         Raises:
             LocalError: a trainable parameter was added, removed, frozen, unfrozen, or got another shape, type or
-                device. Nothing has changed then.
+                device, or another FlatModel has the module by now. Nothing has changed then.
         """
         changed: tuple[str, ...] = ()
         if not self._laid_out.unchanged():
@@ -130,15 +137,21 @@ class FlatModel:
         return changed
 
     def _take_over(self) -> tuple[str, ...]:
+        for name, part in self.module.named_modules():
+            mark = vars(part).get(MARK)
+            if mark is not None and mark.owner() not in (None, self):
+                raise LocalError(
+                    f"FlatModel: {name or 'the module'} was laid out again, by another Server, Client, Node or run; "
+                    "give each one a copy, as copy.deepcopy makes it"
+                )
         found = self._laid_out.check_parameters()
         before = {name: self._tensors[name] for name in self.buffer_names}
         now = {name: self._laid_out.find(name) for name in before}
         lost = {name: described(x) for name, x in now.items() if not _fits(x, self._parts[name])}
         for name, tensor in before.items():
-            x = now[name]
-            if x is not None and name not in lost and x.data_ptr() != self._parts[name].data_ptr():
-                self._parts[name].copy_(x.detach())
-            tensor.data = self._parts[name]
+            x = self._parts[name] if name in lost else now[name]
+            assert x is not None
+            tensor.data = x.detach()
             self._laid_out.put(name, tensor)
         self.left_out |= lost
         self._become(found | before)
@@ -154,6 +167,8 @@ class FlatModel:
         for tensor, _ in self._gradients:
             tensor.grad = None
         refresh_derived(self.module)
+        for part in self.module.modules():
+            vars(part).pop(MARK, None)
 
     def refresh(self) -> None:
         """Compute unit vectors that describe weights, as spectral norm's, from the weights of now."""
@@ -191,6 +206,16 @@ class FlatModel:
                 f"values in one vector; got shape {tuple(vector.shape)}"
             )
         self.whole.copy_(vector)
+
+
+class _Mark:
+    """Says whose module it is; a copy of a module, or a file of it, gets None in its place."""
+
+    def __init__(self, owner: FlatModel) -> None:
+        self.owner = ref(owner)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
 
 
 def _views(flat: Tensor, like: Iterable[Tensor]) -> list[Tensor]:

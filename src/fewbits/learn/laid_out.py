@@ -75,7 +75,7 @@ class LaidOut:
         return "was frozen after the model was laid out, though it travels; a frozen tensor would not train"
 
     def _why_new(self, name: str) -> str:
-        if any(x is self.module.get_parameter(name) for x in self._all):
+        if any(x is dict(self.module.named_parameters())[name] for x in self._all):
             return "was unfrozen or untied after the model was laid out, so that nothing of it would travel"
         return "was added after the model was laid out, or is no longer tied, so that nothing of it would travel"
 
@@ -87,7 +87,7 @@ class LaidOut:
     def put(self, name: str, tensor: Tensor) -> None:
         """Make this tensor the module's buffer of that name."""
         prefix, _, last = name.rpartition(".")
-        part = self.module.get_submodule(prefix)
+        part = dict(self.module.named_modules(remove_duplicate=False))[prefix]
         if last in part._buffers:
             setattr(part, last, tensor)
         else:
@@ -104,10 +104,8 @@ def _check_like(name: str, like: tuple[Any, ...], now: Tensor) -> None:
 
 def _getter(module: nn.Module, name: str) -> Callable[[str], Any]:
     """Looks a buffer up in the submodule that has it; None where there is none."""
-    try:
-        table: Any = module.get_submodule(name.rpartition(".")[0])._buffers
-    except AttributeError:
-        return lambda _: None
+    part = dict(module.named_modules(remove_duplicate=False)).get(name.rpartition(".")[0])
+    table: Any = {} if part is None else part._buffers
     if isinstance(table, dict):
         return table.get
     return lambda last: dict(table.items()).get(last)  # the table of a TorchScript module has no `get`

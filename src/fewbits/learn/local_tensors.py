@@ -41,11 +41,13 @@ class _Local:
             self.tensor.detach().copy_(self.first)
         self.version = self.tensor._version
 
-    @property
-    def changed(self) -> bool:
-        if self._now is self.tensor and self.tensor._version == self.version:
+    def changed(self, closely: bool) -> bool:
+        """Whether the values are others. torch does not count changes through `x.data`; a close look finds them."""
+        if not closely and self._now is self.tensor and self.tensor._version == self.version:
             return False
-        return self.first is None or self._now is None or not _equal(self._now, self.first)
+        if self.first is None:
+            return self._now is not self.tensor or self.tensor._version != self.version
+        return self._now is None or not _equal(self._now, self.first)
 
 
 class LocalTensors:
@@ -93,7 +95,7 @@ class LocalTensors:
                     "that was sent last"
                 )
         for local in [*self._buffers, *(self._others or ())]:
-            if local.changed and local.name not in self.remarks and not local.name.endswith(COUNTERS):
+            if local.name not in self.remarks and not local.name.endswith(COUNTERS) and local.changed(not self._looked):
                 self.remarks[local.name] = _sentence(local)
         if not self._looked:
             self._look_for_new()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 MOST_STEPS = 100  # of power iteration; from the vectors of the round before, it needs about five
+STATISTICS = ("running_mean", "running_var")  # also of normalisations that others wrote, or that TorchScript holds
 CLOSE = 1e-6  # the relative change of the singular value at which it ends
 
 
@@ -74,10 +76,11 @@ def known_buffers(module: nn.Module) -> set[str]:
         if isinstance(part, nn.modules.batchnorm._NormBase)  # also InstanceNorm's and SyncBatchNorm's
         for x in part.buffers(recurse=False)
     }
-    return {name for name, x in module.named_buffers() if id(x) in units | statistics}
+    known = units | statistics
+    return {name for name, x in module.named_buffers() if id(x) in known or name.endswith(STATISTICS)}
 
 
-def _estimates(parametrization: nn.Module) -> bool:
+def _estimates(parametrization: nn.Module) -> TypeGuard[_SpectralNorm]:
     """Whether it is a spectral norm with vectors; that of a vector is its length, and needs none."""
     return isinstance(parametrization, _SpectralNorm) and hasattr(parametrization, "_u")
 

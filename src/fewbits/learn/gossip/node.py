@@ -21,6 +21,7 @@ from fewbits.rng import Key
 from fewbits.topology import Network, Topology
 from fewbits.wire import Frame
 
+ROUNDING = 2.0**-21  # of a buffer's value: more than the sum of a few products leaves
 Train = Callable[[FlatModel], float]  # trains in place; returns eta = learning rate * steps
 
 
@@ -143,7 +144,7 @@ class Node:
         vectors, method = self.vectors, self.method
         half, eta = self._train(train)
         if method.mixes_first:
-            half = method.combine(half, self._mixture.consensus(), eta, self.spec)
+            half = method.combine(half, self._consensus(), eta, self.spec)
         message = half - vectors.public if method.residual else half
         frame = self.sender.send(shared_values.cut(message, self.flat))
         decoded = shared_values.vector(self.sender.value)  # what the neighbours decode
@@ -236,9 +237,16 @@ class Node:
         if method.residual:
             self._mixture.reweigh(self._coming_weights)
         if self._eta is not None and not method.mixes_first:
-            consensus = self._mixture.consensus()
-            self._shared.copy_(method.combine(self._shared.cpu(), consensus, self._eta, self.spec))
+            self._shared.copy_(method.combine(self._shared.cpu(), self._consensus(), self._eta, self.spec))
         self._finish_round()
+
+    def _consensus(self) -> Tensor:
+        """The mixture's, without what rounding leaves of equal buffers: it would add up, and constants would drift."""
+        found, first = self._mixture.consensus(), len(self.flat.shared_params)
+        if first < len(found):
+            buffers, public = found[first:], self.vectors.public[first:]
+            buffers[buffers.abs() <= ROUNDING * public.abs()] = 0
+        return found
 
     def _finish_round(self) -> None:
         self.flat.whole.copy_(self.vectors.x)
