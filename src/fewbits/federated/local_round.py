@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewbits.codecs.flat_view import pieces
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
@@ -57,7 +56,7 @@ class LocalRound:
     def finish(self, public: Tensor, state: Tensor, steps: int, lr: float, out: Tensor) -> Tensor:
         """Write start - end of all that travels into `out`, laid out like `public`; return the next client state."""
         size = len(self.model.shared)
-        self._leave_out(self.model.attach(), public[:size])
+        self.model.leave_out(self.model.attach(), public[:size])
         self.local_tensors.look()
         torch.sub(public[:size], self.model.shared, out=out[:size])
         if not len(state) and not self.objective.server_vectors:
@@ -69,13 +68,6 @@ class LocalRound:
         for place, x in zip(self._server_vectors(out), update, strict=True):
             place.copy_(x)
         return torch.cat([*self.model.private, *vectors])
-
-    def _leave_out(self, buffers: tuple[str, ...], public: Tensor) -> None:
-        """Let these buffers be as the round began."""
-        if buffers:
-            before = pieces(public, self.model.travelling)
-            for name in before.keys() & set(buffers):
-                self.model.travelling[name].copy_(before[name])
 
     def dump(self, state: Tensor) -> bytes:
         """A client state as bytes with a checksum."""

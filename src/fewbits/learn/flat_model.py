@@ -9,6 +9,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
 from fewbits.factor.derived import refresh_derived
 from fewbits.factor.names import private, travelling_buffers
@@ -78,7 +79,7 @@ class FlatModel:
         self.units = unit_vectors(module)
         self._mark = _Mark(self)
         self.left_out: dict[str, str] = {}  # buffers that training made something else, and what; they do not travel
-        self._become(self._tensors)
+        self._take(self._tensors)
 
     def _cut(self, size: int) -> None:
         """Cut the memory into parts. What travels shares no storage with what does not."""
@@ -96,7 +97,7 @@ class FlatModel:
         travels = {name: x for name, x in self._tensors.items() if name not in self.private_names}
         self.travelling = dict(zip(travels, _views(self.shared, travels.values()), strict=True))
 
-    def _become(self, tensors: Mapping[str, Tensor]) -> None:
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the values of these tensors, and let the module compute on the flat memory through them."""
         for part in self.module.modules():
             vars(part)[MARK] = self._mark
@@ -154,7 +155,7 @@ class FlatModel:
             tensor.data = x.detach()
             self._laid_out.put(name, tensor)
         self.left_out |= lost
-        self._become(found | before)
+        self._take(found | before)
         return tuple(lost)
 
     def release(self) -> None:
@@ -170,10 +171,24 @@ class FlatModel:
         for part in self.module.modules():
             vars(part).pop(MARK, None)
 
+    def leave_out(self, names: tuple[str, ...], before: Tensor) -> None:
+        """Let these tensors be as in `before`, which is like `whole` or like `shared`."""
+        views = self.travelling if before.shape == self.shared.shape else self._parts
+        for name, x in pieces(before, views).items() if names else ():
+            if name in names:
+                views[name].copy_(x)
+
     def refresh(self) -> None:
         """Compute unit vectors that describe weights, as spectral norm's, from the weights of now."""
         for unit in self.units:
             unit.refresh()
+
+    def take_mean(self, vector: Tensor) -> None:
+        """Load a vector like `whole` that averaging made, with its unit vectors computed anew in both."""
+        self.whole.copy_(vector)
+        if self.units:
+            self.refresh()
+            vector.copy_(self.whole)
 
     def named(self) -> dict[str, Tensor]:
         """Return tensors by name, parameters then float buffers, in memory's order; a write changes the model."""

@@ -35,6 +35,7 @@ class RoundReports:
         self._last_steps: list[StepReport] = []  # of the last collected round, at rank 0
         self._steps: list[list[dict[str, object]]] = []  # this node's, of rounds since the last collection
         self.reports: list[GossipReport] = []  # of evaluated rounds, at rank 0
+        self.notes: list[str] = []  # what nodes said of tensors that do not travel, at rank 0
         self.models: Tensor | None = None  # (n, P+B) float32 of the last evaluated round, at rank 0
 
     def add(self, steps: Sequence[StepReport]) -> None:
@@ -64,6 +65,7 @@ class RoundReports:
         rounds = [[StepReport(**step) for steps in nodes for step in steps] for nodes in zip(*by_node, strict=True)]
         for number, steps in enumerate(rounds, round - len(rounds) + 1):
             count_frames(ledger, self._setup.network, number, steps)
+            self.notes += dict.fromkeys(x for step in steps for x in step.remarks if x not in self.notes)
         self._last_steps = rounds[-1]
 
     def _measures(self, models: Tensor, accuracies: list[float | None]) -> ModelMeasures:

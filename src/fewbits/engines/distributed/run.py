@@ -100,7 +100,9 @@ class DistributedRun:
         reports, models = self._reports, self._reports.models
         models = models if models is not None else self.node.vectors.x[None]
         self.node.flat.shared.copy_(average(reports.shared(models)))
-        return GossipResult(self.setup.task.model, models, reports.reports, self.ledger, [])
+        self.node.flat.refresh()
+        self.node.flat.release()
+        return GossipResult(self.setup.task.model, models, reports.reports, self.ledger, reports.notes)
 
     def _facts(self) -> dict[str, str]:
         """The facts that all processes must share."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fewbits.codecs.flat_view import pieces
 from fewbits.errors import DesyncError, LocalError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
@@ -21,7 +20,6 @@ from fewbits.rng import Key
 from fewbits.topology import Network, Topology
 from fewbits.wire import Frame
 
-ROUNDING = 2.0**-21  # of a buffer's value: more than the sum of a few products leaves
 Train = Callable[[FlatModel], float]  # trains in place; returns eta = learning rate * steps
 
 
@@ -108,7 +106,7 @@ class Node:
     def _start(self) -> None:
         vectors = self.vectors
         vectors.x.copy_(self.flat.whole)
-        self._mixture = Mixture(vectors, self._coming_weights)
+        self._mixture = Mixture(vectors, self._coming_weights, len(self.flat.shared_params))
         if self.method.residual and getattr(self.method, "start", "") == "common":
             vectors.public.copy_(self._shared)
             self._mixture.start(vectors.public)
@@ -144,7 +142,7 @@ class Node:
         vectors, method = self.vectors, self.method
         half, eta = self._train(train)
         if method.mixes_first:
-            half = method.combine(half, self._consensus(), eta, self.spec)
+            half = method.combine(half, self._mixture.consensus(), eta, self.spec)
         message = half - vectors.public if method.residual else half
         frame = self.sender.send(shared_values.cut(message, self.flat))
         decoded = shared_values.vector(self.sender.value)  # what the neighbours decode
@@ -163,20 +161,13 @@ class Node:
         eta = float(train(self.flat))
         if not 0 < eta < float("inf"):
             raise LocalError(f"Node.step: train must return eta = learning rate * steps, above 0; got {eta}")
-        self._leave_out(self.flat.attach())
+        self.flat.leave_out(self.flat.attach(), vectors.x)
         vectors.x.copy_(self.flat.whole)
         half = self._shared.cpu()
         if before is not None:
             vectors.velocity.mul_(self.method.momentum).add_(before - half)
             half = before - vectors.velocity
         return half, eta
-
-    def _leave_out(self, buffers: tuple[str, ...]) -> None:
-        """Let these buffers be as the round began."""
-        if buffers:
-            before = pieces(self.vectors.x, self.flat.named())
-            for name in buffers:
-                self.flat.named()[name].copy_(before[name])
 
     def receive(self, j: int, frame: bytes | memoryview) -> None:
         """Take neighbour j's frame of this round, or its key frame."""
@@ -237,22 +228,11 @@ class Node:
         if method.residual:
             self._mixture.reweigh(self._coming_weights)
         if self._eta is not None and not method.mixes_first:
-            self._shared.copy_(method.combine(self._shared.cpu(), self._consensus(), self._eta, self.spec))
+            self._shared.copy_(method.combine(self._shared.cpu(), self._mixture.consensus(), self._eta, self.spec))
         self._finish_round()
 
-    def _consensus(self) -> Tensor:
-        """The mixture's, without what rounding leaves of equal buffers: it would add up, and constants would drift."""
-        found, first = self._mixture.consensus(), len(self.flat.shared_params)
-        if first < len(found):
-            buffers, public = found[first:], self.vectors.public[first:]
-            buffers[buffers.abs() <= ROUNDING * public.abs()] = 0
-        return found
-
     def _finish_round(self) -> None:
-        self.flat.whole.copy_(self.vectors.x)
-        if self.flat.units:
-            self.flat.refresh()
-            self.vectors.x.copy_(self.flat.whole)
+        self.flat.take_mean(self.vectors.x)
         self.round += 1
         self._eta = None
         self._received.clear()
