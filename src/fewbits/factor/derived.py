@@ -25,7 +25,16 @@ def duplicate(module: nn.Module) -> nn.Module:
         for value in vars(part).values():
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 memo[id(value)] = value.detach().clone()  # the next forward pass computes it again
-    return copy.deepcopy(module, memo)
+    copied = copy.deepcopy(module, memo)
+    make_leaves(copied)
+    return copied
+
+
+def make_leaves(module: nn.Module) -> None:
+    """Let every parameter be a leaf again; a copy of a TorchScript module computes its own from the first one's."""
+    for parameter in module.parameters():
+        if not parameter.is_leaf:
+            parameter.detach_().requires_grad_()
 
 
 def is_derived(part: nn.Module, name: str) -> bool:

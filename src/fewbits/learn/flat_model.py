@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
-from fewbits.factor.derived import refresh_derived
+from fewbits.factor.derived import make_leaves, refresh_derived
 from fewbits.factor.names import private, travelling_buffers
 from fewbits.learn.flat_memory import FlatMemory
 from fewbits.learn.laid_out import LaidOut
@@ -64,6 +64,7 @@ class FlatModel:
 
     def __init__(self, module: nn.Module) -> None:
         check_module(module)
+        make_leaves(module)
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         buffers = travelling_buffers(module)
         device = check_tensors(parameters, buffers)
