@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Flat, Lift, Raw, Route, Threshold, chain
+from fewbits.codecs import Codec, Delta, Flat, Lift, Raw, Route, Threshold, chain
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
@@ -25,7 +25,7 @@ from fewbits.spec import Spec, TreeSpec
 
 BUFFER, CONTROL = "buffer:", "control:"
 AS_THEY_ARE = (BUFFER, CONTROL)  # how the names of what no lossy codec may touch begin
-CHANGED = chain(Threshold(0.0))  # of a buffer, what is not zero; where all of it changed, that costs one byte
+CHANGED = chain(Threshold(0.0))  # of a difference, what is not zero; where all of it is not, that costs one byte
 
 
 def values(model: FlatModel, server_vectors: Sequence[Tensor] = ()) -> dict[str, Tensor]:
@@ -77,16 +77,21 @@ def split(rest: Tensor, size: int, count: int) -> tuple[Tensor, ...]:
 
 
 def downlink(part: Part | Downlink, tree: TreeSpec) -> Downlink:
-    """The server's way to its clients, buffers and an objective's vectors taken out of lossy hands."""
-    return Downlink.of(part).map(lambda lift: with_buffers(lift, tree))
+    """The server's way to its clients, buffers and an objective's vectors taken out of lossy hands.
+
+    Where differences travel, those of buffers do, too; else buffers travel as they are, whole.
+    """
+    return Downlink.of(part).map(
+        lambda lift: with_buffers(lift, tree, chain(Raw()) if lift.stateless else Delta(CHANGED))
+    )
 
 
-def with_buffers(codec: Lift, tree: TreeSpec) -> Lift:
+def with_buffers(codec: Lift, tree: TreeSpec, buffers: Codec = CHANGED) -> Lift:
     """The codec, with buffers and an objective's vectors taken out of its hands when there are any."""
     there = [start for start in AS_THEY_ARE if any(name.startswith(start) for name, _ in tree)]
     if not there or (isinstance(codec, Route) and codec.rules[0][0].startswith(AS_THEY_ARE)):
         return codec
-    rules = [(start + "*", CHANGED if start == BUFFER else chain(Raw())) for start in there]
+    rules = [(start + "*", buffers if start == BUFFER else chain(Raw())) for start in there]
     if isinstance(codec, Flat):
         anything = any(not name.startswith(AS_THEY_ARE) for name, _ in tree)
         return Route((*rules, *([("*", codec.codec)] if anything else [])))
