@@ -135,18 +135,19 @@ def test_a_module_without_parameters_is_refused():
         FlatModel(nn.ReLU())
 
 
-def test_attach_heals_dropped_gradients_and_notices_replaced_tensors():
+def test_attach_heals_dropped_gradients_and_takes_replaced_tensors_over():
     module = net()
     model = FlatModel(module)
     module.zero_grad(set_to_none=True)
     model.attach()
     assert module[0].weight.grad.data_ptr() == model.grads.data_ptr()
-    module[1].running_mean = torch.zeros(4)
-    with pytest.raises(LocalError, match="running_mean"):
-        model.attach()
-    module[0].weight.data = module[0].weight.data.clone()
-    with pytest.raises(LocalError, match=r"0\.weight left"):
-        model.attach()
+    module[1].running_mean = torch.full_like(module[1].running_mean, 7.0)
+    module[0].weight.data = module[0].weight.data.clone() + 1
+    before = module[0].weight.detach().clone()
+    model.attach()
+    assert torch.equal(model.named()["0.weight"], before) and bool((model.named()["1.running_mean"] == 7).all())
+    model.whole.fill_(3.0)
+    assert bool((module[0].weight == 3).all()) and bool((module[1].running_mean == 3).all())
 
 
 # --- LocalSGD

@@ -39,8 +39,9 @@ def test_numbers_of_equal_value_name_the_same_codec(codec):
 
 def test_a_module_that_two_clients_hold_is_refused_instead_of_training_nothing():
     server, client = ends()
-    fb.Client(client.model, METHOD, fb.Key(2))
-    with pytest.raises(fb.LocalError, match="left the flat buffer"):
+    other = fb.Client(client.model, METHOD, fb.Key(2))
+    assert other.model is client.model
+    with pytest.raises(fb.LocalError, match="the module was laid out again"):
         client.receive(server.bundle(0))
 
 

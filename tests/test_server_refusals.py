@@ -106,11 +106,11 @@ def test_a_frame_too_large_for_the_sum_was_never_received(method):
     assert turn(server, client, 1.0) is not None
 
 
-def test_a_replaced_parameter_is_named_instead_of_sending_nothing():
+def test_a_parameter_of_another_shape_is_named_instead_of_sending_nothing():
     server, client = pair("dense")
     client.receive(server.bundle(0))
-    client.model[0].weight = nn.Parameter(torch.zeros(3, 4))
-    with pytest.raises(fb.LocalError, match=r"parameter 0.weight was replaced"):
+    client.model[0].weight = nn.Parameter(torch.zeros(3, 5))
+    with pytest.raises(fb.LocalError, match=r"0.weight has shape \(3, 5\)"):
         client.reply()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, RoundReport
 from fewbits.errors import LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
@@ -131,7 +131,7 @@ def compare(
     check_first_batch(task, device)
     for method in built.values():  # a mistake is found before anything is trained
         method.objective.check(task.local)
-        method.prepare(copy.deepcopy(model), Key(seeds[0]).fold("factor"))
+        method.prepare(duplicate(model), Key(seeds[0]).fold("factor"))
     if out is not None:
         check_continues(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
     records: list[Record] = []
@@ -140,7 +140,7 @@ def compare(
         for seed in seeds:
             for label, method in built.items():
                 place = folder / folder_name(label, seed)
-                run = Federation(replace(task, model=copy.deepcopy(model)), method, schedule, Key(seed), place)
+                run = Federation(replace(task, model=duplicate(model)), method, schedule, Key(seed), place)
                 run.run(None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r))
                 records.append(Record.read(place, label, seed))
     records = against_dense(records)

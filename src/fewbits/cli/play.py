@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.simulation import footprint
+from fewbits.factor.derived import duplicate
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
 from fewbits.report import Record, rows
@@ -121,7 +121,7 @@ class Compared:
         key = self.prepare(first).key
         for config in others:  # they differ in their methods only
             method = self.comparison.built[config.name]
-            method.prepare(copy.deepcopy(self.initial.of(config)), key.fold("factor"))
+            method.prepare(duplicate(self.initial.of(config)), key.fold("factor"))
 
 
 def compare(compared: Compared, folder: Path, console: Console, title: str) -> None:

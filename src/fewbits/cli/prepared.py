@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fewbits.cli.frame_recorder import FrameRecorder
 from fewbits.data import Data
 from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
+from fewbits.factor.derived import duplicate
 from fewbits.learn.method import Method
 from fewbits.rng import Key
 
@@ -55,7 +55,7 @@ class ModelFromSeed:
     def __call__(self, key: Key) -> nn.Module:
         """The model, with the method's factors and private parts."""
         if key == Key(self.config.seed):
-            model = copy.deepcopy(self.initial)
+            model = duplicate(self.initial)
         else:
             model = models.build(self.config.model, self.found, key.fold("model"))
         self.method.prepare(model, key.fold("factor"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
+from fewbits.factor.derived import duplicate
 from fewbits.factor.layers import DENSE, ORDER, Place, chains, factored
 from fewbits.factor.loha import LoHaWeight
 from fewbits.factor.names import MARK
@@ -40,7 +40,7 @@ def merge(model: Model) -> Model:
         >>> merge(layer)
         Linear(in_features=64, out_features=64, bias=True)
     """
-    plain = copy.deepcopy(model)
+    plain = duplicate(model)
     places, adapted = list(factored(plain)), list(_adapted(plain))
     if not places and not adapted:
         raise LocalError(f"merge: no weight of this {type(model).__name__} is factored or has a LoHa adapter")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fewbits.errors import LocalError
 from fewbits.factor.factors import Factors
@@ -17,9 +18,9 @@ MARK = "private_names"  # attribute of a module: names of its parameters that st
 def shared(model: nn.Module) -> tuple[str, ...]:
     """List the names of all tensors that travel.
 
-    First come the trainable parameters that are not private, then the saved float buffers. Names and order are those of
-    `named_parameters()` and `named_buffers()`. The factor X1 of layer `conv1` is `conv1.parametrizations.weight.0.X1`.
-    Frozen parameters do not travel and are not listed.
+    First come the trainable parameters that are not private, then the saved float buffers of finite values. Names and
+    order are those of `named_parameters()` and `named_buffers()`. The factor X1 of layer `conv1` is
+    `conv1.parametrizations.weight.0.X1`. Frozen parameters do not travel and are not listed.
 
     Args:
         model: any module, factored or not.
@@ -33,7 +34,7 @@ def shared(model: nn.Module) -> tuple[str, ...]:
     """
     stays = set(private(model))
     parameters = [name for name, p in model.named_parameters() if p.requires_grad]
-    return tuple(name for name in (*parameters, *_buffers(model)) if name not in stays)
+    return tuple(name for name in (*parameters, *travelling_buffers(model)) if name not in stays)
 
 
 def private(model: nn.Module) -> tuple[str, ...]:
@@ -70,12 +71,17 @@ def private(model: nn.Module) -> tuple[str, ...]:
         beside = [name for name in trainable if name.rpartition(".")[0] == prefix] or trainable
         return all(name in marked for name in beside)
 
-    return (*stays, *(name for name in _buffers(model) if stays and staying_with(name)))
+    return (*stays, *(name for name in travelling_buffers(model) if stays and staying_with(name)))
 
 
-def _buffers(model: nn.Module) -> list[str]:
+def travelling_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that travel or stay as parameters do: saved ones of floats, all of them finite.
+
+    A buffer with an infinite or NaN value, such as a causal mask, is a constant: no mean of it means anything.
+    """
     saved = model.state_dict(keep_vars=True).keys()
-    return [name for name, b in model.named_buffers() if name in saved and b.is_floating_point()]
+    floats = {name: b for name, b in model.named_buffers() if name in saved and b.is_floating_point()}
+    return {name: b for name, b in floats.items() if bool(torch.isfinite(b).all())}
 
 
 def staying(model: nn.Module, patterns: Iterable[str]) -> set[str]:

@@ -11,6 +11,7 @@ from fewbits.federated.exchange import Build
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
+from fewbits.learn.module_checks import check_module
 from fewbits.links import Sender, Subscription
 from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
@@ -64,6 +65,7 @@ class Client:
         check_whole("Client: number", number, 0, numpy=True)
         if not isinstance(model, nn.Module):
             raise LocalError(f"Client: model must be a torch module; got {type(model).__name__}")
+        check_module(model)
         method.prepare(model, common.fold("factor"))
         self._model = model
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
@@ -90,6 +92,11 @@ class Client:
         """The receiving end of the downlink."""
         return self._core.down
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about tensors that training changed and that do not travel."""
+        return list(self._core.remarks)
+
     def receive(self, bundle: bytes) -> None:
         """Take the server's bundle: settle the last reply and load the model.
 
@@ -98,7 +105,7 @@ class Client:
             DesyncError: the bundle does not lead on from what this client holds.
         """
         check_bytes("Client.receive", bundle)
-        self._core.model.attach()  # says so when the model was moved, or another Client holds it
+        self._core.model.attach()  # takes replaced tensors over, or says which it cannot take
         self._core.receive(bundle)
         self._core.acknowledge(self._core.down.ack)
         self._core.start()
@@ -129,7 +136,6 @@ class Client:
         """
         core = self._core
         self._check_received("reply")
-        core.model.attach()
         core.rollback()
         trained = core.finish(steps, lr)
         self._check_secrets(trained)

@@ -207,6 +207,11 @@ class ClientCore:
             figures["floor"] /= (trained.lr * max(1, trained.steps)) ** 2
         return figures
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences about tensors that training changed and that do not travel."""
+        return tuple(self.local.local_tensors.remarks.values())
+
     def dump(self, arrived: bool = True) -> dict[str, bytes]:
         """All that must outlive the process, by part, for the case that an unsettled frame arrived, or did not."""
         if self._before is not None and not arrived:

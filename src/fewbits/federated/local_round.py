@@ -8,6 +8,7 @@ from torch import Tensor
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
+from fewbits.learn.local_tensors import LocalTensors
 from fewbits.learn.objective import Objective
 from fewbits.links import StateStore
 from fewbits.links.client_state import dump_client_state, load_client_state
@@ -25,8 +26,7 @@ class LocalRound:
 
     def __init__(self, model: FlatModel, objective: Objective) -> None:
         self.model, self.objective = model, objective
-        buffers = dict(model.module.named_buffers())  # below: those that neither travel nor stay, such as counters
-        self._initial = {name: buffers[name].clone() for name in buffers if name not in model.buffer_names}
+        self.local_tensors = LocalTensors(model)
         self._layout = f"{sorted(model.private_names)} {canonical(objective)}"
 
     def new_state(self) -> Tensor:
@@ -36,13 +36,13 @@ class LocalRound:
 
     def load(self, public: Tensor, state: Tensor) -> None:
         """Make the model this client's; buffers that are not exchanged, such as batch counters, begin anew."""
+        self.model.attach()  # first, so that no tensor which the training before replaced comes back
         self.model.shared.copy_(public[: len(self.model.shared)])
         if len(state):
             parameters, buffers = self.model.private
             parameters.copy_(state[: len(parameters)])
             buffers.copy_(state[len(parameters) : len(parameters) + len(buffers)])
-        for name, buffer in self._initial.items():
-            self.model.module.get_buffer(name).copy_(buffer)
+        self.local_tensors.restore()
 
     def correction(self, public: Tensor, state: Tensor) -> Correction | None:
         """What the objective adds to every gradient of what travels; the private part follows the plain loss.
@@ -56,6 +56,8 @@ class LocalRound:
     def finish(self, public: Tensor, state: Tensor, steps: int, lr: float, out: Tensor) -> Tensor:
         """Write start - end of all that travels into `out`, laid out like `public`; return the next client state."""
         size = len(self.model.shared)
+        self.model.leave_out(self.model.attach(), public[:size])
+        self.local_tensors.look()
         torch.sub(public[:size], self.model.shared, out=out[:size])
         if not len(state) and not self.objective.server_vectors:
             return state

@@ -33,6 +33,8 @@ class PublicModel(ABC):
         self.server_vectors: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.server_vectors
         self.publisher = exchange.publisher(key, init)
         self.moments: Moments = self.optimizer.init(self.dim)
+        self._unknown = shared_values.unknown_buffers(model)
+        self.remarks: dict[str, str] = {}  # one sentence for each unknown buffer that clients changed, by its name
 
     @staticmethod
     def of(model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> PublicModel:
@@ -57,6 +59,7 @@ class PublicModel(ABC):
         self.check_plain()
         self._check_finite(*theta.values())
         self.model.load(theta)
+        self.model.refresh()
         self.publisher.publish(shared_values.values(self.model, self.server_vectors))
 
     def _check_finite(self, *after: Tensor) -> None:
@@ -136,6 +139,14 @@ class WholeModel(PublicModel):
         self.moments, self.server_vectors = moments, server_vectors
         for name, x in buffers.items():
             current[name].copy_(x)
+        self.model.refresh()
+        self._remark(mean)
+
+    def _remark(self, mean: Mapping[str, Tensor]) -> None:
+        """Name the unknown buffers that clients changed, each once."""
+        for name in [name for name in self._unknown if bool(mean[name].any())]:
+            self._unknown.remove(name)
+            self.remarks[name] = shared_values.averaged(name)
 
 
 class SubspaceModel(PublicModel):

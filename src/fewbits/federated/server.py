@@ -17,6 +17,7 @@ from fewbits.federated.round_sum import RoundSum
 from fewbits.federated.uplinks import Uplinks
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
+from fewbits.learn.module_checks import check_module
 from fewbits.links import Publisher, Receiver, SharedInit, StateStore
 from fewbits.methods import named
 from fewbits.rng import Key
@@ -66,6 +67,7 @@ class Server:
         _check(method, key, total_weight)
         if not isinstance(model, nn.Module):
             raise LocalError(f"Server: model must be a torch module; got {type(model).__name__}")
+        check_module(model)
         method.prepare(model, common.fold("factor"))
         self._model, self.method, self.key = model, method, key
         self.flat = FlatModel(model)
@@ -99,6 +101,11 @@ class Server:
     def broadcast(self) -> Publisher:
         """The sending end of the downlink."""
         return self.public.publisher
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about buffers of which it is not known what a mean of them means."""
+        return list(self.public.remarks.values())
 
     @property
     def versions(self) -> dict[int, int]:
@@ -190,7 +197,7 @@ class Server:
 
         Under masks it also stays when a client is missing: the round is void.
         """
-        self.flat.attach()  # says so when the model was moved off the memory that we write
+        self.flat.attach()  # takes replaced tensors over, or says which it cannot take
         sums, self._sum = self._sum, RoundSum(self.exchange)  # an update that fails below is not tried again
         self.void = sums.void
         if self.void:
@@ -202,6 +209,7 @@ class Server:
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Finish the round, instead of `step`, with another model: `theta`, by the names of `FlatModel.named`."""
+        self.flat.attach()
         self.public.replace(theta)
         self.round += 1
         self._sum = RoundSum(self.exchange)

@@ -76,11 +76,12 @@ class IntrinsicSpace:
 
     def spec(self, model: FlatModel, objective: Objective) -> TreeSpec:
         """Of what a client sends; LocalError for models and objectives of which more than parameters travels."""
-        if len(model.shared) != len(model.shared_params) or objective.server_vectors:
+        buffers = [name for name in model.travelling if name in model.buffer_names]
+        if buffers or objective.server_vectors:
             raise LocalError(
-                "a run in subspaces sends parameters only; this model has float buffers (use GroupNorm instead of "
-                f"BatchNorm), or its objective sends more: {len(model.shared) - len(model.shared_params)} numbers in "
-                f"buffers, {objective!r}"
+                f"a run in subspaces sends parameters only; this model has the float buffers {buffers} (use GroupNorm "
+                "instead of BatchNorm, and register constants with persistent=False), or its objective sends more: "
+                f"{objective!r}"
             )
         self.matrix(len(model.shared), 0, 0)  # says so when dim is too large
         return TreeSpec(((SENT, Spec((self.dim,))),))

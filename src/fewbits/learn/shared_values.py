@@ -1,8 +1,9 @@
 """What client and server exchange: the parameters and float buffers that travel, as a dict of named tensors.
 
-BatchNorm's running statistics travel with every update as float32, never through the lossy codec. They are averaged
-like parameters, with server learning rate 1 and no momentum. Integer buffers (`num_batches_tracked`) do not travel. On
-the wire a buffer's name begins with "buffer:". An objective's server vectors (SCAFFOLD's control variate) are called
+Buffers, such as BatchNorm's running statistics, travel with every update as float32, never through the lossy codec.
+Entries that training left as they were are not sent: a constant costs a byte or so. Buffers are averaged like
+parameters, with server learning rate 1 and no momentum. Integer buffers (`num_batches_tracked`) do not travel. On the
+wire a buffer's name begins with "buffer:". An objective's server vectors (SCAFFOLD's control variate) are called
 "control:0" and so on. They travel as float32, too, because an error of a lossy codec in them would stay.
 """
 
@@ -13,24 +14,39 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Flat, Lift, Raw, Route, chain
+from fewbits.codecs import Codec, Delta, Flat, Lift, Raw, Route, Threshold, chain
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.unit_vectors import known_buffers
 from fewbits.links import Downlink
 from fewbits.links.downlink import Part
 from fewbits.spec import Spec, TreeSpec
 
 BUFFER, CONTROL = "buffer:", "control:"
 AS_THEY_ARE = (BUFFER, CONTROL)  # how the names of what no lossy codec may touch begin
+CHANGED = chain(Threshold(0.0))  # of a difference, what is not zero; where all of it is not, that costs one byte
 
 
 def values(model: FlatModel, server_vectors: Sequence[Tensor] = ()) -> dict[str, Tensor]:
     """Views of all that travels, by wire name; `server_vectors`: the objective's vectors, each  # (S,)."""
     buffers = set(model.buffer_names)
-    named = {name: x for name, x in model.named().items() if name not in model.private_names}
-    tree = {(BUFFER + name if name in buffers else name): x for name, x in named.items()}
+    tree = {(BUFFER + name if name in buffers else name): x for name, x in model.travelling.items()}
     return tree | {f"{CONTROL}{i}": x for i, x in enumerate(server_vectors)}
+
+
+def unknown_buffers(model: FlatModel) -> list[str]:
+    """Wire names of the buffers that travel and are neither a normalisation's statistics nor known unit vectors."""
+    known = known_buffers(model.module)
+    return [BUFFER + name for name in model.travelling if name in model.buffer_names and name not in known]
+
+
+def averaged(name: str) -> str:
+    """What a run says of an unknown buffer that changed."""
+    return (
+        f"buffer {name.removeprefix(BUFFER)} changes in training, and its kind is not known: the clients' values are "
+        "averaged. Register it with persistent=False if a mean of it has no meaning"
+    )
 
 
 def spec(model: FlatModel, server_vectors: int = 0) -> TreeSpec:
@@ -61,16 +77,21 @@ def split(rest: Tensor, size: int, count: int) -> tuple[Tensor, ...]:
 
 
 def downlink(part: Part | Downlink, tree: TreeSpec) -> Downlink:
-    """The server's way to its clients, buffers and an objective's vectors taken out of lossy hands."""
-    return Downlink.of(part).map(lambda lift: with_buffers(lift, tree))
+    """The server's way to its clients, buffers and an objective's vectors taken out of lossy hands.
+
+    Where differences travel, those of buffers do, too; else buffers travel as they are, whole.
+    """
+    return Downlink.of(part).map(
+        lambda lift: with_buffers(lift, tree, chain(Raw()) if lift.stateless else Delta(CHANGED))
+    )
 
 
-def with_buffers(codec: Lift, tree: TreeSpec) -> Lift:
+def with_buffers(codec: Lift, tree: TreeSpec, buffers: Codec = CHANGED) -> Lift:
     """The codec, with buffers and an objective's vectors taken out of its hands when there are any."""
     there = [start for start in AS_THEY_ARE if any(name.startswith(start) for name, _ in tree)]
     if not there or (isinstance(codec, Route) and codec.rules[0][0].startswith(AS_THEY_ARE)):
         return codec
-    rules = [(start + "*", chain(Raw())) for start in there]
+    rules = [(start + "*", buffers if start == BUFFER else chain(Raw())) for start in there]
     if isinstance(codec, Flat):
         anything = any(not name.startswith(AS_THEY_ARE) for name, _ in tree)
         return Route((*rules, *([("*", codec.codec)] if anything else [])))

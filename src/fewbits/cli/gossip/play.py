@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_we
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Task
+from fewbits.factor.derived import duplicate
 from fewbits.learn.gossip import GossipMethod
 from fewbits.report.gossip import GossipRecord, against_dsgd, legend, report, rows, terminal
 from fewbits.report.text import NONE
@@ -56,7 +56,7 @@ class PreparedGossip:
 def build_task(config: RunConfig, found: Data, initial: nn.Module | None = None) -> Task:
     """Partition and initial model: they depend on the seed alone; `initial` is copied."""
     parts = partition(config, found)
-    model = initial_model(config, found) if initial is None else copy.deepcopy(initial)
+    model = initial_model(config, found) if initial is None else duplicate(initial)
     return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from safetensors.torch import save
@@ -12,6 +11,7 @@ from fewbits.codecs import Lift
 from fewbits.codecs.lifts.lift import AnySpec, entries
 from fewbits.engines.common.run_lock import LOCK
 from fewbits.errors import LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.federated.server import Server
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
@@ -59,7 +59,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
 
 def write_nodes(model: nn.Module, models: Tensor, path: Path) -> None:
     """Write every node's model, (n, numel), with the names and shapes of `model`, as safetensors."""
-    layout = [[name, list(x.shape)] for name, x in FlatModel(copy.deepcopy(model)).named().items()]
+    layout = [[name, list(x.shape)] for name, x in FlatModel(duplicate(model)).named().items()]
     write_atomically(path, save({"models": models.clone()}, {"layout": json_text(layout)}))
 
 

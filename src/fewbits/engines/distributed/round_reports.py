@@ -79,6 +79,7 @@ class RoundReports:
             count_frames(ledger, self._setup.network, number, steps)
             self._skipped += sum(bool(step.trouble) for step in steps)
             self._unreported += self._said.new(sentences(number, steps))
+            self.notes += dict.fromkeys(x for step in steps for x in step.remarks if x not in self.notes)
         self._last_steps = rounds[-1]
 
     def _measures(self, models: Tensor, scores: list[Scores]) -> ModelMeasures:

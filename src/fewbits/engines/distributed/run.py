@@ -108,6 +108,8 @@ class DistributedRun:
         reports, models = self._reports, self._reports.models
         models = models if models is not None else self.node.vectors.x[None]
         self.node.flat.shared.copy_(average(reports.shared(models)))
+        self.node.flat.refresh()
+        self.node.flat.release()
         notes = reports.notes + totals(reports.reports)
         return GossipResult(self.setup.task.model, models, reports.reports, self.ledger, notes)
 

@@ -38,6 +38,11 @@ class Layout:
         """Of the arrays that a strategy begins with."""
         found = {name: array.numpy() for name, array in arrays.items()}
         entries = tuple((name, x.shape, str(x.dtype)) for name, x in found.items())
+        for name, x in found.items():
+            if x.dtype.kind not in "fiub":
+                raise LocalError(
+                    f"compress: {name} is {x.dtype}, which cannot travel; send its real and imaginary part as floats"
+                )
         return Layout(entries, {name: x for name, x in found.items() if x.dtype.kind != "f"})
 
     def module(self) -> nn.Module:

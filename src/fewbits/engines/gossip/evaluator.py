@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task, evaluation_noise
+from fewbits.factor.derived import duplicate
 from fewbits.learn import shared_values
 from fewbits.learn.evaluation import Scores, score
 from fewbits.learn.flat_model import FlatModel
@@ -64,7 +64,7 @@ class Evaluator:
     def __init__(self, task: Task, method: GossipMethod, key: Key) -> None:
         """`key`: of what model and loss draw in an evaluation."""
         self.task, self.prox, self._key = task, method.prox, key
-        self.model = FlatModel(copy.deepcopy(task.model))
+        self.model = FlatModel(duplicate(task.model))
         self._spec = shared_values.spec(self.model)
         count = max(1, EXAMPLES // len(task.parts))
         self._examples = torch.from_numpy(np.concatenate([part[:count] for part in task.parts]).astype(np.int64))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +12,7 @@ from fewbits.engines.gossip.evaluator import score_on_test
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
 from fewbits.engines.gossip.trainer import StepReport, Trainer
+from fewbits.factor.derived import duplicate
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
@@ -23,7 +23,7 @@ class NodeWorker:
 
     def __init__(self, setup: GossipSetup, vectors: SharedVectors, number: int = 0, count: int = 1) -> None:
         self.task, self.vectors = setup.task, vectors
-        self.model = FlatModel(copy.deepcopy(setup.task.model))
+        self.model = FlatModel(duplicate(setup.task.model))
         self.trainer = Trainer(setup.task, setup.key, self.model)
         self.nodes: dict[int, Node] = {}
         start = self.model.vector()

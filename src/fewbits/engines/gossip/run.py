@@ -138,6 +138,7 @@ class GossipRun:
                     watch(report)
                 if stop and stop():
                     break
+        self.flat.release()
         notes = self.notes + totals(self.reports)
         return GossipResult(self.task.model, self.vectors.x, self.reports, self.ledger, notes)
 
@@ -155,7 +156,9 @@ class GossipRun:
             finally:
                 if self._between_rounds:
                     self._save(pool)
+                    self.flat.attach()
                     self.flat.shared.copy_(self.mean)
+                    self.flat.refresh()
 
     def _restore(self, pool: NodePool, vectors: dict[str, Tensor] | None) -> None:
         """Restore the vectors and links; the pool's workers have begun with new nodes."""
@@ -194,6 +197,7 @@ class GossipRun:
         began = time.perf_counter()
         steps = pool.step()
         check_first(round, steps, self.network.n)
+        self.notes += dict.fromkeys(x for step in steps for x in step.remarks if x not in self.notes)
         zeros = pool.mix({step.node: step.frame_bytes for step in steps})
         count_frames(self.ledger, self.network, round, steps)
         measures = self._measures(pool, round, sum(zeros))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
 
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
+from fewbits.learn.local_tensors import LocalTensors
 from fewbits.learn.outputs import cross_entropy
 from fewbits.links.finite import all_finite
 from fewbits.links.ledger import stages
@@ -30,6 +36,7 @@ class StepReport:
     trouble: str = ""  # why the node took no step; "" when it took one
     raised: bool = False  # the user's model, loss or data raised; else the trained model was not finite
     without_loss: int = 0  # local steps whose loss was not finite
+    remarks: Sequence[str] = ()  # sentences about tensors that training changed and that do not travel
 
     def asdict(self) -> dict[str, object]:
         """The fields, for JSON."""
@@ -56,19 +63,36 @@ class Trainer:
 
     def __init__(self, task: Task, key: Key, model: FlatModel) -> None:
         self.task, self.key = task, key
-        buffers = dict(model.module.named_buffers())
-        self._local_buffers = {name: buffers[name].clone() for name in buffers if name not in model.buffer_names}
+        self.local_tensors = LocalTensors(model)
+        self._unknown = shared_values.unknown_buffers(model)
+        self._before: dict[str, Tensor] = {}  # the unknown buffers before a node's training
 
     def step(self, node: Node) -> tuple[bytes, StepReport]:
         """An active node's frame and report. LocalError names the node and the round."""
         steps = LocalSteps()
         try:
             frame = self._frame(node, steps)
+            self._look(node.flat)
         except LocalError as error:
             raise LocalError(f"node {node.me}, round {node.round + 1}: {error}") from None
         bits = stages(node.sender.sections)
         payload = len(frame) - HEADER_BYTES
-        return frame, StepReport(node.me, len(frame), payload, bits, level_bits=level_bits(node.sender), **vars(steps))
+        measured = {"level_bits": level_bits(node.sender), "remarks": self.remarks}
+        return frame, StepReport(node.me, len(frame), payload, bits, **measured, **vars(steps))
+
+    def _look(self, model: FlatModel) -> None:
+        """Remark on tensors that the training changed, where a mean of them is not known to mean anything."""
+        self.local_tensors.look()
+        trained = shared_values.values(model)
+        for name, before in self._before.items():
+            if not torch.equal(trained[name], before):
+                self._unknown.remove(name)
+                self.local_tensors.remarks[name] = shared_values.averaged(name)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences about tensors that training changed and that do not travel."""
+        return tuple(self.local_tensors.remarks.values())
 
     def _frame(self, node: Node, steps: LocalSteps) -> bytes:
         try:
@@ -82,8 +106,9 @@ class Trainer:
     def _train(self, node: Node, model: FlatModel, steps: LocalSteps) -> float:
         """The node's local steps; returns eta, or 0 when they failed."""
         task = self.task
-        for name, buffer in self._local_buffers.items():  # batch counters: no node may see another's
-            model.module.get_buffer(name).copy_(buffer)
+        self.local_tensors.restore_all()  # no node may see another's
+        current = shared_values.values(model)
+        self._before = {name: current[name].clone() for name in self._unknown}
         key = self.key.fold("round", node.round + 1, "node", node.me)
         examples, loss = task.parts[node.me], task.loss or cross_entropy
         try:

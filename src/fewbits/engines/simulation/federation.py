@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from fewbits.engines.simulation.round_report import RoundReplies, RoundReport, i
 from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.federated.compile_kernels import compile_kernels
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
@@ -124,7 +124,7 @@ class Federation:
                 f"client_model: needs a run with a folder and one of its {len(self.task.parts)} clients; got "
                 f"{self.folder or 'no folder'} and client {client}"
             )
-        model = FlatModel(copy.deepcopy(self.task.model))
+        model = FlatModel(duplicate(self.task.model))
         local = LocalRound(model, self.method.objective)
         state = self._run_folder.client_state(local, client)
         local.load(shared_values.vector(self.server.broadcast.value), state)
@@ -143,6 +143,7 @@ class Federation:
                     watch(report)
                 if stop and stop():
                     break
+        self.server.flat.release()
         return Result(self.task.model, self.reports, self.ledger, self.notes + totals(self.reports))
 
     def __iter__(self) -> Generator[RoundReport]:
@@ -262,6 +263,7 @@ class Federation:
         notes = self._said.new(sentences)
         self.notes += notes
         self.notes += once(evaluation.trouble, number, self.notes)
+        self.notes += [x for x in (*self.server.notes, *replies.remarks) if x not in self.notes]
         epsilon, name = self._epsilon(replies.used), self.task.metric_name
         return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, notes, name)
 

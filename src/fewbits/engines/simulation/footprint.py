@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.federation import Federation
+from fewbits.factor.derived import duplicate
 from fewbits.learn.method import Method
 from fewbits.links import StateStore
 from fewbits.rng import Key
@@ -77,7 +77,7 @@ def footprint(task: Task, method: Method, schedule: Schedule, key: Key) -> Footp
         key: of the run.
     """
     rounds = min(schedule.rounds, ROUNDS)
-    few = replace(task, model=copy.deepcopy(task.model), test_x=None, test_y=None, local=replace(task.local, steps=1))
+    few = replace(task, model=duplicate(task.model), test_x=None, test_y=None, local=replace(task.local, steps=1))
     clients = len(few.parts)
     brief = replace(schedule, rounds=rounds, per_round=min(-(-UPDATES // rounds), clients), processes=1)
     with tempfile.TemporaryDirectory(prefix="fewbits-") as name:

@@ -133,6 +133,11 @@ class RoundReplies:
         """One figure of every reply that has it."""
         return [reply.figures[name] for reply in self.replies if not reply.trouble and name in reply.figures]
 
+    @property
+    def remarks(self) -> list[str]:
+        """About tensors that training changed and that do not travel, each once."""
+        return list(dict.fromkeys(remark for reply in self.replies for remark in reply.remarks))
+
     def sentences(self, round: int) -> list[str]:
         """About what went wrong, for a run's notes."""
         found = [f"round {round} is void: not all clients arrived, and masks stayed in the sum"] if self.void else []

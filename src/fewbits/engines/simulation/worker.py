@@ -7,7 +7,6 @@ and stores the new state optimistically. `settle` rolls back the clients whose f
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from torch import Tensor
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task, evaluation_noise, training_guard
 from fewbits.errors import LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
 from fewbits.learn.evaluation import BATCH, Scores, score
@@ -49,6 +49,7 @@ class Reply:
     trouble: str = ""  # why there is no frame; "" when there is one
     raised: bool = False  # the user's model, loss or data raised; else `trouble` is an update that is not finite
     without_loss: int = 0  # local steps whose loss was not finite
+    remarks: Sequence[str] = ()  # sentences about tensors that training changed and that do not travel
 
 
 class TrainedClient(NamedTuple):
@@ -68,7 +69,7 @@ class Worker:
         self.device = torch.device(device)
         task = task if self.device.type == "cpu" else task.on(self.device)
         self.task, self.method, self.key, self.number = task, method, key, int(name)
-        self.model = FlatModel(copy.deepcopy(task.model).to(self.device))
+        self.model = FlatModel(duplicate(task.model).to(self.device))
         self._core = ClientCore(self.model, method, key, common=key, build=task.build)
         self._public = self._core.down  # of the public model, which is lent
         self._personal = self._core.exchange.down.personal is not None
@@ -157,13 +158,14 @@ class Worker:
         if one.down is not None:
             self._store.put(client, DOWN, round, one.down)
         weight = self.method.weight(one.report.examples)
-        return Reply(client, weight, figures, without_loss=one.report.without_loss), frame
+        return Reply(client, weight, figures, without_loss=one.report.without_loss, remarks=core.remarks), frame
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
         core = self._core
         core.client_state = core.local.recall(self._store, client, core.new_state)
         core.start()
+        core.local.local_tensors.restore_all()
 
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""

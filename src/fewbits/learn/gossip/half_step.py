@@ -29,7 +29,10 @@ def half_step(train: Train, model: FlatModel, vectors: Vectors, x: Tensor, momen
     eta = float(train(model))
     if not 0 <= eta < float("inf"):
         raise LocalError(f"Node.step: train must return eta = learning rate * steps, 0 or more; got {eta}")
-    if not eta:
+    changed = model.attach()  # first, so that no tensor which the training replaced comes back
+    if eta:
+        model.leave_out(changed, x)
+    else:
         model.whole.copy_(x)
     half = model.shared.cpu()
     if not momentum or not eta:

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from fewbits.learn.gossip.vectors import Vectors
 
+ROUNDING = 2.0**-21  # of a buffer's value: more than the rounding of a few products leaves
+
 
 class Mixture:
     """Sum over neighbours j of w_ij public_j, in `vectors.mixture`; `weights` are the w_ij in the sum."""
 
-    def __init__(self, vectors: Vectors, weights: Mapping[int, float]) -> None:
-        self._vectors, self.weights = vectors, dict(weights)
+    def __init__(self, vectors: Vectors, weights: Mapping[int, float], parameters: int) -> None:
+        """`parameters`: how many numbers of a vector are parameters; float buffers lie behind them."""
+        self._vectors, self.weights, self._parameters = vectors, dict(weights), parameters
 
     def start(self, public: Tensor) -> None:
         """Let every neighbour's public vector be this one, (S,)."""
@@ -56,5 +59,12 @@ class Mixture:
         self.weights = dict(weights)
 
     def consensus(self) -> Tensor:
-        """Sum over neighbours j of w_ij (public_j - public_i).  # (S,)"""
-        return torch.sub(self._vectors.mixture, self._vectors.public, alpha=sum(self.weights.values()))
+        """Sum over neighbours j of w_ij (public_j - public_i).  # (S,)
+
+        What rounding leaves of buffers that are equal at all nodes becomes zero: else a constant would drift.
+        """
+        found = torch.sub(self._vectors.mixture, self._vectors.public, alpha=sum(self.weights.values()))
+        if self._parameters < len(found):
+            buffers, public = found[self._parameters :], self._vectors.public[self._parameters :]
+            buffers[buffers.abs() <= ROUNDING * public.abs()] = 0
+        return found

@@ -105,7 +105,7 @@ class Node:
     def _start(self) -> None:
         vectors = self.vectors
         vectors.x.copy_(self.flat.whole)
-        self._mixture = Mixture(vectors, self._coming_weights)
+        self._mixture = Mixture(vectors, self._coming_weights, len(self.flat.shared_params))
         if self.method.residual and getattr(self.method, "start", "") == "common":
             vectors.public.copy_(self._shared)
             self._mixture.start(vectors.public)
@@ -221,12 +221,11 @@ class Node:
         if method.residual:
             self._mixture.reweigh(self._coming_weights)
         if self._eta is not None and not method.mixes_first:
-            consensus = self._mixture.consensus()
-            self._shared.copy_(method.combine(self._shared.cpu(), consensus, self._eta, self.spec))
+            self._shared.copy_(method.combine(self._shared.cpu(), self._mixture.consensus(), self._eta, self.spec))
         self._finish_round()
 
     def _finish_round(self) -> None:
-        self.flat.whole.copy_(self.vectors.x)
+        self.flat.take_mean(self.vectors.x)
         self.round += 1
         self._eta = None
         self._received.clear()
