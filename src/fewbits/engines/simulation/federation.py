@@ -203,7 +203,8 @@ class Federation:
         self._settle(pool, number, failed)
         evaluation = self._evaluate(pool, number)
         self._seconds += time.perf_counter() - began
-        return self._report(number, RoundReplies(replies, len(failed), server.void), evaluation)
+        why = {client: server.reasons[client] for client in failed} | server.left_out
+        return self._report(number, RoundReplies(replies, why, server.void), evaluation)
 
     def _sample(self, round: int) -> list[int]:
         """The clients asked in a round, counted from 0."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fewbits.engines.simulation.evaluation import Evaluation
@@ -88,13 +88,18 @@ class RoundReplies:
     """What came back from the clients of one round."""
 
     replies: list[Reply]
-    rejected: int  # frames that the server left out
+    left_out: Mapping[int, str]  # why the server left an update out, by client
     void: bool  # masks stayed in the sum, so that no update was used
 
     @property
     def skipped(self) -> list[Reply]:
         """Replies without a frame."""
         return [reply for reply in self.replies if reply.trouble]
+
+    @property
+    def rejected(self) -> int:
+        """How many updates the server left out."""
+        return len(self.left_out)
 
     @property
     def used(self) -> int:
@@ -109,7 +114,9 @@ class RoundReplies:
         """About what went wrong, for a run's notes."""
         void = [f"round {round} is void: not all clients arrived, and masks stayed in the sum"] if self.void else []
         return (
-            void + [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped][:MOST_SENTENCES]
+            void
+            + [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped][:MOST_SENTENCES]
+            + [f"round {round}: client {c} was left out: {why}" for c, why in self.left_out.items()][:MOST_SENTENCES]
         )
 
 
