@@ -26,7 +26,7 @@ class Arrived:
     subspace: int = 0
     plain: bool = False  # the parts are whole vectors, which went through no codec
 
-    def in_own_memory(self) -> Arrived:
+    def copied(self) -> Arrived:
         """The same update; a frame's memory is used again after it was taken."""
         return replace(self, parts=tuple(map(_copied, self.parts)))
 

@@ -74,15 +74,15 @@ class NormWatch:
         for seen in self._round:
             seen.clear()
 
-    def dump(self) -> Tensor:
-        """The past, for a checkpoint.  # (m, 3) float64: kind, median, how many"""
+    def dump(self) -> list[Tensor]:
+        """The past, for a checkpoint.  # one of (m, 3), float64: kind, median, how many"""
         rows = [(k, *entry) for k, past in enumerate(self._past) for entry in past]
-        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
+        return [torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)]
 
-    def load(self, dumped: Tensor) -> None:
-        """Become the watch that was dumped."""
+    def load(self, dumped: Sequence[Tensor]) -> None:
+        """Become the watch that was dumped; a new one, when nothing was."""
         self._past = [[] for _ in KINDS]
-        for k, found, count in dumped.tolist():
+        for k, found, count in (row for table in dumped for row in table.tolist()):
             self._past[int(k)].append((found, int(count)))
         self.clear()
 

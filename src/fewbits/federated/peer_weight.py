@@ -23,7 +23,8 @@ class PeerWeight:
     """
 
     given: Most
-    everybody: float | None  # examples of all clients
+    everybody: float | None  # total_weight
+    counted: bool = True  # whether it is a sum of examples; else it counts clients, and is no bound on examples
 
     def __post_init__(self) -> None:
         numbers = list(self.given.values()) if isinstance(self.given, Mapping) else [self.given]
@@ -36,7 +37,8 @@ class PeerWeight:
     def most(self, client: int | None) -> float:
         """The largest weight that this client may claim."""
         found = self.given if not isinstance(self.given, Mapping) else self.given.get(-1 if client is None else client)
-        return next((float(x) for x in (found, self.everybody) if x is not None), MOST)
+        everybody = self.everybody if self.counted else None
+        return next((float(x) for x in (found, everybody) if x is not None), MOST)
 
     def check(self, weight: object, client: int | None = None) -> float:
         """The weight as a number; WireError when it is none, or out of bounds."""
@@ -53,6 +55,6 @@ class PeerWeight:
 def _positive(x: object) -> bool:
     """Whether x is a finite number above 0."""
     try:
-        return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) and x > 0
+        return isinstance(x, Real) and not isinstance(x, bool) and 0 < float(x) < math.inf
     except OverflowError:  # a whole number beyond the largest float
         return False

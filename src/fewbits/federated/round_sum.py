@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -38,9 +37,7 @@ class RoundSum:
         """The largest entry of an update of this weight that keeps the sum within float32's range."""
         return (LARGEST - self._reach) / weight
 
-    def add(
-        self, client: int | None, parts: Sequence[Partial], weight: float, reach: float, subspace: int = 0
-    ) -> None:
+    def add(self, client: int | None, parts: Sequence[Partial], weight: float, reach: float, subspace: int = 0) -> None:
         """Add one decoded message; no entry of it is larger than `reach`."""
         self.enter(Arrived(client, tuple(parts), weight, reach, subspace))
 
@@ -53,7 +50,7 @@ class RoundSum:
         if self._watch.enter(norms):
             self._take(update)
             return
-        update = update.in_own_memory()
+        update = update.copied()
         self._waiting.append((update, norms))
         self._bytes += update.bytes
         if self._bytes > WAITING_BYTES and len(self._waiting) >= FEWEST_WAITING:
@@ -87,7 +84,7 @@ class RoundSum:
         """The sum as messages carry it, not expanded, for optimisers that step on it."""
         return terms.carried(self._terms) * scale
 
-    def values(self, scale: float) -> Mapping[str, Tensor]:
+    def values(self, scale: float) -> dict[str, Tensor]:
         """The sum times `scale`, by wire name."""
         (found,) = self._terms.vectors(self.weight)
         return {name: x * scale for name, x in found.items()}
@@ -99,4 +96,4 @@ class RoundSum:
 
 def names(left_out: Sequence[tuple[int | None, str]]) -> dict[int, str]:
     """Reasons by client; -1: updates that came without a link."""
-    return dict(chain(((-1 if client is None else client, why) for client, why in left_out)))
+    return {-1 if client is None else client: why for client, why in left_out}

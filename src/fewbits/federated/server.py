@@ -82,7 +82,8 @@ class Server:
         self.exchange = Exchange.of(self.flat, method, common)
         self.public = PublicModel.of(self.flat, self.exchange, key.fold("down"), init)
         self.uplinks, self.downlinks = Uplinks(self.exchange, store), Downlinks(self.public.publisher, store)
-        self.total_weight, self._weights = total_weight, PeerWeight(max_weight, total_weight)
+        counted = method.weight(2) == 2  # else all clients weigh 1
+        self.total_weight, self._weights = total_weight, PeerWeight(max_weight, total_weight, counted)
         self.round = 0  # rounds finished
         self.void = False  # whether the last round's masks did not cancel
         self.rejected: dict[int, int] = {}  # frames left out, by client
@@ -251,7 +252,7 @@ class Server:
 
     def dump(self) -> dict[str, Sequence[Any]]:
         """Tensors and frames of a checkpoint: model, moments, broadcast, norms; clients' ends are in the store."""
-        return self.public.dump() | {"norms": [] if self.norms is None else [self.norms.dump()]}
+        return self.public.dump() | {"norms": self.norms.dump() if self.norms else []}
 
     def load(self, round: int, dumped: Mapping[str, Sequence[Any]], versions: Mapping[int, int]) -> None:
         """Become the server that was dumped after `round` rounds, when clients held these versions.
@@ -260,8 +261,8 @@ class Server:
             LocalError: it had another model or objective.
         """
         self.public.load(dumped)
-        for norms in dumped.get("norms", ()) if self.norms is not None else ():
-            self.norms.load(norms)
+        if self.norms is not None:
+            self.norms.load(dumped.get("norms", ()))
         self.round, self.downlinks.versions = round, dict(versions)
 
 

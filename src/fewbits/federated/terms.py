@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Terms(ABC):
         """Add one update."""
 
     @abstractmethod
-    def vectors(self, weight: float) -> list[Mapping[str, Tensor]]:
+    def vectors(self, weight: float) -> list[dict[str, Tensor]]:
         """`weight` times the updates' mean, by name, for each subspace."""
 
 
@@ -50,8 +50,8 @@ class Sums(Terms):
             self._plain = PlainTotal(self._exchange.up, self._exchange.update)
         self._plain.add(update.parts, update.weight)
 
-    def vectors(self, weight: float) -> list[Mapping[str, Tensor]]:
-        found = [total.value() for total in self.totals]
+    def vectors(self, weight: float) -> list[dict[str, Tensor]]:
+        found: list[dict[str, Tensor]] = [total.value() for total in self.totals]
         if self._plain is not None:
             plain = self._plain.value()
             found[0] = {name: x + plain[name] for name, x in found[0].items()}
@@ -61,7 +61,7 @@ class Sums(Terms):
 class PlainTotal(TreeTotal):
     """A sum of vectors that went through no codec."""
 
-    def value(self) -> Mapping[str, Tensor]:
+    def value(self) -> dict[str, Tensor]:
         return cut(self.carried, self.groups, self.spec)
 
 
@@ -75,9 +75,9 @@ class Robust(Terms):
         self._updates: list[Arrived] = []
 
     def add(self, update: Arrived) -> None:
-        self._updates.append(update.in_own_memory())
+        self._updates.append(update.copied())
 
-    def vectors(self, weight: float) -> list[Mapping[str, Tensor]]:
+    def vectors(self, weight: float) -> list[dict[str, Tensor]]:
         made = self._made() if self._updates else self._nothing()
         subspaces = self._space.subspaces if self._space else 1
         if subspaces == 1:

@@ -71,7 +71,7 @@ class Method:
     privacy: DifferentialPrivacy | None = None  # noise on what clients send
     masking: PairwiseMasking | None = None  # only the sum of a round's messages can be read
     aggregator: Aggregator | None = None  # in place of the weighted mean
-    norm_bound: NormBound | None = NormBound()  # updates beyond it are left out
+    norm_bound: NormBound | None = field(default_factory=NormBound)  # updates beyond it are left out
 
     @staticmethod
     def of(

@@ -93,7 +93,7 @@ def _layers(name: str) -> tuple[str, str]:
     if outer not in METHODS or (outer in OVER and not inner) or deep:
         layers = (
             f", or put one of {', '.join(OVER)} over another of them, as in fedpara+lbgm+topk; "
-            f"{', '.join(OUTERMOST)} may stand over these, each over those before it, as in dp+fedpara+topk"
+            f"{', '.join((*OUTERMOST[2:], *OUTERMOST[:2]))} may stand over these, as in dp+fedpara+topk"
         )
         raise unknown("method", name, METHODS, layers)
     if (outer, inner) == ("intrinsic", "fetchsgd"):

@@ -130,7 +130,7 @@ def _tensors(server: Server) -> dict[str, Tensor]:
         f"broadcast.{i:04d}": torch.frombuffer(bytearray(b), dtype=torch.uint8)
         for i, b in enumerate(dumped["broadcast"])
     }
-    found |= {"norms": x for x in dumped["norms"]}
+    found |= dict(zip(("norms",), dumped["norms"], strict=False))
     found |= {"versions": _table(server.versions), "rejected": _table(server.rejected)}
     return found
 
