@@ -1,7 +1,7 @@
 """Accuracy with and without liars, for each rule: `python examples/robust_table.py [--rounds 10] [--seeds 0 1 2]`.
 
 20 clients share scikit-learn's digits; all of them take part in every round. A liar trains, then sends another update:
-its sign flipped, that 19 times, 1000 times as long, or noise of the norm that its update had. Prints the tables of
+its sign flipped, that 9 or 19 times, 1000 times as long, or noise of the norm that its update had. Prints the tables of
 docs/robust.md: mean accuracy on the test set over the seeds, in percent, and in brackets the worst seed.
 """
 
@@ -32,6 +32,7 @@ RULES = {
 Lie = Callable[[Tensor, torch.Generator], Tensor]
 LIES: dict[str, Lie] = {
     "flipped": lambda x, g: -x,
+    "flipped x9": lambda x, g: -9 * x,
     "flipped x19": lambda x, g: -19 * x,
     "x1000": lambda x, g: 1000 * x,
     "random": lambda x, g: torch.randn(x.shape, generator=g) * (x.norm() / x.numel() ** 0.5),
