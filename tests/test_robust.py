@@ -303,7 +303,7 @@ def test_a_lie_of_usual_length_hardly_moves_a_robust_step(rule, method):
     assert along(attacked) > 0.5 and along(mean) < 0.3
 
 
-@pytest.mark.parametrize("method", ["dense", "topk@fraction=0.3,bits=32", "randk@fraction=0.5,bits=32"])
+@pytest.mark.parametrize("method", ["dense", "topk@fraction=0.3,bits=32", "intrinsic@dim=8"])
 def test_the_median_of_what_was_sent_is_the_mean_where_all_agree(method):
     plain, robust = Fleet(method), Fleet(f"median+{method}")
     for fleet in (plain, robust):
@@ -520,16 +520,16 @@ def training(method, liars, n=10, rounds=8):
 
 
 def test_a_simulated_run_counts_and_names_what_it_leaves_out():
-    """One client's data are a thousand times as large, so its update is, too."""
+    """One client's data are 30 times as large, so its gradient is 900 times as long."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(6, 20, 4, generator=g)
-    x[2] *= 1e4
+    x[2] *= 30
     clients = [(x[i], x[i].sum(1)) for i in range(6)]
 
     def loss(a, b):
         return (a[:, 0] - b).pow(2).mean()
 
-    result = fb.federate(nn.Linear(4, 1), clients, "dense", 2, loss=loss, local=fb.LocalSGD(lr=1e-9))
+    result = fb.federate(nn.Linear(4, 1), clients, "dense", 2, loss=loss, local=fb.LocalSGD(lr=1e-3))
     assert [r.rejected for r in result.reports] == [1, 1] and [r.clients for r in result.reports] == [5, 5]
     assert any("client 2 was left out" in note and "median client's" in note for note in result.notes)
 
