@@ -169,7 +169,7 @@ class Sender:
         `sequence` is the number that the receiver expects, if it is known; our own number stays when it is later.
         """
         if sequence is not None:
-            check_whole("Sender.resync: sequence", sequence, 0, MAX_SEQUENCE)
+            check_whole("Sender.resync: sequence", sequence, 0, MAX_SEQUENCE + 1)
         self._pending, self._key_frame = None, True
         self.sequence = max(self.sequence, sequence or 0)
 

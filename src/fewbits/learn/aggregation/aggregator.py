@@ -26,10 +26,14 @@ class Aggregator(ABC):
 
 
 class CoordinateRule(Aggregator):
-    """An aggregator that looks at one coordinate after the other."""
+    """An aggregator that looks at one coordinate after the other.
+
+    Those few who sent a coordinate may all be liars. So under sparse codecs, longer vectors are shortened to the median
+    norm first.
+    """
 
     def __call__(self, groups: Sequence[Updates]) -> list[Tensor]:
-        return [group.by_column(self.column) for group in groups]
+        return [(group.shortened() if group.sparse else group).by_column(self.column) for group in groups]
 
     def column(self, values: Tensor, sent: Tensor | None) -> Tensor:
         """The rule over those clients that sent a coordinate, times their share of all clients.  # (n, c) -> (c,)"""

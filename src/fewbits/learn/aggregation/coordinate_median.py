@@ -15,7 +15,8 @@ class CoordinateMedian(CoordinateRule):
     """The median of each coordinate; of two middle values, their mean.
 
     ``u_j = |S_j|/n * median_{k in S_j} u_kj``; S_j are those of the n clients that sent coordinate j. Under a dense
-    codec that is everybody, and the first factor is 1.
+    codec that is everybody, and the first factor is 1. Under a sparse one, longer vectors are first shortened to the
+    median norm.
 
     Memory: all numbers that were sent in a round, in float32. Bytes: as for the mean. Time: a sort of each column.
 
@@ -27,7 +28,8 @@ class CoordinateMedian(CoordinateRule):
 
     References:
         Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning, ICML 2018, Algorithm 1, option I.
-        Difference: the factor |S_j|/n. A median that takes what was not sent for 0 is 0 nearly everywhere.
+        Differences: the factor |S_j|/n, and the shortening. A median that takes what was not sent for 0 is 0 nearly
+    everywhere; and those few who sent a coordinate may all be liars.
     """
 
     wire_name: ClassVar[str] = "coordinate_median"

@@ -17,7 +17,8 @@ class TrimmedMean(CoordinateRule):
     """The mean of each coordinate without its largest and its smallest values.
 
     ``u_j = |S_j|/n * mean of the middle |S_j| - 2b values u_kj, k in S_j``, with ``b = ceil(trim * |S_j|)``, but at
-    least one value stays. S_j are those of the n clients that sent coordinate j.
+    least one value stays. S_j are those of the n clients that sent coordinate j. Under a sparse codec, longer vectors
+    are first shortened to the median norm.
 
     Memory: all numbers that were sent in a round, in float32. Bytes: as for the mean. Time: a sort of each column.
 
@@ -34,7 +35,7 @@ class TrimmedMean(CoordinateRule):
 
     References:
         Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning, ICML 2018, Algorithm 1, option II.
-        Differences: the factor |S_j|/n, and b is rounded up, so that few senders are trimmed, too.
+        Differences: the factor |S_j|/n, the shortening, and b is rounded up, so that few senders are trimmed, too.
     """
 
     wire_name: ClassVar[str] = "trimmed_mean"

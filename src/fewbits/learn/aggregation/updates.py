@@ -56,6 +56,14 @@ class Updates:
             _fill(values[k], None if sent is None else sent[k], row, where)
         return values, sent
 
+    def shortened(self) -> Updates:
+        """Rows that are longer than the median row, scaled down to its 2-norm."""
+        norms = [float(row.values.to(torch.float64).square().sum().sqrt()) for row in self.rows]
+        median = sorted(norms)[len(norms) // 2]
+        scales = [median / norm if norm > median else 1.0 for norm in norms]
+        rows = [Row(r.values if s == 1 else r.values * s, r.support) for r, s in zip(self.rows, scales, strict=True)]
+        return Updates(rows, self.size)
+
     def gram(self) -> Tensor:
         """The inner products of all pairs of rows, in float64.  # (n, n)"""
         total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64)

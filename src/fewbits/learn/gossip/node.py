@@ -34,16 +34,15 @@ class Node:
         node.mix()                           # consensus and proximal step; the round ends
 
     `round` counts finished rounds. The network's key decides who is active in the coming round, so every node knows it
-    of all. An inactive node has no frame (`step` raises LocalError). An engine delivers a
-    round's frames after the node's own step, in ascending order of their senders. Every such engine gives the same
-    frames and models, bit for bit.
+    of all. An inactive node has no frame (`step` raises LocalError). An engine delivers a round's frames after the
+    node's own step, in ascending order of their senders. Every such engine gives the same frames and models.
 
     Errors: `receive` raises WireError for bytes that are no frame of this link. Nothing has changed then; ask for the
     frame again. It raises DesyncError for a frame that is not the next one; a repeated frame needs no further action.
     After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all of
     them. When nothing arrived at all, call `ask`. A neighbour makes its key frame after its `step` of this round;
-    `receive` takes it instead of the frame. A frame of absurd values counts as one without news (`absurd`). `mix` raises DesyncError, names the missing nodes and changes nothing until
-    all frames have arrived.
+    `receive` takes it instead of the frame. Absurd values are no news, and counted in `absurd`. `mix` raises
+    DesyncError, names the missing nodes and changes nothing until all frames have arrived.
 
     All nodes need the same model (bit for bit: an engine should compare a digest), method, network and key. Several
     nodes may use one model in turn when each has `vectors` of its own.
@@ -186,8 +185,8 @@ class Node:
             if header.sequence >= receiver.expects:  # else the frame was repeated
                 self._lost(j)
             raise
-        unchanged = None if self.method.residual else self.vectors.public  # as if j held what we hold
-        self._mixture.add(j, self.absurd.without(j, self.round + 1, increment, self._shared, unchanged))
+        same = None if self.method.residual else self.vectors.public  # as if j held what we hold
+        self._mixture.add(j, self.absurd.without(j, self.round + 1, increment, self._shared, same))
         self._received.add(j)
 
     def _check_neighbour(self, j: int) -> None:
