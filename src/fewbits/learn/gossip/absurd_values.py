@@ -21,14 +21,14 @@ class AbsurdValues:
         self.left_out: dict[int, int] = {}  # frames, by neighbour
         self.reasons: dict[int, str] = {}  # why the last one was
 
-    def without(self, j: int, round: int, increment: Tensor, ours: Tensor, instead: Tensor | None) -> Tensor:
-        """Neighbour j's increment; where it is absurd, `instead`, or zeros.  # (S,) each"""
+    def without(self, j: int, round: int, increment: Tensor, ours: Tensor, no_news: Tensor) -> Tensor:
+        """Neighbour j's increment; where it is absurd, `no_news`: as if j held what it, or this node, held before."""
         reason = beyond(increment, ours)
         if not reason:
             return increment
         self.left_out[j] = self.left_out.get(j, 0) + 1
         self.reasons[j] = f"round {round}: {reason}"
-        return torch.zeros_like(increment) if instead is None else instead.clone()
+        return no_news
 
 
 def check(vector: Tensor, ours: Tensor) -> None:

@@ -39,13 +39,13 @@ class Node:
 
     Errors: `receive` raises WireError for bytes that are no frame of this link. Nothing has changed then; ask for the
     frame again. It raises DesyncError for a frame that is not the next one; a repeated frame needs no further action.
-    After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all of
-    them. When nothing arrived at all, call `ask`. A neighbour makes its key frame after its `step` of this round;
-    `receive` takes it instead of the frame. Absurd values are no news, and counted in `absurd`. `mix` raises
-    DesyncError, names the missing nodes and changes nothing until all frames have arrived.
+    After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all.
+    When nothing arrived, call `ask`. A neighbour makes its key frame after its `step` of this round; `receive` takes it
+    instead of the frame. Absurd values are counted in `absurd` and change nothing. `mix` raises DesyncError, names the
+    missing nodes and changes nothing until all frames arrived.
 
-    All nodes need the same model (bit for bit: an engine should compare a digest), method, network and key. Several
-    nodes may use one model in turn when each has `vectors` of its own.
+    All nodes need the same model (bit for bit; compare a digest), method, network and key. Several nodes may use one
+    model in turn when each has `vectors` of its own.
 
     Args:
         model: the model, with its initial weights.
@@ -185,8 +185,8 @@ class Node:
             if header.sequence >= receiver.expects:  # else the frame was repeated
                 self._lost(j)
             raise
-        same = None if self.method.residual else self.vectors.public  # as if j held what we hold
-        self._mixture.add(j, self.absurd.without(j, self.round + 1, increment, self._shared, same))
+        no_news = torch.zeros_like(increment) if self.method.residual else self.vectors.public
+        self._mixture.add(j, self.absurd.without(j, self.round + 1, increment, self._shared, no_news))
         self._received.add(j)
 
     def _check_neighbour(self, j: int) -> None:
