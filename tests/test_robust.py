@@ -22,6 +22,7 @@ from fewbits.learn.aggregation import (
     Updates,
 )
 from fewbits.learn.aggregation import updates as updates_module
+from fewbits.learn.aggregation.memory import memory_note
 from fewbits.learn.aggregation.updates import Row
 from fewbits.methods import METHODS, named
 from fewbits.testing.ends import restamp
@@ -548,3 +549,9 @@ def test_partials_of_predict_tell_what_was_ever_sent():
     message, _ = codec.encode(torch.arange(8.0), spec, codec.init(spec), codec.memory(spec), keys)
     partial, _ = codec.partial(message, spec, codec.init(spec))
     assert isinstance(partial, Partial) and partial.support is not None and partial.support.tolist() == [6, 7]
+
+
+def test_a_rule_that_may_not_fit_into_memory_is_said():
+    (note,) = memory_note(Krum(), 100, 10**9, machine=8 * 10**9)
+    assert "400.0 GB" in note and "8.0 GB" in note
+    assert memory_note(Krum(), 3, 10, 8 * 10**9) == memory_note(None, 100, 10**9, 8 * 10**9) == []

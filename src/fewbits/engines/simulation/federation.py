@@ -25,6 +25,7 @@ from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
+from fewbits.learn.aggregation.memory import memory_note
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
@@ -72,12 +73,14 @@ class Federation:
             common=key,
             init=SharedInit(task.seed, task.build) if task.seed and task.build else None,
         )
-        self.notes: list[str] = []
+        per_round = schedule.per_round or len(task.parts)
+        self.notes: list[str] = memory_note(method.aggregator, per_round, self.server.exchange.update.numel)
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
         self._run_folder = None if folder is None else RunFolder(Path(folder), self._settings())
         if self._run_folder is not None:
-            self.reports, self._seconds, self.notes = self._run_folder.resume(self.server)
+            self.reports, self._seconds, earlier = self._run_folder.resume(self.server)
+            self.notes += earlier
         self.ledger = Ledger(self._run_folder.ledger if self._run_folder else None)
         self._times_sampled = Counter(client for round in range(self.server.round) for client in self._sample(round))
         self._down: dict[int | None, tuple[int, int]] = {}
