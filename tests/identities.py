@@ -10,6 +10,7 @@ from every_codec import CODECS, TREE
 from fewbits.codecs import Adaptive, FetchSGD, LookBack, MeanSketch, Quantize, Raw, as_lift, chain
 from fewbits.coders.base import Coder
 from fewbits.factor import Factorisation
+from fewbits.learn.aggregation import CoordinateMedian, GeometricMedian, Krum, MultiKrum, NormBound, TrimmedMean
 from fewbits.learn.gossip.choco import Choco
 from fewbits.learn.gossip.deepsqueeze import DeepSqueeze
 from fewbits.learn.gossip.dsgd import DSGD
@@ -80,6 +81,12 @@ def others() -> list[Any]:
         FedAdam(lr=1),
         FedYogi(lr=1),
         FedDynServer(alpha=1),
+        CoordinateMedian(),
+        TrimmedMean(trim=0),
+        Krum(liars=0),
+        MultiKrum(liars=0, chosen=3),
+        GeometricMedian(iterations=8),
+        NormBound(times=3),
         Plain(),
         FedProx(mu=1),
         FedDyn(alpha=1),

@@ -25,7 +25,7 @@ FLOORS = [
     ["codecs.lifts"],
     ["codecs"],
     ["factor", "links", "privacy"],
-    ["learn.optimizers"],
+    ["learn.aggregation", "learn.optimizers"],
     ["learn"],
     ["learn.gossip"],
     ["methods"],

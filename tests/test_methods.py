@@ -27,7 +27,7 @@ UP = {
     **dict.fromkeys(["fedprox", "scaffold", "feddyn", "fedadam", "fedyogi", "local"], "flat(chain(Raw()))"),
     **dict.fromkeys(["fedpara", "lowrank", "pfedpara", "fedper", "intrinsic"], "flat(chain(Raw()))"),
     "masked": "flat(chain(Modular(bits=32)))",
-    "dp": "flat(chain(Raw()))",
+    **dict.fromkeys(["dp", "median", "trimmed", "krum", "multikrum", "geomedian", "bounded"], "flat(chain(Raw()))"),
 }
 
 
@@ -68,7 +68,8 @@ def test_the_adaptive_threshold_can_be_given_as_text():
     assert method.up == fb.flat(fb.LookBack(fb.Raw(), threshold=fb.codecs.Adaptive(lr=0.1, steps=5, c=2.0)))
 
 
-REFUSED = [("dp", "scaffold"), ("intrinsic", "fetchsgd")]  # the latter steps on sketches
+ROBUST = ["median", "trimmed", "krum", "multikrum", "geomedian"]
+REFUSED = [("dp", "scaffold"), *((outer, "fetchsgd") for outer in ["intrinsic", *ROBUST])]  # it steps on sketches
 OVERLAID = [
     f"{outer}+{inner}"
     for outer in OVER

@@ -364,8 +364,7 @@ def test_arguments_that_make_no_sense_are_refused():
             federation(Raw(), **options)
     server, _ = federation(Raw())
     for weight in (0, -1, float("nan")):
-        with pytest.raises(LocalError, match="weight must be > 0"):
-            server.accept(0, b"", weight)
+        assert server.accept(0, b"", weight) is None and "weight must be > 0" in server.reasons[0]
     with pytest.raises(LocalError, match="float buffers or control variates through a lossy codec"):
         federation(each(TopK(0.1)), norm=True)
     assert flat(Raw()) == federation(Raw())[0].exchange.up

@@ -31,16 +31,18 @@ SECOND = {
         pfedpara private shared to_loha
     """,
     "learn": """
-        Choco DSGD DeepSqueeze FedAdam FedDyn FedDynServer FedProx FedYogi FlatModel GossipMethod GroupL1 IntrinsicSpace
-        L1 LocalSGD Malcom Method NoProx Node Objective Plain Scaffold ServerSGD
+        Aggregator Choco CoordinateMedian DSGD DeepSqueeze FedAdam FedDyn FedDynServer FedProx FedYogi FlatModel
+        GeometricMedian GossipMethod GroupL1 IntrinsicSpace Krum L1 LocalSGD Malcom Method MultiKrum NoProx Node
+        NormBound Objective Plain Scaffold ServerSGD TrimmedMean
     """,
     "links": """
         Broadcast Downlink Entry EpochBroadcast EpochSubscriber Ledger Publisher Receiver Sender SharedInit StateStore
         Subscriber Subscription load_model save_model
     """,
     "methods": """
-        METHODS build dense dp fedadam feddyn fedpaq fedpara fedper fedprox fedyogi fetchsgd intrinsic lbgm lbgm_sign
-        lbgm_topk local lowrank masked named pfedpara predict randk scaffold signsgd topk
+        METHODS bounded build dense dp fedadam feddyn fedpaq fedpara fedper fedprox fedyogi fetchsgd geomedian intrinsic
+        krum lbgm lbgm_sign lbgm_topk local lowrank masked median multikrum named pfedpara predict randk scaffold
+        signsgd topk trimmed
     """,
     "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon",
     "simulation": """

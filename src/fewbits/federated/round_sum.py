@@ -1,65 +1,99 @@
-"""RoundSum: the weighted sum of one round's updates, taken before they are expanded."""
+"""RoundSum: one round's updates, from their arrival to the step; what is too long for the others is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Partial, TreeTotal
-from fewbits.codecs.flat_view import pieces
+from fewbits.codecs import Partial
+from fewbits.errors import WireError
+from fewbits.federated import terms
+from fewbits.federated.arrived import Arrived
 from fewbits.federated.exchange import Exchange
-from fewbits.learn import shared_values
-from fewbits.privacy.pairwise_masking import MaskedTotal
+from fewbits.federated.norm_watch import Norms, NormWatch
 
 LARGEST = torch.finfo(torch.float32).max
+WAITING_BYTES, FEWEST_WAITING = 256 << 20, 20  # of updates that wait for the end of a round
 
 
 class RoundSum:
-    """sum_k n_k update_k over the clients so far, one sum for each subspace that they send from."""
+    """The mean or the robust mean of the clients so far.
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._totals = exchange.totals()
-        self._plain: Tensor | None = None  # of updates that came without a link
+    An update within the past rounds' bound is added at once. One beyond it waits until the round's other norms are
+    known, and so does every update of the first round.
+    """
+
+    def __init__(self, exchange: Exchange, watch: NormWatch | None = None) -> None:
+        self._terms, self._watch = terms.terms(exchange), watch
+        self._waiting: list[tuple[Arrived, Norms]] = []
+        self._bytes = 0  # of those that wait
         self._reach = 0.0  # no entry of the sum is larger
         self.weight = 0.0  # sum_k n_k
+        self.left_out: list[tuple[int | None, str]] = []  # (client, why) of those that waited in vain
 
     def most(self, weight: float) -> float:
         """The largest entry of an update of this weight that keeps the sum within float32's range."""
         return (LARGEST - self._reach) / weight
 
-    def add(self, partials: Sequence[Partial], weight: float, reach: float, subspace: int = 0) -> None:
+    def add(self, client: int | None, parts: Sequence[Partial], weight: float, reach: float, subspace: int = 0) -> None:
         """Add one decoded message; no entry of it is larger than `reach`."""
-        self._totals[subspace].add(partials, weight)
-        self.weight += weight
-        self._reach += weight * reach
+        self.enter(Arrived(client, tuple(parts), weight, reach, subspace))
 
-    def add_plain(self, update: Mapping[str, Tensor], weight: float) -> None:
-        """Add an update that came without a link."""
-        vector = shared_values.vector(update).mul_(weight)
-        self._plain = vector if self._plain is None else self._plain + vector
-        self.weight += weight
+    def enter(self, update: Arrived) -> None:
+        """Add an update, or let it wait."""
+        if self._watch is None:
+            self._take(update)
+            return
+        norms = self._watch.norms(update)
+        if self._watch.enter(norms):
+            self._take(update)
+            return
+        update = update.copied()
+        self._waiting.append((update, norms))
+        self._bytes += update.bytes
+        if self._bytes > WAITING_BYTES and len(self._waiting) >= FEWEST_WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add those of the waiting updates that are within the bound; leave the others out."""
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        for update, norms in waiting:
+            try:
+                assert self._watch is not None
+                self._watch.check(norms)
+                if update.reach > self.most(update.weight):
+                    raise WireError(f"values up to {update.reach:.3g} with this weight could leave float32's range")
+            except WireError as error:
+                self.left_out.append((update.client, str(error)))
+            else:
+                self._take(update)
+
+    def _take(self, update: Arrived) -> None:
+        self._terms.add(update)
+        self.weight += update.weight
+        self._reach += update.weight * update.reach
 
     @property
     def void(self) -> bool:
         """Whether masks stayed in the sum, because a client is missing: it says nothing then."""
-        return any(isinstance(total, MaskedTotal) and not total.whole for total in self._totals)
+        return terms.void(self._terms)
 
     def carried(self, scale: float) -> Tensor:
         """The sum as messages carry it, not expanded, for optimisers that step on it."""
-        (total,) = self._totals
-        assert isinstance(total, TreeTotal)
-        return total.carried[0] * scale
+        return terms.carried(self._terms) * scale
 
     def values(self, scale: float) -> dict[str, Tensor]:
         """The sum times `scale`, by wire name."""
-        found = {name: x * scale for name, x in self._totals[0].value().items()}
-        if self._plain is None:
-            return found
-        plain = pieces(self._plain * scale, found)
-        return {name: x + plain[name] for name, x in found.items()}
+        (found,) = self._terms.vectors(self.weight)
+        return {name: x * scale for name, x in found.items()}
 
     def coordinates(self, name: str, scale: float) -> Tensor:
         """The sums of all subspaces end to end, times `scale`.  # (k * dim,)"""
-        return torch.cat([total.value()[name] * scale for total in self._totals])
+        return torch.cat([found[name] * scale for found in self._terms.vectors(self.weight)])
+
+
+def names(left_out: Sequence[tuple[int | None, str]]) -> dict[int, str]:
+    """Reasons by client; -1: updates that came without a link."""
+    return {-1 if client is None else client: why for client, why in left_out}

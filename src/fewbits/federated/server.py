@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from fewbits.checks import check_bytes
 from fewbits.errors import LocalError, WireError
+from fewbits.federated.arrived import Arrived, plain_parts
 from fewbits.federated.downlinks import Downlinks
 from fewbits.federated.exchange import Exchange
+from fewbits.federated.norm_watch import NormWatch
+from fewbits.federated.peer_weight import Most, PeerWeight
 from fewbits.federated.public_model import PublicModel
-from fewbits.federated.round_sum import RoundSum
+from fewbits.federated.round_sum import RoundSum, names
 from fewbits.federated.uplinks import Uplinks
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.learn.module_checks import check_module
 from fewbits.links import Publisher, Receiver, SharedInit, StateStore
+from fewbits.links.finite import reach
 from fewbits.methods import named
 from fewbits.rng import Key
 from fewbits.wire.frame import acknowledged
@@ -32,7 +36,8 @@ class Server:
     ``theta <- theta - lr * sum_k w_k * update_k``, with ``w_k = n_k / sum of n`` over the accepted clients. Methods
     with `normalise="all"` divide by everybody's examples instead, as LBGM's official code does. With sampling that
     shrinks the step. Accept frames in the order of the clients' numbers, so that sums are the same every time. A frame
-    that cannot be used is left out and counted in `rejected`, and the round goes on.
+    that cannot be used is left out and counted in `rejected`, and the round goes on. So is an update that is much
+    longer than the others (`Method.norm_bound`). A method may replace the mean by a robust rule (`Method.aggregator`).
 
     Args:
         model: any module on the CPU, updated in place; the method prepares factored and private parts.
@@ -42,9 +47,11 @@ class Server:
         total_weight: everybody's examples; `normalise="all"`, SCAFFOLD and FedDyn need it.
         common: everybody's key; it draws common random supports, factors and pairs of masks.
         init: how the model was made. Clients with the same `build` get a key at first contact, not the model.
+        max_weight: the largest weight that a client may claim: its examples by client number, or one number for all.
+            None: `total_weight`, or else 1e8.
 
     Raises:
-        LocalError: the method does not fit the model, or `total_weight` is missing.
+        LocalError: the method does not fit the model, `total_weight` is missing, or a weight is out of range.
 
     Example:
         >>> import torch, fewbits as fb
@@ -62,6 +69,7 @@ class Server:
         total_weight: float | None = None,
         common: Key = Key(0),
         init: SharedInit | None = None,
+        max_weight: Most = None,
     ) -> None:
         method = named(method)
         _check(method, key, total_weight)
@@ -76,12 +84,15 @@ class Server:
         self.exchange = Exchange.of(self.flat, method, common)
         self.public = PublicModel.of(self.flat, self.exchange, key.fold("down"), init)
         self.uplinks, self.downlinks = Uplinks(self.exchange, store), Downlinks(self.public.publisher, store)
-        self.total_weight = total_weight
+        counted = method.weight(2) == 2  # else all clients weigh 1
+        self.total_weight, self._weights = total_weight, PeerWeight(max_weight, total_weight, counted)
         self.round = 0  # rounds finished
         self.void = False  # whether the last round's masks did not cancel
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.reasons: dict[int, str] = {}  # why the last one was, by client
-        self._sum = RoundSum(self.exchange)
+        self.left_out: dict[int, str] = {}  # in the last step, after they were accepted: why, by client
+        self.norms = NormWatch(method.watched, self.exchange) if method.watched else None
+        self._sum = RoundSum(self.exchange, self.norms)
 
     @property
     def model(self) -> nn.Module:
@@ -138,12 +149,14 @@ class Server:
     def accept(self, client: int, frame: bytes | memoryview, weight: float) -> Receiver | None:
         """Add one client's update; None when the frame was left out.
 
-        A frame is left out when it cannot be decoded, or when its values could take the sum out of float32's range.
+        A frame is left out when it cannot be decoded, when its values could take the sum out of float32's range, or
+        when the weight is none. Whether an update is too long for the others is known at the end of the round: `step`
+        counts those that it leaves out in `rejected`, too, and names them in `left_out`.
 
         Args:
             client: its number.
             frame: what `Client.reply` gave.
-            weight: its number of examples, above 0; under dp and masks every client counts 1.
+            weight: its number of examples, above 0 and at most `max_weight`; under dp and masks every client counts 1.
 
         Returns:
             The receiving end, whose `sections` and `observe` describe the frame.
@@ -151,15 +164,18 @@ class Server:
         try:
             return self.take(client, frame, weight)
         except WireError as error:
-            self.rejected[client] = self.rejected.get(client, 0) + 1
-            self.reasons[client] = str(error)
+            self._reject(client, str(error))
             return None
+
+    def _reject(self, client: int, reason: str) -> None:
+        self.rejected[client] = self.rejected.get(client, 0) + 1
+        self.reasons[client] = reason
 
     def take(self, client: int, frame: bytes | memoryview, weight: float) -> Receiver:
         """As `accept`, but nothing is counted: WireError says why the frame is left out."""
         check_bytes("Server.accept", frame)
-        _check_weight(weight, client)
-        receiver, weight, space = self.uplinks.receiver(client), self.method.weight(weight), self.method.space
+        weight = self.method.weight(self._weights.check(weight, client))
+        receiver, space = self.uplinks.receiver(client), self.method.space
         version = self.downlinks.version(acknowledged(frame))
         if space is not None and space.epoch_of(version) != space.epoch_of(self.broadcast.version):
             raise WireError(
@@ -168,7 +184,7 @@ class Server:
             )
         with self.uplinks.healing(client, receiver, frame, self.round + 1):
             partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
-        self._sum.add(partials, weight, receiver.reach, space.which(version, client) if space else 0)
+        self._sum.add(client, partials, weight, receiver.reach, space.which(version, client) if space else 0)
         self._keep(client, receiver, version)
         return receiver
 
@@ -181,11 +197,26 @@ class Server:
         self._keep(client, receiver, version)
         return receiver, update
 
-    def add(self, update: Mapping[str, Tensor], weight: float) -> None:
-        """Add an update that came without a link, from a client that sends plain tensors."""
+    def add(self, update: Mapping[str, Tensor], weight: float, client: int | None = None) -> None:
+        """Add an update that came without a link, from a client that sends plain tensors.
+
+        Args:
+            update: start - end of all that travels, by wire name or by the name in the module.
+            weight: as for `accept`.
+            client: its number, under which `step` counts it if it is too long; None: -1.
+
+        Raises:
+            LocalError: the method needs links.
+            WireError: names, shapes, dtypes, values or the weight cannot be used; nothing has changed.
+        """
         self.public.check_plain()
-        _check_weight(weight)
-        self._sum.add_plain(update, weight)
+        weight = self.method.weight(self._weights.check(weight, client))
+        named = shared_values.checked(update, self.exchange.update)
+        parts = plain_parts(named, self.exchange.up.groups(self.exchange.update))
+        largest = max(map(reach, parts), default=0.0)
+        if not largest <= self._sum.most(weight):
+            raise WireError(f"values up to {largest:.3g} with this weight could leave float32's range")
+        self._sum.enter(Arrived(client, parts, weight, largest, plain=True))
 
     def _keep(self, client: int, receiver: Receiver, version: int) -> None:
         """Store the client's end and the version that its frame acknowledged."""
@@ -198,7 +229,7 @@ class Server:
         Under masks it also stays when a client is missing: the round is void.
         """
         self.flat.attach()  # takes replaced tensors over, or says which it cannot take
-        sums, self._sum = self._sum, RoundSum(self.exchange)  # an update that fails below is not tried again
+        sums = self._close()  # an update that fails below is not tried again
         self.void = sums.void
         if self.void:
             sums = RoundSum(self.exchange)
@@ -207,16 +238,29 @@ class Server:
         self.public.step(sums, scale, sums.weight / self.total_weight if self.total_weight else 1.0)
         self.round += 1
 
+    def _close(self) -> RoundSum:
+        """The round's sum, without updates that are too long; the next round begins."""
+        sums, self._sum = self._sum, RoundSum(self.exchange, self.norms)
+        sums.settle()
+        self.left_out = names(sums.left_out)
+        for client, reason in sums.left_out:
+            self._reject(-1 if client is None else client, reason)
+        if self.norms is not None:
+            self.norms.close()
+        return sums
+
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Finish the round, instead of `step`, with another model: `theta`, by the names of `FlatModel.named`."""
         self.flat.attach()
         self.public.replace(theta)
         self.round += 1
-        self._sum = RoundSum(self.exchange)
+        if self.norms is not None:
+            self.norms.clear()
+        self._sum = RoundSum(self.exchange, self.norms)
 
     def dump(self) -> dict[str, Sequence[Any]]:
-        """Tensors and frames of a checkpoint: model, moments, broadcast; clients' ends are in the store."""
-        return self.public.dump()
+        """Tensors and frames of a checkpoint: model, moments, broadcast, norms; clients' ends are in the store."""
+        return self.public.dump() | {"norms": self.norms.dump() if self.norms else []}
 
     def load(self, round: int, dumped: Mapping[str, Sequence[Any]], versions: Mapping[int, int]) -> None:
         """Become the server that was dumped after `round` rounds, when clients held these versions.
@@ -225,6 +269,8 @@ class Server:
             LocalError: it had another model or objective.
         """
         self.public.load(dumped)
+        if self.norms is not None:
+            self.norms.load(dumped.get("norms", ()))
         self.round, self.downlinks.versions = round, dict(versions)
 
 
@@ -237,12 +283,6 @@ def _check(method: Method, key: object, total_weight: float | None) -> None:
             f'Server: normalise="all", Scaffold and FedDyn need total_weight, everybody\'s examples; got '
             f"{method.normalise!r}, {method.objective!r} and {total_weight}"
         )
-
-
-def _check_weight(weight: object, client: int | None = None) -> None:
-    if isinstance(weight, bool) or not isinstance(weight, Real) or not 1e-30 <= cast("float", weight) <= 1e30:
-        sender = "" if client is None else f" for client {client}"
-        raise LocalError(f"Server: weight must be > 0, a number in 1e-30..1e30; got {weight!r}{sender}")
 
 
 def sampled(key: Key, round: int, clients: int, per_round: int) -> list[int]:

@@ -13,6 +13,7 @@ from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.factor import Factorisation
 from fewbits.factor.names import mark_private, staying
+from fewbits.learn.aggregation import Aggregator, NormBound
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
@@ -43,6 +44,8 @@ class Method:
         private: shell patterns on the names of parameters that stay with their client.
         privacy: noise on what clients send.
         masking: the server reads only the sum of a round's messages.
+        aggregator: takes the place of the mean of a round's updates; None: the mean, weighted by examples.
+        norm_bound: leaves out updates that are much longer than the others; None: no bound.
 
     Raises:
         LocalError: the parts do not fit each other.
@@ -67,6 +70,8 @@ class Method:
     private: tuple[str, ...] = ()  # shell patterns on names: parameters that stay with their client
     privacy: DifferentialPrivacy | None = None  # noise on what clients send
     masking: PairwiseMasking | None = None  # only the sum of a round's messages can be read
+    aggregator: Aggregator | None = None  # in place of the weighted mean
+    norm_bound: NormBound | None = field(default_factory=NormBound)  # updates beyond it are left out
 
     @staticmethod
     def of(
@@ -104,10 +109,17 @@ class Method:
                 "Method: masks need clients that keep nothing, as a round may be void, and one subspace for all; got "
                 f"{self.objective!r} and {self.space!r}"
             )
+        if self.aggregator is not None:
+            _check_aggregator(self, self.aggregator)
 
     def weight(self, examples: float) -> float:
         """What a client with so many examples counts in a mean; under dp and masks all count alike."""
         return examples if self.privacy is None and self.masking is None else 1
+
+    @property
+    def watched(self) -> NormBound | None:
+        """The bound, where the server may look at single updates: not under masks, nor under central dp."""
+        return None if _sums_only(self) else self.norm_bound
 
     def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
@@ -144,3 +156,23 @@ class Method:
                 model, staying(model, [modules[-1] if pattern == LAST else pattern for pattern in self.private])
             )
         setattr(model, PREPARED, mark)
+
+
+def _sums_only(method: Method) -> bool:
+    """Whether the server may use the sum of a round's messages alone."""
+    central = method.privacy is not None and method.privacy.share == "central"
+    return method.masking is not None or central
+
+
+def _check_aggregator(method: Method, aggregator: object) -> None:
+    """LocalError where there are no single updates to compare, or the server steps on their sum."""
+    if not isinstance(aggregator, Aggregator):
+        raise LocalError(f"Method: aggregator must be an Aggregator, such as CoordinateMedian(); got {aggregator!r}")
+    if _sums_only(method):
+        hidden = "masks hide them" if method.masking is not None else "dp with share=central promises that it uses none"
+        raise LocalError(f"Method: {aggregator!r} compares single updates, and {hidden}; use one of them")
+    if method.server_optimizer.carrier is not None:
+        raise LocalError(
+            f"Method: {aggregator!r} compares updates, but {method.server_optimizer!r} steps on the sum of sketches; "
+            "use one of them"
+        )

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from fewbits.codecs import Codec, Delta, Flat, Lift, Raw, Route, Threshold, chain
 from fewbits.codecs.flat_view import pieces
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, WireError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.unit_vectors import known_buffers
 from fewbits.links import Downlink
 from fewbits.links.downlink import Part
+from fewbits.links.finite import all_finite
 from fewbits.spec import Spec, TreeSpec
 
 BUFFER, CONTROL = "buffer:", "control:"
@@ -100,3 +101,28 @@ def with_buffers(codec: Lift, tree: TreeSpec, buffers: Codec = CHANGED) -> Lift:
     raise LocalError(
         f"{codec!r} would send float buffers or control variates through a lossy codec; use flat(...) or route(...)"
     )
+
+
+def checked(update: object, tree: TreeSpec) -> dict[str, Tensor]:
+    """A peer's plain update in the tree's order; a buffer may go by its name in the module.
+
+    Raises:
+        WireError: names, shapes, dtypes or values are not those of an update.
+    """
+    if not isinstance(update, Mapping):
+        raise WireError(f"an update must be a dict of {len(tree)} tensors; got {type(update).__name__}")
+    found = {name: update.get(name, update.get(name.removeprefix(BUFFER))) for name, _ in tree}
+    unknown = [name for name in update if name not in found and f"{BUFFER}{name}" not in found]
+    if unknown or len(update) != len(tree):
+        raise WireError(f"an update must hold the tensors {list(found)}; got {list(update)[: len(tree) + 1]}")
+    for name, leaf in tree:
+        _check_leaf(name, found[name], leaf)
+    return found
+
+
+def _check_leaf(name: str, x: object, leaf: Spec) -> None:
+    if not isinstance(x, Tensor) or tuple(x.shape) != leaf.shape or x.dtype != leaf.torch_dtype:
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise WireError(f"{name} must be {leaf.dtype} of shape {leaf.shape}; got {got}")
+    if not all_finite(x):
+        raise WireError(f"{name} is not finite")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from fewbits.checks import check_whole
 from fewbits.codecs import Codec, Keys, Lift, Transform, as_lift
 from fewbits.codecs.flat_view import copied
 from fewbits.coders.base import Coder
@@ -167,6 +168,8 @@ class Sender:
 
         `sequence` is the number that the receiver expects, if it is known; our own number stays when it is later.
         """
+        if sequence is not None:
+            check_whole("Sender.resync: sequence", sequence, 0, MAX_SEQUENCE + 1)
         self._pending, self._key_frame = None, True
         self.sequence = max(self.sequence, sequence or 0)
 

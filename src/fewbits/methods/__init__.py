@@ -14,10 +14,12 @@ from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
+from fewbits.methods.robust import bounded, geomedian, krum, median, multikrum, trimmed
 from fewbits.methods.sparse import randk, signsgd, topk
 
 __all__ = [
     "METHODS",
+    "bounded",
     "build",
     "dense",
     "dp",
@@ -29,13 +31,17 @@ __all__ = [
     "fedprox",
     "fedyogi",
     "fetchsgd",
+    "geomedian",
     "intrinsic",
+    "krum",
     "lbgm",
     "lbgm_sign",
     "lbgm_topk",
     "local",
     "lowrank",
     "masked",
+    "median",
+    "multikrum",
     "named",
     "pfedpara",
     "predict",
@@ -43,4 +49,5 @@ __all__ = [
     "scaffold",
     "signsgd",
     "topk",
+    "trimmed",
 ]

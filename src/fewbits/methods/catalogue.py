@@ -19,6 +19,7 @@ from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
+from fewbits.methods.robust import bounded, geomedian, krum, median, multikrum, trimmed
 from fewbits.methods.sparse import randk, signsgd, topk
 from fewbits.methods.text import read
 
@@ -32,8 +33,15 @@ OVER: Mapping[str, Callable[..., Method]] = {
     "intrinsic": intrinsic,
     "masked": masked,
     "dp": dp,
+    "median": median,
+    "trimmed": trimmed,
+    "krum": krum,
+    "multikrum": multikrum,
+    "geomedian": geomedian,
+    "bounded": bounded,
 }
-OUTERMOST = ("masked", "dp")  # may stand over the others of these, too, and the second over the first
+# May stand over the others of these, too, and each one over those before it.
+OUTERMOST = ("masked", "dp", "median", "trimmed", "krum", "multikrum", "geomedian", "bounded")
 METHODS: Mapping[str, Callable[..., Method]] = {
     "dense": dense,
     "fedpaq": fedpaq,
@@ -97,7 +105,7 @@ def _layers(name: str) -> tuple[str, str]:
     if outer not in METHODS or (outer in OVER and not inner) or _too_deep(outer, inner):
         layers = (
             f", or put one of {', '.join(OVER)} over another of them, as in fedpara+lbgm+topk; "
-            f"{', '.join(OUTERMOST)} may stand over these, as in dp+fedpara+topk"
+            f"{', '.join((*OUTERMOST[2:], *OUTERMOST[:2]))} may stand over these, as in dp+fedpara+topk"
         )
         raise unknown("method", name, METHODS, layers, _meant(name))
     if (outer, inner) == ("intrinsic", "fetchsgd"):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fewbits.checks import check_number
-from fewbits.codecs.base import Codec, Keys, wide
-from fewbits.codecs.chain import chain
+from fewbits.codecs.base import Codec, Keys, Partial, wide
+from fewbits.codecs.chain import Chain, chain
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.topk import TopK
 from fewbits.codecs.wrappers.overlap import Overlap
-from fewbits.codecs.wrappers.wrapper import Wrapper, finite, read_optional, write_optional
+from fewbits.codecs.wrappers.wrapper import Wrapper, finite, nested, read_optional, write_optional
 from fewbits.coders import Rans
 from fewbits.errors import WireError
 from fewbits.rng import Key
@@ -105,6 +105,12 @@ class Predict(Wrapper):
             x = x + rest
         return x.to(spec.torch_dtype), (x, inner)
 
+    def partial(self, message: PredictMessage, spec: Spec, state: Any) -> tuple[Partial, Any]:
+        """Over a sparse codec, h is 0 where nothing was ever sent: what is sent are the other entries."""
+        x, state = self.decode(message, spec, state)
+        support = x.nonzero().reshape(-1) if _sparse(self.codec) else None
+        return Partial(x if support is None else x[support], support), state
+
     def write(self, message: PredictMessage, spec: Spec, out: BitWriter) -> None:
         """Two bits for what follows, rho as float32, then the inner message."""
         with out.section("rho"):
@@ -138,3 +144,9 @@ class Predict(Wrapper):
     def examples(cls) -> Sequence[Codec]:
         stack = chain(TopK(0.1), Quantize(bits=4), Rans())
         return [cls(stack), cls(stack, silent=0.5)]
+
+
+def _sparse(codec: Codec) -> bool:
+    """Whether a message holds a part of the entries only."""
+    chains = [part for part in nested(codec) if isinstance(part, Chain)]
+    return any(part.transforms and part.transforms[0].sparse for part in chains)

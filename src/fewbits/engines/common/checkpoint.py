@@ -147,6 +147,7 @@ def _tensors(server: Server) -> dict[str, Tensor]:
         f"broadcast.{i:04d}": torch.frombuffer(bytearray(b), dtype=torch.uint8)
         for i, b in enumerate(dumped["broadcast"])
     }
+    found |= dict(zip(("norms",), dumped["norms"], strict=False))
     found |= {"versions": _table(server.versions), "rejected": _table(server.rejected)}
     return found
 
@@ -156,6 +157,7 @@ def _load(server: Server, note: Note, found: dict[str, Tensor]) -> None:
     broadcast = [found[k].numpy().tobytes() for k in sorted(k for k in found if k.startswith("broadcast."))]
     vectors = [found[k] for k in sorted(k for k in found if k.startswith("extra."))]
     dumped = {"theta": [found["theta"]], "moments": moments, "broadcast": broadcast, "server_vectors": vectors}
+    dumped |= {"norms": [found["norms"]] if "norms" in found else []}
     server.load(note.round, dumped, _dict(found["versions"]))
     server.rejected = _dict(found["rejected"])
 

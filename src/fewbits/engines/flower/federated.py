@@ -88,4 +88,6 @@ class Federated(Compressed):
                 continue
             good.append(reply.message.content)
         self.server.step()
+        for client, why in self.server.left_out.items():
+            self.channel.say(f"round {round}: client {client} is left out: {why}")
         return self.arrays, inner.train_metrics_aggr_fn(good, inner.weighted_by_key) if good else None

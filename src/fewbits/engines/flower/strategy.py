@@ -72,6 +72,11 @@ class Compressed(Strategy):
         check(method)
         if method.space is not None and not self.takes_subspaces:
             raise LocalError(f"compress: {method.name} moves the model itself; use fewbits.flower.federated")
+        if method.aggregator is not None and not self.takes_subspaces:
+            raise LocalError(
+                f"compress: {type(inner).__name__} aggregates, and so would {method.aggregator!r} of {method.name}; "
+                "use fewbits.flower.federated, or a robust strategy of Flower's around a method without one"
+            )
         self.inner, self.method, self.key, self.quorum = inner, method, key, quorum
         self.state = Path(state) if state is not None else None
         self.quarantine = quarantine or Quarantine()

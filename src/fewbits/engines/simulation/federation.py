@@ -30,6 +30,7 @@ from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server, sampled
 from fewbits.learn import shared_values
 from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
+from fewbits.learn.aggregation.memory import memory_note
 from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
@@ -79,12 +80,14 @@ class Federation:
             common=key,
             init=SharedInit(task.seed, task.build) if task.seed and task.build else None,
         )
-        self.notes: list[str] = []
+        per_round = schedule.per_round or len(task.parts)
+        self.notes: list[str] = memory_note(method.aggregator, per_round, self.server.exchange.update.numel)
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
         self._run_folder = None if folder is None else RunFolder(Path(folder), self._settings())
         if self._run_folder is not None:
-            self.reports, self._seconds, self.notes = self._run_folder.resume(self.server)
+            self.reports, self._seconds, earlier = self._run_folder.resume(self.server)
+            self.notes += earlier
         said = [note for report in self.reports for note in report.notes]
         self._said = Notes(said)
         self.notes += said + unreachable(task.model, task.loss)
@@ -218,7 +221,7 @@ class Federation:
         self._settle(pool, number, list(failed))
         evaluation = self._evaluate(pool, number)
         self._seconds += time.perf_counter() - began
-        return self._report(number, RoundReplies(replies, failed, server.void), evaluation)
+        return self._report(number, RoundReplies(replies, failed | server.left_out, server.void), evaluation)
 
     def _sample(self, round: int) -> list[int]:
         """The clients asked in a round, counted from 0."""

@@ -142,7 +142,7 @@ class RoundReplies:
         """About what went wrong, for a run's notes."""
         found = [f"round {round} is void: not all clients arrived, and masks stayed in the sum"] if self.void else []
         found += [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped]
-        found += [f"round {round}: client {c}'s frame was rejected: {why}" for c, why in self.rejected.items()]
+        found += [f"round {round}: client {c} was left out: {why}" for c, why in self.rejected.items()]
         found += [
             f"round {round}: client {r.client}: the loss of {r.without_loss} local steps was not finite; train_loss "
             "leaves them out"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewbits.errors import WireError
+from fewbits.learn.gossip import absurd_values
 from fewbits.links import Receiver, Sender
 from fewbits.wire import Frame
 
@@ -17,16 +18,17 @@ def write(sender: Sender, public: Tensor) -> bytes:
     return bytes(Frame(Frame.parse(sender.snapshot()).header, numbers.data.cast("B")))
 
 
-def read(receiver: Receiver, frame: bytes | memoryview, numel: int) -> Tensor:
+def read(receiver: Receiver, frame: bytes | memoryview, ours: Tensor) -> Tensor:
     """The public vector (S,); the receiver then expects the next frame.
 
-    Raises WireError and changes nothing when the frame is not a key frame of this length.
+    Raises WireError and changes nothing when the frame is not a key frame of this length, or absurd beside `ours` (S,).
     """
-    parsed = Frame.parse(frame)
-    if len(parsed.payload) != 4 * numel:
-        raise WireError(f"a key frame has {4 * numel} bytes here; got {len(parsed.payload)}")
+    parsed, size = Frame.parse(frame), 4 * len(ours)
+    if len(parsed.payload) != size:
+        raise WireError(f"a key frame has {size} bytes here; got {len(parsed.payload)}")
     public = torch.from_numpy(np.frombuffer(parsed.payload, "<f4").astype(np.float32))
     if not bool(torch.isfinite(public).all()):
         raise WireError("a key frame has values that are not finite")
+    absurd_values.check(public, ours)
     receiver.adopt(bytes(Frame(parsed.header, b"")))
     return public

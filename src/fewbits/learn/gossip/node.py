@@ -11,6 +11,7 @@ from fewbits.errors import DesyncError, LocalError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import key_frame
+from fewbits.learn.gossip.absurd_values import AbsurdValues
 from fewbits.learn.gossip.auto import tuned
 from fewbits.learn.gossip.half_step import Train, half_step
 from fewbits.learn.gossip.method import GossipMethod
@@ -32,19 +33,18 @@ class Node:
         node.mix()                           # consensus and proximal step; the round ends
 
     `round` counts finished rounds. The network's key decides who is active in the coming round, so every node knows it
-    of all. An inactive node has no frame (`step` raises LocalError). An engine delivers a
-    round's frames after the node's own step, in ascending order of their senders. Every such engine gives the same
-    frames and models, bit for bit.
+    of all. An inactive node has no frame (`step` raises LocalError). An engine delivers a round's frames after the
+    node's own step, in ascending order of their senders. Every such engine gives the same frames and models.
 
     Errors: `receive` raises WireError for bytes that are no frame of this link. Nothing has changed then; ask for the
     frame again. It raises DesyncError for a frame that is not the next one; a repeated frame needs no further action.
-    After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all of
-    them. When nothing arrived at all, call `ask`. A neighbour makes its key frame after its `step` of this round;
-    `receive` takes it instead of the frame. `mix` raises DesyncError, names the missing nodes and changes nothing until
-    all frames have arrived.
+    After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all.
+    When nothing arrived, call `ask`. A neighbour makes its key frame after its `step` of this round; `receive` takes it
+    instead of the frame. Absurd values are counted in `absurd` and change nothing. `mix` raises DesyncError, names the
+    missing nodes and changes nothing until all frames arrived.
 
-    All nodes need the same model (bit for bit: an engine should compare a digest), method, network and key. Several
-    nodes may use one model in turn when each has `vectors` of its own.
+    All nodes need the same model (bit for bit; compare a digest), method, network and key. Several nodes may use one
+    model in turn when each has `vectors` of its own.
 
     Args:
         model: the model, with its initial weights.
@@ -97,6 +97,7 @@ class Node:
         self.round = 0  # finished rounds
         self.wanted: set[int] = set()  # neighbours whose key frame this node needs
         self._received: set[int] = set()  # neighbours whose frame of this round has arrived
+        self.absurd = AbsurdValues()  # frames that were left out, by neighbour
         self._eta: float | None = None  # eta of this round's step; None before the step
         first = len(self.flat.private[0])
         self._shared = self.vectors.x[first : first + len(self.flat.shared)]
@@ -178,7 +179,8 @@ class Node:
             if header.sequence >= receiver.expects:  # else the frame was repeated
                 self._lost(j)
             raise
-        self._mixture.add(j, increment)
+        no_news = torch.zeros_like(increment) if self.method.residual else self.vectors.public
+        self._mixture.add(j, self.absurd.without(j, self.round + 1, increment, self._shared, no_news))
         self._received.add(j)
 
     def _check_neighbour(self, j: int) -> None:
@@ -207,7 +209,7 @@ class Node:
         """Replace j's public vector."""
         if j not in self.wanted:
             raise DesyncError(f"node {self.me} wants no key frame of node {j}")
-        self._mixture.replace(j, key_frame.read(self.receivers[j], frame, len(self.vectors.public)))
+        self._mixture.replace(j, key_frame.read(self.receivers[j], frame, self._shared))
         self.wanted.discard(j)
         self._received.add(j)
 
