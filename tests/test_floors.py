@@ -54,7 +54,7 @@ HOMES = {
     "numba": ("kernels",),
     "sqlite3": ("links",),
     "peft": ("factor.loha",),
-    "opacus": ("privacy.mechanism",),
+    "opacus": ("privacy.accountant",),
 }
 UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve"}
 

@@ -42,7 +42,7 @@ SECOND = {
         METHODS build dense dp fedadam feddyn fedpaq fedpara fedper fedprox fedyogi fetchsgd intrinsic lbgm lbgm_sign
         lbgm_topk local lowrank masked named pfedpara predict randk scaffold signsgd topk
     """,
-    "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon",
+    "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon local_epsilon",
     "simulation": """
         Comparison Federation Footprint GossipReport GossipResult GossipRun Record Result RoundReport Row Schedule Task
         footprint

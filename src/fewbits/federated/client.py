@@ -122,7 +122,7 @@ class Client:
 
         Args:
             steps: local steps taken, and `lr` their size; SCAFFOLD needs both.
-            clients: the numbers of all clients of this round; masks need them.
+            clients: the numbers of all clients of this round; masks and dp with share=central need them.
 
         Raises:
             LocalError: a tensor is not finite (it is named), or steps, lr or clients are missing.

@@ -157,32 +157,42 @@ class ClientCore:
     def encode(self, trained: Trained, clients: tuple[int, ...] = ()) -> Pieces:
         """The frame, in pieces to be joined; it is pending until `acknowledge` or `commit`.
 
-        `clients`: the numbers of all clients of this round, for masks. LocalError names a tensor that is not finite.
+        `clients`: the numbers of all clients of this round, for masks and central dp. LocalError names a tensor that is not finite.
         """
         if len(trained.client_state):
             check_finite({"client state": trained.client_state}, "a client's training")
-        sent = self._masked(self._shortened(trained), trained.round, clients)
+        self._check_clients(clients)
+        sent = self._masked(self._shortened(trained, len(clients)), trained.round, clients)
         self.up.key, self._next = self.key.fold("up"), trained.client_state
         return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
 
-    def _shortened(self, trained: Trained) -> dict[str, Tensor]:
+    def _shortened(self, trained: Trained, asked: int) -> dict[str, Tensor]:
         """The update as the server sums it: A^T of it in a subspace; clipped, with noise, under dp."""
         space, vector = self.method.space, trained.update
         if space is None:
             if self.method.privacy is not None:
-                vector.copy_(self._noisy(vector, trained.round))
+                vector.copy_(self._noisy(vector, trained.round, asked))
             return trained.tree
         vector = vector.cpu()
         matrix = space.matrix(len(vector), trained.epoch, space.which(trained.round, self.number))
         s = matrix.project(vector)
         step = matrix.effective_step(trained.lr)
         self._in_subspace = {"isotropy": matrix.captured(vector, s), "effective_step": step}
-        return {SENT: self._noisy(s, trained.round)}
+        return {SENT: self._noisy(s, trained.round, asked)}
 
-    def _noisy(self, x: Tensor, round: int) -> Tensor:
+    def _noisy(self, x: Tensor, round: int, asked: int) -> Tensor:
         privacy = self.method.privacy
         again = () if self.redraw is None else ("again", self.redraw)
-        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round, *again))
+        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round, *again), asked)
+
+    def _check_clients(self, clients: tuple[int, ...]) -> None:
+        """Masks and shares of noise are made for exactly the round's clients."""
+        together = self.method.masking is not None or self.method.poisson
+        if together and (self.number not in clients or len(set(clients)) != len(clients)):
+            raise LocalError(
+                f"{self.method.name}: needs the numbers of the round's clients, each once, and this is client "
+                f"{self.number}; got {list(clients)}"
+            )
 
     def _masked(self, tree: dict[str, Tensor], round: int, clients: tuple[int, ...]) -> dict[str, Tensor]:
         """The tree under masks, which cancel over the round's clients."""

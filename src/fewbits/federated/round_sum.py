@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,7 +12,9 @@ from fewbits.codecs import Partial, TreeTotal
 from fewbits.codecs.flat_view import pieces
 from fewbits.federated.exchange import Exchange
 from fewbits.learn import shared_values
+from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.pairwise_masking import MaskedTotal
+from fewbits.rng import Key
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -22,6 +25,8 @@ class RoundSum:
     def __init__(self, exchange: Exchange) -> None:
         self._totals = exchange.totals()
         self._plain: Tensor | None = None  # of updates that came without a link
+        self._counts = [0] * len(self._totals)  # messages in each
+        self._noise: dict[int, Tensor] = {}  # what sums of so many subspaces lack under dp, by subspace
         self._reach = 0.0  # no entry of the sum is larger
         self.weight = 0.0  # sum_k n_k
 
@@ -32,6 +37,7 @@ class RoundSum:
     def add(self, partials: Sequence[Partial], weight: float, reach: float, subspace: int = 0) -> None:
         """Add one decoded message; no entry of it is larger than `reach`."""
         self._totals[subspace].add(partials, weight)
+        self._counts[subspace] += 1
         self.weight += weight
         self._reach += weight * reach
 
@@ -40,6 +46,24 @@ class RoundSum:
         vector = shared_values.vector(update).mul_(weight)
         self._plain = vector if self._plain is None else self._plain + vector
         self.weight += weight
+
+    def add_missing_noise(self, privacy: DifferentialPrivacy, asked: int, key: Key) -> None:
+        """Bring the noise of every sum to what dp promises, as if all of those asked had arrived.
+
+        `key` is the server's for this round. The sums are folded into it, so two different sums share no noise when a
+        server that was restored plays a round again.
+        """
+        for i, (total, count) in enumerate(zip(self._totals, self._counts, strict=True)):
+            values = shared_values.vector(total.value())
+            digest = hashlib.blake2b(values.numpy().tobytes()).hexdigest()
+            noise = privacy.missing(len(values), asked, count, key.fold(i, digest))
+            if noise is not None:
+                self._noise[i] = noise
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to move by: no update and no noise."""
+        return not self.weight and not self._noise
 
     @property
     def void(self) -> bool:
@@ -55,11 +79,13 @@ class RoundSum:
     def values(self, scale: float) -> dict[str, Tensor]:
         """The sum times `scale`, by wire name."""
         found = {name: x * scale for name, x in self._totals[0].value().items()}
-        if self._plain is None:
-            return found
-        plain = pieces(self._plain * scale, found)
-        return {name: x + plain[name] for name, x in found.items()}
+        for more in (self._plain, self._noise.get(0)):
+            if more is not None:
+                added = pieces(more * scale, found)
+                found = {name: x + added[name] for name, x in found.items()}
+        return found
 
     def coordinates(self, name: str, scale: float) -> Tensor:
         """The sums of all subspaces end to end, times `scale`.  # (k * dim,)"""
-        return torch.cat([total.value()[name] * scale for total in self._totals])
+        sums = [total.value()[name] for total in self._totals]
+        return torch.cat([(x + self._noise[i] if i in self._noise else x) * scale for i, x in enumerate(sums)])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from fewbits.checks import check_bytes
@@ -80,6 +81,7 @@ class Server:
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.reasons: dict[int, str] = {}  # why the last one was, by client
         self._sum = RoundSum(self.exchange)
+        self._asked: list[int] | None = None  # the round's clients, where they were said
 
     @property
     def model(self) -> nn.Module:
@@ -106,11 +108,17 @@ class Server:
         return self.downlinks.versions
 
     def sample(self, clients: int, per_round: int) -> list[int]:
-        """This round's clients, ascending: a uniform subset drawn from the key and the round."""
-        return sampled(self.key, self.round, clients, per_round)
+        """This round's clients, ascending, drawn from the key and the round.
+
+        A uniform subset. Under dp with share=central: every client by a coin of its own, `per_round` expected, and
+        perhaps nobody.
+        """
+        self._asked = sampled(self.key, self.round, clients, per_round, self.method.poisson)
+        return list(self._asked)
 
     def expect(self, clients: Sequence[int]) -> None:
-        """Read the ends of these clients' uplinks at once; their frames come next."""
+        """These are the round's clients: read the ends of their uplinks at once; their frames come next."""
+        self._asked = list(clients)
         self.uplinks.expect(clients)
 
     def bundle(self, client: int) -> bytes:
@@ -152,6 +160,8 @@ class Server:
         """As `accept`, but nothing is counted: WireError says why the frame is left out."""
         check_bytes("Server.accept", frame)
         _check_weight(weight, client)
+        if (self.method.poisson or self.method.masking) and client not in self._clients():
+            raise WireError(f"client {client} is not one of the round's {len(self._clients())} clients")
         receiver, weight, space = self.uplinks.receiver(client), self.method.weight(weight), self.method.space
         version = self.downlinks.version(acknowledged(frame))
         if space is not None and space.epoch_of(version) != space.epoch_of(self.broadcast.version):
@@ -196,9 +206,23 @@ class Server:
         if self.void:
             sums = RoundSum(self.exchange)
         total = self.total_weight if self.method.normalise == "all" else None
-        scale = 1.0 / (total or sums.weight or 1.0)
-        self.public.step(sums, scale, sums.weight / self.total_weight if self.total_weight else 1.0)
+        weight = sums.weight
+        if self.method.privacy is not None and self.method.privacy.central:
+            sums.add_missing_noise(self.method.privacy, len(self._clients()), self.key.fold("dp", self.round))
+            weight = float(self.method.privacy.clients)  # fixed: a divisor that varies would tell who was drawn
+        scale = 1.0 / (total or weight or 1.0)
+        self.public.step(sums, scale, weight / self.total_weight if self.total_weight else 1.0)
         self.round += 1
+        self._asked = None
+
+    def _clients(self) -> list[int]:
+        """The round's clients, of whom dp and masks must know."""
+        if self._asked is None:
+            raise LocalError(
+                f"Server: {self.method.name} must know the round's clients; call `sample`, or `expect` with their "
+                "numbers, in each round"
+            )
+        return self._asked
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Finish the round, instead of `step`, with another model: `theta`, by the names of `FlatModel.named`."""
@@ -237,6 +261,12 @@ def _check_weight(weight: object, client: int | None = None) -> None:
         raise LocalError(f"Server: weight must be > 0, a number in 1e-30..1e30; got {weight!r}{sender}")
 
 
-def sampled(key: Key, round: int, clients: int, per_round: int) -> list[int]:
-    """The clients of one round, counted from 0, ascending; `key` is the server's."""
-    return [int(c) for c in key.fold("round", round, "sample").subset(min(per_round, clients), clients)]
+def sampled(key: Key, round: int, clients: int, per_round: int, poisson: bool = False) -> list[int]:
+    """The clients of one round, counted from 0, ascending; `key` is the server's.
+
+    `poisson`: each by a coin of its own, with chance per_round / clients; else exactly `per_round` of them.
+    """
+    key = key.fold("round", round, "sample")
+    if not poisson or per_round >= clients:
+        return [int(c) for c in key.subset(min(per_round, clients), clients)]
+    return np.flatnonzero(key.bits(clients) < np.uint64((per_round << 64) // clients)).tolist()

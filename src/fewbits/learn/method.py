@@ -109,6 +109,11 @@ class Method:
         """What a client with so many examples counts in a mean; under dp and masks all count alike."""
         return examples if self.privacy is None and self.masking is None else 1
 
+    @property
+    def poisson(self) -> bool:
+        """Whether each client is drawn by a coin of its own, as the account of central noise assumes."""
+        return self.privacy is not None and self.privacy.central
+
     def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
         if self.masking is not None and clients < 2:

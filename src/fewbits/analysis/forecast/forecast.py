@@ -54,12 +54,12 @@ class Forecast:
     @property
     def up(self) -> float:
         """Mean bytes of a contact, clients to server."""
-        return self.up_total / self.contacts
+        return self.up_total / max(1, self.contacts)
 
     @property
     def down(self) -> float:
         """Mean bytes of a contact, server to client, with all missed frames."""
-        return self.down_total / self.contacts
+        return self.down_total / max(1, self.contacts)
 
     @property
     def total(self) -> int:
@@ -122,7 +122,7 @@ def forecast(
         return model
 
     frames = measure(build(key), method, clients, per_round, key, build if seeded else None)
-    contacts, newcomers, down = _walk(frames.down, clients, per_round, rounds, key.fold("server"))
+    contacts, newcomers, down = _walk(frames.down, clients, per_round, rounds, key.fold("server"), method.poisson)
     returning, exact = contacts - newcomers, frames.fixed and frames.down.exact
 
     def line(words: str, basis: str, later: float) -> Forecast:
@@ -146,16 +146,19 @@ def forecast(
     return [line("all in full", basis, frames.later), line("all recycled", basis, frames.recycled)]
 
 
-def _walk(down: Downlink, clients: int, per_round: int, rounds: int, key: Key) -> tuple[int, int, int]:
+def _walk(
+    down: Downlink, clients: int, per_round: int, rounds: int, key: Key, poisson: bool
+) -> tuple[int, int, int]:
     """(contacts, first ones among them, bytes down); `key` is the server's."""
     last: dict[int, int] = {}
-    total = 0
+    total = contacts = 0
     for now in range(1, rounds + 1):
         known: dict[int | None, int] = {}
-        for client in sampled(key, now - 1, clients, per_round):
+        for client in sampled(key, now - 1, clients, per_round, poisson):
             before = last.get(client)
             if before not in known:
                 known[before] = down.bundle(before, now)
             total += known[before]
             last[client] = now
-    return rounds * per_round, len(last), total
+            contacts += 1
+    return contacts, len(last), total

@@ -60,6 +60,7 @@ def measure(
     )
     lengths: list[int] = []
     for round in range(ROUNDS if moves or not fixed else 1):
+        server.expect(range(len(senders)))
         for client, sender in enumerate(senders):
             update = key.fold("random update", round, client)
             length = _play(server, client, sender, update, key.fold("pair", round))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from fewbits.learn.method import Method
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
 from fewbits.links.bundle import unpack
 from fewbits.links.ledger import stages
+from fewbits.privacy.account import PrivacyAccount
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
 from fewbits.wire.identity import canonical
@@ -79,7 +79,7 @@ class Federation:
         if self._run_folder is not None:
             self.reports, self._seconds, self.notes = self._run_folder.resume(self.server)
         self.ledger = Ledger(self._run_folder.ledger if self._run_folder else None)
-        self._times_sampled = Counter(client for round in range(self.server.round) for client in self._sample(round))
+        self._privacy = self._account()
         self._down: dict[int | None, tuple[int, int]] = {}
         # Sees (round, client, direction, message) of all that travels, when set.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
@@ -182,7 +182,6 @@ class Federation:
         """Sample, train, decode and sum in the clients' order, step, evaluate."""
         began, server, number = time.perf_counter(), self.server, self.server.round + 1
         clients = self._sample(server.round)
-        self._times_sampled.update(clients)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
         server.expect(clients)
         self._down.clear()
@@ -203,12 +202,12 @@ class Federation:
         self._settle(pool, number, failed)
         evaluation = self._evaluate(pool, number)
         self._seconds += time.perf_counter() - began
-        return self._report(number, RoundReplies(replies, len(failed), server.void), evaluation)
+        return self._report(number, RoundReplies(replies, len(failed), server.void, self.method.poisson), evaluation)
 
     def _sample(self, round: int) -> list[int]:
         """The clients asked in a round, counted from 0."""
         everybody = len(self.task.parts)
-        return sampled(self.server.key, round, everybody, self.schedule.per_round or everybody)
+        return sampled(self.server.key, round, everybody, self.schedule.per_round or everybody, self.method.poisson)
 
     def _settle(self, pool: Pool, number: int, failed: list[int]) -> None:
         """Take back the states of clients whose frame failed; forget what no checkpoint needs."""
@@ -243,14 +242,20 @@ class Federation:
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
         self.notes += replies.sentences(number)
-        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, self._epsilon(replies.used))
+        loss = None
+        if self._privacy is not None:
+            self._privacy.add([reply.client for reply in replies.replies], replies.used)
+            loss = self._privacy.loss()
+        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, loss)
 
-    def _epsilon(self, used: int) -> float | None:
-        """After a round with so many updates in its sum."""
+    def _account(self) -> PrivacyAccount | None:
+        """What the rounds so far have cost; None: the run has no noise."""
         if self.method.privacy is None:
             return None
-        rounds = [*(report.clients for report in self.reports), used]
-        return self.method.privacy.epsilon(max(self._times_sampled.values()), rounds, len(self.task.parts))
+        account = PrivacyAccount(self.method.privacy, len(self.task.parts), self.method.masking is not None)
+        for report in self.reports:
+            account.add(self._sample(report.round - 1), report.clients)
+        return account
 
     def _save(self) -> None:
         if self._run_folder is not None and self._disk is not None:

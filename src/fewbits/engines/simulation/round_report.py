@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fewbits.engines.simulation.evaluation import Evaluation
 from fewbits.engines.simulation.worker import Reply
 from fewbits.links import Ledger
+from fewbits.privacy.account import PrivacyLoss
 
 MOST_SENTENCES = 10  # about clients without an update, in one round
 
@@ -47,7 +48,13 @@ class RoundReport:
     # the subspace holds as much of u as of a random vector.
     isotropy: float | None = None
     effective_step: float | None = None  # in subspaces: how far a local step moves theta along an isotropic gradient
-    epsilon: float | None = None  # under dp: of the rounds so far, for the delta given; see docs/secure-aggregation.md
+    # Under dp, of the rounds so far; see docs/secure-aggregation.md. "central": against those who see the models alone.
+    # "local": against the server, which sees messages, or sums under masks.
+    epsilon: float | None = None  # an upper bound, of the kind below
+    epsilon_kind: str | None = None  # "central" or "local"
+    neighbours: str | None = None  # of epsilon: "with or without one client", or "one client's data replaced"
+    delta: float | None = None  # of both epsilons
+    epsilon_local: float | None = None  # of the client that spent most; neighbours: one client's data replaced
 
     @staticmethod
     def of(
@@ -56,7 +63,7 @@ class RoundReport:
         evaluation: Evaluation,
         ledger: Ledger,
         seconds: float,
-        epsilon: float | None,
+        privacy: PrivacyLoss | None,
     ) -> RoundReport:
         """The report of a round that just ended."""
         return RoundReport(
@@ -79,7 +86,11 @@ class RoundReport:
             seconds=seconds,
             isotropy=_mean(replies.figures("isotropy")),
             effective_step=_mean(replies.figures("effective_step")),
-            epsilon=epsilon,
+            epsilon=privacy and privacy.epsilon,
+            epsilon_kind=privacy and privacy.kind,
+            neighbours=privacy and privacy.neighbours,
+            delta=privacy and privacy.delta,
+            epsilon_local=privacy and privacy.local,
         )
 
 
@@ -90,6 +101,7 @@ class RoundReplies:
     replies: list[Reply]
     rejected: int  # frames that the server left out
     void: bool  # masks stayed in the sum, so that no update was used
+    noise: bool = False  # the model moves in every round, by noise alone when no update was used
 
     @property
     def skipped(self) -> list[Reply]:
@@ -107,9 +119,13 @@ class RoundReplies:
 
     def sentences(self, round: int) -> list[str]:
         """About what went wrong, for a run's notes."""
-        void = [f"round {round} is void: not all clients arrived, and masks stayed in the sum"] if self.void else []
+        alone = "; the model moved by noise alone" if self.noise and not self.used else ""
+        if not self.replies:
+            return [f"round {round}: no client was drawn{alone}"]
+        void = f"round {round} is void: not all clients arrived, and masks stayed in the sum" if self.void else ""
+        said = [f"{void or f'round {round}: no update arrived'}{alone}"] if void or alone else []
         return (
-            void + [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped][:MOST_SENTENCES]
+            said + [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped][:MOST_SENTENCES]
         )
 
 
