@@ -13,7 +13,7 @@ from scipy.stats import binomtest, kstest, norm
 from digits_task import KEY, evidence, federation, mlp, task
 from fewbits import Client, Key, LocalError, Server, WireError
 from fewbits.analysis.forecast import forecast
-from fewbits.federated.server import sampled
+from fewbits.federated.round_clients import sampled
 from fewbits.methods import build
 from fewbits.privacy import DifferentialPrivacy, epsilon, local_epsilon
 from fewbits.privacy.account import PrivacyAccount, PrivacyLoss, shown

@@ -6,7 +6,7 @@ from torch import nn
 
 from fewbits.checks import check_bytes, check_whole
 from fewbits.errors import LocalError, WireError
-from fewbits.federated.client_core import ClientCore, Trained
+from fewbits.federated.client_core import ClientCore
 from fewbits.federated.exchange import Build
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
@@ -14,6 +14,7 @@ from fewbits.learn.method import Method
 from fewbits.links import Sender, Subscription
 from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
+from fewbits.privacy.secure_sum import ClientEnd
 from fewbits.rng import Key
 
 PARTS: tuple[str, ...] = ("up", "state", "down", "down_before")  # of a dumped client
@@ -69,6 +70,7 @@ class Client:
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
         self._replied = 0  # the newest version that a reply answered
         self._answered = False  # whether the last bundle has had its reply
+        self._secure: ClientEnd | None = None  # of the secure sum of the version held
 
     @property
     def flat(self) -> FlatModel:
@@ -103,6 +105,8 @@ class Client:
         self._core.acknowledge(self._core.down.ack)
         self._core.start()
         self._answered = False
+        if self._core.method.masking is not None and (self._secure is None or self._secure.round < self.down.version):
+            self._secure = self._core.secure_end(self.down.version)
 
     def reset_downlink(self) -> None:
         """Forget the public model, after the server was restored from an older checkpoint.
@@ -110,6 +114,20 @@ class Client:
         Call `Server.reset_downlink`, too. The next bundle is one for first contact.
         """
         self._core.down.load(None)
+
+    @property
+    def secure(self) -> ClientEnd:
+        """Under masks: this client's end of the secure sum of the round that the last bundle began.
+
+        Its secrets serve one round: a version that comes again, from a server that was restored, has none.
+        """
+        self._check_received("secure")
+        if self._secure is None:
+            raise LocalError(f"Client.secure: {self._core.method.name} has no masks")
+        version = self.down.version
+        if self._secure.round != version or (version <= self._replied and not self._answered):
+            raise self._used(version)
+        return self._secure
 
     @property
     def correction(self) -> Correction | None:
@@ -122,7 +140,7 @@ class Client:
 
         Args:
             steps: local steps taken, and `lr` their size; SCAFFOLD needs both.
-            clients: the numbers of all clients of this round; masks and dp with share=central need them.
+            clients: the numbers of all clients of this round; dp with share=central needs them.
 
         Raises:
             LocalError: a tensor is not finite (it is named), or steps, lr or clients are missing.
@@ -132,24 +150,27 @@ class Client:
         core.model.attach()
         core.rollback()
         trained = core.finish(steps, lr)
-        self._check_secrets(trained)
+        self._check_secrets(trained.round)
         core.redraw = core.up.sequence if trained.round <= self._replied else None
-        frame = b"".join(core.encode(trained, clients))
+        frame = b"".join(core.encode(trained, clients, self._secure))
         self._replied, self._answered = max(self._replied, trained.round), True
         return frame
 
-    def _check_secrets(self, trained: Trained) -> None:
+    def _check_secrets(self, round: int) -> None:
         """One bundle has one reply under noise, and one version has one under masks: each hides one message only.
 
         A server that was restored gives a version again. Noise is drawn anew then; masks cannot be, without the others.
         """
         method = self._core.method
-        used = method.masking is not None and trained.round <= self._replied
+        used = method.masking is not None and round <= self._replied
         if used or (self._answered and method.privacy is not None):
-            raise LocalError(
-                f"Client.reply: {method.name} sends one message for each version of the model, and version "
-                f"{trained.round} had one; receive the bundle of a later version first"
-            )
+            raise self._used(round)
+
+    def _used(self, version: int) -> LocalError:
+        return LocalError(
+            f"Client.reply: {self._core.method.name} sends one message for each version of the model, and version "
+            f"{version} had one; receive the bundle of a later version first"
+        )
 
     def _check_received(self, what: str) -> None:
         if self._core.down.value is None:
@@ -160,17 +181,29 @@ class Client:
         now, core = self._core.dump(), self._core
         before = core.dump(arrived=False) if core.unsettled else None
         parts = [now[name] for name in PARTS] + [before[name] for name in BEFORE if before]
-        return pack([str(self._replied).encode(), *parts])
+        secure = b"" if self._secure is None else pack([self._secure.round.to_bytes(4, "big"), self._secure.dump()])
+        return pack([str(self._replied).encode(), b"answered" if self._answered else b"", secure, *parts])
 
     def load(self, data: bytes) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's."""
-        replied, *parts = unpack(data)
-        if not replied.isdigit() or len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
+        found = unpack(data)
+        if len(found) not in (3 + len(PARTS), 3 + len(PARTS) + len(BEFORE)) or not found[0].isdigit():
             raise WireError("these bytes are not a dumped Client")
+        replied, answered, secure, *parts = found
         now, before = dict(zip(PARTS, parts, strict=False)), dict(zip(BEFORE, parts[len(PARTS) :], strict=False))
         if before:
             self._core.read_up(before)  # damage shows now, not when the next bundle asks for it
         self._core.load(now, (lambda: before) if before else None)
-        self._replied = int(replied)
+        self._replied, self._answered = int(replied), bool(answered)
+        self._secure = self._read_secure(secure)
         if self._core.down.value is not None:
             self._core.start()
+
+    def _read_secure(self, data: bytes) -> ClientEnd | None:
+        """The end of a secure sum, of the client that was just loaded."""
+        if not data:
+            return None
+        round, dumped = unpack(data)
+        end = self._core.secure_end(int.from_bytes(round, "big"))
+        end.load(dumped)
+        return end

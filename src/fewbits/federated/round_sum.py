@@ -10,10 +10,12 @@ from torch import Tensor
 
 from fewbits.codecs import Partial, TreeTotal
 from fewbits.codecs.flat_view import pieces
+from fewbits.errors import WireError
 from fewbits.federated.exchange import Exchange
 from fewbits.learn import shared_values
 from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.pairwise_masking import MaskedTotal
+from fewbits.privacy.secure_sum import ServerEnd
 from fewbits.rng import Key
 
 LARGEST = torch.finfo(torch.float32).max
@@ -65,10 +67,15 @@ class RoundSum:
         """Whether there is nothing to move by: no update and no noise."""
         return not self.weight and not self._noise
 
-    @property
-    def void(self) -> bool:
-        """Whether masks stayed in the sum, because a client is missing: it says nothing then."""
-        return any(isinstance(total, MaskedTotal) and not total.whole for total in self._totals)
+    def unmask(self, server: ServerEnd) -> str:
+        """Take the masks off; why they stay in the sum, which says nothing then, or "" when they are off."""
+        try:
+            for total in self._totals:
+                assert isinstance(total, MaskedTotal)
+                total.unmask(server)
+        except WireError as error:
+            return str(error)
+        return ""
 
     def carried(self, scale: float) -> Tensor:
         """The sum as messages carry it, not expanded, for optimisers that step on it."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, cast
 
-import numpy as np
 from torch import Tensor, nn
 
 from fewbits.checks import check_bytes
@@ -14,12 +13,14 @@ from fewbits.errors import LocalError, WireError
 from fewbits.federated.downlinks import Downlinks
 from fewbits.federated.exchange import Exchange
 from fewbits.federated.public_model import PublicModel
+from fewbits.federated.round_clients import RoundClients, sampled
 from fewbits.federated.round_sum import RoundSum
 from fewbits.federated.uplinks import Uplinks
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import Publisher, Receiver, SharedInit, StateStore
 from fewbits.methods import named
+from fewbits.privacy.secure_sum import ServerEnd
 from fewbits.rng import Key
 from fewbits.wire.frame import acknowledged
 
@@ -40,7 +41,7 @@ class Server:
         key: draws the sample of clients and the dither of the downlink.
         store: keeps the ends of the clients' links on disk; without it they stay in memory.
         total_weight: everybody's examples; `normalise="all"`, SCAFFOLD and FedDyn need it.
-        common: everybody's key; it draws common random supports, factors and pairs of masks.
+        common: everybody's key; it draws common random supports and factors.
         init: how the model was made. Clients with the same `build` get a key at first contact, not the model.
 
     Raises:
@@ -77,11 +78,11 @@ class Server:
         self.uplinks, self.downlinks = Uplinks(self.exchange, store), Downlinks(self.public.publisher, store)
         self.total_weight = total_weight
         self.round = 0  # rounds finished
-        self.void = False  # whether the last round's masks did not cancel
+        self.void = ""  # why the last round's masks stayed in its sum; "": it was no void round
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.reasons: dict[int, str] = {}  # why the last one was, by client
         self._sum = RoundSum(self.exchange)
-        self._asked: list[int] | None = None  # the round's clients, where they were said
+        self._clients = RoundClients(method)
 
     @property
     def model(self) -> nn.Module:
@@ -96,6 +97,11 @@ class Server:
     @store.setter
     def store(self, store: StateStore | None) -> None:
         self.uplinks.store = self.downlinks.store = store
+
+    @property
+    def secure(self) -> ServerEnd:
+        """Under masks: the server's end of the secure sum of the round whose clients were said."""
+        return self._clients.secure
 
     @property
     def broadcast(self) -> Publisher:
@@ -113,12 +119,13 @@ class Server:
         A uniform subset. Under dp with share=central: every client by a coin of its own, `per_round` expected, and
         perhaps nobody.
         """
-        self._asked = sampled(self.key, self.round, clients, per_round, self.method.poisson)
-        return list(self._asked)
+        found = sampled(self.key, self.round, clients, per_round, self.method.poisson)
+        self._clients.ask(found, self.broadcast.version)
+        return found
 
     def expect(self, clients: Sequence[int]) -> None:
         """These are the round's clients: read the ends of their uplinks at once; their frames come next."""
-        self._asked = list(clients)
+        self._clients.ask(clients, self.broadcast.version)
         self.uplinks.expect(clients)
 
     def bundle(self, client: int) -> bytes:
@@ -160,8 +167,6 @@ class Server:
         """As `accept`, but nothing is counted: WireError says why the frame is left out."""
         check_bytes("Server.accept", frame)
         _check_weight(weight, client)
-        if (self.method.poisson or self.method.masking) and client not in self._clients():
-            raise WireError(f"client {client} is not one of the round's {len(self._clients())} clients")
         receiver, weight, space = self.uplinks.receiver(client), self.method.weight(weight), self.method.space
         version = self.downlinks.version(acknowledged(frame))
         if space is not None and space.epoch_of(version) != space.epoch_of(self.broadcast.version):
@@ -169,10 +174,12 @@ class Server:
                 f"the update is from version {version}, of epoch {space.epoch_of(version)}; the model moves in another "
                 f"subspace now, of epoch {space.epoch_of(self.broadcast.version)}"
             )
+        self._clients.check(client, version)
         with self.uplinks.healing(client, receiver, frame, self.round + 1):
             partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
         self._sum.add(partials, weight, receiver.reach, space.which(version, client) if space else 0)
         self._keep(client, receiver, version)
+        self._clients.arrive(client)
         return receiver
 
     def read(self, client: int, frame: bytes | memoryview) -> tuple[Receiver, dict[str, Tensor]]:
@@ -198,31 +205,22 @@ class Server:
     def step(self) -> None:
         """Finish the round: move the model by the mean update and publish it. Without any update it stays.
 
-        Under masks it also stays when a client is missing: the round is void.
+        Under masks it also stays when fewer clients arrived than the threshold: the round is void.
         """
         self.flat.attach()  # says so when the model was moved off the memory that we write
         sums, self._sum = self._sum, RoundSum(self.exchange)  # an update that fails below is not tried again
-        self.void = sums.void
+        self.void = "" if self.method.masking is None else sums.unmask(self.secure)
         if self.void:
             sums = RoundSum(self.exchange)
         total = self.total_weight if self.method.normalise == "all" else None
         weight = sums.weight
         if self.method.privacy is not None and self.method.privacy.central:
-            sums.add_missing_noise(self.method.privacy, len(self._clients()), self.key.fold("dp", self.round))
+            sums.add_missing_noise(self.method.privacy, self._clients.noise_parts, self.key.fold("dp", self.round))
             weight = float(self.method.privacy.clients)  # fixed: a divisor that varies would tell who was drawn
         scale = 1.0 / (total or weight or 1.0)
         self.public.step(sums, scale, weight / self.total_weight if self.total_weight else 1.0)
         self.round += 1
-        self._asked = None
-
-    def _clients(self) -> list[int]:
-        """The round's clients, of whom dp and masks must know."""
-        if self._asked is None:
-            raise LocalError(
-                f"Server: {self.method.name} must know the round's clients; call `sample`, or `expect` with their "
-                "numbers, in each round"
-            )
-        return self._asked
+        self._clients = RoundClients(self.method)
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Finish the round, instead of `step`, with another model: `theta`, by the names of `FlatModel.named`."""
@@ -259,14 +257,3 @@ def _check_weight(weight: object, client: int | None = None) -> None:
     if isinstance(weight, bool) or not isinstance(weight, Real) or not 1e-30 <= cast("float", weight) <= 1e30:
         sender = "" if client is None else f" for client {client}"
         raise LocalError(f"Server: weight must be > 0, a number in 1e-30..1e30; got {weight!r}{sender}")
-
-
-def sampled(key: Key, round: int, clients: int, per_round: int, poisson: bool = False) -> list[int]:
-    """The clients of one round, counted from 0, ascending; `key` is the server's.
-
-    `poisson`: each by a coin of its own, with chance per_round / clients; else exactly `per_round` of them.
-    """
-    key = key.fold("round", round, "sample")
-    if not poisson or per_round >= clients:
-        return [int(c) for c in key.subset(min(per_round, clients), clients)]
-    return np.flatnonzero(key.bits(clients) < np.uint64((per_round << 64) // clients)).tolist()

@@ -116,13 +116,9 @@ class Method:
 
     def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
-        if self.masking is not None and clients < 2:
-            raise LocalError(f"Method: a sum hides its terms when there are two or more; got rounds of {clients}")
-        return replace(
-            self,
-            privacy=self.privacy and replace(self.privacy, clients=clients),
-            masking=self.masking and replace(self.masking, clients=clients),
-        )
+        if self.masking is not None:
+            self.masking.check(2 * clients + 20 if self.poisson and clients > 1 else clients)  # coins draw no more
+        return replace(self, privacy=self.privacy and replace(self.privacy, clients=clients))
 
     @property
     def server_optimizer(self) -> ServerOptimizer:

@@ -10,7 +10,7 @@ from torch import nn
 from fewbits.analysis.forecast.downlink import Downlink
 from fewbits.analysis.forecast.frames import measure
 from fewbits.errors import LocalError
-from fewbits.federated.server import sampled
+from fewbits.federated.round_clients import sampled
 from fewbits.learn.method import Method
 from fewbits.rng import Key
 

@@ -19,10 +19,12 @@ from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
 from fewbits.engines.simulation.round_report import RoundReplies, RoundReport
 from fewbits.engines.simulation.run_folder import RunFolder
+from fewbits.engines.simulation.secure_round import SecureRound
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
-from fewbits.federated.server import Server, sampled
+from fewbits.federated.round_clients import sampled
+from fewbits.federated.server import Server
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
@@ -184,6 +186,11 @@ class Federation:
         clients = self._sample(server.round)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
         server.expect(clients)
+        secure = None
+        if self.method.masking is not None:
+            secure = SecureRound(pool, server.secure, number, self.ledger, self.tap)
+            secure.begin()
+            clients = list(server.secure.members)  # the others' masks would stay in the sum
         self._down.clear()
         replies: list[Reply] = []
         failed: list[int] = []
@@ -198,6 +205,8 @@ class Federation:
                 if self.tap:
                     self.tap(number, reply.client, "up", bytes(frame))
             replies.append(reply)
+        if secure is not None:
+            secure.end()
         server.step()
         self._settle(pool, number, failed)
         evaluation = self._evaluate(pool, number)

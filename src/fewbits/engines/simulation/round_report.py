@@ -100,7 +100,7 @@ class RoundReplies:
 
     replies: list[Reply]
     rejected: int  # frames that the server left out
-    void: bool  # masks stayed in the sum, so that no update was used
+    void: str  # why masks stayed in the sum, so that no update was used; "": they did not
     noise: bool = False  # the model moves in every round, by noise alone when no update was used
 
     @property
@@ -120,9 +120,9 @@ class RoundReplies:
     def sentences(self, round: int) -> list[str]:
         """About what went wrong, for a run's notes."""
         alone = "; the model moved by noise alone" if self.noise and not self.used else ""
-        if not self.replies:
+        void = f"round {round} is void: {self.void}" if self.void else ""
+        if not self.replies and not void:
             return [f"round {round}: no client was drawn{alone}"]
-        void = f"round {round} is void: not all clients arrived, and masks stayed in the sum" if self.void else ""
         said = [f"{void or f'round {round}: no update arrived'}{alone}"] if void or alone else []
         return (
             said + [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped][:MOST_SENTENCES]
