@@ -269,7 +269,9 @@ def test_beside_every_number_stand_the_neighbours_delta_and_the_adversary(tmp_pa
     for name, method in folders.items():
         federation(method, tmp_path / name, rounds=2, per_round=3).run()
     records = [Record.read(tmp_path / name, name, 0) for name in folders]
-    local, noisy_sum = (json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in folders)
+    local, noisy_sum = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in folders
+    )
     assert (local["epsilon_kind"], local["neighbours"], local["delta"]) == ("local", "one client's data replaced", 1e-5)
     assert local["epsilon"] == local["epsilon_local"]
     assert noisy_sum["epsilon_kind"] == "central" and noisy_sum["neighbours"] == "with or without one client"

@@ -34,9 +34,7 @@ def dp(
     return wrap_method("dp", over, privacy=DifferentialPrivacy(clip, noise, delta, share))
 
 
-def masked(
-    over: Method | None = None, bits: int = 32, largest: float = 1.0, threshold: float = 2 / 3
-) -> Method:
+def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0, threshold: float = 2 / 3) -> Method:
     """Secure aggregation: masks hide each update, and only a round's sum can be read; over dense uplinks.
 
     Args:

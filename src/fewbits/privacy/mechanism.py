@@ -26,9 +26,9 @@ class GaussianMechanism:
     """Clip an update to a 2-norm and add Gaussian noise: the Gaussian mechanism.
 
     ``x -> x * min(1, C/|x|) + N(0, (sigma C)^2 I)``, with C = clip and sigma = noise_multiplier. One more client moves
-    a sum of clipped updates by at most C; one client whose data are replaced, by at most 2C. Noise of sigma C in the sum
-    makes it (epsilon, delta)-private; `epsilon` computes the pair. When each client adds all of the noise, each message
-    is private (`local_epsilon`). `share` divides the noise among clients whose messages are only seen as a sum.
+    a sum of clipped updates by at most C; one client whose data are replaced, by at most 2C. Noise of sigma C in the
+    sum makes it (epsilon, delta)-private; `epsilon` computes the pair. When each client adds all of the noise, each
+    message is private (`local_epsilon`). `share` divides the noise among clients whose messages are only seen as a sum.
 
     Args:
         clip: C, the largest 2-norm of an update.

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewbits.checks import check_number
 from fewbits.codecs import Lift, Modular, ModularEncoding, Partial, chain, flat
 from fewbits.codecs.flat_view import pieces
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import LocalError
 from fewbits.privacy.secure_sum import ClientEnd, ServerEnd
 from fewbits.privacy.secure_sum.key_agreement import check_library
 from fewbits.rng import Key
@@ -68,7 +68,7 @@ class PairwiseMasking:
 
     bits: int = 32  # bits of a word; larger: smaller steps, more bytes
     largest: float = 1.0  # absolute value of an entry; larger: less is cut, coarser steps
-    threshold: float = 2 / 3  # share of clients that must arrive; larger: more colluders are harmless, fewer may be lost
+    threshold: float = 2 / 3  # of the clients must arrive; larger: more colluders are harmless, fewer may be lost
 
     def __post_init__(self) -> None:
         check_number("PairwiseMasking: threshold", self.threshold, "(0.5, 1]", numpy=True)

@@ -190,7 +190,7 @@ class Federation:
         if self.method.masking is not None:
             secure = SecureRound(pool, server.secure, number, self.ledger, self.tap)
             secure.begin()
-            clients = list(server.secure.members)  # the others' masks would stay in the sum
+            clients = list(server.secure.members)
         self._down.clear()
         replies: list[Reply] = []
         failed: list[int] = []
@@ -207,6 +207,7 @@ class Federation:
             replies.append(reply)
         if secure is not None:
             secure.end()
+            replies += secure.absent(clients)
         server.step()
         self._settle(pool, number, failed)
         evaluation = self._evaluate(pool, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fewbits.engines.simulation.pool import Pool
+from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import WireError
 from fewbits.links import Entry, Ledger
 from fewbits.links.bundle import pack
@@ -21,6 +22,7 @@ class SecureRound:
         self._pool, self._server, self._number, self._ledger, self._tap = pool, server, number, ledger, tap
         self._roster = b""
         self._deliveries: dict[int, bytes] = {}
+        self.lost: dict[int, str] = {}  # clients whose message could not be used, and why
 
     def begin(self) -> None:
         """Exchange keys and shares; nothing more when too few clients answer, as the round is void then."""
@@ -29,9 +31,10 @@ class SecureRound:
             for client, message in zip(clients, pool.secure("advertise", number, clients), strict=True):
                 self._up(client, message, server.advertised)
             self._roster = server.roster()
-            for client in clients:
+            here = [client for client in clients if client not in self.lost]
+            for client in here:
                 self._down(client, self._roster)
-            for client, message in zip(clients, pool.secure("share", number, clients, self._roster), strict=True):
+            for client, message in zip(here, pool.secure("share", number, here, self._roster), strict=True):
                 self._up(client, message, server.shared)
             self._deliveries = {client: server.delivery(client) for client in server.members}
         except WireError:
@@ -55,9 +58,17 @@ class SecureRound:
         ):
             self._up(client, message, self._server.revealed)
 
+    def absent(self, members: Sequence[int]) -> list[Reply]:
+        """A reply without a frame for each client that was asked and did not become a member."""
+        few = "too few clients for masks were there"
+        return [Reply(c, trouble=self.lost.get(c, few)) for c in self._server.clients if c not in members]
+
     def _up(self, client: int, message: bytes, take: Callable[[int, bytes], None]) -> None:
         self._count(client, "up", message)
-        take(client, message)
+        try:
+            take(client, message)
+        except WireError as error:
+            self.lost[client] = str(error)
 
     def _down(self, client: int, message: bytes) -> None:
         self._count(client, "down", message)
@@ -65,7 +76,9 @@ class SecureRound:
     def _count(self, client: int, direction: str, message: bytes) -> None:
         payload = len(message) - OVERHEAD
         self._ledger.add(
-            Entry(self._number, client, direction, len(message), payload, {"secure sum": 8 * payload} if payload else {})
+            Entry(
+                self._number, client, direction, len(message), payload, {"secure sum": 8 * payload} if payload else {}
+            )
         )
         if self._tap:
             self._tap(self._number, client, f"secure {direction}", message)

@@ -97,9 +97,7 @@ class Worker:
         roster, survivors = unpack(common)
         return self._secure_end(round, client, step, roster, own).reveal(survivors)
 
-    def _secure_end(
-        self, round: int, client: int, step: str, roster: bytes = b"", delivery: bytes = b""
-    ) -> ClientEnd:
+    def _secure_end(self, round: int, client: int, step: str, roster: bytes = b"", delivery: bytes = b"") -> ClientEnd:
         """This client's end, as it stands before a step."""
         core = self._core
         core.number, core.key = client, self.key.fold("client", client)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from itertools import pairwise
 from zlib import crc32
 
 from fewbits.errors import LocalError, WireError
@@ -43,6 +44,28 @@ CONTENT = {
 }  # bytes of an item beside its number
 
 
+def message_bytes(kind: Kind, items: int) -> int:
+    """Length of a message.
+
+    >>> message_bytes(Kind.KEYS, 1)
+    79
+    """
+    return OVERHEAD + items * (NUMBER_BYTES + CONTENT[kind])
+
+
+def client_bytes(clients: int) -> tuple[int, int]:
+    """(bytes up, bytes down) of one client in a round of so many who all stay, beside its words.
+
+    >>> client_bytes(20), client_bytes(100)
+    ((2475, 3107), (12315, 15747))
+    """
+    if clients < 2:  # no sum of one: the round ends with its keys
+        return message_bytes(Kind.KEYS, 1), 0
+    up = {Kind.KEYS: 1, Kind.SHARES: clients - 1, Kind.REVEAL: clients}
+    down = {Kind.ROSTER: clients, Kind.DELIVERY: clients - 1, Kind.SURVIVORS: clients}
+    return tuple(sum(message_bytes(*each) for each in way.items()) for way in (up, down))  # pyright: ignore
+
+
 def write(kind: Kind, round: int, items: Mapping[int, bytes]) -> bytes:
     """The message with these contents by client.
 
@@ -69,12 +92,14 @@ def read(kind: Kind, round: int, data: bytes | bytearray | memoryview) -> dict[i
     if crc32(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "big"):
         raise WireError(f"the checksum of a {kind.name} message does not fit: it was damaged")
     if int.from_bytes(data[1:5], "big") != round:
-        raise WireError(f"expected a {kind.name} message of round {round}; got round {int.from_bytes(data[1:5], 'big')}")
+        raise WireError(
+            f"expected a {kind.name} message of round {round}; got round {int.from_bytes(data[1:5], 'big')}"
+        )
     return _items(kind, [data[at : at + size] for at in range(HEAD_BYTES, HEAD_BYTES + count * size, size)])
 
 
 def _items(kind: Kind, items: list[bytes]) -> dict[int, bytes]:
     numbers = [int.from_bytes(item[:NUMBER_BYTES], "big") for item in items]
-    if any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(numbers)):
         raise WireError(f"the clients of a {kind.name} message do not ascend: {numbers[:20]}")
     return {number: item[NUMBER_BYTES:] for number, item in zip(numbers, items, strict=True)}

@@ -38,6 +38,7 @@ class ServerEnd:
     def __init__(self, clients: Iterable[int], round: int, share: float = 2 / 3) -> None:
         self.clients, self.round, self._share = tuple(clients), round, share
         self._stage = 0
+        self._void = ""  # why fewer than the threshold are left
         self._keys: dict[int, bytes] = {}
         self._sealed: dict[int, dict[int, bytes]] = {}  # by sender and receiver
         self.arrived: list[int] = []  # whose masked words are in the sum
@@ -69,7 +70,9 @@ class ServerEnd:
         self._close(1, self._sealed)
         if client not in self._sealed:
             raise LocalError(f"secure sum: client {client} shared nothing in round {self.round}, so it gets nothing")
-        return write(Kind.DELIVERY, self.round, {u: shares[client] for u, shares in self._sealed.items() if u != client})
+        return write(
+            Kind.DELIVERY, self.round, {u: shares[client] for u, shares in self._sealed.items() if u != client}
+        )
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -146,10 +149,11 @@ class ServerEnd:
 
     def _close(self, stage: int, found: Collection[int]) -> None:
         if self._stage < stage:
-            raise WireError(f"round {self.round} has not come to the clients' {STAGES[stage]}")
+            raise WireError(self._void or f"round {self.round} has not come to the clients' {STAGES[stage]}")
         least = needed(self._share, len(self._keys) if stage else len(self.clients))
         if len(found) < least:
-            raise WireError(
+            self._void = (
                 f"{len(found)} of {len(self.clients)} clients have sent their {STAGES[stage]}, and {least} are needed"
             )
+            raise WireError(self._void)
         self._stage = max(self._stage, stage + 1)
