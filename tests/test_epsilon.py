@@ -192,6 +192,21 @@ def test_noise_of_clients_whose_frame_is_rejected_comes_from_the_server(name, mo
     assert noise.std() == pytest.approx(1.0, rel=0.1) and kstest(noise / noise.std(), "norm").pvalue > 1e-4
 
 
+def test_in_subspaces_of_few_clients_each_sum_has_the_whole_noise(monkeypatch):
+    found, step = [], Server.step
+
+    def watched(self):
+        sums = self._sum
+        step(self)
+        found.append(sums.coordinates("s", 1.0).reshape(3, 200))
+
+    monkeypatch.setattr(Server, "step", watched)
+    settings = {"share": "central", "clip": "1e-6", "dim": "200", "mode": "k-subspace", "k": "3"}
+    federation(build("dp+intrinsic", settings), rounds=1).run()
+    for sum_of_one in found[0]:
+        assert float(sum_of_one.std()) == pytest.approx(1e-6, rel=0.2)
+
+
 def test_a_round_in_which_nobody_arrives_is_noise_alone():
     from fewbits.learn import LocalSGD
 

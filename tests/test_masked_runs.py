@@ -8,7 +8,7 @@ from torch import nn
 
 from digits_task import evidence, federation, filled, mlp, task
 from fewbits.codecs import Modular, chain
-from fewbits.engines.simulation.worker import Worker
+from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.federated import Server
 from fewbits.federated.client_core import ClientCore
@@ -157,13 +157,13 @@ def test_every_message_of_the_secure_sum_is_counted(tmp_path):
 
 
 def test_a_client_that_fails_before_it_shared_costs_its_turn_alone(monkeypatch):
-    secure = Worker.secure
+    message = SecureWorker.message
 
-    def damaged(self, step, round, client, common, own):
-        found = secure(self, step, round, client, common, own)
+    def damaged(self, step, round, client, common, personal):
+        found = message(self, step, round, client, common, personal)
         return found[:-1] if (step, client) in {("advertise", 2), ("share", 4)} else found
 
-    monkeypatch.setattr(Worker, "secure", damaged)
+    monkeypatch.setattr(SecureWorker, "message", damaged)
     run = federation(build("masked"), rounds=1)
     (report,) = run.run().reports
     assert (report.clients, report.skipped) == (4, 2)

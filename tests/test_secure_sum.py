@@ -499,4 +499,4 @@ def test_without_the_library_there_is_a_sentence(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     with pytest.raises(LocalError, match=r"pip install 'fewbits\[secure\]'"):
-        PairwiseMasking().check(3)
+        PairwiseMasking().for_round_size(3, 3)

@@ -8,6 +8,7 @@ from fewbits.checks import check_bytes, check_whole
 from fewbits.errors import LocalError, WireError
 from fewbits.federated.client_core import ClientCore
 from fewbits.federated.exchange import Build
+from fewbits.federated.round_secrets import RoundSecrets
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
@@ -68,9 +69,7 @@ class Client:
         method.prepare(model, common.fold("factor"))
         self._model = model
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
-        self._replied = 0  # the newest version that a reply answered
-        self._answered = False  # whether the last bundle has had its reply
-        self._secure: ClientEnd | None = None  # of the secure sum of the version held
+        self._secrets = RoundSecrets(self._core)
 
     @property
     def flat(self) -> FlatModel:
@@ -104,9 +103,7 @@ class Client:
         self._core.receive(bundle)
         self._core.acknowledge(self._core.down.ack)
         self._core.start()
-        self._answered = False
-        if self._core.method.masking is not None and (self._secure is None or self._secure.round < self.down.version):
-            self._secure = self._core.secure_end(self.down.version)
+        self._secrets.begin(self.down.version)
 
     def reset_downlink(self) -> None:
         """Forget the public model, after the server was restored from an older checkpoint.
@@ -122,12 +119,7 @@ class Client:
         Its secrets serve one round: a version that comes again, from a server that was restored, has none.
         """
         self._check_received("secure")
-        if self._secure is None:
-            raise LocalError(f"Client.secure: {self._core.method.name} has no masks")
-        version = self.down.version
-        if self._secure.round != version or (version <= self._replied and not self._answered):
-            raise self._used(version)
-        return self._secure
+        return self._secrets.secure(self.down.version)
 
     @property
     def correction(self) -> Correction | None:
@@ -150,27 +142,11 @@ class Client:
         core.model.attach()
         core.rollback()
         trained = core.finish(steps, lr)
-        self._check_secrets(trained.round)
-        core.redraw = core.up.sequence if trained.round <= self._replied else None
-        frame = b"".join(core.encode(trained, clients, self._secure))
-        self._replied, self._answered = max(self._replied, trained.round), True
+        self._secrets.check(trained.round)
+        core.redraw = core.up.sequence if trained.round <= self._secrets.newest else None
+        frame = b"".join(core.encode(trained, clients, self._secrets.end))
+        self._secrets.replied(trained.round)
         return frame
-
-    def _check_secrets(self, round: int) -> None:
-        """One bundle has one reply under noise, and one version has one under masks: each hides one message only.
-
-        A server that was restored gives a version again. Noise is drawn anew then; masks cannot be, without the others.
-        """
-        method = self._core.method
-        used = method.masking is not None and round <= self._replied
-        if used or (self._answered and method.privacy is not None):
-            raise self._used(round)
-
-    def _used(self, version: int) -> LocalError:
-        return LocalError(
-            f"Client.reply: {self._core.method.name} sends one message for each version of the model, and version "
-            f"{version} had one; receive the bundle of a later version first"
-        )
 
     def _check_received(self, what: str) -> None:
         if self._core.down.value is None:
@@ -181,29 +157,19 @@ class Client:
         now, core = self._core.dump(), self._core
         before = core.dump(arrived=False) if core.unsettled else None
         parts = [now[name] for name in PARTS] + [before[name] for name in BEFORE if before]
-        secure = b"" if self._secure is None else pack([self._secure.round.to_bytes(4, "big"), self._secure.dump()])
-        return pack([str(self._replied).encode(), b"answered" if self._answered else b"", secure, *parts])
+        return pack([self._secrets.dump(), *parts])
 
     def load(self, data: bytes) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's."""
-        found = unpack(data)
-        if len(found) not in (3 + len(PARTS), 3 + len(PARTS) + len(BEFORE)) or not found[0].isdigit():
+        secrets, *parts = (*unpack(data),) or (b"",)
+        if len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
             raise WireError("these bytes are not a dumped Client")
-        replied, answered, secure, *parts = found
         now, before = dict(zip(PARTS, parts, strict=False)), dict(zip(BEFORE, parts[len(PARTS) :], strict=False))
         if before:
             self._core.read_up(before)  # damage shows now, not when the next bundle asks for it
+        loaded = RoundSecrets(self._core)
+        loaded.load(secrets)
         self._core.load(now, (lambda: before) if before else None)
-        self._replied, self._answered = int(replied), bool(answered)
-        self._secure = self._read_secure(secure)
+        self._secrets = loaded
         if self._core.down.value is not None:
             self._core.start()
-
-    def _read_secure(self, data: bytes) -> ClientEnd | None:
-        """The end of a secure sum, of the client that was just loaded."""
-        if not data:
-            return None
-        round, dumped = unpack(data)
-        end = self._core.secure_end(int.from_bytes(round, "big"))
-        end.load(dumped)
-        return end

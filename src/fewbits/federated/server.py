@@ -240,6 +240,7 @@ class Server:
         """
         self.public.load(dumped)
         self.round, self.downlinks.versions = round, dict(versions)
+        self._clients = RoundClients(self.method)
 
 
 def _check(method: Method, key: object, total_weight: float | None) -> None:

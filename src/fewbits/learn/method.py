@@ -116,9 +116,12 @@ class Method:
 
     def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
-        if self.masking is not None:
-            self.masking.check(2 * clients + 20 if self.poisson and clients > 1 else clients)  # coins draw no more
-        return replace(self, privacy=self.privacy and replace(self.privacy, clients=clients))
+        most = 2 * clients + 20 if self.poisson else clients  # coins draw more with a chance below 1e-9
+        return replace(
+            self,
+            privacy=self.privacy and replace(self.privacy, clients=clients),
+            masking=self.masking and self.masking.for_round_size(clients, most),
+        )
 
     @property
     def server_optimizer(self) -> ServerOptimizer:

@@ -55,5 +55,5 @@ def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0, thr
             "masked: masks need a dense uplink, as that of dense, fedprox, intrinsic or fedpara; "
             f"the uplink of {over.name} is {over.up!r}"
         )
-    masking = PairwiseMasking(bits, largest, threshold)
+    masking = PairwiseMasking(bits, largest, threshold=threshold)
     return wrap_method("masked", over, up=masking.up, masking=masking)

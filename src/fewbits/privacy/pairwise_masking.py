@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.checks import check_number
+from fewbits.checks import check_number, check_whole
 from fewbits.codecs import Lift, Modular, ModularEncoding, Partial, chain, flat
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
@@ -35,6 +35,7 @@ class PairwiseMasking:
     Args:
         bits: size of a word.
         largest: largest absolute value of an entry; larger entries are cut.
+        clients: expected in a round; a run sets it.
         threshold: share of a round's clients that must arrive, above 1/2.
 
     Raises:
@@ -68,9 +69,11 @@ class PairwiseMasking:
 
     bits: int = 32  # bits of a word; larger: smaller steps, more bytes
     largest: float = 1.0  # absolute value of an entry; larger: less is cut, coarser steps
+    clients: int = 1  # expected in a round; 1: not said; a run sets it
     threshold: float = 2 / 3  # of the clients must arrive; larger: more colluders are harmless, fewer may be lost
 
     def __post_init__(self) -> None:
+        check_whole("PairwiseMasking: clients", self.clients, 1)
         check_number("PairwiseMasking: threshold", self.threshold, "(0.5, 1]", numpy=True)
         _ = self.encoding(2)  # ModularEncoding checks the arguments
 
@@ -83,12 +86,16 @@ class PairwiseMasking:
         """Codec of the uplink: raw words."""
         return flat(chain(Modular(self.bits)))
 
-    def check(self, clients: int) -> None:
-        """LocalError when so many clients cannot be summed, or the library of the key agreement is missing."""
+    def for_round_size(self, clients: int, most: int) -> PairwiseMasking:
+        """As a run with so many clients in each round uses it, and seldom more than `most`.
+
+        LocalError when they are too few or too many, or the library of the key agreement is missing.
+        """
         if clients < 2:
             raise LocalError(f"Method: a sum hides its terms when there are two or more; got rounds of {clients}")
-        _ = self.encoding(clients)
+        _ = self.encoding(most)
         check_library()
+        return replace(self, clients=clients)
 
     def spec(self, tree: TreeSpec) -> TreeSpec:
         """Return the Spec of the words that travel in place of `tree`."""

@@ -100,9 +100,9 @@ class Record:
     def privacy(self) -> PrivacyLoss | None:
         """Privacy loss of the whole run, with its meaning; None without dp."""
         last = self.last
-        if last.epsilon is None:
+        if last.epsilon is None or not last.epsilon_kind or not last.neighbours:
             return None
-        assert last.epsilon_kind and last.neighbours and last.delta is not None and last.epsilon_local is not None
+        assert last.delta is not None and last.epsilon_local is not None
         return PrivacyLoss(last.epsilon, last.epsilon_kind, last.neighbours, last.delta, last.epsilon_local)
 
     def bytes_to(self, accuracy: float) -> int | None:
@@ -132,7 +132,7 @@ class Record:
             found |= dict(zip(PERSONAL, personal, strict=True))
         if self.isotropy is not None:
             found |= {"isotropy": self.isotropy, "effective_step": self.effective_step}
-        if last.epsilon is not None:
+        if self.privacy is not None:
             found |= {name: getattr(last, name) for name in PRIVACY}
         if target is not None:
             found |= {"target_accuracy": target, "bytes_to_target": self.bytes_to(target)}

@@ -114,7 +114,7 @@ class Pool:
         """
         each = each or [b""] * len(clients)
         if self._worker is not None:
-            return [self._worker.secure(step, number, c, common, x) for c, x in zip(clients, each, strict=True)]
+            return [self._worker.secure.message(step, number, c, common, x) for c, x in zip(clients, each, strict=True)]
         order = {"do": "secure", "step": step, "round": number, "clients": list(clients)}
         self._tell(order | {"lengths": [len(common), *map(len, each)]}, b"".join([common, *each]))
         return [data for _, data in self._collect(clients)]
@@ -122,7 +122,7 @@ class Pool:
     def set_deliveries(self, clients: Sequence[int], roster: bytes, each: Sequence[bytes]) -> None:
         """What clients must know of the round's secure sum to mask their words."""
         if self._worker is not None:
-            self._worker.set_deliveries(roster, dict(zip(clients, each, strict=True)))
+            self._worker.secure.set_deliveries(roster, dict(zip(clients, each, strict=True)))
             return
         order = {"do": "deliveries", "clients": list(clients), "lengths": [len(roster), *map(len, each)]}
         self._tell(order, b"".join([roster, *each]))
@@ -232,12 +232,12 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
         return
     public, *personal = _cut(data, order.get("lengths", [len(data)]))
     if order["do"] == "deliveries":
-        worker.set_deliveries(public, dict(zip(order["clients"], personal, strict=True)))
+        worker.secure.set_deliveries(public, dict(zip(order["clients"], personal, strict=True)))
         return
     if order["do"] == "secure":
         for i in _draw(shared.counter, len(order["clients"])):
             client = order["clients"][i]
-            found = worker.secure(order["step"], order["round"], client, public, personal[i])
+            found = worker.secure.message(order["step"], order["round"], client, public, personal[i])
             pipe.send_bytes(pack(({"of": client}, found)))
         return
     worker.receive(public)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fewbits.engines.common.task import Task
+from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
@@ -25,8 +26,6 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport, evaluate
 from fewbits.learn.method import Method
 from fewbits.links import StateStore, ends
-from fewbits.links.bundle import unpack
-from fewbits.privacy.secure_sum import ClientEnd
 from fewbits.rng import Key
 
 UP = "client.up"  # a client's end of the uplink
@@ -71,8 +70,7 @@ class Worker:
             self._core.down = self._core.exchange.subscriber(task.build)  # lent to each client in turn
         self._bundles: Mapping[int, bytes] = {}
         self._clients: tuple[int, ...] = ()  # the round's clients
-        self._roster = b""  # under masks, of the round's secure sum
-        self._deliveries: Mapping[int, bytes] = {}  # the others' shares, by client
+        self.secure = SecureWorker(self._core, key)  # under masks
         # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
         size = len(self._core.public)
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
@@ -82,28 +80,6 @@ class Worker:
     def set_bundles(self, bundles: Mapping[int, bytes]) -> None:
         """The round's bundles by client, for personal downlinks; each is opened when its client is played."""
         self._bundles = bundles
-
-    def set_deliveries(self, roster: bytes, deliveries: Mapping[int, bytes]) -> None:
-        """The round's secure sum, as far as each client must know it to mask its words."""
-        self._roster, self._deliveries = roster, deliveries
-
-    def secure(self, step: str, round: int, client: int, common: bytes, own: bytes) -> bytes:
-        """One client's message in a step of the secure sum; `common` comes from the server to all, `own` to it."""
-        match step:
-            case "advertise":
-                return self._secure_end(round, client, step).advertise()
-            case "share":
-                return self._secure_end(round, client, step).share(common)
-        roster, survivors = unpack(common)
-        return self._secure_end(round, client, step, roster, own).reveal(survivors)
-
-    def _secure_end(self, round: int, client: int, step: str, roster: bytes = b"", delivery: bytes = b"") -> ClientEnd:
-        """This client's end, as it stands before a step."""
-        core = self._core
-        core.number, core.key = client, self.key.fold("client", client)
-        end = core.secure_end(round)
-        end.resume(step, roster, delivery)
-        return end
 
     def receive(self, bundle: bytes) -> None:
         """Take the newest public model."""
@@ -155,10 +131,7 @@ class Worker:
         core.up.load(before or self._fresh)
         core.number, core.key = client, self.key.fold("client", client)
         try:
-            secure = None
-            if self._deliveries:
-                secure = self._secure_end(round, client, "mask", self._roster, self._deliveries[client])
-            frame = core.encode(one.trained, self._clients, secure)
+            frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
         figures = {"loss": one.report.loss} | core.observe(one.trained)

@@ -137,10 +137,10 @@ class ClientEnd:
         """(share of the self mask, share of the mask key) for each client of the roster, this one too."""
         places, threshold = [v + 1 for v in self._keys], needed(self._share, len(self._keys))
         key = self._key.fold("shares", self._roster.hex())
-        own = split(self._self_secret, threshold, places, key.fold("self"))
+        alone = split(self._self_secret, threshold, places, key.fold("self"))
         pair = split(self._mask_secret, threshold, places, key.fold("mask"))
         return {
-            v: own[v + 1].to_bytes(SHARE_BYTES, "big") + pair[v + 1].to_bytes(SHARE_BYTES, "big") for v in self._keys
+            v: alone[v + 1].to_bytes(SHARE_BYTES, "big") + pair[v + 1].to_bytes(SHARE_BYTES, "big") for v in self._keys
         }
 
     def _seal(self, to: int, shares: bytes) -> bytes:

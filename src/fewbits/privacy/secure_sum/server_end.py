@@ -140,8 +140,8 @@ class ServerEnd:
     def _least(self) -> int:
         return needed(self._share, len(self._keys))
 
-    def _expect(self, client: int, stage: int, among: Collection[int], done: Collection[int]) -> None:
-        if client not in among or client in done or self._stage != stage:
+    def _expect(self, client: int, stage: int, allowed: Collection[int], done: Collection[int]) -> None:
+        if client not in allowed or client in done or self._stage != stage:
             raise WireError(
                 f"client {client} is not expected to send its {STAGES[stage]} in round {self.round}: it was not asked, "
                 "has sent them, or is too early or too late"
