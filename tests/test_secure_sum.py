@@ -309,6 +309,25 @@ def test_a_client_sends_each_message_once_as_itself_and_in_time():
         play.server.arrive(1)
 
 
+def test_keys_that_would_end_everybodys_round_cost_their_sender_its_turn_alone():
+    play = Round(range(5))
+    for c in (0, 1, 2):
+        play.server.advertised(c, play.clients[c].advertise())
+    copied = read(Kind.KEYS, 1, ClientEnd(0, 1, Key(1 << 200).fold("client", 0)).advertise())[0]
+    keys = read(Kind.KEYS, 1, play.clients[4].advertise())[4]
+    for lie, reason in [
+        (copied, "advertised already"),
+        (keys[:32] + copied[32:], "advertised already"),
+        (keys[:32] * 2, "advertised already"),
+        (bytes(32) + keys[32:], "a point of low order"),
+    ]:
+        with pytest.raises(WireError, match=reason):
+            play.server.advertised(4, write(Kind.KEYS, 1, {4: lie}))
+    play.server.advertised(3, play.clients[3].advertise())
+    del play.clients[4]
+    assert np.array_equal(play.shares().words().reveal().sum(), plain(range(4)))
+
+
 def test_wrong_shares_of_a_mask_key_make_the_round_void():
     play = Round(range(4)).keys().shares().words({3})
     survivors = play.server.survivors()

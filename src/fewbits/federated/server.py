@@ -38,7 +38,8 @@ class Server:
     Args:
         model: any module on the CPU, updated in place; the method prepares factored and private parts.
         method: the clients', as text (`"lbgm+topk"`, `"topk@fraction=0.01"`) or a Method.
-        key: draws the sample of clients and the dither of the downlink.
+        key: draws the sample of clients, the dither of the downlink, and noise of dp in place of lost clients. Under
+            dp it must be secret.
         store: keeps the ends of the clients' links on disk; without it they stay in memory.
         total_weight: everybody's examples; `normalise="all"`, SCAFFOLD and FedDyn need it.
         common: everybody's key; it draws common random supports and factors.

@@ -16,7 +16,7 @@ POINTS = 2**17  # of the grid; more: closer and slower
 LEAST_HALF = 32.0  # of the window: exp(-32) of the mass is below it, in any number of rounds
 MOST_HALF = 512.0  # its exponential is a double
 OUTSIDE = 1e-14  # mass beyond the window that wraps round
-SLACK = 1e-10  # of delta: more than that mass and the rounding errors of the transforms
+SLACK = 3e-10  # of delta: more than that mass and the rounding errors of the transforms
 LEAST_DELTA, MOST_ROUNDS = 1e-8, 100_000  # for which SLACK is small, and enough
 
 

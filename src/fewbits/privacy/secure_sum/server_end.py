@@ -38,6 +38,7 @@ class ServerEnd:
     def __init__(self, clients: Iterable[int], round: int, share: float = 2 / 3) -> None:
         self.clients, self.round, self._share = tuple(clients), round, share
         self._stage = 0
+        self._probe = KeyPair(bytes([1]) * 32)  # no secret: it tries out public keys
         self._void = ""  # why fewer than the threshold are left
         self._keys: dict[int, bytes] = {}
         self._sealed: dict[int, dict[int, bytes]] = {}  # by sender and receiver
@@ -50,6 +51,11 @@ class ServerEnd:
         keys = read(Kind.KEYS, self.round, message)
         if set(keys) != {client}:
             raise WireError(f"client {client} advertises keys of clients {list(keys)}")
+        publics = _publics(keys[client])
+        if len(set(publics)) < 2 or set(publics) & {x for pair in self._keys.values() for x in _publics(pair)}:
+            raise WireError(f"client {client} advertises a key that is advertised already")
+        for public in publics:
+            self._probe.agree(public, b"")  # WireError here, not at every other client
         self._keys |= keys
 
     def roster(self) -> bytes:
@@ -116,9 +122,9 @@ class ServerEnd:
     def _pairs(self, lost: int, secret: bytes) -> dict[int, Key]:
         """The keys of the masks that a lost client shares with the survivors."""
         pair = KeyPair(secret)
-        if pair.public != self._keys[lost][PUBLIC_BYTES:]:
+        if pair.public != _publics(self._keys[lost])[1]:
             raise WireError(f"the revealed shares do not give the key of client {lost}: a client lied")
-        return {v: stream_key(pair.agree(self._keys[v][PUBLIC_BYTES:], b"mask")) for v in self.arrived}
+        return {v: stream_key(pair.agree(_publics(self._keys[v])[1], b"mask")) for v in self.arrived}
 
     def _secrets(self) -> dict[int, bytes]:
         """The self mask of each survivor, and the mask key of each lost member."""
@@ -157,3 +163,8 @@ class ServerEnd:
             )
             raise WireError(self._void)
         self._stage = max(self._stage, stage + 1)
+
+
+def _publics(keys: bytes) -> tuple[bytes, bytes]:
+    """(the key for seals, the key for masks) of a client."""
+    return keys[:PUBLIC_BYTES], keys[PUBLIC_BYTES:]
