@@ -7,6 +7,7 @@ from scipy.stats import chisquare
 from torch import nn
 
 from digits_task import evidence, federation, filled, mlp, task
+from fewbits.cli.frame_recorder import FrameRecorder
 from fewbits.codecs import Modular, chain
 from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
@@ -20,6 +21,7 @@ from fewbits.privacy.secure_sum import ClientEnd
 from fewbits.privacy.secure_sum.messages import Kind, client_bytes, message_bytes
 from fewbits.rng import Key
 from fewbits.spec import Spec
+from fewbits.wire import Frame
 
 SIZE = sum(p.numel() for p in mlp().parameters())
 
@@ -154,6 +156,13 @@ def test_every_message_of_the_secure_sum_is_counted(tmp_path):
     assert up == 6 * client_bytes(6)[0] and up == run.ledger.frame_bytes["up"] - 6 * (16 + 4 * SIZE)
     assert sum(len(m) for _, _, way, m in seen if way == "secure down") == 6 * client_bytes(6)[1]
     assert next(e.stages for e in read(tmp_path / "ledger.jsonl")) == {"secure sum": 8 * 68}
+
+
+def test_saved_frames_are_frames_alone(tmp_path):
+    run = federation(build("masked"), rounds=1)
+    run.tap = FrameRecorder(tmp_path, 100)
+    run.run()
+    assert all(Frame.parse(path.read_bytes()) for path in tmp_path.iterdir()) and len(list(tmp_path.iterdir())) == 12
 
 
 def test_a_client_that_fails_before_it_shared_costs_its_turn_alone(monkeypatch):
