@@ -207,6 +207,15 @@ def test_in_subspaces_of_few_clients_each_sum_has_the_whole_noise(monkeypatch):
         assert float(sum_of_one.std()) == pytest.approx(1e-6, rel=0.2)
 
 
+def test_masks_cut_no_noise():
+    """A cut of one noisy message is no function of the noisy sum."""
+    method = build("dp+masked", {"share": "central", "clip": "2", "noise": "3"}).for_round_size(4)
+    assert method.masking.largest == pytest.approx(2 * (1 + 12.8 * 3 / 2**0.5))
+    wide = build("dp+masked", {"share": "central", "largest": "1000"}).for_round_size(4)
+    assert wide.masking.largest == 1000
+    assert build("masked").for_round_size(4).masking.largest == 1
+
+
 def test_a_round_in_which_nobody_arrives_is_noise_alone():
     from fewbits.learn import LocalSGD
 

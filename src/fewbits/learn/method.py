@@ -117,10 +117,11 @@ class Method:
     def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
         most = 2 * clients + 20 if self.poisson else clients  # coins draw more with a chance below 1e-9
+        largest = self.privacy.largest if self.privacy is not None and self.poisson else 0.0  # noise is never cut
         return replace(
             self,
             privacy=self.privacy and replace(self.privacy, clients=clients),
-            masking=self.masking and self.masking.for_round_size(clients, most),
+            masking=self.masking and self.masking.for_round_size(clients, most, largest),
         )
 
     @property

@@ -69,6 +69,11 @@ class DifferentialPrivacy:
         """Whether the noise protects sums alone; clients are then drawn by their own coins."""
         return self.share == "central"
 
+    @property
+    def largest(self) -> float:
+        """Largest entry of a message under masks, whose rounds have two members or more; masks must cut nothing."""
+        return GaussianMechanism(self.clip, self.noise).share(2 if self.central else 1).largest
+
     def check(self, lossless: bool) -> None:
         """Raise LocalError when the uplink breaks the guarantee, or when the accountant is missing.
 

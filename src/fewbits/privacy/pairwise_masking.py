@@ -86,16 +86,17 @@ class PairwiseMasking:
         """Codec of the uplink: raw words."""
         return flat(chain(Modular(self.bits)))
 
-    def for_round_size(self, clients: int, most: int) -> PairwiseMasking:
-        """As a run with so many clients in each round uses it, and seldom more than `most`.
+    def for_round_size(self, clients: int, most: int, largest: float = 0.0) -> PairwiseMasking:
+        """As a run with so many clients in each round uses it, seldom more than `most`, and entries up to `largest`.
 
         LocalError when they are too few or too many, or the library of the key agreement is missing.
         """
         if clients < 2:
             raise LocalError(f"Method: a sum hides its terms when there are two or more; got rounds of {clients}")
-        _ = self.encoding(most)
         check_library()
-        return replace(self, clients=clients)
+        found = replace(self, clients=clients, largest=max(self.largest, largest))
+        _ = found.encoding(most)
+        return found
 
     def spec(self, tree: TreeSpec) -> TreeSpec:
         """Return the Spec of the words that travel in place of `tree`."""

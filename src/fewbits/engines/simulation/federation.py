@@ -83,8 +83,8 @@ class Federation:
         self.ledger = Ledger(self._run_folder.ledger if self._run_folder else None)
         self._privacy = self._account()
         self._down: dict[int | None, tuple[int, int]] = {}
-        # Sees (round, client, direction, message) of all that travels, when set; directions "up" and "down", and the same
-        # after "secure " for the messages around masks.
+        # Sees (round, client, direction, message) of all that travels, when set; directions are "up" and
+        # "down", and "secure up" and "secure down" for the messages around masks.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
         self._disk: Disk | None = None  # while rounds are played
         self._saved_round = self.server.round  # of the last checkpoint
