@@ -24,7 +24,8 @@ FLOORS = [
     ["codecs.wrappers"],
     ["codecs.lifts"],
     ["codecs"],
-    ["factor", "links", "privacy"],
+    ["factor", "links"],
+    ["privacy"],
     ["learn.aggregation", "learn.optimizers"],
     ["learn"],
     ["learn.gossip"],
@@ -54,7 +55,8 @@ HOMES = {
     "numba": ("kernels",),
     "sqlite3": ("links",),
     "peft": ("factor.loha",),
-    "opacus": ("privacy.mechanism",),
+    "opacus": ("privacy.accountant",),
+    "cryptography": ("privacy.secure_sum.key_agreement", "cli.handshake"),
 }
 UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve"}
 
@@ -186,6 +188,7 @@ def test_importing_fewbits_imports_no_framework_and_no_compiler():
         "peft",
         "transformers",
         "opacus",
+        "cryptography",
         "networkx",
     }
     check = f"import sys, fewbits; print(sorted({heavy} & set(sys.modules)))"

@@ -6,16 +6,22 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from digits_task import KEY, evidence, federation, filled, mlp, task
-from fewbits.codecs import Modular, Partial, chain
+from digits_task import evidence, federation, filled, mlp, task
+from fewbits.cli.frame_recorder import FrameRecorder
+from fewbits.codecs import Modular, chain
+from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.federated import Server
 from fewbits.federated.client_core import ClientCore
 from fewbits.learn import LocalSGD
+from fewbits.links.ledger import read
 from fewbits.methods import build
 from fewbits.privacy.pairwise_masking import MASKED, MaskedTotal, PairwiseMasking
+from fewbits.privacy.secure_sum import ClientEnd
+from fewbits.privacy.secure_sum.messages import Kind, client_bytes, message_bytes
 from fewbits.rng import Key
-from fewbits.spec import Spec, TreeSpec
+from fewbits.spec import Spec
+from fewbits.wire import Frame
 
 SIZE = sum(p.numel() for p in mlp().parameters())
 
@@ -44,9 +50,9 @@ def hidden(monkeypatch):
     """(vector, words) of every client, in order."""
     found, hide = [], PairwiseMasking.hide
 
-    def watched(self, x, me, clients, private, pairs):
-        words = hide(self, x, me, clients, private, pairs)
-        found.append((x.clone(), words[MASKED].clone(), self.encoding.encode(x, private)))
+    def watched(self, x, end, private):
+        words = hide(self, x, end, private)
+        found.append((x.clone(), words[MASKED].clone(), self.encoding(len(end.members)).encode(x, private)))
         return words
 
     monkeypatch.setattr(PairwiseMasking, "hide", watched)
@@ -63,7 +69,7 @@ def test_a_rounds_total_is_the_sum_of_the_unmasked_words_and_no_message_is_one_o
     monkeypatch.setattr(MaskedTotal, "value", watched)
     run = federation(build("masked", {"bits": "24"}), rounds=1)
     run.run()
-    field = run.method.masking.encoding
+    field = run.method.masking.encoding(6)
     plain = field.decode(np.bitwise_and(sum(words for _, _, words in found), np.uint64(2**24 - 1)), 6)
     assert torch.equal(totals[0], plain.float())
     exact = sum(x.double() for x, _, _ in found)
@@ -77,7 +83,7 @@ def test_a_rounds_total_is_the_sum_of_the_unmasked_words_and_no_message_is_one_o
 def test_frames_carry_so_many_bits_for_each_number(tmp_path):
     run = federation(build("masked+intrinsic", {"dim": "100", "bits": "20"}), rounds=1)
     run.run()
-    assert run.ledger.frame_bytes["up"] == 6 * (16 + 100 * 20 // 8)
+    assert run.ledger.frame_bytes["up"] == 6 * (16 + 100 * 20 // 8 + client_bytes(6)[0])
 
 
 def test_masked_runs_are_the_same_in_any_number_of_processes_and_parts(tmp_path):
@@ -105,31 +111,78 @@ def test_buffers_are_hidden_too(monkeypatch):
 # who does not arrive
 
 
-def absent(monkeypatch, round, client):
-    """That client's frame is damaged in that round."""
+def absent(monkeypatch, round, *clients):
+    """These clients' frames are damaged in that round."""
     accept = Server.accept
 
     def damaged(self, who, frame, weight):
-        broken = self.round + 1 == round and who == client
+        broken = self.round + 1 == round and who in clients
         return accept(self, who, bytes(frame)[:-1] if broken else frame, weight)
 
     monkeypatch.setattr(Server, "accept", damaged)
 
 
-def test_a_round_in_which_a_client_is_missing_is_void_and_the_next_is_not(monkeypatch):
-    absent(monkeypatch, 2, 3)
+@pytest.mark.parametrize("lost", [(3,), (0, 5)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_round_in_which_clients_are_missing_is_the_mean_of_the_others(lost, processes, monkeypatch):
+    absent(monkeypatch, 2, *lost)
+    settings = {"rounds": 3, "processes": processes}
+    run = federation(build("masked", {"bits": "40"}), task=alike(), **settings)
+    plain = federation(build("dense"), task=alike(), **settings)
+    torch.testing.assert_close(parameters(run.run().model), parameters(plain.run().model), atol=2e-5, rtol=1e-4)
+    assert [r.clients for r in run.reports] == [6, 6 - len(lost), 6] and run.notes == []
+    assert [r.rejected for r in run.reports] == [0, len(lost), 0]
+
+
+def test_a_round_in_which_too_many_clients_are_missing_is_void_and_the_next_is_not(monkeypatch):
+    absent(monkeypatch, 2, 1, 3, 4)
     run = federation(build("masked"), rounds=3)
     seen = []
     run.run(lambda report: seen.append(parameters(run.task.model)))
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
-    assert [r.clients for r in run.reports] == [6, 0, 6] and [r.rejected for r in run.reports] == [0, 1, 0]
-    void, rejected = run.notes
-    assert void == "round 2 is void: not all clients arrived, and masks stayed in the sum"
-    assert rejected.startswith("round 2: client 3's frame was rejected: ")
-    assert run.ledger.frame_bytes["up"] == 3 * 6 * (16 + 4 * SIZE), "what was sent is counted"
+    assert [r.clients for r in run.reports] == [6, 0, 6] and [r.rejected for r in run.reports] == [0, 3, 0]
+    assert run.notes == ["round 2 is void: 3 of 6 clients have sent their words, and 4 are needed"]
+    whole, words = client_bytes(6)[0], 16 + 4 * SIZE
+    reveal = message_bytes(Kind.REVEAL, 6)
+    assert run.ledger.frame_bytes["up"] == 6 * (3 * (words + whole) - reveal), "what was sent is counted"
 
 
-def test_a_client_whose_update_is_not_finite_makes_its_round_void():
+def test_every_message_of_the_secure_sum_is_counted(tmp_path):
+    run = federation(build("masked"), tmp_path, rounds=1)
+    seen = []
+    run.tap = lambda *message: seen.append(message)
+    run.run()
+    up = sum(len(m) for _, _, way, m in seen if way == "secure up")
+    assert up == 6 * client_bytes(6)[0] and up == run.ledger.frame_bytes["up"] - 6 * (16 + 4 * SIZE)
+    assert sum(len(m) for _, _, way, m in seen if way == "secure down") == 6 * client_bytes(6)[1]
+    assert next(e.stages for e in read(tmp_path / "ledger.jsonl")) == {"secure sum": 8 * 68}
+
+
+def test_saved_frames_are_frames_alone(tmp_path):
+    run = federation(build("masked"), rounds=1)
+    run.tap = FrameRecorder(tmp_path, 100)
+    run.run()
+    assert all(Frame.parse(path.read_bytes()) for path in tmp_path.iterdir()) and len(list(tmp_path.iterdir())) == 12
+
+
+def test_a_client_that_fails_before_it_shared_costs_its_turn_alone(monkeypatch):
+    message = SecureWorker.message
+
+    def damaged(self, step, round, client, common, personal):
+        found = message(self, step, round, client, common, personal)
+        return found[:-1] if (step, client) in {("advertise", 2), ("share", 4)} else found
+
+    monkeypatch.setattr(SecureWorker, "message", damaged)
+    run = federation(build("masked"), rounds=1)
+    (report,) = run.run().reports
+    assert (report.clients, report.skipped) == (4, 2)
+    assert [note.split(" bytes; ")[0] for note in run.notes] == [
+        "round 1: client 2 was skipped: a KEYS message of 1 items has 79",
+        "round 1: client 4 was skipped: a SHARES message of 4 items has 355",
+    ]
+
+
+def test_clients_whose_updates_are_not_finite_make_their_round_void():
     broken = task(local=LocalSGD(lr=1e30, batch_size=4, epochs=3))
     run = federation(build("masked"), rounds=1, task=broken)
     (report,) = run.run().reports
@@ -137,12 +190,13 @@ def test_a_client_whose_update_is_not_finite_makes_its_round_void():
 
 
 def test_a_message_under_other_masks_makes_the_round_void(monkeypatch):
-    hide = PairwiseMasking.hide
+    mask = ClientEnd.mask
 
-    def cheating(self, x, me, clients, private, pairs):
-        return hide(self, x, me, clients, private, Key(5) if me == 0 else pairs)
+    def cheating(self, words, encoding):
+        masked = mask(self, words, encoding)
+        return encoding.add(masked, encoding.stream(len(words), Key(5))) if self.number == 0 else masked
 
-    monkeypatch.setattr(PairwiseMasking, "hide", cheating)
+    monkeypatch.setattr(ClientEnd, "mask", cheating)
     run = federation(build("masked"), rounds=1)
     before = parameters(run.task.model)
     (report,) = run.run().reports
@@ -155,8 +209,8 @@ def test_central_noise_goes_under_masks(name, monkeypatch):
     pytest.importorskip("opacus")
     noisy, add_noise = [], ClientCore._noisy
 
-    def watched(self, x, round):
-        noisy.append(add_noise(self, x, round).clone())
+    def watched(self, x, round, asked):
+        noisy.append(add_noise(self, x, round, asked).clone())
         return noisy[-1].clone()
 
     monkeypatch.setattr(ClientCore, "_noisy", watched)
@@ -181,18 +235,3 @@ def test_words_come_back_as_they_were_up_to_48_bits():
     message, _ = codec.encode(words, spec, codec.init(spec), codec.memory(spec), None)
     assert torch.equal(codec.decode(message, spec, codec.init(spec))[0], words)
     assert codec.contract(spec).payload_bits == 4800
-
-
-def test_a_sum_is_whole_when_all_are_in_it():
-    masking, spec = PairwiseMasking(clients=3), TreeSpec((("a", Spec((2, 2))), ("b", Spec((3,)))))
-    vectors = [0.1 * torch.from_numpy(Key(c).normal(7)) for c in range(3)]
-    total = MaskedTotal(masking, spec)
-    for me, x in enumerate(vectors):
-        assert not total.whole and all(not bool(part.any()) for part in total.value().values())
-        words = masking.hide(x, me, range(3), KEY.fold("private", me), KEY.fold("pairs"))[MASKED]
-        total.add([Partial(words)], 1)
-    assert total.whole and {name: tuple(x.shape) for name, x in total.value().items()} == {"a": (2, 2), "b": (3,)}
-    found = torch.cat([x.reshape(-1) for x in total.value().values()])
-    torch.testing.assert_close(found, torch.stack(vectors).sum(0), atol=1e-6, rtol=0)
-    with pytest.raises(LocalError, match="weigh 1 each; got 2"):
-        total.add([Partial(words)], 2)

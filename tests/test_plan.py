@@ -68,7 +68,8 @@ def test_a_plan_that_holds_for_any_update_is_what_a_run_sends_to_the_byte(name, 
     (line,) = planned(name, EXACT[name], per_round=per_round)
     assert line.basis == "any update"
     assert (line.up_total, line.down_total) == played(name, EXACT[name], per_round=per_round)
-    assert line.contacts == 6 * per_round and line.up * line.contacts == line.up_total
+    drawn = "central" in EXACT[name].values() and per_round < 6  # by coins
+    assert (line.contacts == 6 * per_round or drawn) and line.up * line.contacts == line.up_total
 
 
 def normed():

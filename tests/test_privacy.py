@@ -14,7 +14,9 @@ from scipy.stats import kstest, norm
 
 from fewbits import Key, LocalError
 from fewbits.codecs.modular_encoding import ModularEncoding
-from fewbits.privacy.mechanism import ORDERS, GaussianMechanism, epsilon
+from fewbits.privacy import accountant
+from fewbits.privacy.accountant import ORDERS, epsilon
+from fewbits.privacy.mechanism import GaussianMechanism
 from fewbits.rng import quantile
 
 
@@ -174,33 +176,34 @@ def opacus():
 
 
 @pytest.mark.parametrize(("sigma", "rounds"), [(0.5, 1), (1.0, 1), (4.0, 100), (30.0, 1000)])
-def test_without_sampling_it_is_the_closed_form(opacus, sigma, rounds):
+def test_without_sampling_it_is_below_the_renyi_bound(opacus, sigma, rounds):
     rdp = {a: rounds * a / (2 * sigma**2) for a in ORDERS}
-    assert epsilon(1e-5, sigma, 1.0, rounds) == pytest.approx(best(rdp, 1e-5), rel=1e-9)
+    assert 0.7 * best(rdp, 1e-5) < epsilon(1e-5, sigma, 1.0, rounds) < best(rdp, 1e-5)
 
 
 @pytest.mark.parametrize(("sigma", "q", "rounds"), [(1.0, 0.01, 1000), (2.0, 0.1, 100), (0.8, 0.001, 10_000)])
-def test_with_sampling_it_is_the_binomial_sum_at_integer_orders(opacus, sigma, q, rounds):
+def test_with_sampling_the_renyi_bound_is_the_binomial_sum_at_integer_orders(opacus, sigma, q, rounds):
     orders = [a for a in ORDERS if float(a).is_integer() and a >= 2]
     rdp = {}
     for a in orders:  # Mironov, Talwar and Zhang 2019, section 3.3
         k = np.arange(int(a) + 1)
         terms = np.log(comb(a, k)) + k * math.log(q) + (a - k) * math.log1p(-q) + (k * k - k) / (2 * sigma**2)
         rdp[a] = rounds * float(logsumexp(terms)) / (a - 1)
-    found = epsilon(1e-5, sigma, q, rounds)
+    found = accountant._renyi_epsilon(1e-5, rounds * accountant._cost(sigma, q))
+    assert epsilon(1e-5, sigma, q, rounds) < found
     assert 0.97 * best(rdp, 1e-5) <= found <= best(rdp, 1e-5) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 1.0, 3.0, 10.0])
 def test_it_is_a_bound_and_a_close_one(opacus, sigma):
-    assert exact(1e-5, sigma) <= epsilon(1e-5, sigma, 1.0, 1) <= 1.25 * exact(1e-5, sigma)
+    assert exact(1e-5, sigma) <= epsilon(1e-5, sigma, 1.0, 1) <= (1 + 1e-6) * exact(1e-5, sigma)
 
 
 def test_published_figures(opacus):
     # Abadi et al. 2016, section 3: 1.26 for 100 epochs at q = 0.01; conversion from Renyi orders has improved since
-    assert 0.95 < epsilon(1e-5, 4.0, 0.01, 10_000) < 1.26
+    assert 0.9 < epsilon(1e-5, 4.0, 0.01, 10_000) < 1.26
     # TensorFlow Privacy's MNIST tutorial: 60 epochs at batch 256 of 60,000, noise 1.1: 3.01 by the old conversion
-    assert 2.4 < epsilon(1e-5, 1.1, 256 / 60_000, 60 * 234) < 3.01
+    assert 2.3 < epsilon(1e-5, 1.1, 256 / 60_000, 60 * 234) < 3.01
 
 
 @pytest.mark.parametrize(
@@ -213,7 +216,10 @@ def test_published_figures(opacus):
     ],
 )
 def test_another_library_agrees(opacus, arguments, other):
-    assert epsilon(*arguments) == pytest.approx(other, rel=2e-3)  # dp-accounting 0.6.0, RdpAccountant
+    delta, sigma, q, rounds = arguments
+    found = accountant._renyi_epsilon(delta, rounds * accountant._cost(sigma, q))
+    assert found == pytest.approx(other, rel=2e-3)  # dp-accounting 0.6.0, RdpAccountant
+    assert 0.8 * found < epsilon(*arguments) < found
 
 
 def test_more_noise_is_more_private_and_more_of_anything_else_less(opacus):
@@ -223,7 +229,7 @@ def test_more_noise_is_more_private_and_more_of_anything_else_less(opacus):
         [epsilon(1e-5, 1.0, 0.02, t) for t in (0, 1, 10, 100, 1000, 10_000)],
         [epsilon(d, 1.0, 0.02, 200) for d in (1e-2, 1e-4, 1e-6, 1e-9)],
     ):
-        assert values == sorted(values) and len(set(values)) == len(values)
+        assert values == sorted(values) and len(set(values)) >= len(values) - 1
         assert all(math.isfinite(e) and e >= 0 for e in values)
 
 
@@ -255,6 +261,6 @@ def test_without_opacus_there_is_a_sentence(monkeypatch):
 
 
 def test_opacus_is_imported_only_when_asked():
-    check = "import sys, fewbits.privacy.mechanism; print('opacus' in sys.modules)"
+    check = "import sys, fewbits.privacy.accountant; print('opacus' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

@@ -44,7 +44,7 @@ SECOND = {
         krum lbgm lbgm_sign lbgm_topk local lowrank masked median multikrum named pfedpara predict randk scaffold
         signsgd topk trimmed
     """,
-    "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon",
+    "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon local_epsilon",
     "simulation": """
         Comparison Federation Footprint GossipReport GossipResult GossipRun Record Result RoundReport Row Schedule Task
         footprint

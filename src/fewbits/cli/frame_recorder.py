@@ -22,7 +22,7 @@ class FrameRecorder:
 
     def __call__(self, round: int, client: int, direction: str, data: bytes) -> None:
         """Save a frame of the uplink, or the frames of a bundle of the downlink."""
-        if not self.wants:
+        if not self.wants or direction not in ("up", "down"):  # keys and shares of masks are no frames
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         frames = [data] if direction == "up" else unpack(data)

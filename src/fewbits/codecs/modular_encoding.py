@@ -128,6 +128,10 @@ class ModularEncoding:
             raise LocalError(f"ModularEncoding.add: expected messages of one length; got {len(a)} and {len(b)} words")
         return self._wrap(a + b)
 
+    def subtract(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """a - b mod 2^bits; b may be any sum of words.  # (n,) uint64 each"""
+        return self._wrap(self._checked(a) - b)
+
     def decode(self, total: np.ndarray, count: int) -> Tensor:
         """The sum of the vectors of `count` messages, from the sum of their words.  # (n,) float64
 
@@ -188,14 +192,15 @@ class ModularEncoding:
             raise LocalError(f"ModularEncoding.mask: client {me} shares no key with itself")
         total = np.zeros(n, np.uint64)
         for other, key in keys.items():
-            stream = self._stream(n, key)
+            stream = self.stream(n, key)
             total = total + stream if me < other else total - stream
         return self._wrap(total)
 
-    def _stream(self, n: int, key: Key) -> np.ndarray:
+    def stream(self, n: int, key: Key) -> np.ndarray:
+        """Words that look uniform to everybody without the key.  # (n,) uint64"""
         size = 4 if self.bits <= 32 else 8
         data = hashlib.shake_256(key.fold("field mask").digest(32)).digest(n * size)
-        return np.frombuffer(data, f"<u{size}").astype(np.uint64)
+        return self._wrap(np.frombuffer(data, f"<u{size}").astype(np.uint64))
 
     def _wrap(self, words: np.ndarray) -> np.ndarray:
         return words & np.uint64(2**self.bits - 1)

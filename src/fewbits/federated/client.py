@@ -6,8 +6,9 @@ from torch import nn
 
 from fewbits.checks import check_bytes, check_whole
 from fewbits.errors import LocalError, WireError
-from fewbits.federated.client_core import ClientCore, Trained
+from fewbits.federated.client_core import ClientCore
 from fewbits.federated.exchange import Build
+from fewbits.federated.round_secrets import RoundSecrets
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
@@ -15,6 +16,7 @@ from fewbits.learn.module_checks import check_module
 from fewbits.links import Sender, Subscription
 from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
+from fewbits.privacy.secure_sum import ClientEnd
 from fewbits.rng import Key
 
 PARTS: tuple[str, ...] = ("up", "state", "down", "down_before")  # of a dumped client
@@ -69,8 +71,7 @@ class Client:
         method.prepare(model, common.fold("factor"))
         self._model = model
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
-        self._replied = 0  # the newest version that a reply answered
-        self._answered = False  # whether the last bundle has had its reply
+        self._secrets = RoundSecrets(self._core)
 
     @property
     def flat(self) -> FlatModel:
@@ -109,7 +110,7 @@ class Client:
         self._core.receive(bundle)
         self._core.acknowledge(self._core.down.ack)
         self._core.start()
-        self._answered = False
+        self._secrets.begin(self.down.version)
 
     def reset_downlink(self) -> None:
         """Forget the public model, after the server was restored from an older checkpoint.
@@ -117,6 +118,15 @@ class Client:
         Call `Server.reset_downlink`, too. The next bundle is one for first contact.
         """
         self._core.down.load(None)
+
+    @property
+    def secure(self) -> ClientEnd:
+        """Under masks: this client's end of the secure sum of the round that the last bundle began.
+
+        Its secrets serve one round: a version that comes again, from a server that was restored, has none.
+        """
+        self._check_received("secure")
+        return self._secrets.secure(self.down.version)
 
     @property
     def correction(self) -> Correction | None:
@@ -129,7 +139,7 @@ class Client:
 
         Args:
             steps: local steps taken, and `lr` their size; SCAFFOLD needs both.
-            clients: the numbers of all clients of this round; masks need them.
+            clients: the numbers of all clients of this round; dp with share=central needs them.
 
         Raises:
             LocalError: a tensor is not finite (it is named), or steps, lr or clients are missing.
@@ -138,24 +148,11 @@ class Client:
         self._check_received("reply")
         core.rollback()
         trained = core.finish(steps, lr)
-        self._check_secrets(trained)
-        core.redraw = core.up.sequence if trained.round <= self._replied else None
-        frame = b"".join(core.encode(trained, clients))
-        self._replied, self._answered = max(self._replied, trained.round), True
+        self._secrets.check(trained.round)
+        core.redraw = core.up.sequence if trained.round <= self._secrets.newest else None
+        frame = b"".join(core.encode(trained, clients, self._secrets.end))
+        self._secrets.replied(trained.round)
         return frame
-
-    def _check_secrets(self, trained: Trained) -> None:
-        """One bundle has one reply under noise, and one version has one under masks: each hides one message only.
-
-        A server that was restored gives a version again. Noise is drawn anew then; masks cannot be, without the others.
-        """
-        method = self._core.method
-        used = method.masking is not None and trained.round <= self._replied
-        if used or (self._answered and method.privacy is not None):
-            raise LocalError(
-                f"Client.reply: {method.name} sends one message for each version of the model, and version "
-                f"{trained.round} had one; receive the bundle of a later version first"
-            )
 
     def _check_received(self, what: str) -> None:
         if self._core.down.value is None:
@@ -166,17 +163,19 @@ class Client:
         now, core = self._core.dump(), self._core
         before = core.dump(arrived=False) if core.unsettled else None
         parts = [now[name] for name in PARTS] + [before[name] for name in BEFORE if before]
-        return pack([str(self._replied).encode(), *parts])
+        return pack([self._secrets.dump(), *parts])
 
     def load(self, data: bytes) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's."""
-        replied, *parts = unpack(data)
-        if not replied.isdigit() or len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
+        secrets, *parts = (*unpack(data),) or (b"",)
+        if len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
             raise WireError("these bytes are not a dumped Client")
         now, before = dict(zip(PARTS, parts, strict=False)), dict(zip(BEFORE, parts[len(PARTS) :], strict=False))
         if before:
             self._core.read_up(before)  # damage shows now, not when the next bundle asks for it
+        loaded = RoundSecrets(self._core)
+        loaded.load(secrets)
         self._core.load(now, (lambda: before) if before else None)
-        self._replied = int(replied)
+        self._secrets = loaded
         if self._core.down.value is not None:
             self._core.start()

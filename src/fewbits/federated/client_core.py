@@ -21,6 +21,7 @@ from fewbits.learn.method import Method
 from fewbits.links import Sender, Subscription
 from fewbits.links.acknowledgement import frames_ahead
 from fewbits.links.finite import check_finite
+from fewbits.privacy.secure_sum import ClientEnd
 from fewbits.rng import Key
 
 Pieces = list[bytes | memoryview]  # of one frame
@@ -157,48 +158,65 @@ class ClientCore:
             self._lent[place] = shared_values.cut(update, self.model, vectors)
         return self._lent[place]
 
-    def encode(self, trained: Trained, clients: tuple[int, ...] = ()) -> Pieces:
+    def secure_end(self, round: int) -> ClientEnd:
+        """A new end of a round's secure sum; its secrets follow from the client's key."""
+        assert self.method.masking is not None
+        return self.method.masking.client(self.number, round, self.key)
+
+    def encode(self, trained: Trained, clients: tuple[int, ...] = (), secure: ClientEnd | None = None) -> Pieces:
         """The frame, in pieces to be joined; it is pending until `acknowledge` or `commit`.
 
-        `clients`: the numbers of all clients of this round, for masks. LocalError names a tensor that is not finite.
+        `clients`: the numbers of all clients of this round, for central dp; under masks they are the members
+        of `secure`, this client's end of the round's secure sum. LocalError names a tensor that is not finite.
         """
         if len(trained.client_state):
             check_finite({"client state": trained.client_state}, "a client's training")
-        sent = self._masked(self._shortened(trained), trained.round, clients)
+        if self.method.masking is not None:
+            self._check_secure(secure, trained.round)
+        clients = clients if secure is None else secure.members
+        self._check_clients(clients)
+        sent = self._shortened(trained, len(clients))
+        if self.method.masking is not None and secure is not None:
+            sent = self.method.masking.hide(
+                shared_values.vector(sent).cpu(), secure, self.key.fold("field", trained.round)
+            )
         self.up.key, self._next = self.key.fold("up"), trained.client_state
         return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
 
-    def _shortened(self, trained: Trained) -> dict[str, Tensor]:
+    def _shortened(self, trained: Trained, asked: int) -> dict[str, Tensor]:
         """The update as the server sums it: A^T of it in a subspace; clipped, with noise, under dp."""
         space, vector = self.method.space, trained.update
         if space is None:
             if self.method.privacy is not None:
-                vector.copy_(self._noisy(vector, trained.round))
+                vector.copy_(self._noisy(vector, trained.round, asked))
             return trained.tree
         vector = vector.cpu()
         matrix = space.matrix(len(vector), trained.epoch, space.which(trained.round, self.number))
         s = matrix.project(vector)
         step = matrix.effective_step(trained.lr)
         self._in_subspace = {"isotropy": matrix.captured(vector, s), "effective_step": step}
-        return {SENT: self._noisy(s, trained.round)}
+        return {SENT: self._noisy(s, trained.round, asked)}
 
-    def _noisy(self, x: Tensor, round: int) -> Tensor:
+    def _noisy(self, x: Tensor, round: int, asked: int) -> Tensor:
         privacy = self.method.privacy
         again = () if self.redraw is None else ("again", self.redraw)
-        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round, *again))
+        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round, *again), asked)
 
-    def _masked(self, tree: dict[str, Tensor], round: int, clients: tuple[int, ...]) -> dict[str, Tensor]:
-        """The tree under masks, which cancel over the round's clients."""
-        masking = self.method.masking
-        if masking is None:
-            return tree
-        if self.number not in clients or len(set(clients)) != masking.clients:
+    def _check_clients(self, clients: tuple[int, ...]) -> None:
+        """Parts of noise are made for exactly the round's clients."""
+        if self.method.poisson and (self.number not in clients or len(set(clients)) != len(clients)):
             raise LocalError(
-                f"{self.method.name}: masks need the numbers of the round's {masking.clients} clients, and this is "
-                f"client {self.number}; got {list(clients)}"
+                f"{self.method.name}: needs the numbers of the round's clients, each once, and this is client "
+                f"{self.number}; got {list(clients)}"
             )
-        vector, pairs = shared_values.vector(tree).cpu(), self.exchange.common.fold("round", round, "pair")
-        return masking.hide(vector, self.number, clients, self.key.fold("field", round), pairs)
+
+    def _check_secure(self, secure: ClientEnd | None, round: int) -> None:
+        """Masks are those of this round, and of the members of its secure sum."""
+        if secure is None or secure.round != round or not secure.members:
+            raise LocalError(
+                f"{self.method.name}: needs this client's end of the secure sum of round {round}, after it opened the "
+                "shares of the others"
+            )
 
     def observe(self, trained: Trained) -> dict[str, float]:
         """Figures of the pending frame, such as `recycled`, and of the update in its subspace."""

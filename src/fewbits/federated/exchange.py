@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.codecs import Lift, TreeTotal
-from fewbits.errors import LocalError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
@@ -48,7 +47,7 @@ class Exchange:
     sent: TreeSpec  # what a frame up holds: `update`, or masked words of it
     up: Lift
     down: Downlink
-    common: Key  # everybody's: the factors of a new model, a round's random supports, the pairs of masks
+    common: Key  # everybody's: the factors of a new model, a round's random supports
 
     @staticmethod
     def of(model: FlatModel, method: Method, common: Key = Key(0)) -> Exchange:
@@ -109,10 +108,5 @@ class Exchange:
 
 
 def _check_privacy(method: Method, up: Lift, update: TreeSpec) -> None:
-    if method.masking is not None and method.masking.clients < 2:
-        raise LocalError(
-            f"{method.name}: masks must know how many clients each round has; take method.for_round_size(clients), the "
-            "same at the server and at the clients"
-        )
     if method.privacy is not None:
         method.privacy.check(method.masking is not None or up.contract(update).lossless)

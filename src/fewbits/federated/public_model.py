@@ -117,7 +117,7 @@ class WholeModel(PublicModel):
             )
 
     def step(self, sums: RoundSum, scale: float, share: float) -> None:
-        if sums.weight:
+        if not sums.empty:
             self._apply(sums, scale, share)
         self.publisher.publish(shared_values.values(self.model, self.server_vectors))
 
@@ -168,7 +168,7 @@ class SubspaceModel(PublicModel):
 
     def step(self, sums: RoundSum, scale: float, share: float) -> None:
         s, space, version = self.publisher.current[NOW], self.exchange.method.space, self.publisher.version
-        if sums.weight:
+        if not sums.empty:
             s, moments = self.optimizer.step(s, sums.coordinates(SENT, scale), self.moments, share=share)
             self._check_finite(s, *moments)
         else:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fewbits.codecs import Partial
+from fewbits.codecs.flat_view import pieces
 from fewbits.errors import WireError
 from fewbits.federated import terms
 from fewbits.federated.arrived import Arrived
 from fewbits.federated.exchange import Exchange
 from fewbits.federated.norm_watch import Norms, NormWatch
+from fewbits.learn import shared_values
+from fewbits.privacy.differential_privacy import DifferentialPrivacy
+from fewbits.privacy.secure_sum import ServerEnd
+from fewbits.rng import Key
 
 LARGEST = torch.finfo(torch.float32).max
 WAITING_BYTES, FEWEST_WAITING = 256 << 20, 20  # of updates that wait for the end of a round
@@ -29,6 +36,8 @@ class RoundSum:
         self._terms, self._watch = terms.terms(exchange), watch
         self._waiting: list[tuple[Arrived, Norms]] = []
         self._bytes = 0  # of those that wait
+        self._counts = Counter[int]()  # messages, by subspace
+        self._noise: dict[int, Tensor] = {}  # what sums of so many subspaces lack under dp, by subspace
         self._reach = 0.0  # no entry of the sum is larger
         self.weight = 0.0  # sum_k n_k
         self.left_out: list[tuple[int | None, str]] = []  # (client, why) of those that waited in vain
@@ -72,13 +81,35 @@ class RoundSum:
 
     def _take(self, update: Arrived) -> None:
         self._terms.add(update)
+        self._counts[update.subspace] += 1
         self.weight += update.weight
         self._reach += update.weight * update.reach
 
+    def add_missing_noise(self, privacy: DifferentialPrivacy, asked: int, key: Key) -> None:
+        """Bring the noise of every sum to what dp promises, as if all of those asked had arrived.
+
+        `key` is the server's for this round. The sums are folded into it, so two different sums share no noise when a
+        server that was restored plays a round again.
+        """
+        for i, found in enumerate(self._terms.vectors(self.weight)):
+            values = shared_values.vector(found)
+            digest = hashlib.blake2b(values.numpy().tobytes()).hexdigest()
+            noise = privacy.missing(len(values), asked, self._counts[i], key.fold(i, digest))
+            if noise is not None:
+                self._noise[i] = noise
+
     @property
-    def void(self) -> bool:
-        """Whether masks stayed in the sum, because a client is missing: it says nothing then."""
-        return terms.void(self._terms)
+    def empty(self) -> bool:
+        """Whether there is nothing to move by: no update and no noise."""
+        return not self.weight and not self._noise
+
+    def unmask(self, server: ServerEnd) -> str:
+        """Take the masks off; why they stay in the sum, which says nothing then, or "" when they are off."""
+        try:
+            terms.unmask(self._terms, server)
+        except WireError as error:
+            return str(error)
+        return ""
 
     def carried(self, scale: float) -> Tensor:
         """The sum as messages carry it, not expanded, for optimisers that step on it."""
@@ -87,11 +118,16 @@ class RoundSum:
     def values(self, scale: float) -> dict[str, Tensor]:
         """The sum times `scale`, by wire name."""
         (found,) = self._terms.vectors(self.weight)
-        return {name: x * scale for name, x in found.items()}
+        found = {name: x * scale for name, x in found.items()}
+        if 0 in self._noise:
+            noise = pieces(self._noise[0] * scale, found)
+            found = {name: x + noise[name] for name, x in found.items()}
+        return found
 
     def coordinates(self, name: str, scale: float) -> Tensor:
         """The sums of all subspaces end to end, times `scale`.  # (k * dim,)"""
-        return torch.cat([found[name] * scale for found in self._terms.vectors(self.weight)])
+        sums = [found[name] for found in self._terms.vectors(self.weight)]
+        return torch.cat([(x + self._noise[i] if i in self._noise else x) * scale for i, x in enumerate(sums)])
 
 
 def names(left_out: Sequence[tuple[int | None, str]]) -> dict[int, str]:

@@ -15,6 +15,7 @@ from fewbits.federated.exchange import Exchange
 from fewbits.federated.norm_watch import NormWatch
 from fewbits.federated.peer_weight import Most, PeerWeight
 from fewbits.federated.public_model import PublicModel
+from fewbits.federated.round_clients import RoundClients, sampled
 from fewbits.federated.round_sum import RoundSum, names
 from fewbits.federated.uplinks import Uplinks
 from fewbits.learn import shared_values
@@ -24,6 +25,7 @@ from fewbits.learn.module_checks import check_module
 from fewbits.links import Publisher, Receiver, SharedInit, StateStore
 from fewbits.links.finite import reach
 from fewbits.methods import named
+from fewbits.privacy.secure_sum import ServerEnd
 from fewbits.rng import Key
 from fewbits.wire.frame import acknowledged
 
@@ -42,10 +44,11 @@ class Server:
     Args:
         model: any module on the CPU, updated in place; the method prepares factored and private parts.
         method: the clients', as text (`"lbgm+topk"`, `"topk@fraction=0.01"`) or a Method.
-        key: draws the sample of clients and the dither of the downlink.
+        key: draws the sample of clients, the dither of the downlink, and noise of dp in place of lost clients. Under
+            dp it must be secret.
         store: keeps the ends of the clients' links on disk; without it they stay in memory.
         total_weight: everybody's examples; `normalise="all"`, SCAFFOLD and FedDyn need it.
-        common: everybody's key; it draws common random supports, factors and pairs of masks.
+        common: everybody's key; it draws common random supports and factors.
         init: how the model was made. Clients with the same `build` get a key at first contact, not the model.
         max_weight: the largest weight that a client may claim: its examples by client number, or one number for all.
             None: `total_weight`, or else 1e8.
@@ -87,12 +90,13 @@ class Server:
         counted = method.weight(2) == 2  # else all clients weigh 1
         self.total_weight, self._weights = total_weight, PeerWeight(max_weight, total_weight, counted)
         self.round = 0  # rounds finished
-        self.void = False  # whether the last round's masks did not cancel
+        self.void = ""  # why the last round's masks stayed in its sum; "": it was no void round
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.reasons: dict[int, str] = {}  # why the last one was, by client
         self.left_out: dict[int, str] = {}  # in the last step, after they were accepted: why, by client
         self.norms = NormWatch(method.watched, self.exchange) if method.watched else None
         self._sum = RoundSum(self.exchange, self.norms)
+        self._clients = RoundClients(method)
 
     @property
     def model(self) -> nn.Module:
@@ -107,6 +111,11 @@ class Server:
     @store.setter
     def store(self, store: StateStore | None) -> None:
         self.uplinks.store = self.downlinks.store = store
+
+    @property
+    def secure(self) -> ServerEnd:
+        """Under masks: the server's end of the secure sum of the round whose clients were said."""
+        return self._clients.secure
 
     @property
     def broadcast(self) -> Publisher:
@@ -124,11 +133,18 @@ class Server:
         return self.downlinks.versions
 
     def sample(self, clients: int, per_round: int) -> list[int]:
-        """This round's clients, ascending: a uniform subset drawn from the key and the round."""
-        return sampled(self.key, self.round, clients, per_round)
+        """This round's clients, ascending, drawn from the key and the round.
+
+        A uniform subset. Under dp with share=central: every client by a coin of its own, `per_round` expected, and
+        perhaps nobody.
+        """
+        found = sampled(self.key, self.round, clients, per_round, self.method.poisson)
+        self._clients.ask(found, self.broadcast.version)
+        return found
 
     def expect(self, clients: Sequence[int]) -> None:
-        """Read the ends of these clients' uplinks at once; their frames come next."""
+        """These are the round's clients: read the ends of their uplinks at once; their frames come next."""
+        self._clients.ask(clients, self.broadcast.version)
         self.uplinks.expect(clients)
 
     def bundle(self, client: int) -> bytes:
@@ -182,10 +198,12 @@ class Server:
                 f"the update is from version {version}, of epoch {space.epoch_of(version)}; the model moves in another "
                 f"subspace now, of epoch {space.epoch_of(self.broadcast.version)}"
             )
+        self._clients.check(client, version)
         with self.uplinks.healing(client, receiver, frame, self.round + 1):
             partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
         self._sum.add(client, partials, weight, receiver.reach, space.which(version, client) if space else 0)
         self._keep(client, receiver, version)
+        self._clients.arrive(client)
         return receiver
 
     def read(self, client: int, frame: bytes | memoryview) -> tuple[Receiver, dict[str, Tensor]]:
@@ -226,17 +244,22 @@ class Server:
     def step(self) -> None:
         """Finish the round: move the model by the mean update and publish it. Without any update it stays.
 
-        Under masks it also stays when a client is missing: the round is void.
+        Under masks it also stays when fewer clients arrived than the threshold: the round is void.
         """
         self.flat.attach()  # takes replaced tensors over, or says which it cannot take
         sums = self._close()  # an update that fails below is not tried again
-        self.void = sums.void
+        self.void = "" if self.method.masking is None else sums.unmask(self.secure)
         if self.void:
             sums = RoundSum(self.exchange)
         total = self.total_weight if self.method.normalise == "all" else None
-        scale = 1.0 / (total or sums.weight or 1.0)
-        self.public.step(sums, scale, sums.weight / self.total_weight if self.total_weight else 1.0)
+        weight = sums.weight
+        if self.method.privacy is not None and self.method.privacy.central:
+            sums.add_missing_noise(self.method.privacy, self._clients.noise_parts, self.key.fold("dp", self.round))
+            weight = float(self.method.privacy.clients)  # fixed: a divisor that varies would tell who was drawn
+        scale = 1.0 / (total or weight or 1.0)
+        self.public.step(sums, scale, weight / self.total_weight if self.total_weight else 1.0)
         self.round += 1
+        self._clients = RoundClients(self.method)
 
     def _close(self) -> RoundSum:
         """The round's sum, without updates that are too long; the next round begins."""
@@ -272,6 +295,7 @@ class Server:
         if self.norms is not None:
             self.norms.load(dumped.get("norms", ()))
         self.round, self.downlinks.versions = round, dict(versions)
+        self._clients = RoundClients(self.method)
 
 
 def _check(method: Method, key: object, total_weight: float | None) -> None:
@@ -283,8 +307,3 @@ def _check(method: Method, key: object, total_weight: float | None) -> None:
             f'Server: normalise="all", Scaffold and FedDyn need total_weight, everybody\'s examples; got '
             f"{method.normalise!r}, {method.objective!r} and {total_weight}"
         )
-
-
-def sampled(key: Key, round: int, clients: int, per_round: int) -> list[int]:
-    """The clients of one round, counted from 0, ascending; `key` is the server's."""
-    return [int(c) for c in key.fold("round", round, "sample").subset(min(per_round, clients), clients)]

@@ -18,6 +18,7 @@ from fewbits.federated.norm_watch import KINDS, kinds_of
 from fewbits.learn.aggregation import Aggregator, Updates
 from fewbits.learn.aggregation.updates import Row
 from fewbits.privacy.pairwise_masking import MaskedTotal
+from fewbits.privacy.secure_sum import ServerEnd
 
 Total = TreeTotal | MaskedTotal
 
@@ -144,6 +145,9 @@ def carried(found: Terms) -> Tensor:
     return total.carried[0]
 
 
-def void(found: Terms) -> bool:
-    """Whether masks stayed in a sum, because a client is missing: it says nothing then."""
-    return isinstance(found, Sums) and any(isinstance(t, MaskedTotal) and not t.whole for t in found.totals)
+def unmask(found: Terms, server: ServerEnd) -> None:
+    """Take the masks off sums; WireError when too few clients arrived, or one of them lied."""
+    assert isinstance(found, Sums)
+    for total in found.totals:
+        assert isinstance(total, MaskedTotal)
+        total.unmask(server)

@@ -121,14 +121,19 @@ class Method:
         """The bound, where the server may look at single updates: not under masks, nor under central dp."""
         return None if _sums_only(self) else self.norm_bound
 
+    @property
+    def poisson(self) -> bool:
+        """Whether each client is drawn by a coin of its own, as the account of central noise assumes."""
+        return self.privacy is not None and self.privacy.central
+
     def for_round_size(self, clients: int) -> Method:
         """As a run with so many clients in each round uses it; LocalError when they are too few to hide in."""
-        if self.masking is not None and clients < 2:
-            raise LocalError(f"Method: a sum hides its terms when there are two or more; got rounds of {clients}")
+        most = 2 * clients + 20 if self.poisson else clients  # coins draw more with a chance below 1e-9
+        largest = self.privacy.largest if self.privacy is not None and self.poisson else 0.0  # noise is never cut
         return replace(
             self,
             privacy=self.privacy and replace(self.privacy, clients=clients),
-            masking=self.masking and replace(self.masking, clients=clients),
+            masking=self.masking and self.masking.for_round_size(clients, most, largest),
         )
 
     @property

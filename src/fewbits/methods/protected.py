@@ -34,13 +34,14 @@ def dp(
     return wrap_method("dp", over, privacy=DifferentialPrivacy(clip, noise, delta, share))
 
 
-def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> Method:
-    """Secure aggregation: pairwise masks hide each update, and only a round's sum can be read; over dense uplinks.
+def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0, threshold: float = 2 / 3) -> Method:
+    """Secure aggregation: masks hide each update, and only a round's sum can be read; over dense uplinks.
 
     Args:
         over: a method with a dense uplink; None: dense.
         bits: of each number on the wire, 2 to 48.
         largest: size of an entry; larger ones are clipped to it.
+        threshold: share of a round's clients that must arrive, above 0.5; with fewer the round is void.
 
     Example:
         >>> masked(bits=24).masking.bits
@@ -54,5 +55,5 @@ def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0) -> 
             "masked: masks need a dense uplink, as that of dense, fedprox, intrinsic or fedpara; "
             f"the uplink of {over.name} is {over.up!r}"
         )
-    masking = PairwiseMasking(bits, largest)
+    masking = PairwiseMasking(bits, largest, threshold=threshold)
     return wrap_method("masked", over, up=masking.up, masking=masking)

@@ -1,15 +1,10 @@
-"""GaussianMechanism: clipping and noise for the update of a client; epsilon: the privacy that it costs."""
+"""GaussianMechanism: clipping and noise for the update of a client."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +19,6 @@ DRAWS = 4
 FRACTION = 2.0**16 * math.sqrt(DRAWS)  # multiples of 1 / FRACTION
 LARGEST = 6.4 * math.sqrt(DRAWS)  # bound of a noise entry, in units of sigma C
 BELOW_ONE = 1 - 2.0**-40  # rounding must not lift a clipped norm above C
-# Renyi orders of Opacus, with some closer to 1 (little noise) and larger ones (much noise)
-ORDERS = [1.01, 1.02, 1.05, *(1 + k / 10 for k in range(1, 100)), *range(12, 64), 64, 80, 96, 128, 192, 256, 384, 512]
 
 
 @dataclass(frozen=True)
@@ -33,9 +26,9 @@ class GaussianMechanism:
     """Clip an update to a 2-norm and add Gaussian noise: the Gaussian mechanism.
 
     ``x -> x * min(1, C/|x|) + N(0, (sigma C)^2 I)``, with C = clip and sigma = noise_multiplier. One more client moves
-    a sum of clipped updates by at most C. Noise of sigma C in the sum makes it (epsilon, delta)-private; `epsilon`
-    computes the pair. When each client adds all of the noise, each message is private (local privacy). `share` divides
-    the noise among clients whose messages are only seen as a sum.
+    a sum of clipped updates by at most C; one client whose data are replaced, by at most 2C. Noise of sigma C in the
+    sum makes it (epsilon, delta)-private; `epsilon` computes the pair. When each client adds all of the noise, each
+    message is private (`local_epsilon`). `share` divides the noise among clients whose messages are only seen as a sum.
 
     Args:
         clip: C, the largest 2-norm of an update.
@@ -98,63 +91,3 @@ class GaussianMechanism:
         for draw in range(DRAWS):
             levels += torch.from_numpy(key.fold("gaussian", draw).normal(len(values))).mul_(2.0**16)
         return levels.mul_(unit).to(x.dtype).reshape(x.shape).to(x.device)
-
-
-def epsilon(delta: float, noise_multiplier: float, sampling_rate: float, rounds: int) -> float:
-    """Compute an epsilon for which all rounds together are (epsilon, delta)-private.
-
-    In each round every client takes part independently with probability `sampling_rate` (Poisson sampling), and the
-    sum has noise of ``noise_multiplier * C``. Neighbouring data sets differ by one client.
-
-    Args:
-        delta: in (0, 1).
-        noise_multiplier: sigma, the noise of the sum in units of C.
-        sampling_rate: in (0, 1]; 1: every client in every round.
-        rounds: number of rounds.
-
-    Returns:
-        An upper bound of epsilon.
-
-    Raises:
-        LocalError: an argument is out of range, or Opacus (`pip install 'fewbits[dp]'`) is missing.
-
-    Example:
-        >>> round(epsilon(1e-5, noise_multiplier=1.0, sampling_rate=0.01, rounds=1000), 1)
-        2.1
-
-    References:
-        The Renyi accountant of Opacus: Mironov, Talwar and Zhang, Renyi Differential Privacy of the Sampled Gaussian
-        Mechanism, 2019. Difference: more Renyi orders.
-    """
-    check_number("epsilon: delta", delta, "(0, 1)", numpy=True)
-    check_number("epsilon: noise_multiplier", noise_multiplier, "[0.01, 1e6]", numpy=True)
-    check_number("epsilon: sampling_rate", sampling_rate, "(0, 1]", numpy=True)
-    check_whole("epsilon: rounds", rounds, 0)
-    return epsilon_of(delta, {(noise_multiplier, sampling_rate): rounds})
-
-
-def epsilon_of(delta: float, spent: Mapping[tuple[float, float], int]) -> float:
-    """Compute epsilon for rounds of several kinds; `spent`: (noise_multiplier, sampling_rate) -> rounds."""
-    rdp = _rdp()
-    costs = [times * _cost(*kind) for kind, times in spent.items() if times]
-    if not costs:
-        return 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a best order at the edge of ORDERS: the bound still holds
-        found, _ = rdp.get_privacy_spent(orders=ORDERS, rdp=np.sum(costs, axis=0), delta=delta)
-    return max(0.0, float(found))
-
-
-@cache
-def _cost(noise_multiplier: float, sampling_rate: float) -> np.ndarray:
-    """Compute the Renyi divergence of one round by order; 50 ms where clients are sampled.  # (len(ORDERS),)"""
-    rdp = _rdp().compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=ORDERS)
-    return np.asarray(rdp, np.float64)
-
-
-def _rdp() -> ModuleType:
-    try:
-        from opacus.accountants.analysis import rdp
-    except ImportError:
-        raise LocalError("epsilon needs Opacus's privacy accountant: pip install 'fewbits[dp]'") from None
-    return rdp

@@ -12,9 +12,11 @@ from typing import TypeVar
 from fewbits.engines.simulation import RoundReport
 from fewbits.errors import LocalError
 from fewbits.links import ledger
+from fewbits.privacy.account import PrivacyLoss
 
 METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
 PERSONAL = ("personal_accuracy", "personal_spread", "personal_worst")  # as summary.json has them
+PRIVACY = ("epsilon", "epsilon_kind", "neighbours", "delta", "epsilon_local")  # as summary.json has them
 Report = TypeVar("Report")
 
 
@@ -110,9 +112,13 @@ class Record:
         return _mean([r.effective_step for r in self.reports if r.effective_step is not None])
 
     @property
-    def epsilon(self) -> float | None:
-        """Privacy loss of the whole run; None without dp."""
-        return self.last.epsilon
+    def privacy(self) -> PrivacyLoss | None:
+        """Privacy loss of the whole run, with its meaning; None without dp."""
+        last = self.last
+        if last.epsilon is None or not last.epsilon_kind or not last.neighbours:
+            return None
+        assert last.delta is not None and last.epsilon_local is not None
+        return PrivacyLoss(last.epsilon, last.epsilon_kind, last.neighbours, last.delta, last.epsilon_local)
 
     @property
     def left_out(self) -> tuple[int, int, int]:
@@ -166,8 +172,8 @@ class Record:
             found |= dict(zip(PERSONAL, personal, strict=True))
         if self.isotropy is not None:
             found |= {"isotropy": self.isotropy, "effective_step": self.effective_step}
-        if self.epsilon is not None:
-            found["epsilon"] = self.epsilon
+        if self.privacy is not None:
+            found |= {name: getattr(last, name) for name in PRIVACY}
         if target is not None:
             found |= {"target_accuracy": target, "bytes_to_target": self.bytes_to(target)}
         return found

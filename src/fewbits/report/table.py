@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fewbits.privacy.account import PrivacyLoss, shown
 from fewbits.report.record import Record
 from fewbits.report.text import NONE, megabytes, times
 
@@ -35,7 +36,7 @@ class Row:
     recycled: float | None  # share of updates
     isotropy: float | None  # of updates in their subspace; 1: as much of them as of a random vector
     step: float | None  # in a subspace: how far a local step goes along an isotropic gradient
-    epsilon: float | None  # of the whole run, the largest over seeds
+    privacy: PrivacyLoss | None  # of the whole run, the largest over seeds
     personal: tuple[float, float, float] | None  # on clients' held-out examples: mean, spread over clients, worst tenth
     seconds: float
     left_out: tuple[int, int, int]  # turns of clients in all runs: skipped, with a rejected frame, all
@@ -68,7 +69,7 @@ def _row(records: Sequence[Record], target: float | None) -> Row:
         recycled=_mean([r.recycled for r in records if r.recycled is not None]),
         isotropy=_mean([r.isotropy for r in records if r.isotropy is not None]),
         step=_mean([r.effective_step for r in records if r.effective_step is not None]),
-        epsilon=max((r.epsilon for r in records if r.epsilon is not None), default=None),
+        privacy=max((r.privacy for r in records if r.privacy), key=lambda loss: loss.epsilon, default=None),
         personal=_means([r.personal for r in records if r.personal is not None]),
         seconds=statistics.fmean(r.last.seconds for r in records),
         left_out=(skipped, rejected, turns),
@@ -99,7 +100,7 @@ def columns(found: Sequence[Row]) -> list[str]:
     names += ["MB up", "MB down", "MB total"]
     names += ["× fewer"] if any(r.times_fewer is not None for r in found) else []
     names += ["recycled"] if any(r.recycled is not None for r in found) else []
-    names += ["epsilon"] if any(r.epsilon is not None for r in found) else []
+    names += ["epsilon"] if any(r.privacy is not None for r in found) else []
     names += ["isotropy", "step"] if any(r.isotropy is not None for r in found) else []
     names += ["MB to target"] if any(r.reached is not None for r in found) else []
     return [*names, "time"]
@@ -124,7 +125,7 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "MB total": megabytes(row.up + row.down),
         "× fewer": times(row.times_fewer),
         "recycled": NONE if row.recycled is None else f"{row.recycled:.0%}",
-        "epsilon": NONE if row.epsilon is None else f"{row.epsilon:.3g}",
+        "epsilon": NONE if row.privacy is None else f"{shown(row.privacy.epsilon)} {row.privacy.kind}",
         "isotropy": NONE if row.isotropy is None else f"{row.isotropy:.3g}",
         "step": NONE if row.step is None else f"{row.step:.2g}",
         "MB to target": _target(row),
@@ -183,6 +184,14 @@ def captioned(table: Table, lines: Sequence[str]) -> Table:
     if lines:
         table.caption, table.caption_justify, table.caption_style = Text("\n".join(lines)), "left", ""
     return table
+    table.caption = "\n".join(privacy_lines(found)) or None
+    table.caption_justify = "left"
+    return table
+
+
+def privacy_lines(found: Sequence[Row]) -> list[str]:
+    """What each epsilon means: against whom, for which neighbours and delta."""
+    return [f"epsilon of {row.method}: {row.privacy.text()}" for row in found if row.privacy is not None]
 
 
 def fitted(columns: Mapping[str, Sequence[str]], give_way: Sequence[str]) -> Table:
@@ -209,6 +218,8 @@ def _short(row: Row, name: str) -> str:
     (text,) = cells(row, [name])
     if name == "method" and len(text) > LONG_NAME:
         return two_lines(text)
+    if name == "epsilon":
+        return "\n".join(text.rsplit(" ", 1))
     return text.replace(" ", "")
 
 

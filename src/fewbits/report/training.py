@@ -9,7 +9,7 @@ from html import escape
 from fewbits.report import figure
 from fewbits.report.page import Section, configuration, stages, table
 from fewbits.report.record import Record
-from fewbits.report.table import Row, cells, columns, legend, metric_columns, rows
+from fewbits.report.table import Row, cells, columns, legend, metric_columns, privacy_lines, rows
 from fewbits.report.write import Report
 
 PERSONAL = """
@@ -24,9 +24,10 @@ far a local step of the learning rate moves the model along an isotropic gradien
 orthonormal columns, and the rate itself for unbiased ones.</p>
 """
 PRIVATE = """
-<p>Epsilon: the privacy loss of all rounds, for the delta of the configuration, by Opacus's accountant. The option
-<em>share</em> sets the adversary; docs/secure-aggregation.md states the assumptions. The keys of a simulation are
-known, so this run protects nobody. It shows the effect of the noise on accuracy.</p>
+<p>Epsilon: an upper bound of the privacy loss of all rounds, for the neighbours and the delta beside it.
+<em>Central</em>: against those who see the models, but neither messages nor who was drawn. <em>Local</em>: against the
+server, too, which sees messages, or sums under masks. docs/secure-aggregation.md states the assumptions. The keys of a
+simulation are known, so this run protects nobody. It shows the effect of the noise on accuracy.</p>
 """
 MEASURED = """
 <p>Every byte count is the length of frames that were encoded, sent and decoded: 16 bytes of header and the payload.
@@ -94,7 +95,8 @@ def sections(
         *(CHOSEN.format(escape(name)) for name in metric_columns(found)),
         WITHOUT if all(row.accuracy is None for row in found) else "",
         PERSONAL if any(row.personal is not None for row in found) else "",
-        PRIVATE if any(row.epsilon is not None for row in found) else "",
+        "".join(f"<p>{escape(line)}</p>" for line in privacy_lines(found)),
+        PRIVATE if any(row.privacy is not None for row in found) else "",
         SUBSPACE if any(row.isotropy is not None for row in found) else "",
     ]
     return [

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import nn
 
 from fewbits.analysis.forecast.downlink import Downlink
 from fewbits.analysis.forecast.frames import measure
 from fewbits.errors import LocalError
-from fewbits.federated.server import sampled
+from fewbits.federated.round_clients import sampled
 from fewbits.learn.method import Method
+from fewbits.privacy.secure_sum.messages import client_bytes
 from fewbits.rng import Key
 
 MOST_CONTACTS = 5_000_000  # summed one by one
@@ -54,12 +56,12 @@ class Forecast:
     @property
     def up(self) -> float:
         """Mean bytes of a contact, clients to server."""
-        return self.up_total / self.contacts
+        return self.up_total / max(1, self.contacts)
 
     @property
     def down(self) -> float:
         """Mean bytes of a contact, server to client, with all missed frames."""
-        return self.down_total / self.contacts
+        return self.down_total / max(1, self.contacts)
 
     @property
     def total(self) -> int:
@@ -122,8 +124,9 @@ def forecast(
         return model
 
     frames = measure(build(key), method, clients, per_round, key, build if seeded else None)
-    contacts, newcomers, down = _walk(frames.down, clients, per_round, rounds, key.fold("server"))
-    returning, exact = contacts - newcomers, frames.fixed and frames.down.exact
+    rounds_of = (sampled(key.fold("server"), round, clients, per_round, method.poisson) for round in range(rounds))
+    walk = _walk(frames.down, rounds_of, method.masking is not None)
+    returning, exact = walk.contacts - walk.newcomers, frames.fixed and frames.down.exact
 
     def line(words: str, basis: str, later: float) -> Forecast:
         return Forecast(
@@ -133,9 +136,9 @@ def forecast(
             frames.numbers,
             frames.first,
             later,
-            newcomers * frames.first + round(returning * later),
-            down,
-            contacts,
+            walk.newcomers * frames.first + round(returning * later) + walk.secure_up,
+            walk.down,
+            walk.contacts,
             frames.server_keeps,
             frames.client_keeps,
         )
@@ -146,16 +149,28 @@ def forecast(
     return [line("all in full", basis, frames.later), line("all recycled", basis, frames.recycled)]
 
 
-def _walk(down: Downlink, clients: int, per_round: int, rounds: int, key: Key) -> tuple[int, int, int]:
-    """(contacts, first ones among them, bytes down); `key` is the server's."""
+class _Walk(NamedTuple):
+    """Sums over the contacts of a run."""
+
+    contacts: int
+    newcomers: int  # first contacts
+    down: int  # bytes, with those of masks
+    secure_up: int  # bytes of masks beside the frames
+
+
+def _walk(down: Downlink, rounds: Iterable[Sequence[int]], masked: bool) -> _Walk:
+    """Walk through the rounds; each is given by its clients. Nobody drops out."""
     last: dict[int, int] = {}
-    total = 0
-    for now in range(1, rounds + 1):
+    contacts = total = secure_up = 0
+    for now, clients in enumerate(rounds, 1):
         known: dict[int | None, int] = {}
-        for client in sampled(key, now - 1, clients, per_round):
+        up_each, down_each = client_bytes(len(clients)) if masked else (0, 0)
+        secure_up, total = secure_up + len(clients) * up_each, total + len(clients) * down_each
+        for client in () if masked and len(clients) < 2 else clients:
             before = last.get(client)
             if before not in known:
                 known[before] = down.bundle(before, now)
             total += known[before]
             last[client] = now
-    return rounds * per_round, len(last), total
+            contacts += 1
+    return _Walk(contacts, len(last), total, secure_up)

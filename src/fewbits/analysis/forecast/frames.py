@@ -13,10 +13,11 @@ from fewbits.codecs import Codec
 from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server
-from fewbits.learn import shared_values
 from fewbits.learn.method import Method
 from fewbits.links import Sender, SharedInit
+from fewbits.methods import dense
 from fewbits.rng import Key
+from fewbits.wire.frame import HEADER_BYTES
 
 Build = Callable[[Key], nn.Module]
 ROUNDS = 3  # frames of each client that are made
@@ -49,6 +50,9 @@ def measure(
     updates would have more than `NUMBERS` entries. `build` makes the model from the key, for clients that get a seed.
     """
     init = None if build is None else SharedInit(key, build)
+    masks = method.masking
+    if masks is not None:  # what masks hide has the length of words, and their sum moves the model as without masks
+        method = replace(method, masking=None, up=dense().up)
     server = Server(model, method, key.fold("server"), total_weight=float(clients), common=key, init=init)
     broadcast = server.broadcast
     differs = broadcast.differential
@@ -60,9 +64,11 @@ def measure(
     )
     lengths: list[int] = []
     for round in range(ROUNDS if moves or not fixed else 1):
+        server.expect(range(len(senders)))
         for client, sender in enumerate(senders):
             update = key.fold("random update", round, client)
-            length = _play(server, client, sender, update, key.fold("pair", round))
+            length = _play(server, client, sender, update)
+            length = length if masks is None else HEADER_BYTES + -(-server.exchange.update.numel * masks.bits // 8)
             if client == 0 and (round == 0 or not _recycled(sender)):
                 lengths.append(length)
         if moves:
@@ -107,13 +113,10 @@ def _innermost(codec: Codec) -> Codec:
     return codec
 
 
-def _play(server: Server, client: int, sender: Sender, key: Key, pairs: Key) -> int:
-    """Send one frame and return its length; `pairs`: the root of masks, if there are any."""
+def _play(server: Server, client: int, sender: Sender, key: Key) -> int:
+    """Send one frame and return its length."""
     generator = key.generator()
     x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.exchange.update}
-    if server.method.masking is not None:
-        everybody = range(server.method.masking.clients)
-        x = server.method.masking.hide(shared_values.vector(x), client, everybody, key.fold("field"), pairs)
     version = server.broadcast.version
     frame = sender.send(x, ack=version % 2**16, common=server.exchange.of_round(version))
     if server.accept(client, frame, 1.0) is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,12 +21,14 @@ from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
 from fewbits.engines.simulation.round_report import RoundReplies, RoundReport, is_finite, totals
 from fewbits.engines.simulation.run_folder import RunFolder
+from fewbits.engines.simulation.secure_round import SecureRound
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated.compile_kernels import compile_kernels
 from fewbits.federated.local_round import LocalRound
-from fewbits.federated.server import Server, sampled
+from fewbits.federated.round_clients import sampled
+from fewbits.federated.server import Server
 from fewbits.learn import shared_values
 from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
 from fewbits.learn.aggregation.memory import memory_note
@@ -38,6 +39,7 @@ from fewbits.learn.private_generators import unreachable
 from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
 from fewbits.links.bundle import unpack
 from fewbits.links.ledger import stages
+from fewbits.privacy.account import PrivacyAccount
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
 from fewbits.wire.identity import canonical
@@ -92,9 +94,10 @@ class Federation:
         self._said = Notes(said)
         self.notes += said + unreachable(task.model, task.loss)
         self.ledger = Ledger(self._run_folder.ledger if self._run_folder else None)
-        self._times_sampled = Counter(client for round in range(self.server.round) for client in self._sample(round))
+        self._privacy = self._account()
         self._down: dict[int | None, tuple[int, int]] = {}
-        # Sees (round, client, direction, message) of all that travels, when set.
+        # Sees (round, client, direction, message) of all that travels, when set; directions are "up" and
+        # "down", and "secure up" and "secure down" for the messages around masks.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
         self._disk: Disk | None = None  # while rounds are played
         self._saved_round = self.server.round  # of the last checkpoint
@@ -199,9 +202,13 @@ class Federation:
         """Sample, train, decode and sum in the clients' order, step, evaluate."""
         began, server, number = time.perf_counter(), self.server, self.server.round + 1
         clients = self._sample(server.round)
-        self._times_sampled.update(clients)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
         server.expect(clients)
+        secure = None
+        if self.method.masking is not None:
+            secure = SecureRound(pool, server.secure, number, self.ledger, self.tap)
+            secure.begin()
+            clients = list(server.secure.members)
         self._down.clear()
         replies: list[Reply] = []
         failed: dict[int, str] = {}
@@ -216,17 +223,22 @@ class Federation:
                 if self.tap:
                     self.tap(number, reply.client, "up", bytes(frame))
             replies.append(reply)
+        if secure is not None:
+            secure.end()
+            replies += secure.absent(clients)
         _check_first(number, replies, len(self.task.parts))
         server.step()
         self._settle(pool, number, list(failed))
         evaluation = self._evaluate(pool, number)
         self._seconds += time.perf_counter() - began
-        return self._report(number, RoundReplies(replies, failed | server.left_out, server.void), evaluation)
+        return self._report(
+            number, RoundReplies(replies, failed | server.left_out, server.void, self.method.poisson), evaluation
+        )
 
     def _sample(self, round: int) -> list[int]:
         """The clients asked in a round, counted from 0."""
         everybody = len(self.task.parts)
-        return sampled(self.server.key, round, everybody, self.schedule.per_round or everybody)
+        return sampled(self.server.key, round, everybody, self.schedule.per_round or everybody, self.method.poisson)
 
     def _settle(self, pool: Pool, number: int, failed: list[int]) -> None:
         """Take back the states of clients whose frame failed; forget what no checkpoint needs."""
@@ -267,15 +279,20 @@ class Federation:
         self.notes += notes
         self.notes += once(evaluation.trouble, number, self.notes)
         self.notes += [x for x in (*self.server.notes, *replies.remarks) if x not in self.notes]
-        epsilon, name = self._epsilon(replies.used), self.task.metric_name
-        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, epsilon, notes, name)
+        loss, name = None, self.task.metric_name
+        if self._privacy is not None:
+            self._privacy.add([reply.client for reply in replies.replies], replies.used)
+            loss = self._privacy.loss()
+        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, loss, notes, name)
 
-    def _epsilon(self, used: int) -> float | None:
-        """After a round with so many updates in its sum."""
+    def _account(self) -> PrivacyAccount | None:
+        """What the rounds so far have cost; None: the run has no noise."""
         if self.method.privacy is None:
             return None
-        rounds = [*(report.clients for report in self.reports), used]
-        return self.method.privacy.epsilon(max(self._times_sampled.values()), rounds, len(self.task.parts))
+        account = PrivacyAccount(self.method.privacy, len(self.task.parts), self.method.masking is not None)
+        for report in self.reports:
+            account.add(self._sample(report.round - 1), report.clients)
+        return account
 
     def _save(self) -> None:
         if self._run_folder is not None and self._disk is not None:

@@ -108,6 +108,30 @@ class Pool:
         """How many follow the public model."""
         return self._count
 
+    def secure(
+        self, step: str, number: int, clients: Sequence[int], common: bytes = b"", each: Sequence[bytes] = ()
+    ) -> list[bytes]:
+        """Every client's message in a step of the round's secure sum, in the order of `clients`.
+
+        `common`: what all of them have from the server; `each`: what each has beside it.
+        """
+        each = each or [b""] * len(clients)
+        if self._worker is not None:
+            return [self._worker.secure.message(step, number, c, common, x) for c, x in zip(clients, each, strict=True)]
+        order = {"do": "secure", "step": step, "round": number, "clients": list(clients)}
+        self._tell(order | {"lengths": [len(common), *map(len, each)]}, b"".join([common, *each]))
+        return [data for _, data in self._collect(clients)]
+
+    def set_deliveries(self, clients: Sequence[int], roster: bytes, each: Sequence[bytes]) -> None:
+        """What clients must know of the round's secure sum to mask their words."""
+        if self._worker is not None:
+            self._worker.secure.set_deliveries(roster, dict(zip(clients, each, strict=True)))
+            return
+        order = {"do": "deliveries", "clients": list(clients), "lengths": [len(roster), *map(len, each)]}
+        self._tell(order, b"".join([roster, *each]))
+        for _ in range(len(self._children)):
+            self._take()
+
     def round(
         self, number: int, clients: list[int], bundle: bytes, personal: Sequence[bytes] = ()
     ) -> Iterator[tuple[Reply, bytes | memoryview]]:
@@ -209,6 +233,15 @@ def _obey(worker: Worker, order: dict[str, Any], data: bytes, pipe: Connection, 
         worker.settle(order["round"], order["failed"], order["horizon"], order["saved"])
         return
     public, *personal = _cut(data, order.get("lengths", [len(data)]))
+    if order["do"] == "deliveries":
+        worker.secure.set_deliveries(public, dict(zip(order["clients"], personal, strict=True)))
+        return
+    if order["do"] == "secure":
+        for i in _draw(shared.counter, len(order["clients"])):
+            client = order["clients"][i]
+            found = worker.secure.message(order["step"], order["round"], client, public, personal[i])
+            pipe.send_bytes(pack(({"of": client}, found)))
+        return
     worker.receive(public)
     worker.set_bundles(dict(zip(order.get("clients", []), personal, strict=False)))
     if order["do"] == "round":

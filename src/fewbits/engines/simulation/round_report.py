@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fewbits.engines.simulation.evaluation import Evaluation
 from fewbits.engines.simulation.worker import Reply
 from fewbits.links import Ledger
+from fewbits.privacy.account import PrivacyLoss
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,18 @@ class RoundReport:
     # the subspace holds as much of u as of a random vector.
     isotropy: float | None = None
     effective_step: float | None = None  # in subspaces: how far a local step moves theta along an isotropic gradient
-    epsilon: float | None = None  # under dp: of the rounds so far, for the delta given; see docs/secure-aggregation.md
     metric: float | None = None  # the task's metric, of the model and on the examples that `accuracy` is of
     metric_name: str | None = None  # the name of its function
     personal_metric: float | None = None  # mean over all clients, each one's model on its own holdout
     diverged: bool = False  # the loss on the test set was not finite, or no client's update was
     notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run
+    # Under dp, of the rounds so far; see docs/secure-aggregation.md. "central": against those who see the models alone.
+    # "local": against the server, which sees messages, or sums under masks.
+    epsilon: float | None = None  # an upper bound, of the kind below
+    epsilon_kind: str | None = None  # "central" or "local"
+    neighbours: str | None = None  # of epsilon: "with or without one client", or "one client's data replaced"
+    delta: float | None = None  # of both epsilons
+    epsilon_local: float | None = None  # of the client that spent most; neighbours: one client's data replaced
 
     @staticmethod
     def of(
@@ -61,7 +68,7 @@ class RoundReport:
         evaluation: Evaluation,
         ledger: Ledger,
         seconds: float,
-        epsilon: float | None,
+        privacy: PrivacyLoss | None,
         notes: list[str],
         metric_name: str | None = None,
     ) -> RoundReport:
@@ -86,7 +93,11 @@ class RoundReport:
             seconds=seconds,
             isotropy=_mean(replies.figures("isotropy")),
             effective_step=_mean(replies.figures("effective_step")),
-            epsilon=epsilon,
+            epsilon=privacy and privacy.epsilon,
+            epsilon_kind=privacy and privacy.kind,
+            neighbours=privacy and privacy.neighbours,
+            delta=privacy and privacy.delta,
+            epsilon_local=privacy and privacy.local,
             metric=evaluation.metric,
             metric_name=metric_name,
             personal_metric=evaluation.personal_metric,
@@ -106,7 +117,8 @@ class RoundReplies:
 
     replies: list[Reply]
     rejected: Mapping[int, str]  # clients whose frame the server left out, and why
-    void: bool  # masks stayed in the sum, so that no update was used
+    void: str  # why masks stayed in the sum, so that no update was used; "": they did not
+    noise: bool = False  # the model moves in every round, by noise alone when no update was used
 
     @property
     def skipped(self) -> list[Reply]:
@@ -140,7 +152,11 @@ class RoundReplies:
 
     def sentences(self, round: int) -> list[str]:
         """About what went wrong, for a run's notes."""
-        found = [f"round {round} is void: not all clients arrived, and masks stayed in the sum"] if self.void else []
+        alone = "; the model moved by noise alone" if self.noise and not self.used else ""
+        void = f"round {round} is void: {self.void}" if self.void else ""
+        if not self.replies and not void:
+            return [f"round {round}: no client was drawn{alone}"]
+        found = [f"{void or f'round {round}: no update arrived'}{alone}"] if void or alone else []
         found += [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped]
         found += [f"round {round}: client {c} was left out: {why}" for c, why in self.rejected.items()]
         found += [
@@ -149,7 +165,7 @@ class RoundReplies:
             for r in self.replies
             if r.without_loss and not r.trouble
         ]
-        if not self.used and not self.void:
+        if not self.used and not void and not alone:
             found.append(f"round {round}: no client counted; the model stays as it was")
         return found
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task, evaluation_noise, training_guard
+from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
@@ -77,6 +78,7 @@ class Worker:
             self._core.down = self._core.exchange.subscriber(task.build)  # lent to each client in turn
         self._bundles: Mapping[int, bytes] = {}
         self._clients: tuple[int, ...] = ()  # the round's clients
+        self.secure = SecureWorker(self._core, key)  # under masks
         # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
         size = len(self._core.public)
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
@@ -147,7 +149,7 @@ class Worker:
         core.up.load(before or self._fresh)
         core.number, core.key = client, self.key.fold("client", client)
         try:
-            frame = core.encode(one.trained, self._clients)
+            frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
         except LocalError as error:
             return Reply(client, trouble=str(error)), []
         measured = {"loss": one.report.loss} | core.observe(one.trained)
