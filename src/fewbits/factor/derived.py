@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,10 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def duplicate(module: nn.Module) -> nn.Module:
+
+def duplicate(module: Model) -> Model:
     """A deep copy, also of a module with derived tensors, which torch refuses to copy.
 
     Example:
