@@ -55,7 +55,9 @@ class Exchange:
         public = shared_values.spec(model, method.objective.server_vectors)
         update = public if method.space is None else method.space.spec(model, method.objective)
         sent = update if method.masking is None else method.masking.spec(update)
-        up = shared_values.with_buffers(method.up, sent)
+        # Under noise nothing stays zero, and the uplink must be lossless.
+        buffers = shared_values.CHANGED if method.privacy is None else shared_values.WHOLE
+        up = shared_values.with_buffers(method.up, sent, buffers)
         up.check(sent)
         _check_privacy(method, up, update)
         return Exchange(method, public, update, sent, up, shared_values.downlink(method.down, public), common)

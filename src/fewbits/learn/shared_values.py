@@ -26,6 +26,7 @@ from fewbits.spec import Spec, TreeSpec
 
 BUFFER, CONTROL = "buffer:", "control:"
 AS_THEY_ARE = (BUFFER, CONTROL)  # how the names of what no lossy codec may touch begin
+WHOLE = chain(Raw())
 CHANGED = chain(Threshold(0.0))  # of a difference, what is not zero; where all of it is not, that costs one byte
 
 
@@ -82,9 +83,7 @@ def downlink(part: Part | Downlink, tree: TreeSpec) -> Downlink:
 
     Where differences travel, those of buffers do, too; else buffers travel as they are, whole.
     """
-    return Downlink.of(part).map(
-        lambda lift: with_buffers(lift, tree, chain(Raw()) if lift.stateless else Delta(CHANGED))
-    )
+    return Downlink.of(part).map(lambda lift: with_buffers(lift, tree, WHOLE if lift.stateless else Delta(CHANGED)))
 
 
 def with_buffers(codec: Lift, tree: TreeSpec, buffers: Codec = CHANGED) -> Lift:
@@ -92,7 +91,7 @@ def with_buffers(codec: Lift, tree: TreeSpec, buffers: Codec = CHANGED) -> Lift:
     there = [start for start in AS_THEY_ARE if any(name.startswith(start) for name, _ in tree)]
     if not there or (isinstance(codec, Route) and codec.rules[0][0].startswith(AS_THEY_ARE)):
         return codec
-    rules = [(start + "*", buffers if start == BUFFER else chain(Raw())) for start in there]
+    rules = [(start + "*", buffers if start == BUFFER else WHOLE) for start in there]
     if isinstance(codec, Flat):
         anything = any(not name.startswith(AS_THEY_ARE) for name, _ in tree)
         return Route((*rules, *([("*", codec.codec)] if anything else [])))

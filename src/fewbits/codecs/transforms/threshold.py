@@ -20,8 +20,7 @@ from fewbits.spec import Contract, Spec
 class Threshold(Sparse):
     """Keep the entries at or above a magnitude, however many there are.
 
-    C(x)_i = x_i where |x_i| >= tau, else 0. The error of an entry is below tau; no relative bound is promised, except
-    that tau = 0 is lossless.
+    C(x)_i = x_i where |x_i| >= tau, else 0. The error of an entry is below tau; no relative bound is promised.
 
     Args:
         tau: finite, 0 or more, in the unit of x; larger: fewer bytes.
@@ -56,8 +55,7 @@ class Threshold(Sparse):
         return kernels.select.above(magnitudes(x), self.tau)
 
     def contract(self, spec: Spec) -> Contract:
-        """Lossless for tau = 0, where only zeros stay behind."""
-        return Contract() if self.tau else Contract(lossless=True, omega=0.0, delta=1.0)
+        return Contract()
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
