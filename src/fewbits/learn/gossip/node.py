@@ -40,8 +40,7 @@ class Node:
     frame again. It raises DesyncError for a frame that is not the next one; a repeated frame needs no further action.
     After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all.
     When nothing arrived, call `ask`. A neighbour makes its key frame after its `step` of this round; `receive` takes it
-    instead of the frame. Absurd values are counted in `absurd` and change nothing. `mix` raises DesyncError, names the
-    missing nodes and changes nothing until all frames arrived.
+    instead of the frame. Absurd values change nothing (`absurd`). `mix` raises DesyncError while nodes are missing.
 
     All nodes need the same model (bit for bit; compare a digest), method, network and key. Several nodes may use one
     model in turn when each has `vectors` of its own.
