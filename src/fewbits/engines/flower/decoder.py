@@ -84,10 +84,8 @@ class Decoder:
         """Arrays of an answer to a message with arrays of its own."""
         assert reply.client is not None
         records = dict(reply.message.content.array_records)
-        shapes = _shapes(records)
-        if self.channel.demands.stock and list(shapes.values()) != list(
-            _shapes(self.channel.sent(reply.client)).values()
-        ):
+        shapes, sent = _shapes(records), _shapes(self.channel.sent(reply.client))
+        if self.channel.demands.stock and list(shapes.values()) != list(sent.values()):
             raise WireError(f"its arrays are not those that it was sent; got {ascii(shapes)[:200]}")
         for record in records.values():
             check_values({name: numbers(x.data) for name, x in record.items()}, {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from flwr.app import ArrayRecord
 
+from fewbits.engines.flower.layout import Layout
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
@@ -22,13 +22,20 @@ def check_method(method: Method) -> None:
     if method.server_optimizer != ServerSGD():
         raise LocalError(
             f"compress: {method.name} has a server's step of its own, {method.server_optimizer!r}, but here the "
-            "strategy takes the step; wrap a strategy with it, such as Flower's FedAdam or FedAvgM, in a method that is "
-            "about bytes alone, or use fewbits.flower.federated"
+            "strategy takes the step; wrap one that does, such as Flower's FedAdam or FedAvgM, in a method about bytes "
+            "alone, or use fewbits.flower.federated"
         )
 
 
-def check_arrays(method: Method, arrays: ArrayRecord) -> None:
-    """LocalError when arrays are there that the method leaves with the clients, or factors that it needs are not."""
+def check_arrays(method: Method, layout: Layout) -> None:
+    """LocalError when arrays are there that the method leaves with the clients, or those that it needs are not."""
+    arrays = [entry.name for entry in layout.entries]
+    kinds = sorted({entry.dtype for entry in layout.entries})
+    if not any("f" in kind for kind in kinds):
+        raise LocalError(
+            f"compress: none of the {len(arrays)} arrays is of floats (they are {', '.join(kinds) or 'none'}), so a "
+            "method has nothing to work on; use the strategy without compress"
+        )
     factors = [name for name in arrays if FACTORS in name.split(".")]
     if method.factor is not None and not factors:
         raise LocalError(
@@ -47,9 +54,9 @@ def check_private(method: Method) -> None:
     """LocalError for a method that names the layers that stay by a torch module, which arrays are not."""
     if method.private:
         raise LocalError(
-            f"fewbits.flower: {method.name} leaves layers with the clients ({', '.join(method.private)}), which the app "
-            "does on Flower: give their arrays to mod(keep=[patterns]) and leave them out of initial_arrays, with a "
-            "method that is about bytes alone"
+            f"fewbits.flower: {method.name} leaves layers with the clients ({', '.join(method.private)}), which the "
+            "app does on Flower: give their arrays to mod(keep=[patterns]), leave them out of initial_arrays, and take "
+            "a method about bytes alone"
         )
 
 

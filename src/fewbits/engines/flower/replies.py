@@ -169,9 +169,7 @@ def alike(replies: list[ClientReply], say: Callable[[str], None]) -> tuple[list[
     usual = Counter(signatures).most_common(1)[0][0]
     for reply, found in zip(replies, signatures, strict=True):
         if found != usual:
-            say(
-                f"{reply.name} has other metrics than most: {found}, not {usual}; its metrics do not count, all else does"
-            )
+            say(f"{reply.name} has other metrics than most, {found}, not {usual}; they do not count, its arrays do")
     most = [reply.message for reply, found in zip(replies, signatures, strict=True) if found == usual]
     shared = set.intersection(*(_metrics(reply) for reply in replies))
     name, names = next(iter(most[0].content.metric_records)), {key for key, _ in shared}

@@ -19,7 +19,7 @@ from fewbits.engines.flower import carried
 from fewbits.engines.flower.client_channel import ClientChannel
 from fewbits.engines.flower.decoder import Decoder
 from fewbits.engines.flower.delegate import STEPS, Delegate
-from fewbits.engines.flower.fits import check_arrays, check_method, lossless
+from fewbits.engines.flower.fits import check_arrays, check_method, check_private, lossless
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
 from fewbits.engines.flower.quarantine import Quarantine
@@ -90,6 +90,7 @@ class Compressed(Delegate):
         check(method)
         if not self.sums_frames:
             check_method(method)
+            check_private(method)
         self.method, self.key, self.quorum, self.max_weight = method, key, quorum, max_weight
         self.exact = (exact,) if isinstance(exact, str) else tuple(exact)
         self.state = Path(state) if state is not None else None
@@ -131,6 +132,8 @@ class Compressed(Delegate):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         """Decode frames in the order of the clients' numbers; `inner` aggregates, and sees failures as errors."""
+        if self.run_store is None:  # no round was configured: nothing went through links
+            return self.inside("aggregate_train", server_round, replies)
         if self.rounds.over(server_round):
             return self._latest, None
         usable, failures = self.channel.usable("train", server_round, replies)
@@ -146,6 +149,8 @@ class Compressed(Delegate):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate metrics; a client that evaluated a version holds it."""
+        if self.run_store is None:
+            return self.inside("aggregate_evaluate", server_round, replies)
         if self.rounds.over(server_round):
             return None
         usable, failures = self.channel.usable("evaluate", server_round, replies)
@@ -234,8 +239,8 @@ class Compressed(Delegate):
 
     def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
         exactly = not self.sums_frames and lossless(self.method)
-        check_arrays(self.method, arrays)
         self.layout, method = Layout.of(arrays, self.exact, exactly, not self.sums_frames), self.method
+        check_arrays(self.method, self.layout)
         model = self.layout.module()
         FlatModel(model).load(self.layout.tensors(arrays, "compress"))
         self._carried = self.layout.carried(arrays, "compress")
