@@ -28,19 +28,17 @@ def model() -> ArrayRecord:
 
 
 def trained(x: np.ndarray, client: int, round: int) -> np.ndarray:
-    """Other numbers for each client and round, most of which float32 has to round."""
-    if x.dtype.kind != "f":
-        return x
-    return (x * (1 - 0.1 * (client + 1)) + np.sin(client + 3 * round + np.arange(x.size).reshape(x.shape))).astype(
-        x.dtype
-    )
+    """Other numbers for each client and round, most of which float32 has to round; in the type that `model` has."""
+    x = x if x.shape == (5,) else x.astype(np.float32)  # as a model's load_state_dict does
+    waves = np.sin(client + 3 * round + np.arange(x.size).reshape(x.shape))
+    return (x * (1 - 0.1 * (client + 1)) + waves).astype(x.dtype)
 
 
 def numpy_app(
     mods: list[Any],
     train: Callable[..., np.ndarray] = trained,
     metrics: Callable[[int, int], dict[str, Any]] = lambda client, round: {"num-examples": 10 + client, "loss": 0.5},
-    seen: list[tuple[str, int, RecordDict]] | None = None,
+    seen: list[tuple[str, int, dict[str, Any]]] | None = None,
 ) -> ClientApp:
     """`train` and `metrics` are those of one client in one round; `seen` takes (phase, client, content)."""
     app = ClientApp(mods=mods)
@@ -48,7 +46,7 @@ def numpy_app(
     def place(phase: str, message: Message, context: Context) -> tuple[int, int]:
         client = int(context.node_config["partition-id"])
         if seen is not None:
-            seen.append((phase, client, message.content))
+            seen.append((phase, client, {name: dict(r) for name, r in message.content.items()}))
         return client, int(next(iter(message.content.config_records.values()))["server-round"])
 
     @app.train()
@@ -62,8 +60,9 @@ def numpy_app(
 
     @app.evaluate()
     def judge(message: Message, context: Context) -> Message:
-        client, round = place("evaluate", message, context)
-        sums = [float(x.numpy().sum()) for arrays in message.content.array_records.values() for x in arrays.values()]
+        client, _ = place("evaluate", message, context)
+        arrays = [x.numpy() for record in message.content.array_records.values() for x in record.values()]
+        sums = [float(x.astype(np.float32).sum()) for x in arrays]
         found = MetricRecord({"num-examples": 5 + client, "sum": sum(sums)})
         return Message(RecordDict({"metrics": found}), reply_to=message)
 

@@ -118,7 +118,7 @@ class ClientChannel:
         records = dict(message.content.array_records)
         part = carried.dump(records, f"compress: the message to client {client}")
         self.say_once(
-            f"round {round}: messages to {kind} have arrays that are not the model's; they go as they are, both ways"
+            f"the strategy's messages to {kind} have arrays that are not the model's; they go as they are, both ways"
         )
         self._own[client] = records
         self.ledger.add(Entry(round, client, "down", len(part), len(part)))

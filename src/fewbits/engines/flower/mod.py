@@ -43,8 +43,8 @@ def mod(method: Method, key: Key = Key(0), keep: Sequence[str] = ()) -> Mod:
     check(method)
     if not keep and (method.private or (method.factor is not None and method.factor.form == "pfedpara")):
         raise LocalError(
-            f"fewbits.flower.mod: {method.name} leaves arrays with the clients; name them in keep=[patterns], and leave "
-            "them out of the server's initial_arrays"
+            f"fewbits.flower.mod: {method.name} leaves arrays with the clients; name them in keep=[patterns], and "
+            "leave them out of the server's initial_arrays"
         )
 
     def compressed(message: Message, context: Context, call_next: App) -> Message:

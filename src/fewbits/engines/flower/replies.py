@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, QFedAvg, Strategy
-from flwr.supercore.differential_privacy import KEY_NORM_BIT
 
 from fewbits.errors import WireError
 
 LEAST, MOST = 1e-30, 1e30  # of a weight, so that no sum of weights leaves a float's range
 MEDIANS = 100.0  # times the median weight of a round: more than that no client counts, unless `max_weight` says so
 LARGEST = 1e15  # of a value: float32 holds the sum of squares of 10^8 such
+NORM_BIT = "norm_bit"  # Flower's name of the metric by which clients say that they clipped
 LEFT_OUT = 0  # Flower's code of an error of no kind of its own
 MaxWeight = float | Mapping[int, float] | None
 
@@ -80,7 +80,7 @@ class Demands:
         return Demands(
             getattr(last, "weighted_by_key", None),
             last.train_loss_key if isinstance(last, QFedAvg) else None,
-            (KEY_NORM_BIT,) if clipped else (),
+            (NORM_BIT,) if clipped else (),
             isinstance(last, FedAvg),
             isinstance(last, FedAvg) and type(last).aggregate_train.__module__.startswith("flwr."),
             max_weight,
