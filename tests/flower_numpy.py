@@ -1,10 +1,12 @@
 """A Flower app whose training is arithmetic on NumPy arrays, and a federation of it in this process."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -67,6 +69,12 @@ def numpy_app(
         return Message(RecordDict({"metrics": found}), reply_to=message)
 
     return app
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """Flower collects garbage for every array that it converts, which takes a second in a process as large as ours."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 class OrderedGrid(DirectGrid):

@@ -10,8 +10,9 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, Krum, QFedAvg
 from fewbits import methods
 from fewbits.engines.flower import Compressed, Federated, Quarantine
 from fewbits.engines.flower.schema import refuse
-from flower_numpy import DENSE, dense_grid, record
+from flower_numpy import DENSE, dense_grid, no_collection, record
 
+__all__ = ["no_collection"]  # a fixture of this module, too
 SPEC = importlib.util.spec_from_file_location("values", Path(__file__).parent / "fuzz" / "values.py")
 assert SPEC is not None and SPEC.loader is not None
 values = importlib.util.module_from_spec(SPEC)

@@ -1,6 +1,5 @@
 """`compress` around every strategy of Flower's: under a lossless method it is as if it were not there."""
 
-import gc
 import logging
 import re
 from functools import partial
@@ -15,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg, FedAvgM, QFedAvg, Result, Strategy
 from fewbits import methods
 from fewbits.engines.flower import Compressed, Federated, mod
 from fewbits.errors import LocalError
-from flower_numpy import CLIENTS, DENSE, dense_grid, model, numpy_app, numpy_grid, record, same
+from flower_numpy import CLIENTS, DENSE, dense_grid, model, no_collection, numpy_app, numpy_grid, record, same
 
 
 def registered(strategy):
@@ -23,6 +22,7 @@ def registered(strategy):
     return strategy
 
 
+__all__ = ["no_collection"]  # a fixture of this module, too
 KINDS = ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp")
 AROUND = (FedAvg, 0.0, 0.5, CLIENTS)  # a strategy, no noise (NumPy's global generator draws it), a clip, clients
 MAKE = {
@@ -59,12 +59,6 @@ def metrics(client: int, round: int) -> dict:
 
 def judged(round: int, arrays: ArrayRecord) -> MetricRecord:
     return MetricRecord({"norm": float(sum(np.square(x.numpy()).sum() for x in arrays.values()))})
-
-
-@pytest.fixture(autouse=True)
-def no_collection(monkeypatch):
-    """Flower collects garbage for every array that it converts, which takes a second in a process as large as ours."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 def made(name: str) -> Strategy:

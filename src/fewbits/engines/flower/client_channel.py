@@ -53,7 +53,9 @@ class ClientChannel:
         self.model = ArrayRecord()  # the server's, with which the arrays in messages are compared
         self.part = b""  # of the model: the arrays that travel as they are
         self._holds: dict[int, str] = {}  # the digest of the part that each client holds
-        self._own: dict[int, dict[str, ArrayRecord]] = {}  # the arrays of messages that are not the model's, by client
+        self._custom: dict[
+            int, dict[str, ArrayRecord]
+        ] = {}  # the arrays of messages that are not the model's, by client
         self.notes: list[str] = []  # sentences about what went wrong and was survived
         self.registry = ClientRegistry(self.say)
         self._hello = Envelope("hello", 0, {"run": run, **identity})
@@ -74,7 +76,7 @@ class ClientChannel:
     ) -> list[Message]:
         """The messages to the clients that take part, by their numbers; `only` these, and plain ones."""
         self.registry.meet(grid, messages, self._hello, timeout)
-        self._own.clear()
+        self._custom.clear()
         alike: dict[int, bool] = {}  # whether a record of arrays is the model, by its address
         found: dict[tuple[bool, int], Message] = {}
         for message in messages:
@@ -96,7 +98,7 @@ class ClientChannel:
         records = message.content.array_records
         fields = {"run": self.run, "records": wire.described(message.content)}
         if len(records) != 1 or not self._is_model(next(iter(records.values())), alike):
-            return self._sealed_own(kind, round, message, client, fields)
+            return self._sealed_custom(kind, round, message, client, fields)
         bundle = self.server.bundle(client)
         new = client not in self.server.versions
         payload = sum(len(frame) - HEADER_BYTES for frame in unpack(bundle)) if bundle[0] else 0
@@ -114,15 +116,17 @@ class ClientChannel:
             alike[id(arrays)] = same and all(x is y or x.data == y.data for x, y in _pairs(arrays, self.model))
         return alike[id(arrays)]
 
-    def _sealed_own(self, kind: str, round: int, message: Message, client: int, fields: dict[str, object]) -> Message:
+    def _sealed_custom(
+        self, kind: str, round: int, message: Message, client: int, fields: dict[str, object]
+    ) -> Message:
         records = dict(message.content.array_records)
         part = carried.dump(records, f"compress: the message to client {client}")
         self.say_once(
             f"the strategy's messages to {kind} have arrays that are not the model's; they go as they are, both ways"
         )
-        self._own[client] = records
+        self._custom[client] = records
         self.ledger.add(Entry(round, client, "down", len(part), len(part)))
-        message.content = Envelope(kind, round, fields | {"own": True}, (part,)).seal()
+        message.content = Envelope(kind, round, fields | {"custom": True}, (part,)).seal()
         return message
 
     def usable(self, kind: str, round: int, messages: Iterable[Message]) -> Replies:
@@ -171,18 +175,18 @@ class ClientChannel:
             raise NoReplyError(found.text("text"))
         if (found.kind, found.round) != (kind, round):
             raise WireError(f"expected a reply to {kind} of round {round}; got {found.kind} of round {found.round}")
-        reply.own = reply.client in self._own
-        if bool(found.fields.get("own")) != reply.own:
+        reply.custom = reply.client in self._custom
+        if bool(found.fields.get("custom")) != reply.custom:
             raise WireError("its arrays are not of the form that the message had")
         arrays: Mapping[str, ArrayRecord] = {}
-        if reply.own or (kind == "evaluate" and found.parts):
+        if reply.custom or (kind == "evaluate" and found.parts):
             reply.part = found.part()
             arrays = carried.load(reply.part)
         elif kind == "train":
             reply.frame, reply.arrays = found.part(), found.text("arrays")
             reply.part = found.parts[1] if len(found.parts) > 1 else b""
         content = wire.together(arrays, found)
-        if not reply.own:
+        if not reply.custom:
             self._holds[reply.client] = found.fields.get("carried", "")
             if kind == "evaluate" and 1 <= (version := found.number("version")) <= self.server.broadcast.version:
                 self.server.versions[reply.client] = version
@@ -190,17 +194,26 @@ class ClientChannel:
 
     def _size(self) -> int:
         """Bytes of the arrays that travel as they are."""
-        own = sum(len(x.data) for records in self._own.values() for record in records.values() for x in record.values())
-        return len(self.part) + own
+        records = [record for found in self._custom.values() for record in found.values()]
+        return len(self.part) + sum(len(x.data) for record in records for x in record.values())
 
     def sent(self, client: int) -> dict[str, ArrayRecord]:
         """The arrays of the message to a client that had its own."""
-        return self._own[client]
+        return self._custom[client]
 
     def forget(self, client: int) -> None:
         """A client lost its state: its next bundle holds all."""
         self.server.versions.pop(client, None)
         self._holds.pop(client, None)
+
+    def too_few(self, round: int, usable: list[ClientReply], quorum: int) -> str:
+        """Why the model stays as it is; empty when it does not."""
+        short = f"{len(usable)} usable replies, quorum {quorum}" if len(usable) < quorum else ""
+        if not short and self.demands.weightless(usable):
+            short = "all replies weigh 0"
+        if short:
+            self.say(f"round {round}: {short}; the model stays")
+        return short
 
     def offend(self, reply: ClientReply, round: int, why: str) -> Message:
         """Say why a reply is left out, and count it; the reply as an error."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Message
 from torch import Tensor
 
 from fewbits.engines.flower import carried
@@ -26,14 +26,27 @@ class Decoder:
     def __init__(self, channel: ClientChannel) -> None:
         self.channel, self.server, self.layout = channel, channel.server, channel.layout
 
+    def decoded(
+        self, round: int, replies: list[ClientReply], sent: Mapping[str, np.ndarray]
+    ) -> tuple[list[ClientReply], list[Message]]:
+        """(the replies that hold arrays now, the others as errors); see `decode`."""
+        good, left_out = [], []
+        for reply in replies:
+            try:
+                self.decode(round, reply, sent)
+                good.append(reply)
+            except WireError as error:
+                left_out.append(self.channel.offend(reply, round, str(error)))
+        return good, left_out
+
     def decode(self, round: int, reply: ClientReply, sent: Mapping[str, np.ndarray]) -> None:
         """Put the client's arrays into the reply; `sent`: the arrays that travel as they are, as the server sent them.
 
         Raises:
             WireError: an array is not as the model has it, not finite, or too large; nothing has moved then.
         """
-        if reply.own:
-            self._own(round, reply)
+        if reply.custom:
+            self._custom(round, reply)
         elif reply.client is None:
             values, rest = self._plain_arrays(reply)
             self._check_types(rest, sent)
@@ -80,7 +93,7 @@ class Decoder:
             if str(x.dtype) not in (first[name], str(sent[name].dtype)):
                 raise WireError(f"{name} must be {first[name]}, as the run began with; got {x.dtype}")
 
-    def _own(self, round: int, reply: ClientReply) -> None:
+    def _custom(self, round: int, reply: ClientReply) -> None:
         """Arrays of an answer to a message with arrays of its own."""
         assert reply.client is not None
         records = dict(reply.message.content.array_records)

@@ -40,7 +40,7 @@ FIELDS: dict[str, schema.Check] = {
     "version": schema.whole(),  # of the public model that the client holds
     "values": schema.one_of("none", "exact", "all"),  # the arrays of which a frame up holds values, not differences
     "carried": schema.text(64),  # the digest of the arrays that travel as they are
-    "own": schema.flag,  # the message has arrays of its own, not the server's model
+    "custom": schema.flag,  # the message has arrays of its own, not the server's model
     "text": LONG,
     "lost": schema.flag,
     "temporary": schema.flag,  # whether the client's state goes at the end of the run

@@ -93,7 +93,7 @@ class Federated(Compressed):
         log.info("aggregate_train: Received %s results and %s failures", len(good), len(failures))
         if not good or self.channel.demands.weightless(good):
             return self._latest, None
-        messages, most = self._alike(good)
+        messages, most = self.channel.demands.alike(good, self.channel.say_once)
         contents = [message.content for message in most or messages]
         return self._latest, inner.train_metrics_aggr_fn(contents, inner.weighted_by_key)
 
@@ -103,7 +103,7 @@ class Federated(Compressed):
             update = self.decoder.plain_update(reply)
             if reply.weight:
                 self.server.add(update, reply.weight)
-        elif reply.own:
+        elif reply.custom:
             raise WireError("the server sums frames only")
         elif not reply.weight:
             self.decoder.count(round, reply, self.server.read(reply.client, reply.frame)[0])  # the sum does not move

@@ -120,6 +120,16 @@ class Layout:
             raise WireError(f"the carried arrays must be of {expected}; got {came}"[:600])
         return found
 
+    def not_finite(
+        self, tensors: Mapping[str, Tensor], carried: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]
+    ) -> str:
+        """The first array with NaN or infinite values that had none before; empty when there is none."""
+        found = {name: x.numpy() for name, x in tensors.items()} | dict(carried)
+        bad = (
+            n for n, x in found.items() if not np.isfinite(x).all() and np.isfinite(before.get(n, np.zeros(1))).all()
+        )
+        return next(bad, "")
+
     def record(self, tensors: Mapping[str, Tensor], carried: Mapping[str, np.ndarray]) -> ArrayRecord:
         """An ArrayRecord like the one that the strategy began with."""
         return ArrayRecord(

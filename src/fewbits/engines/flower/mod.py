@@ -103,8 +103,8 @@ def _answer(
         if request.kind == "hello":
             _compare(request, method, key)
             return Envelope("hello", request.round, {"client": client, "state": end.name})
-        if request.fields.get("own"):
-            return _own(request, end, keep, message, context, call_next)
+        if request.fields.get("custom"):
+            return _custom(request, end, keep, message, context, call_next)
         bundle, known, as_they_are = (*request.parts, b"", b"", b"")[:3]
         try:
             layout = end.receive(request.round, bundle, known or None)
@@ -131,7 +131,7 @@ def _answer(
         return Envelope("train", request.round, fields, (frame, rest) if rest else (frame,))
 
 
-def _own(
+def _custom(
     request: Envelope, end: ClientEnd, keep: Sequence[str], message: Message, context: Context, call_next: App
 ) -> Envelope | Message:
     """A message with arrays of its own: they travel as they are, and so do those of the reply."""
@@ -146,7 +146,7 @@ def _own(
     if request.kind == "train" and len(parted) == 1:
         end.store_private(request.round, next(iter(parted.values()))[0])
     part = carried.dump({name: travels for name, (_, travels) in parted.items()}, "reply")
-    return Envelope(request.kind, request.round, {"records": wire.described(reply.content), "own": True}, (part,))
+    return Envelope(request.kind, request.round, {"records": wire.described(reply.content), "custom": True}, (part,))
 
 
 def _parted(trained: ArrayRecord, keep: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, Array]]:

@@ -18,6 +18,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, QFedAvg, Strategy
 
+from fewbits.checks import check_number
 from fewbits.errors import WireError
 
 LEAST, MOST = 1e-30, 1e30  # of a weight, so that no sum of weights leaves a float's range
@@ -36,7 +37,7 @@ class ClientReply:
     client: int | None  # None: a plain client
     frame: bytes = b""
     part: bytes = b""  # the arrays that travel as they are; empty: as the server sent them
-    own: bool = False  # an answer to a message with arrays of its own, which came as they are
+    custom: bool = False  # an answer to a message with arrays of its own, which came as they are
     arrays: str = ""  # the key of the ArrayRecord
     weight: float = 0.0
     values: dict[str, Array] = field(default_factory=dict)  # the client's arrays, once they are decoded
@@ -54,7 +55,7 @@ class ClientReply:
 
     def failure(self, why: str) -> Message:
         """The same reply as an error, which is how Flower's own strategies count it."""
-        return Message(metadata=self.message.metadata, error=Error(LEFT_OUT, why))
+        return _message(self.message, error=Error(LEFT_OUT, why))
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Demands:
     @staticmethod
     def of(strategy: Strategy, max_weight: MaxWeight) -> Demands:
         """Of the strategy, or of the one inside it, where it is a wrapper such as those of dp."""
+        _check_bound(max_weight)
         chain = [strategy]
         while isinstance(inside := vars(chain[-1]).get("strategy"), Strategy):
             chain.append(inside)
@@ -131,9 +133,28 @@ class Demands:
         why = f"{self.weighted_by} is more than {MEDIANS:g} times the median of this round; max_weight= allows it"
         return [(r, f"{why}: {r.weight:g}") for r in replies if r.weight > most and not self._known(r.client)]
 
+    def alike(self, replies: list[ClientReply], say: Callable[[str], None]) -> tuple[list[Message], list[Message]]:
+        """See `alike`; where the strategy takes what comes, replies stay as they are."""
+        return alike(replies, say) if self.uniform else ([reply.message for reply in replies], [])
+
+    def of_most(self, name: str, most: list[Message]) -> MetricRecord:
+        """The metrics of the replies that most clients' are like, by the strategy's function of that name."""
+        return getattr(self.strategy, name)([message.content for message in most], self.weighted_by)
+
     def _known(self, client: int | None) -> bool:
         bound = self.max_weight
         return client in bound if isinstance(bound, Mapping) else bound is not None
+
+
+def _message(like: Message, **parts: Any) -> Message:
+    """Another message with the same metadata; Flower declares no signature for it."""
+    made: Any = Message
+    return made(metadata=like.metadata, **parts)
+
+
+def _check_bound(bound: MaxWeight) -> None:
+    for value in bound.values() if isinstance(bound, Mapping) else [] if bound is None else [bound]:
+        check_number("max_weight", value, "(0, inf)")
 
 
 def _number(name: str, found: Any, most: float) -> float:
@@ -193,7 +214,7 @@ def _reduced(message: Message, name: str, shared: set[str]) -> Message:
     metrics = next(iter(content.metric_records.values()))
     arrays = {key: record for key, record in content.items() if isinstance(record, ArrayRecord | ConfigRecord)}
     found = MetricRecord({key: value for key, value in metrics.items() if key in shared})
-    return Message(metadata=message.metadata, content=RecordDict({**arrays, name: found}))
+    return _message(message, content=RecordDict({**arrays, name: found}))
 
 
 def _metrics(reply: ClientReply) -> set[tuple[str, int]]:

@@ -35,7 +35,7 @@ class RoundLog:
     def begin(self, round: int) -> None:
         """Clients are asked to train."""
         self.close()
-        self.last, self._open = round, dict.fromkeys(KINDS)
+        self.last, self._open = round, {}
 
     def enter(self, kind: str, metrics: MetricRecord | None) -> None:
         """Metrics of the open round; the last kind closes it."""
@@ -48,7 +48,7 @@ class RoundLog:
     def close(self) -> None:
         """Close the round that is open, if one is."""
         if self._open is not None:
-            metrics, self._open = self._open, None
+            metrics, self._open = {kind: self._open.get(kind) for kind in KINDS}, None
             self._close(self.last, metrics)
 
     def evaluated(self, round: int, *arrays: Any, **more: Any) -> MetricRecord | None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -22,11 +21,11 @@ from fewbits.engines.flower.fits import check_arrays, check_method, check_privat
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
 from fewbits.engines.flower.quarantine import Quarantine
-from fewbits.engines.flower.replies import ClientReply, Demands, MaxWeight, alike, with_values
+from fewbits.engines.flower.replies import ClientReply, Demands, MaxWeight, with_values
 from fewbits.engines.flower.round_log import RoundLog
 from fewbits.engines.flower.run_store import KINDS, RunStore, end_bytes
 from fewbits.engines.flower.strategy_state import StrategyState
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import LocalError
 from fewbits.federated import Server
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
@@ -136,7 +135,7 @@ class Compressed(Delegate):
         if self.rounds.over(server_round):
             return self._latest, None
         usable, failures = self.channel.usable("train", server_round, replies)
-        if short := self._too_few(server_round, usable):
+        if short := self.channel.too_few(server_round, usable, self.quorum):
             failures += [reply.failure(short) for reply in usable]
             usable = []
         plain = sum(reply.client is None for reply in usable)
@@ -156,9 +155,9 @@ class Compressed(Delegate):
         if usable and self.channel.demands.weightless(usable):
             failures += [reply.failure("all replies weigh 0") for reply in usable]
             usable = []
-        messages, most = self._alike(usable)
+        messages, most = self.channel.demands.alike(usable, self.channel.say_once)
         found = self.inside("aggregate_evaluate", server_round, messages + failures)
-        found = self._of_most("evaluate_metrics_aggr_fn", most) if most else found
+        found = self.channel.demands.of_most("evaluate_metrics_aggr_fn", most) if most else found
         self.rounds.enter(KINDS[1], found)
         return found
 
@@ -202,15 +201,6 @@ class Compressed(Delegate):
         """The server's model."""
         return self.layout.record(self.server.flat.named(), self._carried)
 
-    def _too_few(self, round: int, usable: list[ClientReply]) -> str:
-        """Why the model stays as it is; empty when it does not."""
-        short = f"{len(usable)} usable replies, quorum {self.quorum}" if len(usable) < self.quorum else ""
-        if not short and self.channel.demands.weightless(usable):
-            short = "all replies weigh 0"
-        if short:
-            self.channel.say(f"round {round}: {short}; the model stays")
-        return short
-
     def _chosen(self) -> set[int] | None:
         """The clients that train in this round; None: all that `inner` writes to."""
         return None
@@ -228,10 +218,8 @@ class Compressed(Delegate):
         """Let the model be other arrays; nothing moves when they are the same, or when they do not fit."""
         theirs, rest = self.layout.tensors(arrays, owner), self.layout.carried(arrays, owner)
         ours, part = self.server.flat.named(), carried.part(rest, owner)
-        numpy = {name: x.numpy() for name, x in theirs.items()} | rest
-        bad = [n for n, x in numpy.items() if not np.isfinite(x).all() and np.isfinite(self._carried.get(n, 0)).all()]
-        if bad:
-            raise NotFiniteError(f"{owner}: {bad[0]} is not finite")
+        if bad := self.layout.not_finite(theirs, rest, self._carried):
+            raise NotFiniteError(f"{owner}: {bad} is not finite")
         if not all(torch.equal(ours[name], x) for name, x in theirs.items()):
             self.server.replace(theirs)
         self._carried, self.channel.part = rest, part
@@ -240,11 +228,8 @@ class Compressed(Delegate):
         exactly = not self.sums_frames and lossless(self.method)
         self.layout, method = Layout.of(arrays, self.exact, exactly, not self.sums_frames), self.method
         check_arrays(self.method, self.layout)
-        model = self.layout.module()
-        FlatModel(model).load(self.layout.tensors(arrays, "compress"))
         self._carried = self.layout.carried(arrays, "compress")
-        plain = replace(method, factor=None, private=())  # the app's own arrays are the factors already
-        self.server = Server(model, plain, self.key.fold("server"), common=self.key)
+        self.server = _server(self.layout, arrays, method, self.key)
         common = identity(method, self.key) | {"model": str(self.layout.entries), "strategy": type(self.inner).__name__}
         again = f"-{self._starts}" if self._starts > 1 else ""  # each run has its folder, here and at the clients
         folder = self.state / f"start{again}" if self.state and again else self.state
@@ -263,26 +248,15 @@ class Compressed(Delegate):
     def _restore(self, run_store: RunStore, arrays: ArrayRecord) -> None:
         """Continue the run in the folder, if there is one; else begin, with nobody at rest."""
         self._latest = arrays
-        self.quarantine.row.clear(), self.quarantine.until.clear()
+        self.quarantine.begin()
         if self._state is None:
             return
-        unknown = self._state.unknown
-        self._check_stored(unknown)
+        self._state.check()
         found = run_store.restore(self._state, self.quarantine)
         if found is not None:
             self._latest, self._carried = found, self.layout.carried(found, "compress")
         size = end_bytes(self.server)
         log.info("fewbits: the server keeps %s bytes per client, in two or three versions: %s", f"{size:,}", self.state)
-
-    def _check_stored(self, unknown: list[str]) -> None:
-        accountants = [path for path in unknown if path.partition(" ")[0].endswith("accountant")]
-        if accountants:
-            raise LocalError(
-                f"compress: with state= a resumed run would forget the privacy that {accountants[0]} counts; leave out "
-                "one of them"
-            )
-        if unknown:
-            log.warning("fewbits: a checkpoint does not hold the strategy's %s", ", ".join(unknown))
 
     def _close(self, round: int, metrics: dict[str, MetricRecord | None]) -> None:
         assert self.run_store is not None
@@ -291,19 +265,14 @@ class Compressed(Delegate):
 
     def _aggregate(self, round: int, replies: list[ClientReply], failures: list[Message]) -> Aggregate:
         """The inner strategy's aggregate of the clients' arrays."""
-        good = []
-        for reply in replies:
-            try:
-                self.decoder.decode(round, reply, self._carried)
-                good.append(reply)
-            except WireError as error:
-                failures.append(self.channel.offend(reply, round, str(error)))
+        good, left_out = self.decoder.decoded(round, replies, self._carried)
+        failures += left_out
         if self.channel.demands.weightless(good):
             good, failures = [], failures + [reply.failure("all replies weigh 0") for reply in good]
         with_values(good)
-        messages, most = self._alike(good)
+        messages, most = self.channel.demands.alike(good, self.channel.say_once)
         arrays, metrics = self.inside("aggregate_train", round, messages + failures)
-        metrics = self._of_most("train_metrics_aggr_fn", most) if most else metrics
+        metrics = self.channel.demands.of_most("train_metrics_aggr_fn", most) if most else metrics
         if arrays is None:
             return None, metrics
         try:
@@ -314,12 +283,9 @@ class Compressed(Delegate):
         self._latest = arrays
         return arrays, metrics
 
-    def _alike(self, replies: list[ClientReply]) -> tuple[list[Message], list[Message]]:
-        if not self.channel.demands.uniform:
-            return [reply.message for reply in replies], []
-        return alike(replies, self.channel.say_once)
 
-    def _of_most(self, name: str, most: list[Message]) -> MetricRecord:
-        """The metrics of the replies that most clients' are like, by the strategy's own function."""
-        demands = self.channel.demands
-        return getattr(demands.strategy, name)([message.content for message in most], demands.weighted_by)
+def _server(layout: Layout, arrays: ArrayRecord, method: Method, key: Key) -> Server:
+    """A server of these arrays, which are the factors already where the method has some."""
+    model = layout.module()
+    FlatModel(model).load(layout.tensors(arrays, "compress"))
+    return Server(model, replace(method, factor=None, private=()), key.fold("server"), common=key)

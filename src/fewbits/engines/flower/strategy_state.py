@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,9 @@ from safetensors.numpy import load as load_file
 from safetensors.numpy import save as save_file
 
 from fewbits.engines.flower.npy import numbers
+from fewbits.errors import LocalError
 
+log = logging.getLogger("flwr")
 TREE = "tree"
 DEEPEST = 20
 RECORDS: dict[str, Callable[..., Any]] = {"MetricRecord": MetricRecord, "ConfigRecord": ConfigRecord}
@@ -50,6 +53,17 @@ class StrategyState:
         """Attributes that are not stored, and their types."""
         nodes = self._nodes()
         return [f"{path} ({type(_find(self.strategy, path)).__name__})" for path, node in nodes.items() if node is None]
+
+    def check(self) -> None:
+        """Log what is not stored; LocalError when it counts privacy, which must not be forgotten."""
+        unknown = self.unknown
+        for path in unknown:
+            if path.partition(" ")[0].endswith("accountant"):
+                raise LocalError(
+                    f"compress: with state= a resumed run would forget the privacy that {path} counts; leave out one"
+                )
+        if unknown:
+            log.warning("fewbits: a checkpoint does not hold the strategy's %s", ", ".join(unknown))
 
     def dump(self, arrays: ArrayRecord | None) -> bytes:
         """All that has changed, and the arrays that the next round begins with."""
