@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAdam, FedAvg, Krum, QFedAvg
 
 from fewbits import methods
@@ -46,6 +47,33 @@ def test_values_that_no_sum_survives_end_nobodys_run(tmp_path, name):
     assert all(np.isfinite(x.numpy()).all() for x in result.arrays.values())
     refused = {note.partition(":")[0] for note in strategy.channel.notes if "client 1" in note}
     assert {"round 5", "round 6"} <= refused and (name == "federated" or len(refused) == len(HUGE))
+
+
+class Doubling(FedAvg):
+    """Sends arrays that are not the model's, and takes their mean."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        twice = ArrayRecord({name: Array(x.numpy() * np.float32(2)) for name, x in arrays.items()})
+        return super().configure_train(server_round, twice, config, grid)
+
+
+OTHER = [
+    lambda x: x.astype(np.complex64),
+    lambda x: x > 0,
+    lambda x: x[:1],
+    lambda x: x.reshape(-1),
+    lambda x: np.full_like(x, 3e38),
+    lambda x: x.astype(np.float64) * np.nan,
+]
+
+
+def test_arrays_in_answer_to_a_strategys_own_are_of_the_form_that_was_sent(tmp_path):
+    strategy = Compressed(Doubling(fraction_evaluate=0.0), methods.topk(), quarantine=Quarantine(10**6))
+    train = lambda x, client, round: OTHER[round - 1](x) if client == 1 else x  # noqa: E731
+    start = record(w=np.ones((2, 3), np.float32))
+    result = strategy.start(dense_grid(tmp_path, 3, strategy.method, train=train), start, len(OTHER), timeout=5)
+    assert strategy.quarantine.offences == {1: len(OTHER)}
+    np.testing.assert_array_equal(result.arrays["w"].numpy(), np.full((2, 3), 2.0 ** len(OTHER), np.float32))
 
 
 def test_weights_have_the_bounds_that_the_server_gives(tmp_path):

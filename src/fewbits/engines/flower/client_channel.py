@@ -105,7 +105,10 @@ class ClientChannel:
         digest = carried.digest(self.part) if self.part else ""
         part = b"" if self._holds.get(client, "") == digest and not new else self.part
         self.ledger.add(Entry(round, client, "down", len(bundle) + len(part), payload + len(part)))
-        fields |= {"arrays": next(iter(records)), "values": self.values, "carried": digest}
+        fields |= {"arrays": next(iter(records))}
+        fields |= {
+            name: text for name, text in (("values", self.values), ("carried", digest)) if text not in ("", "none")
+        }
         parts = (bundle, self.layout.dump() if new else b"", part)
         message.content = Envelope(kind, round, fields, parts if part else parts[: 1 + new]).seal()
         return message

@@ -11,13 +11,15 @@ from torch import Tensor
 from fewbits.engines.flower import carried
 from fewbits.engines.flower.client_channel import ClientChannel
 from fewbits.engines.flower.layout import CARRIED
-from fewbits.engines.flower.npy import numbers
+from fewbits.engines.flower.npy import dtype_of, numbers
 from fewbits.engines.flower.replies import ClientReply, check_values
 from fewbits.errors import LocalError, WireError
 from fewbits.learn import shared_values
 from fewbits.links import Entry, Receiver
 from fewbits.links.ledger import stages
 from fewbits.wire.frame import HEADER_BYTES
+
+KINDS = {"f": "floats", "c": "complex"}
 
 
 class Decoder:
@@ -133,5 +135,9 @@ class Decoder:
         self.channel.ledger.add(Entry(round, reply.client, "up", size + part, size + part - HEADER_BYTES, found))
 
 
-def _shapes(records: Mapping[str, ArrayRecord]) -> dict[str, dict[str, tuple[int, ...]]]:
-    return {name: {key: tuple(x.shape) for key, x in sorted(record.items())} for name, record in records.items()}
+def _shapes(records: Mapping[str, ArrayRecord]) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
+    """The form of arrays, in which whole numbers and bools are one kind: a mean of both is of floats."""
+    return {
+        name: {key: (KINDS.get(dtype_of(x.dtype).kind, "whole"), tuple(x.shape)) for key, x in sorted(record.items())}
+        for name, record in records.items()
+    }

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 STEPS = ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate", "summary")
@@ -59,12 +61,12 @@ class Delegate(Strategy):
             for name, step in before.items():
                 setattr(self.inner, name, step)
 
-    def start_inside(self, **arguments: Any) -> Any:
+    def start_inside(self, grid: Grid, initial_arrays: ArrayRecord, **more: Any) -> Any:
         """Call the inner strategy's `start` with those arguments that it takes."""
         taken = inspect.signature(self.inner.start).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
         with self.in_place():
-            return self.inner.start(**{n: x for n, x in arguments.items() if anything or n in taken})
+            return self.inner.start(grid, initial_arrays, **{n: x for n, x in more.items() if anything or n in taken})
 
 
 def _caller(outer: Strategy, name: str) -> Any:

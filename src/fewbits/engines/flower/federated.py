@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fewbits.engines.flower.layout import CARRIED
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply
 from fewbits.engines.flower.run_store import RunStore
@@ -71,7 +72,11 @@ class Federated(Compressed):
         until = time.monotonic() + self.timeout
         while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
             time.sleep(1)
-        return super()._build(grid, arrays)
+        found = super()._build(grid, arrays)
+        stay = [entry.name for entry in self.layout.entries if entry.kind == CARRIED]
+        if stay:
+            log.info("fewbits: the server sums floats alone; as they began stay %s", ", ".join(stay))
+        return found
 
     def _chosen(self) -> set[int]:
         return set(self.server.sample(self.clients, self.per_round))

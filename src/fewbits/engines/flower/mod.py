@@ -119,7 +119,8 @@ def _answer(
         if reply.has_error():
             return reply
         fields: dict[str, object] = {"records": wire.described(reply.content), "version": end.core.down.version}
-        fields["carried"] = request.fields.get("carried", "")
+        if "carried" in request.fields:
+            fields["carried"] = request.fields["carried"]
         if request.kind != "train":
             arrays = {n: _parted(record, keep)[1] for n, record in reply.content.array_records.items()}
             return Envelope(request.kind, request.round, fields, (carried.dump(arrays, "reply"),) if arrays else ())

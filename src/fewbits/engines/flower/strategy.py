@@ -187,9 +187,7 @@ class Compressed(Delegate):
         if rounds.finished:
             log.info("fewbits: rounds 1 to %d were played before; nobody is asked in them", rounds.finished)
         given = {"train_config": train_config, "evaluate_config": evaluate_config, "evaluate_fn": evaluated}
-        found = self.start_inside(
-            grid=grid, initial_arrays=initial_arrays, num_rounds=num_rounds, timeout=timeout, **given, **more
-        )
+        found = self.start_inside(grid, initial_arrays, num_rounds=num_rounds, timeout=timeout, **given, **more)
         rounds.close()
         rounds.complete(found, self.arrays)
         return found
