@@ -224,9 +224,9 @@ def _metrics(reply: ClientReply) -> set[tuple[str, int]]:
 
 
 def _signature(content: RecordDict) -> str:
-    """Which metrics there are, and how long those are that are lists."""
+    """Which metrics there are, and how long those are that are lists; -1 for a number."""
     found = {
-        name: {key: len(x) if isinstance(x, list) else 0 for key, x in sorted(record.items())}
+        name: {key: len(x) if isinstance(x, list) else -1 for key, x in sorted(record.items())}
         for name, record in content.metric_records.items()
     }
     return str(found)
