@@ -227,7 +227,40 @@ def attack(folder: Path, every: int = 1) -> int:
                     except BaseException as error:
                         raise AssertionError(f"{name}, to the {side}, message {i}, {what}: {error!r}") from error
                     count += 1
-    return count
+    return count + attack_hello(folder / "hello", every) + attack_evaluation(folder / "evaluation", every)
+
+
+def attack_hello(folder: Path, every: int) -> int:
+    """Answers to the hello: the node is known or left out, and nothing else happens."""
+    stage = Stage(folder, Compressed(FedAvg(), methods.topk()), methods.topk())
+    registry, hello = stage.strategy.channel.registry, stage.strategy.channel._hello
+    asks = [Message(RecordDict(), number, "train") for number in (100, 101)]
+    (sample, *_) = [reply for _, asked, reply in stage.grid.sent if kind(asked) == "hello"]
+    chosen = list(variants(sample))[::every]
+    for _, variant in chosen:
+        stage.grid.change = lambda ask, reply, v=variant: [Message(v, reply_to=ask)]
+        registry.known.clear()
+        registry.meet(stage.grid, asks, hello, 1)
+    return len(chosen)
+
+
+def attack_evaluation(folder: Path, every: int) -> int:
+    """Answers to an evaluation, beside an honest one: there are metrics, whatever the liar sends."""
+    stage = Stage(folder, Compressed(FedAvg(), methods.topk(), quarantine=Quarantine(10**9)), methods.topk())
+    strategy = stage.strategy
+    asks = list(strategy.configure_evaluate(2, strategy._latest, ConfigRecord(), stage.grid))
+    replies = stage.grid.send_and_receive(asks)
+    honest = [RecordDict(dict(reply.content)) for reply in replies]
+    chosen = list(variants(honest[0]))[::every]
+    for _, variant in chosen:
+        for reply, content in zip(replies, (variant, honest[1]), strict=True):
+            reply.content = content
+        assert strategy.aggregate_evaluate(2, replies) is not None
+    return len(chosen)
+
+
+def kind(content: RecordDict) -> str:
+    return wire.opened(wire.value(content)).kind
 
 
 if __name__ == "__main__":
