@@ -308,7 +308,13 @@ LIES = {
     "NaN examples": lambda reply: reworded(
         reply, fields={"records": [["metrics", "m", {"num-examples": float("nan"), "loss": 1.0}]]}
     ),
-    "other metrics": lambda reply: reworded(reply, fields={"records": [["metrics", "m", {"num-examples": 5}]]}),
+    "records of one name": lambda reply: reworded(reply, fields={"records": [["m", "m", {"num-examples": 5}]] * 2}),
+    "metrics of another form": lambda reply: reworded(reply, fields={"records": [["metrics", "m", 5]]}),
+    "arrays by the metrics' name": lambda reply: reworded(reply, fields={"arrays": "metrics"}),
+    "a weight of 1e308": lambda reply: weighing(reply, 1e308),
+    "a weight of infinity": lambda reply: weighing(reply, float("inf")),
+    "a weight of 1e-300": lambda reply: weighing(reply, 1e-300),
+    "a weight beyond all others": lambda reply: weighing(reply, 1e9),
     "no metrics": lambda reply: reworded(reply, fields={"records": []}),
     "records that are none": lambda reply: reworded(reply, fields={"records": [["metrics", "m", {"loss": "x"}]]}),
     "records of another type": lambda reply: reworded(reply, fields={"records": 7}),
@@ -320,6 +326,10 @@ LIES = {
     ),
     "an empty message": lambda reply: _content(reply, RecordDict()),
 }
+
+
+def weighing(reply: Message, weight: float) -> Message:
+    return reworded(reply, fields={"records": [["metrics", "m", {"num-examples": weight, "loss": 1.0}]]})
 
 
 def _raw(reply: Message, data: bytes) -> Message:
@@ -361,7 +371,8 @@ def honest(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("lie", "wrap"),
-    [(lie, of_few) for lie in LIES] + [(lie, around_fedavg) for lie in LIES if "frame" in lie or "NaN" in lie],
+    [(lie, of_few) for lie in LIES]
+    + [(lie, around_fedavg) for lie in LIES if "frame" in lie or "NaN" in lie or "weight" in lie],
 )
 def test_one_client_that_always_lies_is_counted_named_and_left_alone(tmp_path, lie, wrap, honest):
     """And the others' model is what it would be without it."""

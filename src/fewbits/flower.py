@@ -64,6 +64,8 @@ def compress(
     state: Path | str | None = None,
     quorum: int = 1,
     quarantine: Quarantine | None = None,
+    max_weight: float | Mapping[int, float] | None = None,
+    exact: Sequence[str] = (),
 ) -> engine.Compressed:
     """A strategy with links between it and its clients: real frames both ways, counted in `run_store.ledger`.
 
@@ -76,16 +78,22 @@ def compress(
         state: a folder for checkpoints, ledger and the ends of links, in which a killed run continues.
         quorum: with fewer usable replies the model stays as it is.
         quarantine: how long a client rests after replies that could not be used.
+        max_weight: the most that a client may weigh, in examples, for all or by partition id; None: 100 medians of the
+            round.
+        exact: shell patterns on names of arrays that no lossy codec may touch, besides running statistics and
+            variances.
 
     Raises:
-        LocalError: there is no such method, or it changes local training.
+        LocalError: there is no such method, or it has parts beside its bytes: it changes local training, steps at the
+            server, or leaves layers with the clients.
 
     Example:
         >>> from flwr.serverapp.strategy import FedAvg
         >>> compress(FedAvg(), "lbgm+topk", downlink="delta8").method.name
         'lbgm+topk'
     """
-    return engine.Compressed(strategy, named(method, downlink, settings), Key(seed), state, quorum, quarantine)
+    method = named(method, downlink, settings)
+    return engine.Compressed(strategy, method, Key(seed), state, quorum, quarantine, max_weight, exact)
 
 
 def federated(
@@ -97,6 +105,7 @@ def federated(
     quorum: int = 1,
     quarantine: Quarantine | None = None,
     evaluate: float = 1.0,
+    max_weight: float | Mapping[int, float] | None = None,
 ) -> engine.Federated:
     """The server of fewbits as a strategy: for one seed the same bytes and the same model as `fewbits.federate`.
 
@@ -109,6 +118,7 @@ def federated(
         quorum: as in `compress`.
         quarantine: as in `compress`.
         evaluate: the share of clients that evaluate the model after each round.
+        max_weight: as in `compress`.
 
     Raises:
         LocalError: there is no such method, or it changes local training.
@@ -117,7 +127,10 @@ def federated(
         >>> federated("intrinsic", clients=100, per_round=10).clients
         100
     """
-    return engine.Federated(methods.named(method), clients, per_round, Key(seed), state, quorum, quarantine, evaluate)
+    method = methods.named(method)
+    found = engine.Federated(method, clients, per_round, Key(seed), state, quorum, quarantine, evaluate)
+    found.max_weight = max_weight
+    return found
 
 
 def named(method: str | Method, downlink: str | None, settings: Mapping[str, str] | None) -> Method:

@@ -17,8 +17,9 @@ from every_codec import CODECS, ends, payload_of, restamp, stream
 from fewbits.cli.config import RunConfig
 from fewbits.codecs import Basis, Delta, Quantize, Raw, chain, flat
 from fewbits.coders import Rans
+from fewbits.engines.flower import carried
 from fewbits.engines.flower.envelope import Envelope, checksum, described, opened, restored, value
-from fewbits.engines.flower.layout import Layout
+from fewbits.engines.flower.layout import Entry, Layout
 from fewbits.errors import FewbitsError
 from fewbits.links import Broadcast, Subscriber, ledger
 from fewbits.links.bundle import pack, unpack
@@ -197,6 +198,7 @@ class Envelopes(Place):
             ArrayRecord({name: Array(x.numpy()) for name, x in MODEL.items()} | {"n": Array(np.array(3))})
         )
         yield b"\1" + layout.dump(), False
+        yield b"\1" + carried.part({"n": np.array(3), "m": np.arange(7)}, "sample"), False
         yield b"\2" + Array(MODEL["weight"].numpy()).data, False
 
     def read(self, data: bytes, stamped: bool) -> None:
@@ -207,9 +209,11 @@ class Envelopes(Place):
             restored(found.fields.get("records"))
             found.number("version"), found.text("arrays"), found.part()
         elif kind == 1:
-            Layout.load(body, 1000)
+            with suppress(FewbitsError):
+                Layout.load(body, 1000)
+            carried.arrays(body)
         else:
-            layout = Layout((("weight", (5, 7), "float32"),))
+            layout = Layout((Entry("weight", (5, 7), "float32"),))
             layout.tensors(ArrayRecord({"weight": Array("float32", (5, 7), "numpy.ndarray", body)}), "reply")
 
 

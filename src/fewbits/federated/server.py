@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -206,12 +206,17 @@ class Server:
         self._clients.arrive(client)
         return receiver
 
-    def read(self, client: int, frame: bytes | memoryview) -> tuple[Receiver, dict[str, Tensor]]:
-        """(the receiving end, the update) of one client, for a loop that sums by itself and calls `replace`."""
+    def read(
+        self, client: int, frame: bytes | memoryview, check: Callable[[dict[str, Tensor]], None] | None = None
+    ) -> tuple[Receiver, dict[str, Tensor]]:
+        """(the receiving end, the update) of one client, for a loop that sums by itself and calls `replace`.
+
+        `check` sees the update before the link moves; when it raises, nothing has changed.
+        """
         receiver = self.uplinks.receiver(client)
         version = self.downlinks.version(acknowledged(frame))
         with self.uplinks.healing(client, receiver, frame, self.round + 1):
-            update = receiver.receive(frame, self.exchange.of_round(version))
+            update = receiver.receive(frame, self.exchange.of_round(version), check)
         self._keep(client, receiver, version)
         return receiver, update
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from fewbits.codecs import Codec, Lift, Partial, Transform, as_lift
@@ -60,14 +61,21 @@ class Receiver:
         """Frames accepted so far, modulo 2^16: what the next frame in the other direction acknowledges."""
         return self.expects % 2**16
 
-    def receive(self, frame: bytes | memoryview, common: Key | None = None) -> Any:
-        """The value in the next frame, in fresh memory: a tensor, or a dict of tensors."""
+    def receive(
+        self, frame: bytes | memoryview, common: Key | None = None, check: Callable[[Any], None] | None = None
+    ) -> Any:
+        """The value in the next frame, in fresh memory: a tensor, or a dict of tensors.
+
+        `check` sees the value before this end moves; when it raises, nothing has changed.
+        """
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:
             raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
         value, state = self.codec.decode(message, self.spec, state)
         if not all_finite(value):
             raise WireError("the frame decodes to values that are not finite")
+        if check is not None:
+            check(value)
         self._accept(parsed, message, state, src, common)
         return copied(value)
 

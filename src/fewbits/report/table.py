@@ -176,16 +176,13 @@ def terminal(found: Sequence[Row]) -> Table:
     The legend stands below it.
     """
     table = fitted({name: [name, *(_short(row, name) for row in found)] for name in columns(found)}, GIVE_WAY)
-    return captioned(table, legend(found))
+    return captioned(table, [*legend(found), *privacy_lines(found)])
 
 
 def captioned(table: Table, lines: Sequence[str]) -> Table:
     """The table with these lines below it; nothing is added when there is none."""
     if lines:
         table.caption, table.caption_justify, table.caption_style = Text("\n".join(lines)), "left", ""
-    return table
-    table.caption = "\n".join(privacy_lines(found)) or None
-    table.caption_justify = "left"
     return table
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from flwr.app import Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message
 from flwr.serverapp import Grid
 
+from fewbits.engines.flower import carried
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.client_registry import ClientRegistry
 from fewbits.engines.flower.envelope import Envelope
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.quarantine import Quarantine
+from fewbits.engines.flower.replies import ClientReply, Demands
 from fewbits.errors import LocalError, WireError
 from fewbits.federated import Server
 from fewbits.links import Entry, Ledger
@@ -26,21 +26,11 @@ log = logging.getLogger("flwr")
 LONGEST = 600  # characters of a sentence
 
 
-@dataclass
-class ClientReply:
-    """One reply, as far as its form was read."""
+class Replies(NamedTuple):
+    """What came of one request to the clients."""
 
-    message: Message  # with plain records once it is opened
-    client: int | None  # None: a plain client
-    frame: bytes = b""
-    arrays: str = ""  # the key of the ArrayRecord
-    weight: float = 0.0
-    signature: str = ""  # which records and metrics there are
-
-    @property
-    def who(self) -> int:
-        """For counting: the client's number, or a negative one for a plain node."""
-        return ~self.message.metadata.src_node_id if self.client is None else self.client
+    usable: list[ClientReply]
+    failures: list[Message]  # replies that cannot be used, as errors
 
 
 class ClientChannel:
@@ -54,11 +44,18 @@ class ClientChannel:
         identity: dict[str, str],
         ledger: Ledger,
         quarantine: Quarantine,
-        weighted_by: str | None,
+        demands: Demands,
+        values: str = "none",
     ) -> None:
-        """`identity`: what a client must have in common with us; `weighted_by`: the metric that replies weigh."""
+        """`identity`: what a client must have in common with us; `values`: see `envelope.FIELDS`."""
         self.server, self.layout, self.run, self.ledger, self.quarantine = server, layout, run, ledger, quarantine
-        self.weighted_by = weighted_by
+        self.demands, self.values = demands, values
+        self.model = ArrayRecord()  # the server's, with which the arrays in messages are compared
+        self.part = b""  # of the model: the arrays that travel as they are
+        self._holds: dict[int, str] = {}  # the digest of the part that each client holds
+        self._custom: dict[
+            int, dict[str, ArrayRecord]
+        ] = {}  # the arrays of messages that are not the model's, by client
         self.notes: list[str] = []  # sentences about what went wrong and was survived
         self.registry = ClientRegistry(self.say)
         self._hello = Envelope("hello", 0, {"run": run, **identity})
@@ -69,40 +66,76 @@ class ClientChannel:
         self.notes.append(sentence)
         log.warning("fewbits: %s", sentence)
 
+    def say_once(self, sentence: str) -> None:
+        """As `say`, if it was not said before."""
+        if sentence not in self.notes:
+            self.say(sentence)
+
     def addressed(
         self, kind: str, round: int, messages: list[Message], grid: Grid, timeout: float, only: set[int] | None = None
     ) -> list[Message]:
         """The messages to the clients that take part, by their numbers; `only` these, and plain ones."""
         self.registry.meet(grid, messages, self._hello, timeout)
+        self._custom.clear()
+        alike: dict[int, bool] = {}  # whether a record of arrays is the model, by its address
         found: dict[tuple[bool, int], Message] = {}
         for message in messages:
             node = message.metadata.dst_node_id
             registered = self.registry.known.get(node)
             if registered is None:
                 continue
+            if (registered.client is None, node if registered.client is None else registered.client) in found:
+                raise LocalError(f"compress: the strategy writes to node {node} twice in round {round}; once is taken")
             if registered.client is None:
                 if not self.quarantine.resting(~node, round):
                     found[True, node] = message
             elif (only is None or registered.client in only) and not self.quarantine.resting(registered.client, round):
-                found[False, registered.client] = self._sealed(kind, round, message, registered.client)
+                found[False, registered.client] = self._sealed(kind, round, message, registered.client, alike)
         return [found[place] for place in sorted(found)]
 
-    def _sealed(self, kind: str, round: int, message: Message, client: int) -> Message:
-        """The same message with a bundle in place of its arrays."""
-        names = list(message.content.array_records)
-        if len(names) != 1:
-            raise LocalError(f"compress: the strategy's messages need one ArrayRecord; got {len(names)}: {names}")
-        fields = {"run": self.run, "arrays": names[0], "records": wire.described(message.content)}
+    def _sealed(self, kind: str, round: int, message: Message, client: int, alike: dict[int, bool]) -> Message:
+        """The same message with a bundle in place of the server's model; other arrays travel as they are."""
+        records = message.content.array_records
+        fields = {"run": self.run, "records": wire.described(message.content)}
+        if len(records) != 1 or not self._is_model(next(iter(records.values())), alike):
+            return self._sealed_custom(kind, round, message, client, fields)
         bundle = self.server.bundle(client)
         new = client not in self.server.versions
         payload = sum(len(frame) - HEADER_BYTES for frame in unpack(bundle)) if bundle[0] else 0
-        self.ledger.add(Entry(round, client, "down", len(bundle), payload))
-        message.content = Envelope(kind, round, fields, (bundle, *([self.layout.dump()] if new else []))).seal()
+        digest = carried.digest(self.part) if self.part else ""
+        part = b"" if self._holds.get(client, "") == digest and not new else self.part
+        self.ledger.add(Entry(round, client, "down", len(bundle) + len(part), payload + len(part)))
+        fields |= {"arrays": next(iter(records))}
+        fields |= {
+            name: text for name, text in (("values", self.values), ("carried", digest)) if text not in ("", "none")
+        }
+        parts = (bundle, self.layout.dump() if new else b"", part)
+        message.content = Envelope(kind, round, fields, parts if part else parts[: 1 + new]).seal()
         return message
 
-    def usable(self, kind: str, round: int, messages: Iterable[Message]) -> list[ClientReply]:
+    def _is_model(self, arrays: ArrayRecord, alike: dict[int, bool]) -> bool:
+        if id(arrays) not in alike:
+            same = list(arrays) == list(self.model)
+            alike[id(arrays)] = same and all(x is y or x.data == y.data for x, y in _pairs(arrays, self.model))
+        return alike[id(arrays)]
+
+    def _sealed_custom(
+        self, kind: str, round: int, message: Message, client: int, fields: dict[str, object]
+    ) -> Message:
+        records = dict(message.content.array_records)
+        part = carried.dump(records, f"compress: the message to client {client}")
+        self.say_once(
+            f"the strategy's messages to {kind} have arrays that are not the model's; they go as they are, both ways"
+        )
+        self._custom[client] = records
+        self.ledger.add(Entry(round, client, "down", len(part), len(part)))
+        message.content = Envelope(kind, round, fields | {"custom": True}, (part,)).seal()
+        return message
+
+    def usable(self, kind: str, round: int, messages: Iterable[Message]) -> Replies:
         """Replies of compressed clients in the order of their numbers, then plain ones; a sentence about each other."""
         usable: list[ClientReply] = []
+        failures: list[Message] = []
         seen: set[int] = set()
         for message in messages:
             node = message.metadata.src_node_id
@@ -110,81 +143,90 @@ class ClientChannel:
             if registered is None:
                 continue
             reply = ClientReply(message, registered.client)
+            if node in seen:
+                self.offend(reply, round, "a second reply")
+                continue
             try:
                 if message.has_error():
-                    self.say(f"round {round}: nothing from {self.name(reply)}: {message.error.reason}")
-                elif reply.client is None or self._open(kind, round, reply):
-                    if node in seen:
-                        raise WireError("a second reply")
-                    seen.add(node)
-                    self._read(reply)
-                    usable.append(reply)
+                    raise NoReplyError(message.error.reason)
+                if reply.client is not None:
+                    self._open(kind, round, reply)
+                self.demands.read(reply, kind)
+                seen.add(node)
+                usable.append(reply)
+            except NoReplyError as error:
+                self.say(f"round {round}: nothing from {reply.name}: {error}")
+                failures.append(message if message.has_error() else reply.failure(str(error)))
             except WireError as error:
-                self.offend(reply, round, str(error))
+                failures.append(self.offend(reply, round, str(error)))
+        for reply, why in self.demands.heavy(usable):
+            usable.remove(reply)
+            failures.append(self.offend(reply, round, why))
         usable.sort(key=lambda reply: (reply.client is None, reply.client or 0, reply.message.metadata.src_node_id))
-        return self._alike(round, usable)
+        return Replies(usable, failures)
 
-    def _read(self, reply: ClientReply) -> None:
-        """Its weight, its metrics' names and the name of its arrays."""
-        content = reply.message.content
-        reply.weight, reply.signature = self._weight(content), _signature(content)
-        reply.arrays = reply.arrays or next(iter(content.array_records), "")
-
-    def _open(self, kind: str, round: int, reply: ClientReply) -> bool:
-        """Put the records that came with a frame into the reply; False when the client says that it has none."""
+    def _open(self, kind: str, round: int, reply: ClientReply) -> None:
+        """Put the records that came with a frame into the reply."""
         assert reply.client is not None
         data = wire.value(reply.message.content)
         if data is None:
             raise WireError("a plain reply from a client that spoke our method")
-        found = wire.opened(data, 8 * sum(spec.numel for _, spec in self.server.exchange.update))
+        found = wire.opened(data, 2 * self._size() + 8 * sum(spec.numel for _, spec in self.server.exchange.update))
         if found.kind == "trouble":
-            self.say(f"round {round}: nothing from {self.name(reply)}: {found.text('text')}")
             if found.fields.get("lost"):
-                self.server.versions.pop(reply.client, None)
-            return False
+                self.forget(reply.client)
+            raise NoReplyError(found.text("text"))
         if (found.kind, found.round) != (kind, round):
             raise WireError(f"expected a reply to {kind} of round {round}; got {found.kind} of round {found.round}")
-        records = wire.restored(found.fields.get("records"))
-        if kind == "train":
+        reply.custom = reply.client in self._custom
+        if bool(found.fields.get("custom")) != reply.custom:
+            raise WireError("its arrays are not of the form that the message had")
+        arrays: Mapping[str, ArrayRecord] = {}
+        if reply.custom or (kind == "evaluate" and found.parts):
+            reply.part = found.part()
+            arrays = carried.load(reply.part)
+        elif kind == "train":
             reply.frame, reply.arrays = found.part(), found.text("arrays")
-        elif 1 <= (version := found.number("version")) <= self.server.broadcast.version:
-            self.server.versions[reply.client] = version
-        reply.message.content = RecordDict(dict(records))
-        return True
+            reply.part = found.parts[1] if len(found.parts) > 1 else b""
+        content = wire.together(arrays, found)
+        if not reply.custom:
+            self._holds[reply.client] = found.fields.get("carried", "")
+            if kind == "evaluate" and 1 <= (version := found.number("version")) <= self.server.broadcast.version:
+                self.server.versions[reply.client] = version
+        reply.message.content = content
 
-    def _weight(self, content: RecordDict) -> float:
-        """What a reply weighs; WireError when that is no finite number, 0 or more."""
-        if self.weighted_by is None:
-            return 0.0
-        found = next(iter(content.metric_records.values()), {}).get(self.weighted_by)
-        if isinstance(found, list) or found is None or not math.isfinite(found) or found < 0:
-            raise WireError(f"{self.weighted_by} must be a finite number, 0 or more; got {found!r}")
-        return float(found)
+    def _size(self) -> int:
+        """Bytes of the arrays that travel as they are."""
+        records = [record for found in self._custom.values() for record in found.values()]
+        return len(self.part) + sum(len(x.data) for record in records for x in record.values())
 
-    def _alike(self, round: int, replies: list[ClientReply]) -> list[ClientReply]:
-        """Those whose records are what most have: a stock strategy ends the run when one reply has other metrics."""
-        if not replies:
-            return []
-        usual = Counter(reply.signature for reply in replies).most_common(1)[0][0]
-        for reply in replies:
-            if reply.signature != usual:
-                self.offend(reply, round, f"its records are {reply.signature}, the others' {usual}")
-        return [reply for reply in replies if reply.signature == usual]
+    def sent(self, client: int) -> dict[str, ArrayRecord]:
+        """The arrays of the message to a client that had its own."""
+        return self._custom[client]
 
-    def offend(self, reply: ClientReply, round: int, why: str) -> None:
-        """Say why a reply is left out, and count it."""
-        self.say(f"round {round}: {self.name(reply)} is left out: {why} ({self.quarantine.offend(reply.who, round)})")
+    def forget(self, client: int) -> None:
+        """A client lost its state: its next bundle holds all."""
+        self.server.versions.pop(client, None)
+        self._holds.pop(client, None)
 
-    def name(self, reply: ClientReply) -> str:
-        """For a sentence."""
-        node = reply.message.metadata.src_node_id
-        return f"plain node {node}" if reply.client is None else f"client {reply.client}"
+    def too_few(self, round: int, usable: list[ClientReply], quorum: int) -> str:
+        """Why the model stays as it is; empty when it does not."""
+        short = f"{len(usable)} usable replies, quorum {quorum}" if len(usable) < quorum else ""
+        if not short and self.demands.weightless(usable):
+            short = "all replies weigh 0"
+        if short:
+            self.say(f"round {round}: {short}; the model stays")
+        return short
+
+    def offend(self, reply: ClientReply, round: int, why: str) -> Message:
+        """Say why a reply is left out, and count it; the reply as an error."""
+        self.say(f"round {round}: {reply.name} is left out: {why} ({self.quarantine.offend(reply.who, round)})")
+        return reply.failure(why)
 
 
-def _signature(content: RecordDict) -> str:
-    """Which metrics there are, and how long those are that are lists."""
-    found = {
-        name: {key: len(x) if isinstance(x, list) else 0 for key, x in sorted(record.items())}
-        for name, record in content.metric_records.items()
-    }
-    return str(found)
+class NoReplyError(Exception):
+    """An honest client has no reply: its app, its method or its state failed, and says why."""
+
+
+def _pairs(a: ArrayRecord, b: ArrayRecord) -> zip[tuple[Array, Array]]:
+    return zip(a.values(), b.values(), strict=True)

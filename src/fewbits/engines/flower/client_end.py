@@ -7,20 +7,26 @@ was accepted. If it was not, the client goes back to the version before.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from flwr.app import Array, ArrayRecord
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fewbits.engines.flower import carried
 from fewbits.engines.flower.layout import Layout
-from fewbits.errors import DesyncError
+from fewbits.errors import DesyncError, LocalError
 from fewbits.federated.client_core import ClientCore, Parts
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
 UP, DOWN, LAYOUT, PRIVATE, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
+CARRIED = "client.carried"
 
 
 class ClientEnd:
@@ -41,7 +47,7 @@ class ClientEnd:
             raise DesyncError("the state is gone: there is no layout")
         if layout:
             self.store.put(self.client, LAYOUT, round, layout)
-        # Every number that travels takes two bytes or more of a first bundle.
+        # Every number in a frame takes two bytes or more of a first bundle.
         self.layout = Layout.load(known, len(bundle) + len(layout)) if layout else Layout.load(known)
         model, key = FlatModel(self.layout.module()), self.key.fold("client", self.client)
         self.core = core = ClientCore(model, self.method, key, self.client, self.key)
@@ -52,13 +58,37 @@ class ClientEnd:
         core.start()
         return self.layout
 
-    def reply(self, round: int, trained: dict[str, Tensor]) -> bytes:
-        """The frame with the client's update."""
+    def carry(self, round: int, digest: str, part: bytes) -> ArrayRecord:
+        """The whole model: what frames hold, and the arrays of `part`, or else those that came before."""
+        if part:
+            self.store.put(self.client, CARRIED, round, part)
+        part = part or (digest and self.store.get(self.client, CARRIED)) or b""
+        if digest != (carried.digest(part) if part else ""):
+            raise DesyncError("the state is gone: the arrays that travel as they are differ from the server's")
+        self.carried = self.layout.check_carried(carried.arrays(part))
+        return self.layout.record(self.core.model.named(), self.carried)
+
+    def changed(self, arrays: Mapping[str, Array]) -> bytes:
+        """The arrays that travel as they are, after training; no bytes when all are as they came."""
+        found = self.layout.carried(arrays, "reply")
+        for name, x in found.items():
+            if not np.isfinite(x).all() and np.isfinite(self.carried[name]).all():
+                raise LocalError(f"reply: {name} is not finite; send finite arrays")
+        same = all(x.dtype == self.carried[n].dtype and np.array_equal(x, self.carried[n]) for n, x in found.items())
+        return b"" if same else carried.part(found, "reply")
+
+    def reply(self, round: int, trained: dict[str, Tensor], values: str = "none") -> bytes:
+        """The frame with the client's update; with the trained values in place of differences for those arrays."""
         core = self.core
         core.acknowledge(core.down.ack or 0)
         self.store.horizon = self.store.newest(self.client, UP) or 0
         core.model.load(trained)
-        frame = b"".join(core.encode(core.finish()))
+        sent = core.finish()
+        if values != "none":
+            ends_with = shared_values.values(core.model)
+            exact = {n for n in sent.tree if values == "all" or n.startswith(shared_values.BUFFER)}
+            sent = sent._replace(tree={n: ends_with[n] if n in exact else x for n, x in sent.tree.items()})
+        frame = b"".join(core.encode(sent))
         core.commit()
         ends.save(self.store, self.client, UP, round, core.up.dump(), ends.restore(self.store, self.client, UP))
         return frame

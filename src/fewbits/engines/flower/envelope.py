@@ -2,7 +2,7 @@
 
 A value is `links.bundle.pack` of a JSON object and its parts: first a bundle or a frame, then what the kind needs. The
 JSON holds metrics and the user's configuration. The last part is a checksum of all others, because the JSON holds the
-weight of a reply. Every field is checked against its bounds before use.
+weight of a reply. `FIELDS` declares every field, and `opened` checks them all before any is used.
 """
 
 from __future__ import annotations
@@ -17,14 +17,35 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from isal.isal_zlib import crc32
 
+from fewbits.engines.flower import schema
 from fewbits.errors import WireError
 from fewbits.links.bundle import pack, unpack
 
 NAME = "fewbits"  # of the record, of its value, and the stype of large ones
-VERSION = 2
+VERSION = 3
 LARGE = 5_000_000  # bytes; from here on an Array, which Flower sends in chunks
 MARGIN = 1 << 20  # bytes beyond what a frame may have: JSON with the user's metrics
-RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")  # names a folder
+RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+LONG = schema.text(MARGIN)
+FIELDS: dict[str, schema.Check] = {
+    "v": schema.whole(),
+    "kind": schema.text(40),
+    "round": schema.whole(0, schema.LARGEST_ROUND),
+    "run": schema.text(),  # names the client's folder, once it fits `RUN`
+    **dict.fromkeys(("uplink", "downlink", "space", "seed"), LONG),  # what both ends must have in common
+    "client": schema.whole(),  # its partition id
+    "state": schema.text(64),  # the name of its folder
+    "arrays": schema.text(),  # the key of the ArrayRecord
+    "records": schema.records,
+    "version": schema.whole(),  # of the public model that the client holds
+    "values": schema.one_of("none", "exact", "all"),  # the arrays of which a frame up holds values, not differences
+    "carried": schema.text(64),  # the digest of the arrays that travel as they are
+    "custom": schema.flag,  # the message has arrays of its own, not the server's model
+    "text": LONG,
+    "lost": schema.flag,
+    "temporary": schema.flag,  # whether the client's state goes at the end of the run
+    "bytes": schema.whole(),  # that a client has removed
+}
 
 
 @dataclass(frozen=True)
@@ -46,15 +67,12 @@ class Envelope:
         return RecordDict({NAME: ArrayRecord({NAME: Array("uint8", (len(data),), NAME, data)})})
 
     def text(self, name: str) -> str:
-        """A field that must be text."""
-        return self._typed(name, str)
+        """A field that must be there; `opened` has checked that it is text."""
+        return self._there(name)
 
     def number(self, name: str) -> int:
-        """A field that must be a whole number, 0 or more."""
-        value = self._typed(name, int)
-        if isinstance(value, bool) or not 0 <= value < 2**62:
-            raise WireError(f"envelope: {name} must be a whole number, 0 or more; got {value!r}")
-        return value
+        """A field that must be there; `opened` has checked that it is a whole number."""
+        return self._there(name)
 
     def part(self, at: int = 0) -> bytes:
         """A part that must be there."""
@@ -62,11 +80,10 @@ class Envelope:
             raise WireError(f"envelope: {self.kind} has {len(self.parts)} parts; expected number {at}")
         return self.parts[at]
 
-    def _typed(self, name: str, kind: type) -> Any:
-        value = self.fields.get(name)
-        if not isinstance(value, kind):
-            raise WireError(f"envelope: {name} must be {kind.__name__}; got {type(value).__name__}")
-        return value
+    def _there(self, name: str) -> Any:
+        if name not in self.fields:
+            raise WireError(f"envelope: {self.kind} has no {name}")
+        return self.fields[name]
 
 
 def value(content: RecordDict) -> bytes | None:
@@ -84,20 +101,14 @@ def opened(data: bytes, limit: int | None = None) -> Envelope:
     if limit is not None and len(data) > limit + MARGIN:
         raise WireError(f"the message has {len(data)} bytes; at most {limit + MARGIN} can be of use")
     head, *parts = unpack(data) or [b""]
-    try:
-        fields = json.loads(head)
-    except (ValueError, RecursionError):
-        raise WireError("the message does not begin with JSON") from None
-    if not isinstance(fields, dict):
-        raise WireError(f"the message begins with a JSON {type(fields).__name__}; expected an object")
+    fields = schema.read(head, FIELDS, "the message")
     if fields.pop("v", None) != VERSION:
         raise WireError(f"the message is not of envelope version {VERSION}, which this library reads")
     if not parts or parts.pop() != checksum([head, *parts]):
         raise WireError("the message is damaged: its checksum is not that of what it says")
-    kind, number = fields.pop("kind", None), fields.pop("round", None)
-    if not isinstance(kind, str) or not isinstance(number, int):
-        raise WireError(f"envelope: kind must be text and round a number; got {kind!r} and {number!r}")
-    return Envelope(kind, number, fields, tuple(parts))
+    if "kind" not in fields or "round" not in fields:
+        raise WireError("envelope: there must be a kind and a round")
+    return Envelope(fields.pop("kind"), fields.pop("round"), fields, tuple(parts))
 
 
 def checksum(parts: Sequence[bytes]) -> bytes:
@@ -115,14 +126,24 @@ def described(content: RecordDict) -> list[list[Any]]:
 
 
 def restored(described: Any) -> dict[str, MetricRecord | ConfigRecord]:
-    """Undo `described`; WireError on anything that Flower's records would not hold."""
+    """Undo `described`; WireError on anything that it would not have written."""
+    schema.records("records", described)
     try:
         return {
-            str(name): MetricRecord(values) if kind == "m" else ConfigRecord(_from_json(values))
+            name: MetricRecord(values) if kind == "m" else ConfigRecord(_from_json(values))
             for name, kind, values in described
         }
     except (TypeError, ValueError, KeyError) as error:
         raise WireError(f"the message's metrics or configuration are none: {error}") from None
+
+
+def together(arrays: Mapping[str, ArrayRecord], found: Envelope) -> RecordDict:
+    """Arrays with the records of an envelope; WireError when one of each has the same name."""
+    records = restored(found.fields.get("records", []))
+    twice = sorted(arrays.keys() & records.keys())
+    if twice:
+        raise WireError(f"the message has arrays and another record of the same name: {twice!a}")
+    return RecordDict({**arrays, **records})
 
 
 def _to_json(value: Any) -> Any:

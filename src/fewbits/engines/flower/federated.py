@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import ClassVar
 
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fewbits.engines.flower.client_channel import ClientReply
+from fewbits.engines.flower.layout import CARRIED
 from fewbits.engines.flower.quarantine import Quarantine
+from fewbits.engines.flower.replies import ClientReply
 from fewbits.engines.flower.run_store import RunStore
-from fewbits.engines.flower.strategy import Compressed
-from fewbits.errors import WireError
+from fewbits.engines.flower.strategy import Aggregate, Compressed
+from fewbits.errors import LocalError, WireError
 from fewbits.learn.method import Method
 from fewbits.rng import Key
+
+log = logging.getLogger("flwr")
 
 
 class Federated(Compressed):
@@ -43,7 +47,8 @@ class Federated(Compressed):
         10
     """
 
-    takes_subspaces: ClassVar[bool] = True
+    attributes = Compressed.attributes | {"clients", "per_round"}
+    sums_frames: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -67,27 +72,47 @@ class Federated(Compressed):
         until = time.monotonic() + self.timeout
         while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
             time.sleep(1)
-        return super()._build(grid, arrays)
+        found = super()._build(grid, arrays)
+        stay = [entry.name for entry in self.layout.entries if entry.kind == CARRIED]
+        if stay:
+            log.info("fewbits: the server sums floats alone; as they began stay %s", ", ".join(stay))
+        return found
 
     def _chosen(self) -> set[int]:
         return set(self.server.sample(self.clients, self.per_round))
 
-    def _aggregate(self, round: int, replies: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def _aggregate(self, round: int, replies: list[ClientReply], failures: list[Message]) -> Aggregate:
         inner, good = self.inner, []
         assert isinstance(inner, FedAvg)
         for reply in replies:
             try:
-                if reply.client is None:
-                    self.server.add(self._plain(reply), reply.weight)
-                elif not reply.weight:
-                    self._update(round, reply)  # the link moves on, the sum does not
-                else:
-                    self._count(round, reply, self.server.take(reply.client, reply.frame, reply.weight))
+                self._add(round, reply)
+                good.append(reply)
             except WireError as error:
-                self.channel.offend(reply, round, str(error))
-                continue
-            good.append(reply.message.content)
-        self.server.step()
+                failures.append(self.channel.offend(reply, round, str(error)))
+        try:
+            self.server.step()
+        except LocalError as error:  # the sum leaves float32's range
+            self.channel.say(f"round {round}: {error}")
         for client, why in self.server.left_out.items():
             self.channel.say(f"round {round}: client {client} is left out: {why}")
-        return self.arrays, inner.train_metrics_aggr_fn(good, inner.weighted_by_key) if good else None
+        self._latest = self.arrays
+        log.info("aggregate_train: Received %s results and %s failures", len(good), len(failures))
+        if not good or self.channel.demands.weightless(good):
+            return self._latest, None
+        messages, most = self.channel.demands.alike(good, self.channel.say_once)
+        contents = [message.content for message in most or messages]
+        return self._latest, inner.train_metrics_aggr_fn(contents, inner.weighted_by_key)
+
+    def _add(self, round: int, reply: ClientReply) -> None:
+        """Add one client's update to the sum; WireError when it cannot be used."""
+        if reply.client is None:
+            update = self.decoder.plain_update(reply)
+            if reply.weight:
+                self.server.add(update, reply.weight)
+        elif reply.custom:
+            raise WireError("the server sums frames only")
+        elif not reply.weight:
+            self.decoder.count(round, reply, self.server.read(reply.client, reply.frame)[0])  # the sum does not move
+        else:
+            self.decoder.count(round, reply, self.server.take(reply.client, reply.frame, reply.weight))

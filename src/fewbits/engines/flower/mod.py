@@ -9,13 +9,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message
 
+from fewbits.engines.flower import carried
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.client_end import ClientEnd
 from fewbits.engines.flower.envelope import Envelope
 from fewbits.errors import DesyncError, FewbitsError, LocalError, WireError
 from fewbits.learn.method import Method
+from fewbits.learn.objectives import Plain
 from fewbits.links import Downlink
 from fewbits.rng import Key
 from fewbits.wire.identity import canonical
@@ -39,6 +41,11 @@ def mod(method: Method, key: Key = Key(0), keep: Sequence[str] = ()) -> Mod:
         LocalError: the method changes local training.
     """
     check(method)
+    if not keep and (method.private or (method.factor is not None and method.factor.form == "pfedpara")):
+        raise LocalError(
+            f"fewbits.flower.mod: {method.name} leaves arrays with the clients; name them in keep=[patterns], and "
+            "leave them out of the server's initial_arrays"
+        )
 
     def compressed(message: Message, context: Context, call_next: App) -> Message:
         data = wire.value(message.content) if message.has_content() else None
@@ -59,7 +66,7 @@ def check(method: Method) -> None:
     """Reject methods that change local training with LocalError; on Flower that belongs to the app."""
     if not isinstance(method, Method):
         raise LocalError(f"fewbits.flower: method must be a Method or the name of one, such as 'topk'; got {method!r}")
-    if method.objective.server_vectors or method.objective.client_vectors or method.normalise != "sampled":
+    if method.objective != Plain() or method.normalise != "sampled":
         raise LocalError(
             f"fewbits.flower: {method.name} changes how clients train or are weighed ({method.objective!r}, normalise="
             f"{method.normalise!r}), which belongs to the app; choose a method that is about bytes alone"
@@ -96,26 +103,58 @@ def _answer(
         if request.kind == "hello":
             _compare(request, method, key)
             return Envelope("hello", request.round, {"client": client, "state": end.name})
+        if request.fields.get("custom"):
+            return _custom(request, end, keep, message, context, call_next)
+        bundle, known, as_they_are = (*request.parts, b"", b"", b"")[:3]
         try:
-            layout = end.receive(request.round, request.part(), request.parts[1] if len(request.parts) > 1 else None)
+            layout = end.receive(request.round, bundle, known or None)
+            whole = end.carry(request.round, request.fields.get("carried", ""), as_they_are)
         except DesyncError:
             end.forget()
             raise
         name = request.text("arrays")
-        plain = ArrayRecord({**layout.record(end.core.model.named()), **_arrays(end.private_arrays())})
-        message.content = RecordDict({name: plain, **wire.restored(request.fields.get("records"))})
+        plain = ArrayRecord({**whole, **_arrays(end.private_arrays())})
+        message.content = wire.together({name: plain}, request)
         reply = call_next(message, context)
         if reply.has_error():
             return reply
         fields: dict[str, object] = {"records": wire.described(reply.content), "version": end.core.down.version}
+        if "carried" in request.fields:
+            fields["carried"] = request.fields["carried"]
         if request.kind != "train":
-            return Envelope(request.kind, request.round, fields)
+            arrays = {n: _parted(record, keep)[1] for n, record in reply.content.array_records.items()}
+            return Envelope(request.kind, request.round, fields, (carried.dump(arrays, "reply"),) if arrays else ())
         fields["arrays"], trained = _only(dict(reply.content.array_records))
-        stays = {n for n in trained if any(fnmatchcase(n, pattern) for pattern in keep)}
-        update = layout.tensors(ArrayRecord({n: x for n, x in trained.items() if n not in stays}), "reply")
-        frame = end.reply(request.round, update)
-        end.store_private(request.round, {n: torch.from_numpy(trained[n].numpy()) for n in stays})
-        return Envelope("train", request.round, fields, (frame,))
+        stays, travels = _parted(trained, keep)
+        update, rest = layout.tensors(travels, "reply"), end.changed(travels)
+        frame = end.reply(request.round, update, request.fields.get("values", "none"))
+        end.store_private(request.round, stays)
+        return Envelope("train", request.round, fields, (frame, rest) if rest else (frame,))
+
+
+def _custom(
+    request: Envelope, end: ClientEnd, keep: Sequence[str], message: Message, context: Context, call_next: App
+) -> Envelope | Message:
+    """A message with arrays of its own: they travel as they are, and so do those of the reply."""
+    arrays = carried.load(request.part())
+    if len(arrays) == 1:
+        arrays = {name: ArrayRecord({**record, **_arrays(end.private_arrays())}) for name, record in arrays.items()}
+    message.content = wire.together(arrays, request)
+    reply = call_next(message, context)
+    if reply.has_error():
+        return reply
+    parted = {name: _parted(record, keep) for name, record in reply.content.array_records.items()}
+    if request.kind == "train" and len(parted) == 1:
+        end.store_private(request.round, next(iter(parted.values()))[0])
+    part = carried.dump({name: travels for name, (_, travels) in parted.items()}, "reply")
+    return Envelope(request.kind, request.round, {"records": wire.described(reply.content), "custom": True}, (part,))
+
+
+def _parted(trained: ArrayRecord, keep: Sequence[str]) -> tuple[dict[str, torch.Tensor], dict[str, Array]]:
+    """(the arrays that never travel, the others)."""
+    stays = {n for n in trained if any(fnmatchcase(n, pattern) for pattern in keep)}
+    private = {n: torch.from_numpy(trained[n].numpy()) for n in trained if n in stays}
+    return private, {n: x for n, x in trained.items() if n not in stays}
 
 
 def _client(context: Context) -> int:

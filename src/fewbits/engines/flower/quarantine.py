@@ -44,6 +44,11 @@ class Quarantine:
         """Whether the client is not asked in this round."""
         return round <= self.until.get(client, 0)
 
+    def begin(self) -> None:
+        """Another run begins, with nobody at rest."""
+        self.row.clear()
+        self.until.clear()
+
     def dump(self) -> dict[str, dict[str, int]]:
         """For JSON."""
         return {name: {str(c): n for c, n in getattr(self, name).items()} for name in ("offences", "row", "until")}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from flwr.app import MetricRecord
-from flwr.serverapp.strategy import Result
-from safetensors.numpy import load, save
+from flwr.app import ArrayRecord, MetricRecord
 
 from fewbits.engines.common import checkpoint
 from fewbits.engines.common.checkpoint import Note
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
 from fewbits.engines.flower.quarantine import Quarantine
+from fewbits.engines.flower.strategy_state import StrategyState
 from fewbits.federated import Server
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
@@ -25,7 +25,7 @@ from fewbits.rng import Key
 
 RUN = "run"  # holds the name that the run began with
 KINDS = ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp")  # as in Result
-Metrics = tuple[MetricRecord | None, MetricRecord | None, MetricRecord | None]
+Metrics = Mapping[str, MetricRecord | None]  # by kind
 log = logging.getLogger("flwr")
 
 
@@ -55,33 +55,21 @@ class RunStore:
         self.server.store = StateStore(folder / "states", writer="server")
         self.server.store.forget_after(self.server.round)
 
-    def restore(self, strategy: object, quarantine: Quarantine) -> None:
-        """Restore the arrays that the strategy keeps, such as FedAdam's moments, and the quarantine."""
+    def restore(self, state: StrategyState, quarantine: Quarantine) -> ArrayRecord | None:
+        """Restore the strategy and the quarantine; the arrays that the next round begins with, if a run goes on."""
         if self._note is None:
-            return
+            return None
         quarantine.load(json.loads(self._note.settings["quarantine"]))
-        for path, array in load(self._strategy_file(self._note.round).read_bytes()).items():
-            attribute, _, name = path.partition("/")
-            setattr(strategy, attribute, (getattr(strategy, attribute, None) or {}) | {name: array})
+        return state.load(self._strategy_file(self._note.round).read_bytes())
 
-    def result(self) -> Result:
-        """Flower's Result, with the metrics of the rounds so far."""
-        found = Result()
-        for line in self.rounds:
-            for name in KINDS:
-                if line[name] is not None:
-                    getattr(found, name)[line["round"]] = MetricRecord(line[name])
-        return found
+    def metrics(self, kind: str) -> dict[int, MetricRecord]:
+        """Flower's metrics of one kind, by round."""
+        return {line["round"]: MetricRecord(_numbers(line[kind])) for line in self.rounds if line[kind] is not None}
 
-    def close_round(
-        self, round: int, result: Result, metrics: Metrics, strategy: object, quarantine: Quarantine
-    ) -> None:
-        """Enter a round's metrics and, with a folder, bring them and a checkpoint to disk."""
+    def close_round(self, round: int, metrics: Metrics, strategy: Callable[[], bytes], quarantine: Quarantine) -> None:
+        """Enter a round's metrics and, with a folder, bring them, a checkpoint and `strategy()` to disk."""
         line: dict[str, Any] = {"round": round}
-        for name, record in zip(KINDS, metrics, strict=True):
-            line[name] = None if record is None else dict(record)
-            if record is not None:
-                getattr(result, name)[round] = record
+        line |= {name: None if record is None else _words(dict(record)) for name, record in metrics.items()}
         line |= {"frame_bytes": dict(self.ledger.frame_bytes), "payload_bytes": dict(self.ledger.payload_bytes)}
         self.rounds.append(line)
         if self.folder is None or self.server.store is None:
@@ -89,7 +77,7 @@ class RunStore:
         append_metrics(self.folder, line)
         self.server.store.commit()
         sizes = sync_logs(self.folder, self.ledger)
-        write_atomically(self._strategy_file(round), save(_arrays(strategy)))
+        write_atomically(self._strategy_file(round), strategy())
         note = Note(round, sizes, 0.0, self.settings | {"quarantine": json_text(quarantine.dump())})
         checkpoint.save(self.folder / "checkpoints", self.server, note)
         self._strategy_file(round - checkpoint.KEEP).unlink(missing_ok=True)
@@ -113,6 +101,19 @@ def end_bytes(server: Server) -> int:
     return len(receiver.dump())
 
 
-def _arrays(strategy: object) -> dict[str, np.ndarray]:
-    tables = {name: x for name, x in vars(strategy).items() if isinstance(x, dict)}
-    return {f"{a}/{n}": x for a, table in tables.items() for n, x in table.items() if isinstance(x, np.ndarray)}
+def _words(metrics: Any) -> Any:
+    """Metrics for JSON, which has no NaN and no infinity: these are text there."""
+    if isinstance(metrics, dict):
+        return {name: _words(x) for name, x in metrics.items()}
+    if isinstance(metrics, list):
+        return [_words(x) for x in metrics]
+    return metrics if math.isfinite(metrics) else str(metrics)
+
+
+def _numbers(metrics: Any) -> Any:
+    """Undo `_words`."""
+    if isinstance(metrics, dict):
+        return {name: _numbers(x) for name, x in metrics.items()}
+    if isinstance(metrics, list):
+        return [_numbers(x) for x in metrics]
+    return float(metrics) if isinstance(metrics, str) else metrics
