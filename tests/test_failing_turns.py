@@ -178,13 +178,15 @@ def test_what_a_client_keeps_stays_while_its_turns_fail(method):
 
 def test_what_all_clients_raise_alike_in_round_1_is_the_tasks_fault():
     def loss(output, y):
-        return undefined_name(output, y)  # noqa: F821
+        if len(y) == 2:  # the last batch of 12 examples, which the look at one batch before round 1 does not reach
+            return undefined_name(output, y)  # noqa: F821
+        return cross_entropy(output, y)
 
     for count in (1, 2):
         with pytest.raises(fb.LocalError, match=r"every client of round 1 failed alike.*Client 0: NameError.*line \d+"):
             fb.federate(model(), rows(), "dense", 3, loss=loss, processes=count)
     with pytest.raises(fb.LocalError, match=r"every node failed alike in round 1.*Node 0: NameError"):
-        fb.gossip(model(), rows(), topology.ring(5), "choco", 2, loss=loss)
+        fb.gossip(model(), rows(), topology.ring(5), "choco", 2, loss=loss, local=LocalSGD(lr=0.1))
 
 
 def test_a_few_bad_clients_that_fill_a_small_sample_do_not_end_the_run():
@@ -368,6 +370,9 @@ def test_notes_say_each_kind_once():
 # Who may write JSON by the library's own function, because no float from training reaches it.
 WHOLE = {
     "engines/common/processes.py": "pipes between forked processes of one program, where NaN must arrive as NaN",
+    "engines/common/run_lock.py": "a process's number, host and command",
+    "engines/flower/carried.py": "names and shapes",
+    "engines/flower/strategy_state.py": "names and types",
     "engines/flower/envelope.py": "Flower's metrics, which have NaN",
     "engines/flower/layout.py": "names and shapes",
     "links/ledger.py": "byte counts",

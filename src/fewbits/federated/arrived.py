@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewbits.codecs import Partial
 from fewbits.codecs.lifts.lift import Group
+from fewbits.links.finite import reach
 
 OVERFLOW, UNDERFLOW = 1e30, 1e-30  # squares beyond these are summed in float64
 
@@ -25,6 +26,12 @@ class Arrived:
     reach: float  # no entry is larger
     subspace: int = 0
     plain: bool = False  # the parts are whole vectors, which went through no codec
+
+    @staticmethod
+    def plain_of(client: int | None, update: Mapping[str, Tensor], groups: Sequence[Group], weight: float) -> Arrived:
+        """An update that went through no link."""
+        parts = plain_parts(update, groups)
+        return Arrived(client, parts, weight, max(map(reach, parts), default=0.0), plain=True)
 
     def copied(self) -> Arrived:
         """The same update; a frame's memory is used again after it was taken."""

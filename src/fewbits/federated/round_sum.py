@@ -16,6 +16,7 @@ from fewbits.federated import terms
 from fewbits.federated.arrived import Arrived
 from fewbits.federated.exchange import Exchange
 from fewbits.federated.norm_watch import Norms, NormWatch
+from fewbits.federated.round_clients import RoundClients
 from fewbits.learn import shared_values
 from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.secure_sum import ServerEnd
@@ -72,12 +73,22 @@ class RoundSum:
             try:
                 assert self._watch is not None
                 self._watch.check(norms)
-                if update.reach > self.most(update.weight):
-                    raise WireError(f"values up to {update.reach:.3g} with this weight could leave float32's range")
+                self.check_reach(update)
             except WireError as error:
                 self.left_out.append((update.client, str(error)))
             else:
                 self._take(update)
+
+    def close(self) -> None:
+        """The end of a round: what waits is decided, and the bound of the next rounds knows this one's norms."""
+        self.settle()
+        if self._watch is not None:
+            self._watch.close()
+
+    def check_reach(self, update: Arrived) -> None:
+        """WireError when the update could take the sum out of float32's range."""
+        if not update.reach <= self.most(update.weight):
+            raise WireError(f"values up to {update.reach:.3g} with this weight could leave float32's range")
 
     def _take(self, update: Arrived) -> None:
         self._terms.add(update)
@@ -85,7 +96,17 @@ class RoundSum:
         self.weight += update.weight
         self._reach += update.weight * update.reach
 
-    def add_missing_noise(self, privacy: DifferentialPrivacy, asked: int, key: Key) -> None:
+    def protect(self, privacy: DifferentialPrivacy | None, clients: RoundClients, key: Key) -> float:
+        """Add what noise lacks under central dp; returns what the sum is divided by.
+
+        It is fixed there, because a divisor that varies would tell who was drawn.
+        """
+        if privacy is None or not privacy.central:
+            return self.weight
+        self._add_missing_noise(privacy, clients.noise_parts, key)
+        return float(privacy.clients)
+
+    def _add_missing_noise(self, privacy: DifferentialPrivacy, asked: int, key: Key) -> None:
         """Bring the noise of every sum to what dp promises, as if all of those asked had arrived.
 
         `key` is the server's for this round. The sums are folded into it, so two different sums share no noise when a

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewbits.checks import check_bytes
 from fewbits.errors import LocalError, WireError
-from fewbits.federated.arrived import Arrived, plain_parts
+from fewbits.federated.arrived import Arrived
 from fewbits.federated.downlinks import Downlinks
 from fewbits.federated.exchange import Exchange
 from fewbits.federated.norm_watch import NormWatch
@@ -17,13 +17,12 @@ from fewbits.federated.peer_weight import Most, PeerWeight
 from fewbits.federated.public_model import PublicModel
 from fewbits.federated.round_clients import RoundClients, sampled
 from fewbits.federated.round_sum import RoundSum, names
+from fewbits.federated.server_arguments import check_arguments
 from fewbits.federated.uplinks import Uplinks
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
-from fewbits.learn.module_checks import check_module
 from fewbits.links import Publisher, Receiver, SharedInit, StateStore
-from fewbits.links.finite import reach
 from fewbits.methods import named
 from fewbits.privacy.secure_sum import ServerEnd
 from fewbits.rng import Key
@@ -75,10 +74,7 @@ class Server:
         max_weight: Most = None,
     ) -> None:
         method = named(method)
-        _check(method, key, total_weight)
-        if not isinstance(model, nn.Module):
-            raise LocalError(f"Server: model must be a torch module; got {type(model).__name__}")
-        check_module(model)
+        check_arguments(model, method, key, total_weight)
         method.prepare(model, common.fold("factor"))
         self._model, self.method, self.key = model, method, key
         self.flat = FlatModel(model)
@@ -193,11 +189,8 @@ class Server:
         weight = self.method.weight(self._weights.check(weight, client))
         receiver, space = self.uplinks.receiver(client), self.method.space
         version = self.downlinks.version(acknowledged(frame))
-        if space is not None and space.epoch_of(version) != space.epoch_of(self.broadcast.version):
-            raise WireError(
-                f"the update is from version {version}, of epoch {space.epoch_of(version)}; the model moves in another "
-                f"subspace now, of epoch {space.epoch_of(self.broadcast.version)}"
-            )
+        if space is not None:
+            space.check_epoch(version, self.broadcast.version)
         self._clients.check(client, version)
         with self.uplinks.healing(client, receiver, frame, self.round + 1):
             partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
@@ -235,11 +228,9 @@ class Server:
         self.public.check_plain()
         weight = self.method.weight(self._weights.check(weight, client))
         named = shared_values.checked(update, self.exchange.update)
-        parts = plain_parts(named, self.exchange.up.groups(self.exchange.update))
-        largest = max(map(reach, parts), default=0.0)
-        if not largest <= self._sum.most(weight):
-            raise WireError(f"values up to {largest:.3g} with this weight could leave float32's range")
-        self._sum.enter(Arrived(client, parts, weight, largest, plain=True))
+        found = Arrived.plain_of(client, named, self.exchange.up.groups(self.exchange.update), weight)
+        self._sum.check_reach(found)
+        self._sum.enter(found)
 
     def _keep(self, client: int, receiver: Receiver, version: int) -> None:
         """Store the client's end and the version that its frame acknowledged."""
@@ -257,10 +248,7 @@ class Server:
         if self.void:
             sums = RoundSum(self.exchange)
         total = self.total_weight if self.method.normalise == "all" else None
-        weight = sums.weight
-        if self.method.privacy is not None and self.method.privacy.central:
-            sums.add_missing_noise(self.method.privacy, self._clients.noise_parts, self.key.fold("dp", self.round))
-            weight = float(self.method.privacy.clients)  # fixed: a divisor that varies would tell who was drawn
+        weight = sums.protect(self.method.privacy, self._clients, self.key.fold("dp", self.round))
         scale = 1.0 / (total or weight or 1.0)
         self.public.step(sums, scale, weight / self.total_weight if self.total_weight else 1.0)
         self.round += 1
@@ -269,12 +257,10 @@ class Server:
     def _close(self) -> RoundSum:
         """The round's sum, without updates that are too long; the next round begins."""
         sums, self._sum = self._sum, RoundSum(self.exchange, self.norms)
-        sums.settle()
+        sums.close()
         self.left_out = names(sums.left_out)
         for client, reason in sums.left_out:
             self._reject(-1 if client is None else client, reason)
-        if self.norms is not None:
-            self.norms.close()
         return sums
 
     def replace(self, theta: Mapping[str, Tensor]) -> None:
@@ -301,14 +287,3 @@ class Server:
             self.norms.load(dumped.get("norms", ()))
         self.round, self.downlinks.versions = round, dict(versions)
         self._clients = RoundClients(self.method)
-
-
-def _check(method: Method, key: object, total_weight: float | None) -> None:
-    if not isinstance(key, Key):
-        raise LocalError(f"Server: key must be a Key, such as Key(0); got {key!r}")
-    everybody = method.normalise == "all" or method.objective.server_vectors or method.server_optimizer.needs_objective
-    if everybody and total_weight is None:
-        raise LocalError(
-            f'Server: normalise="all", Scaffold and FedDyn need total_weight, everybody\'s examples; got '
-            f"{method.normalise!r}, {method.objective!r} and {total_weight}"
-        )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs import Basis
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, WireError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.objective import Objective
 from fewbits.rng import Key
@@ -93,6 +93,14 @@ class IntrinsicSpace:
     def matrix(self, size: int, epoch: int, which: int) -> Basis:
         """A_{e,k}: size x dim."""
         return Basis(size, self.dim, Key(self.seed).fold("epoch", epoch, "subspace", which), self.basis, self.scale)
+
+    def check_epoch(self, version: int, newest: int) -> None:
+        """WireError when an update from a version moves in another subspace than the newest one."""
+        if self.epoch_of(version) != self.epoch_of(newest):
+            raise WireError(
+                f"the update is from version {version}, of epoch {self.epoch_of(version)}; the model moves in another "
+                f"subspace now, of epoch {self.epoch_of(newest)}"
+            )
 
     def which(self, round: int, client: int) -> int:
         """The subspace that a client uses in a round."""

@@ -19,6 +19,7 @@ from fewbits.codecs import Threshold, chain, flat
 from fewbits.coders import Auto
 from fewbits.errors import LocalError, WireError
 from fewbits.files import write_atomically
+from fewbits.json_text import json_text
 from fewbits.links.identity import codec_hash
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
@@ -58,7 +59,7 @@ def save_model(state: Mapping[str, Tensor], path: Path | str) -> int:
     assert isinstance(spec, TreeSpec)
     frame = Sender(CODEC, spec, Key(0)).send(floats)
     integers = {name: _kind(x) for name, x in state.items() if not x.is_floating_point()}
-    write_atomically(_note(path), json.dumps([_description(spec) | {"integers": integers}], indent=2).encode() + b"\n")
+    write_atomically(_note(path), json_text([_description(spec) | {"integers": integers}], indent=2).encode() + b"\n")
     write_atomically(path, frame)
     return len(frame)
 

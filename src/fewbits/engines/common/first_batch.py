@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +15,9 @@ from torch.nn import functional
 
 from fewbits.engines.common.task import Task
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.learn.evaluation import BATCH, all_void
+from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.metrics import measure, metric_name
 from fewbits.learn.outputs import check_cross_entropy, check_labels, cross_entropy, described, logits
 from fewbits.learn.seeding import seeded
@@ -42,9 +43,8 @@ def check_first_batch(task: Task, device: str = "cpu", who: str = "client") -> N
     Raises:
         LocalError: the model, the loss or the metric fails, or does not give what training needs.
     """
-    model = _copy(task.model)
-    if model is None:
-        return
+    model = duplicate(task.model)
+    FlatModel(model)  # its sentences come first: they name what of a module cannot be sent
     model.to(device)
     with _same_generators(), seeded(Key(0).fold("first batch"), device):
         _check_clients(model.train(), task, device, who)
@@ -60,16 +60,6 @@ def _same_generators() -> Iterator[None]:
     finally:
         np.random.set_state(numpy)  # noqa: NPY002
         random.setstate(python)
-
-
-def _copy(model: nn.Module) -> nn.Module | None:
-    """A copy to try; None: the module cannot be copied, or no FlatModel takes it, which says why."""
-    if any(p.dtype != torch.float32 for p in model.parameters() if p.requires_grad):
-        return None
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError):
-        return None
 
 
 def _check_clients(model: nn.Module, task: Task, device: str, who: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -127,7 +128,10 @@ class Task:
     def on(self, device: torch.device) -> Task:
         """The task with its arrays on a device; the model stays where it is."""
         moved = {name: getattr(self, name) for name in ("x", "y", "test_x", "test_y")}
-        return replace(self, **{name: x if x is None else x.to(device) for name, x in moved.items()})
+        task = copy.copy(self)  # not `replace`: what was checked once need not be checked again
+        for name, x in moved.items():
+            object.__setattr__(task, name, x if x is None else x.to(device))
+        return task
 
     @staticmethod
     def of(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
 
 from fewbits.engines.common.task import Task
 from fewbits.engines.common.task_identity import task_settings
 from fewbits.errors import LocalError
+from fewbits.factor.derived import duplicate
 from fewbits.federated.compile_kernels import compile_lift
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
@@ -53,5 +53,5 @@ class GossipSetup:
 
     def compile_kernels(self) -> None:
         """Compile or load the kernels of the method's codec; nothing of the run changes."""
-        spec = shared_values.spec(FlatModel(copy.deepcopy(self.task.model)))
+        spec = shared_values.spec(FlatModel(duplicate(self.task.model)))
         compile_lift(shared_values.with_buffers(self.method.lift, spec), spec)

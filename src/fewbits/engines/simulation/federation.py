@@ -11,15 +11,14 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.engines.common.disk import Disk
-from fewbits.engines.common.failed_turn import Notes, common_failure
-from fewbits.engines.common.first_batch import check_first_batch
+from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
-from fewbits.engines.common.task_identity import task_settings
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
 from fewbits.engines.simulation.round_report import RoundReplies, RoundReport, is_finite, totals
+from fewbits.engines.simulation.run_checks import check_arguments, check_first_round, run_settings
 from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.secure_round import SecureRound
 from fewbits.engines.simulation.worker import Reply
@@ -30,7 +29,6 @@ from fewbits.federated.local_round import LocalRound
 from fewbits.federated.round_clients import sampled
 from fewbits.federated.server import Server
 from fewbits.learn import shared_values
-from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
 from fewbits.learn.aggregation.memory import memory_note
 from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
@@ -42,7 +40,6 @@ from fewbits.links.ledger import stages
 from fewbits.privacy.account import PrivacyAccount
 from fewbits.rng import Key
 from fewbits.wire.frame import HEADER_BYTES
-from fewbits.wire.identity import canonical
 
 
 class Federation:
@@ -71,7 +68,7 @@ class Federation:
     def __init__(
         self, task: Task, method: Method, schedule: Schedule, key: Key, folder: Path | str | None = None
     ) -> None:
-        _check(task, method, schedule, key)
+        check_arguments(task, method, schedule, key)
         method = method.for_round_size(min(schedule.per_round or len(task.parts), len(task.parts)))
         self.task, self.method, self.schedule, self.key = task, method, schedule, key
         self.server = Server(
@@ -86,7 +83,9 @@ class Federation:
         self.notes: list[str] = memory_note(method.aggregator, per_round, self.server.exchange.update.numel)
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
-        self._run_folder = None if folder is None else RunFolder(Path(folder), self._settings())
+        self._run_folder = (
+            None if folder is None else RunFolder(Path(folder), run_settings(task, self.method, schedule, key))
+        )
         if self._run_folder is not None:
             self.reports, self._seconds, earlier = self._run_folder.resume(self.server)
             self.notes += earlier
@@ -107,17 +106,6 @@ class Federation:
     def folder(self) -> Path | None:
         """Where the run keeps its files."""
         return None if self._run_folder is None else self._run_folder.path
-
-    def _settings(self) -> dict[str, str]:
-        """What a resumed run must have in common with its earlier part; its length and evaluations are free."""
-        return {
-            "method": canonical(self.method),
-            "key": self.key.text(),
-            "local training": canonical(self.task.local),
-            "clients": f"{len(self.task.parts)} with {sum(len(part) for part in self.task.parts)} examples",
-            "clients per round": str(self.schedule.per_round or len(self.task.parts)),
-            **task_settings(self.task),
-        }
 
     def client_model(self, client: int) -> nn.Module:
         """A copy of the model as one client has it: the newest public part, and its private part, as pFedPara's W2.
@@ -226,7 +214,7 @@ class Federation:
         if secure is not None:
             secure.end()
             replies += secure.absent(clients)
-        _check_first(number, replies, len(self.task.parts))
+        check_first_round(number, replies, len(self.task.parts))
         server.step()
         self._settle(pool, number, list(failed))
         evaluation = self._evaluate(pool, number)
@@ -298,28 +286,3 @@ class Federation:
         if self._run_folder is not None and self._disk is not None:
             self._run_folder.save(self.server, self.ledger, self._disk, self._seconds)
             self._saved_round = self.server.round
-
-
-def _check_first(number: int, replies: list[Reply], everybody: int) -> None:
-    """LocalError when every client of the first round raised the same."""
-    raised = [reply.trouble for reply in replies if reply.raised]
-    fault = common_failure(raised, len(replies), everybody) if number == 1 else None
-    if fault is not None:
-        raise LocalError(
-            f"every client of round 1 failed alike, so the model, the loss or the data is at fault. Client "
-            f"{replies[0].client}: {fault}"
-        )
-
-
-def _check(task: Task, method: object, schedule: Schedule, key: object) -> None:
-    if not isinstance(method, Method):
-        raise LocalError(f"Federation: method must be a Method, such as fewbits.methods.lbgm(); got {method!r}")
-    if not isinstance(key, Key):
-        raise LocalError(f"Federation: key must be a Key, such as Key(0); got {key!r}")
-    if schedule.per_round is not None and schedule.per_round > len(task.parts):
-        raise LocalError(f"per_round is {schedule.per_round}, but there are {len(task.parts)} clients")
-    method.objective.check(task.local)
-    if any(adaptive_rules(method.up)):
-        for client, part in enumerate(task.parts):
-            check_adaptive(method.up, client, task.local.steps_for(len(part)), task.local.lr)
-    check_first_batch(task, schedule.device)
