@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewbits.checks import check_bytes
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import WireError
 from fewbits.federated.arrived import Arrived
 from fewbits.federated.downlinks import Downlinks
 from fewbits.federated.exchange import Exchange
@@ -78,8 +78,6 @@ class Server:
         method.prepare(model, common.fold("factor"))
         self._model, self.method, self.key = model, method, key
         self.flat = FlatModel(model)
-        if self.flat.params.device.type != "cpu":
-            raise LocalError(f"Server: sums are taken on the CPU; the model is on {self.flat.params.device}")
         self.exchange = Exchange.of(self.flat, method, common)
         self.public = PublicModel.of(self.flat, self.exchange, key.fold("down"), init)
         self.uplinks, self.downlinks = Uplinks(self.exchange, store), Downlinks(self.public.publisher, store)
@@ -131,8 +129,7 @@ class Server:
     def sample(self, clients: int, per_round: int) -> list[int]:
         """This round's clients, ascending, drawn from the key and the round.
 
-        A uniform subset. Under dp with share=central: every client by a coin of its own, `per_round` expected, and
-        perhaps nobody.
+        A uniform subset; under dp with share=central every client by a coin of its own, `per_round` expected.
         """
         found = sampled(self.key, self.round, clients, per_round, self.method.poisson)
         self._clients.ask(found, self.broadcast.version)
@@ -161,9 +158,8 @@ class Server:
     def accept(self, client: int, frame: bytes | memoryview, weight: float) -> Receiver | None:
         """Add one client's update; None when the frame was left out.
 
-        A frame is left out when it cannot be decoded, when its values could take the sum out of float32's range, or
-        when the weight is none. Whether an update is too long for the others is known at the end of the round: `step`
-        counts those that it leaves out in `rejected`, too, and names them in `left_out`.
+        A frame is left out when it cannot be decoded, its values could take the sum out of float32's range, or its
+        weight is none. `step` leaves out updates that are too long for the others, and names them in `left_out`.
 
         Args:
             client: its number.
@@ -221,9 +217,7 @@ class Server:
             weight: as for `accept`.
             client: its number, under which `step` counts it if it is too long; None: -1.
 
-        Raises:
-            LocalError: the method needs links.
-            WireError: names, shapes, dtypes, values or the weight cannot be used; nothing has changed.
+        Raises: LocalError when the method needs links; WireError, and nothing changes, when the update cannot be used.
         """
         self.public.check_plain()
         weight = self.method.weight(self._weights.check(weight, client))
@@ -247,9 +241,8 @@ class Server:
         self.void = "" if self.method.masking is None else sums.unmask(self.secure)
         if self.void:
             sums = RoundSum(self.exchange)
-        total = self.total_weight if self.method.normalise == "all" else None
         weight = sums.protect(self.method.privacy, self._clients, self.key.fold("dp", self.round))
-        scale = 1.0 / (total or weight or 1.0)
+        scale = 1.0 / ((self.total_weight if self.method.normalise == "all" else None) or weight or 1.0)
         self.public.step(sums, scale, weight / self.total_weight if self.total_weight else 1.0)
         self.round += 1
         self._clients = RoundClients(self.method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from fewbits.errors import LocalError
@@ -23,3 +24,6 @@ def check_arguments(model: object, method: Method, key: object, total_weight: fl
     if not isinstance(model, nn.Module):
         raise LocalError(f"Server: model must be a torch module; got {type(model).__name__}")
     check_module(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if device.type != "cpu":
+        raise LocalError(f"Server: sums are taken on the CPU; the model is on {device}")
