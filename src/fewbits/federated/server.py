@@ -176,8 +176,7 @@ class Server:
             return None
 
     def _reject(self, client: int, reason: str) -> None:
-        self.rejected[client] = self.rejected.get(client, 0) + 1
-        self.reasons[client] = reason
+        self.rejected[client], self.reasons[client] = self.rejected.get(client, 0) + 1, reason
 
     def take(self, client: int, frame: bytes | memoryview, weight: float) -> Receiver:
         """As `accept`, but nothing is counted: WireError says why the frame is left out."""
