@@ -37,6 +37,7 @@ KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes
     "recycled",
     "skipped",
     "rejected",
+    "diverged",
     "times_fewer",
 }
 SMALL = ["--clients", "4", "--batch-size", "60", "--processes", "1"]

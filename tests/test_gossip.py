@@ -452,7 +452,7 @@ def test_steps_out_of_order_are_errors():
     with pytest.raises(LocalError, match="has no link with node 3"):
         node.receive(3, b"")
     with pytest.raises(LocalError, match="train must return eta"):
-        nodes(Choco(), RING)[0].step(lambda model: 0.0)
+        nodes(Choco(), RING)[0].step(lambda model: -1.0)
     inactive = next(n for n in nodes(Choco(), INTERMITTENT) if not n.active)
     with pytest.raises(LocalError, match="it is inactive"):
         inactive.step(rest)

@@ -250,7 +250,7 @@ def test_a_round_reports_how_much_of_its_updates_the_subspaces_hold(mode, monkey
 
     monkeypatch.setattr(Basis, "project", watched)
     reports = federation(intrinsic(dim=48, mode=mode, k=3, epoch=2), rounds=3, per_round=4).run().reports
-    for report, own in zip(reports, np.split(np.array(updates), 3), strict=True):
+    for report, own in zip(reports, np.split(np.array(updates[-12:]), 3), strict=True):
         assert report.isotropy == pytest.approx(own.mean(), rel=1e-2), "columns are of length 1, nearly"
 
 

@@ -63,8 +63,8 @@ def wipe(folder: Path) -> None:
             shutil.rmtree(child)
         elif child.is_dir() and not child.is_symlink() and is_ours(child):
             wipe(child)
-            if [path.name for path in child.iterdir()] == [LOCK]:
-                (child / LOCK).unlink()
+            (child / LOCK).unlink(missing_ok=True)  # ours since a moment ago
+            if not any(child.iterdir()):
                 child.rmdir()
         elif child.name.removesuffix(".part") in FILES:
             child.unlink()

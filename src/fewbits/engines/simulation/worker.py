@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task, evaluation_noise, training_guard
+from fewbits.engines.simulation.local_turn import train_locally
 from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -29,7 +28,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport
 from fewbits.learn.method import Method
 from fewbits.learn.outputs import cross_entropy
-from fewbits.learn.seeding import is_ours, seeded
+from fewbits.learn.seeding import is_ours
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
 
@@ -126,19 +125,9 @@ class Worker:
             core.receive(self._bundles[client])
         self._load(client)
         key = self.key.fold("round", round, "client", client)
-        try:
-            with seeded(key.fold("noise"), self.device) if self._draws else nullcontext():
-                report = task.local.train(
-                    self.model,
-                    task.x,
-                    task.y,
-                    task.parts[client],
-                    key,
-                    loss=task.loss or cross_entropy,
-                    correct=core.correction,
-                )
-        except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
-            return Reply(client, trouble=sentence(error), raised=True)
+        report = train_locally(task, self.model, client, key, core.correction, self._draws)
+        if isinstance(report, str):
+            return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, task.local.lr, out)
         return TrainedClient(client, trained, report, core.down.dump() if self._personal else None)
 

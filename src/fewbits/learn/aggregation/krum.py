@@ -31,7 +31,7 @@ class Krum(ChoosingRule):
     Example:
         >>> from fewbits.learn.aggregation.updates import Row, Updates
         >>> Krum(0.2)([Updates([Row(torch.tensor([x])) for x in (1.0, 2.0, 1.9, 3.0, 1e9)], 1)])
-        [tensor([2.])]
+        [tensor([1.9000])]
 
     References:
         Blanchard, El Mhamdi, Guerraoui, Stainer: Machine Learning with Adversaries, NeurIPS 2017, section 4.
