@@ -15,6 +15,8 @@ MANY_PARAMETERS = {
     "federate": "an entry point: a whole run in one call",
     "gossip": "an entry point: a whole run in one call",
     "compare": "an entry point: many runs in one call",
+    "compress": "an entry point: a server's strategy in one call",
+    "federated": "an entry point: a server's strategy in one call",
     "choco": "a method: every option of the paper is an argument",
     "malcom": "a method: every option of the paper is an argument",
 }

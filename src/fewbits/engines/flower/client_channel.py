@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.client_registry import ClientRegistry
+from fewbits.engines.flower.clipping import clip_of
 from fewbits.engines.flower.envelope import Envelope
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.quarantine import Quarantine
@@ -24,6 +25,7 @@ from fewbits.wire.frame import HEADER_BYTES
 
 log = logging.getLogger("flwr")
 LONGEST = 600  # characters of a sentence
+GOODBYE = 60.0  # seconds at most for clients to remove their state at the end
 
 
 @dataclass
@@ -36,6 +38,7 @@ class ClientReply:
     arrays: str = ""  # the key of the ArrayRecord
     weight: float = 0.0
     signature: str = ""  # which records and metrics there are
+    clip: float | None = None  # the norm that its update may have, where the client was told one
 
     @property
     def who(self) -> int:
@@ -60,6 +63,12 @@ class ClientChannel:
         self.server, self.layout, self.run, self.ledger, self.quarantine = server, layout, run, ledger, quarantine
         self.weighted_by = weighted_by
         self.notes: list[str] = []  # sentences about what went wrong and was survived
+        self.plain = "allow"  # or "refuse": leave out nodes that do not speak fewbits
+        self.plain_rounds: Counter[int] = (
+            Counter()
+        )  # by node: rounds with plain arrays, which the ledger does not count
+        self.refused_rounds: Counter[int] = Counter()  # by node: rounds that it was left out of as plain
+        self._clips: dict[int, float | None] = {}  # by node, in this round
         self.registry = ClientRegistry(self.say)
         self._hello = Envelope("hello", 0, {"run": run, **identity})
 
@@ -73,7 +82,8 @@ class ClientChannel:
         self, kind: str, round: int, messages: list[Message], grid: Grid, timeout: float, only: set[int] | None = None
     ) -> list[Message]:
         """The messages to the clients that take part, by their numbers; `only` these, and plain ones."""
-        self.registry.meet(grid, messages, self._hello, timeout)
+        self.registry.meet(grid, messages, self._hello, timeout, round)
+        self._clips = {message.metadata.dst_node_id: clip_of(message.content) for message in messages}
         found: dict[tuple[bool, int], Message] = {}
         for message in messages:
             node = message.metadata.dst_node_id
@@ -81,11 +91,17 @@ class ClientChannel:
             if registered is None:
                 continue
             if registered.client is None:
-                if not self.quarantine.resting(~node, round):
+                if self._takes_plain(kind, node) and not self.quarantine.resting(~node, round):
                     found[True, node] = message
             elif (only is None or registered.client in only) and not self.quarantine.resting(registered.client, round):
                 found[False, registered.client] = self._sealed(kind, round, message, registered.client)
         return [found[place] for place in sorted(found)]
+
+    def _takes_plain(self, kind: str, node: int) -> bool:
+        """Whether a node may take part with plain arrays; count it."""
+        counts = self.refused_rounds if self.plain == "refuse" else self.plain_rounds
+        counts[node] += kind == "train"
+        return self.plain != "refuse"
 
     def _sealed(self, kind: str, round: int, message: Message, client: int) -> Message:
         """The same message with a bundle in place of its arrays."""
@@ -109,7 +125,7 @@ class ClientChannel:
             registered = self.registry.known.get(node)
             if registered is None:
                 continue
-            reply = ClientReply(message, registered.client)
+            reply = ClientReply(message, registered.client, clip=self._clips.get(node))
             try:
                 if message.has_error():
                     self.say(f"round {round}: nothing from {self.name(reply)}: {message.error.reason}")
@@ -174,6 +190,41 @@ class ClientChannel:
     def offend(self, reply: ClientReply, round: int, why: str) -> None:
         """Say why a reply is left out, and count it."""
         self.say(f"round {round}: {self.name(reply)} is left out: {why} ({self.quarantine.offend(reply.who, round)})")
+
+    def farewell(self, grid: Grid, timeout: float, resumable: bool) -> None:
+        """At the end of a run that nothing can resume, clients remove what they stored where nobody named a folder."""
+        for counts, what in ((self.plain_rounds, "sent plain arrays"), (self.refused_rounds, "were left out as plain")):
+            if counts.total():
+                nodes = "1 node" if len(counts) == 1 else f"{len(counts)} nodes"
+                self.say(f"{nodes} {what}, {counts.total()} times in all; the ledger has no bytes of theirs")
+        if resumable:
+            log.info("fewbits: clients keep their state, so that this run can go on")
+            return
+        leaving = self.registry.leaving()
+        for each in leaving.values():
+            if each.client is not None:
+                self.server.versions.pop(each.client, None)
+        asks = [
+            Message(
+                Envelope("goodbye", 0, {"run": self.run, "state": each.state}).seal(), node, self.registry.types[node]
+            )
+            for node, each in leaving.items()
+        ]
+        if asks:
+            self._removed(len(asks), grid.send_and_receive(asks, timeout=min(timeout, GOODBYE)))
+
+    def _removed(self, asked: int, replies: Iterable[Message]) -> None:
+        """Log how much the clients have removed, and say who did not answer."""
+        done, size = 0, 0
+        for reply in replies:
+            data = wire.value(reply.content) if reply.has_content() else None
+            try:
+                found = wire.opened(data, 0) if data is not None else Envelope("nothing")
+                size += found.number("bytes")
+                done += 1
+            except WireError:
+                continue
+        log.info("fewbits: %d of %d clients removed the state of this run, %s bytes", done, asked, f"{size:,}")
 
     def name(self, reply: ClientReply) -> str:
         """For a sentence."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fewbits.engines.flower import arrival
 from fewbits.engines.flower.client_channel import ClientReply
+from fewbits.engines.flower.clipping import CLIP
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.run_store import RunStore
 from fewbits.engines.flower.strategy import Compressed
-from fewbits.errors import WireError
+from fewbits.errors import LocalError, WireError
 from fewbits.learn.method import Method
 from fewbits.rng import Key
 
@@ -26,7 +28,7 @@ class Federated(Compressed):
 
     Args:
         method: the clients' method.
-        clients: how many partitions there are.
+        clients: how many partitions there are; None: as many as nodes, once no new one comes.
         per_round: clients sampled per round; None: all.
         key: the clients' key.
         state: a folder, in which a killed run continues; None: in memory only.
@@ -44,11 +46,12 @@ class Federated(Compressed):
     """
 
     takes_subspaces: ClassVar[bool] = True
+    wait = 60.0  # seconds for nodes to come before the first round, which then begins with fewer
 
     def __init__(
         self,
         method: Method,
-        clients: int,
+        clients: int | None,
         per_round: int | None = None,
         key: Key = Key(0),
         state: Path | str | None = None,
@@ -62,14 +65,30 @@ class Federated(Compressed):
         super().__init__(inner, method, key, state, quorum, quarantine)
         self.clients, self.per_round = clients, per_round or clients
 
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Bundles for this round's clients; LocalError when they would have to clip."""
+        if CLIP in config:
+            raise LocalError(
+                f"federated: the configuration has {CLIP!r}, for Flower's mods that clip; this server sums frames "
+                "before they are expanded and cannot clip them again. Take compress(DifferentialPrivacyClientSide...)"
+            )
+        return super().configure_train(server_round, arrays, config, grid)
+
     def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
-        """Wait until there are as many nodes as clients, but no longer than a round may take."""
-        until = time.monotonic() + self.timeout
-        while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
-            time.sleep(1)
-        return super()._build(grid, arrays)
+        """Wait for as many nodes as clients, but not for ever and no longer than a round may take."""
+        wait = min(self.wait, self.timeout)
+        here = arrival.gather(grid, self.clients, wait)
+        run_store = super()._build(grid, arrays)
+        if note := arrival.fewer(here, self.clients, wait):
+            self.channel.say(note)
+        self.clients = self.clients or here
+        self.per_round = min(self.per_round or self.clients, self.clients)
+        return run_store
 
     def _chosen(self) -> set[int]:
+        assert self.clients is not None and self.per_round is not None  # since _build
         return set(self.server.sample(self.clients, self.per_round))
 
     def _aggregate(self, round: int, replies: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:

@@ -15,8 +15,10 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fewbits.engines.flower.client_channel import ClientChannel, ClientReply
+from fewbits.engines.flower.clipping import clipped
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
+from fewbits.engines.flower.order import check_outermost, option
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.run_store import RunStore, end_bytes
 from fewbits.errors import LocalError, WireError
@@ -58,6 +60,7 @@ class Compressed(Strategy):
     """
 
     takes_subspaces: ClassVar[bool] = False  # whether the server moves the model in a subspace
+    plain = "allow"  # whether nodes that do not speak the method take part with plain arrays, or "refuse"
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Compressed(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The inner strategy's messages, with bundles for the clients that have the mod."""
+        check_outermost(self)
         self._load(grid, arrays)
         self.server.round = server_round - 1  # the loop counts
         messages = list(self.inner.configure_train(server_round, arrays, config, grid))
@@ -152,6 +156,7 @@ class Compressed(Strategy):
             evaluated = self.aggregate_evaluate(number, grid.send_and_receive(asks, timeout=timeout)) if asks else None
             evaluated_here = evaluate_fn(number, result.arrays) if evaluate_fn else None
             run_store.close_round(number, result, (trained, evaluated, evaluated_here), self.inner, self.quarantine)
+        self.channel.farewell(grid, timeout, resumable=self.state is not None)
         return result
 
     # The parts of a round
@@ -190,9 +195,10 @@ class Compressed(Strategy):
             log.info(
                 "fewbits: the server keeps %s bytes per client, in two or three versions: %s", f"{size:,}", self.state
             )
-        said, weighted_by = identity(method, self.key), getattr(self.inner, "weighted_by_key", None)
+        said, weighted_by = identity(method, self.key), option(self.inner, "weighted_by_key")
         ledger, quarantine = run_store.ledger, self.quarantine
         self.channel = ClientChannel(self.server, self.layout, run_store.run, said, ledger, quarantine, weighted_by)
+        self.channel.plain = self.plain
         return run_store
 
     def _aggregate(self, round: int, replies: list[ClientReply]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -200,7 +206,7 @@ class Compressed(Strategy):
         good, theta = [], self.server.flat.named()
         for reply in replies:
             try:
-                update = self._update(round, reply)
+                update = clipped(self._update(round, reply), reply.clip)
                 values = {name: theta[name] - x for name, x in update.items()}
                 check_finite(values)
             except WireError as error:
