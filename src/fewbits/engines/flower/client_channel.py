@@ -193,7 +193,8 @@ class ClientChannel:
 
     def farewell(self, grid: Grid, timeout: float, resumable: bool) -> None:
         """At the end of a run that nothing can resume, clients remove what they stored where nobody named a folder."""
-        for counts, what in ((self.plain_rounds, "sent plain arrays"), (self.refused_rounds, "were left out as plain")):
+        plain, refused = ("sent plain arrays", self.plain_rounds), ("got nothing, by plain='refuse'", self.refused_rounds)
+        for what, counts in (plain, refused):
             if counts.total():
                 nodes = "1 node" if len(counts) == 1 else f"{len(counts)} nodes"
                 self.say(f"{nodes} {what}, {counts.total()} times in all; the ledger has no bytes of theirs")

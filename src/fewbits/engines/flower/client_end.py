@@ -27,7 +27,8 @@ from fewbits.links.store import StoreError
 from fewbits.rng import Key
 
 UP, DOWN, LAYOUT, PRIVATE, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def on_disk(method: Callable[Concatenate[ClientEnd, P], R]) -> Callable[Concatenate[ClientEnd, P], R]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
@@ -27,6 +26,7 @@ def clip_of(content: RecordDict) -> float | None:
 def clipped(update: dict[str, Tensor], norm: float | None) -> dict[str, Tensor]:
     """The update, times min(1, norm / its length over all tensors).
 
+    >>> import torch
     >>> clipped({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}, 1.0)
     {'a': tensor([0.6000]), 'b': tensor([0.8000])}
     """

@@ -183,6 +183,9 @@ class Compressed(Strategy):
 
     def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
         self.layout, method = Layout.of(arrays), self.method
+        if not self.layout.floats():
+            kind = type(self.inner).__name__
+            raise LocalError(f"compress: no array of {kind} holds floats, so there is no update to compress; leave it out")
         model = self.layout.module()
         FlatModel(model).load(self.layout.tensors(arrays, "compress"))
         plain = replace(method, factor=None, private=())  # the app's own arrays are the factors already
