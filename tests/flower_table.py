@@ -60,15 +60,15 @@ WRAPPERS = {
         lambda inner: (inner, 0.0, CLIENTS, CLIP),
     ),
 }
-MODS = {
-    "message_size_mod": (mods.message_size_mod, None),
-    "arrays_size_mod": (mods.arrays_size_mod, None),
-    "fixedclipping_mod": (mods.fixedclipping_mod, "DifferentialPrivacyClientSideFixedClipping"),
-    "adaptiveclipping_mod": (mods.adaptiveclipping_mod, "DifferentialPrivacyClientSideAdaptiveClipping"),
-    "LocalDpMod": (mods.LocalDpMod(1.0, 1.0, 100.0, 0.1), None),
-    "secagg_mod": (legacy.secagg_mod, None),
-    "secaggplus_mod": (legacy.secaggplus_mod, None),
+CLIPPING = {
+    "fixedclipping_mod": "DifferentialPrivacyClientSideFixedClipping",
+    "adaptiveclipping_mod": "DifferentialPrivacyClientSideAdaptiveClipping",
 }
+NAMES = ("message_size_mod", "arrays_size_mod", *CLIPPING, "LocalDpMod")
+MODS = {name: getattr(mods, name) for name in NAMES if hasattr(mods, name)}  # an older Flower has fewer
+MODS |= {"secagg_mod": legacy.secagg_mod, "secaggplus_mod": legacy.secaggplus_mod}
+if "LocalDpMod" in MODS:
+    MODS["LocalDpMod"] = MODS["LocalDpMod"](clipping_norm=1.0, sensitivity=1.0, epsilon=100.0, delta=0.1)
 
 
 class Measured(flower.FedAvg):
@@ -163,7 +163,7 @@ def wrappers(folder: Path) -> list[tuple[str, ...]]:
     """(name, inside compress, around compress), each with the mod that it needs, after ours."""
     spoken, found = methods.named(TOPK), []
     for name, (needed, arguments) in WRAPPERS.items():
-        apps = [mod(spoken), *([MODS[needed][0]] if needed else [])]
+        apps = [mod(spoken), *([MODS[needed]] if needed else [])]
 
         def inside(name: str = name, arguments: Any = arguments, apps: list[Any] = apps) -> str:
             inner = Measured(fraction_evaluate=0.0)
@@ -183,9 +183,9 @@ def wrappers(folder: Path) -> list[tuple[str, ...]]:
 def placed(folder: Path) -> list[tuple[str, ...]]:
     """(name, after our mod, before our mod)."""
     spoken, found = methods.named(TOPK), []
-    for name, (theirs, wrapper) in MODS.items():
+    for name, theirs in MODS.items():
 
-        def order(apps: list[Any], name: str = name, wrapper: str | None = wrapper) -> str:
+        def order(apps: list[Any], name: str = name, wrapper: str | None = CLIPPING.get(name)) -> str:
             inner = Measured(fraction_evaluate=0.0)
             around = getattr(flower, wrapper)(*WRAPPERS[wrapper][1](inner)) if wrapper else inner
             strategy = Compressed(around, spoken)

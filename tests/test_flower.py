@@ -292,7 +292,7 @@ except fewbits.LocalError as error:
 def test_bundles_hold_the_layout_only_for_those_who_know_nothing(tmp_path):
     method = METHODS["topk"]
     server_grid = grid(app(task(), [mod(method)]), tmp_path)
-    play(Compressed(FedAvg(fraction_evaluate=0.0), method), server_grid)
+    play(Compressed(FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0), method), server_grid)
     parts = [len(wire.opened(wire.value(ask)).parts) for _, ask, _ in server_grid.sent]
     assert parts == [0] * CLIENTS + [2] * CLIENTS + [1] * CLIENTS * (ROUNDS - 1)
     assert all(unpack(wire.opened(wire.value(ask)).parts[0]) for _, ask, _ in server_grid.sent[CLIENTS:])
