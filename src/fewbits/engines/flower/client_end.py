@@ -35,13 +35,13 @@ def on_disk(method: Callable[Concatenate[ClientEnd, P], R]) -> Callable[Concaten
     """Tell a disk that fails in a sentence with the folder, so that the server hears of it."""
 
     @wraps(method)
-    def told(self: ClientEnd, *args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(self: ClientEnd, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
         except (OSError, StoreError) as error:
             raise LocalError(f"the state folder {self.folder} cannot be used: {error}") from None
 
-    return told
+    return checked
 
 
 class ClientEnd:
