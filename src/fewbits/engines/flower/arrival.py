@@ -37,7 +37,9 @@ def gather(grid: Grid, expected: int | None, wait: float) -> int:
             break
         if now >= line:
             line = now + LINE
-            log.info("fewbits: %s; waiting for at most %.0f s more", _count(here, expected), begun + wait - now)
+            most = begun + wait - now
+            until = f"until none has come for {SETTLED:g} s, and " if expected is None else ""
+            log.info("fewbits: %s; waiting %sfor at most %.0f s more", _count(here, expected), until, most)
             if now == begun and expected is not None:
                 log.info("fewbits: %s", SIMULATION.format(expected))
         time.sleep(min(1.0, SETTLED / 2))

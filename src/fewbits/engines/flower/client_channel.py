@@ -192,9 +192,9 @@ class ClientChannel:
         self.say(f"round {round}: {self.name(reply)} is left out: {why} ({self.quarantine.offend(reply.who, round)})")
 
     def farewell(self, grid: Grid, timeout: float, resumable: bool) -> None:
-        """At the end of a run that nothing can resume, clients remove what they stored where nobody named a folder."""
-        plain, refused = ("sent plain arrays", self.plain_rounds), ("got nothing, by plain='refuse'", self.refused_rounds)
-        for what, counts in (plain, refused):
+        """Have clients remove what they stored in folders that nobody named, unless the run is resumable."""
+        plain, refused = "sent plain arrays", "got nothing, by plain='refuse'"
+        for what, counts in ((plain, self.plain_rounds), (refused, self.refused_rounds)):
             if counts.total():
                 nodes = "1 node" if len(counts) == 1 else f"{len(counts)} nodes"
                 self.say(f"{nodes} {what}, {counts.total()} times in all; the ledger has no bytes of theirs")
@@ -211,8 +211,12 @@ class ClientChannel:
             )
             for node, each in leaving.items()
         ]
-        if asks:
+        if not asks:
+            return
+        try:
             self._removed(len(asks), grid.send_and_receive(asks, timeout=min(timeout, GOODBYE)))
+        except Exception as error:  # noqa: BLE001  the run's result is complete, whatever becomes of Flower's grid
+            log.warning("fewbits: %d clients may still have the state of this run: %s", len(asks), error)
 
     def _removed(self, asked: int, replies: Iterable[Message]) -> None:
         """Log how much the clients have removed, and say who did not answer."""

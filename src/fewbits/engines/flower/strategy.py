@@ -185,7 +185,7 @@ class Compressed(Strategy):
         self.layout, method = Layout.of(arrays), self.method
         if not self.layout.floats():
             kind = type(self.inner).__name__
-            raise LocalError(f"compress: no array of {kind} holds floats, so there is no update to compress; leave it out")
+            raise LocalError(f"compress: no array of {kind} holds floats, so there is no update to compress; omit it")
         model = self.layout.module()
         FlatModel(model).load(self.layout.tensors(arrays, "compress"))
         plain = replace(method, factor=None, private=())  # the app's own arrays are the factors already
