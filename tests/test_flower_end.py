@@ -143,6 +143,19 @@ def test_a_client_that_is_gone_at_the_end_ends_nothing(tmp_path, home, caplog):
     assert "2 of 3 clients removed" in caplog.text
 
 
+def test_a_connection_that_breaks_at_the_goodbye_costs_no_result(tmp_path, home, caplog):
+    def broken(ask, reply):
+        if goodbye(reply):
+            raise ConnectionError("the SuperLink is gone")
+        return [reply]
+
+    server_grid = unnamed(tmp_path, [mod(TOPK)])
+    server_grid.change = broken
+    result = play(Compressed(FedAvg(fraction_evaluate=0.0), TOPK), server_grid)
+    assert list(result.train_metrics_clientapp) == [1, 2]
+    assert "3 clients may still have the state of this run: the SuperLink is gone" in caplog.text
+
+
 # Waiting for nodes
 
 
