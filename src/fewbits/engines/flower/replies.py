@@ -41,6 +41,7 @@ class ClientReply:
     arrays: str = ""  # the key of the ArrayRecord
     weight: float = 0.0
     values: dict[str, Array] = field(default_factory=dict)  # the client's arrays, once they are decoded
+    clip: float | None = None  # the norm that its update may have, where the client was told one
 
     @property
     def who(self) -> int:

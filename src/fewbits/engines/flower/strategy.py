@@ -17,9 +17,11 @@ from fewbits.engines.flower import carried
 from fewbits.engines.flower.client_channel import ClientChannel
 from fewbits.engines.flower.decoder import Decoder
 from fewbits.engines.flower.delegate import STEPS, Delegate
+from fewbits.engines.flower.farewell import farewell
 from fewbits.engines.flower.fits import check_arrays, check_method, check_private, lossless
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
+from fewbits.engines.flower.order import check_outermost
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply, Demands, MaxWeight, with_values
 from fewbits.engines.flower.round_log import RoundLog
@@ -69,10 +71,11 @@ class Compressed(Delegate):
     """
 
     attributes = Delegate.attributes | {
-        *("method", "key", "quorum", "max_weight", "exact", "state", "quarantine", "timeout", "run_store"),
+        *("method", "key", "quorum", "max_weight", "exact", "plain", "state", "quarantine", "timeout", "run_store"),
         *("channel", "layout", "server", "rounds", "decoder", "_starts", "_carried", "_latest", "_state"),
     }
     sums_frames: ClassVar[bool] = False  # whether this server takes frames itself, and may move in a subspace
+    plain = "allow"  # whether nodes that do not speak the method take part with plain arrays, or "refuse"
 
     def __init__(
         self,
@@ -109,6 +112,7 @@ class Compressed(Delegate):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The inner strategy's messages, with bundles for the clients that have the mod."""
+        check_outermost(self)
         if self.run_store is not None and server_round < self.rounds.last:
             self.run_store = None  # another run begins
         self._load(grid, arrays)
@@ -191,6 +195,7 @@ class Compressed(Delegate):
         found = self.start_inside(grid, initial_arrays, num_rounds=num_rounds, timeout=timeout, **given, **more)
         rounds.close()
         rounds.complete(found, self.arrays)
+        farewell(self.channel, grid, timeout, resumable=self.state is not None)
         return found
 
     # The parts of a round
@@ -241,6 +246,7 @@ class Compressed(Delegate):
         self.channel = ClientChannel(
             self.server, self.layout, run_store.run, said, run_store.ledger, self.quarantine, demands, values
         )
+        self.channel.plain = self.plain
         self.decoder, self.channel.part = Decoder(self.channel), carried.part(self._carried, "compress")
         self.rounds = RoundLog(run_store, self._close)
         return run_store
