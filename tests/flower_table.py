@@ -82,7 +82,7 @@ class Measured(flower.FedAvg):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
         replies = list(replies)
-        for reply in replies:
+        for reply in (reply for reply in replies if reply.has_content()):
             (record,) = reply.content.array_records.values()
             moved = [x.numpy() - sent for x, sent in zip(record.values(), self.sent, strict=True)]
             self.longest = max(self.longest, float(np.sqrt(sum(np.square(x).sum() for x in moved))))

@@ -89,11 +89,12 @@ class Decoder:
         sent: Mapping[str, np.ndarray],
     ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
         """Both kinds of arrays, moved no farther from the server's together than the client was told."""
-        if reply.clip is None:
+        if reply.clip is None or self.channel.values == "all":  # nothing was added to what the client clipped
             return values, rest
         theta, floats = self.server.flat.named(), [n for n, x in rest.items() if x.dtype.kind in "fc"]
         moved = {n: x - theta[n] for n, x in values.items()}
         aside = {n: rest[n] - sent[n] for n in floats if np.isfinite(sent[n]).all()}
+        check_values({n: x.numpy() for n, x in moved.items()} | aside, {})
         factor = clip_factor([*(x.numpy() for x in moved.values()), *aside.values()], reply.clip)
         if factor == 1.0:
             return values, rest

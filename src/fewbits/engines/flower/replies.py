@@ -70,6 +70,7 @@ class Demands:
     stock: bool  # whether it ends the run when replies differ in their arrays
     max_weight: MaxWeight
     strategy: Strategy  # the innermost one
+    divides: bool = False  # whether it divides by the number of replies, so that no reply would end the run
 
     @staticmethod
     def of(strategy: Strategy, max_weight: MaxWeight) -> Demands:
@@ -88,6 +89,7 @@ class Demands:
             isinstance(last, FedAvg) and type(last).aggregate_train.__module__.startswith("flwr."),
             max_weight,
             last,
+            any("AdaptiveClipping" in kind.__name__ for s in chain for kind in type(s).__mro__),
         )
 
     def read(self, reply: ClientReply, kind: str) -> None:

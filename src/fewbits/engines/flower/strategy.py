@@ -277,6 +277,8 @@ class Compressed(Delegate):
             good, failures = [], failures + [reply.failure("all replies weigh 0") for reply in good]
         with_values(good)
         messages, most = self.channel.demands.alike(good, self.channel.say_once)
+        if self.channel.demands.divides and not messages + failures:
+            return None, None
         arrays, metrics = self.inside("aggregate_train", round, messages + failures)
         metrics = self.channel.demands.of_most("train_metrics_aggr_fn", most) if most else metrics
         if arrays is None:
