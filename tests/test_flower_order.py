@@ -2,8 +2,9 @@
 
 import logging
 
+import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 
@@ -84,6 +85,62 @@ def test_a_clip_named_in_the_configuration_holds_after_decoding(tmp_path, name):
     strategy.start(DirectGrid(nodes), flower_table.start(), num_rounds=4, timeout=5, train_config=config)
     assert strategy.channel.ledger.messages["up"] == 4 * CLIENTS
     assert 0.2 < inner.longest <= 0.25 * (1 + 1e-5)
+
+
+class Writing(Measured):
+    """Measured, with what came in each round."""
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        self.came = [[x.numpy() for x in r.content["arrays"].values()] for r in replies if r.has_content()]
+        return super().aggregate_train(server_round, replies)
+
+
+def clipped_run(folder, method, arrays, mods=None):
+    """How far clients move the model at most, when they are told a clip of 0.25."""
+    spoken, inner = methods.named(method), Writing(fraction_evaluate=0.0)
+    apps = flower_table.client([mod(spoken)] if mods is None else mods)
+    nodes = {c + 1: node(apps, c, folder, c + 1) for c in range(CLIENTS)}
+    start, config = ArrayRecord({n: Array(x) for n, x in arrays.items()}), ConfigRecord({"clipping_norm": 0.25})
+    Compressed(inner, spoken, exact=["*_exact"] if "c_exact" in arrays else []).start(
+        DirectGrid(nodes), start, num_rounds=2, timeout=5, train_config=config
+    )
+    return inner
+
+
+WIDE = {"a": np.zeros((4, 3), np.float32), "b": np.zeros(3, np.float32), "c_exact": np.zeros(5)}
+
+
+def test_a_clip_is_over_all_arrays_those_that_travel_as_they_are_included(tmp_path):
+    inner = clipped_run(tmp_path, "topk", WIDE)
+    assert 0.2 < inner.longest <= 0.25 * (1 + 1e-5)
+    assert all(np.abs(c).max() > 0 and c.dtype == np.float64 for *_, c in inner.came)
+
+
+def test_plain_nodes_in_a_lossy_run_are_clipped(tmp_path):
+    assert 0.2 < clipped_run(tmp_path, "topk", WIDE, mods=[]).longest <= 0.25 * (1 + 1e-5)
+
+
+def test_a_lossless_method_leaves_what_clients_send_as_it_is(tmp_path):
+    """Nothing is added to what a client clipped, so nothing is clipped again."""
+    alone = Writing(fraction_evaluate=0.0)
+    nodes = {c + 1: node(flower_table.client([]), c, tmp_path, c + 1) for c in range(CLIENTS)}
+    config, start = ConfigRecord({"clipping_norm": 0.25}), ArrayRecord({n: Array(x) for n, x in WIDE.items()})
+    alone.start(DirectGrid(nodes), start, num_rounds=2, timeout=5, train_config=config)
+    ours = clipped_run(tmp_path / "ours", "dense", WIDE)
+    assert ours.longest == pytest.approx(alone.longest) and ours.longest > 1
+
+
+def test_a_wrapper_that_divides_by_the_number_of_replies_survives_a_round_without_any(tmp_path):
+    for kind in (
+        flower.DifferentialPrivacyServerSideAdaptiveClipping,
+        flower.DifferentialPrivacyClientSideAdaptiveClipping,
+    ):
+        server_grid = grid(app(task(CLIENTS), [mod(TOPK)]), tmp_path / kind.__name__, CLIENTS)
+        server_grid.change = lambda ask, reply: []
+        strategy = Compressed(kind(flower.FedAvg(fraction_evaluate=0.0), 0.0, CLIENTS), TOPK)
+        result = play(strategy, server_grid)
+        assert result.train_metrics_clientapp == {} and list(result.arrays) == list(initial())
 
 
 def test_a_server_that_sums_frames_refuses_a_clip(tmp_path):

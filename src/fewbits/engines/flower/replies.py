@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.serverapp.strategy import FedAvg, QFedAvg, Strategy
 
 from fewbits.checks import check_number
+from fewbits.engines.flower.order import chain
 from fewbits.errors import WireError
 
 LEAST, MOST = 1e-30, 1e30  # of a weight, so that no sum of weights leaves a float's range
@@ -76,11 +77,9 @@ class Demands:
     def of(strategy: Strategy, max_weight: MaxWeight) -> Demands:
         """Of the strategy, or of the one inside it, where it is a wrapper such as those of dp."""
         _check_bound(max_weight)
-        chain = [strategy]
-        while isinstance(inside := vars(chain[-1]).get("strategy"), Strategy):
-            chain.append(inside)
-        last = chain[-1]
-        clipped = any("ClientSideAdaptive" in type(s).__name__ for s in chain)
+        found = chain(strategy)
+        last = found[-1]
+        clipped = any("ClientSideAdaptive" in type(s).__name__ for s in found)
         return Demands(
             getattr(last, "weighted_by_key", None),
             last.train_loss_key if isinstance(last, QFedAvg) else None,
@@ -89,7 +88,7 @@ class Demands:
             isinstance(last, FedAvg) and type(last).aggregate_train.__module__.startswith("flwr."),
             max_weight,
             last,
-            any("AdaptiveClipping" in kind.__name__ for s in chain for kind in type(s).__mro__),
+            any("AdaptiveClipping" in kind.__name__ for s in found for kind in type(s).__mro__),
         )
 
     def read(self, reply: ClientReply, kind: str) -> None:

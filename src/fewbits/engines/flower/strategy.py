@@ -21,7 +21,7 @@ from fewbits.engines.flower.farewell import farewell
 from fewbits.engines.flower.fits import check_arrays, check_method, check_private, lossless
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
-from fewbits.engines.flower.order import check_outermost
+from fewbits.engines.flower.order import check_inner, check_outermost
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply, Demands, MaxWeight, with_values
 from fewbits.engines.flower.round_log import RoundLog
@@ -90,6 +90,7 @@ class Compressed(Delegate):
     ) -> None:
         self.inner, self._steps = inner, {}
         check(method)
+        check_inner(inner)
         if not self.sums_frames:
             check_method(method)
             check_private(method)
