@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg, QFedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fewbits.checks import check_number
 from fewbits.engines.flower.order import chain
@@ -79,16 +79,16 @@ class Demands:
         _check_bound(max_weight)
         found = chain(strategy)
         last = found[-1]
-        clipped = any("ClientSideAdaptive" in type(s).__name__ for s in found)
+        clipped = any(_is_a(each, "ClientSideAdaptive") for each in found)
         return Demands(
             getattr(last, "weighted_by_key", None),
-            last.train_loss_key if isinstance(last, QFedAvg) else None,
+            vars(last)["train_loss_key"] if _is_a(last, "QFedAvg") else None,
             (NORM_BIT,) if clipped else (),
             isinstance(last, FedAvg),
             isinstance(last, FedAvg) and type(last).aggregate_train.__module__.startswith("flwr."),
             max_weight,
             last,
-            any("AdaptiveClipping" in kind.__name__ for s in found for kind in type(s).__mro__),
+            any(_is_a(each, "AdaptiveClipping") for each in found),
         )
 
     def read(self, reply: ClientReply, kind: str) -> None:
@@ -152,6 +152,11 @@ def _message(like: Message, **parts: Any) -> Message:
     """Another message with the same metadata; Flower declares no signature for it."""
     made: Any = Message
     return made(metadata=like.metadata, **parts)
+
+
+def _is_a(strategy: Strategy, name: str) -> bool:
+    """Whether it is of a class with that in its name; older versions of Flower have fewer classes to import."""
+    return any(name in kind.__name__ for kind in type(strategy).__mro__)
 
 
 def _check_bound(bound: MaxWeight) -> None:
