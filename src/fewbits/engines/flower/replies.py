@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fewbits.checks import check_number
+from fewbits.engines.common import flower_version
 from fewbits.engines.flower.order import chain
 from fewbits.errors import WireError
 
@@ -26,6 +27,7 @@ LEAST, MOST = 1e-30, 1e30  # of a weight, so that no sum of weights leaves a flo
 MEDIANS = 100.0  # times the median weight of a round: more than that no client counts, unless `max_weight` says so
 LARGEST = 1e15  # of a value: float32 holds the sum of squares of 10^8 such
 NORM_BIT = "norm_bit"  # Flower's name of the metric by which clients say that they clipped
+BEARS_FAILURES = (1, 25)  # older versions of Flower end the run when all replies are failures
 LEFT_OUT = 0  # Flower's code of an error of no kind of its own
 MaxWeight = float | Mapping[int, float] | None
 
@@ -72,6 +74,7 @@ class Demands:
     max_weight: MaxWeight
     strategy: Strategy  # the innermost one
     divides: bool = False  # whether it divides by the number of replies, so that no reply would end the run
+    bears_failures: bool = True  # whether it goes on when all replies are failures
 
     @staticmethod
     def of(strategy: Strategy, max_weight: MaxWeight) -> Demands:
@@ -89,6 +92,7 @@ class Demands:
             max_weight,
             last,
             any(_is_a(each, "AdaptiveClipping") for each in found),
+            flower_version.release(flower_version.installed() or "") >= BEARS_FAILURES,
         )
 
     def read(self, reply: ClientReply, kind: str) -> None:
@@ -138,6 +142,10 @@ class Demands:
     def alike(self, replies: list[ClientReply], say: Callable[[str], None]) -> tuple[list[Message], list[Message]]:
         """See `alike`; where the strategy takes what comes, replies stay as they are."""
         return alike(replies, say) if self.uniform else ([reply.message for reply in replies], [])
+
+    def given(self, messages: list[Message], failures: list[Message]) -> list[Message]:
+        """What the strategy gets: all, or nothing where its version of Flower ends the run at failures alone."""
+        return messages + failures if messages or self.bears_failures else []
 
     def of_most(self, name: str, most: list[Message]) -> MetricRecord:
         """The metrics of the replies that most clients' are like, by the strategy's function of that name."""

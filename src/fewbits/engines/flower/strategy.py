@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from fewbits.engines.flower.mod import check, identity
 from fewbits.engines.flower.order import check_inner, check_outermost
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply, Demands, MaxWeight, with_values
-from fewbits.engines.flower.round_log import RoundLog
+from fewbits.engines.flower.round_log import Evaluate, RoundLog
 from fewbits.engines.flower.run_store import KINDS, RunStore, end_bytes
 from fewbits.engines.flower.strategy_state import StrategyState
 from fewbits.errors import LocalError
@@ -35,7 +35,6 @@ from fewbits.learn.method import Method
 from fewbits.rng import Key
 
 log = logging.getLogger("flwr")
-Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
@@ -162,7 +161,7 @@ class Compressed(Delegate):
             failures += [reply.failure("all replies weigh 0") for reply in usable]
             usable = []
         messages, most = self.channel.demands.alike(usable, self.channel.say_once)
-        found = self.inside("aggregate_evaluate", server_round, messages + failures)
+        found = self.inside("aggregate_evaluate", server_round, self.channel.demands.given(messages, failures))
         found = self.channel.demands.of_most("evaluate_metrics_aggr_fn", most) if most else found
         self.rounds.enter(KINDS[1], found)
         return found
@@ -278,9 +277,10 @@ class Compressed(Delegate):
             good, failures = [], failures + [reply.failure("all replies weigh 0") for reply in good]
         with_values(good)
         messages, most = self.channel.demands.alike(good, self.channel.say_once)
-        if self.channel.demands.divides and not messages + failures:
+        given = self.channel.demands.given(messages, failures)
+        if self.channel.demands.divides and not given:
             return None, None
-        arrays, metrics = self.inside("aggregate_train", round, messages + failures)
+        arrays, metrics = self.inside("aggregate_train", round, given)
         metrics = self.channel.demands.of_most("train_metrics_aggr_fn", most) if most else metrics
         if arrays is None:
             return None, metrics
