@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
 from digits_task import KEY, LOCAL, mlp
@@ -18,7 +19,9 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate
 
 RAISED = 2
-TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1  # what a ServerApp's process has
+if find_spec("flwr.supercore.task_identity"):  # newer Flower gives every message the numbers of its process
+    TaskIdentity = import_module("flwr.supercore.task_identity").TaskIdentity
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1  # what a ServerApp's process has
 
 
 def app(

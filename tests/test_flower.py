@@ -9,7 +9,8 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx
+from flwr.serverapp import strategy as theirs
+from flwr.serverapp.strategy import FedAdam, FedAvg
 from torch import nn
 
 import fewbits.flower
@@ -104,13 +105,13 @@ def test_a_factored_model_is_trained_as_in_memory(tmp_path):
 # Around a strategy of the user's own
 
 STRATEGIES = {
-    "FedProx": lambda **more: FedProx(proximal_mu=0.1, **more),
+    "FedProx": lambda **more: theirs.FedProx(proximal_mu=0.1, **more),
     "FedAdam": FedAdam,
-    "FedMedian": FedMedian,
+    "FedMedian": lambda **more: theirs.FedMedian(**more),
 }
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if hasattr(theirs, name)])  # the oldest Flower has fewer
 def test_a_lossless_method_leaves_a_strategy_as_it_is(tmp_path, name):
     """Metrics, their own aggregation, configuration and evaluation included."""
     reported, dense = [], methods.dense()
@@ -205,7 +206,11 @@ def test_two_plain_clients_and_four_compressed_ones_train_together(tmp_path):
         folder = tmp_path / type(strategy).__name__
         nodes = {c + 1: node(plain if c in (1, 4) else speaking, c, folder, c + 1) for c in range(CLIENTS)}
         result = play(strategy, DirectGrid(nodes))
-        assert strategy.channel.notes == []
+        assert [note.split(";")[0] for note in strategy.channel.notes] == [
+            "node 2 does not speak fewbits",
+            "node 5 does not speak fewbits",
+            "2 nodes sent plain arrays, 8 times in all",
+        ]
         for name in stock.arrays:
             np.testing.assert_allclose(result.arrays[name].numpy(), stock.arrays[name].numpy(), rtol=0, atol=1e-5)
 
@@ -287,7 +292,7 @@ except fewbits.LocalError as error:
 def test_bundles_hold_the_layout_only_for_those_who_know_nothing(tmp_path):
     method = METHODS["topk"]
     server_grid = grid(app(task(), [mod(method)]), tmp_path)
-    play(Compressed(FedAvg(fraction_evaluate=0.0), method), server_grid)
+    play(Compressed(FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0), method), server_grid)
     parts = [len(wire.opened(wire.value(ask)).parts) for _, ask, _ in server_grid.sent]
     assert parts == [0] * CLIENTS + [2] * CLIENTS + [1] * CLIENTS * (ROUNDS - 1)
     assert all(unpack(wire.opened(wire.value(ask)).parts[0]) for _, ask, _ in server_grid.sent[CLIENTS:])

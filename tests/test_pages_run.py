@@ -63,6 +63,11 @@ train_x, test_x = torch.randn(320, 20), torch.randn(40, 20)
 train_y, test_y = train_x[:, :4].argmax(1), test_x[:, :4].argmax(1)
 """,
     "docs/flower.md": FLOWER,
+    "docs/flower-strategies.md": FLOWER
+    + """
+from flwr.clientapp.mod import fixedclipping_mod
+from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
+""",
     "docs/gossip-over-the-network.md": TASK + "task = fb.simulation.Task.of(model, parts)\n",
     "docs/gossip.md": TASK
     + """

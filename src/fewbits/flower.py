@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from fewbits import methods
+from fewbits.checks import check_number, check_one_of, check_whole
+from fewbits.engines.common import flower_version
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.methods.downlink import downlink as by_name
 from fewbits.rng import Key
 
+flower_version.check(flower_version.installed())
 try:
     from fewbits.engines import flower as engine
     from fewbits.engines.flower import Quarantine
@@ -24,6 +28,7 @@ except ModuleNotFoundError as error:
         raise
     raise LocalError("fewbits.flower needs Flower: pip install 'fewbits[flower]'") from None
 
+PLAIN = ("allow", "refuse")
 __all__ = ["Quarantine", "compress", "federated", "mod"]
 
 
@@ -66,6 +71,7 @@ def compress(
     quarantine: Quarantine | None = None,
     max_weight: float | Mapping[int, float] | None = None,
     exact: Sequence[str] = (),
+    plain: Literal["allow", "refuse"] = "allow",
 ) -> engine.Compressed:
     """A strategy with links between it and its clients: real frames both ways, counted in `run_store.ledger`.
 
@@ -82,6 +88,7 @@ def compress(
             round.
         exact: shell patterns on names of arrays that no lossy codec may touch, besides running statistics and
             variances.
+        plain: whether nodes that do not speak fewbits take part with plain arrays ("allow") or are left out ("refuse").
 
     Raises:
         LocalError: there is no such method, or it has parts beside its bytes: it changes local training, steps at the
@@ -92,13 +99,16 @@ def compress(
         >>> compress(FedAvg(), "lbgm+topk", downlink="delta8").method.name
         'lbgm+topk'
     """
+    check_one_of("compress: plain", plain, PLAIN)
     method = named(method, downlink, settings)
-    return engine.Compressed(strategy, method, Key(seed), state, quorum, quarantine, max_weight, exact)
+    found = engine.Compressed(strategy, method, Key(seed), state, quorum, quarantine, max_weight, exact)
+    found.plain = plain
+    return found
 
 
 def federated(
     method: str | Method,
-    clients: int,
+    clients: int | None = None,
     per_round: int | None = None,
     seed: int = 0,
     state: Path | str | None = None,
@@ -106,12 +116,14 @@ def federated(
     quarantine: Quarantine | None = None,
     evaluate: float = 1.0,
     max_weight: float | Mapping[int, float] | None = None,
+    plain: Literal["allow", "refuse"] = "allow",
+    wait: float = 60.0,
 ) -> engine.Federated:
     """The server of fewbits as a strategy: for one seed the same bytes and the same model as `fewbits.federate`.
 
     Args:
         method: as in `compress`; options and downlink are part of the text: "topk@fraction=0.01,down=delta4".
-        clients: how many partitions there are.
+        clients: how many partitions there are; None: as many as there are nodes, once no new one comes.
         per_round: how many of them are sampled in each round, by their partition ids; None: all.
         seed: as in `compress`.
         state: as in `compress`.
@@ -119,6 +131,8 @@ def federated(
         quarantine: as in `compress`.
         evaluate: the share of clients that evaluate the model after each round.
         max_weight: as in `compress`.
+        plain: as in `compress`.
+        wait: seconds for `clients` nodes to come before the first round. It then begins with those that are here.
 
     Raises:
         LocalError: there is no such method, or it changes local training.
@@ -127,9 +141,13 @@ def federated(
         >>> federated("intrinsic", clients=100, per_round=10).clients
         100
     """
+    check_one_of("federated: plain", plain, PLAIN)
+    check_number("federated: wait", wait, "[0, inf)")
+    if clients is not None:
+        check_whole("federated: clients", clients, 1)
     method = methods.named(method)
     found = engine.Federated(method, clients, per_round, Key(seed), state, quorum, quarantine, evaluate)
-    found.max_weight = max_weight
+    found.max_weight, found.plain, found.wait = max_weight, plain, wait
     return found
 
 

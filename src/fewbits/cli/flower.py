@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from fewbits.cli.group import ErrorGroup
 from fewbits.cli.handshake import handshake
 from fewbits.cli.screen import screen
+from fewbits.engines.common import flower_version
 from fewbits.errors import LocalError
 
 app = typer.Typer(cls=ErrorGroup, name="flower", help="Federations over Flower.", no_args_is_help=True)
@@ -22,6 +24,14 @@ PLACES = {  # in the project, by what lies in fewbits/cli/flower_app
     "client_app.py": f"{PACKAGE}/client_app.py",
     "server_app.py": f"{PACKAGE}/server_app.py",
 }
+
+FEDERATIONS = """
+[tool.flwr.federations]  # read by Flower before 1.26; a newer one reads $FLWR_HOME/config.toml
+default = "local-simulation"
+
+[tool.flwr.federations.local-simulation]
+options.num-supernodes = 2
+"""
 
 
 @app.callback()
@@ -40,10 +50,17 @@ def new(
     (folder / PACKAGE / "__init__.py").write_text('"""Digits over Flower."""\n')
     for name, place in PLACES.items():
         (folder / place).write_text(files("fewbits.cli").joinpath("flower_app", f"{name}.txt").read_text())
-    console = screen()
-    console.print(
-        f"wrote {folder}; next: cd {folder} && flwr run . --stream", markup=False, highlight=False, soft_wrap=True
-    )
+    found = flower_version.installed()
+    if found and flower_version.release(found) < flower_version.APP_NAMES_FEDERATIONS:
+        with (folder / "pyproject.toml").open("a") as file:
+            file.write(FEDERATIONS)
+    _say(f"wrote {folder}; next: cd {shlex.quote(str(folder))} && flwr run . --stream")
+    if found is None:
+        _say("Flower is not installed yet: pip install 'fewbits[flower,data]'")
+
+
+def _say(line: str) -> None:
+    screen().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -54,4 +71,4 @@ def check(
     ],
 ) -> None:
     """Try a SuperNode's TLS handshake; when it fails, print the SuperLink's certificate and those of the file."""
-    screen().print(handshake(address, authority), markup=False, highlight=False, soft_wrap=True)
+    _say(handshake(address, authority))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid
 from fewbits.engines.flower import carried
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.client_registry import ClientRegistry
+from fewbits.engines.flower.clipping import clip_of
 from fewbits.engines.flower.envelope import Envelope
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.quarantine import Quarantine
@@ -53,10 +55,12 @@ class ClientChannel:
         self.model = ArrayRecord()  # the server's, with which the arrays in messages are compared
         self.part = b""  # of the model: the arrays that travel as they are
         self._holds: dict[int, str] = {}  # the digest of the part that each client holds
-        self._custom: dict[
-            int, dict[str, ArrayRecord]
-        ] = {}  # the arrays of messages that are not the model's, by client
+        self._custom: dict[int, dict[str, ArrayRecord]] = {}  # by client: arrays of messages that are not the model's
         self.notes: list[str] = []  # sentences about what went wrong and was survived
+        self.plain = "allow"  # or "refuse": leave out nodes that do not speak fewbits
+        self.plain_rounds: Counter[int] = Counter()  # by node: with plain arrays, which the ledger does not count
+        self.refused_rounds: Counter[int] = Counter()  # by node: left out as plain
+        self._clips: dict[int, float | None] = {}  # by node, in this round
         self.registry = ClientRegistry(self.say)
         self._hello = Envelope("hello", 0, {"run": run, **identity})
 
@@ -75,7 +79,8 @@ class ClientChannel:
         self, kind: str, round: int, messages: list[Message], grid: Grid, timeout: float, only: set[int] | None = None
     ) -> list[Message]:
         """The messages to the clients that take part, by their numbers; `only` these, and plain ones."""
-        self.registry.meet(grid, messages, self._hello, timeout)
+        self.registry.meet(grid, messages, self._hello, timeout, round)
+        self._clips = {message.metadata.dst_node_id: clip_of(message.content) for message in messages}
         self._custom.clear()
         alike: dict[int, bool] = {}  # whether a record of arrays is the model, by its address
         found: dict[tuple[bool, int], Message] = {}
@@ -87,11 +92,19 @@ class ClientChannel:
             if (registered.client is None, node if registered.client is None else registered.client) in found:
                 raise LocalError(f"compress: the strategy writes to node {node} twice in round {round}; once is taken")
             if registered.client is None:
-                if not self.quarantine.resting(~node, round):
+                if self._takes_plain(kind, node, round):
                     found[True, node] = message
             elif (only is None or registered.client in only) and not self.quarantine.resting(registered.client, round):
                 found[False, registered.client] = self._sealed(kind, round, message, registered.client, alike)
         return [found[place] for place in sorted(found)]
+
+    def _takes_plain(self, kind: str, node: int, round: int) -> bool:
+        """Whether a node may take part with plain arrays; count it."""
+        if self.quarantine.resting(~node, round):
+            return False
+        counts = self.refused_rounds if self.plain == "refuse" else self.plain_rounds
+        counts[node] += kind == "train"
+        return self.plain != "refuse"
 
     def _sealed(self, kind: str, round: int, message: Message, client: int, alike: dict[int, bool]) -> Message:
         """The same message with a bundle in place of the server's model; other arrays travel as they are."""
@@ -142,7 +155,7 @@ class ClientChannel:
             registered = self.registry.known.get(node)
             if registered is None:
                 continue
-            reply = ClientReply(message, registered.client)
+            reply = ClientReply(message, registered.client, clip=self._clips.get(node))
             if node in seen:
                 self.offend(reply, round, "a second reply")
                 continue

@@ -7,8 +7,12 @@ was accepted. If it was not, the client goes back to the version before.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -23,10 +27,26 @@ from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import StateStore, ends
+from fewbits.links.store import StoreError
 from fewbits.rng import Key
 
 UP, DOWN, LAYOUT, PRIVATE, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
 CARRIED = "client.carried"
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_disk(method: Callable[Concatenate[ClientEnd, P], R]) -> Callable[Concatenate[ClientEnd, P], R]:
+    """Tell a disk that fails in a sentence with the folder, so that the server hears of it."""
+
+    @wraps(method)
+    def checked(self: ClientEnd, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except (OSError, StoreError) as error:
+            raise LocalError(f"the state folder {self.folder} cannot be used: {error}") from None
+
+    return checked
 
 
 class ClientEnd:
@@ -34,12 +54,19 @@ class ClientEnd:
 
     def __init__(self, folder: Path, client: int, method: Method, key: Key) -> None:
         """`folder` belongs to this run and client alone."""
-        self.store, self.client, self.method, self.key = StateStore(folder), client, method, key
+        self.folder, self.client, self.method, self.key = folder, client, method, key
+        self._open()
 
+    @on_disk
+    def _open(self) -> None:
+        self.store = StateStore(self.folder)
+
+    @on_disk
     def close(self) -> None:
         """Commit and close."""
         self.store.close()
 
+    @on_disk
     def receive(self, round: int, bundle: bytes, layout: bytes | None) -> Layout:
         """Take the newest public model; DesyncError when bundle and stored state do not suffice."""
         known = layout or self.store.get(self.client, LAYOUT)
@@ -58,6 +85,7 @@ class ClientEnd:
         core.start()
         return self.layout
 
+    @on_disk
     def carry(self, round: int, digest: str, part: bytes) -> ArrayRecord:
         """The whole model: what frames hold, and the arrays of `part`, or else those that came before."""
         if part:
@@ -77,6 +105,7 @@ class ClientEnd:
         same = all(x.dtype == self.carried[n].dtype and np.array_equal(x, self.carried[n]) for n, x in found.items())
         return b"" if same else carried.part(found, "reply")
 
+    @on_disk
     def reply(self, round: int, trained: dict[str, Tensor], values: str = "none") -> bytes:
         """The frame with the client's update; with the trained values in place of differences for those arrays."""
         core = self.core
@@ -105,6 +134,7 @@ class ClientEnd:
         return {"up": self._stored_up(), "state": b""}
 
     @property
+    @on_disk
     def name(self) -> str:
         """The folder's name, drawn at random when it was made; it tells a returning node from another one."""
         known = self.store.get(self.client, NAME)
@@ -113,16 +143,43 @@ class ClientEnd:
             self.store.put(self.client, NAME, 0, known)
         return known.decode()
 
+    @on_disk
     def private_arrays(self) -> dict[str, Tensor]:
         """The arrays that never travel, as the last accepted training left them; none at first."""
         data = self.store.get(self.client, PRIVATE)
         return load(data) if data else {}
 
+    @on_disk
     def store_private(self, round: int, arrays: dict[str, Tensor]) -> None:
         """Store the arrays that never travel, after a round."""
         if arrays:
             self.store.put(self.client, PRIVATE, round, save(arrays))
 
+    @on_disk
     def forget(self) -> None:
         """Give up the public model: the next bundle must hold all of it."""
         self.store.put(self.client, DOWN, self.store.newest(self.client, DOWN) or 0, b"")
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in a folder and below; those that go meanwhile count nothing."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            found += path.stat().st_size if path.is_file() else 0
+    return found
+
+
+def remove(folder: Path, client: int, method: Method, key: Key) -> int:
+    """Remove a client's links and its public model; arrays that never travel stay. The bytes that were removed."""
+    before = size(folder)
+    with closing(ClientEnd(folder, client, method, key)) as end:
+        private = end.private_arrays()
+    shutil.rmtree(folder, ignore_errors=True)
+    if private:
+        with closing(ClientEnd(folder, client, method, key)) as end:
+            end.store_private(0, private)
+    else:
+        with suppress(OSError):  # another client of this run is still there
+            folder.parent.rmdir()
+    return before - (size(folder) if private else 0)

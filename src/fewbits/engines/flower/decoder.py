@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewbits.engines.flower import carried
 from fewbits.engines.flower.client_channel import ClientChannel
+from fewbits.engines.flower.clipping import clip_factor
 from fewbits.engines.flower.layout import CARRIED
 from fewbits.engines.flower.npy import dtype_of, numbers
 from fewbits.engines.flower.replies import ClientReply, check_values
@@ -52,6 +53,7 @@ class Decoder:
         elif reply.client is None:
             values, rest = self._plain_arrays(reply)
             self._check_types(rest, sent)
+            values, rest = self._clipped(reply, values, rest, sent)
             reply.values = self._checked(values, rest, sent)
         else:
             self._framed(round, reply, reply.client, sent)
@@ -65,7 +67,7 @@ class Decoder:
 
         def check(tree: dict[str, Tensor]) -> None:
             values = {self._name(wire): self._value(wire, x, theta) for wire, x in tree.items()}
-            found.update(self._checked(values, rest, sent))
+            found.update(self._checked(*self._clipped(reply, values, rest, sent), sent))
 
         receiver, _ = self.server.read(client, reply.frame, check)
         self.count(round, reply, receiver)
@@ -78,6 +80,28 @@ class Decoder:
         """A frame holds start - end, or the end itself where nothing may be lost."""
         exact = self.channel.values == "all" or (self.channel.values == "exact" and wire != self._name(wire))
         return x if exact else theta[self._name(wire)] - x
+
+    def _clipped(
+        self,
+        reply: ClientReply,
+        values: dict[str, Tensor],
+        rest: dict[str, np.ndarray],
+        sent: Mapping[str, np.ndarray],
+    ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+        """Both kinds of arrays, moved no farther from the server's together than the client was told."""
+        if reply.clip is None or self.channel.values == "all":  # nothing was added to what the client clipped
+            return values, rest
+        theta, floats = self.server.flat.named(), [n for n, x in rest.items() if x.dtype.kind in "fc"]
+        moved = {n: x - theta[n] for n, x in values.items()}
+        aside = {n: rest[n] - sent[n] for n in floats if np.isfinite(sent[n]).all()}
+        check_values({n: x.numpy() for n, x in moved.items()} | aside, {})
+        factor = clip_factor([*(x.numpy() for x in moved.values()), *aside.values()], reply.clip)
+        if factor == 1.0:
+            return values, rest
+        return (
+            {n: theta[n] + factor * x for n, x in moved.items()},
+            rest | {n: (sent[n] + factor * x).astype(rest[n].dtype) for n, x in aside.items()},
+        )
 
     def _checked(
         self, values: Mapping[str, Tensor], rest: Mapping[str, np.ndarray], sent: Mapping[str, np.ndarray]

@@ -50,7 +50,7 @@ FIELDS: dict[str, schema.Check] = {
 
 @dataclass(frozen=True)
 class Envelope:
-    """`kind`: hello, train, evaluate, or (only in replies) trouble."""
+    """`kind`: hello, train, evaluate, goodbye, or (only in replies) trouble."""
 
     kind: str
     round: int = 0

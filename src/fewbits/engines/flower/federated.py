@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fewbits.engines.flower import arrival
+from fewbits.engines.flower.clipping import CLIP
 from fewbits.engines.flower.layout import CARRIED
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply
@@ -30,7 +32,7 @@ class Federated(Compressed):
 
     Args:
         method: the clients' method.
-        clients: how many partitions there are.
+        clients: how many partitions there are; None: as many as nodes, once no new one comes.
         per_round: clients sampled per round; None: all.
         key: the clients' key.
         state: a folder, in which a killed run continues; None: in memory only.
@@ -47,13 +49,14 @@ class Federated(Compressed):
         10
     """
 
-    attributes = Compressed.attributes | {"clients", "per_round"}
+    attributes = Compressed.attributes | {"clients", "per_round", "wait"}
     sums_frames: ClassVar[bool] = True
+    wait = 60.0  # seconds for nodes to come before the first round, which then begins with fewer
 
     def __init__(
         self,
         method: Method,
-        clients: int,
+        clients: int | None,
         per_round: int | None = None,
         key: Key = Key(0),
         state: Path | str | None = None,
@@ -67,18 +70,33 @@ class Federated(Compressed):
         super().__init__(inner, method, key, state, quorum, quarantine)
         self.clients, self.per_round = clients, per_round or clients
 
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Bundles for this round's clients; LocalError when they would have to clip."""
+        if CLIP in config:
+            raise LocalError(
+                f"federated: the configuration has {CLIP!r}, for Flower's mods that clip; this server sums frames "
+                "before they are expanded and cannot clip them again. Take compress(DifferentialPrivacyClientSide...)"
+            )
+        return super().configure_train(server_round, arrays, config, grid)
+
     def _build(self, grid: Grid, arrays: ArrayRecord) -> RunStore:
-        """Wait until there are as many nodes as clients, but no longer than a round may take."""
-        until = time.monotonic() + self.timeout
-        while len(list(grid.get_node_ids())) < self.clients and time.monotonic() < until:
-            time.sleep(1)
-        found = super()._build(grid, arrays)
+        """Wait for as many nodes as clients, but not for ever and no longer than a round may take."""
+        wait = min(self.wait, self.timeout)
+        here = arrival.gather(grid, self.clients, wait)
+        run_store = super()._build(grid, arrays)
+        if note := arrival.fewer(here, self.clients, wait):
+            self.channel.say(note)
+        self.clients = self.clients or here
+        self.per_round = min(self.per_round or self.clients, self.clients)
         stay = [entry.name for entry in self.layout.entries if entry.kind == CARRIED]
         if stay:
             log.info("fewbits: the server sums floats alone; as they began stay %s", ", ".join(stay))
-        return found
+        return run_store
 
     def _chosen(self) -> set[int]:
+        assert self.clients is not None and self.per_round is not None  # since _build
         return set(self.server.sample(self.clients, self.per_round))
 
     def _aggregate(self, round: int, replies: list[ClientReply], failures: list[Message]) -> Aggregate:

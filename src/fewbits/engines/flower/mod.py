@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 
-from fewbits.engines.flower import carried
+from fewbits.engines.flower import carried, client_end
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.client_end import ClientEnd
 from fewbits.engines.flower.envelope import Envelope
@@ -24,6 +26,7 @@ from fewbits.wire.identity import canonical
 
 App = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, App], Message]
+log = logging.getLogger("flwr")
 STATE = "fewbits-state"  # in the node's or the run's config: the folder for what clients remember
 
 
@@ -98,11 +101,15 @@ def _answer(
     context: Context,
     call_next: App,
 ) -> Envelope | Message:
-    client, folder = _client(context), _folder(request, context)
+    client, (base, temporary) = _client(context), _base(context)
+    folder = base / _run(request) / str(client)
+    if request.kind == "goodbye":
+        return _leave(request, method, key, folder, client)
     with closing(ClientEnd(folder, client, method, key)) as end:
         if request.kind == "hello":
             _compare(request, method, key)
-            return Envelope("hello", request.round, {"client": client, "state": end.name})
+            _log_place(base, temporary)
+            return Envelope("hello", request.round, {"client": client, "state": end.name, "temporary": temporary})
         if request.fields.get("custom"):
             return _custom(request, end, keep, message, context, call_next)
         bundle, known, as_they_are = (*request.parts, b"", b"", b"")[:3]
@@ -166,14 +173,36 @@ def _client(context: Context) -> int:
     return found
 
 
-def _folder(request: Envelope, context: Context) -> Path:
-    """Of this run and client: in the node's state folder, the run's, or Flower's own."""
+def _run(request: Envelope) -> str:
     run = request.text("run")
     if not wire.RUN.fullmatch(run):
         raise WireError(f"a run's name has letters, digits, - and _ only, at most 64; got {run!r}")
+    return run
+
+
+def _base(context: Context) -> tuple[Path, bool]:
+    """The folder of all runs, and whether nobody named it: the node's, the run's, or one in Flower's own."""
+    named = context.node_config.get(STATE) or context.run_config.get(STATE)
     home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "fewbits"
-    base = context.node_config.get(STATE) or context.run_config.get(STATE) or home
-    return Path(str(base)).expanduser() / run / str(_client(context))
+    return (Path(str(named)).expanduser(), False) if named else (home, True)
+
+
+@cache
+def _log_place(base: Path, temporary: bool) -> None:
+    """Log once per process where clients store their state, and what is there already."""
+    stays = f"until the run ends, or for good if the server has state=; {STATE} names another place"
+    found = f"{client_end.size(base):,} bytes are there now"
+    log.info("fewbits: state is in %s, %s; %s", base, stays if temporary else "and stays there", found)
+
+
+def _leave(request: Envelope, method: Method, key: Key, folder: Path, client: int) -> Envelope:
+    """Remove this run's state at its end, when the server names the state that it was told of."""
+    if not folder.is_dir():
+        return Envelope("goodbye", 0, {"bytes": 0})
+    with closing(ClientEnd(folder, client, method, key)) as end:
+        if request.text("state") != end.name:
+            raise WireError("a goodbye to another state than this node's")
+    return Envelope("goodbye", 0, {"bytes": client_end.remove(folder, client, method, key)})
 
 
 def _compare(request: Envelope, method: Method, key: Key) -> None:

@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg, QFedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from fewbits.checks import check_number
+from fewbits.engines.common import flower_version
+from fewbits.engines.flower.order import chain
 from fewbits.errors import WireError
 
 LEAST, MOST = 1e-30, 1e30  # of a weight, so that no sum of weights leaves a float's range
 MEDIANS = 100.0  # times the median weight of a round: more than that no client counts, unless `max_weight` says so
 LARGEST = 1e15  # of a value: float32 holds the sum of squares of 10^8 such
 NORM_BIT = "norm_bit"  # Flower's name of the metric by which clients say that they clipped
+BEARS_FAILURES = (1, 25)  # older versions of Flower end the run when all replies are failures
 LEFT_OUT = 0  # Flower's code of an error of no kind of its own
 MaxWeight = float | Mapping[int, float] | None
 
@@ -41,6 +44,7 @@ class ClientReply:
     arrays: str = ""  # the key of the ArrayRecord
     weight: float = 0.0
     values: dict[str, Array] = field(default_factory=dict)  # the client's arrays, once they are decoded
+    clip: float | None = None  # the norm that its update may have, where the client was told one
 
     @property
     def who(self) -> int:
@@ -69,24 +73,26 @@ class Demands:
     stock: bool  # whether it ends the run when replies differ in their arrays
     max_weight: MaxWeight
     strategy: Strategy  # the innermost one
+    divides: bool = False  # whether it divides by the number of replies, so that no reply would end the run
+    bears_failures: bool = True  # whether it goes on when all replies are failures
 
     @staticmethod
     def of(strategy: Strategy, max_weight: MaxWeight) -> Demands:
         """Of the strategy, or of the one inside it, where it is a wrapper such as those of dp."""
         _check_bound(max_weight)
-        chain = [strategy]
-        while isinstance(inside := vars(chain[-1]).get("strategy"), Strategy):
-            chain.append(inside)
-        last = chain[-1]
-        clipped = any("ClientSideAdaptive" in type(s).__name__ for s in chain)
+        found = chain(strategy)
+        last = found[-1]
+        clipped = any(_is_a(each, "ClientSideAdaptive") for each in found)
         return Demands(
             getattr(last, "weighted_by_key", None),
-            last.train_loss_key if isinstance(last, QFedAvg) else None,
+            vars(last)["train_loss_key"] if _is_a(last, "QFedAvg") else None,
             (NORM_BIT,) if clipped else (),
             isinstance(last, FedAvg),
             isinstance(last, FedAvg) and type(last).aggregate_train.__module__.startswith("flwr."),
             max_weight,
             last,
+            any(_is_a(each, "AdaptiveClipping") for each in found),
+            flower_version.release(flower_version.installed() or "") >= BEARS_FAILURES,
         )
 
     def read(self, reply: ClientReply, kind: str) -> None:
@@ -137,6 +143,10 @@ class Demands:
         """See `alike`; where the strategy takes what comes, replies stay as they are."""
         return alike(replies, say) if self.uniform else ([reply.message for reply in replies], [])
 
+    def given(self, messages: list[Message], failures: list[Message]) -> list[Message]:
+        """What the strategy gets: all, or nothing where its version of Flower ends the run at failures alone."""
+        return messages + failures if messages or self.bears_failures else []
+
     def of_most(self, name: str, most: list[Message]) -> MetricRecord:
         """The metrics of the replies that most clients' are like, by the strategy's function of that name."""
         return getattr(self.strategy, name)([message.content for message in most], self.weighted_by)
@@ -150,6 +160,11 @@ def _message(like: Message, **parts: Any) -> Message:
     """Another message with the same metadata; Flower declares no signature for it."""
     made: Any = Message
     return made(metadata=like.metadata, **parts)
+
+
+def _is_a(strategy: Strategy, name: str) -> bool:
+    """Whether it is of a class with that in its name; older versions of Flower have fewer classes to import."""
+    return any(name in kind.__name__ for kind in type(strategy).__mro__)
 
 
 def _check_bound(bound: MaxWeight) -> None:

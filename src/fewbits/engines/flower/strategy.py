@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,12 +17,14 @@ from fewbits.engines.flower import carried
 from fewbits.engines.flower.client_channel import ClientChannel
 from fewbits.engines.flower.decoder import Decoder
 from fewbits.engines.flower.delegate import STEPS, Delegate
+from fewbits.engines.flower.farewell import farewell
 from fewbits.engines.flower.fits import check_arrays, check_method, check_private, lossless
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.mod import check, identity
+from fewbits.engines.flower.order import check_inner, check_outermost
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply, Demands, MaxWeight, with_values
-from fewbits.engines.flower.round_log import RoundLog
+from fewbits.engines.flower.round_log import Evaluate, RoundLog
 from fewbits.engines.flower.run_store import KINDS, RunStore, end_bytes
 from fewbits.engines.flower.strategy_state import StrategyState
 from fewbits.errors import LocalError
@@ -33,7 +35,6 @@ from fewbits.learn.method import Method
 from fewbits.rng import Key
 
 log = logging.getLogger("flwr")
-Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
@@ -69,10 +70,11 @@ class Compressed(Delegate):
     """
 
     attributes = Delegate.attributes | {
-        *("method", "key", "quorum", "max_weight", "exact", "state", "quarantine", "timeout", "run_store"),
+        *("method", "key", "quorum", "max_weight", "exact", "plain", "state", "quarantine", "timeout", "run_store"),
         *("channel", "layout", "server", "rounds", "decoder", "_starts", "_carried", "_latest", "_state"),
     }
     sums_frames: ClassVar[bool] = False  # whether this server takes frames itself, and may move in a subspace
+    plain = "allow"  # whether nodes that do not speak the method take part with plain arrays, or "refuse"
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Compressed(Delegate):
     ) -> None:
         self.inner, self._steps = inner, {}
         check(method)
+        check_inner(inner)
         if not self.sums_frames:
             check_method(method)
             check_private(method)
@@ -109,6 +112,7 @@ class Compressed(Delegate):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The inner strategy's messages, with bundles for the clients that have the mod."""
+        check_outermost(self)
         if self.run_store is not None and server_round < self.rounds.last:
             self.run_store = None  # another run begins
         self._load(grid, arrays)
@@ -157,7 +161,7 @@ class Compressed(Delegate):
             failures += [reply.failure("all replies weigh 0") for reply in usable]
             usable = []
         messages, most = self.channel.demands.alike(usable, self.channel.say_once)
-        found = self.inside("aggregate_evaluate", server_round, messages + failures)
+        found = self.inside("aggregate_evaluate", server_round, self.channel.demands.given(messages, failures))
         found = self.channel.demands.of_most("evaluate_metrics_aggr_fn", most) if most else found
         self.rounds.enter(KINDS[1], found)
         return found
@@ -191,6 +195,7 @@ class Compressed(Delegate):
         found = self.start_inside(grid, initial_arrays, num_rounds=num_rounds, timeout=timeout, **given, **more)
         rounds.close()
         rounds.complete(found, self.arrays)
+        farewell(self.channel, grid, timeout, resumable=self.state is not None)
         return found
 
     # The parts of a round
@@ -241,6 +246,7 @@ class Compressed(Delegate):
         self.channel = ClientChannel(
             self.server, self.layout, run_store.run, said, run_store.ledger, self.quarantine, demands, values
         )
+        self.channel.plain = self.plain
         self.decoder, self.channel.part = Decoder(self.channel), carried.part(self._carried, "compress")
         self.rounds = RoundLog(run_store, self._close)
         return run_store
@@ -271,7 +277,10 @@ class Compressed(Delegate):
             good, failures = [], failures + [reply.failure("all replies weigh 0") for reply in good]
         with_values(good)
         messages, most = self.channel.demands.alike(good, self.channel.say_once)
-        arrays, metrics = self.inside("aggregate_train", round, messages + failures)
+        given = self.channel.demands.given(messages, failures)
+        if self.channel.demands.divides and not given:
+            return None, None
+        arrays, metrics = self.inside("aggregate_train", round, given)
         metrics = self.channel.demands.of_most("train_metrics_aggr_fn", most) if most else metrics
         if arrays is None:
             return None, metrics
