@@ -346,7 +346,7 @@ def test_foreign_files_are_sentences(tmp_path):
 )
 def test_a_missing_library_names_the_extra(monkeypatch, tmp_path, library, name):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(LocalError, match=r"pip install 'fewbits\[data\]'\"):
+    with pytest.raises(LocalError, match=r"pip install 'fewbits\[data\]'"):
         load(name, tmp_path if library == "pyarrow" else None)
 
 
