@@ -8,13 +8,15 @@ from torch import nn
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.learn.module_checks import check_module
+from fewbits.links import SharedInit, StateStore
 from fewbits.rng import Key
 
 
-def check_arguments(model: object, method: Method, key: object, total_weight: float | None) -> None:
-    """LocalError unless a server can have these."""
-    if not isinstance(key, Key):
-        raise LocalError(f"Server: key must be a Key, such as Key(0); got {key!r}")
+def check_arguments(model: object, method: Method, keys: tuple[object, object], total_weight: float | None) -> None:
+    """LocalError unless a server can have these; the keys are its `key` and `common`."""
+    for name, key in zip(("key", "common"), keys, strict=True):
+        if not isinstance(key, Key):
+            raise LocalError(f"Server: {name} must be a Key, such as Key(0); got {key!r}")
     everybody = method.normalise == "all" or method.objective.server_vectors or method.server_optimizer.needs_objective
     if everybody and total_weight is None:
         raise LocalError(
@@ -27,3 +29,10 @@ def check_arguments(model: object, method: Method, key: object, total_weight: fl
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type != "cpu":
         raise LocalError(f"Server: sums are taken on the CPU; the model is on {device}")
+
+
+def check_parts(store: object, init: object) -> None:
+    """LocalError unless these are a StateStore and a SharedInit, or None."""
+    for name, part, kind in (("store", store, StateStore), ("init", init, SharedInit)):
+        if part is not None and not isinstance(part, kind):
+            raise LocalError(f"Server: {name} must be a {kind.__name__} or None; got {part!r}")
