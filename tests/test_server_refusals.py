@@ -157,6 +157,7 @@ def test_noise_of_a_version_that_comes_again_is_another():
 @pytest.mark.parametrize("wrong", [None, 7, -1.5, "a", {0: "a"}, [None]])
 def test_an_argument_of_the_wrong_kind_is_named_in_a_sentence(wrong):
     server, client = pair("topk")
+    client.receive(server.bundle(0))
     before = theta(server)
     calls = [
         lambda: fb.Server(build(), "topk", fb.Key(0), common=wrong),
@@ -167,6 +168,13 @@ def test_an_argument_of_the_wrong_kind_is_named_in_a_sentence(wrong):
         lambda: server.sample(10, wrong if wrong != 7 else 7.5),
         lambda: server.expect(wrong if wrong != {0: "a"} else ["a"]),
         lambda: server.replace(wrong),
+        lambda: server.bundle(wrong if wrong != 7 else 7.5),
+        lambda: server.accept(wrong if wrong != 7 else 7.5, b"", 1.0),
+        lambda: server.load(0, wrong, {}),
+        lambda: server.load(0, server.dump(), wrong if wrong != {0: "a"} else 1),
+        lambda: server.load(wrong if wrong != 7 else 7.5, server.dump(), {}),
+        lambda: client.reply(steps=wrong if wrong != 7 else 7.5, lr=0.1),
+        lambda: client.reply(steps=1, lr=wrong if wrong != 7 else float("inf")),
         lambda: client.load(wrong),
         lambda: fb.topology.random_regular(8, wrong if wrong != 7 else 9),
         lambda: fb.topology.erdos_renyi(8, 0.5, wrong),

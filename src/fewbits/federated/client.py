@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fewbits.checks import check_bytes, check_whole
+from fewbits.checks import check_bytes, check_number, check_whole
 from fewbits.errors import LocalError, WireError
 from fewbits.federated.client_core import ClientCore
 from fewbits.federated.exchange import Build
@@ -148,6 +148,8 @@ class Client:
         """
         core = self._core
         self._check_received("reply")
+        check_whole("Client.reply: steps", steps, 0, numpy=True)
+        check_number("Client.reply: lr", lr, "[0, inf)", numpy=True)
         core.rollback()
         trained = core.finish(steps, lr)
         self._secrets.check(trained.round)
