@@ -192,3 +192,10 @@ def test_a_plain_update_without_all_of_its_numbers_is_refused(form):
     with pytest.raises(fb.WireError, match=r"0\.weight must hold all of its numbers; got"):
         server.add({**update, "0.weight": form(update["0.weight"])}, 1.0)
     server.step()
+
+
+@pytest.mark.parametrize("wrong", [[], {}, ""])
+def test_an_empty_value_is_no_share_of_inactive_nodes(wrong):
+    nodes = [(torch.randn(4, 4), torch.arange(4) % 2) for _ in range(3)]
+    with pytest.raises(fb.LocalError, match="got "):
+        fb.gossip(build(), nodes, fb.topology.ring(3), "dsgd", 1, inactive=wrong)
