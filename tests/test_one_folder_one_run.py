@@ -168,3 +168,39 @@ def test_a_run_that_was_killed_before_it_left_anything_begins_anew(left, tmp_pat
         (tmp_path / name).touch()
     check_continues(tmp_path)
     assert len(train(tmp_path).reports) == 2
+
+
+SHARE = 0.1
+
+
+def by_a_global(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return scaled(out, y)
+
+
+def scaled(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(out, y, label_smoothing=SHARE)
+
+
+def test_an_attribute_of_a_loss_module_is_part_of_the_loss(tmp_path):
+    train(tmp_path, loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    train(tmp_path, loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    for other in (nn.CrossEntropyLoss(label_smoothing=0.2), nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=2)):
+        with pytest.raises(fb.LocalError, match=r"holds another run; its loss: CrossEntropyLoss"):
+            train(tmp_path, loss=other)
+
+
+def test_a_number_that_a_loss_reads_from_its_file_is_part_of_the_loss(tmp_path, monkeypatch):
+    train(tmp_path, loss=by_a_global)
+    train(tmp_path, loss=by_a_global)
+    monkeypatch.setitem(by_a_global.__globals__, "SHARE", 0.2)
+    with pytest.raises(fb.LocalError, match=r"holds another run; its loss: by_a_global"):
+        train(tmp_path, loss=by_a_global)
+
+
+def test_a_folder_of_another_metric_is_refused(tmp_path):
+    def run(metric):
+        fb.federate(model(), data(0), "dense", 1, test=data(9)[0], metric=metric, out=tmp_path)
+
+    run(None)
+    with pytest.raises(fb.LocalError, match=r"holds another run; its metric: none; got scaled"):
+        run(scaled)

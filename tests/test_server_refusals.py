@@ -152,3 +152,50 @@ def test_noise_of_a_version_that_comes_again_is_another():
         fb.Receiver(server.exchange.up, server.exchange.sent).receive(f, server.exchange.of_round(1)) for f in frames
     ]
     assert not torch.equal(values[0]["0.weight"], values[1]["0.weight"])
+
+
+@pytest.mark.parametrize("wrong", [None, 7, -1.5, "a", {0: "a"}, [None]])
+def test_an_argument_of_the_wrong_kind_is_named_in_a_sentence(wrong):
+    server, client = pair("topk")
+    client.receive(server.bundle(0))
+    before = theta(server)
+    calls = [
+        lambda: fb.Server(build(), "topk", fb.Key(0), common=wrong),
+        lambda: fb.Server(build(), "topk", fb.Key(0), store=wrong or 0),
+        lambda: fb.Server(build(), "topk", fb.Key(0), init=wrong or 0),
+        lambda: fb.Client(build(), "topk", fb.Key(0), build=wrong or 0),
+        lambda: server.sample(wrong if wrong != 7 else 7.5, 2),
+        lambda: server.sample(10, wrong if wrong != 7 else 7.5),
+        lambda: server.expect(wrong if wrong != {0: "a"} else ["a"]),
+        lambda: server.replace(wrong),
+        lambda: server.bundle(wrong if wrong != 7 else 7.5),
+        lambda: server.accept(wrong if wrong != 7 else 7.5, b"", 1.0),
+        lambda: server.load(0, wrong, {}),
+        lambda: server.load(0, server.dump(), wrong if wrong != {0: "a"} else 1),
+        lambda: server.load(wrong if wrong != 7 else 7.5, server.dump(), {}),
+        lambda: client.reply(steps=wrong if wrong != 7 else 7.5, lr=0.1),
+        lambda: client.reply(steps=1, lr=wrong if wrong != 7 else float("inf")),
+        lambda: client.load(wrong),
+        lambda: fb.topology.random_regular(8, wrong if wrong != 7 else 9),
+        lambda: fb.topology.erdos_renyi(8, 0.5, wrong),
+    ]
+    for call in calls:
+        with pytest.raises(fb.LocalError, match="got "):
+            call()
+    assert torch.equal(theta(server), before)
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.to_sparse, lambda x: x.to("meta")], ids=["sparse", "meta"])
+def test_a_plain_update_without_all_of_its_numbers_is_refused(form):
+    server, _ = pair("topk")
+    update = {name: torch.ones_like(p) for name, p in server.model.named_parameters()}
+    with pytest.raises(fb.WireError, match=r"0\.weight must hold all of its numbers; got"):
+        server.add({**update, "0.weight": form(update["0.weight"])}, 1.0)
+    server.step()
+
+
+@pytest.mark.parametrize("wrong", [[], {}, ""])
+def test_an_empty_value_is_no_share_of_inactive_nodes(wrong):
+    nodes = [(torch.randn(4, 4), torch.arange(4) % 2) for _ in range(3)]
+    with pytest.raises(fb.LocalError, match="got "):
+        fb.gossip(build(), nodes, fb.topology.ring(3), "dsgd", 1, inactive=wrong)

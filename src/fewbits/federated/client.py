@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fewbits.checks import check_bytes, check_whole
+from fewbits.checks import check_bytes, check_number, check_whole
 from fewbits.errors import LocalError, WireError
 from fewbits.federated.client_core import ClientCore
 from fewbits.federated.exchange import Build
@@ -68,6 +68,8 @@ class Client:
         if not isinstance(model, nn.Module):
             raise LocalError(f"Client: model must be a torch module; got {type(model).__name__}")
         check_module(model)
+        if build is not None and not callable(build):
+            raise LocalError(f"Client: build must be a function that makes a model from a key; got {build!r}")
         method.prepare(model, common.fold("factor"))
         self._model = model
         self._core = ClientCore(FlatModel(model), method, key, number, common, build)
@@ -146,6 +148,8 @@ class Client:
         """
         core = self._core
         self._check_received("reply")
+        check_whole("Client.reply: steps", steps, 0, numpy=True)
+        check_number("Client.reply: lr", lr, "[0, inf)", numpy=True)
         core.rollback()
         trained = core.finish(steps, lr)
         self._secrets.check(trained.round)
@@ -167,6 +171,7 @@ class Client:
 
     def load(self, data: bytes) -> None:
         """Become the client that was dumped; WireError when the bytes are damaged or another method's."""
+        check_bytes("Client.load", data)
         secrets, *parts = (*unpack(data),) or (b"",)
         if len(parts) not in (len(PARTS), len(PARTS) + len(BEFORE)):
             raise WireError("these bytes are not a dumped Client")

@@ -57,6 +57,8 @@ class PublicModel(ABC):
     def replace(self, theta: Mapping[str, Tensor]) -> None:
         """Take other values, by the names of `FlatModel.named`, and publish them."""
         self.check_plain()
+        if not isinstance(theta, Mapping) or not all(isinstance(x, Tensor) for x in theta.values()):
+            raise LocalError(f"Server.replace takes a dict of tensors by their names; got {type(theta).__name__}")
         self._check_finite(*theta.values())
         self.model.load(theta)
         self.model.refresh()

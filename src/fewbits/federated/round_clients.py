@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 
+from fewbits.checks import check_whole
 from fewbits.errors import LocalError, WireError
 from fewbits.learn.method import Method
 from fewbits.privacy.secure_sum import ServerEnd
@@ -17,6 +19,8 @@ def sampled(key: Key, round: int, clients: int, per_round: int, poisson: bool = 
 
     `poisson`: each by a coin of its own, with chance per_round / clients; else exactly `per_round` of them.
     """
+    check_whole("Server.sample: clients", clients, 0, numpy=True)
+    check_whole("Server.sample: per_round", per_round, 0, numpy=True)
     key = key.fold("round", round, "sample")
     if not poisson or per_round >= clients:
         return [int(c) for c in key.subset(min(per_round, clients), clients)]
@@ -34,6 +38,8 @@ class RoundClients:
 
     def ask(self, clients: Sequence[int], version: int) -> None:
         """These clients play the round that begins with this version of the model."""
+        if not isinstance(clients, Iterable) or not all(isinstance(client, Integral) for client in clients):
+            raise LocalError(f"Server.expect takes the round's clients by their numbers, from 0; got {clients!r}")
         self._asked, masking = list(clients), self._method.masking
         self._secure = masking and masking.server(self._asked, version)
 

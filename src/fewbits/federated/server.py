@@ -17,7 +17,7 @@ from fewbits.federated.peer_weight import Most, PeerWeight
 from fewbits.federated.public_model import PublicModel
 from fewbits.federated.round_clients import RoundClients, sampled
 from fewbits.federated.round_sum import RoundSum, names
-from fewbits.federated.server_arguments import check_arguments
+from fewbits.federated.server_arguments import check_arguments, dump_to_load
 from fewbits.federated.uplinks import Uplinks
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
@@ -74,7 +74,7 @@ class Server:
         max_weight: Most = None,
     ) -> None:
         method = named(method)
-        check_arguments(model, method, key, total_weight)
+        check_arguments(model, method, (key, common), (store, init), total_weight)
         method.prepare(model, common.fold("factor"))
         self._model, self.method, self.key = model, method, key
         self.flat = FlatModel(model)
@@ -274,7 +274,7 @@ class Server:
         Raises:
             LocalError: it had another model or objective.
         """
-        self.public.load(dumped)
+        self.public.load(dump_to_load(round, dumped, versions))
         if self.norms is not None:
             self.norms.load(dumped.get("norms", ()))
         self.round, self.downlinks.versions = round, dict(versions)

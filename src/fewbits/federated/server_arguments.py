@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
+from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
 from fewbits.learn.module_checks import check_module
+from fewbits.links import SharedInit, StateStore
 from fewbits.rng import Key
 
+Dump = Mapping[str, Sequence[Any]]
+DUMPED = {"theta", "server_vectors", "moments", "broadcast"}
 
-def check_arguments(model: object, method: Method, key: object, total_weight: float | None) -> None:
-    """LocalError unless a server can have these."""
-    if not isinstance(key, Key):
-        raise LocalError(f"Server: key must be a Key, such as Key(0); got {key!r}")
+
+def check_arguments(
+    model: object,
+    method: Method,
+    keys: tuple[object, object],
+    parts: tuple[object, object],
+    total_weight: float | None,
+) -> None:
+    """LocalError unless a server can have these; the keys are its `key` and `common`, the parts `store` and `init`."""
+    for name, key in zip(("key", "common"), keys, strict=True):
+        if not isinstance(key, Key):
+            raise LocalError(f"Server: {name} must be a Key, such as Key(0); got {key!r}")
+    for name, part, kind in zip(("store", "init"), parts, (StateStore, SharedInit), strict=True):
+        if part is not None and not isinstance(part, kind):
+            raise LocalError(f"Server: {name} must be a {kind.__name__} or None; got {part!r}")
     everybody = method.normalise == "all" or method.objective.server_vectors or method.server_optimizer.needs_objective
     if everybody and total_weight is None:
         raise LocalError(
@@ -27,3 +45,13 @@ def check_arguments(model: object, method: Method, key: object, total_weight: fl
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type != "cpu":
         raise LocalError(f"Server: sums are taken on the CPU; the model is on {device}")
+
+
+def dump_to_load(round: object, dumped: Dump, versions: object) -> Dump:
+    """The dump; LocalError unless these are what `Server.load` takes."""
+    check_whole("Server.load: round", round, 0, numpy=True)
+    if not isinstance(versions, Mapping):
+        raise LocalError(f"Server.load: versions must be a dict of numbers by client; got {versions!r}")
+    if not isinstance(dumped, Mapping) or not dumped.keys() >= DUMPED:
+        raise LocalError(f"Server.load takes what Server.dump gave, with {sorted(DUMPED)}; got {type(dumped).__name__}")
+    return dumped

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from fewbits.checks import check_whole
 from fewbits.errors import DesyncError
 from fewbits.federated.exchange import Exchange
 from fewbits.links import Receiver, StateStore, ends
@@ -31,6 +32,7 @@ class Uplinks:
 
     def receiver(self, client: int) -> Receiver:
         """The receiving end of a client's link, valid until the next call."""
+        check_whole("Server: a client's number", client, numpy=True)
         if self.store is None:
             if client not in self._in_memory:
                 self._in_memory[client] = self._exchange.receiver()

@@ -123,5 +123,7 @@ def _check_leaf(name: str, x: object, leaf: Spec) -> None:
     if not isinstance(x, Tensor) or tuple(x.shape) != leaf.shape or x.dtype != leaf.torch_dtype:
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise WireError(f"{name} must be {leaf.dtype} of shape {leaf.shape}; got {got}")
+    if x.layout != torch.strided or x.is_meta:
+        raise WireError(f"{name} must hold all of its numbers; got a tensor of {x.layout} on {x.device}")
     if not all_finite(x):
         raise WireError(f"{name} is not finite")

@@ -14,7 +14,7 @@ from fewbits.checks import check_number
 from fewbits.choices import unknown
 from fewbits.errors import LocalError
 from fewbits.rng import Key
-from fewbits.topology.make import graph
+from fewbits.topology.make import check_key, graph
 from fewbits.topology.value import Topology
 
 TRIES = 200  # most draws of a random graph until one is connected
@@ -165,7 +165,7 @@ def random_regular(n: int, degree: int = 4, key: Key = Key(0), weights: str = "m
     3
     """
     _check_size("random_regular", n)
-    if not 1 <= degree < n or n * degree % 2:
+    if not isinstance(degree, int) or not 1 <= degree < n or n * degree % 2:
         raise LocalError(f"topology.random_regular: needs 1 <= degree < n and n * degree even; got {degree}, n = {n}")
     return _connected(lambda nx, seed: nx.random_regular_graph(degree, n, seed=seed), key, weights, "random_regular")
 
@@ -193,6 +193,7 @@ def erdos_renyi(n: int, share: float = 0.3, key: Key = Key(0), weights: str = "m
 
 
 def _connected(draw: Callable[[Any, int], Any], key: Key, weights: str, name: str) -> Topology:
+    check_key(f"topology.{name}: key", key)
     nx = _networkx()
     for attempt in range(TRIES):
         found = draw(nx, key.fold("graph", attempt).word())

@@ -8,6 +8,7 @@ import numpy as np
 
 from fewbits.checks import check_one_of
 from fewbits.errors import LocalError
+from fewbits.rng import Key
 from fewbits.topology.value import ROUNDING, Topology
 
 RULES = ("metropolis", "uniform")
@@ -81,3 +82,9 @@ def _check_matrix(w: np.ndarray) -> None:
     if (np.abs(sums - 1) > 1e-6).any():
         i = int(np.argmax(np.abs(sums - 1)))
         raise LocalError(f"topology: rows and columns of W must sum to 1; row {i} sums to {sums[i]:.6g}")
+
+
+def check_key(what: str, key: object) -> None:
+    """LocalError unless this is a Key."""
+    if not isinstance(key, Key):
+        raise LocalError(f"{what} must be a Key, such as Key(0); got {key!r}")

@@ -88,7 +88,7 @@ def gossip(
     task = Task.of(model, nodes, test, local, loss, metric, "node")
     if not isinstance(network, Network):
         raise LocalError(f"gossip: network must be a Topology, such as fb.topology.torus(16); got {network!r}")
-    varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive else network
+    varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive != 0 else network
     schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
     if out is not None:
         check_continues(Path(out))

@@ -1,7 +1,8 @@
-"""What makes a task this task, as digests: a run is continued with the same data, test set and loss alone."""
+"""What makes a task this task, as digests: a run is continued with the same data, test set, loss and metric alone."""
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ def task_settings(task: Task) -> dict[str, str]:
         "data": _digest([*_array(task.x), *_array(task.y), *_arrays(task.parts)]),
         "test set": "none" if task.test_x is None else _digest([*_array(task.test_x), *_array(task.test_y)]),
         "loss": "cross-entropy" if task.loss is None else f"{_name(task.loss)} {_digest(_value(task.loss))}",
+        "metric": "none" if task.metric is None else f"{_name(task.metric)} {_digest(_value(task.metric))}",
     }
     if task.holdout:
         found["holdout"] = _digest(_arrays(task.holdout))
@@ -78,7 +80,7 @@ def _value(value: object, depth: int = DEEPEST) -> list[str]:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
         return [repr(value)]
     if isinstance(value, nn.Module):
-        return [type(value).__qualname__, value.extra_repr(), *_mapping(value.state_dict(), depth), *_code_of(value)]
+        return _module(value, depth)
     if isinstance(value, functools.partial):
         return [*_value(value.func, depth - 1), *_mapping(value.keywords, depth), *_sequence(value.args, depth)]
     if isinstance(value, MethodType):
@@ -95,6 +97,17 @@ def _value(value: object, depth: int = DEEPEST) -> list[str]:
     return [type(value).__qualname__, *_mapping(vars(value), depth), *_code_of(value)]
 
 
+def _module(module: nn.Module, depth: int) -> list[str]:
+    """Its tensors, code and plain attributes, such as `label_smoothing`, which no state_dict has; and its parts'."""
+    attributes = {
+        f"{path}.{name}": x
+        for path, part in module.named_modules()
+        for name, x in {"type": type(part).__qualname__, **vars(part)}.items()
+        if not name.startswith("_") and name != "training"
+    }
+    return [*_mapping(module.state_dict(), depth), *_mapping(attributes, depth), *_code_of(module)]
+
+
 def _code_of(value: object) -> list[str]:
     """The code that a call of the value runs, where it is Python's."""
     methods = (getattr(type(value), name, None) for name in ("forward", "__call__"))
@@ -109,7 +122,21 @@ def _function(function: FunctionType, depth: int) -> list[str]:
         except ValueError:  # not assigned yet
             cells.append(None)
     defaults = [*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items())]
-    return [function.__qualname__, *_code(function.__code__), *_sequence([*defaults, *cells], depth)]
+    values = _sequence([*defaults, *cells], depth)
+    return [function.__qualname__, *_code(function.__code__), *values, *_mapping(_read_globals(function), depth)]
+
+
+def _read_globals(function: FunctionType) -> dict[str, object]:
+    """The numbers, texts, tensors and functions of its file that a function names, and does not itself replace."""
+    there, code = function.__globals__, function.__code__
+    replaced = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
+    named = {name: there[name] for name in code.co_names if name in there and name not in replaced}
+    plain = (bool, int, float, str, Tensor, np.ndarray)
+    return {
+        name: x
+        for name, x in named.items()
+        if isinstance(x, plain) or (isinstance(x, FunctionType) and x.__globals__ is there)
+    }
 
 
 def _code(code: CodeType) -> list[str]:
