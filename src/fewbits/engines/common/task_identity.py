@@ -127,16 +127,17 @@ def _function(function: FunctionType, depth: int) -> list[str]:
 
 
 def _read_globals(function: FunctionType) -> dict[str, object]:
-    """The numbers, texts, tensors and functions of its file that a function names, and does not itself replace."""
+    """The numbers, texts and tensors of its file that a function names and does not itself replace.
+
+    Of functions it is their code, without what these name: a file full of functions would take long.
+    """
     there, code = function.__globals__, function.__code__
     replaced = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
     named = {name: there[name] for name in code.co_names if name in there and name not in replaced}
     plain = (bool, int, float, str, Tensor, np.ndarray)
-    return {
-        name: x
-        for name, x in named.items()
-        if isinstance(x, plain) or (isinstance(x, FunctionType) and x.__globals__ is there)
-    }
+    values = {name: x for name, x in named.items() if isinstance(x, plain)}
+    functions = {n: x for n, x in named.items() if isinstance(x, FunctionType) and x.__globals__ is there}
+    return values | {name: " ".join(_code(x.__code__)) for name, x in functions.items()}
 
 
 def _code(code: CodeType) -> list[str]:
