@@ -126,18 +126,25 @@ def _function(function: FunctionType, depth: int) -> list[str]:
     return [function.__qualname__, *_code(function.__code__), *values, *_mapping(_read_globals(function), depth)]
 
 
-def _read_globals(function: FunctionType) -> dict[str, object]:
-    """The numbers, texts and tensors of its file that a function names and does not itself replace.
+def _read_globals(function: FunctionType) -> Mapping[str, object]:
+    """The numbers, texts and tensors of its file that a function names, and the code of functions, and what they name.
 
-    Of functions it is their code, without what these name: a file full of functions would take long.
+    Each name is looked at once. What a function itself replaces, such as a counter, is none of it.
     """
-    there, code = function.__globals__, function.__code__
-    replaced = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
-    named = {name: there[name] for name in code.co_names if name in there and name not in replaced}
-    plain = (bool, int, float, str, Tensor, np.ndarray)
-    values = {name: x for name, x in named.items() if isinstance(x, plain)}
-    functions = {n: x for n, x in named.items() if isinstance(x, FunctionType) and x.__globals__ is there}
-    return values | {name: " ".join(_code(x.__code__)) for name, x in functions.items()}
+    there, found, waiting = function.__globals__, dict[str, object](), [function.__code__]
+    while waiting:
+        code = waiting.pop()
+        replaced = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
+        for name in code.co_names:
+            value = there.get(name)
+            if name in found or name in replaced:
+                continue
+            if isinstance(value, FunctionType) and value.__globals__ is there:
+                found[name] = " ".join(_code(value.__code__))
+                waiting.append(value.__code__)
+            elif isinstance(value, bool | int | float | str | Tensor | np.ndarray):
+                found[name] = value
+    return found
 
 
 def _code(code: CodeType) -> list[str]:
