@@ -236,3 +236,12 @@ def test_words_come_back_as_they_were_up_to_48_bits():
     message, _ = codec.encode(words, spec, codec.init(spec), codec.memory(spec), None)
     assert torch.equal(codec.decode(message, spec, codec.init(spec))[0], words)
     assert codec.contract(spec).payload_bits == 4800
+
+
+@pytest.mark.parametrize(
+    ("method", "word"), [("masked", "masks cut changes beyond 1 a round"), ("dp", "adds its noise")]
+)
+def test_what_masks_and_noise_do_to_statistics_is_said(method, word):
+    normed = nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10))
+    run = federation(build(method), rounds=1, task=alike(model=lambda: normed))
+    assert word in run.notes[0] and "1.running_mean" in run.notes[0]
