@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from fewbits.cli import comparison, config
+from fewbits.engines.common.run_files import left_nothing
 from fewbits.engines.common.run_lock import LOCK, RunLock
 from fewbits.errors import LocalError
 
@@ -26,7 +27,7 @@ def check_free(folder: Path, force: bool) -> None:
     """LocalError unless the folder is new or empty, or it holds a run and `force` is given."""
     if folder.exists() and not folder.is_dir():
         raise LocalError(f"{folder} is a file; give a folder")
-    if not folder.exists() or all(child.name == LOCK or child.name.endswith(".part") for child in folder.iterdir()):
+    if not folder.exists() or left_nothing(folder):
         return
     if not is_ours(folder):
         raise LocalError(f"{folder} is not empty, and it holds no fewbits run; give another folder")

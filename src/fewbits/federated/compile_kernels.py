@@ -7,8 +7,6 @@ for it, and no worker compiles again.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +19,7 @@ from fewbits.coders.support import exercise_forms
 from fewbits.errors import LocalError
 from fewbits.federated.exchange import Exchange
 from fewbits.learn.intrinsic_space import SENT, IntrinsicSpace
+from fewbits.learn.one_thread import one_thread
 from fewbits.learn.optimizers.base import ServerOptimizer
 from fewbits.links import Receiver, Sender
 from fewbits.links.personal_updates import HeldState
@@ -40,7 +39,7 @@ def compile_kernels(exchange: Exchange) -> None:
 
     It takes milliseconds when the kernels are in memory already.
     """
-    with _one_thread():
+    with one_thread():
         total = compile_link(exchange.up, exchange.sent)
         _compile_optimizer(exchange.method.server_optimizer, total)
         if exchange.method.space is None:
@@ -54,19 +53,8 @@ def compile_kernels(exchange: Exchange) -> None:
 
 def compile_lift(codec: Lift, spec: TreeSpec) -> None:
     """The same for one direction alone, as nodes without a server have it."""
-    with _one_thread():
+    with one_thread():
         compile_link(codec, spec)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As engines compute; waking other threads for such short work takes longer than the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def compile_link(codec: Lift, spec: TreeSpec, common: Key = KEY) -> TreeTotal:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fewbits.analysis.diagnosis.central import Accumulator, Central, Watch
@@ -17,6 +15,7 @@ from fewbits.analysis.diagnosis.subspace import Point, intrinsic_dimension, isot
 from fewbits.codecs import Basis
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.one_thread import one_thread
 from fewbits.rng import Key
 
 THRESHOLD = 0.2  # LBGM's default
@@ -139,14 +138,3 @@ def _summed(products: np.ndarray, blocks: int) -> np.ndarray:
     """Inner products of the sums of each `blocks` neighbours."""
     n = len(products) // blocks
     return products.reshape(n, blocks, n, blocks).sum((1, 3))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread, so that sums have one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,20 +44,9 @@ def check_first_batch(task: Task, device: str = "cpu", who: str = "client") -> N
     model = duplicate(task.model)
     FlatModel(model)  # its sentences come first: they name what of a module cannot be sent
     model.to(device)
-    with _same_generators(), seeded(Key(0).fold("first batch"), device):
+    with seeded(Key(0).fold("first batch"), device):
         _check_clients(model.train(), task, device, who)
         _check_evaluation(model.eval(), task, device, who)
-
-
-@contextmanager
-def _same_generators() -> Iterator[None]:
-    """Put NumPy's and Python's generators back, which a model or a loss may draw from."""
-    numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002 - the user's, not ours
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy)  # noqa: NPY002
-        random.setstate(python)
 
 
 def _check_clients(model: nn.Module, task: Task, device: str, who: str) -> None:

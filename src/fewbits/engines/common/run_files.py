@@ -24,6 +24,11 @@ EARLY = (LOCK, "wire.json", "downlink")  # what a run that was stopped before it
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
 
 
+def left_nothing(folder: Path) -> bool:
+    """Whether a folder holds nothing of a run but its lock and parts of files, as after a stop before it began."""
+    return all(child.name == LOCK or child.name.endswith(".part") for child in folder.iterdir())
+
+
 def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
     """LocalError unless the folder is new, empty, or holds an earlier part of such a run as the caller makes.
 
