@@ -78,6 +78,7 @@ def diagnose(
     Raises:
         LocalError: a dimension or the number of blocks is out of range, or a training diverges.
 
+    >>> import torch
     >>> from fewbits.learn import LocalSGD
     >>> x, y = torch.eye(6), torch.arange(6) % 2
     >>> central = Central(x, y, x, y, LocalSGD(lr=0.5, batch_size=3), epochs=2, key=Key(0))
