@@ -189,6 +189,27 @@ def test_what_all_clients_raise_alike_in_round_1_is_the_tasks_fault():
         fb.gossip(model(), rows(), topology.ring(5), "choco", 2, loss=loss, local=LocalSGD(lr=0.1))
 
 
+@pytest.mark.parametrize("batch_size,size", [(11, 12), (1, 12), (0, 1)])
+def test_a_last_batch_of_one_row_under_batch_norm_is_said_with_what_to_do(batch_size, size):
+    local = LocalSGD(lr=0.1, batch_size=batch_size)
+    ways = [
+        lambda: fb.federate(model(), rows(size=size), "dense", 3, local=local, processes=1),
+        lambda: fb.gossip(model(), rows(size=size), topology.ring(5), "choco", 2, local=local),
+    ]
+    for way in ways:
+        with pytest.raises(fb.LocalError, match="Expected more than 1 value per channel") as error:
+            way()
+        for word in ("two rows or more in a batch", "batch_size", "drop_last", "GroupNorm"):
+            assert word in str(error.value)
+        assert len(str(error.value)) < 600
+
+
+def test_one_client_with_a_last_batch_of_one_row_hears_what_to_do():
+    result = fb.federate(model(), lonely(rows()), "dense", 1, processes=1)
+    (note,) = [note for note in result.notes if "was skipped" in note]
+    assert "choose a batch_size that leaves no last batch of one row" in note and "drop_last" in note
+
+
 def test_a_few_bad_clients_that_fill_a_small_sample_do_not_end_the_run():
     result = fb.federate(model(), zeros(rows()), "dense", 6, loss=raising(ValueError("no")), per_round=1, seed=1)
     assert {r.clients for r in result.reports} == {0, 1}, "the liar was alone in a round"

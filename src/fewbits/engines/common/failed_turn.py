@@ -12,6 +12,7 @@ from fewbits.errors import FewbitsError
 PACKAGE, TORCH = "fewbits", "torch"
 LONGEST = 300  # characters of a library's sentence
 NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
+ONE_ROW = "Expected more than 1 value per channel"  # torch's sentence about a batch of one row under BatchNorm
 FEW = 5  # clients, all of one round, whose equal failures are the task's, even where there are more clients
 
 
@@ -26,7 +27,22 @@ def sentence(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     place = _place(error)
-    return (text if len(text) <= LONGEST else f"{text[:LONGEST]}...") + (f" ({place})" if place else "")
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return f"{text} ({place}){way_out(text)}" if place else f"{text}{way_out(text)}"
+
+
+def way_out(said: str) -> str:
+    """What to do about a library's sentence; "" when that is not known.
+
+    >>> way_out("Expected more than 1 value per channel when training")[:45]
+    '; BatchNorm needs two rows or more in a batch'
+    """
+    if ONE_ROW not in said:
+        return ""
+    return (
+        "; BatchNorm needs two rows or more in a batch: choose a batch_size that leaves no last batch of one row, or "
+        "leave that row out of the data (drop_last of a DataLoader does so); GroupNorm and LayerNorm take one row"
+    )
 
 
 def _is_foreign(error: Exception) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewbits.engines.common.failed_turn import way_out
 from fewbits.engines.common.task import Task
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.factor.derived import duplicate
@@ -133,6 +134,8 @@ def _hint(x: Tensor, said: str) -> str:
         return "; this loss takes floats as targets: give y.float()"
     if "expected scalar type Long" in said or "expected target dtype to be Long" in said:
         return "; this loss takes labels as int64: give y.long()"
+    if way_out(said):
+        return way_out(said)
     if x.dtype == torch.float64:
         return "; models are float32: give x.float()"
     if x.dtype == torch.uint8:
