@@ -76,9 +76,10 @@ def normed():
     return filled(nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)))
 
 
-def test_buffers_are_in_a_plan():
-    (line,) = planned("fedpaq", {}, model=normed)
-    assert (line.up_total, line.down_total) == played("fedpaq", {}, task=task(model=normed))
+@pytest.mark.parametrize(("name", "settings"), [("fedpaq", {}), ("masked", {}), ("masked", {"bits": "19"})])
+def test_buffers_are_in_a_plan(name, settings):
+    (line,) = planned(name, settings, model=normed)
+    assert (line.up_total, line.down_total) == played(name, settings, task=task(model=normed))
 
 
 @pytest.mark.parametrize(

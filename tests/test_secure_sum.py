@@ -130,13 +130,17 @@ def test_a_masked_total_decodes_to_the_survivors_sum_to_a_step():
     ends = [masking.client(c, 4, Key(1 << 199).fold(c)) for c in range(4)]
     server, total = masking.server(range(4), 4), MaskedTotal(masking, spec)
     vectors = [0.1 * torch.from_numpy(Key(c).normal(7)) for c in range(4)]
+
+    def cut(x):
+        return {"a": x[:4].reshape(2, 2), "b": x[4:]}
+
     for c, end in enumerate(ends):
         server.advertised(c, end.advertise())
     for c, end in enumerate(ends):
         server.shared(c, end.share(server.roster()))
     for c in range(3):
         ends[c].open(server.delivery(c))
-        total.add([Partial(masking.hide(vectors[c], ends[c], Key(c))[MASKED])], 1)
+        total.add([Partial(masking.hide(cut(vectors[c]), ends[c], Key(c))[MASKED])], 1)
         server.arrive(c)
     assert not total.whole and not any(bool(x.any()) for x in total.value().values())
     with pytest.raises(LocalError, match="weigh 1 each; got 2"):

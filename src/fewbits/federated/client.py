@@ -16,6 +16,7 @@ from fewbits.learn.module_checks import check_module
 from fewbits.links import Sender, Subscription
 from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
+from fewbits.privacy.pairwise_masking import cut_sentence
 from fewbits.privacy.secure_sum import ClientEnd
 from fewbits.rng import Key
 
@@ -97,8 +98,9 @@ class Client:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about tensors that training changed and that do not travel."""
-        return list(self._core.remarks)
+        """Sentences about tensors that training changed and that do not travel, and about what masks cut last."""
+        cut = self._core.cut
+        return [*self._core.remarks, *([cut_sentence(cut)] if cut else [])]
 
     def receive(self, bundle: bytes) -> None:
         """Take the server's bundle: settle the last reply and load the model.

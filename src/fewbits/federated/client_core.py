@@ -77,6 +77,7 @@ class ClientCore:
         self.public = torch.zeros(self.exchange.public.numel, device=model.whole.device)
         self._value: dict[str, Tensor] | None = None  # that `public` was made of
         self._in_subspace: dict[str, float] = {}  # figures of the last update
+        self.cut = 0  # numbers of the last update that were too large for masks
 
     def receive(self, bundle: bytes, down: Subscription | None = None) -> None:
         """Take the public values; nothing changes on errors. `down`: another end than this client's."""
@@ -177,9 +178,8 @@ class ClientCore:
         self._check_clients(clients)
         sent = self._shortened(trained, len(clients))
         if self.method.masking is not None and secure is not None:
-            sent = self.method.masking.hide(
-                shared_values.vector(sent).cpu(), secure, self.key.fold("field", trained.round)
-            )
+            self.cut = self.method.masking.cut(sent)
+            sent = self.method.masking.hide(sent, secure, self.key.fold("field", trained.round))
         self.up.key, self._next = self.key.fold("up"), trained.client_state
         return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
 
@@ -220,7 +220,7 @@ class ClientCore:
 
     def observe(self, trained: Trained) -> dict[str, float]:
         """Figures of the pending frame, such as `recycled`, and of the update in its subspace."""
-        figures = self.up.observe() | self._in_subspace
+        figures = self.up.observe() | self._in_subspace | ({"cut": float(self.cut)} if self.cut else {})
         if "floor" in figures and trained.lr:  # |g/tau|^2 sin^2, with g = update / lr accumulated over tau steps
             figures["floor"] /= (trained.lr * max(1, trained.steps)) ** 2
         return figures

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.codecs import Lift, TreeTotal
+from fewbits.errors import LocalError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
+from fewbits.learn.unit_vectors import vector_names
 from fewbits.links import (
     Broadcast,
     Downlink,
@@ -30,6 +32,7 @@ from fewbits.privacy.pairwise_masking import MaskedTotal
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 
+FEW = 4  # buffers, of which a sentence has the names
 Build = Callable[[Key], nn.Module]  # makes the initial model from a key, the same at every party
 
 
@@ -57,9 +60,13 @@ class Exchange:
         sent = update if method.masking is None else method.masking.spec(update)
         # Under noise nothing stays zero, and the uplink must be lossless.
         buffers = shared_values.CHANGED if method.privacy is None else shared_values.WHOLE
-        up = shared_values.with_buffers(method.up, sent, buffers)
+        up = shared_values.with_buffers(
+            method.up, sent, buffers if method.masking is None else method.masking.up_buffers
+        )
         up.check(sent)
-        _check_privacy(method, up, update)
+        if method.privacy is not None:
+            _check_noise(model)
+            method.privacy.check(method.masking is not None or up.contract(update).lossless)
         return Exchange(method, public, update, sent, up, shared_values.downlink(method.down, public), common)
 
     def of_round(self, round: int) -> Key:
@@ -109,6 +116,13 @@ class Exchange:
         return made
 
 
-def _check_privacy(method: Method, up: Lift, update: TreeSpec) -> None:
-    if method.privacy is not None:
-        method.privacy.check(method.masking is not None or up.contract(update).lossless)
+def _check_noise(model: FlatModel) -> None:
+    """LocalError for buffers that noise would spoil; unit vectors are computed anew after every mean."""
+    units = vector_names(model.module)
+    buffers = [name for name in model.travelling if name in model.buffer_names and name not in units]
+    if buffers:
+        names = ", ".join(buffers[:FEW]) + (f" and {len(buffers) - FEW} more" if len(buffers) > FEW else "")
+        raise LocalError(
+            f"dp: noise would spoil the float buffers that travel: {names} (a noisy variance may be negative). Use "
+            "GroupNorm instead of BatchNorm, or track_running_stats=False, and register constants with persistent=False"
+        )

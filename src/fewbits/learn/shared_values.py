@@ -22,9 +22,10 @@ from fewbits.learn.unit_vectors import known_buffers
 from fewbits.links import Downlink
 from fewbits.links.downlink import Part
 from fewbits.links.finite import all_finite
+from fewbits.privacy.pairwise_masking import BUFFER as BUFFER
 from fewbits.spec import Spec, TreeSpec
 
-BUFFER, CONTROL = "buffer:", "control:"
+CONTROL = "control:"
 AS_THEY_ARE = (BUFFER, CONTROL)  # how the names of what no lossy codec may touch begin
 WHOLE = chain(Raw())
 CHANGED = chain(Threshold(0.0))  # of a difference, what is not zero; where all of it is not, that costs one byte

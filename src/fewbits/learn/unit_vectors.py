@@ -69,15 +69,20 @@ def unit_vectors(module: nn.Module) -> list[SingularVectors]:
 
 def known_buffers(module: nn.Module) -> set[str]:
     """Names of the buffers of which it is known what becomes of them: running statistics, and unit vectors."""
-    units = {id(x) for one in unit_vectors(module) for x in one.vectors()}
     statistics = {
         id(x)
         for part in module.modules()
         if isinstance(part, nn.modules.batchnorm._NormBase)  # also InstanceNorm's and SyncBatchNorm's
         for x in part.buffers(recurse=False)
     }
-    known = units | statistics
-    return {name for name, x in module.named_buffers() if id(x) in known or name.endswith(STATISTICS)}
+    found = {name for name, x in module.named_buffers() if id(x) in statistics or name.endswith(STATISTICS)}
+    return found | vector_names(module)
+
+
+def vector_names(module: nn.Module) -> set[str]:
+    """Names of the buffers that are unit vectors."""
+    units = {id(x) for one in unit_vectors(module) for x in one.vectors()}
+    return {name for name, x in module.named_buffers() if id(x) in units}
 
 
 def _estimates(parametrization: nn.Module) -> TypeGuard[_SpectralNorm]:

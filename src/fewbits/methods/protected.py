@@ -40,7 +40,7 @@ def masked(over: Method | None = None, bits: int = 32, largest: float = 1.0, thr
     Args:
         over: a method with a dense uplink; None: dense.
         bits: of each number on the wire, 2 to 48.
-        largest: size of an entry; larger ones are clipped to it.
+        largest: size of a change of a parameter; larger ones are cut to it and counted in a note.
         threshold: share of a round's clients that must arrive, above 0.5; with fewer the round is void.
 
     Example:

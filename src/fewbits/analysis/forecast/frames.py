@@ -68,7 +68,7 @@ def measure(
         for client, sender in enumerate(senders):
             update = key.fold("random update", round, client)
             length = _play(server, client, sender, update)
-            length = length if masks is None else HEADER_BYTES + -(-server.exchange.update.numel * masks.bits // 8)
+            length = length if masks is None else HEADER_BYTES + masks.payload_bytes(server.exchange.update)
             if client == 0 and (round == 0 or not _recycled(sender)):
                 lengths.append(length)
         if moves:

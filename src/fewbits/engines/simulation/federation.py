@@ -18,7 +18,7 @@ from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
 from fewbits.engines.simulation.round_report import RoundReplies, RoundReport, is_finite, totals
-from fewbits.engines.simulation.run_checks import check_arguments, check_first_round, run_settings, statistics_notes
+from fewbits.engines.simulation.run_checks import check_arguments, check_first_round, run_settings
 from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.secure_round import SecureRound
 from fewbits.engines.simulation.worker import Reply
@@ -81,7 +81,6 @@ class Federation:
         )
         per_round = schedule.per_round or len(task.parts)
         self.notes: list[str] = memory_note(method.aggregator, per_round, self.server.exchange.update.numel)
-        self.notes += statistics_notes(method, self.server.flat)
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
         self._run_folder = (

@@ -10,6 +10,7 @@ from fewbits.engines.simulation.evaluation import Evaluation
 from fewbits.engines.simulation.worker import Reply
 from fewbits.links import Ledger
 from fewbits.privacy.account import PrivacyLoss
+from fewbits.privacy.pairwise_masking import cut_sentence
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ class RoundReplies:
             for r in self.replies
             if r.without_loss and not r.trouble
         ]
+        cut = sum(self.figures("cut"))
+        found += [f"round {round}: {cut_sentence(cut)}"] if cut else []
         if not self.used and not void and not alone:
             found.append(f"round {round}: no client counted; the model stays as it was")
         return found

@@ -12,7 +12,6 @@ from fewbits.engines.common.task_identity import task_settings
 from fewbits.engines.simulation.worker import Reply
 from fewbits.errors import LocalError
 from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
-from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.rng import Key
 from fewbits.wire.identity import canonical
@@ -54,19 +53,3 @@ def run_settings(task: Task, method: Method, schedule: Schedule, key: Key) -> di
         "clients per round": str(schedule.per_round or len(task.parts)),
         **task_settings(task),
     }
-
-
-def statistics_notes(method: Method, model: FlatModel) -> list[str]:
-    """What noise and masks do to buffers that travel, such as BatchNorm's statistics; empty where they do nothing."""
-    names = [name for name in model.travelling if name in model.buffer_names]
-    if not names:
-        return []
-    found, out = [], "GroupNorm and LayerNorm have no such buffers"
-    if method.privacy is not None:
-        found.append(f"dp adds its noise to buffers such as {names[0]}, too, and a variance may become negative; {out}")
-    if method.masking is not None:
-        found.append(
-            f"masks cut changes beyond {method.masking.largest:g} a round, also those of buffers such as {names[0]}; "
-            f"raise `largest`, as in masked+METHOD@largest=1000, or scale the inputs; {out}"
-        )
-    return found

@@ -45,7 +45,7 @@ class Reply:
 
     client: int
     weight: float = 0  # examples, or 1 under dp
-    figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, effective_step
+    figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, ...
     trouble: str = ""  # why there is no frame; "" when there is one
     raised: bool = False  # the user's model, loss or data raised; else `trouble` is an update that is not finite
     without_loss: int = 0  # local steps whose loss was not finite
