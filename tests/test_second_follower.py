@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from every_codec import vector
-from fewbits.codecs import Delta, Quantize, RandK, Raw, TopK, chain, route
+from fewbits.codecs import Delta, Quantize, RandK, Raw, Threshold, TopK, chain, route
 from fewbits.coders import Rans
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.links import Broadcast, Downlink, SharedInit, Subscriber
@@ -23,6 +23,7 @@ from second_decoder.text import identity
 from test_second_decoder import described, same, values
 
 N = 300
+MOVED = route([("plain", Threshold(0.0)), ("*", Raw())])
 # (downlink, kinds of frame that come up, and those that come up with a seed besides)
 DOWNLINKS = [
     (Downlink(chain(Raw("fp16"))), {""}, set()),
@@ -81,24 +82,30 @@ def test_bundles_of_every_kind(down, kinds, more, seeded):
 
 @pytest.mark.parametrize("mode", ["static", "time-varying", "k-subspace"])
 @pytest.mark.parametrize("seeded", [False, True])
-def test_intrinsic_downlinks(mode, seeded):
+@pytest.mark.parametrize("plain", [0, 9])
+def test_intrinsic_downlinks(mode, seeded, plain):
     size, space = 50, IntrinsicSpace(dim=3, mode=mode, k=2, epoch=2, seed=11)
     start = torch.from_numpy(vector(Key(5), size))
     seed = SharedInit(Key(3).fold("start"), lambda key: {WHOLE: start}) if seeded else None
-    server = EpochBroadcast(space, Spec.of(start), Key(0), seed=seed)
+    server = EpochBroadcast(space, Spec.of(start), Key(0), seed=seed, plain=plain)
     server.publish({WHOLE: start})
     raw, sizes = (
         "flat(codec=chain(coder=fixed(),transforms=[raw()]))",
         {WHOLE: size, FINAL: space.numel, NOW: space.numel},
     )
-    specs = {name: f'tree(entries=[["{name}",tensor(shape=[{n}])]])' for name, n in sizes.items()}
-    hashes = {identity(raw, text)[0]: name for name, text in specs.items()}
+    beside = f',["plain",tensor(shape=[{plain}])]' if plain else ""
+    more = dict.fromkeys((FINAL, NOW), beside) | {WHOLE: ""}
+    specs = {name: f'tree(entries=[["{name}",tensor(shape=[{n}])]{more[name]}])' for name, n in sizes.items()}
+    hashes = {identity(canonical(MOVED) if more[name] else raw, text)[0]: name for name, text in specs.items()}
     hashes[identity(raw, specs[WHOLE], "seed of ")[0]] = "seed"
-    new = partial(Theta, size, 3, space.subspaces, "fastfood", "orthonormal", 11, hashes, lambda key: start.numpy())
+    new = partial(
+        Theta, size, 3, space.subspaces, "fastfood", "orthonormal", 11, hashes, lambda key: start.numpy(), plain
+    )
     steady, seldom = new(), new()
     for version in range(1, 8):
         if version > 1:
-            server.publish({NOW: torch.from_numpy(vector(Key(version), space.numel))})
+            x = {"plain": torch.from_numpy(vector(Key(version).fold("plain"), plain))} if plain else {}
+            server.publish({NOW: torch.from_numpy(vector(Key(version), space.numel))} | x)
         readers = [steady, new(), *([seldom] if version in (1, 4, 7) else [])]
         for reader in readers:
             theta = reader.receive(server.bundle(reader.version or None))

@@ -125,11 +125,42 @@ def test_a_constant_costs_two_bytes_in_a_dense_frame_up():
     assert with_it.ledger.frame_bytes["up"] - without.ledger.frame_bytes["up"] == 2 * 2 * len(CLIENTS)
 
 
-def test_a_constant_of_equal_nodes_does_not_drift():
+@pytest.mark.parametrize("method", ["dsgd", "choco@bits=4", "malcom", "deepsqueeze"])
+def test_a_constant_of_equal_nodes_does_not_drift_and_costs_three_bytes_a_frame(method):
     constant = torch.linspace(0.1, 3, 50)
     model = Net(constant.clone())
-    result = gossip(model, "choco@bits=4", rounds=8)
-    assert torch.equal(model.extra, constant) and not result.notes
+    with_it, without = gossip(model, method, rounds=8), gossip(Net(constant, persistent=False), method, rounds=8)
+    assert torch.equal(model.extra, constant) and not with_it.notes
+    more = sum(with_it.ledger.frame_bytes.values()) - sum(without.ledger.frame_bytes.values())
+    assert 0 <= more <= 3 * 8 * 2 * len(CLIENTS)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_node_that_was_loaded_into_a_trained_model_reads_buffers_as_before(changed):
+    def pair(model):
+        ring, codec = fb.topology.ring(2), fb.learn.DSGD()
+        return [Node(copy.deepcopy(model), codec, ring, me, fb.Key(0)) for me in (0, 1)]
+
+    def train(model):
+        model.named()["extra"].add_(0.25 if changed else 0.0)
+        model.params.sub_(0.1)
+        return 0.1
+
+    def play(nodes):
+        frames = [node.step(train) for node in nodes]
+        for node in nodes:
+            node.receive(1 - node.me, frames[1 - node.me])
+            node.mix()
+        return frames
+
+    nodes = pair(seeded(lambda: Net(torch.full((40,), 0.7))))
+    first = play(nodes)
+    again = pair(Net(torch.zeros(40)))
+    for old, new in zip(nodes, again, strict=True):
+        new.load(old.dump())
+    assert play(nodes) == play(again)
+    assert all(torch.equal(a.flat.whole, b.flat.whole) for a, b in zip(nodes, again, strict=True))
+    assert all((len(frame) > 4 * 40 + 4 * 36) == changed for frame in first)
 
 
 def test_a_buffer_that_one_client_changes_once_is_averaged_and_named_once():

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
 from fewbits.federated.exchange import Build, Exchange
 from fewbits.federated.local_round import LocalRound
 from fewbits.learn import shared_values
 from fewbits.learn.adaptive_steps import adaptive_rules, check_adaptive
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.intrinsic_space import SENT
+from fewbits.learn.intrinsic_space import SENT, IntrinsicSpace
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
 from fewbits.links import Sender, Subscription
@@ -184,23 +185,25 @@ class ClientCore:
         return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
 
     def _shortened(self, trained: Trained, asked: int) -> dict[str, Tensor]:
-        """The update as the server sums it: A^T of it in a subspace; clipped, with noise, under dp."""
-        space, vector = self.method.space, trained.update
-        if space is None:
-            if self.method.privacy is not None:
-                vector.copy_(self._noisy(vector, trained.round, asked))
-            return trained.tree
-        vector = vector.cpu()
+        """The update as the server sums it: A^T of its parameters in a subspace; clipped, with noise, under dp."""
+        sent = trained.tree if self.method.space is None else self._projected(self.method.space, trained)
+        if self.method.privacy is None:
+            return sent
+        return pieces(self._noisy(shared_values.vector(sent), trained.round, asked), sent)
+
+    def _projected(self, space: IntrinsicSpace, trained: Trained) -> dict[str, Tensor]:
+        """A^T of the parameters' update, with the buffers' beside it."""
+        vector = trained.update[: len(self.model.shared_params)].cpu()
         matrix = space.matrix(len(vector), trained.epoch, space.which(trained.round, self.number))
         s = matrix.project(vector)
         step = matrix.effective_step(trained.lr)
         self._in_subspace = {"isotropy": matrix.captured(vector, s), "effective_step": step}
-        return {SENT: self._noisy(s, trained.round, asked)}
+        return {SENT: s} | {n: x.cpu() for n, x in trained.tree.items() if n.startswith(shared_values.BUFFER)}
 
     def _noisy(self, x: Tensor, round: int, asked: int) -> Tensor:
-        privacy = self.method.privacy
+        assert self.method.privacy is not None
         again = () if self.redraw is None else ("again", self.redraw)
-        return x if privacy is None else privacy.apply(x, self.key.fold("dp", round, *again), asked)
+        return self.method.privacy.apply(x, self.key.fold("dp", round, *again), asked)
 
     def _check_clients(self, clients: tuple[int, ...]) -> None:
         """Parts of noise are made for exactly the round's clients."""

@@ -27,7 +27,7 @@ from fewbits.links import (
     Subscriber,
     Subscription,
 )
-from fewbits.links.epochs import WHOLE
+from fewbits.links.epoch_frames import WHOLE
 from fewbits.privacy.pairwise_masking import MaskedTotal
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
@@ -41,12 +41,12 @@ class Exchange:
     """Specs and codecs, derived once from a model and a method.
 
     Clients receive `public`, the server sums `update`, and a frame up holds `sent`. All three are equal, except that a
-    subspace shortens the update and masks hide it.
+    subspace shortens the parameters' part of the update and masks hide it.
     """
 
     method: Method
     public: TreeSpec  # all that travels of the model, then the objective's vectors
-    update: TreeSpec  # what a client's training changed: `public`, or A^T of it in a subspace
+    update: TreeSpec  # what a client's training changed: `public`; in a subspace A^T of it, and buffers
     sent: TreeSpec  # what a frame up holds: `update`, or masked words of it
     up: Lift
     down: Downlink
@@ -92,14 +92,19 @@ class Exchange:
         space, first = self.method.space, init and SharedInit(init.key, self._initial(init.build))
         if space is None:
             return Broadcast(self.down, self.public, key, seed=first)
-        return EpochBroadcast(space, self.public, key, seed=first)
+        return EpochBroadcast(space, self.public, key, seed=first, plain=self._buffers)
 
     def subscriber(self, build: Build | None = None) -> Subscription:
         """A client's end of the downlink; `build` makes the initial model, where the server has a SharedInit."""
         space, first = self.method.space, None if build is None else self._initial(build)
         if space is None:
             return Subscriber(self.down, self.public, first)
-        return EpochSubscriber(space, self.public, first)
+        return EpochSubscriber(space, self.public, first, self._buffers)
+
+    @property
+    def _buffers(self) -> int:
+        """Numbers of the buffers that travel."""
+        return sum(leaf.numel for name, leaf in self.public if name.startswith(shared_values.BUFFER))
 
     def _initial(self, build: Build) -> Callable[[Key], dict[str, Tensor]]:
         """Makes all that travels at first, by name. The objective's vectors begin at zero."""

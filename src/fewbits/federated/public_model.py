@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Chain, Flat
+from fewbits.codecs import Chain
 from fewbits.errors import LocalError
 from fewbits.federated.exchange import Exchange
+from fewbits.federated.norm_watch import kinds_of
 from fewbits.federated.round_sum import RoundSum
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.objective import Vectors
 from fewbits.learn.optimizers import Moments
-from fewbits.links import SharedInit
-from fewbits.links.epochs import NOW, WHOLE
+from fewbits.links import EpochBroadcast, SharedInit
+from fewbits.links.epoch_frames import NOW, PLAIN, WHOLE
 from fewbits.links.finite import all_finite
 from fewbits.rng import Key
 
@@ -68,6 +68,25 @@ class PublicModel(ABC):
         if not all(map(all_finite, after)):
             raise LocalError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
 
+    def _buffers(self, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The buffers after the mean of their updates, by wire name."""
+        current = shared_values.values(self.model)
+        return {name: current[name] - x for name, x in plain.items() if name.startswith(shared_values.BUFFER)}
+
+    def _become(self, parameters: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Load these, with the unit vectors of these parameters."""
+        self.model.shared_params.copy_(parameters)
+        current = shared_values.values(self.model)
+        for name, x in buffers.items():
+            current[name].copy_(x)
+        self.model.refresh()
+
+    def _remark(self, plain: Mapping[str, Tensor]) -> None:
+        """Name the unknown buffers that clients changed, each once."""
+        for name in [name for name in self._unknown if bool(plain[name].any())]:
+            self._unknown.remove(name)
+            self.remarks[name] = shared_values.averaged(name)
+
     def dump(self) -> dict[str, Sequence[Any]]:
         """For a checkpoint."""
         return {
@@ -100,16 +119,16 @@ class WholeModel(PublicModel):
         return len(self.model.shared_params)
 
     def _check_carrier(self) -> None:
-        """An optimiser that steps on carriers needs them, of one vector with all that travels, as they were added."""
-        prefix, up = self.optimizer.carrier, self.exchange.up
+        """An optimiser that steps on carriers needs them, of one vector with all parameters, as they were added."""
+        prefix, sent = self.optimizer.carrier, self.exchange.sent
         if prefix is None:
             return
-        codec = up.inner[0]
-        if not isinstance(up, Flat) or not isinstance(codec, Chain) or codec.linear_prefix != (prefix,):
+        groups = zip(kinds_of(self.exchange), self.exchange.up.groups(sent), strict=True)
+        codecs = [group.codec for kind, group in groups if kind == 0]
+        if len(codecs) != 1 or not isinstance(codecs[0], Chain) or codecs[0].linear_prefix != (prefix,):
             raise LocalError(
-                f"Server: {self.optimizer!r} steps on sums of what {prefix!r} leaves, so the uplink must be "
-                f"flat(chain({prefix!r}, ...)), and nothing but parameters may travel (use GroupNorm instead of "
-                f"BatchNorm); got {up!r}"
+                f"Server: {type(self.optimizer).__name__} steps on sums of what {prefix!r} leaves, so the uplink of "
+                f"the parameters must be flat(chain({prefix!r}, ...)); got {self.exchange.method.up!r}"
             )
 
     def check_plain(self) -> None:
@@ -124,35 +143,19 @@ class WholeModel(PublicModel):
         self.publisher.publish(shared_values.values(self.model, self.server_vectors))
 
     def _apply(self, sums: RoundSum, scale: float, share: float) -> None:
-        mean: dict[str, Tensor] = {}
-        if self.optimizer.carrier is not None:
-            update = sums.carried(scale)
-        else:
-            mean = sums.values(scale)
-            parameters = [x.reshape(-1) for name, x in mean.items() if not name.startswith(shared_values.AS_THEY_ARE)]
-            update = torch.cat([torch.zeros(0), *parameters])
+        update, plain = sums.mean(scale)
         theta, moments = self.optimizer.step(self.model.shared_params, update, self.moments, share=share)
-        changed = tuple(x for name, x in mean.items() if name.startswith(shared_values.CONTROL))
+        changed = tuple(x for name, x in plain.items() if name.startswith(shared_values.CONTROL))
         server_vectors = self.objective.absorb(self.server_vectors, changed, share)
-        current = shared_values.values(self.model)
-        buffers = {name: current[name] - x for name, x in mean.items() if name.startswith(shared_values.BUFFER)}
+        buffers = self._buffers(plain)
         self._check_finite(theta, *server_vectors, *moments, *buffers.values())
-        self.model.shared_params.copy_(theta)
+        self._become(theta, buffers)
         self.moments, self.server_vectors = moments, server_vectors
-        for name, x in buffers.items():
-            current[name].copy_(x)
-        self.model.refresh()
-        self._remark(mean)
-
-    def _remark(self, mean: Mapping[str, Tensor]) -> None:
-        """Name the unknown buffers that clients changed, each once."""
-        for name in [name for name in self._unknown if bool(mean[name].any())]:
-            self._unknown.remove(name)
-            self.remarks[name] = shared_values.averaged(name)
+        self._remark(plain)
 
 
 class SubspaceModel(PublicModel):
-    """Only s moves: theta = theta_e + A_e s; the moments are those of one epoch's subspace."""
+    """theta = theta_e + A_e s, and s moves; the moments are those of one epoch's subspace. Buffers are averaged."""
 
     def __init__(self, model: FlatModel, exchange: Exchange, key: Key, init: SharedInit | None) -> None:
         super().__init__(model, exchange, key, init)
@@ -169,14 +172,28 @@ class SubspaceModel(PublicModel):
         raise LocalError("Server: in a run in subspaces every client sends A^T of its update, through a link")
 
     def step(self, sums: RoundSum, scale: float, share: float) -> None:
-        s, space, version = self.publisher.current[NOW], self.exchange.method.space, self.publisher.version
+        space, version = self.exchange.method.space, self.publisher.version
+        values, moments = {NOW: self.publisher.current[NOW]}, self.moments
         if not sums.empty:
-            s, moments = self.optimizer.step(s, sums.coordinates(SENT, scale), self.moments, share=share)
+            update, plain = sums.mean(scale)
+            s, moments = self.optimizer.step(values[NOW], update, moments, share=share)
             self._check_finite(s, *moments)
-        else:
-            moments = self.moments
-        self.publisher.publish({NOW: s})
+            values = {NOW: s} | self._moved(s, plain)
+            self._remark(plain)
+        self.publisher.publish(values)
         self.moments = moments
         if space and space.epoch_of(version + 1) != space.epoch_of(version):
             self.moments = self.optimizer.init(self.dim)
         self.model.shared.copy_(self.publisher.value[WHOLE])
+
+    def _moved(self, s: Tensor, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The buffers as the next version has them, with unit vectors of the weights that s gives.  # (T,)"""
+        buffers, parameters = self._buffers(plain), self.model.shared_params
+        if not buffers:
+            return {}
+        assert isinstance(self.publisher, EpochBroadcast)
+        if self.model.units:
+            parameters = self.publisher.theta(s)[: len(parameters)]
+        self._check_finite(parameters, *buffers.values())
+        self._become(parameters, buffers)
+        return {PLAIN: self.model.shared[len(parameters) :].clone()}

@@ -34,7 +34,7 @@ class RoundSum:
     """
 
     def __init__(self, exchange: Exchange, watch: NormWatch | None = None) -> None:
-        self._terms, self._watch = terms.terms(exchange), watch
+        self._exchange, self._terms, self._watch = exchange, terms.terms(exchange), watch
         self._waiting: list[tuple[Arrived, Norms]] = []
         self._bytes = 0  # of those that wait
         self._counts = Counter[int]()  # messages, by subspace
@@ -132,23 +132,25 @@ class RoundSum:
             return str(error)
         return ""
 
-    def carried(self, scale: float) -> Tensor:
-        """The sum as messages carry it, not expanded, for optimisers that step on it."""
-        return terms.carried(self._terms) * scale
+    def mean(self, scale: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum times `scale`: what the optimizer steps on, and by name what travels beside it, as it is.
 
-    def values(self, scale: float) -> dict[str, Tensor]:
-        """The sum times `scale`, by wire name."""
-        (found,) = self._terms.vectors(self.weight)
-        found = {name: x * scale for name, x in found.items()}
-        if 0 in self._noise:
-            noise = pieces(self._noise[0] * scale, found)
-            found = {name: x + noise[name] for name, x in found.items()}
-        return found
-
-    def coordinates(self, name: str, scale: float) -> Tensor:
-        """The sums of all subspaces end to end, times `scale`.  # (k * dim,)"""
-        sums = [found[name] for found in self._terms.vectors(self.weight)]
-        return torch.cat([(x + self._noise[i] if i in self._noise else x) * scale for i, x in enumerate(sums)])
+        The first is one vector: the parameters; or s of all subspaces, end to end; or, for optimisers that step on what
+        messages carry, that.
+        """
+        if self._exchange.method.server_optimizer.carrier is not None:
+            carried, found = terms.carried(self._terms, self._exchange)
+            return carried * scale, {name: x * scale for name, x in found.items() if shared_values.as_it_is(name)}
+        moved, plain = [torch.zeros(0)], dict[str, Tensor]()
+        for i, found in enumerate(self._terms.vectors(self.weight)):
+            noise = pieces(self._noise[i], found) if i in self._noise else {}
+            for name, x in found.items():
+                value = (x + noise[name] if noise else x) * scale
+                if not shared_values.as_it_is(name):
+                    moved.append(value.reshape(-1))
+                else:
+                    plain[name] = plain[name] + value if name in plain else value
+        return torch.cat(moved), plain
 
 
 def names(left_out: Sequence[tuple[int | None, str]]) -> dict[int, str]:

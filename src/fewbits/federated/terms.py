@@ -79,16 +79,21 @@ class Robust(Terms):
         self._updates.append(update.copied())
 
     def vectors(self, weight: float) -> list[dict[str, Tensor]]:
-        made = self._made() if self._updates else self._nothing()
-        subspaces = self._space.subspaces if self._space else 1
-        if subspaces == 1:
-            return [cut([x * weight for x in made], self._groups, self._exchange.update)]
-        (s,) = made
-        return [cut([part * weight], self._groups, self._exchange.update) for part in s.chunk(subspaces)]
+        made = self._made() if self._updates else [torch.zeros(n * g.spec.numel) for n, g in self._wide]
+        several = [
+            [x * weight] if n == 1 else (x * weight).chunk(n) for x, (n, _) in zip(made, self._wide, strict=True)
+        ]
+        found = []
+        for which in range(max(map(len, several))):  # what lies in no subspace stands in the first
+            vectors = [of[which] if which < len(of) else torch.zeros_like(of[0]) for of in several]
+            found.append(cut(vectors, self._groups, self._exchange.update))
+        return found
 
-    def _nothing(self) -> list[Tensor]:
+    @property
+    def _wide(self) -> list[tuple[int, Group]]:
+        """Each group, and in how many subspaces its vectors lie."""
         many = self._space.subspaces if self._space else 1
-        return [torch.zeros(many * g.spec.numel) for g in self._groups]
+        return [(many if kind == 0 else 1, g) for kind, g in zip(kinds_of(self._exchange), self._groups, strict=True)]
 
     def _made(self) -> list[Tensor]:
         """The robust mean of each group, expanded."""
@@ -102,25 +107,21 @@ class Robust(Terms):
 
     def _matrix(self, i: int) -> tuple[Updates, Callable[[Tensor], Tensor]]:
         """(the updates of one group, what expands a vector of their space)."""
-        group, parts = self._groups[i], [update.parts[i] for update in self._updates]
+        (several, group), parts = self._wide[i], [update.parts[i] for update in self._updates]
         common = all(same(part.side, parts[0].side) for part in parts)
-        if common and not any(update.plain for update in self._updates) and self._several is None:
+        if common and not any(update.plain for update in self._updates) and several == 1:
             size = len(parts[0].values) if parts[0].support is None else group.spec.numel
             side = parts[0].side
             return Updates([_row(p) for p in parts], size), lambda x: group.codec.complete(x, side, wide(group.spec))
-        rows = [self._expanded(group, update, update.parts[i]) for update in self._updates]
-        return Updates(rows, group.spec.numel * (self._several or 1)), lambda x: x
+        rows = [self._expanded(group, update, update.parts[i], several) for update in self._updates]
+        return Updates(rows, group.spec.numel * several), lambda x: x
 
-    @property
-    def _several(self) -> int | None:
-        return self._space.subspaces if self._space and self._space.subspaces > 1 else None
-
-    def _expanded(self, group: Group, update: Arrived, part: Partial) -> Row:
+    def _expanded(self, group: Group, update: Arrived, part: Partial, several: int) -> Row:
         """A client's vector in the space of the update, or of all subspaces end to end."""
         row = _row(part)
         if not update.plain and part.support is None:
             row = Row(group.codec.complete(row.values, part.side, wide(group.spec)))
-        if self._several is None:
+        if several == 1:
             return row
         here = torch.arange(group.spec.numel) if row.support is None else row.support
         return Row(row.values, here + update.subspace * group.spec.numel)
@@ -137,12 +138,13 @@ def terms(exchange: Exchange) -> Terms:
     return Sums(exchange) if aggregator is None else Robust(exchange, aggregator)
 
 
-def carried(found: Terms) -> Tensor:
-    """The sum of the first group as messages carry it, not expanded."""
+def carried(found: Terms, exchange: Exchange) -> tuple[Tensor, dict[str, Tensor]]:
+    """(the sum of the parameters as messages carry it, not expanded; all other sums by name)."""
     total = found.totals[0] if isinstance(found, Sums) else None
     if not isinstance(total, TreeTotal):
         raise LocalError("a robust mean and a masked sum are not carried")
-    return total.carried[0]
+    group = kinds_of(exchange).index(0)
+    return total.carried[group], total.beside(group)
 
 
 def unmask(found: Terms, server: ServerEnd) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs import Basis
 from fewbits.errors import LocalError, WireError
+from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.objective import Objective
 from fewbits.rng import Key
@@ -75,16 +76,18 @@ class IntrinsicSpace:
         return self.subspaces * self.dim
 
     def spec(self, model: FlatModel, objective: Objective) -> TreeSpec:
-        """Of what a client sends; LocalError for models and objectives of which more than parameters travels."""
-        buffers = [name for name in model.travelling if name in model.buffer_names]
-        if buffers or objective.server_vectors:
+        """Of what a client sends: A^T of its parameters' update, and its buffers' update beside it.
+
+        LocalError for objectives that send vectors as long as the model.
+        """
+        if objective.server_vectors:
             raise LocalError(
-                f"a run in subspaces sends parameters only; this model has the float buffers {buffers} (use GroupNorm "
-                "instead of BatchNorm, and register constants with persistent=False), or its objective sends more: "
-                f"{objective!r}"
+                f"a run in subspaces cannot carry the {objective.server_vectors} vectors, as long as the model, that "
+                f"{objective!r} sends with every update; take another objective"
             )
-        self.matrix(len(model.shared), 0, 0)  # says so when dim is too large
-        return TreeSpec(((SENT, Spec((self.dim,))),))
+        self.matrix(len(model.shared_params), 0, 0)  # says so when dim is too large
+        buffers = [entry for entry in shared_values.spec(model) if entry[0].startswith(shared_values.BUFFER)]
+        return TreeSpec(((SENT, Spec((self.dim,))), *buffers))
 
     def epoch_of(self, version: int) -> int:
         """The epoch that the model of this version (1: the initial one) is trained in."""

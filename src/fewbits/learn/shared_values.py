@@ -31,6 +31,11 @@ WHOLE = chain(Raw())
 CHANGED = chain(Threshold(0.0))  # of a difference, what is not zero; where all of it is not, that costs one byte
 
 
+def as_it_is(name: str) -> bool:
+    """Whether no lossy codec, and no subspace, may touch what goes by this wire name."""
+    return name.startswith(AS_THEY_ARE)
+
+
 def values(model: FlatModel, server_vectors: Sequence[Tensor] = ()) -> dict[str, Tensor]:
     """Views of all that travels, by wire name; `server_vectors`: the objective's vectors, each  # (S,)."""
     buffers = set(model.buffer_names)
@@ -94,7 +99,7 @@ def with_buffers(codec: Lift, tree: TreeSpec, buffers: Codec = CHANGED) -> Lift:
         return codec
     rules = [(start + "*", buffers if start == BUFFER else WHOLE) for start in there]
     if isinstance(codec, Flat):
-        anything = any(not name.startswith(AS_THEY_ARE) for name, _ in tree)
+        anything = any(not as_it_is(name) for name, _ in tree)
         return Route((*rules, *([("*", codec.codec)] if anything else [])))
     if isinstance(codec, Route):
         return Route((*rules, *codec.rules))

@@ -1,5 +1,7 @@
 """Broadcast of a model that moves in random subspaces: theta = theta_e + A_e s, with a new A_e in every epoch.
 
+Numbers outside of the subspace, such as running statistics, follow theta: a frame of s holds how far they have moved.
+
 Whoever knows theta_e needs only s. At an epoch's end theta_{e+1} = theta_e + A_e s, with that last s, the epoch's
 final. So a receiver that missed versions gets the finals of the epochs it has not folded in, and the current s: what
 the entries of all missed rounds would add up to. All ends take the same sums in the same order and hold the same bits.
@@ -8,19 +10,18 @@ the entries of all missed rounds would add up to. All ends take the same sums in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Lift, Raw, chain, flat
+from fewbits.codecs import Lift
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links.bundle import lone_ack, pack, unpack
+from fewbits.links.epoch_frames import FINAL, NOW, PLAIN, RAW, WHOLE, EpochFrames, EpochSpace
 from fewbits.links.finite import check_finite
 from fewbits.links.identity import OTHER, SEED, codec_hash
 from fewbits.links.publisher import Publisher
-from fewbits.links.receiver import Receiver
-from fewbits.links.sender import Sender
 from fewbits.links.shared_init import Build, SharedInit, check_seed, read_seed
 from fewbits.links.subscription import Subscription
 from fewbits.rng import Key
@@ -28,35 +29,9 @@ from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import Frame
 from fewbits.wire.frame import HEADER_BYTES
 
-WHOLE, FINAL, NOW = "theta_e", "final", "s"  # what a frame holds, by the name of its tensor
-_RAW: Lift = flat(chain(Raw()))
-
-
-class EpochSpace(Protocol):
-    """The subspaces that a model moves in."""
-
-    @property
-    def numel(self) -> int:
-        """Numbers in s."""
-        ...
-
-    def epoch_of(self, version: int) -> int:
-        """The epoch of a version: 0 for version 1, and never lower than that of the version before."""
-        ...
-
-    def expand(self, size: int, epoch: int, s: Tensor) -> Tensor:
-        """A_e s.  # (numel,) -> (size,)"""
-        ...
-
-
-def _specs(space: EpochSpace, spec: Spec | TreeSpec) -> dict[str, TreeSpec]:
-    """The Spec of each kind of frame, for a theta of this Spec."""
-    sizes = {WHOLE: spec.numel, FINAL: space.numel, NOW: space.numel}
-    return {name: TreeSpec(((name, Spec((size,))),)) for name, size in sizes.items()}
-
 
 class EpochBroadcast(Publisher):
-    """The sending end. The first `publish` takes {WHOLE: theta_0}, each later one {NOW: s}.
+    """The sending end. The first `publish` takes {WHOLE: theta_0}, each later one {NOW: s, PLAIN: x}, or {NOW: s}.
 
     A version's epoch comes from `space.epoch_of`. When the new version begins an epoch, the s that is published becomes
     the final of the epoch before, and the new version's s is zero.
@@ -68,24 +43,38 @@ class EpochBroadcast(Publisher):
         key: the server's own.
         keep: finals in the history; receivers further behind get theta_e.
         seed: what {WHOLE: theta_0} is made from; None: theta_0 travels.
+        plain: numbers at theta's end that are outside of the subspace. `publish` takes their values, x of shape
+            (plain,); without them they stay. Frames hold x - theta_e's where that is not zero, so `value` has x but for
+            one rounding.
 
     Raises:
-        LocalError: seed is no SharedInit.
+        LocalError: seed is no SharedInit, or plain is out of range.
     """
 
     def __init__(
-        self, space: EpochSpace, spec: Spec | TreeSpec, key: Key, keep: int = 1024, seed: SharedInit | None = None
+        self,
+        space: EpochSpace,
+        spec: Spec | TreeSpec,
+        key: Key,
+        keep: int = 1024,
+        seed: SharedInit | None = None,
+        plain: int = 0,
     ) -> None:
         check_seed(seed)
         self._space, self.keep, self._seed = space, keep, seed
-        self._senders = {name: Sender(_RAW, leaf, key.fold(name)) for name, leaf in _specs(space, spec).items()}
-        self._size = spec.numel
+        self._frames = EpochFrames(space, spec.numel, plain)
+        self._senders = {name: self._frames.sender(name, key.fold(name)) for name in (WHOLE, FINAL, NOW)}
         self._version, self._epoch = 0, 0
         self._epochs: dict[int, int] = {}  # by version
         self._finals: dict[int, bytes] = {}  # by epoch
-        self._base, self._s = torch.zeros(0), torch.zeros(space.numel)  # theta_e, s
+        self._base = torch.zeros(spec.numel)  # theta_e
+        self._now_values = self._still()  # what the frame of s holds
         self._snapshot: bytes | None = None  # the frame of theta_e, once somebody needs it
         self._now = b""
+
+    def _still(self) -> dict[str, Tensor]:
+        """What a frame of s holds at the beginning of an epoch."""
+        return {NOW: torch.zeros(self._space.numel)} | self._frames.away(self._base, None)
 
     @property
     def version(self) -> int:
@@ -98,21 +87,22 @@ class EpochBroadcast(Publisher):
 
     @property
     def current(self) -> dict[str, Tensor]:
-        return {NOW: self._s}
+        plain = self._frames.plain
+        return {NOW: self._now_values[NOW]} | ({PLAIN: self.value[WHOLE][-plain:]} if plain else {})
 
     @property
     def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
-        seed = (SEED, _RAW, self._senders[WHOLE].spec)
+        seed = (SEED, RAW, self._senders[WHOLE].spec)
         return [*(("", sender.codec, sender.spec) for sender in self._senders.values()), seed]
 
     @property
     def snapshot(self) -> bytes:
-        self._snapshot = self._snapshot or self._frame(WHOLE, self._base, self._epoch)
+        self._snapshot = self._snapshot or self._frame(WHOLE, {WHOLE: self._base}, self._epoch)
         return self._snapshot
 
     @property
     def snapshot_bytes(self) -> int:
-        return HEADER_BYTES + 4 * self._size  # without making a frame as large as the model
+        return HEADER_BYTES + 4 * self._frames.size  # without making a frame as large as the model
 
     @property
     def entry(self) -> bytes:
@@ -120,35 +110,46 @@ class EpochBroadcast(Publisher):
             raise LocalError("EpochBroadcast: nothing has been published")
         return self._now
 
+    @property
+    def longest_entry(self) -> bytes:
+        """A frame of s with all plain numbers moved."""
+        ones = {name: torch.ones_like(x) for name, x in self._still().items()}
+        return self._frame(NOW, ones, 0) if self._frames.plain else self.entry
+
+    def theta(self, s: Tensor) -> Tensor:
+        """The newest theta with this s: theta_e + A_e s, with the plain numbers of now.  # (D,)"""
+        return self._frames.moved(self._base, self._epoch, self._now_values | {NOW: s})
+
     def publish(self, values: Mapping[str, Tensor]) -> None:
         check_finite(values, "EpochBroadcast.publish")
         if self._version:
-            whole = self._base + self._expand(values[NOW])  # the next version's theta, by whichever terms
+            plain = self._frames.away(self._base, values[PLAIN]) if PLAIN in values else {}
+            now = self._now_values | {NOW: values[NOW].clone()} | plain
+            whole = self._frames.moved(self._base, self._epoch, now)  # the next version's theta, by whichever terms
             check_finite({WHOLE: whole}, "EpochBroadcast.publish")
-            s = self._enter(values[NOW], whole)
+            now = self._enter(now, whole)
         else:
-            self._base, s = values[WHOLE].clone(), torch.zeros_like(self._s)
-            whole = self._base
+            self._base = values[WHOLE].clone()
+            now, whole = self._still(), self._base
             if self._seed is not None:
-                self.seed_frame = self._seed.frame({WHOLE: self._base}, _RAW, self._senders[WHOLE].spec)
-        self._now = self._frame(NOW, s, self._version)
+                self.seed_frame = self._seed.frame({WHOLE: self._base}, RAW, self._senders[WHOLE].spec)
+        self._now, self._now_values = self._frame(NOW, now, self._version), now
         self._version += 1
         self._epoch = self._space.epoch_of(self._version)
         self._epochs[self._version] = self._epoch
-        self._s = s.clone()
-        self.value = {WHOLE: whole if whole is not self._base else self._base + self._expand(self._s)}
+        if whole is self._base:
+            whole = self._frames.moved(self._base, self._epoch, now)
+        self.value = {WHOLE: whole}
 
-    def _enter(self, s: Tensor, whole: Tensor) -> Tensor:
-        """The s of the next version; at an epoch's end zero, and s is folded into theta_e."""
+    def _enter(self, now: dict[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
+        """What the next version's frame of s holds; at an epoch's end zeros, and all is folded into theta_e."""
         if self._space.epoch_of(self._version + 1) == self._epoch:
-            return s
-        self._finals[self._epoch] = self._frame(FINAL, s, self._epoch)
+            return now
+        final = {FINAL if name == NOW else name: x for name, x in now.items()}
+        self._finals[self._epoch] = self._frame(FINAL, final, self._epoch)
         self._finals.pop(self._epoch - self.keep, None)
         self._base, self._snapshot = whole, None
-        return torch.zeros_like(s)
-
-    def _expand(self, s: Tensor) -> Tensor:
-        return self._space.expand(self._size, self._epoch, s)
+        return self._still()
 
     def frames(self, version: int | None) -> list[bytes]:
         """The frames for a receiver at `version` (None: new): finals and s, or theta_e and s, whichever is shorter.
@@ -171,34 +172,32 @@ class EpochBroadcast(Publisher):
     def _bundled(self, version: int | None) -> list[bytes]:
         return self.frames(version) or [self._now]  # s travels to those who are up to date, too
 
-    def _frame(self, name: str, x: Tensor, number: int) -> bytes:
+    def _frame(self, name: str, values: Mapping[str, Tensor], number: int) -> bytes:
         sender = self._senders[name]
         sender.resync()
         sender.sequence = number
-        frame = sender.send({name: x})
+        frame = sender.send(values)
         sender.commit()
         return frame
 
     def dump(self) -> list[bytes]:
         """theta_e, s, then the finals and the seed's frame."""
         first = [self.seed_frame] if self.seed_frame else []
-        return [self._frame(WHOLE, self._base, self._epoch), self._now, *self._finals.values(), *first]
+        return [self._frame(WHOLE, {WHOLE: self._base}, self._epoch), self._now, *self._finals.values(), *first]
 
     def load(self, dumped: Sequence[bytes]) -> list[str]:
         theta, now, *rest = (Frame.parse(frame) for frame in dumped)
-        seed = codec_hash(_RAW, self._senders[WHOLE].spec, SEED)
+        seed = codec_hash(RAW, self._senders[WHOLE].spec, SEED)
         finals = [frame for frame in rest if frame.header.codec != seed]
         self.seed_frame = dumped[-1] if len(finals) < len(rest) else None
-        self._base, self._s = self._read(WHOLE, dumped[0]), self._read(NOW, dumped[1])
+        self._base = self._frames.read(WHOLE, dumped[0])[WHOLE]
+        self._now_values = self._frames.read(NOW, dumped[1])
         self._epoch, self._version = theta.header.sequence, now.header.sequence + 1
         self._now, self._snapshot = dumped[1], None
-        self.value = {WHOLE: self._base + self._expand(self._s)}
+        self.value = {WHOLE: self._frames.moved(self._base, self._epoch, self._now_values)}
         self._finals = {final.header.sequence: data for final, data in zip(finals, dumped[2:], strict=False)}
         self._epochs = {version: self._space.epoch_of(version) for version in range(1, self._version + 1)}
         return []
-
-    def _read(self, name: str, frame: bytes) -> Tensor:
-        return Receiver(_RAW, self._senders[name].spec).receive(frame)[name]
 
 
 class _Theta(NamedTuple):
@@ -216,6 +215,7 @@ class EpochSubscriber(Subscription):
         space: the server's.
         spec: the server's.
         build: makes {WHOLE: theta_0} from a key, for a server with a SharedInit.
+        plain: the server's.
 
     Example:
         >>> from fewbits.learn import IntrinsicSpace
@@ -226,11 +226,9 @@ class EpochSubscriber(Subscription):
         dict_keys(['theta_e'])
     """
 
-    def __init__(self, space: EpochSpace, spec: Spec | TreeSpec, build: Build | None = None) -> None:
-        self._space, self._size, self._build = space, spec.numel, build
-        self._specs = _specs(space, spec)
-        self._names = {codec_hash(_RAW, leaf): name for name, leaf in self._specs.items()}
-        self._names[codec_hash(_RAW, self._specs[WHOLE], SEED)] = SEED
+    def __init__(self, space: EpochSpace, spec: Spec | TreeSpec, build: Build | None = None, plain: int = 0) -> None:
+        self._build, self._frames = build, EpochFrames(space, spec.numel, plain)
+        self._names = self._frames.names()
         self.load(None)
 
     @property
@@ -274,7 +272,7 @@ class EpochSubscriber(Subscription):
                 theta = self._fold(theta, name, data, header.sequence)
         if theta.base is None or not now or version < self._version:
             raise DesyncError(f"the bundle leads from version {self._version} to {version}, without all that it takes")
-        value = {WHOLE: theta.base + self._space.expand(self._size, theta.epoch, self._read(NOW, now))}
+        value = {WHOLE: self._frames.moved(theta.base, theta.epoch, self._frames.read(NOW, now))}
         self._theta, self._now, self._version, self._value, self.ack = theta, now, version, value, ack
         return value
 
@@ -283,15 +281,12 @@ class EpochSubscriber(Subscription):
         if name == SEED:
             if theta.base is not None:
                 return theta
-            return _Theta(read_seed(Frame.parse(data), self._specs[WHOLE], self._build)[WHOLE], 0, (data,))
+            return _Theta(read_seed(Frame.parse(data), self._frames.spec(WHOLE), self._build)[WHOLE], 0, (data,))
         if name == WHOLE:
-            return _Theta(self._read(WHOLE, data), number, (data,))
+            return _Theta(self._frames.read(WHOLE, data)[WHOLE], number, (data,))
         if theta.base is not None and number < theta.epoch:
             return theta
         if theta.base is None or number > theta.epoch:
             raise DesyncError(f"the final of epoch {theta.epoch} comes next; got that of epoch {number}")
-        folded = theta.base + self._space.expand(self._size, number, self._read(FINAL, data))
+        folded = self._frames.moved(theta.base, number, self._frames.read(FINAL, data))
         return _Theta(folded, number + 1, (*theta.path, data))
-
-    def _read(self, name: str, frame: bytes) -> Tensor:
-        return Receiver(_RAW, self._specs[name]).receive(frame)[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewbits.learn.intrinsic_space import IntrinsicSpace
-from fewbits.links import Publisher
+from fewbits.links import EpochBroadcast, Publisher
 from fewbits.links.bundle import wrapped_bytes
 
 
@@ -81,7 +81,8 @@ def downlink(publisher: Publisher, space: IntrinsicSpace | None) -> Downlink:
     seed = None if publisher.seed_frame is None else len(publisher.seed_frame)
     snapshot = publisher.snapshot_bytes
     if space is not None:
-        return Epochs(snapshot, len(publisher.entry), space, publisher.keep, seed)
+        assert isinstance(publisher, EpochBroadcast)
+        return Epochs(snapshot, len(publisher.longest_entry), space, publisher.keep, seed)
     if not publisher.differential:
         return Whole(snapshot, seed)
     return Entries(snapshot, len(publisher.entry), publisher.keep, seed)

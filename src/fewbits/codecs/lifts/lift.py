@@ -185,6 +185,11 @@ class TreeTotal:
         """The sum, as a tensor or a dict like the spec's."""
         return cut([total.value() for total in self._totals], self.groups, self.spec)
 
+    def beside(self, group: int) -> Any:
+        """The sum, with zeros for the tensors of one group, which is not expanded."""
+        vectors = [torch.zeros(t.spec.numel) if i == group else t.value() for i, t in enumerate(self._totals)]
+        return cut(vectors, self.groups, self.spec)
+
 
 @lru_cache(maxsize=64)  # a link asks for every frame
 def _grouped(lift: Lift, spec: AnySpec) -> list[Group]:

@@ -22,7 +22,8 @@ class GossipMethod(ABC):
     """The base of all methods without a server: how a node mixes, and what a frame means.
 
     x = combine(x_half, sum_j w_ij (public_j - public_i)), where a node and its neighbours know the node's *public*
-    vector. With `residual`, a frame is C(x_half - public) and is added to it; without, a frame is the public vector.
+    vector. With `residual`, a frame is C(x_half - public) and is added to it; without, a frame is the public vector;
+    its float buffers are sent as differences to those of the start, so that constants cost nothing.
 
     Args:
         codec: codec C of every frame; it must have no state.

@@ -13,6 +13,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import key_frame
 from fewbits.learn.gossip.absurd_values import AbsurdValues
 from fewbits.learn.gossip.auto import tuned
+from fewbits.learn.gossip.frame_values import FrameValues
 from fewbits.learn.gossip.half_step import Train, half_step
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.mixture import Mixture
@@ -105,6 +106,7 @@ class Node:
     def _start(self) -> None:
         vectors = self.vectors
         vectors.x.copy_(self.flat.whole)
+        self._frames = FrameValues(self.flat, self.method.residual)
         self._mixture = Mixture(vectors, self._coming_weights, len(self.flat.shared_params))
         if self.method.residual and getattr(self.method, "start", "") == "common":
             vectors.public.copy_(self._shared)
@@ -148,14 +150,13 @@ class Node:
             half, velocity, eta = half_step(train, self.flat, vectors, before, method.momentum)
             if method.mixes_first:
                 half = method.combine(half, self._mixture.consensus(), eta, self.spec)
-            message = half - vectors.public if method.residual else half
-            frame = self.sender.send(shared_values.cut(message, self.flat))
+            frame = self.sender.send(self._frames.sent(half, vectors.public))
         except BaseException:
             self.flat.whole.copy_(before)
             raise
         vectors.x.copy_(self.flat.whole)
         vectors.velocity.copy_(velocity)
-        decoded = shared_values.vector(self.sender.value)  # what the neighbours decode
+        decoded = self._frames.read(self.sender.value)  # as the neighbours do
         self.sender.commit()
         vectors.public.copy_(vectors.public + decoded if method.residual else decoded)
         self._shared.copy_(half)
@@ -173,7 +174,7 @@ class Node:
         if j in self.wanted:
             raise DesyncError(f"node {self.me} waits for a key frame of node {j}; got frame {header.sequence}")
         try:
-            increment = shared_values.vector(receiver.receive(frame))
+            increment = self._frames.read(receiver.receive(frame))
         except DesyncError:
             if header.sequence >= receiver.expects:  # else the frame was repeated
                 self._lost(j)
@@ -245,6 +246,7 @@ class Node:
             "weights.nodes": torch.tensor(list(self._mixture.weights), dtype=torch.int64),
             "weights.values": torch.tensor(list(self._mixture.weights.values()), dtype=torch.float64),
             "sender": _bytes(self.sender.dump()),
+            "start": self._frames.start.clone(),
         }
         found |= {f"receiver.{j}": _bytes(receiver.dump()) for j, receiver in self.receivers.items()}
         return found | ({name: x.clone() for name, x in self.vectors.named().items()} if vectors else {})
@@ -252,7 +254,14 @@ class Node:
     def load(self, dumped: Mapping[str, Tensor]) -> None:
         """Restore a dump of this node. Raises LocalError or WireError for the dump of another node."""
         vectors = self.vectors.named() if any(name.startswith("vector.") for name in dumped) else {}
-        names = {"round", "weights.nodes", "weights.values", "sender", *(f"receiver.{j}" for j in self.receivers)}
+        names = {
+            "round",
+            "weights.nodes",
+            "weights.values",
+            "sender",
+            "start",
+            *(f"receiver.{j}" for j in self.receivers),
+        }
         if set(dumped) != names | set(vectors) or any(dumped[name].shape != x.shape for name, x in vectors.items()):
             raise LocalError(f"Node.load: not the dump of node {self.me} of this network, model and method")
         self.sender.load(dumped["sender"].numpy().tobytes())
@@ -260,7 +269,7 @@ class Node:
             receiver.load(dumped[f"receiver.{j}"].numpy().tobytes())
         for name, x in vectors.items():
             x.copy_(dumped[name])
-        self.round = int(dumped["round"])
+        self.round, self._frames.start = int(dumped["round"]), dumped["start"].clone()
         nodes, weights = dumped["weights.nodes"].tolist(), dumped["weights.values"].tolist()
         self._mixture.weights = dict(zip(nodes, weights, strict=True))
         self._eta = None
