@@ -22,6 +22,7 @@ from fewbits.factor import (
     private,
     shared,
 )
+from fewbits.factor.derived import duplicate
 from fewbits.learn.flat_model import FlatModel
 from fewbits.methods import named
 from fewbits.models.char_lstm import CharLSTM
@@ -486,9 +487,9 @@ def normed(name):
 @pytest.mark.parametrize("name", NORMS)
 def test_a_factored_model_with_norms_or_masks_trains_as_without_a_federation(name, form):
     """One client, whose round is three steps of SGD on all of its examples."""
-    method, model, start = named(form), normed(name), {}
+    method, model = named(form), normed(name)
     method.prepare(model, Key(7))
-    alone = copy.deepcopy(model)
+    alone = duplicate(model)
     start = {key: x.detach().clone() for key, x in model.state_dict().items()}
     x, y = torch.randn(32, 64, generator=torch.Generator().manual_seed(1)), torch.arange(32) % 4
     for _ in range(3):
