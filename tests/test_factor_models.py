@@ -7,8 +7,9 @@ from dataclasses import fields
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
+import fewbits as fb
 from fewbits.errors import LocalError
 from fewbits.factor import (
     Factorisation,
@@ -21,7 +22,9 @@ from fewbits.factor import (
     private,
     shared,
 )
+from fewbits.factor.derived import duplicate
 from fewbits.learn.flat_model import FlatModel
+from fewbits.methods import named
 from fewbits.models.char_lstm import CharLSTM
 from fewbits.models.resnet import resnet8
 from fewbits.rng import Key
@@ -459,3 +462,59 @@ def test_another_parametrization_on_a_layer_is_kept_and_not_merged():
     parametrize.register_parametrization(model[1], "weight", Double())
     with pytest.raises(LocalError, match=r"1.weight: remove the other parametrization of weight first"):
         merge(model)
+
+
+NORMS = {
+    "BatchNorm": lambda layer: None,
+    "spectral norm": parametrizations.spectral_norm,
+    "spectral norm by hooks": torch.nn.utils.spectral_norm,
+    "weight norm": parametrizations.weight_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "pruned weight": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "pruned bias": lambda layer: prune.l1_unstructured(layer, "bias", 0.5),
+}
+
+
+def normed(name):
+    torch.manual_seed(0)
+    norm, middle = nn.BatchNorm1d(64), nn.Linear(64, 64)
+    model = nn.Sequential(nn.Linear(64, 64), norm, nn.ReLU(), middle, nn.ReLU(), nn.Linear(64, 4))
+    NORMS[name](middle)
+    return model
+
+
+@pytest.mark.parametrize("form", ["fedpara", "pfedpara", "lowrank"])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_factored_model_with_norms_or_masks_trains_as_without_a_federation(name, form):
+    """One client, whose round is three steps of SGD on all of its examples."""
+    method, model = named(form), normed(name)
+    method.prepare(model, Key(7))
+    alone = duplicate(model)
+    start = {key: x.detach().clone() for key, x in model.state_dict().items()}
+    x, y = torch.randn(32, 64, generator=torch.Generator().manual_seed(1)), torch.arange(32) % 4
+    for _ in range(3):
+        alone.zero_grad()
+        nn.functional.cross_entropy(alone(x), y).backward()
+        with torch.no_grad():
+            for p in alone.parameters():
+                p.sub_(0.1 * p.grad)
+    fb.federate(model, [(x, y)], method, 1, local=fb.LocalSGD(lr=0.1, batch_size=0, steps=3))
+    found, expected = model.state_dict(), alone.state_dict()
+    assert any(".parametrizations.weight.0." in f".{key}" for key in found), "something is factored"
+    stay = private(model)
+    for key, value in expected.items():
+        if "num_batches" in key or key.endswith(("._u", "._v", "_u", "_v")):
+            continue  # counts stay; unit vectors are computed anew from the weight
+        torch.testing.assert_close(found[key], start[key] if key in stay else value, rtol=1e-3, atol=1e-4, msg=key)
+    moved = [key for key in found if not torch.equal(found[key], start[key])]
+    assert any("parametrizations.weight.0.X1" in key for key in moved) and "1.running_mean" in moved
+
+
+def test_a_layer_that_keeps_its_own_parametrization_is_named():
+    for name in ("spectral norm", "weight norm", "orthogonal"):
+        model = nn.Sequential(nn.Linear(64, 64))
+        NORMS[name](model[0])
+        with pytest.raises(fb.LocalError, match=r"0\.weight: the layer has another parametrization, \w+"):
+            fb.federate(model, [(torch.zeros(4, 64), torch.zeros(4, dtype=torch.int64))], "fedpara", 1)
+        with pytest.raises(fb.LocalError, match=r"no weight .* can be factored"):
+            Factorisation("pfedpara", only=["0.weight"])(model)

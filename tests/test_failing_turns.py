@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -346,14 +347,14 @@ def test_a_batch_without_targets_moves_nothing_and_is_left_out_of_the_mean(loss)
     result = fb.federate(model(), data, "dense", 2, loss=loss)
     assert [(r.clients, r.skipped) for r in result.reports] == [(2, 0)] * 2
     assert all(0 < r.train_loss < 10 for r in result.reports)
-    assert any("local steps was not finite; train_loss leaves them out" in note for note in result.notes)
+    assert any("local steps had no target that counts; train_loss leaves them out" in x for x in result.notes)
 
 
 def test_a_client_without_any_target_has_no_loss():
     report = LocalSGD(lr=0.1).train(
         FlatModel(model()), torch.randn(20, 6), torch.full((20,), -100), np.arange(20), fb.Key(0)
     )
-    assert (report.loss, report.without_loss, report.steps) == (None, 2, 2)
+    assert (report.loss, report.without_loss, report.without_target, report.steps) == (None, 2, 2, 2)
 
 
 # --- Files
@@ -384,8 +385,20 @@ def test_json_text_is_that_of_json_but_for_numbers_that_are_not_finite():
 
 def test_notes_say_each_kind_once():
     notes = Notes(["round 1: client 3 was skipped: A: size 4"])
-    assert notes.new(["round 2: client 5 was skipped: A: size 9", "round 2: B", "round 3: B"]) == ["round 2: B"]
+    assert notes.new(["round 2: client 3 was skipped: A: size 9", "round 2: B", "round 3: B"]) == ["round 2: B"]
     assert notes.new(["round 9: B"]) == []
+
+
+def test_notes_name_each_client_once_and_those_of_a_round_together():
+    def about(round, *clients):
+        return [f"round {round}: client {client} was skipped: A: size {client}" for client in clients]
+
+    notes = Notes()
+    said = notes.new(about(1, 3, 4, 12))
+    assert said == ["round 1: client 3 was skipped: A: size 3; likewise 4, 12"]
+    for later in (notes, Notes(said)):
+        assert later.new(about(2, 12, 4, 3)) == []
+        assert later.new(about(3, 3, 5)) == about(3, 5)
 
 
 # Who may write JSON by the library's own function, because no float from training reaches it.
@@ -407,3 +420,200 @@ def test_json_is_written_by_one_function_where_figures_may_be_in_it():
     source = Path(fb.__file__).parent
     found = {str(p.relative_to(source)) for p in source.rglob("*.py") if "json.dump" in p.read_text()}
     assert found == set(WHOLE)
+
+
+# --- Data that do not fit
+
+FIT = [(torch.randn(12, 6, generator=torch.Generator().manual_seed(i)), torch.arange(12) % 3) for i in range(6)]
+UNFIT = {
+    "x of another type": (
+        lambda x, y: (x.double(), y),
+        r"its x is \(12, 6\) float64, that of \w+ [01] \(12, 6\) float32",
+    ),
+    "x of another shape": (lambda x, y: (x[:, :5], y), r"its x is \(12, 5\) float32.*pad sequences"),
+    "x of another rank": (lambda x, y: (x[:, None], y), r"its x is \(12, 1, 6\) float32"),
+    "y of another type": (lambda x, y: (x, y.float()), r"its y is \(12,\) float32, that of \w+ [01] \(12,\) int64"),
+    "y of another shape": (lambda x, y: (x, y[:, None]), r"its y is \(12, 1\) int64"),
+    "no example": (lambda x, y: (x[:0], y[:0]), "it has no example"),
+    "no example and no shape": (lambda x, y: (torch.empty(0), torch.empty(0)), "it has no example"),
+    "NumPy without example": (lambda x, y: (x[:0].numpy(), y[:0].numpy()), "it has no example"),
+    "fewer targets": (lambda x, y: (x, y[:3]), "it has 12 rows of x and 3 of y"),
+    "labels out of range": (lambda x, y: (x, y + 9), r"Target \d+ is out of bounds"),
+    "negative labels": (lambda x, y: (x, y - 7), r"Target -\d is out of bounds"),
+    "NaN": (lambda x, y: (x * math.nan, y), "12 of its 12 examples have inputs that are not finite"),
+}
+
+
+@pytest.mark.parametrize("at", [0, LIAR])
+@pytest.mark.parametrize("name", UNFIT)
+def test_one_client_whose_data_do_not_fit_loses_its_turns_and_the_others_train(name, at):
+    change, said = UNFIT[name]
+    data = list(FIT)
+    data[at] = change(*data[at])
+    linear = nn.Linear(6, 3)
+    for result in (
+        fb.federate(linear, data, "topk@fraction=0.5", 2, test=FIT[1]),
+        fb.gossip(linear, data, topology.ring(6), "choco", 2, test=FIT[1]),
+    ):
+        assert [r.skipped for r in result.reports] == [1, 1]
+        (note,) = [note for note in result.notes if re.match(rf"round 1: (client|node) {at} ", note)]
+        assert re.search(said, note), note
+        assert torch.isfinite(weights(linear)).all()
+        assert result.notes[-1].startswith(("2 turns of clients were skipped", "nodes took no step 2 times"))
+
+
+def test_clients_that_do_not_fit_are_each_named_in_the_round_of_their_turn():
+    unfit = {1, 4, 6}
+    data = [(x.double(), y) if i in unfit else (x, y) for i, (x, y) in enumerate(FIT + FIT[:2])]
+    result = play("federate", data, 8, per_round=3, seed=1)
+    said = [note for note in result.notes if "its x is" in note]
+    named = [n for note in said for n in (*re.findall(r"client (\d+) was", note), *_likewise(note))]
+    assert sorted(map(int, named)) == sorted(unfit), "each of them once"
+    assert len(said) > 1
+
+
+def _likewise(note):
+    return [n for more in re.findall("likewise (.*)", note) for n in more.split(", ")]
+
+
+@pytest.mark.parametrize("engine", ["federate", "gossip"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x, y: (x[:0], y[:0]), "0: it has no example; so it is with 4 of 6 (client|node)s"),
+        (lambda x, y: (x, y[:5]), "0: it has 12 rows of x and 5 of y"),
+        (lambda x, y: (x[:, :4], y), "the model fails on x"),
+    ],
+)
+def test_where_most_do_not_fit_the_call_is_refused(engine, change, said):
+    data = [change(*one) if i < 4 else one for i, one in enumerate(FIT)]
+    with pytest.raises(fb.LocalError, match=said):
+        play(engine, data)
+
+
+def test_where_two_kinds_of_data_are_equally_common_the_call_is_refused():
+    data = [(x.double(), y) if i < 3 else (x, y) for i, (x, y) in enumerate(FIT)]
+    with pytest.raises(fb.LocalError, match=r"client 3: its x is .* float32, that of client 0 .* float64; no kind"):
+        play("federate", data)
+
+
+def test_a_task_with_parts_of_no_row_skips_their_turns():
+    x, y = torch.cat([x for x, _ in FIT]), torch.cat([y for _, y in FIT])
+    given = Task(nn.Linear(6, 3), x, y, [range(20), [], np.arange(30, 50), []])
+    assert dict(given.unfit) == {1: "it has no example", 3: "it has no example"}
+    result = Federation(given, fb.methods.fedprox(), Schedule(2, processes=1), fb.Key(0)).run()
+    assert [(r.clients, r.skipped) for r in result.reports] == [(2, 2)] * 2
+    assert result.notes[0] == "round 1: client 1 was skipped: it has no example; likewise 3"
+
+
+@pytest.mark.parametrize(
+    "method", ["masked+dense", "dp+dense@clip=1,noise=0.1", "scaffold", "intrinsic@dim=5", "fetchsgd"]
+)
+def test_under_every_kind_of_method_an_unfit_client_loses_its_turns_alone(method):
+    data = list(FIT)
+    data[LIAR] = data[LIAR][0].double(), data[LIAR][1]
+    result = fb.federate(nn.Linear(6, 3), data, method, 2)
+    assert [(r.clients, r.skipped) for r in result.reports] == [(5, 1)] * 2
+
+
+def play(engine, data, rounds=2, **options):
+    torch.manual_seed(0)
+    if engine == "federate":
+        return fb.federate(nn.Linear(6, 3), data, "dense", rounds, **options)
+    return fb.gossip(nn.Linear(6, 3), data, topology.ring(len(data)), "dsgd", rounds, **options)
+
+
+# --- Targets that do not count
+
+
+@pytest.mark.parametrize(("loss", "void"), [(None, -100), (nn.CrossEntropyLoss(ignore_index=255), 255), (masked, -100)])
+@pytest.mark.parametrize("engine", ["federate", "gossip"])
+def test_a_client_without_a_target_that_counts_is_named_as_that(engine, loss, void):
+    data = list(FIT)
+    data[LIAR] = data[LIAR][0], torch.full((12,), void)
+    result = play(engine, data, loss=loss)
+    assert [note for note in result.notes if "round" in note] == [
+        f"round 1: {'client' if engine == 'federate' else 'node'} {LIAR}: none of its targets counts: the loss leaves "
+        "all of them out"
+    ]
+    assert [r.skipped for r in result.reports] == [0, 0]
+
+
+@pytest.mark.parametrize("engine", ["federate", "gossip"])
+def test_a_test_set_without_a_target_that_counts_is_named_as_that(engine):
+    result = play(engine, FIT, test=(FIT[0][0], torch.full((12,), -100)))
+    assert [(r.loss, r.accuracy, r.diverged) for r in result.reports] == [(None, None, False)] * 2
+    (note,) = [note for note in result.notes if "no target counts, so that there is no loss" in note]
+    assert note.startswith("round 1:")
+
+
+# --- Evaluations that fail
+
+
+def failing_in_evaluation(at):
+    """A loss that raises in its evaluation of this number."""
+    calls = []
+
+    def loss(output, y):
+        if not torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) == at:
+                raise RuntimeError("no evaluation\ntoday")
+        return cross_entropy(output, y)
+
+    return loss
+
+
+def test_an_evaluation_that_raises_costs_the_rounds_figures_alone():
+    loss = failing_in_evaluation(3)  # the first is that of the check before round 1
+    result = play("federate", FIT, 4, test=FIT[0], loss=loss)
+    assert [r.clients for r in result.reports] == [6] * 4
+    assert [r.loss is None and r.accuracy is None and not r.diverged for r in result.reports] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    (note,) = result.notes
+    assert note.startswith("round 2: the test set: evaluation fails on rows 0..11") and "no evaluation today" in note
+    undisturbed = play("federate", FIT, 4, test=FIT[0])
+    assert torch.equal(weights(result.model), weights(undisturbed.model))
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("x"), KeyError("x"), AssertionError("x"), fb.LocalError("x"), MemoryError()]
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_later_piece_of_the_test_set_that_fails_ends_no_run(error, processes):
+    class Model(nn.Linear):
+        def forward(self, x):
+            if bool((x == MARK).any()):
+                raise error
+            return super().forward(x)
+
+    x, y = torch.randn(700, 6), torch.arange(700) % 3
+    x[650] = MARK
+    found = fb.federate(Model(6, 3), FIT, "dense", 2, test=(x, y), processes=processes)
+    assert [(r.loss, r.accuracy, r.clients) for r in found.reports] == [(None, None, 6)] * 2
+    assert len([note for note in found.notes if "the test set" in note]) == 1
+    nodes = fb.gossip(Model(6, 3), FIT, topology.ring(6), "dsgd", 2, test=(x, y), processes=processes)
+    assert [(r.loss, r.accuracy, r.skipped) for r in nodes.reports] == [(None, None, 0)] * 2
+    (note,) = [note for note in nodes.notes if "on the test set" in note]
+    assert note.endswith("; likewise 1, 2, 3, 4, 5")
+
+
+def test_over_a_network_an_evaluation_that_fails_ends_no_run(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    method, ring, schedule = gossip_method("dsgd"), topology.ring(2), Schedule(3, processes=1)
+
+    def act(process):
+        given = Task.of(nn.Linear(6, 3), FIT[:2], FIT[0], LocalSGD(lr=0.1), failing_in_evaluation(3))
+        with World(process) as world:
+            result = DistributedRun(given, method, ring, schedule, fb.Key(0), None, world).run()
+        return [[r.accuracy for r in result.reports], result.notes]
+
+    outcomes = run_all(act, processes(2))
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    accuracies, notes = outcomes[0].value
+    assert len(accuracies) == 3 and None in accuracies and accuracies[2] is not None
+    assert any("on the test set: evaluation fails" in note and "no evaluation today" in note for note in notes)

@@ -453,3 +453,18 @@ def test_an_error_message_of_flowers_own_stays_what_it_is(tmp_path):
     strategy = Compressed(Watching(fraction_evaluate=0.0), DENSE)
     strategy.start(grid, model(), num_rounds=1, timeout=5)
     assert strategy.given == [["", "gone"]]
+
+
+def test_what_the_evaluation_at_the_server_raises_costs_its_metrics_alone(tmp_path, caplog):
+    def failing(round, arrays):
+        if round == 1:
+            raise ZeroDivisionError("no example")
+        return judged(round, arrays)
+
+    found = played(Compressed(FedAvg(), DENSE), tmp_path, [mod(DENSE)], evaluate_fn=failing)
+    assert sorted(found.evaluate_metrics_serverapp) == [0, 2]
+    assert any(
+        "round 1: the evaluation at the server failed: ZeroDivisionError: no example" in x for x in caplog.messages
+    )
+    with pytest.raises(ZeroDivisionError):  # before any training it is a mistake to correct
+        played(Compressed(FedAvg(), DENSE), tmp_path / "b", [mod(DENSE)], evaluate_fn=lambda round, arrays: 1 / round)

@@ -156,7 +156,7 @@ def test_evaluation_leaves_tensors_that_training_can_use():
 def test_a_failing_batch_is_named():
     targets = Y.clone()
     targets[20] = 9
-    with pytest.raises(fb.LocalError, match=r"rows 20\.\.23 of \(24, 8\) float32.*Target 9 is out of bounds"):
+    with pytest.raises(fb.LocalError, match=r"rows 20\.\.23, x \(24, 8\) float32.*Target 9 is out of bounds"):
         score(linear(), X, targets, 4)
 
 
@@ -233,7 +233,7 @@ class TimeFirst(nn.Module):
         (linear(), PIXELS, Y, None, r"scaled as pixels only where they are images \(n, c, h, w\)"),
         (linear(), X[:, :5], Y, None, r"x \(10, 5\) float32: RuntimeError: mat1 and mat2"),
         (linear(1), X, FLOATS[:, 0], F.mse_loss, "Using a target size"),
-        (linear(), X, Y, partial(F.cross_entropy, reduction="none"), r"a tensor of one number.*got \(10,\) float32"),
+        (linear(), X, Y, lambda o, y: F.cross_entropy(o, y, reduction="none"), r"a tensor of one number.*got \(10,\)"),
         (linear(), X, Y, lambda o, y: 1.5, "a tensor of one number.*got float"),
         (linear(), X, Y, lambda o, y: F.cross_entropy(o, y).detach(), "the loss has no gradient"),
         (linear(), X, Y, lambda o, y: torch.ones((), requires_grad=True) * 2, "no gradient for the model"),
@@ -339,7 +339,7 @@ def test_a_metric_that_fails_later_costs_its_value_alone_and_is_said_once(proces
     result = train(linear(), Y, rounds=2, test=(x, y), metric=uneven, processes=processes)
     assert result.metric is None and result.accuracy is not None
     said = [note for note in result.notes if "metric uneven" in note]
-    assert len(said) == 1 and said[0].endswith("from round 1 on")
+    assert len(said) == 1 and said[0].startswith("round 1: the test set: metric uneven")
     nodes = fb.gossip(linear(), [(X, Y)] * 4, fb.topology.ring(4), "dsgd", 2, test=(x, y), metric=uneven)
     assert nodes.metric is None and sum("metric uneven" in note for note in nodes.notes) == 1
 
@@ -439,3 +439,33 @@ def test_gossip_measures_every_nodes_model_and_their_mean(tmp_path):
     assert (last.accuracy, last.accuracies, last.mean_accuracy, last.metric_name) == (None, None, None, "absolute")
     assert last.metric == runs[0].metric and last.mean_metric is not None
     assert "<th>absolute</th>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.CrossEntropyLoss(reduction="none"),
+        nn.MSELoss(reduction="sum"),
+        partial(F.cross_entropy, reduction="sum"),
+        partial(nn.NLLLoss(reduction="sum")),
+    ],
+)
+def test_a_loss_of_another_reduction_than_the_mean_is_refused_by_name(loss):
+    with pytest.raises(fb.LocalError, match=r"loss \w+(Loss|_entropy) has reduction='(sum|none)'"):
+        fb.federate(linear(), [(X, Y)], "dense", 1, loss=loss)
+    with pytest.raises(fb.LocalError, match="has reduction="):
+        fb.gossip(linear(), [(X, Y)] * 2, fb.topology.ring(2), "dsgd", 1, loss=loss)
+
+
+def test_losses_of_the_mean_are_taken():
+    for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="mean"), partial(F.cross_entropy)):
+        assert train(linear(), Y, loss=loss, rounds=1).reports[0].clients
+
+
+def test_a_loss_that_is_no_scalar_is_refused_by_name():
+    def each(outputs, targets):
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    with pytest.raises(fb.LocalError, match="client 0: loss each must return a tensor of one number"):
+        fb.federate(linear(), [(X, Y)] * 2, "dense", 1, loss=each)

@@ -115,7 +115,7 @@ def rows(n):
 @pytest.mark.parametrize(
     ("clients", "options", "said"),
     [
-        ([(torch.zeros(3, 2), rows(2)[1]), rows(4)], {}, "client 0 has 3 rows of x and 2 of y"),
+        ([(torch.zeros(3, 2), rows(2)[1])], {}, "client 0: it has 3 rows of x and 2 of y"),
         ([rows(3)], {"test": rows(0)}, "at least one; got 0 and 0"),
         ([rows(3)], {"test": (rows(3)[0], rows(2)[1])}, "got 3 and 2"),
         ([], {}, "at least one client"),

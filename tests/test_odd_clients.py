@@ -75,11 +75,11 @@ def test_the_same_data_in_another_form_trains_the_same_model(clients):
             "must be a dense tensor.* got nested",
         ),
         ([(np.ma.masked_less(X.numpy(), 0), Y)], "x of client 0 has masked values"),
-        ([PAIR, (X[:, :5], Y)], r"client 0 has \(12, 8\) float32 on cpu, client 1 \(12, 5\).*pad sequences"),
-        ([PAIR, (X.double(), Y)], "client 1 .* float64"),
-        ([PAIR, (X, Y.int())], "y must be alike .* int32"),
-        ([PAIR, (X, Y[:5])], "client 1 has 12 rows of x and 5 of y"),
-        ([PAIR, (X[:0], Y[:0])], r"clients without: \[1\]"),
+        ([PAIR, (X[:, :5], Y)], r"client 1: its x is \(12, 5\) float32, that of client 0 \(12, 8\) .*pad sequences"),
+        ([PAIR, (X, Y.int())], "client 1: its y is .* int32"),
+        ([PAIR, (X.double(), Y)], "client 1: its x .* float64"),
+        ([PAIR, (X, Y[:5]), (X, Y[:6])], "client 1: it has 12 rows of x and 5 of y; so it is with 2 of 3 clients"),
+        ([(X[:0], Y[:0])], "client 0: it has no example"),
     ],
 )
 def test_clients_of_another_kind_get_a_sentence(clients, said):
@@ -166,3 +166,36 @@ def test_labels_of_any_whole_kind_train_alike():
             assert torch.equal(weights([(X, Y.to(dtype))] * 2, loss=loss), first)
     two = [(X, X[:, 0] > 0)]
     assert fb.federate(nn.Linear(8, 2), two, "dense", 1, test=two[0]).accuracy is not None
+
+
+WRONG_NUMBERS = [True, -1, 1.0, "1", b"1", None, 10**30]
+
+
+@pytest.mark.parametrize("wrong", [{name: value} for name in ("rounds", "seed") for value in WRONG_NUMBERS])
+def test_numbers_of_a_run_are_checked_before_its_data(wrong):
+    for call, given in (
+        (fb.federate, {"method": "dense"}),
+        (fb.gossip, {"network": fb.topology.ring(2), "method": "dsgd"}),
+    ):
+        (name,) = wrong
+        data = {"clients" if call is fb.federate else "nodes": 5}
+        with pytest.raises(fb.LocalError, match=f"^{name} must be a whole number"):
+            call(**{"model": linear(), "rounds": 1} | data | given | wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        *(({"rounds": value}, "^rounds must be") for value in WRONG_NUMBERS),
+        *(({"seeds": [0, value]}, "^compare: a seed must be") for value in WRONG_NUMBERS),
+        *(({"seeds": value}, "^compare: seeds is a list") for value in (b"x", "12", bytearray(b"x"), memoryview(b"x"))),
+    ],
+)
+def test_numbers_of_a_comparison_are_checked_before_its_data(wrong, said):
+    with pytest.raises(fb.LocalError, match=said):
+        fb.compare(**{"model": linear(), "clients": 5, "methods": ["dense"], "seeds": [0], "rounds": 1} | wrong)
+
+
+def test_a_comparison_has_one_seed_unless_more_are_given_here_and_on_the_command_line():
+    found = fb.compare(linear(), [PAIR], ["dense"], rounds=1)
+    assert [record.seed for record in found.records] == [0]

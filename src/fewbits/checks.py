@@ -38,6 +38,27 @@ def check_whole(
     raise LocalError(f"{what} must be a whole number{bounds}{hint}; got {value!r}")
 
 
+def check_count(what: str, value: object) -> None:
+    """Raise LocalError unless `value` is a whole number of 1 or more that a run can reach.
+
+    >>> check_count("rounds", 10**30)
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: rounds must be a whole number in 1..1000000000; got 1000000000000000000000000000000
+    """
+    check_whole(what, value, 1, numpy=True)
+    check_whole(what, value, 1, 10**9, numpy=True)
+
+
+def check_seed(what: str, value: object) -> None:
+    """Raise LocalError unless `value` is a whole number of 0 or more that files and other programs can hold.
+
+    >>> check_seed("seed", True)
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: seed must be a whole number in 0..9223372036854775807; got True
+    """
+    check_whole(what, value, 0, 2**63 - 1, numpy=True)
+
+
 def check_number(what: str, value: object, interval: str, *, numpy: bool = False, hint: str = "") -> None:
     """Raise LocalError unless `value` is a number in the interval, as mathematics writes it; NaN is in none.
 

@@ -37,7 +37,7 @@ OPTIONS: Mapping[str, Option] = {
         "Methods, separated by commas, such as dense,topk; each may have a label and options: a=topk@bits=8.",
         kind=str,
     ),
-    "seeds": Option("Seeds, separated by commas. Default: 0 alone; fb.compare takes 0, 1 and 2.", kind=str),
+    "seeds": Option("Seeds, separated by commas. Default: 0 alone.", kind=str),
     "settings": Option("An option of the method; may be repeated.", None, list[str], ("--set",), "OPTION=VALUE"),
     "target_accuracy": Option("Report the bytes to this accuracy, such as 0.9.", kind=float),
     "data": Option("Data set; `fewbits data` lists them.", TASK),

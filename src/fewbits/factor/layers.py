@@ -82,6 +82,10 @@ def _tensors(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
     for name, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList | Factors):
             continue
+        for attribute, chain in chains(module).items():
+            original = getattr(chain, "original", getattr(chain, "original0", None))
+            if not isinstance(chain[0], Factors) and original is not None and original.dim() > 1:
+                yield Place(name, module, attribute), original
         for attribute, tensor in module._parameters.items():
             if tensor is None:
                 continue
@@ -107,8 +111,9 @@ def _refusal(place: Place, tensor: Tensor) -> str:
     module = place.module
     if not _is_known(module, place.attribute):
         return f"no factored form for {place.attribute} of {type(module).__name__}"
-    if not all(isinstance(chain[0], Factors) for chain in chains(module).values()):
-        return "the layer has another parametrization"
+    other = next((chain[0] for chain in chains(module).values() if not isinstance(chain[0], Factors)), None)
+    if other is not None:
+        return f"the layer has another parametrization, {type(other).__name__.lstrip('_')}"
     if not tensor.is_floating_point():
         return f"{tensor.dtype} is not a float type"
     if not tensor.requires_grad:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs import Chain
-from fewbits.errors import LocalError
+from fewbits.errors import FewbitsError, LocalError, WireError
 from fewbits.federated.exchange import Exchange
 from fewbits.federated.norm_watch import kinds_of
 from fewbits.federated.round_sum import RoundSum
@@ -97,13 +97,18 @@ class PublicModel(ABC):
         }
 
     def load(self, dumped: Mapping[str, Sequence[Any]]) -> None:
-        """Become what was dumped; LocalError when it had another model or objective."""
-        (theta,), vectors = dumped["theta"], dumped["server_vectors"]
+        """Become what was dumped, whose tensors have our shapes; WireError, and no change, for damaged frames."""
+        before = self.publisher.dump()
+        try:
+            self.publisher.load(dumped["broadcast"])
+        except (LookupError, TypeError, ValueError) as error:  # ours are ValueErrors
+            self.publisher.load(before)
+            if isinstance(error, FewbitsError):
+                raise
+            raise WireError("Server.load: these are not the frames of a dumped broadcast") from error
+        (theta,) = dumped["theta"]
         self.model.load_vector(theta)
-        if len(vectors) != len(self.server_vectors):
-            raise LocalError(f"Server.load: expected {len(self.server_vectors)} server vectors; got {len(vectors)}")
-        self.publisher.load(dumped["broadcast"])
-        self.moments, self.server_vectors = tuple(dumped["moments"]), tuple(vectors)
+        self.moments, self.server_vectors = tuple(dumped["moments"]), tuple(dumped["server_vectors"])
 
 
 class WholeModel(PublicModel):

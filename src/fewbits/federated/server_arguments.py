@@ -10,8 +10,9 @@ from torch import nn
 
 from fewbits.checks import check_whole
 from fewbits.errors import LocalError
+from fewbits.federated.norm_watch import KINDS
 from fewbits.learn.method import Method
-from fewbits.learn.module_checks import check_module
+from fewbits.learn.module_checks import check_like, check_module
 from fewbits.links import SharedInit, StateStore
 from fewbits.rng import Key
 
@@ -47,11 +48,34 @@ def check_arguments(
         raise LocalError(f"Server: sums are taken on the CPU; the model is on {device}")
 
 
-def dump_to_load(round: object, dumped: Dump, versions: object) -> Dump:
-    """The dump; LocalError unless these are what `Server.load` takes."""
+def dump_to_load(round: object, dumped: Dump, versions: object, like: Dump) -> Dump:
+    """The dump; LocalError unless these are what `Server.load` takes. `like`: what the server dumps now."""
     check_whole("Server.load: round", round, 0, numpy=True)
     if not isinstance(versions, Mapping):
         raise LocalError(f"Server.load: versions must be a dict of numbers by client; got {versions!r}")
+    for client, version in versions.items():
+        check_whole("Server.load: a client of versions", client, numpy=True)
+        check_whole(f"Server.load: the version of client {client}", version, 0, numpy=True)
     if not isinstance(dumped, Mapping) or not dumped.keys() >= DUMPED:
         raise LocalError(f"Server.load takes what Server.dump gave, with {sorted(DUMPED)}; got {type(dumped).__name__}")
+    for name, expected in like.items():
+        _check_part(name, dumped.get(name, []), expected)
     return dumped
+
+
+def _check_part(name: str, found: object, like: Sequence[Any]) -> None:
+    what = f"Server.load: {name}"
+    if not isinstance(found, list | tuple):
+        raise LocalError(f"{what} must be a list; got {type(found).__name__}")
+    if name == "broadcast":
+        if not found or not all(isinstance(x, bytes | bytearray | memoryview) for x in found):
+            raise LocalError(f"{what} must be a list of bytes; got {[type(x).__name__ for x in found]}")
+        return
+    if len(found) != len(like) and not (name == "norms" and not found):
+        raise LocalError(f"{what} must have {len(like)} tensors; got {len(found)}")
+    for i, x in enumerate(found):
+        check_like(f"{what}: number {i}", x, like[i], free=int(name == "norms"))
+    rows = [row for table in found for row in table.tolist()] if name == "norms" else []
+    odd = next((r for r in rows if r[0] not in range(len(KINDS)) or not (r[1] >= 0 and 0 <= r[2] < 2**53)), None)
+    if odd is not None:
+        raise LocalError(f"{what} must have rows of kind, median and number of updates; got {odd}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Scores(NamedTuple):
     metric_sum: float = 0.0
     metric_weight: float = 0.0
     trouble: str = ""  # why there is no metric, of the first piece without one
+    failure: str = ""  # why nothing could be measured, of the first piece whose model or loss failed
 
     @staticmethod
     def total(parts: Iterable[Scores]) -> Scores:
@@ -47,22 +48,37 @@ class Scores(NamedTuple):
             self.metric_sum + part.metric_sum,
             self.metric_weight + part.metric_weight,
             self.trouble or part.trouble,
+            self.failure or part.failure,
         )
 
     @property
     def accuracy(self) -> float | None:
         """In [0, 1]; None: it would mean nothing, or there is no target to count."""
-        return self.right / self.counted if self.counted else None
+        return self.right / self.counted if self.counted and not self.failure else None
 
     @property
     def loss(self) -> float | None:
         """The mean loss; None: no target counts."""
-        return self.loss_sum / self.loss_weight if self.loss_weight else None
+        return self.loss_sum / self.loss_weight if self.loss_weight and not self.failure else None
 
     @property
     def metric(self) -> float | None:
         """The metric; None: there is none, it counted nothing, it failed, or it is not finite."""
-        return finite(self.metric_sum / self.metric_weight) if self.metric_weight and not self.trouble else None
+        if self.trouble or self.failure or not self.metric_weight:
+            return None
+        return finite(self.metric_sum / self.metric_weight)
+
+    @property
+    def notes(self) -> list[str]:
+        """Why there is no loss or no metric, as sentences.
+
+        >>> Scores().notes
+        ['no target counts, so that there is no loss']
+        """
+        if self.failure:
+            return [self.failure]
+        found = [] if self.loss_weight else ["no target counts, so that there is no loss"]
+        return [*found, self.trouble] if self.trouble else found
 
 
 def score(
@@ -73,6 +89,7 @@ def score(
     *,
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy,
     metric: Metric | None = None,
+    first: int = 0,
 ) -> Scores:
     """Sum accuracy, loss and metric over all examples, in evaluation mode.
 
@@ -85,6 +102,7 @@ def score(
         batch: examples at a time.
         loss: (outputs, targets) -> mean loss, a scalar tensor.
         metric: (outputs, targets) -> the batch's mean, or its (sum, count).
+        first: what errors count rows from, where x is a piece of a larger set.
 
     Raises:
         LocalError: there is no example, x and y differ in length, batch < 1, or model or loss fails on a batch. A
@@ -102,8 +120,8 @@ def score(
             except FewbitsError:
                 raise
             except Exception as error:  # the user's own code may raise anything
-                where = f"rows {start}..{start + len(rows) - 1} of {described(x)} with targets {described(y)}"
-                raise LocalError(f"evaluate: {where}: {type(error).__name__}: {error}") from error
+                where = f"rows {first + start}..{first + start + len(rows) - 1}, x {described(x)}, y {described(y)}"
+                raise LocalError(f"evaluation fails on {where}: {type(error).__name__}: {error}") from error
     return Scores.total(parts)
 
 
@@ -125,14 +143,14 @@ def score_batch(
     return Scores(right, counted, mean * weight, weight, total, count, trouble)
 
 
-def once(trouble: str, round: int, notes: Sequence[str]) -> list[str]:
-    """A note about the round in which this trouble came first; none for no trouble, and none when there is one.
+def no_target(targets: Tensor, loss: object) -> bool:
+    """Whether the loss leaves all of these targets out.
 
-    >>> once("metric f1 is not finite", 3, [])
-    ['metric f1 is not finite, from round 3 on']
+    >>> no_target(torch.tensor([255, 255]), nn.CrossEntropyLoss(ignore_index=255))
+    True
     """
-    known = not trouble or any(note.startswith(trouble) for note in notes)
-    return [] if known else [f"{trouble}, from round {round} on"]
+    void = ignored(loss)
+    return all_void(targets) or (void is not None and bool((targets == void).all()))
 
 
 def all_void(targets: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.evaluation import evaluate as evaluate
+from fewbits.learn.evaluation import no_target
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import draws, hooks_registered, loss_draws, seeded
@@ -34,6 +35,21 @@ class LocalReport:
     examples: int  # examples of the client: its weight in the average
     loss: float | None  # mean loss over the examples of the steps, each before its step; None: no step had one
     without_loss: int = 0  # steps whose loss was not finite, which the mean leaves out
+    without_target: int = 0  # those of them none of whose targets counts
+
+    @property
+    def loss_note(self) -> str:
+        """What `loss` leaves out, as a sentence; "": nothing.
+
+        >>> LocalReport(steps=2, examples=20, loss=None, without_loss=2, without_target=2).loss_note
+        'none of its targets counts: the loss leaves all of them out'
+        """
+        if self.without_target == self.steps:
+            return "none of its targets counts: the loss leaves all of them out"
+        diverged = self.without_loss - self.without_target
+        found = [f"{self.without_target} local steps had no target that counts"] if self.without_target else []
+        found += [f"the loss of {diverged} local steps was not finite"] if diverged else []
+        return f"{' and '.join(found)}; train_loss leaves them out" if found else ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,7 @@ class LocalSGD:
         if not model.module.training:
             model.module.train()
         momentum = torch.zeros_like(model.params) if self.momentum else None
-        taken, seen, total, without = 0, 0, 0.0, 0
+        taken, seen, total, without, void = 0, 0, 0.0, 0, 0
         # only where needed: seeding costs 0.1 ms with cold caches, 3% of a client with one small step
         with seeded(key.fold("noise"), model.params.device) if self._draws(model, loss) else nullcontext():
             for batch in self.batches(rows, key):
@@ -136,7 +152,8 @@ class LocalSGD:
                     seen, total = seen + len(batch), total + mean * len(batch)
                 else:
                     without += 1
-        return LocalReport(taken, len(rows), total / seen if seen else None, without)
+                    void += no_target(y.index_select(0, batch.to(y.device)), loss)
+        return LocalReport(taken, len(rows), total / seen if seen else None, without, void)
 
     def _draws(self, model: FlatModel, loss: Loss) -> bool:
         """Whether random functions may be called in a step: by the model, its hooks, the loss or a subclass of this."""

@@ -106,6 +106,36 @@ def metric_name(metric: object) -> str:
     return "metric" if name == "<lambda>" else str(name)
 
 
+def titled(kind: str, function: object) -> str:
+    """What sentences call a loss or a metric: "loss mse_loss"; of a lambda "the loss".
+
+    >>> titled("loss", functional.mse_loss), titled("metric", lambda o, y: 0)
+    ('loss mse_loss', 'the metric')
+    """
+    name = metric_name(function)
+    return f"the {kind}" if name == "metric" else f"{kind} {name}"
+
+
+def check_mean(loss: object) -> None:
+    """LocalError for a torch loss that is told to return another reduction of the batch than its mean.
+
+    Gradients of a sum grow with the batch: the learning rate would depend on it, and clients' updates on their sizes.
+
+    >>> check_mean(nn.CrossEntropyLoss(reduction="sum"))
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: loss CrossEntropyLoss has reduction='sum'; a loss is the batch's mean: reduction='mean'
+    """
+    if isinstance(loss, partial):
+        check_mean(loss.func)
+        found = loss.keywords.get("reduction")
+    else:
+        found = getattr(loss, "reduction", None)
+    if found in ("sum", "none"):
+        raise LocalError(
+            f"{titled('loss', loss)} has reduction={found!r}; a loss is the batch's mean: reduction='mean'"
+        )
+
+
 def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, float]:
     """(sum, count) of a metric over a batch; a mean counts once per example.
 
@@ -121,8 +151,7 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
     >>> measure(lambda o, y: (o - y).abs().mean(), torch.zeros(4), torch.full((4,), 0.5))
     (2.0, 4.0)
     """
-    name = metric_name(metric)
-    who = "metric" if name == "metric" else f"metric {name}"
+    who = titled("metric", metric)
     try:
         found = metric(outputs, targets)
     except FewbitsError:

@@ -46,6 +46,21 @@ def _check_type(name: str, tensor: Tensor, other: str) -> None:
         raise LocalError(f"FlatModel: {name} is {tensor.layout}; call to_dense() on it, {other}")
 
 
+def check_like(what: str, found: object, like: Tensor, free: int = 0) -> None:
+    """LocalError unless `found` is a tensor of the shape and dtype of `like`; its first `free` dimensions may differ.
+
+    >>> check_like("Node.load: round", "3", torch.tensor([0]))
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: Node.load: round must be a (1,) int64 tensor; got str
+    """
+    fits = isinstance(found, Tensor) and found.dtype == like.dtype and found.layout == like.layout
+    if not fits or found.dim() != like.dim() or found.shape[free:] != like.shape[free:]:  # pyright: ignore
+        shape = ", ".join(["any"] * free + [str(size) for size in like.shape[free:]])
+        kind = f"({shape}{',' if like.dim() == 1 else ''}) {str(like.dtype).removeprefix('torch.')}"
+        got = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        raise LocalError(f"{what} must be a {kind} tensor; got {got}")
+
+
 def described(tensor: Tensor | None) -> str:
     """What became of a buffer, in words."""
     return "is gone" if tensor is None else f"has shape {tuple(tensor.shape)} of {tensor.dtype}"

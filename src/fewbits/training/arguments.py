@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from os import PathLike
 
+from fewbits.checks import check_seed
 from fewbits.errors import LocalError
 
 
-def check_call(*, watch: object, out: object) -> None:
-    """Raise LocalError unless `watch` can be called and `out` is a path; None is neither.
+def check_call(*, seed: object = 0, watch: object, out: object) -> None:
+    """Raise LocalError unless `seed` is one, `watch` can be called and `out` is a path; None is neither.
 
     >>> check_call(watch=print, out="runs/first")
     """
+    check_seed("seed", seed)
     if watch is not None and not callable(watch):
         raise LocalError(f"watch must be a function of a round's report; got {watch!r}")
     if out is not None and not isinstance(out, str | PathLike):

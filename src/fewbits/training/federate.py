@@ -86,9 +86,9 @@ def federate(
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
-    check_call(watch=watch, out=out)
-    task, method, key = Task.of(model, clients, test, local, loss, metric), named(method), Key(seed)
+    check_call(seed=seed, watch=watch, out=out)
     schedule = Schedule(rounds, per_round, evaluate_every, processes=processes, device=device)
+    task, method, key = Task.of(model, clients, test, local, loss, metric), named(method), Key(int(seed))
     if out is not None:
         check_continues(Path(out))
     run = Federation(task, method, schedule, key, out)

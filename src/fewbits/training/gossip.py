@@ -82,14 +82,13 @@ def gossip(
 
     Source: the methods' papers; see each method.
     """
-    key = Key(seed)
-    check_call(watch=watch, out=out)
+    check_call(seed=seed, watch=watch, out=out)
+    schedule, key = Schedule(rounds, processes=processes, evaluate_every=evaluate_every), Key(int(seed))
     local = LocalSGD(lr=0.1, steps=1) if local is None else local
     task = Task.of(model, nodes, test, local, loss, metric, "node")
     if not isinstance(network, Network):
         raise LocalError(f"gossip: network must be a Topology, such as fb.topology.torus(16); got {network!r}")
     varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive != 0 else network
-    schedule = Schedule(rounds, processes=processes, evaluate_every=evaluate_every)
     if out is not None:
         check_continues(Path(out))
     run = GossipRun(task, gossip_method(method), varying, schedule, key, out)

@@ -7,12 +7,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from traceback import walk_tb
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from fewbits.errors import FewbitsError
 
 PACKAGE, TORCH = "fewbits", "torch"
 LONGEST = 300  # characters of a library's sentence
 NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
 ONE_ROW = "Expected more than 1 value per channel"  # torch's sentence about a batch of one row under BatchNorm
+SUBJECT = re.compile(r"round \d+: (?:client|node) (\d+)")
+LIKEWISE = re.compile(r"(.*?)(?:; likewise ([\d, ]+))?", re.DOTALL)
 FEW = 5  # clients, all of one round, whose equal failures are the task's, even where there are more clients
 
 
@@ -62,24 +68,52 @@ def _package(names: dict[str, object]) -> str:
 
 
 class Notes:
-    """Sentences about faults that a run survived; of those that differ in numbers only, the first is said."""
+    """Sentences about faults that a run survived; those that differ in numbers only are said once for each client.
+
+    Clients with the same fault in one round share a sentence.
+    """
 
     def __init__(self, said: Iterable[str] = ()) -> None:
-        self._kinds = {kind(text) for text in said}
+        """`said`: what `new` gave in the run's earlier part."""
+        self._known: set[tuple[str, str]] = set()
+        for text in said:
+            first, others = LIKEWISE.fullmatch(text).groups()  # pyright: ignore[reportOptionalMemberAccess]
+            self._known.add((_subject(first), kind(first)))
+            self._known.update((number, kind(first)) for number in (others or "").split(", "))
 
     def new(self, sentences: Iterable[str]) -> list[str]:
-        """Those of a kind that was not said yet."""
-        found: dict[str, str] = {}
+        """Those that were not said yet of their client."""
+        found: dict[str, list[str]] = {}  # a sentence, and the other clients that it is said of, by kind
         for text in sentences:
-            found.setdefault(kind(text), text)
-        fresh = {name: text for name, text in found.items() if name not in self._kinds}
-        self._kinds.update(fresh)
-        return list(fresh.values())
+            name, who = kind(text), _subject(text)
+            if (who, name) not in self._known:
+                self._known.add((who, name))
+                found.setdefault(name, [text]).append(who)
+        return [text + (f"; likewise {', '.join(others)}" if others else "") for text, _, *others in found.values()]
+
+
+def _subject(text: str) -> str:
+    """The client's number; "" in a sentence about the round."""
+    found = SUBJECT.match(text)
+    return found[1] if found else ""
 
 
 def kind(text: str) -> str:
     """A sentence without its numbers."""
     return NUMBER.sub("#", text)
+
+
+def data_fault(x: Tensor, rows: np.ndarray) -> str:
+    """What of a client's inputs may be the reason for an update that is not finite; "": nothing.
+
+    >>> data_fault(torch.tensor([[1.0], [torch.nan], [2.0]]), np.array([0, 1]))
+    '; 1 of its 2 examples has inputs that are not finite'
+    """
+    of_client = x[torch.from_numpy(np.asarray(rows, np.int64)).to(x.device)].flatten(1)
+    bad = int((~torch.isfinite(of_client)).any(1).sum())
+    return (
+        f"; {bad} of its {len(rows)} examples {'has' if bad == 1 else 'have'} inputs that are not finite" if bad else ""
+    )
 
 
 def common_failure(raised: list[str], asked: int, everybody: int) -> str | None:

@@ -17,7 +17,7 @@ from fewbits.errors import FewbitsError, LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.learn.evaluation import BATCH, all_void
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.metrics import measure, metric_name
+from fewbits.learn.metrics import measure, titled
 from fewbits.learn.outputs import check_cross_entropy, check_labels, cross_entropy, described, logits
 from fewbits.learn.seeding import seeded
 from fewbits.learn.select import select
@@ -51,9 +51,9 @@ def check_first_batch(task: Task, device: str = "cpu", who: str = "client") -> N
 
 
 def _check_clients(model: nn.Module, task: Task, device: str, who: str) -> None:
-    count = len(task.parts)
+    fit = [client for client in range(len(task.parts)) if client not in task.unfit]
     first: LocalError | None = None
-    for client in dict.fromkeys(np.linspace(0, count - 1, min(count, TRIED)).astype(int).tolist()):
+    for client in (fit[i] for i in np.linspace(0, len(fit) - 1, min(len(fit), TRIED)).astype(int)):
         part = task.parts[client]
         rows = part[: min(task.local.batch_size or MOST_ROWS, MOST_ROWS)]
         try:
@@ -102,7 +102,7 @@ def _loss(outputs: Any, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor], Tens
         value = _called(lambda: loss(outputs, y), what, x)
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise LocalError(
-            f"{who}: the loss must be a tensor of one number, the batch's mean; "
+            f"{who}: {titled('loss', loss)} must return a tensor of one number, the batch's mean; "
             f"got {described(value)} for {_what(x, y, outputs)}"
         )
     return value
@@ -174,6 +174,5 @@ def _check_evaluation(model: nn.Module, task: Task, device: str, kind: str) -> N
         if task.metric is not None:
             total, count = measure(task.metric, outputs, y)
             if not np.isfinite([total, count]).all():
-                name = metric_name(task.metric)
-                name = "the metric" if name == "metric" else f"metric {name}"
+                name = titled("metric", task.metric)
                 raise LocalError(f"{who}: {name} gives {total} over {count} on {_what(x, y, outputs)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -14,17 +15,21 @@ from fewbits.learn.outputs import described
 
 Pair = tuple[Tensor, Tensor]
 FORM = "an (x, y) pair of tensors or NumPy arrays, examples first"
+NO_EXAMPLE = "it has no example"
 
 
-def pairs(clients: object, who: str = "client") -> list[Pair]:
+def pairs(clients: object, who: str = "client") -> tuple[list[Pair], dict[int, str]]:
     """One pair of tensors for each client; NumPy arrays become tensors, float64 ones float32.
+
+    Beside them why the data of some clients do not fit, by client: no rows, another number of x than of y, or another
+    shape, dtype or device than most clients have. Their pairs are empty.
 
     Args:
         clients: any iterable of (x, y) pairs, such as a list or `zip(xs, ys)`.
         who: "client" or "node".
 
     Raises:
-        LocalError: a pair is none, or its x and y have other rows than the others'.
+        LocalError: a pair is none, more than half of the clients do not fit, or two kinds of data are equally common.
     """
     if isinstance(clients, Mapping):
         raise LocalError(f"{who}s must be a list with {FORM} for each {who}; got a dict; give list(them.values())")
@@ -33,12 +38,21 @@ def pairs(clients: object, who: str = "client") -> list[Pair]:
     found = [pair(client, f"{who} {number}") for number, client in enumerate(clients)]
     if not found:
         raise LocalError(f"give at least one {who}, as {FORM}")
-    for number, (x, y) in enumerate(found):
-        if len(x) != len(y):
-            raise LocalError(f"{who} {number} has {len(x)} rows of x and {len(y)} of y")
-    for part, tensors in (("x", [x for x, _ in found]), ("y", [y for _, y in found])):
-        _check_alike(part, tensors, who)
-    return found
+    unfit = _unfit(found, who)
+    check_unfit(unfit, len(found), who)
+    x, y = next(one for number, one in enumerate(found) if number not in unfit)
+    return [(x[:0], y[:0]) if number in unfit else one for number, one in enumerate(found)], unfit
+
+
+def check_unfit(unfit: Mapping[int, str], everybody: int, who: str = "client") -> None:
+    """LocalError where more than half of the clients do not fit: then the data as a whole are at fault.
+
+    >>> check_unfit({1: NO_EXAMPLE}, everybody=2)
+    """
+    if 2 * len(unfit) > everybody:
+        first, reason = min(unfit.items())
+        more = f"; so it is with {len(unfit)} of {everybody} {who}s" if len(unfit) > 1 else ""
+        raise LocalError(f"{who} {first}: {reason}{more}")
 
 
 def pair(value: object, what: str) -> Pair:
@@ -77,20 +91,44 @@ def _from_numpy(array: np.ndarray, what: str) -> Tensor:
     )  # torch takes no other strides
 
 
-def _check_alike(part: str, tensors: Sequence[Tensor], who: str) -> None:
-    there = [(number, x) for number, x in enumerate(tensors) if len(x)]
-    for number, x in there:
-        first, like = there[0]
-        if x.shape[1:] != like.shape[1:] or x.dtype != like.dtype or x.device != like.device:
-            raise LocalError(
-                f"{part} must be alike for all {who}s but for the number of rows; {who} {first} has "
-                f"{described(like)} on {like.device}, {who} {number} {described(x)} on {x.device}"
-                + (
-                    "; pad sequences to one length"
-                    if x.dim() == like.dim() > 1 and x.shape[1:] != like.shape[1:]
-                    else ""
-                )
-            )
+def _unfit(found: Sequence[Pair], who: str) -> dict[int, str]:
+    """Why clients do not fit, by client; LocalError where as many clients have one kind of data as another."""
+    unfit = {number: why for number, one in enumerate(found) if (why := _miscounted(*one))}
+    there = [number for number in range(len(found)) if number not in unfit]
+    if not there:
+        return unfit
+    kinds = Counter(_kind(found[number]) for number in there)
+    kind, most = kinds.most_common(1)[0]
+    like = next(number for number in there if _kind(found[number]) == kind)
+    others = {n: _difference(found[n], found[like], f"{who} {like}") for n in there if _kind(found[n]) != kind}
+    if list(kinds.values()).count(most) > 1:
+        number, why = next(iter(others.items()))
+        raise LocalError(f"{who} {number}: {why}; no kind of data is that of most {who}s")
+    return dict(sorted((unfit | others).items()))
+
+
+def _miscounted(x: Tensor, y: Tensor) -> str:
+    if len(x) != len(y):
+        return f"it has {len(x)} rows of x and {len(y)} of y"
+    return "" if len(x) else NO_EXAMPLE
+
+
+def _kind(pair: Pair) -> tuple[object, ...]:
+    """What all clients must have in common."""
+    return tuple((x.shape[1:], x.dtype, x.device) for x in pair)
+
+
+def _difference(pair: Pair, usual: Pair, whose: str) -> str:
+    """How the pair differs from a usual one."""
+    name, x, like = next(
+        (name, x, like) for name, x, like in zip("xy", pair, usual, strict=True) if _kind((x, x)) != _kind((like, like))
+    )
+    padded = x.dim() == like.dim() > 1 and x.shape[1:] != like.shape[1:]
+    places = ("", "") if x.device == like.device else (f" on {x.device}", f" on {like.device}")
+    return (
+        f"its {name} is {described(x)}{places[0]}, that of {whose} {described(like)}{places[1]}"
+        f"{'; pad sequences to one length' if padded else ''}"
+    )
 
 
 def _pair_hint(value: object) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fewbits.checks import check_whole
+from fewbits.checks import check_count
 from fewbits.errors import LocalError
 
 
@@ -39,7 +39,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "checkpoint_every", "processes"):
-            check_whole(name, getattr(self, name), 1, numpy=True)
+            check_count(name, getattr(self, name))
         try:
             device = torch.device(self.device)
         except (RuntimeError, TypeError):
@@ -49,7 +49,7 @@ class Schedule:
             found = f"{self.device} takes processes=1, as it does not survive a fork; got {self.processes}"
             raise LocalError(f"device {found}")
         if self.per_round is not None:
-            check_whole("per_round", self.per_round, 1, numpy=True)
+            check_count("per_round", self.per_round)
 
 
 def _check_there(given: str, device: torch.device) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewbits.engines.common.pairs import pair, pairs, tensor
+from fewbits.engines.common.pairs import NO_EXAMPLE, check_unfit, pair, pairs, tensor
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
-from fewbits.learn.metrics import Metric, ignored, metric_name
+from fewbits.learn.metrics import Metric, check_mean, ignored, metric_name
 from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import guarded, loss_draws, seeded
 from fewbits.rng import Key
@@ -42,9 +42,11 @@ class Task:
         seed: `model` is `build(seed)`. Clients then get the seed at first contact, not the model.
         build: makes the initial model from a key.
         metric: (output, y) -> the mean over the batch, or its (sum, count); None: no metric.
+        unfit: why the data of some clients cannot be used, by client; their turns are skipped, as those of clients
+            without an example.
 
     Raises:
-        LocalError: a client has no example, a row number is out of range, or sizes do not fit.
+        LocalError: more than half of the clients are unfit, a row number is out of range, or sizes do not fit.
 
     Example:
         >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
@@ -66,15 +68,17 @@ class Task:
     seed: Key | None = None
     build: Callable[[Key], nn.Module] | None = None
     metric: Metric | None = None  # measured wherever an accuracy is
+    unfit: Mapping[int, str] = field(default_factory=dict)  # why a client's data cannot be used; empty parts are added
 
     def __post_init__(self) -> None:
         self._check_kinds()
         self._set_tensors()
-        object.__setattr__(self, "parts", [np.asarray(part) for part in self.parts])  # lists will do
-        if not self.parts or any(len(part) == 0 for part in self.parts):
-            empty = [c for c, part in enumerate(self.parts) if len(part) == 0]
-            found = f"clients without: {empty}" if empty else "there are no clients"
-            raise LocalError(f"Task: every client needs at least one example; {found}")
+        object.__setattr__(self, "parts", [_row_numbers(part) for part in self.parts])  # lists will do
+        if not self.parts:
+            raise LocalError("Task: there are no clients")
+        empty = {client: NO_EXAMPLE for client, part in enumerate(self.parts) if part.size == 0}
+        object.__setattr__(self, "unfit", empty | dict(self.unfit))
+        check_unfit(self.unfit, len(self.parts))
         if len(self.x) != len(self.y):
             raise LocalError(f"Task: x has {len(self.x)} rows and y {len(self.y)}")
         _check_rows("part", self.parts, len(self.x))
@@ -106,6 +110,7 @@ class Task:
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise LocalError(f"Task: {name} must be a function of (output, y); got {function!r}")
+        check_mean(self.loss)
         for name in ("parts", "holdout"):
             if not isinstance(getattr(self, name), Iterable):
                 raise LocalError(f"Task: {name} must be a list of row numbers per client; got {getattr(self, name)!r}")
@@ -146,7 +151,7 @@ class Task:
         """A task from one (x, y) pair per client; `who`: what errors call a client."""
         if metric is not None and test is None:
             raise LocalError("metric needs examples to be measured on; give test=(x, y)")
-        found = pairs(clients, who)
+        found, unfit = pairs(clients, who)
         test_x, test_y = (None, None) if test is None else pair(test, "test")
         ends = np.cumsum([0] + [len(y) for _, y in found])
         return Task(
@@ -159,6 +164,7 @@ class Task:
             local=LocalSGD(lr=0.1) if local is None else local,
             loss=loss,
             metric=metric,
+            unfit=unfit,
         )
 
 
@@ -177,10 +183,17 @@ def is_noisy(task: Task, model: FlatModel) -> bool:
     return model.draws or loss_draws(task.loss or cross_entropy)
 
 
+def _row_numbers(part: object) -> np.ndarray:
+    """As an array; an empty list has no type that says whole numbers."""
+    found = np.asarray(part)
+    return found if found.size else found.astype(np.int64)
+
+
 def _check_rows(what: str, parts: Sequence[np.ndarray], size: int) -> None:
     odd = next((c for c, part in enumerate(parts) if part.ndim != 1 or part.dtype.kind not in "iu"), None)
     if odd is not None:
         raise LocalError(f"Task: the {what} of client {odd} must be a list of row numbers; got {parts[odd]!r}")
-    least, most = min(int(np.min(p)) for p in parts), max(int(np.max(p)) for p in parts)
+    there = [part for part in parts if len(part)]
+    least, most = min(int(np.min(p)) for p in there), max(int(np.max(p)) for p in there)
     if least < 0 or most >= size:
         raise LocalError(f"Task: a client refers to row {least if least < 0 else most}, but there are {size} rows")

@@ -75,7 +75,7 @@ class RoundReports:
     def _count(self, round: int, by_node: list[list[list[dict]]], ledger: Ledger) -> None:
         rounds = [[StepReport(**step) for steps in nodes for step in steps] for nodes in zip(*by_node, strict=True)]
         for number, steps in enumerate(rounds, round - len(rounds) + 1):
-            check_first(number, steps, self._setup.network.n)
+            check_first(number, steps, self._setup.task)
             count_frames(ledger, self._setup.network, number, steps)
             self._skipped += sum(bool(step.trouble) for step in steps)
             self._unreported += self._said.new(sentences(number, steps))
@@ -87,18 +87,20 @@ class RoundReports:
         shared, parameters = self.shared(models), len(self._node.flat.params)
         mean = average(shared)
         zeros = sum(parameters - int(torch.count_nonzero(model[:parameters])) for model in models)
+        evaluation, of_mean = self._evaluator(mean)
         return ModelMeasures(
             zeros / (parameters * self._setup.network.n),
             distance(shared, mean),
-            self._evaluator(mean),
+            evaluation,
             scores,
+            of_mean,
             self._setup.task.metric_name,
         )
 
     def write(self, round: int, measures: ModelMeasures, ledger: Ledger, seconds: float) -> GossipReport:
         """Add the report of an evaluated round, at rank 0."""
         topology = self._setup.network.at(round)
-        notes, self._unreported = self._unreported, []
+        notes, self._unreported = self._unreported + self._said.new(measures.sentences(round)), []
         report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds, notes)
         report, self._skipped = replace(report, skipped=self._skipped), 0
         self.notes += notes

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import Result
 
+from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.flower.run_store import KINDS, RunStore
+
+log = logging.getLogger("flwr")
 
 Evaluate = Callable[..., MetricRecord | None]
 
@@ -52,14 +56,23 @@ class RoundLog:
             self._close(self.last, metrics)
 
     def evaluated(self, round: int, *arrays: Any, **more: Any) -> MetricRecord | None:
-        """The user's function, in rounds that are played now."""
+        """The user's function, in rounds that are played now; what it raises after round 0 costs its metrics alone."""
         assert self.evaluate is not None
         if 0 < round <= self.finished:
             return None
-        found = self.evaluate(round, *arrays, **more)
-        if round:
-            self.enter(KINDS[2], found)
+        if not round:
+            return self.evaluate(round, *arrays, **more)
+        found = self._tried(self.evaluate, round, *arrays, **more)
+        self.enter(KINDS[2], found)
         return found
+
+    @staticmethod
+    def _tried(evaluate: Evaluate, round: int, *arrays: Any, **more: Any) -> MetricRecord | None:
+        try:
+            return evaluate(round, *arrays, **more)
+        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything
+            log.warning("fewbits: round %d: the evaluation at the server failed: %s", round, sentence(error))
+            return None
 
     def complete(self, result: Any, arrays: ArrayRecord) -> None:
         """Put the metrics of earlier rounds into a Result, in order; an overridden `start` may return anything."""

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.engines.common.evaluation import score_or_say
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task, evaluation_noise
 from fewbits.factor.derived import duplicate
 from fewbits.learn import shared_values
-from fewbits.learn.evaluation import Scores, score
+from fewbits.learn.evaluation import Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import backward
@@ -34,12 +35,15 @@ class ModelMeasures:
     scores: list[Scores] = field(
         default_factory=list
     )  # by node; [] in rounds without evaluation, and without a test set
+    mean: Scores | None = None  # of the mean model; None as above
     metric_name: str | None = None
 
-    @property
-    def trouble(self) -> str:
-        """Why a node has no metric."""
-        return next((scores.trouble for scores in self.scores if scores.trouble), "")
+    def sentences(self, round: int) -> list[str]:
+        """Why there is no loss or no metric, for a run's notes."""
+        found = [(f"node {node}, its model", note) for node, scores in enumerate(self.scores) for note in scores.notes]
+        said = {note for _, note in found}
+        found += [("the mean model", note) for note in (self.mean.notes if self.mean else []) if note not in said]
+        return [f"round {round}: {whose} on the test set: {note}" for whose, note in found]
 
     @property
     def accuracies(self) -> list[float | None]:
@@ -55,7 +59,7 @@ class ModelMeasures:
 def score_on_test(model: FlatModel, task: Task) -> Scores:
     """The sums of a model over the task's test set, which there must be."""
     assert task.test_x is not None and task.test_y is not None
-    return score(model, task.test_x, task.test_y, loss=task.loss or cross_entropy, metric=task.metric)
+    return score_or_say(model, task, task.test_x, task.test_y)
 
 
 class Evaluator:
@@ -69,12 +73,12 @@ class Evaluator:
         count = max(1, EXAMPLES // len(task.parts))
         self._examples = torch.from_numpy(np.concatenate([part[:count] for part in task.parts]).astype(np.int64))
 
-    def __call__(self, mean: Tensor) -> dict[str, float | None]:
-        """Accuracy, loss and metric on the test set, penalty and stationarity of the mean model (S,)."""
+    def __call__(self, mean: Tensor) -> tuple[dict[str, float | None], Scores | None]:
+        """Accuracy, loss and metric on the test set, penalty and stationarity of the mean model (S,); its scores."""
         with evaluation_noise(self.task, self._key, self.model, "mean"):
             return self._measured(mean)
 
-    def _measured(self, mean: Tensor) -> dict[str, float | None]:
+    def _measured(self, mean: Tensor) -> tuple[dict[str, float | None], Scores | None]:
         self.model.shared.copy_(mean)
         found: dict[str, float | None] = {"penalty": self.prox.penalty(mean, self._spec)}
         found["stationarity"] = self.stationarity()
@@ -82,7 +86,8 @@ class Evaluator:
         if task.test_x is not None and task.test_y is not None:
             scores = score_on_test(self.model, task)
             found |= {"mean_accuracy": scores.accuracy, "loss": scores.loss, "mean_metric": scores.metric}
-        return found
+            return found, scores
+        return found, None
 
     def stationarity(self) -> float | None:
         """|x - prox(x - eta grad F(x))| / eta of the current model, with F's mean over the training examples.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fewbits.engines.common.failed_turn import common_failure
+from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.evaluator import ModelMeasures
 from fewbits.engines.gossip.trainer import StepReport
 from fewbits.errors import LocalError
@@ -94,12 +95,7 @@ class GossipReport:
 def sentences(round: int, steps: Sequence[StepReport]) -> list[str]:
     """About what went wrong in a round, for a run's notes."""
     found = [f"round {round}: node {s.node} took no step: {s.trouble}" for s in steps if s.trouble]
-    found += [
-        f"round {round}: node {s.node}: the loss of {s.without_loss} local steps was not finite; train_loss leaves "
-        "them out"
-        for s in steps
-        if s.without_loss
-    ]
+    found += [f"round {round}: node {s.node}: {s.loss_note}" for s in steps if s.loss_note]
     if steps and all(s.trouble for s in steps):
         found.append(f"round {round}: no node took a step")
     return found
@@ -111,10 +107,10 @@ def totals(reports: Sequence[GossipReport]) -> list[str]:
     return [f"nodes took no step {skipped} times in {len(reports)} reported rounds"] if skipped else []
 
 
-def check_first(round: int, steps: Sequence[StepReport], nodes: int) -> None:
+def check_first(round: int, steps: Sequence[StepReport], task: Task) -> None:
     """LocalError when every node of the first round raised the same."""
-    raised = [step.trouble for step in steps if step.raised]
-    fault = common_failure(raised, len(steps), nodes) if round == 1 and steps else None
+    raised = [step.trouble for step in steps if step.raised and step.node not in task.unfit]
+    fault = common_failure(raised, len(steps), len(task.parts)) if round == 1 and steps else None
     if fault is not None:
         raise LocalError(
             f"every node failed alike in round 1, so the model, the loss or the data is at fault. Node "

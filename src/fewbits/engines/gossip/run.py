@@ -29,7 +29,6 @@ from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
 from fewbits.errors import LocalError
 from fewbits.learn import shared_values
-from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, tuned
 from fewbits.learn.private_generators import unreachable
@@ -196,15 +195,14 @@ class GossipRun:
     def _train_and_mix(self, pool: NodePool, round: int) -> GossipReport:
         began = time.perf_counter()
         steps = pool.step()
-        check_first(round, steps, self.network.n)
+        check_first(round, steps, self.task)
         self.notes += dict.fromkeys(x for step in steps for x in step.remarks if x not in self.notes)
         zeros = pool.mix({step.node: step.frame_bytes for step in steps})
         count_frames(self.ledger, self.network, round, steps)
         measures = self._measures(pool, round, sum(zeros))
-        self.notes += once(measures.trouble, round, self.notes)
         self.round = round
         self._seconds += time.perf_counter() - began
-        notes = self._said.new(sentences(round, steps))
+        notes = self._said.new(sentences(round, steps) + measures.sentences(round))
         self.notes += notes
         return GossipReport.of(round, steps, measures, self.network.at(round), self.ledger, self._seconds, notes)
 
@@ -213,9 +211,9 @@ class GossipRun:
         sparsity, consensus = zeros / (len(self.flat.params) * self.network.n), distance(self._shared, mean)
         if round % self.schedule.evaluate_every and round != self.schedule.rounds:
             return ModelMeasures(sparsity, consensus)
-        evaluation = self._evaluator(mean)
+        evaluation, of_mean = self._evaluator(mean)
         scores = pool.evaluate() if self.task.test_y is not None else []
-        return ModelMeasures(sparsity, consensus, evaluation, scores, self.task.metric_name)
+        return ModelMeasures(sparsity, consensus, evaluation, scores, of_mean, self.task.metric_name)
 
     def _save(self, pool: NodePool) -> None:
         """Write a checkpoint after the round that just ended, once its logs are on disk."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from fewbits.engines.common.failed_turn import sentence
+from fewbits.engines.common.failed_turn import data_fault, sentence
 from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
@@ -35,7 +35,7 @@ class StepReport:
     level_bits: dict[str, float] = field(default_factory=dict)  # coded, entropy, predicted
     trouble: str = ""  # why the node took no step; "" when it took one
     raised: bool = False  # the user's model, loss or data raised; else the trained model was not finite
-    without_loss: int = 0  # local steps whose loss was not finite
+    loss_note: str = ""  # what the mean loss of its steps leaves out
     remarks: Sequence[str] = ()  # sentences about tensors that training changed and that do not travel
 
     def asdict(self) -> dict[str, object]:
@@ -50,11 +50,11 @@ class LocalSteps:
     loss: float | None = None
     trouble: str = ""
     raised: bool = False
-    without_loss: int = 0
+    loss_note: str = ""
 
     def fail(self, trouble: str, raised: bool = False) -> float:
         """They failed; returns 0, the eta of no step."""
-        self.loss, self.trouble, self.raised, self.without_loss = None, trouble, raised, 0
+        self.loss, self.trouble, self.raised, self.loss_note = None, trouble, raised, ""
         return 0.0
 
 
@@ -106,6 +106,8 @@ class Trainer:
     def _train(self, node: Node, model: FlatModel, steps: LocalSteps) -> float:
         """The node's local steps; returns eta, or 0 when they failed."""
         task = self.task
+        if node.me in task.unfit:
+            return steps.fail(task.unfit[node.me], raised=True)
         self.local_tensors.restore_all()  # no node may see another's
         current = shared_values.values(model)
         self._before = {name: current[name].clone() for name in self._unknown}
@@ -116,6 +118,6 @@ class Trainer:
         except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
             return steps.fail(sentence(error), raised=True)
         if not all_finite(model.whole):
-            return steps.fail("the trained model is not finite")
-        steps.loss, steps.without_loss = report.loss, report.without_loss
+            return steps.fail(f"the trained model is not finite{data_fault(task.x, examples)}")
+        steps.loss, steps.loss_note = report.loss, report.loss_note
         return task.local.lr * report.steps

@@ -22,7 +22,7 @@ class Evaluation:
     personal_worst: float | None = None
     metric: float | None = None
     personal_metric: float | None = None
-    trouble: str = ""  # why there is no metric
+    notes: tuple[str, ...] = ()  # why there is no loss or no metric
 
 
 def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluation:
@@ -33,16 +33,16 @@ def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluatio
     found = Evaluation()
     if task.test_y is not None:
         whole = pool.evaluate(bundle)
-        found = replace(found, loss=whole.loss, trouble=whole.trouble)
+        found = replace(found, loss=whole.loss, notes=tuple(f"the test set: {x}" for x in whole.notes))
         if not personal:
             found = replace(found, accuracy=whole.accuracy, metric=whole.metric)
     if task.holdout:
         by_client = pool.evaluate_personal(bundle)
         found = replace(found, **_personal_accuracy([scores.accuracy for scores in by_client]))
         values = [scores.metric for scores in by_client if scores.metric is not None]
-        trouble = next((scores.trouble for scores in by_client if scores.trouble), "")
+        notes = (f"client {client}, its held-out examples: {x}" for client, s in enumerate(by_client) for x in s.notes)
         personal_metric = float(np.mean(values)) if values else None
-        found = replace(found, personal_metric=personal_metric, trouble=found.trouble or trouble)
+        found = replace(found, personal_metric=personal_metric, notes=(*found.notes, *notes))
         if personal:
             found = replace(found, accuracy=found.personal_accuracy, metric=found.personal_metric)
     return found

@@ -30,7 +30,6 @@ from fewbits.federated.round_clients import sampled
 from fewbits.federated.server import Server
 from fewbits.learn import shared_values
 from fewbits.learn.aggregation.memory import memory_note
-from fewbits.learn.evaluation import once
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.learn.private_generators import unreachable
@@ -214,7 +213,7 @@ class Federation:
         if secure is not None:
             secure.end()
             replies += secure.absent(clients)
-        check_first_round(number, replies, len(self.task.parts))
+        check_first_round(number, replies, self.task)
         server.step()
         self._settle(pool, number, list(failed))
         evaluation = self._evaluate(pool, number)
@@ -260,12 +259,11 @@ class Federation:
             self.tap(number, client, "down", self.server.broadcast.bundle(version) if personal is None else personal)
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
-        sentences = replies.sentences(number)
+        sentences = replies.sentences(number) + [f"round {number}: {note}" for note in evaluation.notes]
         if not is_finite(evaluation):
             sentences.append(f"round {number}: the loss on the test set is {evaluation.loss}; the run has diverged")
         notes = self._said.new(sentences)
         self.notes += notes
-        self.notes += once(evaluation.trouble, number, self.notes)
         self.notes += [x for x in (*self.server.notes, *replies.remarks) if x not in self.notes]
         loss, name = None, self.task.metric_name
         if self._privacy is not None:

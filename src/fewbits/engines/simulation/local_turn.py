@@ -26,6 +26,8 @@ def train_locally(
         correct: what the objective adds to gradients.
         draws: whether the objective may draw random numbers, which `LocalSGD` cannot see.
     """
+    if client in task.unfit:
+        return task.unfit[client]
     loss, rows = task.loss or cross_entropy, task.parts[client]
     try:
         with seeded(key.fold("noise"), model.params.device) if draws else nullcontext():

@@ -160,12 +160,8 @@ class RoundReplies:
         found = [f"{void or f'round {round}: no update arrived'}{alone}"] if void or alone else []
         found += [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped]
         found += [f"round {round}: client {c} was left out: {why}" for c, why in self.rejected.items()]
-        found += [
-            f"round {round}: client {r.client}: the loss of {r.without_loss} local steps was not finite; train_loss "
-            "leaves them out"
-            for r in self.replies
-            if r.without_loss and not r.trouble
-        ]
+        noted = [r for r in self.replies if r.loss_note and not r.trouble]
+        found += [f"round {round}: client {r.client}: {r.loss_note}" for r in noted]
         cut = sum(self.figures("cut"))
         found += [f"round {round}: {cut_sentence(cut)}"] if cut else []
         if not self.used and not void and not alone:

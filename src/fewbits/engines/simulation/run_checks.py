@@ -28,14 +28,15 @@ def check_arguments(task: Task, method: object, schedule: Schedule, key: object)
     method.objective.check(task.local)
     if any(adaptive_rules(method.up)):
         for client, part in enumerate(task.parts):
-            check_adaptive(method.up, client, task.local.steps_for(len(part)), task.local.lr)
+            if client not in task.unfit:
+                check_adaptive(method.up, client, task.local.steps_for(len(part)), task.local.lr)
     check_first_batch(task, schedule.device)
 
 
-def check_first_round(number: int, replies: Sequence[Reply], everybody: int) -> None:
+def check_first_round(number: int, replies: Sequence[Reply], task: Task) -> None:
     """LocalError when every client of the first round raised the same."""
-    raised = [reply.trouble for reply in replies if reply.raised]
-    fault = common_failure(raised, len(replies), everybody) if number == 1 else None
+    raised = [reply.trouble for reply in replies if reply.raised and reply.client not in task.unfit]
+    fault = common_failure(raised, len(replies), len(task.parts)) if number == 1 else None
     if fault is not None:
         raise LocalError(
             f"every client of round 1 failed alike, so the model, the loss or the data is at fault. Client "

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewbits.engines.common.evaluation import score_or_say
+from fewbits.engines.common.failed_turn import data_fault
 from fewbits.engines.common.task import Task, evaluation_noise, training_guard
 from fewbits.engines.simulation.local_turn import train_locally
 from fewbits.engines.simulation.secure_worker import SecureWorker
@@ -23,11 +25,10 @@ from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
-from fewbits.learn.evaluation import BATCH, Scores, score
+from fewbits.learn.evaluation import BATCH, Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport
 from fewbits.learn.method import Method
-from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import is_ours
 from fewbits.links import StateStore, ends
 from fewbits.rng import Key
@@ -48,7 +49,7 @@ class Reply:
     figures: dict[str, float] = field(default_factory=dict)  # loss, recycled, floor, isotropy, ...
     trouble: str = ""  # why there is no frame; "" when there is one
     raised: bool = False  # the user's model, loss or data raised; else `trouble` is an update that is not finite
-    without_loss: int = 0  # local steps whose loss was not finite
+    loss_note: str = ""  # what the mean loss of its steps leaves out
     remarks: Sequence[str] = ()  # sentences about tensors that training changed and that do not travel
 
 
@@ -140,7 +141,7 @@ class Worker:
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
         except LocalError as error:
-            return Reply(client, trouble=str(error)), []
+            return Reply(client, trouble=f"{error}{data_fault(self.task.x, self.task.parts[client])}"), []
         measured = {"loss": one.report.loss} | core.observe(one.trained)
         figures = {name: x for name, x in measured.items() if x is not None and math.isfinite(x)}
         core.commit()
@@ -149,7 +150,7 @@ class Worker:
         if one.down is not None:
             self._store.put(client, DOWN, round, one.down)
         weight = self.method.weight(one.report.examples)
-        return Reply(client, weight, figures, without_loss=one.report.without_loss, remarks=core.remarks), frame
+        return Reply(client, weight, figures, loss_note=one.report.loss_note, remarks=core.remarks), frame
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
@@ -171,11 +172,11 @@ class Worker:
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         self._core.client_state = self._core.new_state
         self._core.start()
-        return self._score(task.test_x[rows], task.test_y[rows], "chunk", chunk)
+        return self._score(task.test_x[rows], task.test_y[rows], "chunk", chunk, first=rows.start)
 
-    def _score(self, x: Tensor, y: Tensor, *what: str | int) -> Scores:
+    def _score(self, x: Tensor, y: Tensor, *what: str | int, first: int = 0) -> Scores:
         with evaluation_noise(self.task, self.key, self.model, *what):
-            return score(self.model, x, y, loss=self.task.loss or cross_entropy, metric=self.task.metric)
+            return score_or_say(self.model, self.task, x, y, first)
 
     def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
         """End the round: roll back the clients whose frame was rejected, and commit the others."""

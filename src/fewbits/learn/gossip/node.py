@@ -17,6 +17,7 @@ from fewbits.learn.gossip.frame_values import FrameValues
 from fewbits.learn.gossip.half_step import Train, half_step
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.mixture import Mixture
+from fewbits.learn.gossip.node_dump import START, check_dump, check_names, dump_links, load_links
 from fewbits.learn.gossip.vectors import Vectors, memory_form
 from fewbits.links import Receiver, Sender
 from fewbits.rng import Key
@@ -245,41 +246,25 @@ class Node:
             "round": torch.tensor([self.round]),
             "weights.nodes": torch.tensor(list(self._mixture.weights), dtype=torch.int64),
             "weights.values": torch.tensor(list(self._mixture.weights.values()), dtype=torch.float64),
-            "sender": _bytes(self.sender.dump()),
-            "start": self._frames.start.clone(),
+            START: self._frames.start.clone(),
         }
-        found |= {f"receiver.{j}": _bytes(receiver.dump()) for j, receiver in self.receivers.items()}
+        found |= dump_links(self.sender, self.receivers)
         return found | ({name: x.clone() for name, x in self.vectors.named().items()} if vectors else {})
 
     def load(self, dumped: Mapping[str, Tensor]) -> None:
-        """Restore a dump of this node. Raises LocalError or WireError for the dump of another node."""
-        vectors = self.vectors.named() if any(name.startswith("vector.") for name in dumped) else {}
-        names = {
-            "round",
-            "weights.nodes",
-            "weights.values",
-            "sender",
-            "start",
-            *(f"receiver.{j}" for j in self.receivers),
-        }
-        if set(dumped) != names | set(vectors) or any(dumped[name].shape != x.shape for name, x in vectors.items()):
-            raise LocalError(f"Node.load: not the dump of node {self.me} of this network, model and method")
-        self.sender.load(dumped["sender"].numpy().tobytes())
-        for j, receiver in self.receivers.items():
-            receiver.load(dumped[f"receiver.{j}"].numpy().tobytes())
+        """Restore a dump of this node. LocalError or WireError, and no change, for anything else."""
+        vectors = self.vectors.named() if "vector.x" in check_names(dumped, self.me, self.receivers) else {}
+        check_dump(dumped, vectors, self._frames.start, self.network.n)
+        load_links(dumped, self.sender, self.receivers)
         for name, x in vectors.items():
             x.copy_(dumped[name])
-        self.round, self._frames.start = int(dumped["round"]), dumped["start"].clone()
+        self.round, self._frames.start = int(dumped["round"]), dumped[START].clone()
         nodes, weights = dumped["weights.nodes"].tolist(), dumped["weights.values"].tolist()
         self._mixture.weights = dict(zip(nodes, weights, strict=True))
         self._eta = None
         self._received.clear()
         self.wanted.clear()
         self.flat.whole.copy_(self.vectors.x)
-
-
-def _bytes(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def _check(method: object, network: object, me: int, key: object) -> None:
