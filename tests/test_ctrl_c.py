@@ -79,6 +79,21 @@ def test_short_work_is_ended_first(monkeypatch):
     assert done == ["work", b"stopped here\n", EXIT_CODE]
 
 
+def test_the_line_is_said_while_something_is_being_printed():
+    program = """
+import os, signal, sys
+from fewbits.ctrl_c import STOP, listen
+class Busy:
+    def flush(self):
+        raise RuntimeError("reentrant call")
+listen()
+sys.stdout = Busy()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_CODE, NOTHING, "")
+
+
 def test_a_program_that_imports_fewbits_keeps_its_own_way(tmp_path):
     program = "import signal, fewbits\nassert signal.getsignal(2) is signal.default_int_handler"
     (tmp_path / "mine.py").write_text(program)

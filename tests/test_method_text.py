@@ -14,7 +14,7 @@ MISPLACED = {
     "dp@noise=1 + topk": "dp+topk@noise=1",
     "dp@noise=1e+5+topk": "dp+topk@noise=1e+5",
     "dp@noise=1,clip=2+topk@fraction=0.1": "dp+topk@noise=1,clip=2,fraction=0.1",
-    "dp@noise=1+trimmed@trim=0.2+topk": "dp+trimmed+topk@noise=1,trim=0.2",
+    "trimmed@trim=0.2+dp@noise=1+topk": "trimmed+dp+topk@trim=0.2,noise=1",
     "dp@noise=1+topk,fraction=0.1": "dp+topk@noise=1,fraction=0.1",
     "fedper@private=fc*+topk": "fedper+topk@private=fc*",
     "trim=0.2@trimmed+dense": "trimmed+dense@trim=0.2",

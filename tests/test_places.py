@@ -117,7 +117,7 @@ def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, idle):
         assert json_of(folder / "config.json") == before
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -190,7 +190,7 @@ def test_notes_of_a_run_over_a_network_are_printed_by_the_first_node(rank, tmp_p
     result = SimpleNamespace(notes=["node 2 took no step in round 3"])
     monkeypatch.setattr(nodes, "DistributedRun", lambda *_: SimpleNamespace(run=lambda watch: result))
     monkeypatch.setattr(nodes, "save_result", lambda *_: None)
-    world = SimpleNamespace(rank=rank, agree=lambda *_: ([{"finished": ""}], None))
+    world = SimpleNamespace(rank=rank, agree=lambda *_: [{"finished": ""}])
     compared = SimpleNamespace(prepare=lambda _: SimpleNamespace(task=None, method=None))
     console = nodes.screen(quiet=rank != 0)
     nodes._run(compared, GossipConfig(), tmp_path / "run", None, world, console)  # pyright: ignore

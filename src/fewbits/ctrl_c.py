@@ -21,27 +21,30 @@ class Stop:
 
     def __init__(self) -> None:
         self.sentence = "stopped before anything was written"
-        self._held, self._asked = False, False
+        self._busy, self._asked = False, False
 
     def __call__(self, *_: object) -> None:
         self._asked = True
-        if not self._held:
+        if not self._busy:
             self.now()
 
     def now(self) -> None:
         """End here."""
+        line = (f"{SHOW_CURSOR}\n" if os.isatty(1) else "") + self.sentence + "\n"
         try:
-            sys.stdout.flush()
-            os.write(1, os.fsencode((f"{SHOW_CURSOR}\n" if os.isatty(1) else "") + self.sentence + "\n"))
-        finally:  # the main thread may be printing, or nobody reads
+            try:
+                sys.stdout.flush()
+            finally:  # the main thread may be printing
+                os.write(1, os.fsencode(line))
+        finally:  # nobody may be reading
             os._exit(EXIT_CODE)
 
     def __enter__(self) -> None:
         """Around short work that must not end in the middle."""
-        self._held = True
+        self._busy = True
 
     def __exit__(self, *_: object) -> None:
-        self._held = False
+        self._busy = False
         if self._asked:
             self.now()
 

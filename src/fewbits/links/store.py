@@ -27,7 +27,7 @@ PUT = (
 )  # without `saved`, NULL, the second drops nothing
 FETCH = "SELECT owner, round, data FROM states WHERE run=? AND part=? AND owner IN (SELECT value FROM json_each(?))"
 NEWEST = "SELECT round, data FROM states WHERE run=? AND owner=? AND part=? ORDER BY round DESC LIMIT 1"
-FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_NOMEM)  # no mistake of the caller
+FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM  # the disk or memory, no mistake of the caller
 MOST_DEFERRED = 1024  # rows in memory before they are written
 PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
@@ -195,7 +195,7 @@ class StateStore:
             file.execute(SCHEMA)
             file.commit()
         except sqlite3.DatabaseError as error:
-            kind = FewbitsError if getattr(error, "sqlite_errorcode", None) in FULL else LocalError
+            kind = FewbitsError if getattr(error, "sqlite_errorcode", 0) & 0xFF in FULL else LocalError
             raise kind(f"{path}: cannot be used as a state store ({_cause(path) or error})") from error
         self._files[name] = file
         return file
