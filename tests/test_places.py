@@ -27,7 +27,6 @@ RUNS = {
 WORK = (
     "fewbits.data.load",
     "fewbits.cli.plan.plan_model",
-    "fewbits.cli.export._state",
     "fewbits.cli.export.save_model",
 )
 
