@@ -221,7 +221,7 @@ def test_resume_needs_a_run(tmp_path):
 
 def test_a_path_that_is_none_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("mine")
-    text = call("train", *SMALL, "--rounds", 1, "--out", tmp_path / "file" / "x", code=1)
+    text = call("train", *SMALL, "--rounds", 1, "--out", tmp_path / "file" / "x", code=2)
     assert text.startswith("fewbits: ") and "Traceback" not in text and len(text.splitlines()) == 1
 
 

@@ -3,6 +3,8 @@
 import errno
 import multiprocessing.synchronize
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -41,13 +43,14 @@ def full_disk(monkeypatch):
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path, full_disk):
-    with pytest.raises(OSError, match=r"No space left on device.*metrics\.jsonl"):
+    with pytest.raises(fb.FewbitsError, match=r"metrics\.jsonl: No space left on device") as error:
         append_metrics(tmp_path, {"round": 1})
-    with pytest.raises(OSError, match=r"No space left on device.*config\.json"):
+    assert isinstance(error.value.__cause__, OSError) and error.value.__cause__.errno == errno.ENOSPC
+    with pytest.raises(fb.FewbitsError, match=r"config\.json: No space left on device"):
         files.write_atomically(tmp_path / "config.json", b"{}")
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.add(Entry(1, 0, "up", 48, 32))
-    with pytest.raises(OSError, match=r"No space left on device.*ledger\.jsonl"):
+    with pytest.raises(fb.FewbitsError, match=r"ledger\.jsonl: No space left on device"):
         ledger.flush()
 
 
@@ -61,8 +64,9 @@ def test_the_command_says_it_in_one_line(tmp_path, monkeypatch):
 def test_a_full_state_store_is_named(tmp_path):
     with closing(StateStore(tmp_path)) as store:
         store._writing.execute("PRAGMA max_page_count=3")
-        with pytest.raises(sqlite3.Error, match=r"states-0\.sqlite: database or disk is full"):
+        with pytest.raises(fb.FewbitsError, match=r"states-0\.sqlite: database or disk is full") as error:
             store.put(0, "part", 1, bytes(10**6))
+        assert isinstance(error.value.__cause__, sqlite3.Error)
         store._writing.execute("PRAGMA max_page_count=100000")
 
 
@@ -101,3 +105,37 @@ def test_a_note_with_an_odd_shape_is_refused(shape, tmp_path):
     note.write_text(text[:start] + shape + text[end:])
     with pytest.raises(fb.LocalError, match="does not describe a model"):
         fb.load_model(path)
+
+
+@pytest.mark.parametrize("call", ["federate", "gossip", "compare"])
+def test_too_many_open_files_is_a_sentence(call, tmp_path):
+    """Run in a process of its own, with so many files above those that are open."""
+    program = f"""
+import os, resource, torch, fewbits as fb
+data = [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))] * 3
+model = lambda: torch.nn.Linear(2, 2)
+calls = {{
+    "federate": lambda out, n: fb.federate(model(), data, "lbgm", 1, processes=n, out=out),
+    "gossip": lambda out, n: fb.gossip(model(), data, fb.topology.ring(3), "dsgd", 1, processes=n, out=out),
+    "compare": lambda out, n: fb.compare(model(), data, ["lbgm"], [0], 1, processes=n, out=out),
+}}
+before, refused = resource.getrlimit(resource.RLIMIT_NOFILE), 0
+for processes in (1, 2):
+    calls["{call}"](f"{tmp_path}/warm{{processes}}", processes)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    for files in range(0, 24, 2):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + files, before[1]))
+        try:
+            calls["{call}"](f"{tmp_path}/{{processes}}-{{files}}", processes)
+        except fb.FewbitsError as error:
+            assert "oo many open files" in str(error) or "unable to open" in str(error), error
+            assert "Traceback" not in str(error), error
+            refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+print(refused)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert int(done.stdout) > 2

@@ -1,6 +1,8 @@
 """What a user may write wrongly on the command line: each gets a sentence that says what was meant."""
 
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -103,7 +105,20 @@ def test_options_that_cannot_be_meant_are_refused(command, sentence, monkeypatch
 
 
 def test_the_version_is_said():
-    assert said("--version", code=0) == f"fewbits {fb.__version__}\n"
+    for option in ("--version", "-V"):
+        assert said(option, code=0) == f"fewbits {fb.__version__}\n"
+
+
+def test_exit_codes_are_those_of_the_page(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "command-line.md").read_text()
+    assert re.findall(r"^\| (\d+) \|", page, re.MULTILINE) == ["0", "1", "2", "130"]
+    (tmp_path / "text").write_text("no frame" * 9)
+    (tmp_path / "empty").touch()
+    for name in ("text", "empty"):
+        assert "fewbits: " in said(f"inspect {tmp_path / name}", code=1)
+    missing = ("inspect {}/none", "inspect {}", "export {}", "train --resume {}/none", "methods none", "none", "--none")
+    for command in missing:
+        said(command.format(tmp_path), code=2)
 
 
 @pytest.mark.parametrize("name", [*METHODS, "fedpara+lbgm+topk", "dp+topk", "intrinsic+lbgm", *GOSSIP])

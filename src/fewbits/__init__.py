@@ -5,6 +5,9 @@ those who build codecs, links or runs of their own: `fb.codecs`, `fb.coders`, `f
 `fb.topology`, `fb.privacy` and `fb.simulation`. `fewbits.flower` and `fewbits.testing` are imported by name.
 """
 
+from fewbits import ctrl_c  # noqa: F401 - before all others: a command listens to Ctrl-C while they are imported
+
+# isort: split
 from fewbits import codecs, coders, factor, learn, links, methods, privacy, simulation, topology
 from fewbits.codecs import (
     Delta,

@@ -21,6 +21,7 @@ from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, RoundReport
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
+from fewbits.files import placed
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
@@ -142,7 +143,8 @@ def compare(
                 place = folder / folder_name(label, seed)
                 run = Federation(replace(task, model=duplicate(model)), method, schedule, Key(seed), place)
                 run.run(None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r))
-                records.append(Record.read(place, label, seed))
+                with placed(place):
+                    records.append(Record.read(place, label, seed))
     records = against_dense(records)
     notes = [INITIAL]
     if out is not None:
@@ -187,7 +189,8 @@ def _checked(seeds: Sequence[int]) -> list[int]:
 def _folder(out: Path | str | None) -> Iterator[Path]:
     """The folder of the runs: `out`, or a temporary one."""
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
+        with placed(out):
+            Path(out).mkdir(parents=True, exist_ok=True)
         yield Path(out)
         return
     with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:

@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fewbits.errors import FewbitsError, LocalError
+
 
 @contextmanager
 def placed(path: Path | str) -> Iterator[None]:
-    """Around work on a file: an OSError without a place, as a full disk gives, gets this one.
+    """Around work on a file or folder: an OSError, as a full disk gives, becomes a FewbitsError that names the place.
 
     >>> import errno
     >>> with placed("runs/first/metrics.jsonl"):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
-    OSError: [Errno 28] No space left on device: 'runs/first/metrics.jsonl'
+    fewbits.errors.FewbitsError: runs/first/metrics.jsonl: No space left on device
     """
     try:
         yield
+    except ConnectionError:
+        raise  # a process that is gone, not a place
     except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
-        raise
+        raise FewbitsError(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+def check_folder(path: Path) -> None:
+    """LocalError unless `path` is a folder that can be written to, or one that can be made; it is not made here."""
+    _check(path, next((parent for parent in (path, *path.parents) if parent.exists()), path))
+
+
+def check_file(path: Path) -> None:
+    """LocalError unless a file can be written at `path`; its folder must exist."""
+    if path.is_dir():
+        raise LocalError(f"{path} is a folder; give a file")
+    if not path.parent.exists():
+        raise LocalError(f"{path} cannot be written: there is no folder {path.parent}")
+    _check(path, path.parent)
+
+
+def _check(path: Path, folder: Path) -> None:
+    """Try the folder itself: rights, quotas and read-only disks are known to the system alone."""
+    if not folder.is_dir():
+        raise LocalError(f"{path} cannot be written: {folder} is a file; give a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise LocalError(f"{path} cannot be written: {error.strerror} in {folder}") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ import typer
 from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
 from fewbits.cli.gossip import gossip
 from fewbits.cli.group import ErrorGroup
+from fewbits.ctrl_c import listen
 
 app = typer.Typer(
     cls=ErrorGroup,
@@ -30,7 +31,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def face(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Train one model across many machines while sending almost nothing, and count every byte."""
@@ -52,4 +53,5 @@ app.command("models")(lists.models)
 
 def main() -> None:
     """The console script."""
+    listen()
     app()

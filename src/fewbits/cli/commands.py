@@ -9,9 +9,10 @@ from fewbits.cli import options as o
 from fewbits.cli import play
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
-from fewbits.cli.folder import check_free, claim
+from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.prepared import load_data, prepare
 from fewbits.cli.screen import screen
+from fewbits.engines.common.same_run import check_longer
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 
@@ -30,6 +31,7 @@ def train(given: o.Given) -> None:
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
         config = extended(RunConfig.read(folder), o.configured(given))
+        take_up(folder, config)
         play.train(prepare(config, load_data(config)), folder, screen())
         return
     config = RunConfig(**o.configured(given))
@@ -50,6 +52,7 @@ def compare(given: o.Given) -> None:
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
         comparison = continued(Comparison.read(folder), given)
+        take_up(folder, comparison)
         compared = play.Compared(comparison, load_data(comparison.base))
     else:
         if given["methods"] is None:
@@ -83,6 +86,5 @@ def continued(earlier: C, given: o.Given) -> C:
 
 def extended(config: R, found: dict[str, Any]) -> R:
     """The configuration of a run that is continued."""
-    if found.get("rounds", config.rounds) < config.rounds:
-        raise LocalError(f"--rounds can extend a run, not shorten it: it has {config.rounds}; got {found['rounds']}")
+    check_longer(config.rounds, found.get("rounds", config.rounds))
     return replace(config, **found)

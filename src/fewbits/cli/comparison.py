@@ -30,6 +30,7 @@ class Comparison:
     target_accuracy: float | None = None  # report the bytes to this accuracy
 
     kind: ClassVar[type[RunConfig]] = RunConfig
+    command: ClassVar[str] = "compare"  # the command that plays it
 
     def __post_init__(self) -> None:
         for what, found in (("methods", self.labels), ("seeds", self.seeds)):

@@ -56,6 +56,7 @@ class RunConfig:
     keep_frames: int = 0  # save the first so many messages of the run as files
 
     participants: ClassVar[str] = "clients"
+    command: ClassVar[str] = "train"  # the command that plays it
 
     def __post_init__(self) -> None:
         data.data_info(self.data)

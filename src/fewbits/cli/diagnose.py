@@ -24,6 +24,7 @@ from fewbits.cli.live import EVERY
 from fewbits.cli.screen import is_watched, screen
 from fewbits.codecs.transforms.bases import KINDS
 from fewbits.errors import LocalError
+from fewbits.files import check_folder
 from fewbits.report.diagnosis import report
 from fewbits.report.diagnosis.report import FIGURES, PAGE, PICTURE
 from fewbits.report.diagnosis.table import dimensions, gradients, intrinsic, suggestions, terminal
@@ -107,8 +108,7 @@ def check_place(out: Path | None, force: bool) -> Path:
     """The folder; LocalError unless it is new or empty, or it holds a diagnosis and `force` is given."""
     if out is None:
         raise LocalError("give --out, a new folder for the report, such as --out runs/diagnosis")
-    if out.exists() and not out.is_dir():
-        raise LocalError(f"{out} is a file; give a folder")
+    check_folder(out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names - {FIGURES, PICTURE, PAGE}:
         raise LocalError(f"{out} is not empty, and it holds no diagnosis; give another folder")

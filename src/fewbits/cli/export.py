@@ -18,6 +18,7 @@ from fewbits.cli.screen import screen
 from fewbits.codecs import Raw, chain, flat
 from fewbits.engines.common.run_files import MODEL, NODES
 from fewbits.errors import LocalError
+from fewbits.files import check_file
 from fewbits.links import Sender, save_model
 from fewbits.rng import Key
 from fewbits.spec import Spec
@@ -37,6 +38,7 @@ def export(
     the names and shapes.
     """
     state, target = _state(run) if node is None else _node(run, node), out or run / FRAME
+    check_file(target)
     floats = {name: x for name, x in state.items() if x.is_floating_point()}
     dense = len(Sender(flat(chain(Raw())), Spec.of(floats), Key(0)).send(floats))
     size, numbers = save_model(state, target), sum(x.numel() for x in floats.values())

@@ -14,6 +14,7 @@ from fewbits.cli.handshake import handshake
 from fewbits.cli.screen import screen
 from fewbits.engines.common import flower_version
 from fewbits.errors import LocalError
+from fewbits.files import check_folder
 
 app = typer.Typer(cls=ErrorGroup, name="flower", help="Federations over Flower.", no_args_is_help=True)
 PACKAGE = "digits_app"
@@ -46,6 +47,7 @@ def new(
     """Write a small project for `flwr run`, in Flower's simulation or on several machines."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LocalError(f"{folder} exists and is not an empty folder; give a new one")
+    check_folder(folder)
     (folder / PACKAGE).mkdir(parents=True)
     (folder / PACKAGE / "__init__.py").write_text('"""Digits over Flower."""\n')
     for name, place in PLACES.items():

@@ -6,27 +6,34 @@ import shutil
 from pathlib import Path
 
 from fewbits.cli import comparison, config
+from fewbits.ctrl_c import STOP
 from fewbits.engines.common.run_files import left_nothing
-from fewbits.engines.common.run_lock import LOCK, RunLock
+from fewbits.engines.common.run_lock import LOCK, RunLock, check_unused
 from fewbits.errors import LocalError
+from fewbits.files import check_folder
 
+SETTINGS = config.NAME, comparison.NAME
 FILES = (
     *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors", "model.frame", "model.frame.json"),
     *("nodes.safetensors", "vectors.bin", "summary.json", "report.html", "accuracy.png", "gossip.png"),
-    *(config.NAME, comparison.NAME),
+    *SETTINGS,
 )
+Run = config.RunConfig | comparison.Comparison
 FOLDERS = ("checkpoints", "states", "frames", "downlink")
 
 
 def is_ours(folder: Path) -> bool:
     """Whether the folder holds a run or a comparison."""
-    return any((folder / name).is_file() for name in (config.NAME, comparison.NAME))
+    return any((folder / name).is_file() for name in SETTINGS)
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """LocalError unless the folder is new or empty, or it holds a run and `force` is given."""
-    if folder.exists() and not folder.is_dir():
-        raise LocalError(f"{folder} is a file; give a folder")
+    """LocalError unless the folder can be written to, and is new, empty, or holds a run and `force` is given.
+
+    A run that goes on there is named first: neither --resume nor --force would help.
+    """
+    check_folder(folder)
+    check_unused(folder)
     if not folder.exists() or left_nothing(folder):
         return
     if not is_ours(folder):
@@ -44,13 +51,26 @@ def _described(folder: Path) -> str:
     return f"a comparison; continue it with fewbits {command} --resume {folder}"
 
 
-def claim(folder: Path, force: bool, run: config.RunConfig | comparison.Comparison) -> None:
+def claim(folder: Path, force: bool, run: Run) -> None:
     """Make the folder ready for a new run, and leave its settings there: a run killed from now on can be resumed."""
     check_free(folder, force)
-    if folder.exists():
-        wipe(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    run.write(folder)
+    with STOP:
+        if folder.exists():
+            wipe(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        run.write(folder)
+        take_up(folder, run)
+
+
+def take_up(folder: Path, run: Run) -> None:
+    """From here on the folder holds this run, and Ctrl-C says how to continue it; LocalError when it is in use."""
+    check_unused(folder)
+    STOP.sentence = f"stopped; continue with: {again(folder, run)}"
+
+
+def again(folder: Path, run: Run) -> str:
+    """The command that continues the run in its folder."""
+    return f"fewbits {run.command} --resume {folder}"
 
 
 def wipe(folder: Path) -> None:
@@ -59,7 +79,7 @@ def wipe(folder: Path) -> None:
     LocalError when a run of another process is going on in one of them; nothing is removed from that one.
     """
     _lock = RunLock.of(folder)
-    for child in sorted(folder.iterdir()):
+    for child in sorted(folder.iterdir(), key=lambda child: child.name in SETTINGS):  # these last: it stays a run
         if child.is_dir() and child.name in FOLDERS:
             shutil.rmtree(child)
         elif child.is_dir() and not child.is_symlink() and is_ours(child):

@@ -9,7 +9,6 @@ from typer.core import TyperGroup
 from fewbits.choices import nearest
 from fewbits.cli.screen import believe_columns, screen, write_anything
 from fewbits.errors import FewbitsError, LocalError
-from fewbits.links.store import StoreError
 
 
 class ErrorGroup(TyperGroup):
@@ -35,8 +34,8 @@ class ErrorGroup(TyperGroup):
             ctx.exit(2 if isinstance(error, LocalError) else 1)
         except BrokenPipeError:
             raise  # the reader of a pipe has seen enough; typer ends without a word
-        except (OSError, StoreError) as error:  # a wrong path, no permission, a full disk
-            _complain(f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error)
+        except OSError as error:  # a wrong path, no permission, a full disk
+            _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
             ctx.exit(1)
 
 

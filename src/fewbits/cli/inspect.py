@@ -52,6 +52,8 @@ def inspect(
 
     A frame contains only a hash of its codec. Give the run that it is from, or codec and shape. Frames of
     `fewbits train --keep-frames` and of `fewbits export` are recognised by the files beside them.
+
+    The exit code is 1 where FRAME is no frame, or its payload is not of the codec; 2 where it cannot be read.
     """
     if (codec is None) != (shape is None) or (run is not None and codec is not None):
         raise LocalError("inspect: give --run, or --codec together with --shape, or neither")

@@ -1,4 +1,4 @@
-"""Interrupt: the first Ctrl-C asks for a stop after this round, the second aborts at once."""
+"""Interrupt: while rounds are played, the first Ctrl-C asks for a stop after this round, the second ends at once."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import signal
 import threading
 from types import FrameType
 
+from fewbits.ctrl_c import STOP
 from fewbits.engines.common.processes import WORKER
 
-EXIT_CODE = 130  # 128 + SIGINT, as shells have it
 SENTENCE = b"\nFinishing this round; press Ctrl-C again to abort at once.\n"
 
 
 class Interrupt:
-    """In this context the first SIGINT sets `asked`; the second ends the workers and raises KeyboardInterrupt.
+    """In this context the first SIGINT sets `asked`; the second ends the workers and this process.
 
-    An aborted run can be resumed, too: from its last checkpoint instead of its last round.
+    Such a run can be resumed, too: from its last checkpoint instead of its last round.
     """
 
     def __init__(self) -> None:
@@ -38,6 +38,6 @@ class Interrupt:
             for child in multiprocessing.active_children():
                 if child.name.startswith(WORKER):
                     child.kill()
-            raise KeyboardInterrupt
+            STOP.now()
         self.asked = True
         os.write(2, SENTENCE)  # not print: the main thread may be printing

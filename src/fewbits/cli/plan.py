@@ -18,7 +18,7 @@ from fewbits.cli.plan_model import plan_model
 from fewbits.cli.screen import screen
 from fewbits.data import check_split, data_info
 from fewbits.errors import LocalError
-from fewbits.files import write_atomically
+from fewbits.files import check_file, write_atomically
 from fewbits.json_text import json_text
 from fewbits.learn.intrinsic_space import MODES
 from fewbits.methods import METHODS, build
@@ -91,6 +91,8 @@ def plan(given: o.Given) -> None:
         raise LocalError(f"per_round is {found['per_round']}, but there are {found['clients']} clients")
     link = Link(found["uplink_mbps"], found["downlink_mbps"])
     methods = _methods(given["method"])
+    if given["json"] is not None:
+        check_file(given["json"])
     if given["split"] is not None:
         known = data_info(given["data"] or model_entry(found["model"]).data)
         check_split(given["split"], found["clients"], known.classes)

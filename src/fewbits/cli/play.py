@@ -13,9 +13,11 @@ from rich.table import Table
 
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import NAME, RunConfig
-from fewbits.cli.interrupt import EXIT_CODE, Interrupt
+from fewbits.cli.folder import again
+from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import InitialModels, PreparedRun, prepare, split_notes
+from fewbits.ctrl_c import EXIT_CODE
 from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
@@ -62,16 +64,13 @@ def write_summary(summary: Mapping[str, object], folder: Path) -> None:
 
 def train(run: PreparedRun, folder: Path, console: Console) -> None:
     """One run with its report."""
-    config, again = run.config, f"fewbits train --resume {folder}"
+    config = run.config
     _print_estimate(run, console)
     print_notes(run.notes, console)
-    try:
-        with Interrupt() as interrupt, Live(console) as live:
-            record = play(run, folder, live.row(config.name, config.rounds), interrupt, console)
-    except KeyboardInterrupt:
-        raise aborted(console, again) from None
+    with Interrupt() as interrupt, Live(console) as live:
+        record = play(run, folder, live.row(config.name, config.rounds), interrupt, console)
     if record is None:
-        raise stopped(console, again)
+        raise stopped(console, again(folder, config))
     found = report(f"{config.name} on {config.data}", [record], noted(config.asdict(), run.notes), record.summary())
     show_report(terminal(rows([record])), write(folder, found), folder, console)
 
@@ -137,7 +136,7 @@ def compare(compared: Compared, folder: Path, console: Console, title: str) -> N
 
     target, notes = comparison.target_accuracy, compared.notes
     print_notes(notes, console)
-    records = against_dense(play_all(comparison, folder, console, f"fewbits compare --resume {folder}", one))
+    records = against_dense(play_all(comparison, folder, console, one))
     summary = [record.summary(target) for record in records]
     labels = {text.label: str(text) for text in comparison.texts if text.given}
     found = report(title, records, noted(shared_config(comparison), notes), summary, target, labels=labels)
@@ -155,26 +154,22 @@ def play_all(
     comparison: Comparison,
     folder: Path,
     console: Console,
-    again: str,
     one: Callable[[Any, Path, ProgressRow, Interrupt], Done | None],
 ) -> list[Done]:
     """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit."""
     _lock = RunLock.of(folder)
     comparison.write(folder)
     records: list[Done] = []
-    try:
-        with Interrupt() as interrupt, Live(console) as live:
-            for name, config in comparison.runs().items():
-                label = config.name if len(comparison.seeds) == 1 else f"{config.name} seed {config.seed}"
-                record = one(config, folder / name, live.row(label, config.rounds), interrupt)
-                if record is None:
-                    break
-                records.append(record)
-            else:
-                return records
-    except KeyboardInterrupt:
-        raise aborted(console, again) from None
-    raise stopped(console, again)
+    with Interrupt() as interrupt, Live(console) as live:
+        for name, config in comparison.runs().items():
+            label = config.name if len(comparison.seeds) == 1 else f"{config.name} seed {config.seed}"
+            record = one(config, folder / name, live.row(label, config.rounds), interrupt)
+            if record is None:
+                break
+            records.append(record)
+        else:
+            return records
+    raise stopped(console, again(folder, comparison))
 
 
 def finished(config: RunConfig, folder: Path) -> bool:
@@ -195,14 +190,6 @@ def show_report(table: Table, notes: list[str], folder: Path, console: Console) 
 
 def stopped(console: Console, again: str) -> typer.Exit:
     """Print how to continue after a stop between rounds."""
-    return _exit(console, f"stopped after a finished round; continue with: {again}")
-
-
-def aborted(console: Console, again: str) -> typer.Exit:
-    """Print how to continue after a stop within a round."""
-    return _exit(console, f"aborted; continue from the last checkpoint with: {again}")
-
-
-def _exit(console: Console, sentence: str) -> typer.Exit:
+    sentence = f"stopped after a finished round; continue with: {again}"
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(EXIT_CODE)

@@ -62,8 +62,9 @@ class Ledger:
         self.payload_bytes: dict[str, int] = dict.fromkeys(DIRECTIONS, 0)
         self.messages: dict[str, int] = dict.fromkeys(DIRECTIONS, 0)
         if path is not None and path.exists():
-            for entry in read(path):
-                self._count(entry)
+            with placed(path):
+                for entry in read(path):
+                    self._count(entry)
 
     def add(self, entry: Entry) -> None:
         """Count one message; `flush` writes it."""

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewbits.errors import LocalError
+from fewbits.errors import FewbitsError, LocalError
+from fewbits.files import placed
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS states (
@@ -25,8 +26,9 @@ PUT = (
     "INSERT OR REPLACE INTO states VALUES (:run, :owner, :part, :round, :data)",
 )  # without `saved`, NULL, the second drops nothing
 FETCH = "SELECT owner, round, data FROM states WHERE run=? AND part=? AND owner IN (SELECT value FROM json_each(?))"
+NEWEST = "SELECT round, data FROM states WHERE run=? AND owner=? AND part=? ORDER BY round DESC LIMIT 1"
+FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM  # the disk or memory, no mistake of the caller
 MOST_DEFERRED = 1024  # rows in memory before they are written
-StoreError = sqlite3.Error  # a full or failing disk
 PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
 CACHE_KIB = 16 * 1024  # the most page cache per file and process
@@ -60,7 +62,8 @@ class StateStore:
 
     def __init__(self, folder: Path, run: str = "", writer: str = "0", durable: bool = True) -> None:
         self._synchronous = "NORMAL" if durable else "OFF"
-        folder.mkdir(parents=True, exist_ok=True)
+        with placed(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.run = folder, run
         self.horizon = 0  # the oldest round to go back to: versions superseded at or before it may go
         self.saved: int | None = None  # the newest one, if known: of later versions, only the last two are kept
@@ -114,10 +117,8 @@ class StateStore:
             self._write()
         best: tuple[int, bytes] | None = None
         for file in self._files.values():
-            row = file.execute(
-                "SELECT round, data FROM states WHERE run=? AND owner=? AND part=? ORDER BY round DESC LIMIT 1",
-                (self.run, owner, part),
-            ).fetchone()
+            with self._placed():
+                row = file.execute(NEWEST, (self.run, owner, part)).fetchone()
             if row is not None and (best is None or row[0] > best[0]):
                 best = row
         return best
@@ -127,7 +128,9 @@ class StateStore:
         self._write()
         best: dict[int, tuple[int, bytes]] = {}
         for file in self._files.values():
-            for owner, round, data in file.execute(FETCH, (self.run, part, json.dumps(list(owners)))):
+            with self._placed():
+                rows = file.execute(FETCH, (self.run, part, json.dumps(list(owners)))).fetchall()
+            for owner, round, data in rows:
                 if owner not in best or round > best[owner][0]:
                     best[owner] = (round, data)
         self._fetched.update({(owner, part): best[owner][1] if owner in best else None for owner in owners})
@@ -145,7 +148,7 @@ class StateStore:
         try:
             yield
         except sqlite3.Error as error:
-            raise type(error)(f"{self.folder / self._name}: {error}") from None
+            raise FewbitsError(f"{self.folder / self._name}: {error}") from error
 
     def refresh(self) -> None:
         """Open the files that other writers have made since."""
@@ -157,18 +160,20 @@ class StateStore:
         """Drop the owners' versions of this round, if this writer made them."""
         self._write()
         self._fetched.clear()
-        self._writing.executemany(
-            "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round=?",
-            [(self.run, o, part, round) for o in owners],
-        )
+        with self._placed():
+            self._writing.executemany(
+                "DELETE FROM states WHERE run=? AND owner=? AND part=? AND round=?",
+                [(self.run, o, part, round) for o in owners],
+            )
 
     def forget_after(self, round: int) -> None:
         """Drop the versions made after `round` in every file, so that a run goes on there; no writer may be open."""
         self._write()
         self._fetched.clear()
-        for file in self._files.values():
-            file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
-            file.commit()
+        with self._placed():
+            for file in self._files.values():
+                file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
+                file.commit()
 
     def close(self) -> None:
         """Commit and close."""
@@ -190,7 +195,8 @@ class StateStore:
             file.execute(SCHEMA)
             file.commit()
         except sqlite3.DatabaseError as error:
-            raise LocalError(f"{path}: cannot be used as a state store ({_cause(path) or error})") from None
+            kind = FewbitsError if getattr(error, "sqlite_errorcode", 0) & 0xFF in FULL else LocalError
+            raise kind(f"{path}: cannot be used as a state store ({_cause(path) or error})") from error
         self._files[name] = file
         return file
 

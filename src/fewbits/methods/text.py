@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
@@ -10,6 +11,8 @@ from fewbits.errors import LocalError
 
 Options = Callable[[str], Mapping[str, object]]  # a method's options with their defaults, by its name
 SAFE = "+@=,:*"  # characters of a label that stay as they are in the name of a folder
+LAYER = re.compile(r"\s*([A-Za-z]\w*)\s*(?:[@,](.*))?$", re.DOTALL)  # a name, and its options if it has any
+FIRST = re.compile(r"\s*([^@=]+=[^@=]+(?:,[^@=]+=[^@=]+)*)@\s*([A-Za-z]\w*)\s*(?:\+|$)")  # options, then a layer
 FORM = "NAME or NAME@option=value,option=value, such as topk@fraction=0.01,bits=8"
 
 
@@ -45,8 +48,9 @@ def read(text: str) -> MethodText:
     {'private': 'fc*,out*'}
 
     Raises:
-        LocalError: the text names no method, or an option has no value.
+        LocalError: the text names no method, or an option has no value, or stands before a layer.
     """
+    _check_order(text)
     name, at, rest = text.strip().partition("@")
     if not name or (at and "=" not in rest.partition(",")[0]):
         raise LocalError(f"a method is {FORM}; got {text!r}")
@@ -59,6 +63,25 @@ def read(text: str) -> MethodText:
         else:
             parts[-1] += f",{part}"
     return MethodText(name, pairs(parts))
+
+
+def _check_order(text: str) -> None:
+    """LocalError when options stand before the last layer of a method; it says the text with all options last."""
+    names: list[str] = []
+    options: list[str] = []  # of each layer; "": none
+    for part in text.split("+"):
+        if first := FIRST.match(part):
+            part = f"{first[2]}@{first[1]}"
+        if found := LAYER.match(part):
+            names.append(found[1])
+            options.append((found[2] or "").strip().replace("@", ","))
+        elif not options or not options[-1]:
+            return  # another mistake
+        else:
+            options[-1] += f"+{part}"  # of a value, such as 1e+5
+    if any(options[:-1]) or FIRST.match(text) or text.count("@") > 1:
+        meant = f"{'+'.join(names)}@{','.join(filter(None, options))}"
+        raise LocalError(f"a method's options go last, after all its layers: write {meant!r}; got {text!r}")
 
 
 def read_all(text: str, options: Options) -> list[MethodText]:
@@ -95,12 +118,14 @@ def _continues(part: str, before: MethodText, options: Options) -> bool:
     option, equals, value = part.partition("=")
     if not equals or "@" in option:
         return False
+    if not _is_method(value, options):
+        _check_order(part)
     return option.strip() in options(before.name) or not _is_method(value, options)
 
 
 def _extended(before: MethodText, part: str) -> MethodText:
-    texts = [f"{option}={value}" for option, value in before.settings.items()]
-    return replace(before, settings=pairs([*texts, part]))
+    joint = "," if before.settings else "@"
+    return replace(read(f"{before}{joint}{part}"), given=before.given)
 
 
 def read_labelled(part: str, options: Options) -> MethodText:
@@ -108,6 +133,7 @@ def read_labelled(part: str, options: Options) -> MethodText:
     label, equals, rest = part.partition("=")
     if not equals or "@" in label:
         return read(part)
+    _check_order(part)
     if not _is_method(rest, options):
         raise LocalError(f"{part!r} is an option without its method; a method is {FORM}")
     return replace(read(rest), given=label.strip())

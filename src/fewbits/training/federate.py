@@ -11,6 +11,7 @@ from fewbits.engines.common.run_files import MODEL, check_continues, write_links
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, Result, RoundReport
+from fewbits.files import placed
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
@@ -53,7 +54,7 @@ def federate(
         clients: one (x, y) pair of tensors for each client, each with the examples first. NumPy arrays become tensors,
             float64 ones float32. uint8 images (n, c, h, w) are scaled to [-1, 1].
         method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`.
-        rounds: rounds of the run; the same call with more rounds and the same `out` extends it.
+        rounds: rounds of the run; the same call with more rounds and the same `out` extends it, fewer are refused.
         test: (x, y) on which the public model is evaluated; None: no evaluation. There is an accuracy for outputs
             (n, classes, ...) with whole targets (n, ...), and for one output under torch's binary cross-entropy.
         local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
@@ -74,7 +75,8 @@ def federate(
 
     Raises:
         LocalError: the arguments do not fit each other, the model or a function of yours fails on one batch before
-            the first round, or `out` holds another run.
+            the first round, or `out` holds another run or more rounds.
+        FewbitsError: a disk is full, or files cannot be opened; it names the place, and has the cause.
 
     Example:
         >>> import torch
@@ -93,8 +95,9 @@ def federate(
         check_continues(Path(out))
     run = Federation(task, method, schedule, key, out)
     if run.folder is not None:
-        (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
-        write_links(run.server, run.folder)
+        with placed(run.folder):
+            (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
+            write_links(run.server, run.folder)
     result = run.run(watch)
     if method.personal and test is not None:
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
@@ -107,7 +110,8 @@ def federate(
 
 def _finish(folder: Path, name: str, result: Result, config: Mapping[str, object], line: str) -> list[str]:
     """Write what only a finished run has; returns a sentence for each file that could not be made."""
-    write_weights(result.model, folder / MODEL)
-    record = Record.read(folder, name, int(str(config["seed"])))
     title = f"{name} on {type(result.model).__name__}"
-    return write(folder, report(title, [record], config, record.summary(), None, line))
+    with placed(folder):
+        write_weights(result.model, folder / MODEL)
+        record = Record.read(folder, name, int(str(config["seed"])))
+        return write(folder, report(title, [record], config, record.summary(), None, line))

@@ -14,6 +14,7 @@ from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.run import GossipRun
 from fewbits.errors import LocalError
+from fewbits.files import placed
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.metrics import Metric
@@ -53,7 +54,7 @@ def gossip(
         nodes: one (x, y) pair of tensors per node, each with the examples first.
         network: a graph, such as `fb.topology.torus(16)`.
         method: text such as "malcom" or "choco@bits=3", or a `GossipMethod` such as `fb.learn.Malcom()`.
-        rounds: rounds of the run; the same call with more rounds and the same `out` extends it.
+        rounds: rounds of the run; the same call with more rounds and the same `out` extends it, fewer are refused.
         test: (x, y) for the accuracy of every node's own model; None: no evaluation.
         local: a node's training in a round; the default is one SGD step, learning rate 0.1, 10 examples.
         inactive: probability that a node is inactive in a round, in [0, 1).
@@ -71,7 +72,8 @@ def gossip(
 
     Raises:
         LocalError: the arguments do not fit each other, the model or a function of yours fails on one batch before
-            the first round, or `out` contains another run.
+            the first round, or `out` holds another run or more rounds.
+        FewbitsError: a disk is full, or files cannot be opened; it names the place, and has the cause.
 
     Example:
         >>> import torch, fewbits as fb
@@ -93,7 +95,8 @@ def gossip(
         check_continues(Path(out))
     run = GossipRun(task, gossip_method(method), varying, schedule, key, out)
     if run.folder is not None:
-        (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
+        with placed(run.folder):
+            (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
     result = run.run(watch)
     if run.folder is not None:
         config = {"method": repr(run.method), "network": repr(varying), "rounds": rounds, "seed": seed}
@@ -108,8 +111,9 @@ def _finish(
 ) -> list[str]:
     """Write what only a finished run has; returns a sentence for each file that could not be made."""
     assert run.folder is not None
-    write_weights(result.model, run.folder / MODEL)
-    write_nodes(result.model, result.models, run.folder / NODES)
     name = type(run.method).__name__.lower()
-    record = GossipRecord.read(run.folder, name, int(str(config["seed"])))
-    return write(run.folder, report(f"{name}, without a server", [record], config, graph, None, line))
+    with placed(run.folder):
+        write_weights(result.model, run.folder / MODEL)
+        write_nodes(result.model, result.models, run.folder / NODES)
+        record = GossipRecord.read(run.folder, name, int(str(config["seed"])))
+        return write(run.folder, report(f"{name}, without a server", [record], config, graph, None, line))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fewbits.cli import options as o
 from fewbits.cli.commands import continued, wanted
-from fewbits.cli.folder import check_free, claim
+from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.gossip import nodes as each
 from fewbits.cli.gossip import play
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
@@ -61,9 +61,13 @@ def gossip(given: o.Given) -> None:
             each.compare(comparison, folder, given["resume"] is None, given["force"], world)
         return
     comparison, folder = _comparison(given)
-    compared = play.Compared(comparison, load_data(comparison.base))
-    if given["resume"] is None:
+    new = given["resume"] is None
+    if new:
         check_free(folder, given["force"])
+    else:
+        take_up(folder, comparison)
+    compared = play.Compared(comparison, load_data(comparison.base))
+    if new:
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"], comparison)
     play.compare(compared, folder, screen())

@@ -79,6 +79,7 @@ class GossipComparison(Comparison):
     """Several methods and seeds on one network."""
 
     kind: ClassVar[type[RunConfig]] = GossipConfig
+    command: ClassVar[str] = "gossip"
 
     @cached_property
     def built(self) -> Mapping[str, GossipMethod]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
-from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, save_result, show
+from fewbits.cli.gossip.play import NOTES_SHOWN, SUMMARY, Compared, conclude, finished, print_notes, save_result, show
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import load_data
 from fewbits.cli.screen import screen
@@ -23,28 +25,33 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
 
     Processes that torchrun has restarted resume from the folder.
     """
+    claims = world.rank == 0 and new and not (world.process.attempt and is_ours(folder))
+    if claims:
+        check_free(folder, force)
     compared = Compared(comparison, load_data(comparison.base))
     compared.check()  # a mistake is found before anything is removed
+    if claims:
+        claim(folder, force, comparison)
     if world.rank == 0:
-        if new and not (world.process.attempt and is_ours(folder)):
-            check_free(folder, force)
-            claim(folder, force, comparison)
         _lock = RunLock.of(folder)
         comparison.write(folder)
     shown = replace(comparison, base=replace(comparison.base, data_dir=None))  # every machine may have its own folder
     world.agree({"command": json_text(shown.asdict())})  # rank 0 has prepared the folder
     console = screen(quiet=world.rank != 0)
+    print_notes(compared.notes, console)
     with Live(console) as live:
         records = []
         for name, config in comparison.runs().items():
             assert isinstance(config, GossipConfig)
             row = live.row(name if len(comparison.seeds) > 1 else config.name, config.rounds)
-            records.append(_run(compared, config, folder / name, row, world))
+            records.append(_run(compared, config, folder / name, row, world, console))
     if world.rank == 0:
-        conclude(comparison, folder, [record for record in records if record is not None], console)
+        conclude(comparison, folder, [record for record in records if record is not None], console, compared.notes)
 
 
-def _run(compared: Compared, config: GossipConfig, folder: Path, row: ProgressRow, world: World) -> GossipRecord | None:
+def _run(
+    compared: Compared, config: GossipConfig, folder: Path, row: ProgressRow, world: World, console: Console
+) -> GossipRecord | None:
     """Run one method unless its folder has a finished run; at rank 0, its record."""
     record = finished(config, folder) if world.rank == 0 else None
     first, *_ = world.agree({}, {"finished": "" if record is None else "yes"})
@@ -60,4 +67,5 @@ def _run(compared: Compared, config: GossipConfig, folder: Path, row: ProgressRo
     key, schedule = Key(config.seed), config.schedule()
     run = DistributedRun(prepared.task, prepared.method, config.network(), schedule, key, folder, world)
     result = run.run(watch=lambda report: show(row, report))
+    print_notes(result.notes[:NOTES_SHOWN], console)
     return save_result(result, config, folder) if world.rank == 0 else None

@@ -128,7 +128,7 @@ def compare(compared: Compared, folder: Path, console: Console) -> None:
         return None if interrupt.asked else play(compared.prepare(config), run_folder, row, interrupt, console)
 
     print_notes(compared.notes, console)
-    records = play_all(comparison, folder, console, f"fewbits gossip --resume {folder}", one)
+    records = play_all(comparison, folder, console, one)
     conclude(comparison, folder, records, console, compared.notes)
 
 

@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.files import placed
 
 Message = tuple[dict[str, Any], bytes]
 WORKER = "fewbits-worker-"  # how the names of the processes begin
@@ -53,7 +54,7 @@ class Children:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forking beside idle library threads
             child = context.Process(target=_live, args=known, name=name, daemon=True)
-            with starting(f"worker process {len(self)}"):
+            with starting(f"worker process {len(self)}"), _without_interrupts():
                 child.start()
         theirs.close()
         self._processes.append(child)
@@ -83,13 +84,23 @@ class Children:
 
 
 @contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Around a fork: SIGINT must not reach the parent's handler in a child that has just begun."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def starting(what: str) -> Iterator[None]:
     """Around what processes share: LocalError says what could not be had, and what to do."""
     try:
         yield
     except OSError as error:
         cause = CAUSES.get(error.errno or 0, f"{error.strerror or error}; processes=1 needs none of this")
-        raise LocalError(f"{what} cannot be made: {cause}") from None
+        raise LocalError(f"{what} cannot be made: {cause}") from error
 
 
 def checked(message: Message) -> Message:
@@ -122,11 +133,12 @@ def _live(
     """In the child: serve until the parent says stop, or has ended."""
     for end in inherited:
         end.close()  # a child that held another's end would hide the parent's death from it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it is held back until here
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     one_thread()
     try:
-        serve(pipe, *arguments)
+        with placed("a worker process"):
+            serve(pipe, *arguments)
     except HUNG_UP:
         return  # what was not committed is undone
     except FewbitsError as error:

@@ -13,7 +13,7 @@ from fewbits.engines.common.run_lock import LOCK
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated.server import Server
-from fewbits.files import write_atomically
+from fewbits.files import check_folder, write_atomically
 from fewbits.json_text import json_text
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links.identity import codec_hash
@@ -38,8 +38,7 @@ def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     names = {name for name in names if name not in EARLY and not name.endswith(".part")}
-    if folder.exists() and not folder.is_dir():
-        raise LocalError(f"{folder} is a file; give a folder")
+    check_folder(folder)
     command = next((name for name in COMMANDS if name in names), None)
     if command is not None:
         raise LocalError(

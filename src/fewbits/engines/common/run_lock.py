@@ -16,6 +16,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary, finalize
 
 from fewbits.errors import LocalError
+from fewbits.files import placed
 
 LOCK = "lock"
 SECONDS = 10.0  # for the workers of a killed process to end
@@ -44,15 +45,17 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._played = folder, False
-        self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        with placed(folder / LOCK):
+            self._file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         self._close = finalize(self, os.close, self._file)
         try:
             self._acquire()
         except BaseException:
             self._close()
             raise
-        os.truncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(_this_process()).encode(), 0)
+        with placed(folder / LOCK):
+            os.truncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(_this_process()).encode(), 0)
 
     @staticmethod
     def of(folder: Path) -> RunLock:
@@ -95,6 +98,12 @@ class RunLock:
             yield
         finally:
             self._played = False
+
+
+def check_unused(folder: Path) -> None:
+    """LocalError names the process that has the folder now; a folder without a lock is left as it is."""
+    if (folder / LOCK).is_file():
+        RunLock.of(folder)
 
 
 def _this_process() -> dict[str, object]:

@@ -11,7 +11,9 @@ from fewbits.errors import LocalError
 START, NEWEST = "initial model", "newest model"  # their names among a checkpoint's settings
 
 
-def check_same_run(checkpoints: Path, folder: Path, settings: Mapping[str, str], start: str) -> dict[str, str]:
+def check_same_run(
+    checkpoints: Path, folder: Path, settings: Mapping[str, str], start: str, rounds: int
+) -> dict[str, str]:
     """The settings of a run that begins, or goes on, in `folder`; the initial model is among them then.
 
     A run goes on from its initial weights, or from those of a checkpoint: a call that trains a model in place is
@@ -22,13 +24,16 @@ def check_same_run(checkpoints: Path, folder: Path, settings: Mapping[str, str],
         folder: its folder, for the message.
         settings: what the parts of a run have in common.
         start: digest of the weights that this part was given.
+        rounds: that the run shall have.
 
     Raises:
-        LocalError: the folder holds another run; the sentence names what differs, with both values.
+        LocalError: the folder holds another run, and the sentence names what differs, with both values; or it holds
+            more rounds than that.
     """
     known: list[str] = []
     for note in checkpoint.notes(checkpoints):
         note.check_settings(folder, settings)
+        check_longer(note.round, rounds)
         known += [note.settings[name] for name in (START, NEWEST) if name in note.settings]
     if known and start not in known:
         raise LocalError(
@@ -36,3 +41,9 @@ def check_same_run(checkpoints: Path, folder: Path, settings: Mapping[str, str],
             "then, or use a new folder"
         )
     return {**settings, START: known[0] if known else start}
+
+
+def check_longer(before: int, rounds: int) -> None:
+    """LocalError when a run that has, or was to have, `before` rounds shall end with fewer."""
+    if rounds < before:
+        raise LocalError(f"rounds can extend a run, not shorten it: it has {before}; got {rounds}")

@@ -13,7 +13,7 @@ from fewbits.engines.common.checkpoint import Note
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.logs import LEDGER, resume_logs, sync_logs
 from fewbits.engines.common.run_lock import RunLock
-from fewbits.engines.common.same_run import START
+from fewbits.engines.common.same_run import START, check_longer
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.common.task_identity import model_digest
@@ -139,6 +139,7 @@ class DistributedRun:
         local = {"checkpoints": self._checkpoints.describe() if self._checkpoints else "[]"}
         facts_by_rank, note = self.world.agree(self._facts(), local), None
         round = newest_common_round([facts["checkpoints"] for facts in facts_by_rank])
+        check_longer(round, self.schedule.rounds)
         if self._checkpoints and not round:
             self._checkpoints.drop(after=0)
         elif self._checkpoints:

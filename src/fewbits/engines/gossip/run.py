@@ -28,6 +28,7 @@ from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors, average, distance
 from fewbits.errors import LocalError
+from fewbits.files import placed
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod, tuned
@@ -95,7 +96,8 @@ class GossipRun:
         self._between_rounds = True
         self._lock: RunLock | None = None  # of the folder
         self._settings = self.setup.settings
-        self._restored = self._resume(self.folder) if self.folder else None
+        with placed(self.folder or ""):
+            self._restored = self._resume(self.folder) if self.folder else None
         self.ledger = Ledger(self.folder / LEDGER if self.folder else None)
 
     def _resume(self, folder: Path) -> dict[str, Tensor] | None:
@@ -109,7 +111,9 @@ class GossipRun:
 
         self._lock = RunLock.of(folder)
         start = model_digest(self.task.model, self.flat.shared)
-        self._settings = check_same_run(folder / "checkpoints", folder, self.setup.settings, start)
+        self._settings = check_same_run(
+            folder / "checkpoints", folder, self.setup.settings, start, self.schedule.rounds
+        )
         note, complaints = checkpoint.newest(folder / "checkpoints", take)
         self.notes += complaints
         self.reports = [GossipReport(**line) for line in resume_logs(folder, note.sizes if note else None)]
@@ -147,7 +151,8 @@ class GossipRun:
         vectors = {name: x.clone() for name, x in self.vectors.named().items()} if self._links else None
         self.setup.compile_kernels()  # before the clock, and before the workers fork
         playing = self._lock.playing() if self._lock else nullcontext()
-        with playing, NodePool(self.setup, self.vectors, self.schedule.processes) as pool:
+        place = placed(self.folder or "memory that the nodes share")
+        with place, playing, NodePool(self.setup, self.vectors, self.schedule.processes) as pool:
             self._restore(pool, vectors)
             try:
                 while self.round < self.schedule.rounds:

@@ -64,8 +64,10 @@ class SharedVectors:
 
 def _map(size: int, path: Path | None) -> mmap.mmap:
     if path is None:
-        return mmap.mmap(-1, max(1, size))
-    path.parent.mkdir(parents=True, exist_ok=True)
+        with placed("memory that the nodes share"):
+            return mmap.mmap(-1, max(1, size))
+    with placed(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with placed(path), path.open("w+b") as file:
         file.truncate(max(1, size))
         if hasattr(os, "posix_fallocate"):  # a full disk is found here, not by a signal in the middle of a round

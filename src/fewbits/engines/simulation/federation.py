@@ -28,6 +28,7 @@ from fewbits.federated.compile_kernels import compile_kernels
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.round_clients import sampled
 from fewbits.federated.server import Server
+from fewbits.files import placed
 from fewbits.learn import shared_values
 from fewbits.learn.aggregation.memory import memory_note
 from fewbits.learn.flat_model import FlatModel
@@ -86,7 +87,7 @@ class Federation:
             None if folder is None else RunFolder(Path(folder), run_settings(task, self.method, schedule, key))
         )
         if self._run_folder is not None:
-            self.reports, self._seconds, earlier = self._run_folder.resume(self.server)
+            self.reports, self._seconds, earlier = self._run_folder.resume(self.server, schedule.rounds)
             self.notes += earlier
         said = [note for report in self.reports for note in report.notes]
         self._said = Notes(said)
@@ -146,6 +147,7 @@ class Federation:
             raise LocalError("this Federation ended within a round, or its clients' states are gone; make a new one")
         compile_kernels(self.server.exchange)  # before the clock, and before the workers fork
         with (
+            placed(self.folder or "a temporary folder"),
             self._states() as states,
             Disk(states) as self._disk,  # closed after all connections
             Pool(self.task, self.method, self.key, states, self.schedule.processes, self.schedule.device) as pool,

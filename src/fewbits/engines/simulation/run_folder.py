@@ -17,6 +17,7 @@ from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server
+from fewbits.files import placed
 from fewbits.links import Ledger, StateStore
 
 DOWN = "downlink"  # the broadcast's log
@@ -28,26 +29,30 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, str]) -> None:
         """`settings`: what a resumed run must have in common with its earlier part, by name."""
         self.path, self.settings = path, settings
-        path.mkdir(parents=True, exist_ok=True)
+        with placed(path):
+            path.mkdir(parents=True, exist_ok=True)
         self.lock = RunLock.of(path)
         self.states, self._checkpoints = path / "states", path / "checkpoints"
         self.ledger, self.metrics = path / LEDGER, path / METRICS
 
-    def resume(self, server: Server) -> tuple[list[RoundReport], float, list[str]]:
+    def resume(self, server: Server, rounds: int) -> tuple[list[RoundReport], float, list[str]]:
         """Go back to the last sound checkpoint: the server, the logs cut to their length then, and the states.
+
+        `rounds`: that the run shall have.
 
         Returns the reports so far, the seconds of training so far, and sentences about what was damaged.
 
         Raises:
-            LocalError: the folder holds another run, or too little is left to continue.
+            LocalError: the folder holds another run, or more rounds than that, or too little is left to continue.
         """
-        start = model_digest(server.model, server.flat.shared)
-        self.settings = check_same_run(self._checkpoints, self.path, self.settings, start)
-        note, sentences = checkpoint.restore(self._checkpoints, server)
-        lines = resume_logs(self.path, note.sizes if note else None)
-        sentences += server.broadcast.attach(self.path / DOWN)
-        with closing(self._store()) as store:
-            store.forget_after(server.round)
+        with placed(self.path):
+            start = model_digest(server.model, server.flat.shared)
+            self.settings = check_same_run(self._checkpoints, self.path, self.settings, start, rounds)
+            note, sentences = checkpoint.restore(self._checkpoints, server)
+            lines = resume_logs(self.path, note.sizes if note else None)
+            sentences += server.broadcast.attach(self.path / DOWN)
+            with closing(self._store()) as store:
+                store.forget_after(server.round)
         try:
             reports = [RoundReport(**line) for line in lines]
         except TypeError:
