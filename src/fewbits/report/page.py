@@ -33,7 +33,7 @@ td:first-child { font-weight: 600 }
 pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .9rem 1.1rem; border-radius: 6px;
   white-space: pre-wrap; font: .86rem/1.5 ui-monospace, monospace }
 @media (max-width: 40rem) { body { margin: 1.5rem auto; padding: 0 .8rem } .bar { min-width: 3rem }
-  table { font-size: .7rem } th, td { padding: .4rem .2rem } th { font-size: .66rem; white-space: normal } }
+  table { font-size: .7rem } th, td { padding: .4rem .1rem .4rem .2rem } th { font-size: .66rem; white-space: normal } }
 """
 
 
