@@ -676,6 +676,20 @@ def test_help_is_there_and_fits_80_columns_uncut(command):
     assert result.exit_code == 0 and "Usage" in result.output and "…" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("methods", "One method, such as lbgm+topk."),
+        ("inspect", "A file;"),
+        ("export", "Folder of a finished run."),
+        ("flower new", "Folder of the project;"),
+        ("flower check", "HOST:PORT of the SuperLink."),
+    ],
+)
+def test_the_help_of_a_command_says_what_its_argument_is(command, words):
+    assert words in call(*command.split(), "--help")
+
+
 def test_the_help_of_train_has_every_field_of_a_configuration_with_its_default():
     text = " ".join(call("train", "--help").replace("│", " ").split())
     for field in fields(RunConfig):

@@ -32,6 +32,7 @@ FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 PROGRAM = re.compile(r"\s*(fewbits|torchrun|make|python) ")
 LANGUAGES = {"", "console", "diff", "output", "python", "sh", "text"}
+ALONE = ["docs/howto/export.md", "docs/reference/results.md"]  # each block runs with nothing but the files before it
 ELSEWHERE = {"docs/writing-a-codec.md"}  # tests/test_writing_a_codec.py runs its code
 
 TORCH = "import copy, torch\nimport fewbits as fb\ntorch.manual_seed(0)\n"
@@ -78,7 +79,6 @@ def train(flat_model):
 others = {j: fb.learn.Node(copy.deepcopy(model), method, network, j, key) for j in network.neighbours(me)}
 frames = {j: node.step(train) for j, node in others.items()}
 """,
-    "docs/howto/export.md": TASK + 'fb.federate(model, parts, "dense", rounds=1, out="runs/x")\n',
 }
 # Commands of pages that are run, too; the others train for long, need data, or need a run.
 QUICK = [
@@ -147,6 +147,15 @@ def test_python_of_a_page_runs_as_printed(page, tmp_path, monkeypatch):
                 assert_like(printed, block.text)
 
 
+@pytest.mark.parametrize("page", ALONE)
+def test_each_block_of_a_page_runs_by_itself(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = [block.text for block in blocks(ROOT / page) if block.kind == "python"]
+    assert code
+    for i, text in enumerate(code):
+        run(text, {"__name__": "__main__"}, f"{page}, block {i}")
+
+
 def run(text, scope, name):
     """What the code prints."""
     out = StringIO()
@@ -213,7 +222,7 @@ def test_a_command_with_an_unknown_option_is_noticed():
 
 def test_the_quick_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(TORCH + PRELUDES["docs/howto/export.md"], {}, "prelude")
+    run(next(block.text for block in blocks(ROOT / "docs/howto/export.md") if block.kind == "python"), {}, "a run")
     printed = {command for page in PAGES for command in commands(page)}
     for command in QUICK:
         assert command in printed

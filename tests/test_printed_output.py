@@ -64,6 +64,18 @@ def test_printed_output_is_the_programs(command, printed, tmp_path, monkeypatch)
         ), one
 
 
+def test_each_forecast_of_the_pages_small_table_is_the_programs():
+    page = (ROOT / "docs" / "plan.md").read_text()
+    ((command, printed),) = BLOCK.findall(page)
+    stated = re.findall(r"\| forecast, (\d+) rounds: .* \| (\S+) kB \| (\S+) kB \|", page)
+    assert [rounds for rounds, *_ in stated] == ["100", "34"] and "--rounds 100" in command
+    shorter = command.replace("--rounds 100", "--rounds 34").replace("dense,topk,lbgm,intrinsic", "topk")
+    result = CliRunner().invoke(app, shlex.split(shorter), env={"COLUMNS": "100", "NO_COLOR": "1"})
+    for (_, up, down), text in zip(stated, (printed, result.output), strict=True):
+        (row,) = re.findall(r"^ topk .*$", text, re.MULTILINE)
+        assert row.split()[1:5] == [up, "kB", down, "kB"]
+
+
 def test_a_stale_number_is_noticed():
     page = (ROOT / "docs" / "plan.md").read_text()
     ((_, printed),) = BLOCK.findall(page)

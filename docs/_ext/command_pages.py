@@ -1,11 +1,13 @@
 """The command line as a page, read from the program itself."""
 
 import inspect
+import re
 from typing import Any
 
 import typer.main
 
 from fewbits.cli.app import app
+from fewbits.cli.lists import short
 from fewbits.methods import METHODS
 from fewbits.methods.catalogue import options
 from fewbits.methods.gossip import GOSSIP
@@ -18,12 +20,13 @@ def commands() -> str:
 
 
 def methods() -> str:
-    """Markdown: a table of the methods with a server, and one of those without."""
-    return (
-        "\n".join(_methods(METHODS, options))
-        + "\n\n## Without a server\n\n"
-        + "\n".join(_methods(GOSSIP, gossip_options))
-    )
+    """Markdown: a table of the methods with a server."""
+    return "\n".join(_methods(METHODS, options))
+
+
+def gossip() -> str:
+    """Markdown: a table of the methods without a server."""
+    return "\n".join(_methods(GOSSIP, gossip_options))
 
 
 def _sections(group: Any, path: str) -> list[str]:
@@ -49,7 +52,7 @@ def _row(parameter: Any) -> str:
         head = parameter.metavar or parameter.name.upper()
     else:
         head = ", ".join(parameter.opts) + _value(parameter)
-    return f"| `{head}` | {_cell(getattr(parameter, 'help', None) or '')} |"
+    return f"| `{head}` | {cell(getattr(parameter, 'help', None) or '')} |"
 
 
 def _value(parameter: Any) -> str:
@@ -62,11 +65,12 @@ def _methods(makers: Any, settings: Any) -> list[str]:
     rows = []
     for name, make in makers.items():
         what = (make.__doc__ or "").strip().split("\n")[0]
-        given = ", ".join(f"`{option}={default}`" for option, default in settings(name).items())
-        rows.append(f"| `{name}` | {_cell(what)} | {given} |")
+        given = ", ".join(f"`{option}={short(default)}`" for option, default in settings(name).items())
+        rows.append(f"| `{name}` | {cell(what)} | {given} |")
     return ["| method | what it does | options and defaults |", "|---|---|---|", *rows]
 
 
-def _cell(text: str) -> str:
-    """Text that stands in one cell of a table, and is not markup."""
-    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*")
+def cell(text: str) -> str:
+    """Text that stands in one cell of a table, and is not markup outside its code."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.split()).replace("|", "\\|"))
+    return "".join(part if i % 2 else re.sub(r"[*<]", r"\\\g<0>", part) for i, part in enumerate(parts))

@@ -4,6 +4,8 @@ import importlib
 import inspect
 from types import ModuleType
 
+from command_pages import cell
+
 FIRST = "fewbits"
 
 
@@ -17,6 +19,19 @@ def names(module: str) -> str:
     here = sorted((name for name in public if name not in first), key=str.lower)
     above = sorted((name for name in public if name in first and _described(found, name)), key=str.lower)
     return _also(above) + "\n".join(_block(found, module, name) for name in here if _described(found, name))
+
+
+def overview(module: str) -> str:
+    """Markdown: a table of every public name of the module, with the first line of its docstring."""
+    found = importlib.import_module(module)
+    rows = [f"| `{name}` | {cell(_first(getattr(found, name)))} |" for name in sorted(found.__all__, key=str.lower)]
+    return "\n".join(["| name | what it is |", "|---|---|", *rows])
+
+
+def _first(thing: object) -> str:
+    if isinstance(thing, ModuleType) or callable(thing):
+        return (inspect.getdoc(thing) or "").partition("\n\n")[0]
+    return f"a {type(thing).__name__} of " + ", ".join(f"`{getattr(each, '__name__', each)}`" for each in thing)
 
 
 def _described(module: ModuleType, name: str) -> bool:

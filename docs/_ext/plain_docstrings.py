@@ -47,7 +47,7 @@ def plain(app: Sphinx, what: str, name: str, obj: object, options: object, lines
             block, line = indent(line), line.rstrip() + ":"
         lines[i] = line if directive else escape(line)
     if what in ("property", "attribute", "data"):
-        lines.insert(0, "")  # else napoleon takes what stands before a colon for the value's type
+        lines[:0] = ["..", ""]  # else napoleon takes what stands before the first colon for the value's type
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

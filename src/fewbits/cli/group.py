@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 from typer.core import TyperGroup
 
@@ -13,6 +13,11 @@ from fewbits.errors import FewbitsError, LocalError
 
 class ErrorGroup(TyperGroup):
     """Prints an error of fewbits as one sentence; the exit code is 2 for the caller's mistakes, else 1."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for command in self.commands.values():
+            _describe_arguments(command)
 
     def main(self, *args: Any, **options: Any) -> Any:
         write_anything()
@@ -37,6 +42,14 @@ class ErrorGroup(TyperGroup):
         except OSError as error:  # a wrong path, no permission, a full disk
             _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
             ctx.exit(1)
+
+
+def _describe_arguments(command: Any) -> None:
+    """Give arguments their help again: click 8.5 clears what typer 0.20 has set."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument" and not parameter.help:
+            hint = get_type_hints(command.callback, include_extras=True)[parameter.name]
+            parameter.help = next(info.help for info in hint.__metadata__ if hasattr(info, "help"))
 
 
 def _complain(error: Exception | str) -> None:

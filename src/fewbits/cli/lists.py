@@ -54,10 +54,10 @@ def _show(name: str, console: Console) -> None:
     if known:
         table = _table("option", "default", "meaning")
         for option, default in known.items():
-            table.add_row(option, _short(default), Text(said.get(option, "")))
+            table.add_row(option, short(default), Text(said.get(option, "")))
         console.print(table)
         option, default = next(iter(known.items()))
-        example += f"@{option}={_short(default)}" if str(default) else ""
+        example += f"@{option}={short(default)}" if str(default) else ""
     example += f" --out runs/{name.replace('+', '-')}"
     console.print(example, markup=False, highlight=False, soft_wrap=True)
 
@@ -81,7 +81,7 @@ def models() -> None:
 def _methods(heading: str, catalogue: Mapping[str, Callable[..., object]], options: Options) -> Table:
     table = _table(heading, "what it does", "options (--set)", "paper")
     for name, make in catalogue.items():
-        settings = "\n".join(f"{option}={_short(default)}" for option, default in options(name).items())
+        settings = "\n".join(f"{option}={short(default)}" for option, default in options(name).items())
         table.add_row(name, _first(make), settings, source(make))
     return table
 
@@ -90,7 +90,8 @@ def _first(documented: object) -> str:
     return (documented.__doc__ or "").strip().split("\n")[0]
 
 
-def _short(default: object) -> str:
+def short(default: object) -> str:
+    """A default as a table shows it."""
     return f"{default:.4g}" if isinstance(default, float) else str(default)
 
 

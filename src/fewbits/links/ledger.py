@@ -30,12 +30,14 @@ class Entry:
     {}
     """
 
-    round: int
-    client: int
+    round: int  # from 1
+    client: int  # from 0
     direction: str  # "up" or "down"
     frame_bytes: int  # len() of the message: headers, lengths and payloads
     payload_bytes: int  # the part of frame_bytes that is payload
-    stages: dict[str, int] = field(default_factory=dict)  # payload bits by innermost section
+    stages: dict[str, int] = field(
+        default_factory=dict
+    )  # payload bits by innermost section, such as {"TopK": 2278, "Rans": 1536}
 
 
 class Ledger:

@@ -19,7 +19,9 @@ body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, s
   margin: 3rem auto; padding: 0 1.25rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem } h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem }
 p { max-width: 44rem } .soft { color: var(--soft) } img { max-width: 100%; height: auto; display: block }
-.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+.wide { overflow-x: auto; background: linear-gradient(to left, var(--paper) 1rem, transparent 2rem) 100% / 3rem 100%
+  no-repeat local, linear-gradient(to left, var(--line), transparent) 100% / 1rem 100% no-repeat scroll }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .4rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap }
 th { font-weight: 600; color: var(--soft); font-size: .88rem }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
@@ -30,6 +32,8 @@ td:first-child { font-weight: 600 }
 .bar div { background: var(--bar); height: .65rem; border-radius: 2px; min-width: 1px }
 pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .9rem 1.1rem; border-radius: 6px;
   white-space: pre-wrap; font: .86rem/1.5 ui-monospace, monospace }
+@media (max-width: 40rem) { body { margin: 1.5rem auto; padding: 0 .8rem } .bar { min-width: 3rem }
+  table { font-size: .7rem } th, td { padding: .4rem .1rem .4rem .2rem } th { font-size: .66rem; white-space: normal } }
 """
 
 

@@ -40,7 +40,7 @@ class Record:
     """One run."""
 
     method: str  # its label, or its name
-    seed: int
+    seed: int  # of the run
     reports: tuple[RoundReport, ...]  # one per round, in order
     stages: dict[str, int]  # bits sent up, by stage; "header" among them
     times_fewer: float | None = None  # bytes of the dense run of the same seed over ours; None: there is no such run
@@ -62,12 +62,12 @@ class Record:
 
     @property
     def accuracy(self) -> float | None:
-        """The last one measured."""
+        """The last accuracy measured."""
         return self.curve[-1][2] if self.curve else None
 
     @property
     def best_accuracy(self) -> float | None:
-        """The largest one measured."""
+        """The largest accuracy measured."""
         return max((accuracy for _, _, accuracy in self.curve), default=None)
 
     @property
@@ -77,7 +77,7 @@ class Record:
 
     @property
     def metric_name(self) -> str | None:
-        """The name of its function."""
+        """The name of the metric's function."""
         return self.last.metric_name
 
     @property

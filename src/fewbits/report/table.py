@@ -26,26 +26,26 @@ LONG_NAME = 12  # letters of a method's name that fit one line
 class Row:
     """One method, averaged over its seeds."""
 
-    method: str
-    seeds: int
-    accuracy: float | None  # mean of the last ones
+    method: str  # its label, or its name
+    seeds: int  # number of runs
+    accuracy: float | None  # mean over seeds of the last one measured
     spread: float | None  # sample standard deviation over seeds; None for one seed
-    up: float  # frame bytes
-    down: float
-    times_fewer: float | None  # than dense, both directions together
-    recycled: float | None  # share of updates
+    up: float  # frame bytes from clients to the server, mean over seeds
+    down: float  # frame bytes that clients received, mean over seeds
+    times_fewer: float | None  # bytes of the dense run over these, both directions together; None: no dense run
+    recycled: float | None  # share of updates that were recycled; None: the method does not recycle
     isotropy: float | None  # of updates in their subspace; 1: as much of them as of a random vector
     step: float | None  # in a subspace: how far a local step goes along an isotropic gradient
     privacy: PrivacyLoss | None  # of the whole run, the largest over seeds
     personal: tuple[float, float, float] | None  # on clients' held-out examples: mean, spread over clients, worst tenth
-    seconds: float
+    seconds: float  # wall time, mean over seeds
     left_out: tuple[int, int, int]  # turns of clients in all runs: skipped, with a rejected frame, all
     diverged: int  # seeds whose run diverged
     reached: int | None  # seeds that reached the target; None: there is no target
-    to_target: float | None  # mean bytes of these seeds
-    loss: float | None = None  # mean of the last ones on the test set
-    metric: float | None = None  # mean of the last ones of the user's metric
-    metric_name: str | None = None  # the name of its function
+    to_target: float | None  # mean bytes of the seeds that reached the target
+    loss: float | None = None  # mean over seeds of the last loss on the test set
+    metric: float | None = None  # mean over seeds of the last value of the user's metric
+    metric_name: str | None = None  # the name of the metric's function
 
 
 def rows(records: Sequence[Record], target: float | None = None) -> list[Row]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 NONE = "–"  # where there is no figure
 
 
 def megabytes(count: float) -> str:
-    """Bytes in units of 10^6, with three figures."""
+    """Bytes in units of 10^6, with two or three figures and no exponent.
+
+    >>> megabytes(2_310_000), megabytes(960), megabytes(7.5)
+    ('2.31', '0.00096', '0.0000075')
+    """
     value = count / 1e6
     if value < 1:
-        return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
+        return f"{value:.3f}" if value >= 0.01 else f"{Decimal(f'{value:.2g}'):f}"
     return f"{value:,.{max(0, 3 - len(str(int(value))))}f}"
 
 

@@ -21,17 +21,17 @@ class GossipReport:
 
     round: int  # from 1
     accuracy: float | None  # mean over nodes, each node's own model on the test set
-    worst_accuracy: float | None  # the lowest of them
-    accuracies: list[float] | None  # by node
+    worst_accuracy: float | None  # the lowest of the nodes' accuracies
+    accuracies: list[float] | None  # each node's own accuracy, by node
     mean_accuracy: float | None  # accuracy of the mean of all models
     loss: float | None  # loss of the mean model on the test set, without the regulariser
     penalty: float | None  # the regulariser of the mean model
     stationarity: float | None  # |x - prox(x - eta grad F(x))| / eta of the mean model, on 1,000 training examples
     train_loss: float | None  # mean over the nodes that took steps, each over its steps with a finite loss
-    consensus: float | None  # |X - mean|_F; None: it was not finite
+    consensus: float | None  # consensus distance |X - mean|_F; None: it was not finite
     sparsity: float  # share of exact zeros among the parameters of all nodes
     frame_bytes: int  # len() of all frames, each counted once, as a broadcast medium carries them
-    link_bytes: int  # the same, counted once per receiving neighbour, as point-to-point links carry them
+    link_bytes: int  # of all frames, counted once per receiving neighbour, as point-to-point links carry them
     payload_bytes: int  # the part of frame_bytes without headers
     coded_bits: float | None  # measured bits of the levels in this round's frames; None: no levels
     entropy_bits: float | None  # the entropy of each frame's levels times their number
@@ -40,8 +40,8 @@ class GossipReport:
     inactive: int  # number of inactive nodes
     seconds: float  # wall time since the first round, with evaluations
     metric: float | None = None  # the task's metric: mean over nodes, each node's own model on the test set
-    mean_metric: float | None = None  # of the mean of all models
-    metric_name: str | None = None  # the name of its function
+    mean_metric: float | None = None  # metric of the mean of all models
+    metric_name: str | None = None  # the name of the metric's function
     skipped: int = 0  # active nodes without a local step, as the user's model or loss raised, or gave no finite model
     diverged: bool = False  # the loss of the mean model was not finite, or no node's training was
     notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run

@@ -16,7 +16,7 @@ class GossipResult:
 
     model: nn.Module  # the given model; its weights are the mean of all nodes' models
     models: Tensor  # (n, P+B) float32: one model per node, in the layout of FlatModel.whole
-    reports: list[GossipReport]
+    reports: list[GossipReport]  # one per round
     ledger: Ledger  # "up": a node's frame, counted once; "down": what a node received from all its neighbours
     notes: list[str]  # sentences about damage that the run repaired
 

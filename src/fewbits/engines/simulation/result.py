@@ -22,9 +22,9 @@ class Result:
         (2, {'up': 2, 'down': 2})
     """
 
-    model: nn.Module  # trained, in place
+    model: nn.Module  # the given model, trained in place
     reports: list[RoundReport]  # one per round
-    ledger: Ledger
+    ledger: Ledger  # byte and message counts; `ledger.frame_bytes["up"]` is the run's total
     notes: list[str]  # sentences about faults that the run survived
 
     @property

@@ -26,41 +26,43 @@ class RoundReport:
     """
 
     round: int  # from 1
-    # Of the public model on the test set; where clients have personal models, this is `personal_accuracy`. None: this
-    # round was not evaluated, or an accuracy means nothing for such outputs and targets.
+    # of the public model on the test set; where clients have personal models, this is `personal_accuracy`; None: this
+    # round was not evaluated, or an accuracy means nothing for such outputs and targets
     accuracy: float | None
     loss: float | None  # of the public model on the test set; None as well when it was not finite
-    # Mean over the clients whose update was used, of their steps with a finite loss; None: there was none.
+    # mean over the clients whose update was used, of their steps with a finite loss; None: there was none
     train_loss: float | None
-    up_frame_bytes: int
-    down_frame_bytes: int
-    up_payload_bytes: int
-    down_payload_bytes: int
-    clients: int  # whose update was used
-    skipped: int  # without an update: it was not finite, or the user's model, loss or data raised
-    rejected: int  # whose frame could not be used
+    up_frame_bytes: int  # all frames from clients to the server, headers included, since the run began
+    down_frame_bytes: int  # all that clients received, headers and lengths included, since the run began
+    up_payload_bytes: int  # the part of up_frame_bytes that is payload
+    down_payload_bytes: int  # the part of down_frame_bytes that is payload
+    clients: int  # number of clients whose update was used
+    skipped: int  # clients without an update: it was not finite, or the user's model, loss or data raised
+    rejected: int  # clients whose frame could not be used
     recycled: float | None  # share of this round's updates sent as a scalar; None: the method does not recycle
     floor: float | None  # largest |g/tau|^2 sin^2 of a recycled update: the additive term of LBGM's bound
     seconds: float  # wall time since the first round, evaluations included
     personal_accuracy: float | None = None  # mean over all clients, each one's model on its own holdout
-    personal_spread: float | None = None  # their standard deviation
-    personal_worst: float | None = None  # mean of the worst tenth of the clients
-    # In subspaces: mean over the round's clients of (D/d) |A^T u|^2 / |u|^2, with u a client's update. It is 1 when
-    # the subspace holds as much of u as of a random vector.
+    personal_spread: float | None = None  # standard deviation of that accuracy over the clients
+    personal_worst: float | None = None  # mean of that accuracy over the worst tenth of the clients
+    # in subspaces: mean over the round's clients of (D/d) |A^T u|^2 / |u|^2, with u a client's update; 1: the
+    # subspace holds as much of u as of a random vector
     isotropy: float | None = None
     effective_step: float | None = None  # in subspaces: how far a local step moves theta along an isotropic gradient
     metric: float | None = None  # the task's metric, of the model and on the examples that `accuracy` is of
-    metric_name: str | None = None  # the name of its function
-    personal_metric: float | None = None  # mean over all clients, each one's model on its own holdout
+    metric_name: str | None = None  # the name of the metric's function
+    personal_metric: float | None = None  # mean of the metric over all clients, each one's model on its own holdout
     diverged: bool = False  # the loss on the test set was not finite, or no client's update was
     notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run
-    # Under dp, of the rounds so far; see docs/secure-aggregation.md. "central": against those who see the models alone.
-    # "local": against the server, which sees messages, or sums under masks.
-    epsilon: float | None = None  # an upper bound, of the kind below
-    epsilon_kind: str | None = None  # "central" or "local"
-    neighbours: str | None = None  # of epsilon: "with or without one client", or "one client's data replaced"
-    delta: float | None = None  # of both epsilons
-    epsilon_local: float | None = None  # of the client that spent most; neighbours: one client's data replaced
+    epsilon: float | None = None  # under dp, of the rounds so far: an upper bound, of the kind `epsilon_kind`
+    # "central": against those who see the models alone; "local": against the server, which sees messages, or sums under
+    # masks
+    epsilon_kind: str | None = None
+    # what epsilon tells apart: "with or without one client", or "one client's data replaced"
+    neighbours: str | None = None
+    delta: float | None = None  # of epsilon and of epsilon_local
+    # against the server, of the client that spent most; what it tells apart: one client's data replaced
+    epsilon_local: float | None = None
 
     @staticmethod
     def of(
