@@ -93,18 +93,18 @@ def test_a_node_bears_whatever_its_neighbour_writes_into_its_frames(method, memo
         for _ in range(4):
             lie = spoiled(frames[1], rng)
             victim = nodes[0]
-            before = victim.receivers[1].dump()
+            before = victim.inbox.receivers[1].dump()
             try:
                 victim.receive(1, lie)
             except fb.FewbitsError:
-                assert victim.receivers[1].dump() == before
+                assert victim.inbox.receivers[1].dump() == before
             else:
-                victim.receivers[1].load(before)  # it was taken; let the true one come, too
+                victim.inbox.receivers[1].load(before)  # it was taken; let the true one come, too
                 break
         for node in nodes:
             for j in node.expected:
-                if node.me == 0 and j == 1 and 1 in node._received:
-                    node.receivers[1] = fresh(node, nodes[1])
+                if node.me == 0 and j == 1 and 1 in node.inbox.received:
+                    node.inbox.receivers[1] = fresh(node, nodes[1])
                     continue
                 node.receive(j, frames[j])
             node.mix()
@@ -137,8 +137,8 @@ def test_a_neighbours_huge_values_are_left_out_and_counted_and_the_run_goes_on(m
         for j in nodes[1].expected:
             nodes[1].receive(j, frames[j])
         nodes[1].mix()
-    assert nodes[0].absurd.left_out == nodes[2].absurd.left_out == {1: 4}
-    assert "values up to" in nodes[0].absurd.reasons[1]
+    assert nodes[0].watch.left_out == nodes[2].watch.left_out == {1: 4}
+    assert "values up to" in nodes[0].watch.reasons[1]
 
 
 @pytest.mark.parametrize("number", [-1, 2**24 + 1, True, 1.5, "3"])
