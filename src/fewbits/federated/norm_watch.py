@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median_high
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from fewbits.federated.arrived import Arrived, norm
 from fewbits.federated.exchange import Exchange
 from fewbits.learn import shared_values
 from fewbits.learn.aggregation import NormBound
-from fewbits.learn.aggregation.past_norms import FEWEST, PastNorms, median
+from fewbits.learn.aggregation.past_norms import FEWEST, PastNorms
 
 KINDS = ("parameters", "buffers", "control variates")
 STARTS = ("", shared_values.BUFFER, shared_values.CONTROL)  # of the names of each kind
@@ -51,7 +52,7 @@ class NormWatch:
     def check(self, norms: Norms) -> None:
         """WireError for an update beyond the bound of the past rounds and of this one."""
         for kind, seen, found in zip(KINDS, self._seen, norms, strict=True):
-            usual = max(seen.usual, median(seen.round) if len(seen.round) >= FEWEST else 0.0)
+            usual = max(seen.usual, median_high(seen.round) if len(seen.round) >= FEWEST else 0.0)
             if 0 < self.bound.times * usual < found:
                 raise WireError(
                     f"the 2-norm of its {kind}' update is {found:.4g}, more than {self.bound.times:g} times the "

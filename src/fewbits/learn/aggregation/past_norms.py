@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import median_high
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from fewbits.learn.aggregation.norm_bound import NormBound
 
 OVERFLOW, UNDERFLOW = 1e30, 1e-30  # squares beyond these are summed in float64
 FEWEST = 3  # norms that have a median worth the name
+Middle = Callable[[Sequence[float]], float]
 
 
 class PastNorms:
     """The median norm of each of the last `bound.rounds` rounds, and the norms of the round that is on."""
 
-    def __init__(self, bound: NormBound) -> None:
-        self.bound = bound
+    def __init__(self, bound: NormBound, middle: Middle = median_high) -> None:
+        """`middle`: which of two middle values is the median."""
+        self.bound, self._middle = bound, middle
         self.past: list[tuple[float, int]] = []  # (median, how many) of each round
         self.round: list[float] = []  # norms of this round, all that were received
 
@@ -31,19 +34,14 @@ class PastNorms:
     def usual(self) -> float:
         """The median of the rounds' medians; 0 when too few norms were seen."""
         enough = sum(count for _, count in self.past) >= FEWEST
-        return median([found for found, _ in self.past]) if enough else 0.0
+        return self._middle([found for found, _ in self.past]) if enough else 0.0
 
     def close(self) -> None:
         """End the round."""
         if self.round:
-            self.past.append((median(self.round), len(self.round)))
+            self.past.append((self._middle(self.round), len(self.round)))
             del self.past[: -self.bound.rounds]
             self.round.clear()
-
-
-def median(values: Sequence[float]) -> float:
-    """The upper of two middle values; 0 of none."""
-    return sorted(values)[len(values) // 2] if values else 0.0
 
 
 def norm(x: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median_low
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,8 @@ class NeighbourWatch:
     An entry is taken up to ``min(1e12, 1e3 * (1 + largest entry of this node))``. That stops numbers that overflow.
 
     A neighbour's change counts up to ``times * max(r, m)`` in the 2-norm. m is the norm of this node's own change in
-    this round. r is the median of the medians of the last rounds, over its own change and its neighbours'. A change is
+    this round. r is the median of the medians of the last rounds, over its own change and its neighbours'; of two
+    middle values it is the lower. A change is
     an increment; where frames hold whole models, it is the distance of the neighbour's model from this node's.
 
     This stops no lie of usual length, because a node has no majority to compare with. Where half of its neighbours or
@@ -36,7 +38,7 @@ class NeighbourWatch:
     """
 
     def __init__(self, node: int, bound: NormBound | None) -> None:
-        self.node, self._past = node, PastNorms(bound) if bound else None
+        self.node, self._past = node, PastNorms(bound, median_low) if bound else None
         self._own = 0.0  # the norm of this node's change in this round
         self.left_out: dict[int, int] = {}  # frames, by neighbour
         self.reasons: dict[int, str] = {}  # why the last one was
