@@ -160,10 +160,10 @@ class Node:
         except BaseException:
             self.flat.whole.copy_(before)
             raise
-        vectors.x.copy_(self.flat.whole)
-        vectors.velocity.copy_(velocity)
         decoded = shared_values.vector(self.sender.value)  # what the neighbours decode
         self.watch.begin(decoded if method.residual else half - self._part(before).cpu())
+        vectors.x.copy_(self.flat.whole)
+        vectors.velocity.copy_(velocity)
         self.sender.commit()
         vectors.public.copy_(vectors.public + decoded if method.residual else decoded)
         self._shared.copy_(half)
