@@ -93,18 +93,18 @@ def test_a_node_bears_whatever_its_neighbour_writes_into_its_frames(method, memo
         for _ in range(4):
             lie = spoiled(frames[1], rng)
             victim = nodes[0]
-            before = victim.receivers[1].dump()
+            before = victim.inbox.receivers[1].dump()
             try:
                 victim.receive(1, lie)
             except fb.FewbitsError:
-                assert victim.receivers[1].dump() == before
+                assert victim.inbox.receivers[1].dump() == before
             else:
-                victim.receivers[1].load(before)  # it was taken; let the true one come, too
+                victim.inbox.receivers[1].load(before)  # it was taken; let the true one come, too
                 break
         for node in nodes:
             for j in node.expected:
-                if node.me == 0 and j == 1 and 1 in node._received:
-                    node.receivers[1] = fresh(node, nodes[1])
+                if node.me == 0 and j == 1 and 1 in node.inbox.received:
+                    node.inbox.receivers[1] = fresh(node, nodes[1])
                     continue
                 node.receive(j, frames[j])
             node.mix()
@@ -137,8 +137,74 @@ def test_a_neighbours_huge_values_are_left_out_and_counted_and_the_run_goes_on(m
         for j in nodes[1].expected:
             nodes[1].receive(j, frames[j])
         nodes[1].mix()
-    assert nodes[0].absurd.left_out == nodes[2].absurd.left_out == {1: 4}
-    assert "values up to" in nodes[0].absurd.reasons[1]
+    assert nodes[0].watch.left_out == nodes[2].watch.left_out == {1: 4}
+    assert "values up to" in nodes[0].watch.reasons[1]
+
+
+@pytest.mark.parametrize("method", GOSSIP, ids=repr)
+@pytest.mark.parametrize("memory", ["two", "copies"])
+@pytest.mark.parametrize("size", [-1e9, 4.7e36])
+def test_a_key_frame_with_huge_values_is_left_out_and_the_round_goes_on(method, memory, size):
+    nodes = [Node(flat_build(), method, topology.ring(3), me, fb.Key(0), memory=memory) for me in range(3)]
+    for round in range(1, 4):
+        frames = [node.step(train) for node in nodes]
+        public = nodes[1].vectors.public.clone()
+        for node in nodes:
+            if (round, node.me) == (2, 0):
+                node.ask(1)
+            for j in node.expected:
+                if j not in node.wanted:
+                    node.receive(j, frames[j])
+            for j in sorted(node.wanted):
+                nodes[1].vectors.public.fill_(size)
+                node.receive(j, nodes[j].key_frame())
+                nodes[1].vectors.public.copy_(public)
+            node.mix()
+    assert nodes[0].watch.left_out == {1: 1} and "round 2: values up to" in nodes[0].watch.reasons[1]
+    assert nodes[0].vectors.x.abs().max() < 2
+
+
+@pytest.mark.parametrize("method", GOSSIP, ids=repr)
+@pytest.mark.parametrize("lie", [1e3, -1e3])
+def test_a_neighbour_whose_change_is_far_longer_than_usual_is_left_out_from_the_first_round_on(method, lie):
+    nodes = [Node(flat_build(), method, topology.ring(3), me, fb.Key(0)) for me in range(3)]
+
+    def far(model):
+        model.params.sub_(0.01 * lie)
+        return 0.1
+
+    for _ in range(4):
+        frames = [node.step(far if node.me == 1 else train) for node in nodes]
+        for node in nodes:
+            for j in node.expected:
+                node.receive(j, frames[j])
+            node.mix()
+    for me in (0, 2):
+        assert set(nodes[me].watch.left_out) == {1} and nodes[me].vectors.x.abs().max() < 2
+    assert "the 2-norm of its change is" in nodes[0].watch.reasons[1]
+
+
+def test_without_a_bound_a_long_change_counts():
+    method = Choco(fb.Raw(), gamma=0.3, norm_bound=None)
+    pair = [Node(flat_build(), method, topology.ring(2), me, fb.Key(0)) for me in range(2)]
+    frame = pair[1].step(lambda model: float(model.params.fill_(500.0).numel()))
+    pair[0].step(train)
+    pair[0].receive(1, frame)
+    assert not pair[0].watch.left_out
+    with pytest.raises(fb.LocalError, match="norm_bound"):
+        Choco(norm_bound=10)  # pyright: ignore[reportArgumentType]
+
+
+def test_nodes_that_differ_in_their_steps_by_far_are_not_left_out():
+    nodes = [Node(flat_build(), DSGD(), topology.ring(3), me, fb.Key(0)) for me in range(3)]
+    for _ in range(5):
+        sizes = {0: 0.001, 1: 0.05, 2: 0.01}
+        frames = [node.step(lambda m, s=sizes[node.me]: float(m.params.sub_(s).numel() > 0)) for node in nodes]
+        for node in nodes:
+            for j in node.expected:
+                node.receive(j, frames[j])
+            node.mix()
+    assert not any(node.watch.left_out for node in nodes)
 
 
 @pytest.mark.parametrize("number", [-1, 2**24 + 1, True, 1.5, "3"])

@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,7 +126,19 @@ def busy(tmp_path):
     other.join()
 
 
-@pytest.mark.parametrize("call", [train, gossip])
+def serve(folder: Path) -> None:
+    """A Flower server that continues in a folder."""
+    pytest.importorskip("flwr")
+    from flwr.app import ArrayRecord
+
+    from fewbits.engines.flower import Federated
+
+    strategy = Federated(fb.methods.dense(), 1, state=folder, evaluate=0.0)
+    grid = SimpleNamespace(get_node_ids=lambda: [1], run=SimpleNamespace(run_id=1))
+    strategy.start(grid, ArrayRecord(model().state_dict()), num_rounds=0)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("call", [train, gossip, serve])
 def test_a_folder_that_another_process_has_is_refused_by_its_number(call, busy):
     folder, other = busy
     with pytest.raises(fb.LocalError, match=rf"is in use by process {other.pid} on \S+ \(.*\), since "):

@@ -130,7 +130,8 @@ def federated(
         quorum: as in `compress`.
         quarantine: as in `compress`.
         evaluate: the share of clients that evaluate the model after each round.
-        max_weight: as in `compress`.
+        max_weight: as in `compress`. Give the examples that you have registered, as `{partition id: examples}`: what
+            a node itself says of them is no bound.
         plain: as in `compress`.
         wait: seconds for `clients` nodes to come before the first round. It then begins with those that are here.
 

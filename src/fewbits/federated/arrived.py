@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fewbits.codecs import Partial
 from fewbits.codecs.lifts.lift import Group
+from fewbits.learn.aggregation import past_norms
 from fewbits.links.finite import reach
-
-OVERFLOW, UNDERFLOW = 1e30, 1e-30  # squares beyond these are summed in float64
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,8 @@ def plain_parts(update: Mapping[str, Tensor], groups: Sequence[Group]) -> tuple[
 
 
 def norm(part: Partial) -> float:
-    """The 2-norm of what was sent.
-
-    By NumPy, whose product of a vector with itself is the same for any number of threads and any alignment.
-    """
-    values = part.values.detach().numpy()
-    with np.errstate(over="ignore"):
-        square = float(np.dot(values, values))
-    if not UNDERFLOW < square < OVERFLOW or values.dtype != np.float32:
-        wide = values.astype(np.float64)
-        square = float(np.dot(wide, wide))
-    return abs(part.scale) * square**0.5
+    """The 2-norm of what was sent."""
+    return abs(part.scale) * past_norms.norm(part.values)
 
 
 def _copied(part: Partial) -> Partial:

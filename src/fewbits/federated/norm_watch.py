@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median_high
 
 import torch
 from torch import Tensor
@@ -13,13 +14,12 @@ from fewbits.federated.arrived import Arrived, norm
 from fewbits.federated.exchange import Exchange
 from fewbits.learn import shared_values
 from fewbits.learn.aggregation import NormBound
+from fewbits.learn.aggregation.past_norms import FEWEST, PastNorms
 
 KINDS = ("parameters", "buffers", "control variates")
 STARTS = ("", shared_values.BUFFER, shared_values.CONTROL)  # of the names of each kind
-FEWEST = 3  # norms that have a median worth the name
 
 Norms = tuple[float, ...]  # one per kind
-Past = list[tuple[float, int]]  # (median, how many) of each round
 
 
 def kinds_of(exchange: Exchange) -> list[int]:
@@ -34,8 +34,7 @@ class NormWatch:
 
     def __init__(self, bound: NormBound, exchange: Exchange) -> None:
         self.bound, self._kinds = bound, kinds_of(exchange)
-        self._past: list[Past] = [[] for _ in KINDS]
-        self._round: list[list[float]] = [[] for _ in KINDS]  # norms of this round, all that were received
+        self._seen = [PastNorms(bound) for _ in KINDS]
 
     def norms(self, update: Arrived) -> Norms:
         """The norm of an update, for each kind of tensor."""
@@ -46,53 +45,37 @@ class NormWatch:
 
     def enter(self, norms: Norms) -> bool:
         """Count an update that was received; whether it is within the bound of the past rounds."""
-        for seen, found in zip(self._round, norms, strict=True):
-            if found > 0:
-                seen.append(found)
-        return all(found <= self.bound.times * _typical(past) for past, found in zip(self._past, norms, strict=True))
+        for seen, found in zip(self._seen, norms, strict=True):
+            seen.enter(found)
+        return all(found <= self.bound.times * seen.usual for seen, found in zip(self._seen, norms, strict=True))
 
     def check(self, norms: Norms) -> None:
         """WireError for an update beyond the bound of the past rounds and of this one."""
-        for k, found in enumerate(norms):
-            typical = max(_typical(self._past[k]), _median(self._round[k]) if len(self._round[k]) >= FEWEST else 0.0)
-            if 0 < self.bound.times * typical < found:
+        for kind, seen, found in zip(KINDS, self._seen, norms, strict=True):
+            usual = max(seen.usual, median_high(seen.round) if len(seen.round) >= FEWEST else 0.0)
+            if 0 < self.bound.times * usual < found:
                 raise WireError(
-                    f"the 2-norm of its {KINDS[k]}' update is {found:.4g}, more than {self.bound.times:g} times the "
-                    f"median client's, {typical:.4g}"
+                    f"the 2-norm of its {kind}' update is {found:.4g}, more than {self.bound.times:g} times the "
+                    f"median client's, {usual:.4g}"
                 )
 
     def close(self) -> None:
         """End the round."""
-        for past, seen in zip(self._past, self._round, strict=True):
-            if seen:
-                past.append((_median(seen), len(seen)))
-                del past[: -self.bound.rounds]
-                seen.clear()
+        for seen in self._seen:
+            seen.close()
 
     def clear(self) -> None:
         """Forget this round's norms."""
-        for seen in self._round:
-            seen.clear()
+        for seen in self._seen:
+            seen.round.clear()
 
     def dump(self) -> list[Tensor]:
         """The past, for a checkpoint.  # one of (m, 3), float64: kind, median, how many"""
-        rows = [(k, *entry) for k, past in enumerate(self._past) for entry in past]
+        rows = [(k, *entry) for k, seen in enumerate(self._seen) for entry in seen.past]
         return [torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)]
 
     def load(self, dumped: Sequence[Tensor]) -> None:
         """Become the watch that was dumped; a new one, when nothing was."""
-        self._past = [[] for _ in KINDS]
+        self._seen = [PastNorms(self.bound) for _ in KINDS]
         for k, found, count in (row for table in dumped for row in table.tolist()):
-            self._past[int(k)].append((found, int(count)))
-        self.clear()
-
-
-def _typical(past: Past) -> float:
-    """The median of the rounds' medians; 0 when too few updates were seen."""
-    enough = sum(count for _, count in past) >= FEWEST
-    return _median([found for found, _ in past]) if enough else 0.0
-
-
-def _median(values: Sequence[float]) -> float:
-    """The upper of two middle values; 0 of none."""
-    return sorted(values)[len(values) // 2] if values else 0.0
+            self._seen[int(k)].past.append((found, int(count)))

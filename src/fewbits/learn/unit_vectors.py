@@ -6,9 +6,10 @@ large. So after every mean they are computed again, from the mean of the weights
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from functools import partial
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+EPS = 1e-12  # torch's default
 MOST_STEPS = 100  # of power iteration; from the vectors of the round before, it needs about five
 STATISTICS = ("running_mean", "running_var")  # also of normalisations that others wrote, or that TorchScript holds
 CLOSE = 1e-6  # the relative change of the singular value at which it ends
@@ -58,13 +60,60 @@ def unit_vectors(module: nn.Module) -> list[SingularVectors]:
         >>> len(unit_vectors(nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2)))))
         1
     """
-    found: list[SingularVectors] = []
+    found = named_vectors(module) if isinstance(module, NamedTensors) else []
     for part in module.modules():
         if isinstance(part, ParametrizationList):
             found += [_parametrized(part, i, one) for i, one in enumerate(part) if _estimates(one)]
         hooks = getattr(part, "_forward_pre_hooks", {}).values()
         found += [_hooked(part, hook) for hook in hooks if isinstance(hook, SpectralNorm)]
     return found
+
+
+class NamedTensors(nn.Module):
+    """A module that has the tensors of another one by their names, and nothing that computes with them."""
+
+
+class Names(NamedTuple):
+    """The names of a weight and of its singular vectors."""
+
+    weight: str
+    u: str
+    v: str
+
+
+def names_of_vectors(names: Collection[str]) -> list[Names]:
+    """The singular vectors among a state_dict's names, of both kinds of `spectral_norm`.
+
+    A parametrization with another one before it is left out, because its matrix is no tensor of the state_dict.
+
+    >>> names_of_vectors(["w_orig", "w_u", "w_v"])
+    [Names(weight='w_orig', u='w_u', v='w_v')]
+    """
+    found = []
+    for u in names:
+        start = u[: -len("u")]
+        of = start.removesuffix("0._") + "original" if start.endswith(".0._") else start + "orig"
+        if u.endswith("_u") and start + "v" in names and of in names:
+            found.append(Names(of, u, start + "v"))
+    return found
+
+
+def named_vectors(module: NamedTensors) -> list[SingularVectors]:
+    """Those that the names of its tensors show, where the shapes are those of a matrix and its vectors."""
+    tensors = module.state_dict(keep_vars=True)
+    found = []
+    for names in names_of_vectors(tensors):
+        weight, u, v = (tensors[name] for name in names)
+        dims = [d for d, n in enumerate(weight.shape) if (n, weight.numel()) == (len(u), len(u) * len(v))]
+        if u.ndim == v.ndim == 1 and len(u) and dims:
+            found.append(SingularVectors(partial(_likeliest, weight, u, v, dims), lambda u=u, v=v: (u, v), EPS))
+    return found
+
+
+def _likeliest(weight: Tensor, u: Tensor, v: Tensor, dims: Sequence[int]) -> Tensor:
+    """The matrix with one of these dimensions first: that of which u and v are singular vectors the most."""
+    matrices = [weight.detach().movedim(d, 0).reshape(len(u), -1) for d in dims]
+    return max(matrices, key=lambda matrix: float(u.detach() @ matrix @ v.detach()))
 
 
 def known_buffers(module: nn.Module) -> set[str]:

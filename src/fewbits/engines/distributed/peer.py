@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fewbits.engines.distributed.frame_exchange import KEY_FRAME, RESEND, FrameExchange
 from fewbits.errors import WireError
 from fewbits.learn.gossip import Node
 
-TRIES = 4  # of one frame, before the run fails
+TRIES = 4  # of one frame, before the round goes on without it
+OTHER = "another neighbour's frame was lost, and with it the sum of all"
 
 
 class Peer:
     """Runs one node by the contract in `Node`, with its neighbours at the other ends of an FrameExchange.
 
     The peer asks again for a frame that is damaged. After a gap in a link's sequence, it asks for a key frame. Both
-    count as repairs.
+    count as repairs. A frame that stays of no use is left out in this round, and `Node.watch` counts it.
     """
 
     def __init__(
@@ -25,19 +26,18 @@ class Peer:
         self.node, self._exchange, self._on_frame = node, exchange, on_frame
         self._pending: list[int] = []  # neighbours whose frame the node has not taken yet, ascending
         self._arrived: dict[int, memoryview] = {}  # frames that wait for one before them
-        self._last_error = ""
+        self._errors: dict[int, str] = {}  # what was wrong with the last frame, by neighbour
 
     def round(self, step: Callable[[], bytes]) -> int:
         """Run one iteration; returns the bytes of frames that were sent again.
 
         `step` returns the node's frame; it is called when the node is active, after the receives have started.
-        WireError names a neighbour whose frame stayed unusable.
         """
         node, number, senders = self.node, self.node.round + 1, self.node.expected
         self._exchange.open(number, senders)
         frame = self._step(number, step) if node.active else b""
         self._pending, self._arrived = list(senders), {}
-        requests = self._receive()
+        requests = self._receive(senders)
         self._exchange.answer(senders, requests)
         if not requests:
             node.mix()  # while the answers travel
@@ -53,11 +53,15 @@ class Peer:
             self._on_frame(number, self.node.me, frame)
         return frame
 
-    def _receive(self) -> dict[int, int]:
-        """Give arriving frames to the node, in ascending order of their senders; the requests that remain."""
+    def _receive(self, senders: Collection[int]) -> dict[int, int]:
+        """Give arriving frames of these senders to the node, in ascending order; the requests that remain.
+
+        A neighbour that is no sender of now has our answer already and would not send again: it is left out.
+        """
         for received in self._exchange.receive():
             self._arrived[received.peer] = received.frame
             self._take_frames()
+        self._leave_out(self.node.wanted - {*senders})
         wanted = self.node.wanted
         self._arrived = {j: frame for j, frame in self._arrived.items() if j not in wanted}  # a key frame replaces it
         return {j: KEY_FRAME if j in wanted else RESEND for j in self._pending if j not in self._arrived}
@@ -70,26 +74,34 @@ class Peer:
             try:
                 node.receive(j, self._arrived.pop(j))
             except WireError as error:  # damaged, foreign or repeated, or an earlier frame was lost
-                self._last_error = f"node {j}'s frame: {error}"
+                self._errors[j] = str(error)
                 self._pending = sorted({*self._pending, *node.wanted})
                 return
             self._pending.pop(0)
 
+    def _leave_out(self, neighbours: Collection[int]) -> None:
+        for j in sorted(neighbours):
+            self.node.leave_out(j, self._errors.pop(j, OTHER))
+        self._pending = [j for j in self._pending if j not in neighbours]
+
     def _repair(self, number: int, frame: bytes, requests: dict[int, int]) -> int:
-        """Answer the neighbours' requests and repeat ours until none remains; returns the bytes sent."""
-        sent, asked, senders = 0, self._exchange.requests(), set(requests)
+        """Answer the neighbours' requests and repeat ours until none remains; returns the bytes sent.
+
+        Both ends of a link count the same tries, so that they give up together.
+        """
+        sent, asked = 0, self._exchange.requests()
         for _ in range(TRIES):
             if not requests and not asked:
-                return sent
-            if not senders >= requests.keys():
-                break  # a sender that has our answer already would not send again
+                break
             self._exchange.open(number, requests)
             sent += self._send_again(frame, asked)
-            senders, requests = set(requests), self._receive()
+            senders, requests = set(requests), self._receive(requests)
             self._exchange.answer(senders, requests)
             asked = self._exchange.requests()
-        error = self._last_error or f"nodes {sorted(asked)} cannot use this node's frame"
-        raise WireError(f"node {self.node.me}, round {number}: frames that were sent again are unusable, too: {error}")
+        while self._pending:
+            self._take_frames()
+            self._leave_out(self._pending[:1])
+        return sent
 
     def _send_again(self, frame: bytes, asked: dict[int, int]) -> int:
         """Send the frame or a key frame to the nodes that asked for it; returns the bytes sent."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from fewbits.engines.gossip.trainer import StepReport
 from fewbits.json_text import json_text
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.gossip import Node
+from fewbits.learn.gossip.neighbour_watch import LeftOut
 from fewbits.links import Ledger
 
 MAX_BYTES = 2**20  # of one node's step report
@@ -36,12 +38,12 @@ class RoundReports:
         self._world, self._node, self._setup, self._folder = world, node, setup, folder
         self._evaluator = Evaluator(setup.task, setup.method, setup.key) if world.rank == 0 else None
         self._last_steps: list[StepReport] = []  # of the last collected round, at rank 0
-        self._steps: list[list[dict[str, object]]] = []  # this node's, of rounds since the last collection
+        self._rounds: list[dict[str, list[Any]]] = []  # this node's, of rounds since the last collection
         self.reports: list[GossipReport] = []  # of evaluated rounds, at rank 0
         self.notes: list[str] = []  # sentences about faults, at rank 0
         self._said = Notes()
         self._unreported: list[str] = []  # notes of rounds since the last report
-        self._skipped = 0  # steps that were not taken in these rounds
+        self._skipped = self._left_out = 0  # steps that were not taken in these rounds, and frames
         self.models: Tensor | None = None  # (n, P+B) float32 of the last evaluated round, at rank 0
 
     def resume(self, reports: list[GossipReport]) -> None:
@@ -50,17 +52,18 @@ class RoundReports:
         self.reports, self.notes, self._said = reports, said, Notes(said)
 
     def add(self, steps: Sequence[StepReport]) -> None:
-        """Keep this node's step report of a round; none when it was inactive."""
-        self._steps.append([step.asdict() for step in steps])
+        """Keep this node's step report of a round, none when it was inactive, and which frames it left out."""
+        taken = [step.asdict() for step in steps]
+        self._rounds.append({"steps": taken, "left_out": [*map(list, self._node.watch.taken())]})
 
     def collect(self, round: int, evaluated: bool, ledger: Ledger) -> ModelMeasures | None:
         """Collect the rounds since the last collection and count their frames; at rank 0, the models' measures.
 
         None: another rank, or a round without evaluation.
         """
-        message = {"rounds": self._steps, "scores": self._scores() if evaluated else None}
-        texts = collect(self._world, json_text(message).encode(), MAX_BYTES * len(self._steps))
-        self._steps = []
+        message = {"rounds": self._rounds, "scores": self._scores() if evaluated else None}
+        texts = collect(self._world, json_text(message).encode(), MAX_BYTES * len(self._rounds))
+        self._rounds = []
         x = self._node.vectors.x
         models = collect(self._world, memoryview(x.numpy().data).cast("B"), x.nbytes) if evaluated else []
         if self._world.rank:
@@ -72,15 +75,18 @@ class RoundReports:
         self.models = torch.stack([torch.frombuffer(model, dtype=torch.float32) for model in models])
         return self._measures(self.models, [Scores(*m["scores"]) for m in messages if m["scores"] is not None])
 
-    def _count(self, round: int, by_node: list[list[list[dict]]], ledger: Ledger) -> None:
-        rounds = [[StepReport(**step) for steps in nodes for step in steps] for nodes in zip(*by_node, strict=True)]
-        for number, steps in enumerate(rounds, round - len(rounds) + 1):
+    def _count(self, round: int, by_node: list[list[dict[str, list[Any]]]], ledger: Ledger) -> None:
+        rounds = list(zip(*by_node, strict=True))
+        for number, nodes in enumerate(rounds, round - len(rounds) + 1):
+            steps = [StepReport(**step) for node in nodes for step in node["steps"]]
+            left_out = [LeftOut(*each) for node in nodes for each in node["left_out"]]
             check_first(number, steps, self._setup.task)
             count_frames(ledger, self._setup.network, number, steps)
             self._skipped += sum(bool(step.trouble) for step in steps)
-            self._unreported += self._said.new(sentences(number, steps))
+            self._left_out += len(left_out)
+            self._unreported += self._said.new(sentences(number, steps, left_out))
             self.notes += dict.fromkeys(x for step in steps for x in step.remarks if x not in self.notes)
-        self._last_steps = rounds[-1]
+            self._last_steps = steps
 
     def _measures(self, models: Tensor, scores: list[Scores]) -> ModelMeasures:
         assert self._evaluator is not None
@@ -102,7 +108,8 @@ class RoundReports:
         topology = self._setup.network.at(round)
         notes, self._unreported = self._unreported + self._said.new(measures.sentences(round)), []
         report = GossipReport.of(round, self._last_steps, measures, topology, ledger, seconds, notes)
-        report, self._skipped = replace(report, skipped=self._skipped), 0
+        report = replace(report, skipped=self._skipped, left_out=self._left_out)
+        self._skipped = self._left_out = 0
         self.notes += notes
         self.reports.append(report)
         if self._folder is not None:

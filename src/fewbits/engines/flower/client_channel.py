@@ -15,6 +15,7 @@ from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.client_registry import ClientRegistry
 from fewbits.engines.flower.clipping import clip_of
 from fewbits.engines.flower.envelope import Envelope
+from fewbits.engines.flower.fits import averaged_vectors
 from fewbits.engines.flower.layout import Layout
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply, Demands
@@ -63,6 +64,8 @@ class ClientChannel:
         self._clips: dict[int, float | None] = {}  # by node, in this round
         self.registry = ClientRegistry(self.say)
         self._hello = Envelope("hello", 0, {"run": run, **identity})
+        if names := averaged_vectors(layout, server.flat):
+            self.say(f"the mean of {', '.join(names)} stands for singular vectors, whose weight is in no one array")
 
     def say(self, sentence: str) -> None:
         """Write to the log and to `notes`; a long text from a client is cut."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from fewbits.engines.flower.layout import Layout
 from fewbits.errors import LocalError
+from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
+from fewbits.learn.unit_vectors import names_of_vectors
 from fewbits.links import Downlink
 from fewbits.spec import Spec, TreeSpec
 
 SHARED, STAYING = ("X", "Y", "T", "X1", "Y1", "T1"), ("X2", "Y2", "T2")  # last names of factors
+VECTOR = re.compile(r"(^|\.)parametrizations\.[^.]+\.\d+\._[uv]$")  # of spectral norm, in torch
 FACTORS = "parametrizations"  # part of a factor's name
 
 
@@ -63,6 +68,16 @@ def check_private(method: Method) -> None:
             "app does on Flower: give their arrays to mod(keep=[patterns]), leave them out of initial_arrays, and take "
             "a method about bytes alone"
         )
+
+
+def averaged_vectors(layout: Layout, model: FlatModel) -> list[str]:
+    """The arrays that are singular vectors by their names, and that nobody computes anew from the mean weight."""
+    anew = {id(x) for unit in model.units for x in unit.vectors()}
+    tensors = model.module.state_dict(keep_vars=True)
+    arrays = [entry.name for entry in layout.entries]
+    shown = {name for each in names_of_vectors(arrays) for name in (each.u, each.v)}
+    shown |= {name for name in arrays if VECTOR.search(name)}
+    return [name for name in arrays if name in shown and id(tensors.get(name)) not in anew]
 
 
 def lossless(method: Method) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fewbits.engines.flower import schema
 from fewbits.engines.flower.npy import dtype_of, numbers
 from fewbits.errors import LocalError, WireError
+from fewbits.learn.unit_vectors import NamedTensors, names_of_vectors
 
 CODED, EXACT, CARRIED = "coded", "exact", "carried"
 KINDS = (CODED, EXACT, CARRIED)
@@ -53,7 +54,8 @@ class Layout:
 
         Args:
             arrays: the model.
-            exact: shell patterns on names of arrays that no lossy codec may touch, besides `STATISTICS`.
+            exact: shell patterns on names of arrays that no lossy codec may touch, besides `STATISTICS` and
+                spectral norm's vectors.
             lossless: whether the method is.
             carry_floats: whether float64 may be carried; no where frames are summed.
 
@@ -65,9 +67,11 @@ class Layout:
             if not any(fnmatchcase(name, pattern) for name in found):
                 raise LocalError(f"compress: exact={pattern!r} matches no array; there are {sorted(found)}")
 
+        vectors = {name for each in names_of_vectors(found) for name in (each.u, each.v)}
+
         def kind(name: str, x: np.ndarray) -> str:
             statistic = any(fnmatchcase(name.replace("/", ".").rpartition(".")[2], p) for p in STATISTICS)
-            as_it_is = statistic or any(fnmatchcase(name, pattern) for pattern in exact)
+            as_it_is = statistic or name in vectors or any(fnmatchcase(name, pattern) for pattern in exact)
             wide = carry_floats and (as_it_is or lossless) and x.dtype.itemsize > 4
             if x.dtype.kind != "f" or wide or not _fits(x):
                 return CARRIED
@@ -77,7 +81,7 @@ class Layout:
 
     def module(self) -> nn.Module:
         """A module with a parameter, or a buffer, of zeros for every array in frames, by its dotted name."""
-        root = nn.Module()
+        root = NamedTensors()
         for name, shape, _, kind in self.framed():
             try:
                 _place(root, name, shape, kind)

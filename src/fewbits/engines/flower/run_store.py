@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from fewbits.engines.common import checkpoint
 from fewbits.engines.common.checkpoint import Note
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
+from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.strategy_state import StrategyState
 from fewbits.federated import Server
@@ -33,16 +34,21 @@ class RunStore:
     """The ledger of a run and, with a folder, its metrics, the links' ends and a checkpoint after every round."""
 
     def __init__(self, folder: Path | None, server: Server, run: str, settings: dict[str, str]) -> None:
-        """Continue the run in `folder`, if it holds one: the server is then as it was after its last round."""
+        """Continue the run in `folder`, if it holds one: the server is then as it was after its last round.
+
+        LocalError when another process serves from the folder.
+        """
         self.folder, self.server, self.settings, self.run = folder, server, settings, run
         self.rounds: list[dict[str, Any]] = []  # lines of metrics
         self._note: Note | None = None
+        self._lock: RunLock | None = None  # of the folder
         if folder is not None:
             self._open(folder)
         self.ledger = Ledger(folder / LEDGER if folder else None)
 
     def _open(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock.of(folder)
         if not (folder / RUN).exists():
             write_atomically(folder / RUN, self.run.encode())
         self.run = (folder / RUN).read_text()  # not Flower's: a continued run has a new number there

@@ -289,7 +289,7 @@ class Compressed(Delegate):
         except NotFiniteError as error:
             self.channel.say(f"round {round}: {error}; the model stays")
             return None, metrics
-        self._latest = arrays
+        self._latest = arrays = self.arrays if self.server.flat.units else arrays
         return arrays, metrics
 
 

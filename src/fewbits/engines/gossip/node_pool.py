@@ -13,11 +13,12 @@ from torch import Tensor
 
 from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.processes import HUNG_UP, Children, Message, checked, one_thread, pack, unpack
-from fewbits.engines.gossip.node_worker import NodeWorker
+from fewbits.engines.gossip.node_worker import Mixed, NodeWorker
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
 from fewbits.engines.gossip.trainer import StepReport
 from fewbits.learn.evaluation import Scores
+from fewbits.learn.gossip.neighbour_watch import LeftOut
 from fewbits.learn.seeding import guarded
 
 
@@ -69,9 +70,10 @@ class NodePool:
         reports = [StepReport(**report) for part in self._command("step", {}) for report in part]
         return sorted(reports, key=lambda report: report.node)
 
-    def mix(self, lengths: dict[int, int]) -> list[int]:
-        """Deliver the frames, of these lengths by node, and mix; each node's number of zero parameters."""
-        return self._in_order(self._command("mix", {str(i): length for i, length in lengths.items()}))
+    def mix(self, lengths: dict[int, int]) -> list[Mixed]:
+        """Deliver the frames, of these lengths by node, and mix; what came of it, by node."""
+        found = self._in_order(self._command("mix", {str(i): length for i, length in lengths.items()}))
+        return [Mixed(zeros, [LeftOut(*each) for each in left_out]) for zeros, left_out in found]
 
     def evaluate(self) -> list[Scores]:
         """Each node's sums over the test set."""

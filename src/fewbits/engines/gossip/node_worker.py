@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,10 +13,19 @@ from fewbits.engines.gossip.evaluator import score_on_test
 from fewbits.engines.gossip.setup import GossipSetup
 from fewbits.engines.gossip.shared_vectors import SharedVectors
 from fewbits.engines.gossip.trainer import StepReport, Trainer
+from fewbits.errors import WireError
 from fewbits.factor.derived import duplicate
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
+from fewbits.learn.gossip.neighbour_watch import LeftOut
+
+
+class Mixed(NamedTuple):
+    """What came of one node's mixing."""
+
+    zeros: int  # parameters that are exactly zero
+    left_out: list[LeftOut]
 
 
 class NodeWorker:
@@ -49,19 +59,29 @@ class NodeWorker:
 
     def _step(self, node: Node) -> StepReport:
         frame, report = self.trainer.step(node)
-        self.vectors.put_frame(node.me, frame)
+        self.vectors.put_frame(node.me, frame, node.sender.snapshot())
         return report
 
-    def mix(self, lengths: Mapping[int, int]) -> list[int]:
-        """Let every node receive its neighbours' frames and mix; returns each node's number of zero parameters."""
-        zeros = []
-        for i, node in self.nodes.items():
-            for j in node.expected:
-                node.receive(j, self.vectors.frame(j, lengths[j]))
-            node.mix()
-            parameters = self.vectors.x[i][: len(self.model.params)]
-            zeros.append(len(parameters) - int(torch.count_nonzero(parameters)))
-        return zeros
+    def mix(self, lengths: Mapping[int, int]) -> list[Mixed]:
+        """Let every node receive its neighbours' frames and mix."""
+        return [self._mix(node, lengths) for node in self.nodes.values()]
+
+    def _mix(self, node: Node, lengths: Mapping[int, int]) -> Mixed:
+        for j in node.expected:
+            self._receive(node, j, self.vectors.frame(j, lengths[j]))
+        for j in sorted(node.wanted):
+            self._receive(node, j, self.vectors.key_frame(j))
+        node.mix()
+        parameters = self.vectors.x[node.me][: len(self.model.params)]
+        return Mixed(len(parameters) - int(torch.count_nonzero(parameters)), node.watch.taken())
+
+    def _receive(self, node: Node, j: int, frame: bytes | memoryview) -> None:
+        """Give a frame to a node; one that is of no use is left out, and so is one that only a key frame replaces."""
+        try:
+            node.receive(j, frame)
+        except WireError as error:
+            if j not in node.wanted:
+                node.leave_out(j, str(error))
 
     def evaluate(self) -> list[Scores]:
         """The sums of each node's own model over the test set."""

@@ -11,6 +11,7 @@ from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.evaluator import ModelMeasures
 from fewbits.engines.gossip.trainer import StepReport
 from fewbits.errors import LocalError
+from fewbits.learn.gossip.neighbour_watch import LeftOut
 from fewbits.links import Ledger
 from fewbits.topology import Topology
 
@@ -43,6 +44,7 @@ class GossipReport:
     mean_metric: float | None = None  # metric of the mean of all models
     metric_name: str | None = None  # the name of the metric's function
     skipped: int = 0  # active nodes without a local step, as the user's model or loss raised, or gave no finite model
+    left_out: int = 0  # frames that a node did without, as they could not be used or would have ruined its training
     diverged: bool = False  # the loss of the mean model was not finite, or no node's training was
     notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run
 
@@ -92,19 +94,21 @@ class GossipReport:
         )
 
 
-def sentences(round: int, steps: Sequence[StepReport]) -> list[str]:
+def sentences(round: int, steps: Sequence[StepReport], left_out: Sequence[LeftOut]) -> list[str]:
     """About what went wrong in a round, for a run's notes."""
     found = [f"round {round}: node {s.node} took no step: {s.trouble}" for s in steps if s.trouble]
     found += [f"round {round}: node {s.node}: {s.loss_note}" for s in steps if s.loss_note]
+    found += [f"round {round}: node {x.node} left out node {x.neighbour}'s frame: {x.why}" for x in left_out]
     if steps and all(s.trouble for s in steps):
         found.append(f"round {round}: no node took a step")
     return found
 
 
 def totals(reports: Sequence[GossipReport]) -> list[str]:
-    """About a whole run, for its notes: how often a node took no step."""
-    skipped = sum(r.skipped for r in reports)
-    return [f"nodes took no step {skipped} times in {len(reports)} reported rounds"] if skipped else []
+    """About a whole run, for its notes: how often a node took no step, or left a frame out."""
+    skipped, left_out, rounds = sum(r.skipped for r in reports), sum(r.left_out for r in reports), len(reports)
+    found = [f"nodes took no step {skipped} times in {rounds} reported rounds"] if skipped else []
+    return found + ([f"nodes left out {left_out} frames in {rounds} reported rounds"] if left_out else [])
 
 
 def check_first(round: int, steps: Sequence[StepReport], task: Task) -> None:

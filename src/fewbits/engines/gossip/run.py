@@ -202,14 +202,17 @@ class GossipRun:
         steps = pool.step()
         check_first(round, steps, self.task)
         self.notes += dict.fromkeys(x for step in steps for x in step.remarks if x not in self.notes)
-        zeros = pool.mix({step.node: step.frame_bytes for step in steps})
+        mixed = pool.mix({step.node: step.frame_bytes for step in steps})
+        left_out = [each for one in mixed for each in one.left_out]
         count_frames(self.ledger, self.network, round, steps)
-        measures = self._measures(pool, round, sum(zeros))
+        measures = self._measures(pool, round, sum(one.zeros for one in mixed))
         self.round = round
         self._seconds += time.perf_counter() - began
-        notes = self._said.new(sentences(round, steps) + measures.sentences(round))
+        notes = self._said.new(sentences(round, steps, left_out) + measures.sentences(round))
         self.notes += notes
-        return GossipReport.of(round, steps, measures, self.network.at(round), self.ledger, self._seconds, notes)
+        topology = self.network.at(round)
+        found = GossipReport.of(round, steps, measures, topology, self.ledger, self._seconds, notes)
+        return replace(found, left_out=len(left_out))
 
     def _measures(self, pool: NodePool, round: int, zeros: int) -> ModelMeasures:
         mean = self.mean

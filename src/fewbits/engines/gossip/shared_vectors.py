@@ -13,8 +13,9 @@ from torch import Tensor
 from fewbits.errors import LocalError
 from fewbits.files import placed
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.gossip import GossipMethod, Vectors
+from fewbits.learn.gossip import GossipMethod, Vectors, key_frame
 from fewbits.topology import Network
+from fewbits.wire.frame import HEADER_BYTES
 
 MARGIN = 64 * 1024  # bytes of a frame's slot beyond twice the dense size: header and side information
 
@@ -38,6 +39,7 @@ class SharedVectors:
         self.x, self.public, self.mixture, self.velocity = (p.view(n, s) for p, s in zip(pieces, sizes, strict=True))
         self._slot = 8 * shared + MARGIN
         self._frames = _map(n * self._slot, None)  # the system allocates pages when they are written
+        self._snapshots = _map(n * HEADER_BYTES, None)  # of links without a state
 
     def named(self) -> dict[str, Tensor]:
         """All vectors by name, for a checkpoint."""
@@ -47,19 +49,24 @@ class SharedVectors:
     def of_node(self, i: int) -> Vectors:
         """Node i's vectors."""
         copies = {j: self.public[j] for j in self._network.neighbours(i)} if self._borrowed else {}
-        return Vectors(self.x[i], self.public[i], self.mixture[i], self.velocity[i], copies, borrowed=self._borrowed)
+        return Vectors(self.x[i], self.public[i], self.mixture[i], self.velocity[i], copies, set(copies))
 
-    def put_frame(self, i: int, frame: bytes) -> None:
-        """Write node i's frame of this round."""
+    def put_frame(self, i: int, frame: bytes, snapshot: bytes) -> None:
+        """Write node i's frame of this round, and the snapshot of its sender after it."""
         if len(frame) > self._slot:
             raise LocalError(
                 f"node {i}: its frame of {len(frame)} bytes is over twice the dense model; use another codec"
             )
         self._frames[i * self._slot : i * self._slot + len(frame)] = frame
+        self._snapshots[i * len(snapshot) : (i + 1) * len(snapshot)] = snapshot
 
     def frame(self, i: int, length: int) -> memoryview:
         """Node i's frame of this round."""
         return memoryview(self._frames)[i * self._slot : i * self._slot + length]
+
+    def key_frame(self, i: int) -> bytes:
+        """Node i's key frame of this round."""
+        return key_frame.write(self._snapshots[i * HEADER_BYTES : (i + 1) * HEADER_BYTES], self.public[i])
 
 
 def _map(size: int, path: Path | None) -> mmap.mmap:

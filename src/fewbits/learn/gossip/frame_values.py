@@ -16,18 +16,18 @@ class FrameValues:
     """
 
     def __init__(self, model: FlatModel, residual: bool) -> None:
-        self._model, self._residual, self._size = model, residual, len(model.shared_params)
+        self._model, self.residual, self._size = model, residual, len(model.shared_params)
         self.start = model.shared[self._size :].cpu().clone()  # (T,) float buffers of the start
 
     def sent(self, half: Tensor, public: Tensor) -> dict[str, Tensor]:
         """The tensors of a frame.  # (S,), (S,)"""
-        message = half - public if self._residual else self._with_buffers(half, -self.start)
+        message = half - public if self.residual else self._with_buffers(half, -self.start)
         return shared_values.cut(message, self._model)
 
     def read(self, value: dict[str, Tensor]) -> Tensor:
         """What to add to the sender's public vector; without `residual`, that vector.  # (S,)"""
         vector = shared_values.vector(value)
-        return vector if self._residual else self._with_buffers(vector, self.start)
+        return vector if self.residual else self._with_buffers(vector, self.start)
 
     def _with_buffers(self, vector: Tensor, added: Tensor) -> Tensor:
         if not len(added):

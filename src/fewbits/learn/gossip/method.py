@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from fewbits.checks import check_number
 from fewbits.codecs import Codec, Delta, Lift, as_lift
 from fewbits.errors import LocalError
+from fewbits.learn.aggregation import NormBound
 from fewbits.learn.gossip.prox import NoProx, Prox
 from fewbits.spec import TreeSpec
 
@@ -29,6 +30,8 @@ class GossipMethod(ABC):
         codec: codec C of every frame; it must have no state.
         gamma: consensus step in (0, 1], or "auto"; a larger step agrees sooner, but may be unstable.
         momentum: momentum of the local steps, in [0, 1), kept from round to round.
+        norm_bound: how long a neighbour's change may be, by the usual one at the receiver; None: no bound. See
+            `fewbits.learn.gossip.neighbour_watch`.
 
     Raises:
         LocalError: an argument is outside its range, or the codec has a state.
@@ -41,6 +44,7 @@ class GossipMethod(ABC):
     codec: Codec
     gamma: float | str = AUTO
     momentum: float = 0.0
+    norm_bound: NormBound | None = field(default=NormBound(times=100.0), kw_only=True)
 
     residual: ClassVar[bool] = False  # whether frames are differences to the public vector
 
@@ -50,6 +54,8 @@ class GossipMethod(ABC):
         if self.gamma != AUTO:
             check_number(f"{name}: gamma", self.gamma, "(0, 1]", numpy=True, hint=', or "auto"')
         check_number(f"{name}: momentum", self.momentum, "[0, 1)", numpy=True)
+        if not isinstance(self.norm_bound, NormBound | None):
+            raise LocalError(f"{name}: norm_bound must be a NormBound or None; got {self.norm_bound!r}")
         if not self.lift.stateless:
             raise LocalError(
                 f"{name}: the only state of a link is the node's public vector, but {self.codec!r} has a state"

@@ -22,7 +22,7 @@ class Mixture:
     def start(self, public: Tensor) -> None:
         """Let every neighbour's public vector be this one, (S,)."""
         vectors = self._vectors
-        for copy in () if vectors.borrowed else vectors.copies.values():
+        for copy in vectors.own_copies().values():
             copy.copy_(public)
         for weight in self.weights.values():
             vectors.mixture.add_(public, alpha=weight)
@@ -30,13 +30,13 @@ class Mixture:
     def add(self, j: int, increment: Tensor) -> None:
         """Add an increment (S,) to neighbour j's public vector."""
         self._add_weighted(j, increment)
-        if j in self._vectors.copies and not self._vectors.borrowed:
+        if j in self._vectors.copies and j not in self._vectors.borrowed:
             self._vectors.copies[j].add_(increment)
 
     def replace(self, j: int, public: Tensor) -> None:
         """Replace neighbour j's public vector (S,); without copies, the sum must not contain the old one."""
         if j in self._vectors.copies:
-            self._vectors.copies[j].copy_(public)
+            self._vectors.own_copy(j).copy_(public)
             self.weights = {}  # so that `reweigh` sums again
         else:
             self._add_weighted(j, public)

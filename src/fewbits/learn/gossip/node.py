@@ -11,18 +11,18 @@ from fewbits.errors import DesyncError, LocalError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import key_frame
-from fewbits.learn.gossip.absurd_values import AbsurdValues
 from fewbits.learn.gossip.auto import tuned
 from fewbits.learn.gossip.frame_values import FrameValues
 from fewbits.learn.gossip.half_step import Train, half_step
+from fewbits.learn.gossip.inbox import Inbox
 from fewbits.learn.gossip.method import GossipMethod
 from fewbits.learn.gossip.mixture import Mixture
-from fewbits.learn.gossip.node_dump import START, check_dump, check_names, dump_links, load_links
-from fewbits.learn.gossip.vectors import Vectors, memory_form
-from fewbits.links import Receiver, Sender
+from fewbits.learn.gossip.neighbour_watch import NeighbourWatch
+from fewbits.learn.gossip.node_dump import NORMS, START, check_dump, check_names, dump_links, load_links
+from fewbits.learn.gossip.vectors import COPY, Vectors, memory_form
+from fewbits.links import Sender
 from fewbits.rng import Key
 from fewbits.topology import Network, Topology
-from fewbits.wire import Frame
 
 
 class Node:
@@ -42,7 +42,8 @@ class Node:
     frame again. It raises DesyncError for a frame that is not the next one; a repeated frame needs no further action.
     After a lost frame, `wanted` names the neighbours whose `key_frame()` the node needs: with two-vector memory, all.
     When nothing arrived, call `ask`. A neighbour makes its key frame after its `step` of this round; `receive` takes it
-    instead of the frame. Absurd values change nothing (`absurd`). `mix` raises DesyncError while nodes are missing.
+    instead of the frame. Values that would ruin the training are left out and counted in `watch`. When no frame can be
+    used, call `leave_out`, and the round goes on. `mix` raises DesyncError while nodes are missing.
 
     All nodes need the same model (bit for bit; compare a digest), method, network and key. Several nodes may use one
     model in turn when each has `vectors` of its own.
@@ -94,24 +95,28 @@ class Node:
         self.vectors = vectors or Vectors.fresh(self.flat, method, network, me, memory)
         codec, common = shared_values.with_buffers(method.lift, self.spec), key.fold("common")
         self.sender = Sender(codec, self.spec, key.fold("node", me), common)
-        self.receivers = {j: Receiver(codec, self.spec, common) for j in self.neighbours}
         self.round = 0  # finished rounds
-        self.wanted: set[int] = set()  # neighbours whose key frame this node needs
-        self._received: set[int] = set()  # neighbours whose frame of this round has arrived
-        self.absurd = AbsurdValues()  # frames that were left out, by neighbour
+        self.watch = NeighbourWatch(me, method.norm_bound)  # knows which frames were left out, by neighbour
+        self._mixture = Mixture(self.vectors, self._coming_weights, len(self.flat.shared_params))
+        self._frames = FrameValues(self.flat, method.residual)
+        self.inbox = Inbox(
+            *(self.watch, self.vectors, self._mixture, self._frames, codec, self.spec, common, self.neighbours)
+        )
         self._eta: float | None = None  # eta of this round's step; None before the step
-        first = len(self.flat.private[0])
-        self._shared = self.vectors.x[first : first + len(self.flat.shared)]
+        self._shared = self._part(self.vectors.x)
         self._start()
 
     def _start(self) -> None:
         vectors = self.vectors
         vectors.x.copy_(self.flat.whole)
-        self._frames = FrameValues(self.flat, self.method.residual)
-        self._mixture = Mixture(vectors, self._coming_weights, len(self.flat.shared_params))
         if self.method.residual and getattr(self.method, "start", "") == "common":
             vectors.public.copy_(self._shared)
             self._mixture.start(vectors.public)
+
+    def _part(self, x: Tensor) -> Tensor:
+        """The shared numbers, (S,), of a whole model, (P+B,)."""
+        first = len(self.flat.private[0])
+        return x[first : first + len(self.flat.shared)]
 
     @property
     def _topology(self) -> Topology:
@@ -155,68 +160,44 @@ class Node:
         except BaseException:
             self.flat.whole.copy_(before)
             raise
+        decoded = self._frames.read(self.sender.value)  # as the neighbours do
+        self.watch.begin(decoded if method.residual else half - self._part(before).cpu())
         vectors.x.copy_(self.flat.whole)
         vectors.velocity.copy_(velocity)
-        decoded = self._frames.read(self.sender.value)  # as the neighbours do
         self.sender.commit()
         vectors.public.copy_(vectors.public + decoded if method.residual else decoded)
         self._shared.copy_(half)
         self._eta = eta
         return frame
 
+    @property
+    def wanted(self) -> set[int]:
+        """Neighbours whose key frame this node needs."""
+        return self.inbox.wanted
+
     def receive(self, j: int, frame: bytes | memoryview) -> None:
         """Take neighbour j's frame of this round, or its key frame."""
-        self._check_neighbour(j)
-        header = Frame.parse(frame).header
-        if header.snapshot:
-            self._adopt(j, frame)
-            return
-        receiver = self.receivers[j]
-        if j in self.wanted:
-            raise DesyncError(f"node {self.me} waits for a key frame of node {j}; got frame {header.sequence}")
-        try:
-            increment = self._frames.read(receiver.receive(frame))
-        except DesyncError:
-            if header.sequence >= receiver.expects:  # else the frame was repeated
-                self._lost(j)
-            raise
-        no_news = torch.zeros_like(increment) if self.method.residual else self.vectors.public
-        self._mixture.add(j, self.absurd.without(j, self.round + 1, increment, self._shared, no_news))
-        self._received.add(j)
-
-    def _check_neighbour(self, j: int) -> None:
-        if j not in self.receivers:
-            raise LocalError(f"node {self.me} has no link with node {j}; its neighbours are {list(self.neighbours)}")
+        self.inbox.receive(j, frame, self.round + 1, self._shared)
 
     def ask(self, j: int) -> None:
         """Give up on neighbour j's frame of this round; `wanted` then names whose key frames this node needs."""
-        self._check_neighbour(j)
-        self._lost(j)
+        self.inbox.ask(j)
 
-    def _lost(self, j: int) -> None:
-        """Ask for j's key frame; without copies, the sum is wrong as a whole, so ask all neighbours."""
-        if self.vectors.copies or not self.method.residual:
-            self.wanted.add(j)
-        else:
-            self.wanted.update(self.neighbours)
-            self._received.clear()
-            self._mixture.clear()
+    def leave_out(self, j: int, why: str) -> None:
+        """Go on without neighbour j's frame of this round, and without its key frame; it is counted in `watch`.
+
+        Where j's public vector is unknown, this node's own stands for it in this round. A key frame repairs the link in
+        the next one.
+        """
+        self.inbox.leave_out(j, self.round + 1, why)
 
     def key_frame(self) -> bytes:
         """The public vector after the last step, in float32; a neighbour can take the next frame after it."""
-        return key_frame.write(self.sender, self.vectors.public)
-
-    def _adopt(self, j: int, frame: bytes | memoryview) -> None:
-        """Replace j's public vector."""
-        if j not in self.wanted:
-            raise DesyncError(f"node {self.me} wants no key frame of node {j}")
-        self._mixture.replace(j, key_frame.read(self.receivers[j], frame, self._shared))
-        self.wanted.discard(j)
-        self._received.add(j)
+        return key_frame.write(self.sender.snapshot(), self.vectors.public)
 
     def mix(self) -> None:
         """Finish the round: consensus and proximal step. DesyncError when frames are missing."""
-        missing = sorted(self.wanted | (set(self.expected) - self._received))
+        missing = sorted(self.wanted | (set(self.expected) - self.inbox.received))
         if missing or (self.active and self._eta is None):
             waits = f"waits for {'key ' if self.wanted else ''}frames of nodes {missing}"
             raise DesyncError(f"node {self.me}, round {self.round + 1}, {waits if missing else 'has no step'}")
@@ -231,7 +212,7 @@ class Node:
         self.flat.take_mean(self.vectors.x)
         self.round += 1
         self._eta = None
-        self._received.clear()
+        self.inbox.close()
         if not self.method.residual:
             self._mixture.clear()
             self._mixture.weights = self._coming_weights
@@ -240,29 +221,37 @@ class Node:
 
     def dump(self, vectors: bool = True) -> dict[str, Tensor]:
         """The node's state between two rounds, for safetensors; `vectors=False` leaves out the vectors."""
-        if self._eta is not None or self._received or self.wanted:
+        if self._eta is not None or self.inbox.received or self.wanted:
             raise LocalError(f"Node.dump: node {self.me} is within round {self.round + 1}; mix() first")
         found = {
             "round": torch.tensor([self.round]),
             "weights.nodes": torch.tensor(list(self._mixture.weights), dtype=torch.int64),
             "weights.values": torch.tensor(list(self._mixture.weights.values()), dtype=torch.float64),
             START: self._frames.start.clone(),
+            NORMS: self.watch.dump(),
         }
-        found |= dump_links(self.sender, self.receivers)
-        return found | ({name: x.clone() for name, x in self.vectors.named().items()} if vectors else {})
+        found |= dump_links(self.sender, self.inbox.receivers)
+        memory = self.vectors.own_copies() | (self.vectors.named() if vectors else {})
+        return found | {name: x.clone() for name, x in memory.items()}
 
     def load(self, dumped: Mapping[str, Tensor]) -> None:
         """Restore a dump of this node. LocalError or WireError, and no change, for anything else."""
-        vectors = self.vectors.named() if "vector.x" in check_names(dumped, self.me, self.receivers) else {}
-        check_dump(dumped, vectors, self._frames.start, self.network.n)
-        load_links(dumped, self.sender, self.receivers)
+        names = check_names(dumped, self.me, self.inbox.receivers)
+        vectors = self.vectors.named() if "vector.x" in names else {}
+        copies = self.vectors.own_copies()
+        copies |= {f"{COPY}{j}": x for j, x in self.vectors.copies.items() if f"{COPY}{j}" in names}
+        check_dump(dumped, vectors | copies, self._frames.start, self.network.n)
+        load_links(dumped, self.sender, self.inbox.receivers)
         for name, x in vectors.items():
             x.copy_(dumped[name])
+        for name in copies:
+            self.vectors.own_copy(int(name.removeprefix(COPY))).copy_(dumped[name])
+        self.watch.load(dumped[NORMS])
         self.round, self._frames.start = int(dumped["round"]), dumped[START].clone()
         nodes, weights = dumped["weights.nodes"].tolist(), dumped["weights.values"].tolist()
         self._mixture.weights = dict(zip(nodes, weights, strict=True))
         self._eta = None
-        self._received.clear()
+        self.inbox.received.clear()
         self.wanted.clear()
         self.flat.whole.copy_(self.vectors.x)
 

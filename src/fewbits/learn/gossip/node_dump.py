@@ -11,12 +11,13 @@ from fewbits.errors import FewbitsError, LocalError
 from fewbits.learn.module_checks import check_like
 from fewbits.links import Receiver, Sender
 
-SENDER, START = "sender", "start"
+SENDER, START, NORMS = "sender", "start", "norms"
 BYTES = torch.zeros(0, dtype=torch.uint8)
 LIKE = {
     "round": torch.zeros(1, dtype=torch.int64),
     "weights.nodes": torch.zeros(0, dtype=torch.int64),
     "weights.values": torch.zeros(0, dtype=torch.float64),
+    NORMS: torch.zeros(0, 2, dtype=torch.float64),
 }
 
 

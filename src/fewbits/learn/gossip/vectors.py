@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +14,7 @@ from fewbits.learn.gossip.method import GossipMethod
 from fewbits.topology import Network
 
 MEMORIES = ("two", "copies")
+COPY = "vector.copy."  # how the names of copies in a dump begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +30,14 @@ class Vectors:
     public: Tensor  # (S,) xhat_i, which all neighbours know
     mixture: Tensor  # (S,) sum over neighbours j of w_ij xhat_j
     velocity: Tensor  # (S,) momentum; (0,) without momentum
-    copies: Mapping[int, Tensor] = field(default_factory=dict)  # xhat_j (S,) by neighbour; empty with fixed weights
-    borrowed: bool = False  # the copies are the neighbours' public vectors themselves, in shared memory
+    copies: dict[int, Tensor] = field(default_factory=dict)  # xhat_j (S,) by neighbour; empty with fixed weights
+    borrowed: set[int] = field(default_factory=set)  # whose copy is its public vector itself, in shared memory
 
     @staticmethod
     def fresh(model: FlatModel, method: GossipMethod, network: Network, me: int, memory: str | None = None) -> Vectors:
         """New vectors; `x` is the model's. `memory`: "two", "copies" or None, see `memory_form`."""
         size = len(model.shared)
-        copied = memory_form(method, network, memory) == "copies"
+        copied = memory_form(method, network, memory) == "copies" and method.residual
         return Vectors(
             model.whole,
             torch.zeros(size),
@@ -46,10 +46,20 @@ class Vectors:
             {j: torch.zeros(size) for j in network.neighbours(me)} if copied else {},
         )
 
+    def own_copy(self, j: int) -> Tensor:
+        """This node's own copy of neighbour j's public vector, borrowed no longer."""
+        if j in self.borrowed:
+            self.borrowed.discard(j)
+            self.copies[j] = self.copies[j].clone()
+        return self.copies[j]
+
     def named(self) -> dict[str, Tensor]:
         """The node's own vectors by name, for a dump."""
-        found = {f"vector.{name}": getattr(self, name) for name in ("x", "public", "mixture", "velocity")}
-        return found | {f"vector.copy.{j}": x for j, x in self.copies.items() if not self.borrowed}
+        return {f"vector.{name}": getattr(self, name) for name in ("x", "public", "mixture", "velocity")}
+
+    def own_copies(self) -> dict[str, Tensor]:
+        """The copies that are not borrowed, likewise."""
+        return {f"{COPY}{j}": x for j, x in self.copies.items() if j not in self.borrowed}
 
 
 def memory_form(method: GossipMethod, network: Network, memory: str | None = None) -> str:

@@ -1,0 +1,63 @@
+"""PastNorms: the usual norm of the last rounds, which a NormBound compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median_high
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewbits.learn.aggregation.norm_bound import NormBound
+
+OVERFLOW, UNDERFLOW = 1e30, 1e-30  # squares beyond these are summed in float64
+FEWEST = 3  # norms that have a median worth the name
+Middle = Callable[[Sequence[float]], float]
+
+
+class PastNorms:
+    """The median norm of each of the last `bound.rounds` rounds, and the norms of the round that is on."""
+
+    def __init__(self, bound: NormBound, middle: Middle = median_high) -> None:
+        """`middle`: which of two middle values is the median."""
+        self.bound, self._middle = bound, middle
+        self.past: list[tuple[float, int]] = []  # (median, how many) of each round
+        self.round: list[float] = []  # norms of this round, all that were received
+
+    def enter(self, found: float) -> None:
+        """Count a norm of this round; zero counts nothing."""
+        if found > 0:
+            self.round.append(found)
+
+    @property
+    def usual(self) -> float:
+        """The median of the rounds' medians; 0 when too few norms were seen."""
+        enough = sum(count for _, count in self.past) >= FEWEST
+        return self._middle([found for found, _ in self.past]) if enough else 0.0
+
+    def close(self) -> None:
+        """End the round."""
+        if self.round:
+            self.past.append((self._middle(self.round), len(self.round)))
+            del self.past[: -self.bound.rounds]
+            self.round.clear()
+
+
+def norm(x: Tensor) -> float:
+    """The 2-norm.
+
+    By NumPy, whose product of a vector with itself is the same for any number of threads and any alignment.
+    """
+    values = x.detach().numpy()
+    with np.errstate(over="ignore"):
+        square = float(np.dot(values, values))
+    if not UNDERFLOW < square < OVERFLOW or values.dtype != np.float32:
+        wide = values.astype(np.float64)
+        square = float(np.dot(wide, wide))
+    return square**0.5
+
+
+def table(past: Sequence[tuple[float, int]]) -> Tensor:
+    """The past for a checkpoint.  # (m, 2), float64"""
+    return torch.tensor(past, dtype=torch.float64).reshape(-1, 2)
