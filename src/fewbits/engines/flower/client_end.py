@@ -21,13 +21,12 @@ from torch import Tensor
 
 from fewbits.engines.flower import carried
 from fewbits.engines.flower.layout import Layout
-from fewbits.errors import DesyncError, LocalError
+from fewbits.errors import DesyncError, FewbitsError, LocalError
 from fewbits.federated.client_core import ClientCore, Parts
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.links import StateStore, ends
-from fewbits.links.store import StoreError
 from fewbits.rng import Key
 
 UP, DOWN, LAYOUT, PRIVATE, NAME = "client.up", "client.down", "client.layout", "client.kept", "client.name"
@@ -43,7 +42,9 @@ def on_disk(method: Callable[Concatenate[ClientEnd, P], R]) -> Callable[Concaten
     def checked(self: ClientEnd, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
-        except (OSError, StoreError) as error:
+        except (OSError, FewbitsError) as error:
+            if isinstance(error, FewbitsError) and type(error) is not FewbitsError:
+                raise  # not about the disk
             raise LocalError(f"the state folder {self.folder} cannot be used: {error}") from None
 
     return checked
