@@ -215,6 +215,16 @@ def parse(words):
         gossip_method(text) if name == "gossip" else named(str(read_labelled(text, lambda _: {})))
 
 
+def test_every_run_of_the_pages_has_a_folder_of_its_own():
+    """A reader who follows the pages in any order is refused none, because no other run has filled it."""
+    training = re.compile(r"fewbits (train|compare|gossip|diagnose) -(?!.*--resume)")
+    runs = [c for page in PAGES for c in commands(page) if training.search(c) and "..." not in c]
+    assert [command for command in runs if "--out " not in command] == []
+    code = [block.text for page in PAGES for block in blocks(page) if block.kind == "python"]
+    folders = [*re.findall(r"--out (\S+)", "\n".join(runs)), *re.findall(r'"(runs/[^"/]+)"', "\n".join(code))]
+    assert [folder for folder in folders if folders.count(folder) > 1] == []
+
+
 def test_a_command_with_an_unknown_option_is_noticed():
     with pytest.raises(Exception, match="No such option"):
         parse(["train", "--metod", "dense"])
