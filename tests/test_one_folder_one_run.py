@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, multi_margin_loss
+from typer.testing import CliRunner
 
 import fewbits as fb
+from fewbits.cli.app import app
 from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import LOCK, RunLock
 from fewbits.methods.gossip import gossip_method
@@ -217,3 +219,11 @@ def test_a_folder_of_another_metric_is_refused(tmp_path):
     run(None)
     with pytest.raises(fb.LocalError, match=r"holds another run; its metric: none; got scaled"):
         run(scaled)
+
+
+def test_the_command_names_a_run_of_a_call(tmp_path):
+    fb.federate(torch.nn.Linear(3, 2), [(torch.randn(8, 3), torch.arange(8) % 2)], "dense", rounds=1, out=tmp_path / "run")
+    for words in (["--out", tmp_path / "run"], ["--resume", tmp_path / "run"]):
+        result = CliRunner().invoke(app, ["train", *map(str, words)])
+        assert result.exit_code == 2
+        assert "as fb.federate makes it; make the same call again" in " ".join(result.output.split())

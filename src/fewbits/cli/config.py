@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, get_origin, get_type_hints
 from fewbits import data
 from fewbits.checks import check_number, check_whole
 from fewbits.data.partition import check_split
-from fewbits.engines.common.run_files import left_nothing
+from fewbits.engines.common.run_files import CALL, left_nothing, of_a_call
 from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
@@ -144,6 +144,8 @@ def _without(path: Path) -> str:
         return f"there is no folder {folder}; start the run with --out {folder}"
     if left_nothing(folder):
         return f"{folder} is empty: its run was stopped before it began. Start it again, with --out {folder}"
+    if of_a_call(folder):
+        return f"{folder} holds {CALL}"
     return f"{folder} holds no run: there is no {path.name}{_other(path)}"
 
 

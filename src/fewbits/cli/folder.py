@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewbits.cli import comparison, config
 from fewbits.ctrl_c import STOP
-from fewbits.engines.common.run_files import left_nothing
+from fewbits.engines.common.run_files import CALL, left_nothing, of_a_call
 from fewbits.engines.common.run_lock import LOCK, RunLock, check_unused
 from fewbits.errors import LocalError
 from fewbits.files import check_folder
@@ -36,6 +36,8 @@ def check_free(folder: Path, force: bool) -> None:
     check_unused(folder)
     if not folder.exists() or left_nothing(folder):
         return
+    if of_a_call(folder):
+        raise LocalError(f"{folder} holds {CALL}, or give another folder")
     if not is_ours(folder):
         raise LocalError(f"{folder} is not empty, and it holds no fewbits run; give another folder")
     if not force:

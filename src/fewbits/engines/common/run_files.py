@@ -21,12 +21,19 @@ from fewbits.links.identity import codec_hash
 COMMANDS = ("config.json", "compare.json")  # what the command line leaves first
 RUN = ("checkpoints", "states", "ledger.jsonl", "metrics.jsonl", "vectors.bin")
 EARLY = (LOCK, "wire.json", "downlink")  # what a run that was stopped before its first log may have left
+CALL = "a run without config.json, as fb.federate makes it; make the same call again"
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
 
 
 def left_nothing(folder: Path) -> bool:
     """Whether a folder holds nothing of a run but its lock and parts of files, as after a stop before it began."""
     return all(child.name == LOCK or child.name.endswith(".part") for child in folder.iterdir())
+
+
+def of_a_call(folder: Path) -> bool:
+    """Whether the folder holds a run that a call from Python made, such as `fb.federate`."""
+    logs = all((folder / name).is_file() for name in ("ledger.jsonl", "metrics.jsonl"))
+    return logs and not any((folder / name).exists() for name in COMMANDS)
 
 
 def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
