@@ -251,7 +251,7 @@ def test_a_lie_about_a_buffer_that_nobody_changes_is_left_out(method, first):
             fleet.server.accept(i, fleet.frame(i, tree), 10.0)
         fleet.server.step()
         assert list(fleet.server.left_out) == ([5] if round >= first else [])
-    assert torch.equal(fleet.server.model.positions, torch.linspace(0, 1, 6))
+    assert torch.equal(fleet.server.model.get_buffer("positions"), torch.linspace(0, 1, 6))
     assert "the 2-norm of its buffers' update is" in fleet.server.reasons[5]
 
 
