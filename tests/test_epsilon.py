@@ -224,6 +224,8 @@ def test_a_round_in_which_nobody_arrives_is_noise_alone():
     (x,) = moved(run, 1)
     assert float(x.std()) * 6 == pytest.approx(1e-3, rel=0.1)
     assert "round 1: no update arrived; the model moved by noise alone" in run.notes
+    result = federation(central(), rounds=1, task=broken).run()
+    assert "no client counted in any round; the model moved by noise alone" in result.notes
 
 
 def test_different_sums_of_one_round_share_no_noise():

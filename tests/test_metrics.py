@@ -306,6 +306,8 @@ def test_probabilities_are_targets_of_cross_entropy_and_have_no_accuracy():
 
 # --- the user's metric
 
+ONE_META = torch.ones((), device="meta")  # a number without a value
+
 
 @pytest.mark.parametrize(
     "value", [0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5]), (6, 12), (torch.tensor(6), 12), [6.0, 12]]
@@ -315,7 +317,9 @@ def test_a_metric_gives_a_mean_or_a_sum_and_a_count(value):
     assert total / count == 0.5
 
 
-@pytest.mark.parametrize("value", ["x", None, (1, 2, 3), X, (1, -1), (1, float("nan")), 1j])
+@pytest.mark.parametrize(
+    "value", ["x", None, (1, 2, 3), X, (1, -1), (1, float("nan")), 1j, 10**400, (10**400, 1), ONE_META]
+)
 def test_a_metric_that_is_no_number_is_refused(value):
     with pytest.raises(fb.LocalError, match="metric must return a number, the batch's mean, or a pair"):
         measure(lambda o, y: value, X, Y)

@@ -238,6 +238,23 @@ def test_buffers_have_a_bound_of_their_own():
     assert list(fleet.server.left_out) == [3] and "buffers' update" in fleet.server.reasons[3]
 
 
+@pytest.mark.parametrize("method", ["dense", "topk@fraction=0.3", "signsgd"])
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_lie_about_a_buffer_that_nobody_changes_is_left_out(method, first):
+    model = build()
+    model.register_buffer("positions", torch.linspace(0, 1, 6))
+    fleet = Fleet(method, model=model)
+    for round in range(4):
+        for i in range(8):
+            tree = fleet.update(1.0, i)
+            tree["buffer:positions"] = torch.full((6,), 4.7e36 if i == 5 and round >= first else 0.0)
+            fleet.server.accept(i, fleet.frame(i, tree), 10.0)
+        fleet.server.step()
+        assert list(fleet.server.left_out) == ([5] if round >= first else [])
+    assert torch.equal(fleet.server.model.get_buffer("positions"), torch.linspace(0, 1, 6))
+    assert "the 2-norm of its buffers' update is" in fleet.server.reasons[5]
+
+
 def test_a_full_memory_judges_early_and_by_what_has_come(monkeypatch):
     monkeypatch.setattr(round_sum, "WAITING_BYTES", 1000)
     monkeypatch.setattr(round_sum, "FEWEST_WAITING", 4)

@@ -199,3 +199,26 @@ def test_an_empty_value_is_no_share_of_inactive_nodes(wrong):
     nodes = [(torch.randn(4, 4), torch.arange(4) % 2) for _ in range(3)]
     with pytest.raises(fb.LocalError, match="got "):
         fb.gossip(build(), nodes, fb.topology.ring(3), "dsgd", 1, inactive=wrong)
+
+
+@pytest.mark.parametrize("part", ["theta", "moments"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_dump_with_a_number_that_is_not_finite_is_refused_and_nothing_moves(part, value):
+    server, client = pair("fedadam")
+    turn(server, client, 1.0)
+    server.step()
+    before, dumped = theta(server), server.dump()
+    damaged = [x.clone() for x in dumped[part]]
+    damaged[0].view(-1)[1] = value
+    with pytest.raises(fb.LocalError, match=rf"Server\.load: {part}: number 0 has 1 values that are not finite"):
+        server.load(1, {**dumped, part: damaged}, {})
+    assert torch.equal(theta(server), before)
+
+
+@pytest.mark.parametrize("found", [(10**30, {}), (1, {-1: 1}), (-1, {})])
+def test_a_round_or_a_client_that_cannot_be_is_refused_by_load(found):
+    server, _ = pair("dense")
+    round, versions = found
+    with pytest.raises(fb.LocalError, match=r"Server\.load: (round|a client of versions) must be a whole number"):
+        server.load(round, server.dump(), versions)
+    assert server.round == 0

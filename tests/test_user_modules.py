@@ -126,13 +126,14 @@ def test_a_constant_costs_two_bytes_in_a_dense_frame_up():
 
 
 @pytest.mark.parametrize("method", ["dsgd", "choco@bits=4", "malcom", "deepsqueeze"])
-def test_a_constant_of_equal_nodes_does_not_drift_and_costs_three_bytes_a_frame(method):
+def test_a_constant_of_equal_nodes_does_not_drift_and_costs_a_few_bytes_a_frame(method):
     constant = torch.linspace(0.1, 3, 50)
-    model = Net(constant.clone())
-    with_it, without = gossip(model, method, rounds=8), gossip(Net(constant, persistent=False), method, rounds=8)
+    model = seeded(lambda: Net(constant.clone()))
+    other = seeded(lambda: Net(constant, persistent=False))
+    with_it, without = gossip(model, method, rounds=8), gossip(other, method, rounds=8)
     assert torch.equal(model.extra, constant) and not with_it.notes
     more = sum(with_it.ledger.frame_bytes.values()) - sum(without.ledger.frame_bytes.values())
-    assert 0 <= more <= 3 * 8 * 2 * len(CLIENTS)
+    assert 0 <= more <= 5 * 8 * 2 * len(CLIENTS)  # two or three, and what another dither changes
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -267,6 +268,32 @@ def test_a_lazy_layer_and_a_model_without_parameters_are_refused_at_the_start(en
         ENDS[end](nn.Sequential(nn.Linear(8, 4), nn.LazyLinear(4)))
     with pytest.raises(fb.LocalError, match="no trainable parameter" if end != "pfedpara" else "frozen"):
         ENDS[end](nn.Sequential(nn.Linear(64, 64)).requires_grad_(False))
+    with pytest.raises(fb.LocalError, match=r"0\.weight is on the device meta"):
+        ENDS[end](nn.Sequential(nn.Linear(64, 64, device="meta")))
+
+
+@pytest.mark.parametrize("play", [federate, gossip])
+def test_a_lazy_buffer_and_a_model_without_values_are_refused_before_a_run_copies_them(play):
+    lazy = nn.Sequential(nn.Linear(8, 4), nn.LazyBatchNorm1d(affine=False), nn.Linear(4, 4))
+    with pytest.raises(fb.LocalError, match=r"1\.running_mean belongs to a lazy layer"):
+        play(lazy)
+    with pytest.raises(fb.LocalError, match=r"weight is on the device meta"):
+        play(nn.Linear(8, 4, device="meta"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("method", ["fedper", "local"])
+def test_private_layers_of_a_scripted_module_are_refused_by_name(method):
+    model = torch.jit.script(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4)))
+    with pytest.raises(fb.LocalError, match=r"[01]\.(weight|bias) is of a TorchScript module"):
+        federate(model, method)
+
+
+@pytest.mark.parametrize("value", [1e13, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("method", ["dsgd", "choco"])
+def test_a_large_constant_of_equal_nodes_is_no_lie(method, value):
+    model = Net(torch.full((5,), value))
+    assert not gossip(model, method, rounds=3).notes and torch.equal(model.extra, torch.full((5,), value))
 
 
 # --- The module is no longer the one that was laid out

@@ -107,11 +107,16 @@ def staying(model: nn.Module, patterns: Iterable[str]) -> set[str]:
 def mark_private(model: nn.Module, names: Iterable[str]) -> None:
     """Mark parameters as private by their names before factoring; all factors of a factored weight then stay."""
     factors: dict[str, Factors] = {place.name: owner for place, owner in factored(model)}
+    modules = dict(model.named_modules())
     for name in names:
         prefix, _, attribute = name.rpartition(".")
         if name in factors:
             owner = factors[name]
             owner.private_names = frozenset(factor for factor, _ in owner.named_parameters())
         else:
-            module = model.get_submodule(prefix)
+            module = modules[prefix]
+            if isinstance(module, torch.jit.ScriptModule):
+                raise LocalError(
+                    f"private: {name} is of a TorchScript module, whose copies forget it; give the nn.Module"
+                )
             setattr(module, MARK, getattr(module, MARK, frozenset()) | {attribute})

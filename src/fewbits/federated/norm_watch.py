@@ -44,16 +44,20 @@ class NormWatch:
         return tuple(squares)
 
     def enter(self, norms: Norms) -> bool:
-        """Count an update that was received; whether it is within the bound of the past rounds."""
-        for seen, found in zip(self._seen, norms, strict=True):
-            seen.enter(found)
+        """Count an update that was received; whether it is within the bound of the past rounds.
+
+        A client that trained and left all buffers as they were counts as one: most buffers are constants.
+        """
+        trained = norms[0] > 0
+        for k, (seen, found) in enumerate(zip(self._seen, norms, strict=True)):
+            seen.enter(found, zero=trained and k in self._kinds and k > 0)
         return all(found <= self.bound.times * seen.usual for seen, found in zip(self._seen, norms, strict=True))
 
     def check(self, norms: Norms) -> None:
         """WireError for an update beyond the bound of the past rounds and of this one."""
         for kind, seen, found in zip(KINDS, self._seen, norms, strict=True):
             usual = max(seen.usual, median_high(seen.round) if len(seen.round) >= FEWEST else 0.0)
-            if 0 < self.bound.times * usual < found:
+            if seen.enough and self.bound.times * usual < found:
                 raise WireError(
                     f"the 2-norm of its {kind}' update is {found:.4g}, more than {self.bound.times:g} times the "
                     f"median client's, {usual:.4g}"

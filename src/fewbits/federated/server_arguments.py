@@ -14,10 +14,12 @@ from fewbits.federated.norm_watch import KINDS
 from fewbits.learn.method import Method
 from fewbits.learn.module_checks import check_like, check_module
 from fewbits.links import SharedInit, StateStore
+from fewbits.links.finite import all_finite
 from fewbits.rng import Key
 
 Dump = Mapping[str, Sequence[Any]]
 DUMPED = {"theta", "server_vectors", "moments", "broadcast"}
+MOST_ROUNDS = 10**9
 
 
 def check_arguments(
@@ -50,11 +52,11 @@ def check_arguments(
 
 def dump_to_load(round: object, dumped: Dump, versions: object, like: Dump) -> Dump:
     """The dump; LocalError unless these are what `Server.load` takes. `like`: what the server dumps now."""
-    check_whole("Server.load: round", round, 0, numpy=True)
+    check_whole("Server.load: round", round, 0, MOST_ROUNDS, numpy=True)
     if not isinstance(versions, Mapping):
         raise LocalError(f"Server.load: versions must be a dict of numbers by client; got {versions!r}")
     for client, version in versions.items():
-        check_whole("Server.load: a client of versions", client, numpy=True)
+        check_whole("Server.load: a client of versions", client, 0, numpy=True)
         check_whole(f"Server.load: the version of client {client}", version, 0, numpy=True)
     if not isinstance(dumped, Mapping) or not dumped.keys() >= DUMPED:
         raise LocalError(f"Server.load takes what Server.dump gave, with {sorted(DUMPED)}; got {type(dumped).__name__}")
@@ -75,6 +77,8 @@ def _check_part(name: str, found: object, like: Sequence[Any]) -> None:
         raise LocalError(f"{what} must have {len(like)} tensors; got {len(found)}")
     for i, x in enumerate(found):
         check_like(f"{what}: number {i}", x, like[i], free=int(name == "norms"))
+        if name != "norms" and not all_finite(x):
+            raise LocalError(f"{what}: number {i} has {int((~torch.isfinite(x)).sum())} values that are not finite")
     rows = [row for table in found for row in table.tolist()] if name == "norms" else []
     odd = next((r for r in rows if r[0] not in range(len(KINDS)) or not (r[1] >= 0 and 0 <= r[2] < 2**53)), None)
     if odd is not None:

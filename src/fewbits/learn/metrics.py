@@ -174,11 +174,14 @@ def _shown(found: object) -> str:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() and not value.is_meta:
         value = value.item()
     elif type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         value = value.item()  # pyright: ignore
-    return float(value) if isinstance(value, Real) else None
+    try:
+        return float(value) if isinstance(value, Real) else None
+    except OverflowError:  # a whole number beyond the floats
+        return None
 
 
 def finite(value: float) -> float | None:

@@ -18,6 +18,8 @@ def check_module(module: nn.Module) -> None:
             raise LocalError(
                 f"{name} belongs to a lazy layer and has no shape yet; run one batch through the model first"
             )
+        if x.is_meta:
+            raise LocalError(f"{name} is on the device meta and has no values; make the model on cpu first")
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             _check_type(name, parameter, "or freeze it by requires_grad_(False)")

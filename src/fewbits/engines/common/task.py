@@ -18,6 +18,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.metrics import Metric, check_mean, ignored, metric_name
+from fewbits.learn.module_checks import check_module
 from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import guarded, loss_draws, seeded
 from fewbits.rng import Key
@@ -104,6 +105,7 @@ class Task:
         """What is given in place of a function or a value would fail much later."""
         if not isinstance(self.model, nn.Module):
             raise LocalError(f"Task: model must be a torch module; got {type(self.model).__name__}")
+        check_module(self.model)
         if not isinstance(self.local, LocalSGD):
             raise LocalError(f"Task: local must be a LocalSGD, such as fb.LocalSGD(lr=0.1); got {self.local!r}")
         for name in ("loss", "metric"):

@@ -178,7 +178,9 @@ def totals(reports: Sequence[RoundReport]) -> list[str]:
     if skipped or rejected:
         found.append(f"{skipped} turns of clients were skipped and {rejected} frames rejected in {len(reports)} rounds")
     if reports and not any(r.clients for r in reports):
-        found.append("no client counted in any round; the model is as it was before the run")
+        noise = reports[-1].epsilon_kind == "central"
+        end = "moved by noise alone" if noise else "is as it was before the run"
+        found.append(f"no client counted in any round; the model {end}")
     return found
 
 

@@ -25,16 +25,24 @@ class PastNorms:
         self.past: list[tuple[float, int]] = []  # (median, how many) of each round
         self.round: list[float] = []  # norms of this round, all that were received
 
-    def enter(self, found: float) -> None:
-        """Count a norm of this round; zero counts nothing."""
-        if found > 0:
+    def enter(self, found: float, zero: bool = False) -> None:
+        """Count a norm of this round; zero counts where `zero` says that it is a length, too."""
+        if found > 0 or zero:
             self.round.append(found)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the past rounds, or this one, had so many norms that there is a median."""
+        return len(self.round) >= FEWEST or self._enough
+
+    @property
+    def _enough(self) -> bool:
+        return sum(count for _, count in self.past) >= FEWEST
 
     @property
     def usual(self) -> float:
         """The median of the rounds' medians; 0 when too few norms were seen."""
-        enough = sum(count for _, count in self.past) >= FEWEST
-        return self._middle([found for found, _ in self.past]) if enough else 0.0
+        return self._middle([found for found, _ in self.past]) if self._enough else 0.0
 
     def close(self) -> None:
         """End the round."""

@@ -55,7 +55,7 @@ class NeighbourWatch:
 
         `vector`: what its frame holds; `ours`: this node's model; `change`: the neighbour's, where it is known. (S,)
         """
-        why = beyond(vector, ours) or ("" if change is None else self._too_long(change))
+        why = beyond(vector, ours, increment=change is vector) or ("" if change is None else self._too_long(change))
         if why:
             self.count(j, round, why)
         return bool(why)
@@ -97,9 +97,14 @@ class NeighbourWatch:
             self._past.past = _pairs(dumped.tolist())
 
 
-def beyond(vector: Tensor, ours: Tensor) -> str:
-    """Why a vector is not taken; "" when it is.  # (S,) each"""
+def beyond(vector: Tensor, ours: Tensor, increment: bool = True) -> str:
+    """Why a vector is not taken; "" when it is.  # (S,) each
+
+    What a model has as this node has it, such as the large numbers of a mask, is never too large.
+    """
     largest = _largest(vector)
+    if largest > TIMES and not increment:
+        largest = _largest(vector[vector != ours])
     if largest <= TIMES:
         return ""
     most = min(LARGEST, TIMES * (1.0 + _largest(ours)))
