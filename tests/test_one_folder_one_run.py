@@ -222,7 +222,7 @@ def test_a_folder_of_another_metric_is_refused(tmp_path):
 
 
 def test_the_command_names_a_run_of_a_call(tmp_path):
-    fb.federate(torch.nn.Linear(3, 2), [(torch.randn(8, 3), torch.arange(8) % 2)], "dense", rounds=1, out=tmp_path / "run")
+    fb.federate(nn.Linear(3, 2), [(torch.randn(8, 3), torch.arange(8) % 2)], "dense", rounds=1, out=tmp_path / "run")
     for words in (["--out", tmp_path / "run"], ["--resume", tmp_path / "run"]):
         result = CliRunner().invoke(app, ["train", *map(str, words)])
         assert result.exit_code == 2
