@@ -18,11 +18,13 @@ from fewbits.codecs.transforms.modular import Modular
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.randk import RandK
 from fewbits.codecs.transforms.raw import Raw
+from fewbits.codecs.transforms.dead_zone import DeadZone
 from fewbits.codecs.transforms.sign import Sign
 from fewbits.codecs.transforms.sketch import Sketch
 from fewbits.codecs.transforms.subspace import Subspace
 from fewbits.codecs.transforms.threshold import Threshold
 from fewbits.codecs.transforms.topk import TopK
+from fewbits.codecs.wrappers.blocks import Blocks
 from fewbits.codecs.wrappers.delta import Delta
 from fewbits.codecs.wrappers.error_feedback import ErrorFeedback
 from fewbits.codecs.wrappers.last_value import LastValue
@@ -33,6 +35,7 @@ from fewbits.spec import Contract, TreeSpec
 __all__ = [
     "Adaptive",
     "Basis",
+    "Blocks",
     "Chain",
     "Codec",
     "Contract",
@@ -55,6 +58,7 @@ __all__ = [
     "Quantize",
     "RandK",
     "Raw",
+    "DeadZone",
     "Route",
     "Sign",
     "Sketch",

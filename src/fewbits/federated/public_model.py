@@ -18,6 +18,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.objective import Vectors
 from fewbits.learn.optimizers import Moments
+from fewbits.factor.coordinates import coordinates
 from fewbits.links import SharedInit
 from fewbits.links.epochs import NOW, WHOLE
 from fewbits.links.finite import all_finite
@@ -31,7 +32,8 @@ class PublicModel(ABC):
         self.model, self.exchange = model, exchange
         self.optimizer, self.objective = exchange.method.server_optimizer, exchange.method.objective
         self.server_vectors: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.server_vectors
-        self.publisher = exchange.publisher(key, init)
+        inside = coordinates(model.module)
+        self.publisher = exchange.publisher(key, init, None if inside is None else inside.start)
         self.moments: Moments = self.optimizer.init(self.dim)
         self._unknown = shared_values.unknown_buffers(model)
         self.remarks: dict[str, str] = {}  # one sentence for each unknown buffer that clients changed, by its name

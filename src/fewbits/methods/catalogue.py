@@ -20,7 +20,7 @@ from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffo
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
 from fewbits.methods.robust import bounded, geomedian, krum, median, multikrum, trimmed
-from fewbits.methods.sparse import randk, signsgd, topk
+from fewbits.methods.sparse import deadzone, randk, signsgd, topk
 from fewbits.methods.text import read
 
 SOURCE = "Source: "
@@ -48,6 +48,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "topk": topk,
     "randk": randk,
     "signsgd": signsgd,
+    "deadzone": deadzone,
     "lbgm": lbgm,
     "lbgm+topk": lbgm_topk,
     "lbgm+sign": lbgm_sign,
@@ -69,10 +70,7 @@ def options(name: str) -> dict[str, object]:
     """A method's options with their defaults; LocalError lists the methods when there is none of that name."""
     outer, inner = _layers(name)
     found = {p.name: p.default for p in inspect.signature(METHODS[outer]).parameters.values() if p.name != "over"}
-    inside = options(inner) if inner else {}
-    if outer == "intrinsic":
-        inside.pop("down", None)  # s travels down as it is
-    return found | inside
+    return found | (options(inner) if inner else {})
 
 
 def layers(name: str) -> list[Callable[..., Method]]:
