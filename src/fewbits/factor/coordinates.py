@@ -43,14 +43,17 @@ class Coordinates:
     ) -> None:
         self.module, self.places, self.bases = module, places, tuple(bases)
         self.shapes, self.sizes = list(shapes), [shape.numel() for shape in shapes]
+        parts = {part for held in places for part, _ in held}
+        self.order = [(part, tuple(part._parameters)) for part in module.modules() if part in parts]
         self._start, self._base = start, start  # the latter: with what the resting coordinates add
         self._trained = range(len(self.bases))  # the K's that train
+        self.training = False  # whether the last theta has a gradient
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Coordinates:
         """A copy for a copy of the module; theta0, which nothing writes to, is one for both."""
         found = copy.copy(self)
         memo[id(self)] = found
-        found.module, found.places = copy.deepcopy((self.module, self.places), memo)
+        found.module, found.places, found.order = copy.deepcopy((self.module, self.places, self.order), memo)
         return found
 
     @property
@@ -70,6 +73,11 @@ class Coordinates:
         """d."""
         return self.bases[0].dim
 
+    @property
+    def numel(self) -> int:
+        """Numbers in s."""
+        return len(self.bases) * self.dim
+
     @torch.no_grad()
     def train(self, which: Sequence[int] | range) -> None:
         """Train these K's; the others rest at the values of now."""
@@ -88,6 +96,7 @@ class Coordinates:
 
     def theta(self) -> tuple[Tensor, ...]:
         """The tensors of theta, with a graph that leads to s."""
+        self.training = torch.is_grad_enabled()
         return _Theta.apply(self._s, self)  # pyright: ignore[reportReturnType]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...] = ()) -> None:
@@ -96,15 +105,20 @@ class Coordinates:
             for part, name in places:
                 setattr(part, name, x)
 
-    def expanded(self, s: Tensor) -> Tensor:
-        """theta of these coordinates.  # (K d,) -> (D,)"""
-        if self._base.device != s.device:
+    @torch.no_grad()
+    def expanded(self, s: Tensor, training: bool = False) -> Tensor:
+        """theta of these coordinates; in training those that rest are the values of when `train` was called.
+
+        # (K d,) -> (D,)
+        """
+        if self._start.device != s.device:
             self._start, self._base = self._start.to(s.device), self._base.to(s.device)
+        base, which = (self._base, self._trained) if training else (self._start, range(len(self.bases)))
         theta: Tensor | None = None
-        for k in self._trained:
+        for k in which:
             step = self.bases[k].expand(s[k * self.dim : (k + 1) * self.dim])
-            theta = step.add_(self._base if theta is None else theta)
-        return self._base.clone() if theta is None else theta
+            theta = step.add_(base if theta is None else theta)
+        return base.clone() if theta is None else theta
 
     def projected(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """A^T g of the gradients of the tensors of theta; zero for what rests.  # (K d,)"""
@@ -126,7 +140,7 @@ class _Theta(torch.autograd.Function):
     def forward(ctx: Any, s: Tensor, of: Coordinates) -> tuple[Tensor, ...]:
         ctx.of = of
         ctx.set_materialize_grads(False)
-        theta = of.expanded(s)
+        theta = of.expanded(s, ctx.needs_input_grad[0] and of.training)
         return tuple(x.view(shape) for x, shape in zip(theta.split(of.sizes), of.shapes, strict=True))
 
     @staticmethod
@@ -148,12 +162,14 @@ def coordinates(module: nn.Module) -> Coordinates | None:
 def enter_subspace(model: Model, bases: Callable[[int], Sequence[Basis]]) -> Model:
     """Let a model train coordinates in place of its parameters, in place; frozen and private ones stay what they are.
 
+    A model that has coordinates already does not change.
+
     Args:
         model: any module of float32 parameters.
         bases: D -> the matrices A_k; D is how many numbers the subspace takes.
 
     Raises:
-        LocalError: the model has coordinates already, is a TorchScript module, or nothing of it is trainable.
+        LocalError: the model has an attribute `coordinates`, is a TorchScript module, or nothing of it is trainable.
 
     Example:
         >>> from fewbits import Key
@@ -161,8 +177,10 @@ def enter_subspace(model: Model, bases: Callable[[int], Sequence[Basis]]) -> Mod
         >>> [(name, tuple(p.shape)) for name, p in model.named_parameters()]
         [('coordinates', (16,))]
     """
-    if coordinates(model) is not None or hasattr(model, NAME):
-        raise LocalError(f"this {type(model).__name__} has {NAME} already; give each run a model of its own")
+    if coordinates(model) is not None:
+        return model
+    if hasattr(model, NAME):
+        raise LocalError(f"this {type(model).__name__} has an attribute {NAME} of its own; call it by another name")
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         raise LocalError("a TorchScript module computes on its own parameters, and cannot train inside a subspace")
     taken = _taken(model)
@@ -175,7 +193,7 @@ def enter_subspace(model: Model, bases: Callable[[int], Sequence[Basis]]) -> Mod
         for part, name in places:
             del part._parameters[name]
             vars(part)[PLACED] = (*vars(part).get(PLACED, ()), name)
-    s = nn.Parameter(torch.zeros(len(found.bases) * found.dim, device=start.device))
+    s = nn.Parameter(torch.zeros(found.numel, device=start.device))
     model.register_parameter(NAME, s)
     model.register_forward_pre_hook(found)
     with torch.no_grad():
@@ -195,11 +213,11 @@ def _taken(model: nn.Module) -> list[tuple[nn.Parameter, list[tuple[nn.Module, s
     return [(p, places[id(p)]) for p in chosen]
 
 
-def leave_subspace(model: nn.Module) -> None:
-    """Undo `enter_subspace` in place: the parameters are those of now."""
+def leave_subspace(model: Model) -> Model:
+    """Undo `enter_subspace` in place, and return the model: its parameters are those of now."""
     found = coordinates(model)
     if found is None:
-        return
+        return model
     with torch.no_grad():
         theta = found.theta()
     for places, x in zip(found.places, theta, strict=True):
@@ -209,5 +227,10 @@ def leave_subspace(model: nn.Module) -> None:
             part.register_parameter(name, parameter)
             vars(part).pop(PLACED, None)
     del model._parameters[NAME]
+    for part, names in found.order:
+        present = dict(part._parameters)
+        part._parameters.clear()
+        part._parameters.update({name: present[name] for name in names if name in present} | present)
     for number in [n for n, hook in model._forward_pre_hooks.items() if hook is found]:
         del model._forward_pre_hooks[number]
+    return model

@@ -19,7 +19,7 @@ from fewbits.learn.intrinsic_space import SENT
 from fewbits.learn.objective import Vectors
 from fewbits.learn.optimizers import Moments
 from fewbits.factor.coordinates import coordinates
-from fewbits.links import SharedInit
+from fewbits.links import SharedInit, StartedBroadcast
 from fewbits.links.epochs import NOW, WHOLE
 from fewbits.links.finite import all_finite
 from fewbits.rng import Key
@@ -72,7 +72,9 @@ class PublicModel(ABC):
 
     def dump(self) -> dict[str, Sequence[Any]]:
         """For a checkpoint."""
+        inside = coordinates(self.model.module)
         return {
+            "start": [] if inside is None else [inside.start],
             "theta": [self.model.vector()],
             "server_vectors": [x.clone() for x in self.server_vectors],
             "moments": [m.clone() for m in self.moments],
@@ -81,7 +83,11 @@ class PublicModel(ABC):
 
     def load(self, dumped: Mapping[str, Sequence[Any]]) -> None:
         """Become what was dumped; LocalError when it had another model or objective."""
-        (theta,), vectors = dumped["theta"], dumped["server_vectors"]
+        (theta,), vectors, inside = dumped["theta"], dumped["server_vectors"], coordinates(self.model.module)
+        for start in dumped.get("start", ()):
+            if inside is None or not isinstance(self.publisher, StartedBroadcast):
+                raise LocalError("Server.load: this server does not train inside a subspace, and the saved one did")
+            inside.start = self.publisher.start = start
         self.model.load_vector(theta)
         if len(vectors) != len(self.server_vectors):
             raise LocalError(f"Server.load: expected {len(self.server_vectors)} server vectors; got {len(vectors)}")

@@ -12,7 +12,7 @@ from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.factor import Factorisation
-from fewbits.factor.coordinates import enter_subspace
+from fewbits.factor.coordinates import coordinates, enter_subspace, leave_subspace
 from fewbits.factor.names import mark_private, staying
 from fewbits.learn.aggregation import Aggregator, NormBound
 from fewbits.learn.intrinsic_space import IntrinsicSpace
@@ -153,9 +153,17 @@ class Method:
 
     def prepare(self, model: nn.Module, key: Key) -> None:
         """Factor a new model and mark what stays private, in place; nothing where an equal method has done it."""
-        mark = (self.factor, self.private, self.inside)
-        if getattr(model, PREPARED, None) == mark:
-            return
+        mark = (self.factor, self.private)
+        if getattr(model, PREPARED, None) != mark:
+            self._prepare(model, key)
+            setattr(model, PREPARED, mark)
+        found = coordinates(model)
+        if found is not None and (self.inside is None or self.inside.bases(len(found.start)) != list(found.bases)):
+            leave_subspace(model)
+        if self.inside is not None:
+            enter_subspace(model, self.inside.bases)
+
+    def _prepare(self, model: nn.Module, key: Key) -> None:
         modules = ["", *(name.rpartition(".")[0] for name, _ in model.named_parameters())]  # before factors add theirs
         if self.factor is not None:
             self.factor(model, key)
@@ -163,9 +171,6 @@ class Method:
             mark_private(
                 model, staying(model, [modules[-1] if pattern == LAST else pattern for pattern in self.private])
             )
-        if self.inside is not None:
-            enter_subspace(model, self.inside.bases)
-        setattr(model, PREPARED, mark)
 
 
 def _sums_only(method: Method) -> bool:

@@ -40,6 +40,7 @@ OVER: Mapping[str, Callable[..., Method]] = {
     "geomedian": geomedian,
     "bounded": bounded,
 }
+FACTORED = ("fedpara", "lowrank", "pfedpara", "fedper")  # a subspace may move what these leave to travel
 # May stand over the others of these, too, and each one over those before it.
 OUTERMOST = ("masked", "dp", "median", "trimmed", "krum", "multikrum", "geomedian", "bounded")
 METHODS: Mapping[str, Callable[..., Method]] = {
@@ -137,6 +138,8 @@ def is_method(name: str) -> bool:
 def _too_deep(outer: str, inner: str) -> bool:
     """Whether `outer` may not stand over a layer that `inner` begins with."""
     below = inner.partition("+")[0]
+    if outer == "intrinsic" and below in FACTORED:
+        return False
     return below in OVER and (outer not in OUTERMOST or below in OUTERMOST[OUTERMOST.index(outer) :])
 
 

@@ -48,6 +48,8 @@ def intrinsic(
     check_one_of("intrinsic: local", local, ("inside", "outside"))
     if local == "inside":
         return wrap_method("intrinsic", over, inside=space)
+    if mode == "growing":
+        raise LocalError("intrinsic: mode 'growing' is for local='inside', where clients train s itself")
     if over is not None and over.down != downlink("dense"):
         raise LocalError(f"intrinsic: with local='outside' s travels down as it is; got down={over.down!r}")
     return wrap_method("intrinsic", over, space=space)
