@@ -46,9 +46,16 @@ EXACT = {
     "masked": {"bits": "20"},
     "dp+masked+intrinsic": {"dim": "32", "mode": "time-varying", "share": "central"},
     "signsgd": {"down": "dense"},
-    **{f"intrinsic, {mode}": {"dim": "32", "mode": mode, "k": "3", "epoch": "2"} for mode in ("static", "k-subspace")},
-    "intrinsic, time-varying": {"dim": "300", "mode": "time-varying", "epoch": "1"},  # theta is sent when finals add up
-    "intrinsic+fedpaq": {"dim": "32", "mode": "time-varying", "epoch": "2"},
+    "intrinsic": {"dim": "32"},
+    "intrinsic, with fp16 down": {"dim": "32", "down": "fp16"},
+    "intrinsic, k-subspace": {"dim": "32", "mode": "k-subspace", "k": "3"},
+    **{
+        f"intrinsic, {mode}, outside": {"dim": "32", "mode": mode, "k": "3", "epoch": "2", "local": "outside"}
+        for mode in ("static", "k-subspace")
+    },
+    # theta is sent when finals add up
+    "intrinsic, outside": {"dim": "300", "mode": "time-varying", "epoch": "1", "local": "outside"},
+    "intrinsic+fedpaq": {"dim": "32", "mode": "time-varying", "epoch": "2", "local": "outside"},
 }
 
 

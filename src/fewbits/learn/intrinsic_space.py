@@ -21,7 +21,7 @@ from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
 SENT = "s"  # the name of what a client sends: A^T of its update
-MODES = ("static", "time-varying", "k-subspace")
+MODES = ("static", "time-varying", "k-subspace", "growing")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class IntrinsicSpace:
         return self.k if self.mode == "k-subspace" else 1
 
     @property
+    def vectors(self) -> int:
+        """Vectors of s where clients train inside: all that there ever will be."""
+        return 1 if self.mode == "static" else self.k
+
+    @property
     def numel(self) -> int:
         """Numbers in s."""
         return self.subspaces * self.dim
@@ -96,6 +101,18 @@ class IntrinsicSpace:
     def matrix(self, size: int, epoch: int, which: int) -> Basis:
         """A_{e,k}: size x dim."""
         return Basis(size, self.dim, Key(self.seed).fold("epoch", epoch, "subspace", which), self.basis, self.scale)
+
+    def bases(self, size: int) -> list[Basis]:
+        """The matrices of a model that trains inside, one for each vector of s."""
+        return [self.matrix(size, 0, which) for which in range(self.vectors)]
+
+    def trained(self, version: int, client: int) -> range:
+        """Which vectors of s a client trains on a version, where it trains inside."""
+        epoch = (version - 1) // self.epoch
+        if self.mode == "growing":
+            return range(min(epoch + 1, self.k))
+        which = epoch % self.k if self.mode == "time-varying" else self.which(version, client)
+        return range(which, which + 1)
 
     def check_epoch(self, version: int, newest: int) -> None:
         """WireError when an update from a version moves in another subspace than the newest one."""

@@ -5,6 +5,8 @@ Wang and Melas-Kyriazi, 2021 (arXiv 2112.02656).
 
 from __future__ import annotations
 
+from fewbits.checks import check_one_of
+from fewbits.errors import LocalError
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.method import Method
 from fewbits.methods.dense import wrap_method
@@ -17,9 +19,10 @@ def intrinsic(
     mode: str = "static",
     k: int = 4,
     epoch: int = 10,
-    basis: str = "fastfood",
-    scale: str = "orthonormal",
+    basis: str = "sparse",
+    scale: str = "unbiased",
     seed: int = 7,
+    local: str = "inside",
 ) -> Method:
     """Train in random subspaces: `dim` numbers travel instead of the model.
 
@@ -36,10 +39,17 @@ def intrinsic(
         seed: of the matrices; everybody's.
 
     Example:
-        >>> intrinsic(dim=512).space.numel
+        >>> intrinsic(dim=512).inside.numel
         512
 
     Source: Wang and Melas-Kyriazi, 2021.
     """
     space = IntrinsicSpace(dim, mode, k, epoch, basis, scale, seed)
-    return wrap_method("intrinsic", over, down=downlink("dense"), space=space)
+    check_one_of("intrinsic: local", local, ("inside", "outside"))
+    if local == "inside":
+        return wrap_method("intrinsic", over, inside=space)
+    if mode == "growing":
+        raise LocalError("intrinsic: mode 'growing' is for local='inside', where clients train s itself")
+    if over is not None and over.down != downlink("dense"):
+        raise LocalError(f"intrinsic: with local='outside' s travels down as it is; got down={over.down!r}")
+    return wrap_method("intrinsic", over, space=space)
