@@ -93,6 +93,7 @@ def from_16(words: np.ndarray) -> np.ndarray:
 
 
 def stretches(x: np.ndarray, dtype: type[np.generic], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as compiled loops take them; LocalError unless the offsets ascend from 0 to len(x)."""
     x, offsets = read_only(x, dtype), read_only(offsets, np.int64)
     ends = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(x)
     if not ends or bool(np.any(offsets[1:] < offsets[:-1])):  # compiled loops check no bounds
@@ -101,6 +102,7 @@ def stretches(x: np.ndarray, dtype: type[np.generic], offsets: np.ndarray) -> tu
 
 
 def one_each(scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The scales in float32; LocalError unless there is one for each stretch."""
     if len(scales) != len(offsets) - 1:
         raise LocalError(f"kernels: expected one scale per stretch, {len(offsets) - 1}; got {len(scales)}")
     return read_only(scales, np.float32)

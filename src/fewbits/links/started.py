@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fewbits.codecs import Lift, Raw, chain, flat
-from fewbits.errors import DesyncError
+from fewbits.errors import DesyncError, WireError
 from fewbits.links.broadcast import Broadcast
 from fewbits.links.bundle import lone_ack, pack, unpack
 from fewbits.links.catch_up import CatchUp
@@ -57,6 +57,7 @@ class StartedBroadcast(Broadcast):
         LocalError: as for `Broadcast`, or theta0 is not finite.
 
     Example:
+        >>> import torch
         >>> from fewbits import Key, Raw, Spec
         >>> server = StartedBroadcast(Raw(), Spec((2,)), Key(0), torch.ones(5))
         >>> server.publish(torch.zeros(2))
@@ -65,7 +66,7 @@ class StartedBroadcast(Broadcast):
         (tensor([0., 0.]), tensor([1., 1., 1., 1., 1.]))
         >>> server.publish(torch.ones(2))
         >>> len(server.bundle(1))  # theta0 does not travel again
-        18
+        26
     """
 
     def __init__(
@@ -93,8 +94,11 @@ class StartedBroadcast(Broadcast):
 
     @property
     def kinds(self) -> list[tuple[str, Lift, Spec | TreeSpec]]:
-        start = _spec(len(self.start))
-        return [*super().kinds, ("", _RAW, start), (SEED, _RAW, start)]
+        return [*super().kinds, *((kind, codec, spec) for codec, spec, kind in self._start_kinds)]
+
+    @property
+    def _start_kinds(self) -> list[tuple[Lift, TreeSpec, str]]:
+        return [(_RAW, _spec(len(self.start)), kind) for kind in ("", SEED)]
 
     def frames(self, version: int | None) -> list[bytes]:
         return [*([] if version else [self.start_frame]), *super().frames(version)]
@@ -108,6 +112,9 @@ class StartedBroadcast(Broadcast):
 
     def load(self, dumped: Sequence[bytes]) -> list[str]:
         """Become what was dumped, for the `start` of then."""
+        kinds = [codec_hash(*kind) for kind in self._start_kinds]
+        if not dumped or Frame.parse(dumped[0]).header.codec not in kinds:
+            raise WireError("these are not the frames of a dumped broadcast with a start")
         self._start_frame = dumped[0]
         return super().load(dumped[1:])
 
@@ -168,7 +175,7 @@ class StartedSubscriber(Subscriber):
             return
         frames = unpack(data)
         if len(frames) != 2:
-            raise DesyncError("these bytes are no dumped end of a downlink with a start")
+            raise WireError("these bytes are no dumped end of a downlink with a start")
         start = self._read(frames[0])
         super().load(frames[1])
         self.start, self._start_frame = start, frames[0]

@@ -19,7 +19,8 @@ def downlink(name: str) -> Lift | Downlink:
     `dense`, `fp16`: the whole model every time. `delta8`, `delta4`: differences to the public model in 8 or 4 bits.
     `changes`: differences in float32 at the entries that changed, for servers that change few. `sparse`: the largest 5%
     of the difference in 4 bits; missed differences can be merged. `own8`, `own4`: as `delta8` and `delta4`, or one such
-    difference for a single client when that is shorter. `own2`, `own1`: such differences at about 2 and 1.4 bits an entry.
+    difference for a single client when that is shorter. `own2`, `own1`: such differences at about 2.3 and 1.4 bits an
+    entry.
 
     Differences with a shared reference need no error feedback: EF21-P (Gruntkowska et al. 2023).
     """

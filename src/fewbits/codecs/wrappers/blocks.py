@@ -27,8 +27,8 @@ MOST = 4096  # blocks; each costs a bit of every message
 class Blocks(Wrapper):
     """Send the blocks that are not zero, each by a codec with a state and a memory of its own.
 
-    x is `count` blocks of the same length, the last of which may be shorter. A block travels when it is not zero and its norm is at least `least` times
-    that of the longest one. The others arrive as zeros; they cost a bit.
+    x is `count` blocks of the same length, the last of which may be shorter. A block travels when it is not zero and
+    its norm is at least `least` times that of the longest one. The others arrive as zeros; they cost a bit.
 
     Args:
         codec: of each block.
@@ -82,9 +82,8 @@ class Blocks(Wrapper):
         return self._of_each(self.codec.init, spec)
 
     def start(self, x: Tensor, spec: Spec) -> tuple[Any, ...]:
-        return tuple(
-            self.codec.start(part, own) for part, own in zip(self._cut(x, spec), self._specs(spec), strict=True)
-        )
+        pairs = zip(self._cut(x, spec), self._specs(spec), strict=True)
+        return tuple(self.codec.start(part, own) for part, own in pairs)
 
     def memory(self, spec: Spec) -> tuple[Any, ...]:
         return self._of_each(self.codec.memory, spec)
