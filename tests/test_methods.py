@@ -161,7 +161,7 @@ def test_methods_compose_as_values():
         ("masked+fedpaq", {}, "the uplink of fedpaq is"),
         ("masked+feddyn", {}, "masks need clients that keep nothing"),
         ("masked+scaffold", {}, "masks need clients that keep nothing"),
-        ("masked+intrinsic", {"mode": "k-subspace"}, "one subspace for all"),
+        ("masked+intrinsic", {"mode": "k-subspace", "local": "outside"}, "one subspace for all"),
         ("masked", {"bits": "60"}, r"bits must be a whole number in 2\.\.48; got 60"),
         ("masked+dp", {}, r"unknown method 'masked\+dp'"),
         ("dp+dp", {}, r"unknown method 'dp\+dp'"),

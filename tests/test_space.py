@@ -249,7 +249,7 @@ def test_clients_of_one_round_are_divided_among_the_subspaces():
 
 @pytest.mark.parametrize("name", ["intrinsic+lbgm", "intrinsic+fedpaq", "intrinsic+topk"])
 def test_any_uplink_goes_over_the_numbers_of_the_subspace(name, tmp_path):
-    settings = {"dim": "128", "mode": "time-varying", "epoch": "2"}
+    settings = {"dim": "128", "mode": "time-varying", "epoch": "2", "down": "dense"}
     result = federation(outside_text(name, settings), tmp_path, rounds=4).run()
     plain = federation(outside(dim=128, mode="time-varying", epoch=2), tmp_path / "plain", rounds=4).run()
     assert result.ledger.frame_bytes["up"] < plain.ledger.frame_bytes["up"] or name == "intrinsic+lbgm"

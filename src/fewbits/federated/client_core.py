@@ -136,8 +136,7 @@ class ClientCore:
     def start(self) -> None:
         """Load the public values and the client state into the model."""
         self.local.load(self.public, self.client_state)
-        if self._inside is not None and self.method.inside is not None:
-            self._inside.train(self.method.inside.trained(self.down.version, self.number))
+        self.method.start(self.model.module, self.down.version, self.number)
 
     @property
     def correction(self) -> Correction | None:

@@ -149,8 +149,11 @@ class Exchange:
 
 
 def _up(method: Method) -> Lift:
-    """The uplink; inside K subspaces each vector of s has an end of its own, and one that rests does not travel."""
-    vectors = method.inside.vectors if method.inside else 1
+    """The uplink; inside K subspaces each vector of s has an end of its own, and one that rests does not travel.
+
+    Under noise and masks none rests.
+    """
+    vectors = method.inside.vectors if method.inside and not (method.privacy or method.masking) else 1
     return Flat(Blocks(method.up.codec, vectors)) if vectors > 1 and isinstance(method.up, Flat) else method.up
 
 

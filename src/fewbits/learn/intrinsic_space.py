@@ -76,6 +76,11 @@ class IntrinsicSpace:
         return 1 if self.mode == "static" else self.k
 
     @property
+    def numel_inside(self) -> int:
+        """Numbers in s where clients train inside."""
+        return self.vectors * self.dim
+
+    @property
     def numel(self) -> int:
         """Numbers in s."""
         return self.subspaces * self.dim

@@ -19,6 +19,7 @@ from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
+from fewbits.learn.unit_vectors import NamedTensors
 from fewbits.links import Downlink
 from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.pairwise_masking import PairwiseMasking
@@ -160,8 +161,17 @@ class Method:
         found = coordinates(model)
         if found is not None and (self.inside is None or self.inside.bases(len(found.start)) != list(found.bases)):
             leave_subspace(model)
-        if self.inside is not None:
+        if self.inside is not None and not isinstance(model, NamedTensors):  # whose tensors are s already
             enter_subspace(model, self.inside.bases)
+
+    def start(self, model: nn.Module, round: int, client: int) -> None:
+        """Let a prepared model train what it is a client's turn to train: inside subspaces not all vectors of s.
+
+        `round` counts from 1. Only apps on Flower need to call this.
+        """
+        found = coordinates(model)
+        if found is not None and self.inside is not None:
+            found.train(self.inside.trained(round, client))
 
     def _prepare(self, model: nn.Module, key: Key) -> None:
         modules = ["", *(name.rpartition(".")[0] for name, _ in model.named_parameters())]  # before factors add theirs

@@ -51,5 +51,5 @@ def intrinsic(
     if mode == "growing":
         raise LocalError("intrinsic: mode 'growing' is for local='inside', where clients train s itself")
     if over is not None and over.down != downlink("dense"):
-        raise LocalError(f"intrinsic: with local='outside' s travels down as it is; got down={over.down!r}")
+        raise LocalError(f"intrinsic: with local='outside' s travels down as it is: set down=dense; got {over.down!r}")
     return wrap_method("intrinsic", over, space=space)

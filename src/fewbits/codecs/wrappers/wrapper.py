@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewbits.codecs.base import Codec, wide
 from fewbits.codecs.chain import Chain, as_codec, from_raw_bits, to_raw_bits
+from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.coders import Fixed
 from fewbits.errors import LocalError, WireError
 from fewbits.rng import Key
@@ -76,8 +77,22 @@ def check_feedback(codec: Codec) -> None:
     """Raise LocalError when a transform inside may not have its own error fed back to it."""
     for part in nested(codec):
         if isinstance(part, Chain):
-            for transform in part.transforms:
+            for before, transform in enumerate(part.transforms):
                 transform.check()
+                if isinstance(transform, Quantize) and not any(step.sparse for step in part.transforms[:before]):
+                    _check_dither(transform)
+
+
+def _check_dither(quantise: Quantize) -> None:
+    """The noise of a dither on few levels is as long as a vector of which nothing was left out, and longer."""
+    bucket = quantise.bucket
+    long = isinstance(bucket, str) or bucket > 16 * quantise.s**2
+    if quantise.mode == "unbiased" and quantise.bits < 4 and long:
+        raise LocalError(
+            f"error feedback around {quantise!r}: its dither on {2 * quantise.s + 1} levels adds as much noise to a "
+            "whole vector as there is signal, so feedback of its error diverges; use 4 bits or more, "
+            'Quantize(mode="contractive"), DeadZone, or TopK before it'
+        )
 
 
 def finite(x: Tensor, what: str) -> Tensor:
