@@ -26,7 +26,10 @@ if find_spec("flwr.supercore.task_identity"):  # newer Flower gives every messag
 
 
 def app(
-    task: Task, mods: list[Any], model: Callable[[], nn.Module] = mlp, log: list[tuple[str, int, int]] | None = None,
+    task: Task,
+    mods: list[Any],
+    model: Callable[[], nn.Module] = mlp,
+    log: list[tuple[str, int, int]] | None = None,
     method: Method | None = None,
 ) -> ClientApp:
     """Trains a client's part as the engine `memory` would; the functions know nothing of fewbits' messages."""

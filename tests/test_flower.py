@@ -63,7 +63,9 @@ METHODS = {
     "randk": methods.randk(),
     "signsgd, dense downlink": methods.signsgd(down="dense"),
     "lbgm, momentum": methods.lbgm(threshold=0.5, momentum=0.9),
-    "intrinsic, epochs": methods.build("intrinsic", {"dim": "64", "mode": "time-varying", "epoch": "2", "local": "outside"}),
+    "intrinsic, epochs": methods.build(
+        "intrinsic", {"dim": "64", "mode": "time-varying", "epoch": "2", "local": "outside"}
+    ),
     "intrinsic, k": methods.build(
         "intrinsic+topk", {"dim": "32", "mode": "k-subspace", "k": "2", "local": "outside", "down": "dense"}
     ),

@@ -9,15 +9,19 @@ import torch
 from every_codec import COMMON, PRIVATE, deliver, ends, payload_of, run, vector
 from fewbits.codecs import (
     Adaptive,
+    Blocks,
+    DeadZone,
     Delta,
     ErrorFeedback,
     Keys,
     LookBack,
+    LowRank,
     Predict,
     Quantize,
     RandK,
     Raw,
     Sign,
+    Threshold,
     TopK,
     chain,
     each,
@@ -282,6 +286,20 @@ def test_delta_of_signs_tracks_a_moving_target():
         assert max(errors[-20:]) < 0.2 * float(xs[-1].norm())
 
 
+@pytest.mark.parametrize(("bits", "shrinks"), [(2, False), (3, False), (4, True)])
+def test_feedback_of_a_dither_on_few_levels_would_grow_without_end(bits, shrinks):
+    """Why it is refused: on entries of very different sizes the noise is longer than the vector it is added to."""
+    codec, spec, errors = chain(Quantize(bits=bits)), Spec((1000,)), []
+    e = torch.zeros(1000)
+    sizes = torch.from_numpy(np.exp(np.random.default_rng(0).normal(0, 1, 1000))).float()
+    for t in range(60):
+        u = torch.from_numpy(vector(Key(t), 1000)) * sizes + e
+        message, _ = codec.encode(u, spec, None, codec.memory(spec), Keys(Key(t), Key(0)))
+        e = u - codec.decode(message, spec, None)[0]
+        errors.append(float(e.norm() / sizes.norm()))
+    assert (max(errors) < 1.0) == shrinks
+
+
 def test_error_feedback_around_delta_would_grow_without_end():
     """Why the stack is refused: the same miss is counted twice."""
     x, h, e = np.ones(4), np.zeros(4), np.zeros(4)
@@ -295,6 +313,7 @@ def test_error_feedback_around_delta_would_grow_without_end():
 
 INNER = chain(TopK(0.1))
 UNBIASED = chain(RandK(0.1, mode="unbiased"))
+FEW = r"error feedback around Quantize\(bits=[23].*4 bits or more, Quantize\(mode=\"contractive\"\), DeadZone"
 ILLEGAL = [
     (lambda: ErrorFeedback(ErrorFeedback(INNER)), "added twice"),
     (lambda: ErrorFeedback(LookBack(ErrorFeedback(INNER))), "added twice"),
@@ -302,6 +321,13 @@ ILLEGAL = [
     (lambda: ErrorFeedback(UNBIASED), 'RandK\\(mode="contractive"\\)'),
     (lambda: LookBack(ErrorFeedback(UNBIASED)), "diverges"),
     (lambda: Delta(UNBIASED), "diverges"),
+    (lambda: ErrorFeedback(Quantize(bits=2)), FEW),
+    (lambda: ErrorFeedback(chain(Quantize(bits=3), Rans())), FEW),
+    (lambda: ErrorFeedback(chain(Quantize(bits=2, norm="l2", bucket="tensor"), Rans())), FEW),
+    (lambda: ErrorFeedback(Quantize(bits=2, bucket=64)), FEW),
+    (lambda: ErrorFeedback(Blocks(chain(Raw("fp16"), Quantize(bits=3)), 4)), FEW),
+    (lambda: ErrorFeedback(chain(LowRank(2), Quantize(bits=2))), FEW),
+    (lambda: Delta(chain(Quantize(bits=2), Rans())), FEW),
     (lambda: Delta(Delta(INNER)), "counted twice"),
     (lambda: Delta(ErrorFeedback(INNER)), "counted twice"),
     (lambda: LookBack(Predict(INNER)), "use one of them"),
@@ -327,6 +353,12 @@ def test_what_cannot_work_is_refused_when_it_is_built(build, says):
 
 
 LEGAL = [
+    ErrorFeedback(chain(TopK(0.1), Quantize(bits=2), Rans())),
+    ErrorFeedback(chain(Threshold(0.1), Quantize(bits=3))),
+    ErrorFeedback(Quantize(bits=2, mode="contractive")),
+    ErrorFeedback(chain(DeadZone(), Rans())),
+    ErrorFeedback(Quantize(bits=4)),
+    Delta(Quantize(bits=2, bucket=16)),
     LookBack(ErrorFeedback(INNER)),  # the paper's plug and play
     ErrorFeedback(LookBack(INNER)),  # feedback around all
     ErrorFeedback(Predict(INNER)),

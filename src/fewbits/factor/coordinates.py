@@ -43,7 +43,7 @@ class Coordinates:
     ) -> None:
         self.module, self.places, self.bases = module, places, tuple(bases)
         self.shapes, self.sizes = list(shapes), [shape.numel() for shape in shapes]
-        parts = {part for held in places for part, _ in held}
+        parts = {part for pairs in places for part, _ in pairs}
         self.order = [(part, tuple(part._parameters)) for part in module.modules() if part in parts]
         self._start, self._base = start, start  # the latter: with what the resting coordinates add
         self._trained = range(len(self.bases))  # the K's that train

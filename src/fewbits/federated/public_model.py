@@ -75,7 +75,7 @@ class PublicModel(ABC):
         current = shared_values.values(self.model)
         return {name: current[name] - x for name, x in plain.items() if name.startswith(shared_values.BUFFER)}
 
-    def _become(self, parameters: Tensor, buffers: Mapping[str, Tensor]) -> None:
+    def _load_values(self, parameters: Tensor, buffers: Mapping[str, Tensor]) -> None:
         """Load these, with the unit vectors of these parameters."""
         self.model.shared_params.copy_(parameters)
         current = shared_values.values(self.model)
@@ -161,7 +161,7 @@ class WholeModel(PublicModel):
         server_vectors = self.objective.absorb(self.server_vectors, changed, share)
         buffers = self._buffers(plain)
         self._check_finite(theta, *server_vectors, *moments, *buffers.values())
-        self._become(theta, buffers)
+        self._load_values(theta, buffers)
         self.moments, self.server_vectors = moments, server_vectors
         self._remark(plain)
 
@@ -207,5 +207,5 @@ class SubspaceModel(PublicModel):
         if self.model.units:
             parameters = self.publisher.theta(s)[: len(parameters)]
         self._check_finite(parameters, *buffers.values())
-        self._become(parameters, buffers)
+        self._load_values(parameters, buffers)
         return {PLAIN: self.model.shared[len(parameters) :].clone()}

@@ -53,10 +53,10 @@ def _nearest(out, x, offsets, steps, s):
 def _gains(x, levels, offsets):
     out = np.zeros(len(offsets) - 1)
     for j in range(len(out)):
-        part, own = x[offsets[j] : offsets[j + 1]], levels[offsets[j] : offsets[j + 1]]
+        part, carried = x[offsets[j] : offsets[j + 1]], levels[offsets[j] : offsets[j + 1]]
         above, below = 0.0, 0
         for i in range(len(part)):
-            level = np.int64(own[i])
+            level = np.int64(carried[i])
             above += np.float64(part[i]) * level
             below += level * level
         if below > 0:

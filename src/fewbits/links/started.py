@@ -165,8 +165,8 @@ class StartedSubscriber(Subscriber):
         return Receiver(_RAW, self._start_spec).receive(data)[START]
 
     def dump(self) -> bytes:
-        held = super().dump()
-        return pack([self._start_frame, held]) if held else b""
+        dumped = super().dump()
+        return pack([self._start_frame, dumped]) if dumped else b""
 
     def load(self, data: bytes | None) -> None:
         if not data:

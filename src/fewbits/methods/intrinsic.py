@@ -24,19 +24,26 @@ def intrinsic(
     seed: int = 7,
     local: str = "inside",
 ) -> Method:
-    """Train in random subspaces: `dim` numbers travel instead of the model.
+    """Train in random subspaces, theta = theta0 + A s: `dim` numbers travel instead of the model.
 
-    Clients send by the method `over`. The server sends s, and the finals of epochs that a client missed.
+    inside: s takes the place of the model's parameters, and clients train it. All of `over` works on s, up and down.
+    outside: clients train the model and send A^T of its update, as in the paper; the server sends s, and the finals of
+    epochs that a client missed.
 
     Args:
-        over: the method by which clients send A^T of their update; None: dense.
+        over: the method by which s, or A^T of the update, travels; None: dense.
         dim: numbers of a subspace; larger: more bytes, less is lost.
-        mode: "static", one subspace; "time-varying", a fresh one in each epoch; "k-subspace", k of them.
-        k: matrices in each epoch, for k-subspace.
-        epoch: rounds until the matrices change; static has one epoch.
+        mode: "static", one subspace; "time-varying", another one in each epoch; "k-subspace", one of k for each client
+            and round; "growing" (inside only), one more in each epoch.
+        k: subspaces: in all (inside), or in each epoch of k-subspace (outside).
+        epoch: rounds until other subspaces train; static has one epoch.
         basis: "fastfood", "sparse", "hadamard" or "gaussian".
         scale: "orthonormal", or "unbiased", whose steps are D/dim times as long.
         seed: of the matrices; everybody's.
+        local: "inside" or "outside".
+
+    Raises:
+        LocalError: an option is out of range; or outside, "growing" or a downlink other than dense.
 
     Example:
         >>> intrinsic(dim=512).inside.numel

@@ -111,7 +111,11 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
     numbers = max(LEAST, NUMBERS // per_round // (1 + method.objective.server_vectors))
     few = min(per_round, NUMBERS // numbers // (1 + method.objective.server_vectors))
     small = measure(
-        nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, inside=None, private=()), clients, few, key
+        nn.ParameterList([torch.zeros(numbers)]),
+        replace(method, factor=None, inside=None, private=()),
+        clients,
+        few,
+        key,
     )
     assert isinstance(small.down, Entries)
     seed = None if server.broadcast.seed_frame is None else len(server.broadcast.seed_frame)

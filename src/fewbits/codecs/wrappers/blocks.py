@@ -83,7 +83,7 @@ class Blocks(Wrapper):
 
     def start(self, x: Tensor, spec: Spec) -> tuple[Any, ...]:
         pairs = zip(self._cut(x, spec), self._specs(spec), strict=True)
-        return tuple(self.codec.start(part, own) for part, own in pairs)
+        return tuple(self.codec.start(part, seen) for part, seen in pairs)
 
     def memory(self, spec: Spec) -> tuple[Any, ...]:
         return self._of_each(self.codec.memory, spec)
@@ -95,8 +95,8 @@ class Blocks(Wrapper):
         least, message, after = self.least * max(norms, default=0.0), [], list(memory)
         for k, part in enumerate(parts):
             if norms[k] > 0 and norms[k] >= least:
-                own = Keys(keys.private.fold("block", k), keys.common.fold("block", k))
-                sent, after[k] = self.codec.encode(part, specs[k], state[k], memory[k], own)
+                both = Keys(keys.private.fold("block", k), keys.common.fold("block", k))
+                sent, after[k] = self.codec.encode(part, specs[k], state[k], memory[k], both)
                 message.append((k, sent))
         return tuple(message), tuple(after)
 

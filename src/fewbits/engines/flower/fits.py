@@ -54,11 +54,13 @@ def check_arrays(method: Method, layout: Layout) -> None:
             f"server and clients first, as in methods.named({method.name!r}).prepare(model, key)"
         )
     inside = method.inside
-    if inside is not None and not any((e.name, e.shape) == (COORDINATES, (inside.numel_inside,)) for e in layout.entries):
+    if inside is not None and not any(
+        (e.name, e.shape) == (COORDINATES, (inside.numel_inside,)) for e in layout.entries
+    ):
         raise LocalError(
             f"{method.name}: clients train the coordinates of a subspace, and no array is {COORDINATES!r} of "
             f"{inside.numel_inside} numbers; build the same model at the server and at all clients, call "
-            f"method.prepare(model, key), send its state_dict, and call method.start(model, round, client) before training"
+            "method.prepare(model, key), send its state_dict, and call method.start(model, round, client) before training"
         )
     staying = [name for name in factors if name.rpartition(".")[2] in STAYING]
     if method.factor is not None and method.factor.form == "pfedpara" and staying:
