@@ -60,7 +60,7 @@ def check_arrays(method: Method, layout: Layout) -> None:
         raise LocalError(
             f"{method.name}: clients train the coordinates of a subspace, and no array is {COORDINATES!r} of "
             f"{inside.numel_inside} numbers; build the same model at the server and at all clients, call "
-            "method.prepare(model, key), send its state_dict, and call method.start(model, round, client) before training"
+            "method.prepare(model, key), send its state_dict, and call method.start(model, round, client) at a round"
         )
     staying = [name for name in factors if name.rpartition(".")[2] in STAYING]
     if method.factor is not None and method.factor.form == "pfedpara" and staying:
