@@ -110,6 +110,14 @@ def test_a_client_that_builds_another_model_is_told_or_gets_theta0():
     assert torch.equal(client.model(x), server.model(x))
 
 
+@pytest.mark.parametrize("other", ["seed=8", "basis=hadamard", "scale=orthonormal", "mode=time-varying,k=1", "dim=32"])
+def test_ends_of_other_matrices_do_not_understand_each_other(other):
+    server = fb.Server(mlp(), "intrinsic@dim=64,mode=static", Key(0))
+    client = fb.Client(mlp(), f"intrinsic@{'dim=64,' if 'dim' not in other else ''}{other}", Key(1))
+    with pytest.raises(fb.DesyncError, match=r"begin with theta0 of intrinsic_space.*the server has another subspace"):
+        client.receive(server.bundle(0))
+
+
 def test_any_optimiser_of_torch_trains_coordinates():
     server, client = (make(mlp(), "intrinsic@dim=64", Key(0)) for make in (fb.Server, fb.Client))
     client.receive(server.bundle(0))

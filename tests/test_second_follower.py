@@ -93,9 +93,15 @@ def test_downlinks_with_a_start(down, count, seeded):
 
     first, of_start = SharedInit(Key(3), lambda key: model(1)), SharedInit(Key(3), lambda key: start)
     server = StartedBroadcast(
-        down, spec, Key(0), start, seed=first if seeded else None, start_seed=of_start if seeded else None
+        down,
+        spec,
+        Key(0),
+        start,
+        seed=first if seeded else None,
+        start_seed=of_start if seeded else None,
+        space=" of x",
     )
-    public, text = canonical(down.public), f'tree(entries=[["theta0",tensor(shape=[{size}])]])'
+    public, text = canonical(down.public), f'tree(entries=[["theta0 of x",tensor(shape=[{size}])]])'
     found = {word: identity(public, canonical(spec), word) for word in ("", "seed of ", "patch of ")}
     raw = "flat(codec=chain(coder=fixed(),transforms=[raw()]))"
     begin = {identity(raw, text)[0]: False, identity(raw, text, "seed of ")[0]: True}
@@ -105,7 +111,7 @@ def test_downlinks_with_a_start(down, count, seeded):
         holder = Holder(public, "", described(spec), hashes, found[""][1], None, lambda key: values(model(1)))
         return Inside(holder, size, begin, lambda key: start.numpy())
 
-    ours, steady = StartedSubscriber(down, spec, size, first.build, of_start.build), new()
+    ours, steady = StartedSubscriber(down, spec, size, first.build, of_start.build, " of x"), new()
     for version in range(1, 8):
         server.publish(model(version))
         late = new()

@@ -34,6 +34,7 @@ from fewbits.links.epoch_frames import WHOLE
 from fewbits.privacy.pairwise_masking import MaskedTotal
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
+from fewbits.wire.identity import canonical
 
 FEW = 4  # buffers, of which a sentence has the names
 LEAST = 0.1  # share of the longest difference of a vector of s from which another travels down
@@ -99,7 +100,7 @@ class Exchange:
         space, first = self.method.space, init and SharedInit(init.key, self._initial(init.build))
         if start is not None:
             made = init and SharedInit(init.key, self._start(init.build))
-            return StartedBroadcast(self.down, self.public, key, start, seed=first, start_seed=made)
+            return StartedBroadcast(self.down, self.public, key, start, seed=first, start_seed=made, space=self._space)
         if space is None:
             return Broadcast(self.down, self.public, key, seed=first)
         return EpochBroadcast(space, self.public, key, seed=first, plain=self._buffers)
@@ -108,10 +109,16 @@ class Exchange:
         """A client's end of the downlink; `build` makes the initial model, where the server has a SharedInit."""
         space, first = self.method.space, None if build is None else self._initial(build)
         if self.start:
-            return StartedSubscriber(self.down, self.public, self.start, first, build and self._start(build))
+            made = build and self._start(build)
+            return StartedSubscriber(self.down, self.public, self.start, first, made, self._space)
         if space is None:
             return Subscriber(self.down, self.public, first)
         return EpochSubscriber(space, self.public, first, self._buffers)
+
+    @property
+    def _space(self) -> str:
+        """The subspace that s is in, in the name of theta0, so that ends of other matrices do not understand each other."""
+        return "" if self.method.inside is None else f" of {canonical(self.method.inside)}"
 
     @property
     def _buffers(self) -> int:

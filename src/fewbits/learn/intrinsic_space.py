@@ -28,14 +28,16 @@ MODES = ("static", "time-varying", "k-subspace", "growing")
 class IntrinsicSpace:
     """Which subspaces a run moves in. n = k * dim numbers are s: k vectors of dim, end to end.
 
-    static: one A. time-varying: a fresh A every `epoch` rounds; s starts again at 0, and its last value is folded into
-    theta. k-subspace: k matrices per epoch, of which each sampled client uses one, drawn from (seed, round, client).
+    Outside, where clients train the model. static: one A. time-varying: a fresh A every `epoch` rounds; s starts again
+    at 0, and its last value is folded into theta. k-subspace: k matrices per epoch, of which each sampled client uses one, drawn from (seed, round, client).
     The paper's clients take one gradient; here A^T is taken of what several local steps changed: the same linear map.
+
+    Inside, where clients train s: all `vectors` of s exist from the beginning, and `trained` says which ones move.
 
     Args:
         dim: d, numbers of a subspace; larger: more bytes, less is lost.
-        mode: "static", "time-varying" or "k-subspace".
-        k: matrices in each epoch; only k-subspace has more than one.
+        mode: "static", "time-varying", "k-subspace", or inside "growing".
+        k: matrices in each epoch, of which only k-subspace has more than one; inside: in all.
         epoch: rounds until the matrices change; static has one epoch.
         basis: "fastfood", "sparse", "hadamard" or "gaussian"; see `Basis`.
         scale: "orthonormal", or "unbiased", whose steps are D/dim times as long.

@@ -33,12 +33,12 @@ _RAW: Lift = flat(chain(Raw()))
 Build = Callable[[Key], Tensor]  # makes theta0 from a key  # (D,)
 
 
-def _spec(size: int) -> TreeSpec:
-    return TreeSpec(((START, Spec((size,))),))
+def _spec(size: int, space: str) -> TreeSpec:
+    return TreeSpec(((START + space, Spec((size,))),))
 
 
-def _named(build: Build) -> Callable[[Key], dict[str, Tensor]]:
-    return lambda key: {START: build(key)}
+def _named(build: Build, space: str) -> Callable[[Key], dict[str, Tensor]]:
+    return lambda key: {START + space: build(key)}
 
 
 class StartedBroadcast(Broadcast):
@@ -52,6 +52,7 @@ class StartedBroadcast(Broadcast):
         keep: as for `Broadcast`.
         seed: what version 1 of the value is made from.
         start_seed: what theta0 is made from, as a SharedInit whose `build` gives it; None: it travels.
+        space: text of the subspace, which both ends must have in common.
 
     Raises:
         LocalError: as for `Broadcast`, or theta0 is not finite.
@@ -78,18 +79,21 @@ class StartedBroadcast(Broadcast):
         keep: int = 64,
         seed: SharedInit | None = None,
         start_seed: SharedInit | None = None,
+        space: str = "",
     ) -> None:
         super().__init__(codec, spec, key, keep, seed)
         check_finite({START: start}, "StartedBroadcast")
-        self.start = start
-        seeded = start_seed and SharedInit(start_seed.key, _named(start_seed.build))
-        self._start_frame = seeded and seeded.frame({START: start}, _RAW, _spec(len(start)))
+        self.start, self._start_spec = start, _spec(len(start), space)
+        seeded = start_seed and SharedInit(start_seed.key, _named(start_seed.build, space))
+        self._start_frame = seeded and seeded.frame({START + space: start}, _RAW, self._start_spec)
 
     @property
     def start_frame(self) -> bytes:
         """The frame that brings the start."""
         if self._start_frame is None:
-            self._start_frame = Sender(_RAW, _spec(len(self.start)), Key(0)).send({START: self.start})
+            self._start_frame = Sender(_RAW, self._start_spec, Key(0)).send(
+                {self._start_spec.entries[0][0]: self.start}
+            )
         return self._start_frame
 
     @property
@@ -98,7 +102,7 @@ class StartedBroadcast(Broadcast):
 
     @property
     def _start_kinds(self) -> list[tuple[Lift, TreeSpec, str]]:
-        return [(_RAW, _spec(len(self.start)), kind) for kind in ("", SEED)]
+        return [(_RAW, self._start_spec, kind) for kind in ("", SEED)]
 
     def frames(self, version: int | None) -> list[bytes]:
         return [*([] if version else [self.start_frame]), *super().frames(version)]
@@ -128,6 +132,7 @@ class StartedSubscriber(Subscriber):
         size: D.
         build: makes version 1 of the value from a key.
         start_build: makes theta0 from a key.
+        space: the server's.
     """
 
     def __init__(
@@ -137,9 +142,10 @@ class StartedSubscriber(Subscriber):
         size: int,
         build: Callable[[Key], Any] | None = None,
         start_build: Build | None = None,
+        space: str = "",
     ) -> None:
         super().__init__(codec, spec, build)
-        self._start_spec, self._start_build = _spec(size), start_build and _named(start_build)
+        self._start_spec, self._start_build = _spec(size, space), start_build and _named(start_build, space)
         self._start_hashes = codec_hash(_RAW, self._start_spec), codec_hash(_RAW, self._start_spec, SEED)
         self.start: Tensor | None = None
         self._start_frame = b""
@@ -150,7 +156,10 @@ class StartedSubscriber(Subscriber):
         frames = unpack(bundle)
         first = frames[0] if frames and Frame.parse(frames[0]).header.codec in self._start_hashes else b""
         if not first and self.start is None:
-            raise DesyncError("a first bundle must hold the start of the model's subspace; this one does not")
+            raise DesyncError(
+                f"a first bundle must begin with {self._start_spec.entries[0][0]} of {self._start_spec.numel} numbers, and "
+                "this one does not: the server has another subspace, or takes this client for one that has it"
+            )
         if not first:
             return super().receive(bundle)
         start = self.start if first == self._start_frame else self._read(first)
@@ -161,8 +170,8 @@ class StartedSubscriber(Subscriber):
     def _read(self, data: bytes) -> Tensor:
         frame = Frame.parse(data)
         if frame.header.codec == self._start_hashes[1]:
-            return read_seed(frame, self._start_spec, self._start_build)[START]
-        return Receiver(_RAW, self._start_spec).receive(data)[START]
+            return next(iter(read_seed(frame, self._start_spec, self._start_build).values()))
+        return next(iter(Receiver(_RAW, self._start_spec).receive(data).values()))
 
     def dump(self) -> bytes:
         dumped = super().dump()
