@@ -117,7 +117,7 @@ class Exchange:
 
     @property
     def _space(self) -> str:
-        """The subspace that s is in, in the name of theta0, so that ends of other matrices do not understand each other."""
+        """The subspace of s, for the name of theta0: ends of other matrices do not understand each other."""
         return "" if self.method.inside is None else f" of {canonical(self.method.inside)}"
 
     @property

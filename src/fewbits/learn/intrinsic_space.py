@@ -29,8 +29,9 @@ class IntrinsicSpace:
     """Which subspaces a run moves in. n = k * dim numbers are s: k vectors of dim, end to end.
 
     Outside, where clients train the model. static: one A. time-varying: a fresh A every `epoch` rounds; s starts again
-    at 0, and its last value is folded into theta. k-subspace: k matrices per epoch, of which each sampled client uses one, drawn from (seed, round, client).
-    The paper's clients take one gradient; here A^T is taken of what several local steps changed: the same linear map.
+    at 0, and its last value is folded into theta. k-subspace: k matrices per epoch, of which each sampled client uses
+    one, drawn from (seed, round, client). The paper's clients take one gradient; here A^T is taken of what several
+    local steps changed: the same linear map.
 
     Inside, where clients train s: all `vectors` of s exist from the beginning, and `trained` says which ones move.
 

@@ -156,9 +156,9 @@ class StartedSubscriber(Subscriber):
         frames = unpack(bundle)
         first = frames[0] if frames and Frame.parse(frames[0]).header.codec in self._start_hashes else b""
         if not first and self.start is None:
+            ((name, leaf),) = self._start_spec
             raise DesyncError(
-                f"a first bundle must begin with {self._start_spec.entries[0][0]} of {self._start_spec.numel} numbers, and "
-                "this one does not: the server has another subspace, or takes this client for one that has it"
+                f"a first bundle must begin with {name} of {leaf.numel} numbers, and this one does not: the server has another subspace, or takes this client for one that has it"
             )
         if not first:
             return super().receive(bundle)
