@@ -158,7 +158,8 @@ class StartedSubscriber(Subscriber):
         if not first and self.start is None:
             ((name, leaf),) = self._start_spec
             raise DesyncError(
-                f"a first bundle must begin with {name} of {leaf.numel} numbers, and this one does not: the server has another subspace, or takes this client for one that has it"
+                f"a first bundle must begin with {name} of {leaf.numel} numbers, and this one does not: the server has "
+                "another subspace, or takes this client for one that has it"
             )
         if not first:
             return super().receive(bundle)
