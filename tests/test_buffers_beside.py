@@ -14,11 +14,13 @@ from fewbits.wire.frame import HEADER_BYTES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 METHODS = {
-    "intrinsic@dim=16": 4 * 16,
-    "intrinsic@dim=16,mode=time-varying,epoch=2": 4 * 16,
-    "intrinsic+topk@dim=16,mode=k-subspace,k=3,epoch=2": None,
+    "intrinsic@dim=16,local=outside": 4 * 16,
+    "intrinsic@dim=16,mode=time-varying,epoch=2,local=outside": 4 * 16,
+    "intrinsic+topk@dim=16,mode=k-subspace,k=3,epoch=2,local=outside,down=dense": None,
+    "intrinsic@dim=16,down=changes": 4 * 16,
+    "intrinsic+topk@dim=16,mode=k-subspace,k=3,epoch=2,down=changes": None,
     "fetchsgd@rows=3,columns=50,k=20": 4 * 150,
-    "median+intrinsic@dim=16,mode=k-subspace,k=2": 4 * 16,
+    "median+intrinsic@dim=16,mode=k-subspace,k=2,local=outside": 4 * 16,
 }
 MASK = torch.full((5, 5), float("-inf")).triu(1)
 
@@ -85,7 +87,7 @@ def play(kind, method, rounds=5, clients=3):
         frames, before = {}, values(server.model)
         for i in present:
             ends[i].receive(server.bundle(i))
-            same_floats(ends[i].model, server.model, exact="fetchsgd" not in method)
+            same_floats(ends[i].model, server.model, exact="fetchsgd" not in method and "changes" not in method)
             train(ends[i].model, i)
             frames[i] = ends[i].reply()
         trained = {i: values(ends[i].model) for i in present}
@@ -227,4 +229,4 @@ def test_plain_numbers_are_some_of_theta(plain):
 
 def test_vectors_of_an_objective_do_not_fit_a_subspace():
     with pytest.raises(fb.LocalError, match=r"cannot carry the 1 vectors, as long as the model, that Scaffold\(\)"):
-        fb.Server(made("batch norms"), "intrinsic+scaffold@dim=8", fb.Key(0), total_weight=9)
+        fb.Server(made("batch norms"), "intrinsic+scaffold@dim=8,local=outside", fb.Key(0), total_weight=9)
