@@ -167,14 +167,15 @@ def test_unit_vectors_are_those_of_the_mean_of_the_weights(method, kind):
     assert float(torch.linalg.matrix_norm(model[0].weight.detach(), 2)) == pytest.approx(1, abs=2e-3)
 
 
-@pytest.mark.parametrize(
-    "name", ["dp+intrinsic@dim=16", "masked+intrinsic@dim=16", "dp+intrinsic@dim=16,share=central"]
-)
-def test_noise_and_masks_cover_buffers_too(name):
+@pytest.mark.parametrize("local", ["inside", "outside"])
+def test_masks_cover_buffers_too_and_noise_does_not_reach_them(local):
     x = [(torch.randn(12, 8), torch.arange(12) % 4) for _ in range(3)]
-    result = fb.federate(made("batch norms"), x, name, 2, local=fb.LocalSGD(lr=0.1))
+    method, step = f"intrinsic@dim=16,local={local}", fb.LocalSGD(lr=0.1)
+    result = fb.federate(made("batch norms"), x, f"masked+{method}", 2, local=step)
     assert result.ledger.frame_bytes["up"] >= 2 * 3 * (HEADER_BYTES + 4 * (16 + 36))
-    assert any("buffers" in note for note in result.notes)
+    for share in ("local", "central"):
+        with pytest.raises(fb.LocalError, match="dp: noise would spoil the float buffers that travel: 1.running_mean"):
+            fb.federate(made("batch norms"), x, f"dp+{method},share={share}", 2, local=step)
 
 
 @pytest.mark.parametrize("method", METHODS)
