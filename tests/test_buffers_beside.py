@@ -174,7 +174,7 @@ def test_masks_cover_buffers_too_and_noise_does_not_reach_them(local):
     result = fb.federate(made("batch norms"), x, f"masked+{method}", 2, local=step)
     assert result.ledger.frame_bytes["up"] >= 2 * 3 * (HEADER_BYTES + 4 * (16 + 36))
     for share in ("local", "central"):
-        with pytest.raises(fb.LocalError, match="dp: noise would spoil the float buffers that travel: 1.running_mean"):
+        with pytest.raises(fb.LocalError, match=r"dp: noise would spoil the float buffers that travel: 1.running_mean"):
             fb.federate(made("batch norms"), x, f"dp+{method},share={share}", 2, local=step)
 
 
