@@ -326,7 +326,7 @@ ILLEGAL = [
     (lambda: ErrorFeedback(Quantize(bits=2, bucket=64)), FEW),
     (lambda: ErrorFeedback(Blocks(chain(Raw("fp16"), Quantize(bits=3)), 4)), FEW),
     (lambda: ErrorFeedback(chain(LowRank(2), Quantize(bits=2))), FEW),
-    (lambda: Delta(chain(Quantize(bits=2), Rans())), FEW),
+    (lambda: LookBack(ErrorFeedback(chain(Quantize(bits=2), Rans()))), FEW),
     (lambda: Delta(Delta(INNER)), "counted twice"),
     (lambda: Delta(ErrorFeedback(INNER)), "counted twice"),
     (lambda: LookBack(Predict(INNER)), "use one of them"),
