@@ -17,6 +17,7 @@ from digits_task import task as digits_task
 from fewbits.engines.simulation import Task
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import evaluate
+from fewbits.learn.method import Method
 
 RAISED = 2
 if find_spec("flwr.supercore.task_identity"):  # newer Flower gives every message the numbers of its process
@@ -25,7 +26,11 @@ if find_spec("flwr.supercore.task_identity"):  # newer Flower gives every messag
 
 
 def app(
-    task: Task, mods: list[Any], model: Callable[[], nn.Module] = mlp, log: list[tuple[str, int, int]] | None = None
+    task: Task,
+    mods: list[Any],
+    model: Callable[[], nn.Module] = mlp,
+    log: list[tuple[str, int, int]] | None = None,
+    method: Method | None = None,
 ) -> ClientApp:
     """Trains a client's part as the engine `memory` would; the functions know nothing of fewbits' messages."""
     client_app = ClientApp(mods=mods)
@@ -41,6 +46,8 @@ def app(
         number = int(message.content["config"]["server-round"])
         if log is not None:
             log.append(("train", number, client))
+        if method is not None:
+            method.start(flat.module, number, client)
         part = task.parts[client]
         key = KEY.fold("round", number, "client", client)
         report = LOCAL.train(flat, task.x, task.y, part, key)

@@ -14,11 +14,13 @@ from fewbits.wire.frame import HEADER_BYTES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 METHODS = {
-    "intrinsic@dim=16": 4 * 16,
-    "intrinsic@dim=16,mode=time-varying,epoch=2": 4 * 16,
-    "intrinsic+topk@dim=16,mode=k-subspace,k=3,epoch=2": None,
+    "intrinsic@dim=16,local=outside": 4 * 16,
+    "intrinsic@dim=16,mode=time-varying,epoch=2,local=outside": 4 * 16,
+    "intrinsic+topk@dim=16,mode=k-subspace,k=3,epoch=2,local=outside,down=dense": None,
+    "intrinsic@dim=16,down=changes": 4 * 16,
+    "intrinsic+topk@dim=16,mode=k-subspace,k=3,epoch=2,down=changes": None,
     "fetchsgd@rows=3,columns=50,k=20": 4 * 150,
-    "median+intrinsic@dim=16,mode=k-subspace,k=2": 4 * 16,
+    "median+intrinsic@dim=16,mode=k-subspace,k=2,local=outside": 4 * 16,
 }
 MASK = torch.full((5, 5), float("-inf")).triu(1)
 
@@ -85,7 +87,7 @@ def play(kind, method, rounds=5, clients=3):
         frames, before = {}, values(server.model)
         for i in present:
             ends[i].receive(server.bundle(i))
-            same_floats(ends[i].model, server.model, exact="fetchsgd" not in method)
+            same_floats(ends[i].model, server.model, exact="fetchsgd" not in method and "changes" not in method)
             train(ends[i].model, i)
             frames[i] = ends[i].reply()
         trained = {i: values(ends[i].model) for i in present}
@@ -165,14 +167,15 @@ def test_unit_vectors_are_those_of_the_mean_of_the_weights(method, kind):
     assert float(torch.linalg.matrix_norm(model[0].weight.detach(), 2)) == pytest.approx(1, abs=2e-3)
 
 
-@pytest.mark.parametrize(
-    "name", ["dp+intrinsic@dim=16", "masked+intrinsic@dim=16", "dp+intrinsic@dim=16,share=central"]
-)
-def test_noise_and_masks_cover_buffers_too(name):
+@pytest.mark.parametrize("local", ["inside", "outside"])
+def test_masks_cover_buffers_too_and_noise_does_not_reach_them(local):
     x = [(torch.randn(12, 8), torch.arange(12) % 4) for _ in range(3)]
-    result = fb.federate(made("batch norms"), x, name, 2, local=fb.LocalSGD(lr=0.1))
+    method, step = f"intrinsic@dim=16,local={local}", fb.LocalSGD(lr=0.1)
+    result = fb.federate(made("batch norms"), x, f"masked+{method}", 2, local=step)
     assert result.ledger.frame_bytes["up"] >= 2 * 3 * (HEADER_BYTES + 4 * (16 + 36))
-    assert any("buffers" in note for note in result.notes)
+    for share in ("local", "central"):
+        with pytest.raises(fb.LocalError, match=r"dp: noise would spoil the float buffers that travel: 1.running_mean"):
+            fb.federate(made("batch norms"), x, f"dp+{method},share={share}", 2, local=step)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -227,4 +230,4 @@ def test_plain_numbers_are_some_of_theta(plain):
 
 def test_vectors_of_an_objective_do_not_fit_a_subspace():
     with pytest.raises(fb.LocalError, match=r"cannot carry the 1 vectors, as long as the model, that Scaffold\(\)"):
-        fb.Server(made("batch norms"), "intrinsic+scaffold@dim=8", fb.Key(0), total_weight=9)
+        fb.Server(made("batch norms"), "intrinsic+scaffold@dim=8,local=outside", fb.Key(0), total_weight=9)

@@ -63,8 +63,12 @@ METHODS = {
     "randk": methods.randk(),
     "signsgd, dense downlink": methods.signsgd(down="dense"),
     "lbgm, momentum": methods.lbgm(threshold=0.5, momentum=0.9),
-    "intrinsic, epochs": methods.build("intrinsic", {"dim": "64", "mode": "time-varying", "epoch": "2"}),
-    "intrinsic, k": methods.build("intrinsic+topk", {"dim": "32", "mode": "k-subspace", "k": "2", "epoch": "2"}),
+    "intrinsic, epochs": methods.build(
+        "intrinsic", {"dim": "64", "mode": "time-varying", "epoch": "2", "local": "outside"}
+    ),
+    "intrinsic, k": methods.build(
+        "intrinsic+topk", {"dim": "32", "mode": "k-subspace", "k": "2", "local": "outside", "down": "dense"}
+    ),
 }
 
 
@@ -100,6 +104,51 @@ def test_a_factored_model_is_trained_as_in_memory(tmp_path):
     server_grid = grid(app(task(), [mod(method, KEY)], factored), tmp_path)
     result = play(Federated(method, CLIENTS, key=KEY, evaluate=0.0), server_grid, model=factored)
     assert record_bytes(result.arrays) == model_bytes(run.task.model)
+
+
+def inside(method: Method):
+    def build() -> nn.Module:
+        model = mlp()
+        method.prepare(model, KEY.fold("factor"))
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize("mode", ["static", "time-varying", "k-subspace", "growing"])
+@pytest.mark.parametrize("name", ["intrinsic", "intrinsic+deadzone"])
+def test_coordinates_are_trained_as_in_memory(tmp_path, name, mode):
+    settings = {"dim": "48", "mode": mode, "k": "3", "epoch": "2", "down": "delta8"}
+    method, seen = methods.build(name, settings), {}
+    run = federation(method, rounds=ROUNDS, per_round=3)
+    run.tap = lambda round, client, way, message: seen.update({(round, client, way): message})
+    run.run()
+    build = inside(method)
+    server_grid = grid(app(task(), [mod(method, KEY)], build, method=method), tmp_path)
+    strategy = Federated(method, CLIENTS, 3, KEY, evaluate=0.0)
+    result = play(strategy, server_grid, model=build)
+    assert record_bytes(result.arrays) == model_bytes(run.task.model)
+    ups = {place: frame for place, frame in seen.items() if place[2] == "up"}
+    assert ups == {place: frame for place, frame in frames(server_grid).items() if place[2] == "up"}
+    assert strategy.run_store.ledger.frame_bytes["up"] == run.ledger.frame_bytes["up"]
+
+
+@pytest.mark.parametrize("strategy", [Federated, lambda method, _, key: Compressed(FedAvg(), method, key)])
+def test_a_model_that_the_app_did_not_prepare_is_refused(tmp_path, strategy):
+    method = methods.build("intrinsic", {"dim": "48"})
+    server_grid = grid(app(task(), [mod(method, KEY)]), tmp_path)
+    with pytest.raises(LocalError, match=r"no array is 'coordinates' of 48 numbers; .* call method.prepare"):
+        play(strategy(method, CLIENTS, KEY), server_grid)
+
+
+def test_a_strategy_averages_coordinates_as_any_array(tmp_path):
+    method = methods.build("intrinsic", {"dim": "48"})
+    run = federation(method, rounds=ROUNDS)
+    run.run()
+    server_grid = grid(app(task(), [mod(method, KEY)], inside(method), method=method), tmp_path)
+    result = play(Compressed(FedAvg(), method, KEY), server_grid, model=inside(method))
+    found = result.arrays["coordinates"].numpy()
+    np.testing.assert_allclose(found, run.task.model.coordinates.detach().numpy(), atol=1e-5)
 
 
 # Around a strategy of the user's own

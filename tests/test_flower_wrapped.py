@@ -422,7 +422,7 @@ def test_what_no_array_of_numbers_is_and_two_messages_to_one_node_are_refused_by
         ("fedyogi", "the strategy takes the step"),
         ("dense@momentum=0.9", "the strategy takes the step"),
         ("fetchsgd", "the strategy takes the step"),
-        ("intrinsic", "use fewbits.flower.federated"),
+        ("intrinsic@local=outside", "use fewbits.flower.federated"),
         ("dp", "protects clients"),
         ("masked", "protects clients"),
     ],

@@ -19,6 +19,7 @@ UP = {
     "topk": f"flat(ErrorFeedback({STACK}))",
     "randk": "flat(ErrorFeedback(chain(RandK(fraction=0.05, mode='contractive'), Quantize(bits=4), Rans())))",
     "signsgd": "flat(ErrorFeedback(chain(Sign())))",
+    "deadzone": "flat(ErrorFeedback(chain(DeadZone(levels=3, step=1.1), Rans())))",
     "lbgm": "flat(LookBack(chain(Raw())))",
     "lbgm+topk": f"flat(LookBack({STACK}))",
     "lbgm+sign": "flat(LookBack(chain(Sign()), threshold=0.6))",
@@ -84,12 +85,11 @@ def test_a_method_over_another_has_its_links_and_the_options_of_both(name):
     method, alone, below = build(name), build(outer), build(inner)
     assert method.name == (outer if inner == "dense" else name)
     for field in ("up", "down", "optimizer", "normalise", "objective"):
-        if (outer, field) != ("intrinsic", "down"):
-            assert getattr(method, field) == getattr(below, field)
-    assert method.factor == alone.factor and method.space == alone.space
+        assert getattr(method, field) == getattr(below, field)
+    assert method.factor == (alone.factor or below.factor) and method.inside == alone.inside
     assert method.private == (alone.private or below.private)
     own = {key: value for key, value in options(outer).items() if key not in options("dense")}
-    inside = {key: value for key, value in options(inner).items() if (outer, key) != ("intrinsic", "down")}
+    inside = options(inner)
     assert options(name) == own | inside and not own.keys() & inside.keys()
     given = {key: str(value) for key, value in options(name).items()}
     assert build(name, given) == method
@@ -161,7 +161,7 @@ def test_methods_compose_as_values():
         ("masked+fedpaq", {}, "the uplink of fedpaq is"),
         ("masked+feddyn", {}, "masks need clients that keep nothing"),
         ("masked+scaffold", {}, "masks need clients that keep nothing"),
-        ("masked+intrinsic", {"mode": "k-subspace"}, "one subspace for all"),
+        ("masked+intrinsic", {"mode": "k-subspace", "local": "outside"}, "one subspace for all"),
         ("masked", {"bits": "60"}, r"bits must be a whole number in 2\.\.48; got 60"),
         ("masked+dp", {}, r"unknown method 'masked\+dp'"),
         ("dp+dp", {}, r"unknown method 'dp\+dp'"),

@@ -46,9 +46,22 @@ EXACT = {
     "masked": {"bits": "20"},
     "dp+masked+intrinsic": {"dim": "32", "mode": "time-varying", "share": "central"},
     "signsgd": {"down": "dense"},
-    **{f"intrinsic, {mode}": {"dim": "32", "mode": mode, "k": "3", "epoch": "2"} for mode in ("static", "k-subspace")},
-    "intrinsic, time-varying": {"dim": "300", "mode": "time-varying", "epoch": "1"},  # theta is sent when finals add up
-    "intrinsic+fedpaq": {"dim": "32", "mode": "time-varying", "epoch": "2"},
+    "intrinsic": {"dim": "32"},
+    "intrinsic, with fp16 down": {"dim": "32", "down": "fp16"},
+    "intrinsic, k-subspace": {"dim": "32", "mode": "k-subspace", "k": "3"},
+    **{
+        f"intrinsic, {mode}, inside": {"dim": "32", "mode": mode, "k": "3", "epoch": "2"}
+        for mode in ("time-varying", "growing")
+    },
+    "intrinsic+fedpaq, growing": {"dim": "32", "mode": "growing", "k": "3", "epoch": "1"},
+    "dp+intrinsic, growing": {"dim": "32", "mode": "growing", "k": "3", "epoch": "1"},
+    **{
+        f"intrinsic, {mode}, outside": {"dim": "32", "mode": mode, "k": "3", "epoch": "2", "local": "outside"}
+        for mode in ("static", "k-subspace")
+    },
+    # theta is sent when finals add up
+    "intrinsic, outside": {"dim": "300", "mode": "time-varying", "epoch": "1", "local": "outside"},
+    "intrinsic+fedpaq": {"dim": "32", "mode": "time-varying", "epoch": "2", "local": "outside"},
 }
 
 
@@ -245,10 +258,13 @@ def test_the_command_says_what_train_then_sends(tmp_path):
     found = json.loads((tmp_path / "plan.json").read_text())
     lines = {line["method"] + " " + line["case"]: line for line in found["methods"]}
     assert list(lines) == ["dense down=fp16", "fedpaq down=fp16"] + [
-        f"intrinsic mode={mode}, dim=128" for mode in ("static", "time-varying", "k-subspace")
+        f"intrinsic mode={mode}, down=fp16, dim=128" for mode in ("static", "time-varying", "k-subspace", "growing")
     ]
     assert "mode=time-varying" in text and "any update" in text and "mlp on digits, 9,610 parameters" in text
-    runs = {"fedpaq down=fp16": ["down=fp16"], "intrinsic mode=k-subspace, dim=128": ["dim=128", "mode=k-subspace"]}
+    runs = {
+        "fedpaq down=fp16": ["down=fp16"],
+        "intrinsic mode=k-subspace, down=fp16, dim=128": ["dim=128", "mode=k-subspace", "down=fp16"],
+    }
     for name, settings in runs.items():
         options = [part for setting in settings for part in ("--set", setting)]
         folder = tmp_path / name.split()[0]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from every_codec import vector
-from fewbits.codecs import Delta, Quantize, RandK, Raw, Threshold, TopK, chain, route
+from fewbits.codecs import Blocks, DeadZone, Delta, Quantize, RandK, Raw, Threshold, TopK, chain, route
 from fewbits.coders import Rans
 from fewbits.learn.intrinsic_space import IntrinsicSpace
-from fewbits.links import Broadcast, Downlink, SharedInit, Subscriber
+from fewbits.links import Broadcast, Downlink, SharedInit, StartedBroadcast, StartedSubscriber, Subscriber
 from fewbits.links.bundle import wrap
 from fewbits.links.epochs import FINAL, NOW, WHOLE, EpochBroadcast
 from fewbits.links.personal_updates import HeldState
@@ -18,6 +18,7 @@ from fewbits.spec import Spec
 from fewbits.wire import Frame
 from fewbits.wire.identity import canonical
 from second_decoder.broadcast import Holder
+from second_decoder.inside import Inside
 from second_decoder.intrinsic import Theta
 from second_decoder.text import identity
 from test_second_decoder import described, same, values
@@ -78,6 +79,48 @@ def test_bundles_of_every_kind(down, kinds, more, seeded):
             found |= pair.follow()
         found |= steady.follow()  # up to date: no frame, or the way back to the public value
     assert found >= kinds | (more if seeded else set())
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize(("down", "count"), [(Downlink(Raw()), 1), (Downlink(Delta(Blocks(DeadZone(), 3))), 3)])
+def test_downlinks_with_a_start(down, count, seeded):
+    size, start, spec = 50, torch.from_numpy(vector(Key(5), 50)), Spec.of({"coordinates": torch.zeros(4 * count)})
+
+    def model(version):
+        moved = torch.from_numpy(vector(Key(version), 4 * count))
+        moved[: 4 * (version % count)] = 0
+        return {"coordinates": moved * min(1, version - 1)}
+
+    first, of_start = SharedInit(Key(3), lambda key: model(1)), SharedInit(Key(3), lambda key: start)
+    server = StartedBroadcast(
+        down,
+        spec,
+        Key(0),
+        start,
+        seed=first if seeded else None,
+        start_seed=of_start if seeded else None,
+        space=" of x",
+    )
+    public, text = canonical(down.public), f'tree(entries=[["theta0 of x",tensor(shape=[{size}])]])'
+    found = {word: identity(public, canonical(spec), word) for word in ("", "seed of ", "patch of ")}
+    raw = "flat(codec=chain(coder=fixed(),transforms=[raw()]))"
+    begin = {identity(raw, text)[0]: False, identity(raw, text, "seed of ")[0]: True}
+
+    def new():
+        hashes = {codec: word for word, (codec, _) in found.items()}
+        holder = Holder(public, "", described(spec), hashes, found[""][1], None, lambda key: values(model(1)))
+        return Inside(holder, size, begin, lambda key: start.numpy())
+
+    ours, steady = StartedSubscriber(down, spec, size, first.build, of_start.build, " of x"), new()
+    for version in range(1, 8):
+        server.publish(model(version))
+        late = new()
+        for reader in (steady, late):
+            bundle = server.bundle(reader.holder.version or None)
+            (s,), _ = reader.receive(bundle)
+            assert same(reader.start, start.numpy()) and same(s, server.value["coordinates"].numpy())
+        ours.receive(server.bundle(ours.version or None))
+        assert same(ours.value["coordinates"].numpy(), s) and same(ours.start.numpy(), late.start)
 
 
 @pytest.mark.parametrize("mode", ["static", "time-varying", "k-subspace"])

@@ -35,7 +35,7 @@ def theta(server) -> torch.Tensor:
 
 
 def test_an_update_of_an_earlier_epoch_is_left_out_and_the_link_heals():
-    server, client = pair("intrinsic@dim=8,mode=time-varying,epoch=1")
+    server, client = pair("intrinsic@dim=8,mode=time-varying,epoch=1,local=outside")
     client.receive(server.bundle(0))
     shift(client.model, 1.0)
     late = client.reply()

@@ -23,6 +23,16 @@ from fewbits.wire.frame import HEADER_BYTES
 
 SIZE = sum(p.numel() for p in mlp().parameters())
 MODES = ["static", "time-varying", "k-subspace"]
+OUTSIDE = {"local": "outside", "basis": "fastfood", "scale": "orthonormal"}  # the paper's
+
+
+def outside(*over, **options):
+    """The paper's method: A^T of what the local steps changed."""
+    return intrinsic(*over, **OUTSIDE | options)
+
+
+def outside_text(name, settings):
+    return build(name, OUTSIDE | settings)
 
 
 def vector(module: nn.Module) -> torch.Tensor:
@@ -31,7 +41,7 @@ def vector(module: nn.Module) -> torch.Tensor:
 
 def test_a_square_orthonormal_basis_trains_as_without_one():
     whole = federation(dense(momentum=0.5), rounds=4).run().model
-    square = intrinsic(dense(momentum=0.5), dim=SIZE, basis="hadamard")
+    square = outside(dense(momentum=0.5), dim=SIZE, basis="hadamard")
     torch.testing.assert_close(vector(federation(square, rounds=4).run().model), vector(whole), atol=2e-5, rtol=0)
 
 
@@ -39,7 +49,7 @@ def test_a_square_orthonormal_basis_trains_as_without_one():
 def test_a_run_is_the_papers_algorithm_by_hand(mode):
     """theta0 + A s; up A^T of the update; the server steps on the sums of what came, subspace by subspace."""
     space = IntrinsicSpace(64, mode, k=3, epoch=2)
-    run = federation(intrinsic(dim=64, mode=mode, k=3, epoch=2), rounds=5, per_round=4)
+    run = federation(outside(dim=64, mode=mode, k=3, epoch=2), rounds=5, per_round=4)
     start, own = vector(run.task.model).double(), run.task
     theta, s = start.clone(), torch.zeros(space.subspaces, 64, dtype=torch.float64)
     columns = {
@@ -72,7 +82,7 @@ def test_a_run_is_the_papers_algorithm_by_hand(mode):
 @pytest.mark.parametrize(("mode", "count"), [("static", 1), ("time-varying", 1), ("k-subspace", 3)])
 def test_messages_hold_what_the_paper_says(mode, count, tmp_path):
     """Up d. Down, at full participation: s, and the final of the last epoch at an epoch's first contact."""
-    federation(intrinsic(dim=32, mode=mode, k=3, epoch=2), tmp_path, rounds=6).run()
+    federation(outside(dim=32, mode=mode, k=3, epoch=2), tmp_path, rounds=6).run()
     s, whole = HEADER_BYTES + 4 * 32 * count, HEADER_BYTES + 4 * SIZE
     for entry in read(tmp_path / "ledger.jsonl"):
         if entry.direction == "up":
@@ -215,7 +225,7 @@ def normed() -> nn.Module:
 @pytest.mark.parametrize("model", [mlp, normed])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_goes_on_to_the_same_bytes_whatever_the_number_of_processes(mode, model, tmp_path):
-    method = intrinsic(dense(momentum=0.5), dim=48, mode=mode, k=2, epoch=3)
+    method = outside(dense(momentum=0.5), dim=48, mode=mode, k=2, epoch=3)
     found = []
     for name, stops in {"whole": [7], "parts": [2, 4, 7]}.items():
         runs = []
@@ -239,9 +249,9 @@ def test_clients_of_one_round_are_divided_among_the_subspaces():
 
 @pytest.mark.parametrize("name", ["intrinsic+lbgm", "intrinsic+fedpaq", "intrinsic+topk"])
 def test_any_uplink_goes_over_the_numbers_of_the_subspace(name, tmp_path):
-    settings = {"dim": "128", "mode": "time-varying", "epoch": "2"}
-    result = federation(build(name, settings), tmp_path, rounds=4).run()
-    plain = federation(intrinsic(dim=128, mode="time-varying", epoch=2), tmp_path / "plain", rounds=4).run()
+    settings = {"dim": "128", "mode": "time-varying", "epoch": "2", "down": "dense"}
+    result = federation(outside_text(name, settings), tmp_path, rounds=4).run()
+    plain = federation(outside(dim=128, mode="time-varying", epoch=2), tmp_path / "plain", rounds=4).run()
     assert result.ledger.frame_bytes["up"] < plain.ledger.frame_bytes["up"] or name == "intrinsic+lbgm"
     assert result.ledger.frame_bytes["down"] == plain.ledger.frame_bytes["down"]
 
@@ -258,14 +268,14 @@ def test_a_round_reports_how_much_of_its_updates_the_subspaces_hold(mode, monkey
         return project(self, x)
 
     monkeypatch.setattr(Basis, "project", watched)
-    reports = federation(intrinsic(dim=48, mode=mode, k=3, epoch=2), rounds=3, per_round=4).run().reports
+    reports = federation(outside(dim=48, mode=mode, k=3, epoch=2), rounds=3, per_round=4).run().reports
     for report, own in zip(reports, np.split(np.array(updates[-12:]), 3), strict=True):
         assert report.isotropy == pytest.approx(own.mean(), rel=1e-2), "columns are of length 1, nearly"
 
 
 @pytest.mark.parametrize(("scale", "share"), [("orthonormal", 64 / SIZE), ("unbiased", 1.0)])
 def test_the_effective_step_is_how_far_the_model_goes_along_a_gradient_on_average(scale, share):
-    (report,) = federation(intrinsic(dim=64, scale=scale), rounds=1).run().reports
+    (report,) = federation(outside(dim=64, scale=scale), rounds=1).run().reports
     assert report.effective_step == pytest.approx(LOCAL.lr * share)
     g = torch.randn(SIZE, generator=Key(1).generator())
     seeds = [IntrinsicSpace(64, scale=scale, seed=seed).matrix(SIZE, 0, 0) for seed in range(60)]
@@ -289,13 +299,15 @@ def test_versions_name_epochs_as_rounds_do():
     [
         (
             lambda: IntrinsicSpace(8, "sometimes"),
-            "mode must be one of static, time-varying, k-subspace; got 'sometimes'",
+            "mode must be one of static, time-varying, k-subspace, growing; got 'sometimes'",
         ),
         (lambda: IntrinsicSpace(0), "dim must be a whole number, 1 or more; got 0"),
         (lambda: IntrinsicSpace(8, basis="fourier"), "fourier"),
-        (lambda: federation(intrinsic(dim=SIZE + 1)), str(SIZE)),
-        (lambda: federation(build("intrinsic+scaffold", {"dim": "8"})), "cannot carry the 1 vectors"),
-        (lambda: build("intrinsic", {"down": "delta8"}), "has no option 'down'"),
+        (lambda: federation(outside(dim=SIZE + 1)), str(SIZE)),
+        (lambda: federation(outside_text("intrinsic+scaffold", {"dim": "8"})), "cannot carry the 1 vectors"),
+        (lambda: outside_text("intrinsic", {"down": "delta8"}), "local='outside' s travels down as it is"),
+        (lambda: outside(mode="growing"), "mode 'growing' is for local='inside'"),
+        (lambda: intrinsic(local="nearby"), "local must be one of inside, outside; got 'nearby'"),
     ],
 )
 def test_bad_input_gets_a_sentence(make, said):

@@ -17,6 +17,7 @@ MANY_PARAMETERS = {
     "compare": "an entry point: many runs in one call",
     "compress": "an entry point: a server's strategy in one call",
     "federated": "an entry point: a server's strategy in one call",
+    "intrinsic": "a method: every option of the paper is an argument",
     "choco": "a method: every option of the paper is an argument",
     "malcom": "a method: every option of the paper is an argument",
 }

@@ -18,17 +18,18 @@ FIRST = """
 """
 SECOND = {
     "codecs": """
-        Adaptive Basis Chain Codec Contract CountSketch Delta Each ErrorFeedback FetchSGD FetchStep Flat Keys LastValue
-        Lift LookBack LowRank MeanSketch Modular ModularEncoding Partial Predict Quantize RandK Raw Route Sign Sketch
-        Subspace Threshold TopK Total Transform TreeSpec TreeTotal as_lift chain each flat linear_values route same
+        Adaptive Basis Blocks Chain Codec Contract CountSketch DeadZone Delta Each ErrorFeedback FetchSGD
+        FetchStep Flat Keys LastValue Lift LookBack LowRank MeanSketch Modular ModularEncoding Partial Predict
+        Quantize RandK Raw Route Sign Sketch Subspace Threshold TopK Total Transform TreeSpec TreeTotal as_lift
+        chain each flat linear_values route same
     """,
     "coders": """
-        Auto Coder Elias Fixed Golomb Rans Zstd delta_bits gamma_bits predicted_bits read_delta read_gamma read_support
-        write_delta write_gamma write_support
+        Auto Coder Elias Fixed Golomb Rans Zstd delta_bits gamma_bits predicted_bits read_delta read_gamma
+        read_support write_delta write_gamma write_support
     """,
     "factor": """
-        Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lowrank merge parameter_table
-        pfedpara private shared to_loha
+        Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lowrank merge
+        parameter_table pfedpara private shared to_loha
     """,
     "learn": """
         Aggregator Choco CoordinateMedian DSGD DeepSqueeze FedAdam FedDyn FedDynServer FedProx FedYogi FlatModel
@@ -36,18 +37,18 @@ SECOND = {
         NormBound Objective Plain Scaffold ServerSGD TrimmedMean
     """,
     "links": """
-        Broadcast Downlink Entry EpochBroadcast EpochSubscriber Ledger Publisher Receiver Sender SharedInit StateStore
-        Subscriber Subscription load_model save_model
+        Broadcast Downlink Entry EpochBroadcast EpochSubscriber Ledger Publisher Receiver Sender SharedInit
+        StartedBroadcast StartedSubscriber StateStore Subscriber Subscription load_model save_model
     """,
     "methods": """
-        METHODS bounded build dense dp fedadam feddyn fedpaq fedpara fedper fedprox fedyogi fetchsgd geomedian intrinsic
-        krum lbgm lbgm_sign lbgm_topk local lowrank masked median multikrum named pfedpara predict randk scaffold
-        signsgd topk trimmed
+        METHODS bounded build deadzone dense dp fedadam feddyn fedpaq fedpara fedper fedprox fedyogi fetchsgd
+        geomedian intrinsic krum lbgm lbgm_sign lbgm_topk local lowrank masked median multikrum named pfedpara
+        predict randk scaffold signsgd topk trimmed
     """,
     "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon local_epsilon",
     "simulation": """
-        Comparison Federation Footprint GossipReport GossipResult GossipRun Record Result RoundReport Row Schedule Task
-        footprint
+        Comparison Federation Footprint GossipReport GossipResult GossipRun Record Result RoundReport Row
+        Schedule Task footprint
     """,
     "topology": """
         IntermittentNodes NAMED Network Periodic Topology by_name complete erdos_renyi exponential from_file

@@ -9,15 +9,19 @@ import torch
 from every_codec import COMMON, PRIVATE, deliver, ends, payload_of, run, vector
 from fewbits.codecs import (
     Adaptive,
+    Blocks,
+    DeadZone,
     Delta,
     ErrorFeedback,
     Keys,
     LookBack,
+    LowRank,
     Predict,
     Quantize,
     RandK,
     Raw,
     Sign,
+    Threshold,
     TopK,
     chain,
     each,
@@ -282,6 +286,19 @@ def test_delta_of_signs_tracks_a_moving_target():
         assert max(errors[-20:]) < 0.2 * float(xs[-1].norm())
 
 
+@pytest.mark.parametrize(("bits", "spread", "least", "most"), [(2, 0, 10, 20), (3, 1.5, 3, 5), (4, 0, 0, 0.3)])
+def test_the_residual_of_a_dither_on_few_levels_is_longer_than_the_vector(bits, spread, least, most):
+    """Why 2 and 3 bits are refused: one large entry makes the noise of all others long."""
+    codec, spec, residual, longest = chain(Quantize(bits=bits)), Spec((1000,)), torch.zeros(1000), 0.0
+    sizes = torch.from_numpy(np.exp(np.random.default_rng(0).normal(0, spread, 1000))).float()
+    for t in range(60):
+        u = torch.from_numpy(vector(Key(t), 1000)) * sizes + residual
+        message, _ = codec.encode(u, spec, None, codec.memory(spec), Keys(Key(t), Key(0)))
+        residual = u - codec.decode(message, spec, None)[0]
+        longest = max(longest, float(residual.norm() / sizes.norm()))
+    assert least < longest < most
+
+
 def test_error_feedback_around_delta_would_grow_without_end():
     """Why the stack is refused: the same miss is counted twice."""
     x, h, e = np.ones(4), np.zeros(4), np.zeros(4)
@@ -295,6 +312,7 @@ def test_error_feedback_around_delta_would_grow_without_end():
 
 INNER = chain(TopK(0.1))
 UNBIASED = chain(RandK(0.1, mode="unbiased"))
+FEW = r"error feedback around Quantize\(bits=[23].*4 bits or more, Quantize\(mode=\"contractive\"\), DeadZone"
 ILLEGAL = [
     (lambda: ErrorFeedback(ErrorFeedback(INNER)), "added twice"),
     (lambda: ErrorFeedback(LookBack(ErrorFeedback(INNER))), "added twice"),
@@ -302,6 +320,13 @@ ILLEGAL = [
     (lambda: ErrorFeedback(UNBIASED), 'RandK\\(mode="contractive"\\)'),
     (lambda: LookBack(ErrorFeedback(UNBIASED)), "diverges"),
     (lambda: Delta(UNBIASED), "diverges"),
+    (lambda: ErrorFeedback(Quantize(bits=2)), FEW),
+    (lambda: ErrorFeedback(chain(Quantize(bits=3), Rans())), FEW),
+    (lambda: ErrorFeedback(chain(Quantize(bits=2, norm="l2", bucket="tensor"), Rans())), FEW),
+    (lambda: ErrorFeedback(Quantize(bits=2, bucket=64)), FEW),
+    (lambda: ErrorFeedback(Blocks(chain(Raw("fp16"), Quantize(bits=3)), 4)), FEW),
+    (lambda: ErrorFeedback(chain(LowRank(2), Quantize(bits=2))), FEW),
+    (lambda: LookBack(ErrorFeedback(chain(Quantize(bits=2), Rans()))), FEW),
     (lambda: Delta(Delta(INNER)), "counted twice"),
     (lambda: Delta(ErrorFeedback(INNER)), "counted twice"),
     (lambda: LookBack(Predict(INNER)), "use one of them"),
@@ -327,6 +352,12 @@ def test_what_cannot_work_is_refused_when_it_is_built(build, says):
 
 
 LEGAL = [
+    ErrorFeedback(chain(TopK(0.1), Quantize(bits=2), Rans())),
+    ErrorFeedback(chain(Threshold(0.1), Quantize(bits=3))),
+    ErrorFeedback(Quantize(bits=2, mode="contractive")),
+    ErrorFeedback(chain(DeadZone(), Rans())),
+    ErrorFeedback(Quantize(bits=4)),
+    Delta(Quantize(bits=2, bucket=16)),
     LookBack(ErrorFeedback(INNER)),  # the paper's plug and play
     ErrorFeedback(LookBack(INNER)),  # feedback around all
     ErrorFeedback(Predict(INNER)),

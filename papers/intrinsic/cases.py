@@ -32,6 +32,7 @@ LATE = 3  # evaluations that "accuracy" is the mean of
 ROUNDS = 100  # on CIFAR-10
 TUNED = {"mnist": 50, "cifar10": ROUNDS}
 EPOCH = 15  # rounds with the same matrices
+PAPER = {"local": "outside", "basis": "fastfood", "scale": "orthonormal"}
 LINKS = "links"  # the setting of the downlink question
 
 
@@ -61,7 +62,7 @@ def subspaces(setting: str) -> list[Case]:
             f"{mode} {dim}",
             setting,
             "intrinsic",
-            {"dim": str(dim), "mode": mode, "k": "4", "epoch": str(EPOCH), "momentum": "0.9"},
+            {"dim": str(dim), "mode": mode, "k": "4", "epoch": str(EPOCH), "momentum": "0.9", **PAPER},
         )
         for dim in DIMS[setting]
         for mode in MODES

@@ -39,7 +39,10 @@ class Holder:
             ack, end = leb(bundle, 1)
             assert end == len(bundle) and ack < 2**16 and self.value is not None
             return self.value, ack
-        for frame in unbundled(bundle):
+        return self.follow(unbundled(bundle))
+
+    def follow(self, frames):
+        for frame in frames:
             header = Header(frame)
             kinds = {"": self.entry, "seed of ": self.seed, "patch of ": self.patch, "own ": self.difference}
             kinds[self.hashes[header.codec]](header, frame)

@@ -10,6 +10,8 @@ DEFAULTS = {
     "randk": {"mode": "contractive"},
     "sign": {"bucket": "whole"},
     "modular": {"bits": 32},
+    "dead_zone": {"bucket": "whole", "levels": 1, "step": 2},
+    "blocks": {"count": 1, "least": 0},
     "quantize": {"bucket": "whole", "mode": "unbiased", "norm": "linf"},
     "subspace": {"basis": "fastfood", "scale": "orthonormal", "seed": 7},
     "low_rank": {"columns": None, "passes": 1, "per": "tensor"},

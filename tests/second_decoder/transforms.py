@@ -118,6 +118,13 @@ def quantize(given, seen, bits, common):
     return Levels(seen.n, -s, s), lambda x: stepped(x, steps, lengths, seen.dtype)
 
 
+def dead_zone(given, seen, bits, common):
+    bucket, s = given["bucket"], given["levels"]
+    lengths = stretches(bucket, seen)
+    gains = scales(bucket, len(lengths), bits)
+    return Levels(seen.n, -s, s), lambda x: stepped(x, gains, lengths, seen.dtype)
+
+
 def step(scale, c, s):
     most = largest("float32")
     found = np.float32(min(scale * c / s, most))
@@ -165,6 +172,7 @@ TRANSFORMS = {
     "modular": modular,
     "sign": sign,
     "quantize": quantize,
+    "dead_zone": dead_zone,
     "subspace": subspace,
     "low_rank": factors,
     "count_sketch": sketched("count_sketch"),

@@ -5,7 +5,7 @@ import numpy as np
 from second_decoder.bits import WORDS, as_floats, cast, wide
 from second_decoder.coders import integers, words
 from second_decoder.keys import Name
-from second_decoder.transforms import Levels, read
+from second_decoder.transforms import Levels, Vector, read
 
 FIXED = ("fixed", {})
 
@@ -20,6 +20,8 @@ def start(codec, seen):
     if name == "chain":
         return None
     inner = given["codec"]
+    if name == "blocks":
+        return [start(inner, part) for part in cut(given, seen)]
     if name == "error_feedback":
         return start(inner, widened(seen))
     if name == "look_back":
@@ -39,6 +41,7 @@ def decode(codec, seen, bits, common, state):
         "last_value": last_value,
         "predict": predict,
         "look_back": look_back,
+        "blocks": blocks,
     }[name](given, seen, bits, common, state)
     return cast(x, seen.dtype), state
 
@@ -59,6 +62,22 @@ def chain(given, seen, bits, common):
 
 def feedback(given, seen, bits, common, state):
     return decode(given["codec"], widened(seen), bits, common, state)
+
+
+def cut(given, seen):
+    """What the codec of each block sees."""
+    size = -(-seen.n // given["count"])
+    lengths = [min(size, max(0, seen.n - k * size)) for k in range(given["count"])]
+    return [Vector(n, wide(seen.dtype)) for n in lengths]
+
+
+def blocks(given, seen, bits, common, state):
+    parts, after = cut(given, seen), list(state)
+    there = [k for k in range(given["count"]) if bits.take(1)]
+    found = [np.zeros(part.n, wide(seen.dtype)) for part in parts]
+    for k in there:
+        found[k], after[k] = decode(given["codec"], parts[k], bits, common.fold("block", k), state[k])
+    return np.concatenate(found), after
 
 
 def delta(given, seen, bits, common, state):
@@ -97,6 +116,8 @@ def read_state(codec, seen, bits):
     if name == "chain":
         return None
     inner = given["codec"]
+    if name == "blocks":
+        return [read_state(inner, part, bits) for part in cut(given, seen)]
     if name == "error_feedback":
         return read_state(inner, widened(seen), bits)
     if name == "look_back":

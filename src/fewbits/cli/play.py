@@ -22,6 +22,7 @@ from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.simulation import footprint
+from fewbits.factor.coordinates import leave_subspace
 from fewbits.factor.derived import duplicate
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
@@ -51,6 +52,7 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
     print_notes(result.notes[:NOTES_SHOWN], console)
     if result.reports[-1].round < config.rounds:
         return None
+    leave_subspace(result.model)  # the file holds the model's own parameters
     write_weights(result.model, folder / MODEL)
     record = Record.read(folder, config.name, config.seed)
     write_summary(record.summary(), folder)

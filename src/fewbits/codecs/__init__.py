@@ -12,6 +12,7 @@ from fewbits.codecs.lifts.lift import Lift, TreeTotal
 from fewbits.codecs.modular_encoding import ModularEncoding, linear_values
 from fewbits.codecs.transforms.bases import Basis
 from fewbits.codecs.transforms.count_sketch import CountSketch, MeanSketch
+from fewbits.codecs.transforms.dead_zone import DeadZone
 from fewbits.codecs.transforms.fetch_sgd import FetchSGD, FetchStep
 from fewbits.codecs.transforms.low_rank import LowRank
 from fewbits.codecs.transforms.modular import Modular
@@ -23,6 +24,7 @@ from fewbits.codecs.transforms.sketch import Sketch
 from fewbits.codecs.transforms.subspace import Subspace
 from fewbits.codecs.transforms.threshold import Threshold
 from fewbits.codecs.transforms.topk import TopK
+from fewbits.codecs.wrappers.blocks import Blocks
 from fewbits.codecs.wrappers.delta import Delta
 from fewbits.codecs.wrappers.error_feedback import ErrorFeedback
 from fewbits.codecs.wrappers.last_value import LastValue
@@ -33,6 +35,7 @@ from fewbits.spec import Contract, TreeSpec
 __all__ = [
     "Adaptive",
     "Basis",
+    "Blocks",
     "Chain",
     "Codec",
     "Contract",
@@ -55,6 +58,7 @@ __all__ = [
     "Quantize",
     "RandK",
     "Raw",
+    "DeadZone",
     "Route",
     "Sign",
     "Sketch",

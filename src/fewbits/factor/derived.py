@@ -11,6 +11,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fewbits.factor.coordinates import PLACED, Coordinates
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -41,8 +43,8 @@ def make_leaves(module: nn.Module) -> None:
 
 
 def is_derived(part: nn.Module, name: str) -> bool:
-    """Whether a tensor of a module is computed from parameters of that module."""
-    return any(f"{name}{end}" in part._parameters for end in ("_orig", "_g"))
+    """Whether a tensor of a module is computed from parameters: of that module, or of a subspace."""
+    return name in vars(part).get(PLACED, ()) or any(f"{name}{end}" in part._parameters for end in ("_orig", "_g"))
 
 
 @torch.no_grad()
@@ -50,7 +52,7 @@ def refresh_derived(module: nn.Module) -> None:
     """Compute them from the parameters of now, as the next forward pass would."""
     for part in module.modules():
         for hook in getattr(part, "_forward_pre_hooks", {}).values():
-            if isinstance(hook, WeightNorm | BasePruningMethod):
+            if isinstance(hook, WeightNorm | BasePruningMethod | Coordinates):
                 hook(part, ())
             elif isinstance(hook, SpectralNorm):
                 setattr(part, hook.name, hook.compute_weight(part, do_power_iteration=False))

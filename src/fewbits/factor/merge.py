@@ -10,6 +10,7 @@ from torch import nn
 
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
+from fewbits.factor.coordinates import coordinates, leave_subspace
 from fewbits.factor.derived import duplicate
 from fewbits.factor.layers import DENSE, ORDER, Place, chains, factored
 from fewbits.factor.loha import LoHaWeight
@@ -20,7 +21,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @torch.no_grad()
 def merge(model: Model) -> Model:
-    """Copy a factored model as plain modules with composed weights; adapters of `from_loha` are merged, too.
+    """Copy a factored model, or one inside a subspace, as plain modules; adapters of `from_loha` are merged, too.
 
     The copy does not need fewbits, has the plain model's state_dict, and can be pickled. The factored model does not
     change.
@@ -41,8 +42,10 @@ def merge(model: Model) -> Model:
         Linear(in_features=64, out_features=64, bias=True)
     """
     plain = duplicate(model)
+    inside = coordinates(plain) is not None
+    leave_subspace(plain)
     places, adapted = list(factored(plain)), list(_adapted(plain))
-    if not places and not adapted:
+    if not places and not adapted and not inside:
         raise LocalError(f"merge: no weight of this {type(model).__name__} is factored or has a LoHa adapter")
     for name, module in adapted:
         _merge_adapter(name, module)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
+from fewbits.factor.coordinates import coordinates
 from fewbits.federated.exchange import Build, Exchange
 from fewbits.federated.local_round import LocalRound
 from fewbits.learn import shared_values
@@ -19,7 +20,7 @@ from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.intrinsic_space import SENT, IntrinsicSpace
 from fewbits.learn.local import Correction
 from fewbits.learn.method import Method
-from fewbits.links import Sender, Subscription
+from fewbits.links import Sender, StartedSubscriber, Subscription
 from fewbits.links.acknowledgement import frames_ahead
 from fewbits.links.finite import check_finite
 from fewbits.privacy.secure_sum import ClientEnd
@@ -67,6 +68,7 @@ class ClientCore:
         self.model, self.method, self.key, self.number = model, method, key, number
         self.exchange, self.local = Exchange.of(model, method, common), LocalRound(model, method.objective)
         self.up, self.down = self.exchange.sender(key.fold("up")), self.exchange.subscriber(build)
+        self._inside, self._start = coordinates(model.module), None  # the latter: theta0 as the server gave it
         self._build, self._adaptive = build, any(adaptive_rules(method.up))
         self._lent: dict[int, dict[str, Tensor]] = {}  # views of memory that callers lend, by its address
         self.redraw: int | None = None  # folded into the key of dp noise, when a version is answered once more
@@ -82,11 +84,15 @@ class ClientCore:
 
     def receive(self, bundle: bytes, down: Subscription | None = None) -> None:
         """Take the public values; nothing changes on errors. `down`: another end than this client's."""
-        value = (down or self.down).receive(bundle)
+        end = down or self.down
+        value = end.receive(bundle)
         if value is not self._value:
-            self._take(value)
+            self._take(value, end)
 
-    def _take(self, value: dict[str, Tensor]) -> None:
+    def _take(self, value: dict[str, Tensor], end: Subscription) -> None:
+        if isinstance(end, StartedSubscriber) and self._inside is not None and end.start is not self._start:
+            assert end.start is not None
+            self._inside.start, self._start = end.start, end.start
         self._value = value
         self.public = shared_values.vector(value).to(self.model.whole.device)
 
@@ -130,6 +136,7 @@ class ClientCore:
     def start(self) -> None:
         """Load the public values and the client state into the model."""
         self.local.load(self.public, self.client_state)
+        self.method.start(self.model.module, self.down.version, self.number)
 
     @property
     def correction(self) -> Correction | None:
@@ -256,7 +263,7 @@ class ClientCore:
         down.load_before(parts.get("down_before", b""))
         self.up, self.down, self.client_state, self._next, self._before = up, down, state, state, before
         if self.down.value is not None:
-            self._take(self.down.value)
+            self._take(self.down.value, self.down)
 
     def read_up(self, parts: Parts) -> tuple[Sender, Tensor]:
         """(the sending end, the client state) in dumped parts; nothing changes here."""

@@ -44,8 +44,9 @@ def compile_kernels(exchange: Exchange) -> None:
         _compile_optimizer(exchange.method.server_optimizer, total)
         if exchange.method.space is None:
             _compile_downlink(exchange)
-        else:
-            _compile_space(exchange, exchange.method.space)
+        moved = exchange.method.space or exchange.method.inside
+        if moved is not None:
+            _compile_space(exchange.start or exchange.public.numel, moved)
         if exchange.method.privacy is not None:
             x = np.ones(1, np.float32)
             kernels.dots.products(x, x)  # a norm, for clipping
@@ -87,7 +88,7 @@ def _first(codec: Lift, spec: TreeSpec, common: Key) -> bytes:
 
 def _compile_downlink(exchange: Exchange) -> None:
     """A publisher, a subscriber that follows it, and one that misses versions."""
-    small = replace(exchange, public=_smaller(exchange.public, exchange.down.public))
+    small = replace(exchange, public=_smaller(exchange.public, exchange.down.public), start=0)
     publisher, near, far = small.publisher(KEY), small.subscriber(), small.subscriber()
     now = _values(small.public, 0)
     for round in range(1, 1 + ROUNDS):
@@ -102,9 +103,9 @@ def _compile_downlink(exchange: Exchange) -> None:
         publisher.catch_up(HeldState(publisher.version - 1))
 
 
-def _compile_space(exchange: Exchange, space: IntrinsicSpace) -> None:
+def _compile_space(numel: int, space: IntrinsicSpace) -> None:
     """The maps into a subspace and out of it, of a smaller model."""
-    size = min(exchange.public.numel, max(MOST, 2 * space.dim))
+    size = min(numel, max(MOST, 2 * space.dim))
     x = _values(TreeSpec(((SENT, Spec((size,))),)), 0)[SENT]
     space.matrix(size, 0, 0).project(x)
     space.expand(size, 0, x[:1].expand(space.numel).contiguous())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from fewbits.codecs import Lift, TreeTotal
+from fewbits.codecs import Blocks, Delta, Flat, Lift, TreeTotal
 from fewbits.errors import LocalError
+from fewbits.factor.coordinates import coordinates
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
@@ -24,6 +25,8 @@ from fewbits.links import (
     Receiver,
     Sender,
     SharedInit,
+    StartedBroadcast,
+    StartedSubscriber,
     Subscriber,
     Subscription,
 )
@@ -31,8 +34,10 @@ from fewbits.links.epoch_frames import WHOLE
 from fewbits.privacy.pairwise_masking import MaskedTotal
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
+from fewbits.wire.identity import canonical
 
 FEW = 4  # buffers, of which a sentence has the names
+LEAST = 0.1  # share of the longest difference of a vector of s from which another travels down
 Build = Callable[[Key], nn.Module]  # makes the initial model from a key, the same at every party
 
 
@@ -51,6 +56,8 @@ class Exchange:
     up: Lift
     down: Downlink
     common: Key  # everybody's: the factors of a new model, a round's random supports
+    start: int = 0  # D, where the model trains inside a subspace: the numbers of theta0
+    _starts: dict[tuple[Build, Key], Tensor] = field(default_factory=dict)  # theta0, as it was made from keys
 
     @staticmethod
     def of(model: FlatModel, method: Method, common: Key = Key(0)) -> Exchange:
@@ -61,13 +68,14 @@ class Exchange:
         # Under noise nothing stays zero, and the uplink must be lossless.
         buffers = shared_values.CHANGED if method.privacy is None else shared_values.WHOLE
         up = shared_values.with_buffers(
-            method.up, sent, buffers if method.masking is None else method.masking.up_buffers
+            _up(method), sent, buffers if method.masking is None else method.masking.up_buffers
         )
         up.check(sent)
         if method.privacy is not None:
             _check_noise(model)
             method.privacy.check(method.masking is not None or up.contract(update).lossless)
-        return Exchange(method, public, update, sent, up, shared_values.downlink(method.down, public), common)
+        down, inside = shared_values.downlink(_down(method), public), coordinates(model.module)
+        return Exchange(method, public, update, sent, up, down, common, 0 if inside is None else len(inside.start))
 
     def of_round(self, round: int) -> Key:
         """The common key of the frames that answer version `round` of the model."""
@@ -87,9 +95,12 @@ class Exchange:
         one = partial(TreeTotal, self.up) if masking is None else partial(MaskedTotal, masking)
         return [one(self.update) for _ in range(count)]
 
-    def publisher(self, key: Key, init: SharedInit | None = None) -> Publisher:
-        """The server's end of the downlink; `init` is what made the model."""
+    def publisher(self, key: Key, init: SharedInit | None = None, start: Tensor | None = None) -> Publisher:
+        """The server's end of the downlink; `init` is what made the model, and `start` its theta0, if it has one."""
         space, first = self.method.space, init and SharedInit(init.key, self._initial(init.build))
+        if start is not None:
+            made = init and SharedInit(init.key, self._start(init.build))
+            return StartedBroadcast(self.down, self.public, key, start, seed=first, start_seed=made, space=self._space)
         if space is None:
             return Broadcast(self.down, self.public, key, seed=first)
         return EpochBroadcast(space, self.public, key, seed=first, plain=self._buffers)
@@ -97,9 +108,17 @@ class Exchange:
     def subscriber(self, build: Build | None = None) -> Subscription:
         """A client's end of the downlink; `build` makes the initial model, where the server has a SharedInit."""
         space, first = self.method.space, None if build is None else self._initial(build)
+        if self.start:
+            made = build and self._start(build)
+            return StartedSubscriber(self.down, self.public, self.start, first, made, self._space)
         if space is None:
             return Subscriber(self.down, self.public, first)
         return EpochSubscriber(space, self.public, first, self._buffers)
+
+    @property
+    def _space(self) -> str:
+        """The subspace of s, for the name of theta0: ends of other matrices do not understand each other."""
+        return "" if self.method.inside is None else f" of {canonical(self.method.inside)}"
 
     @property
     def _buffers(self) -> int:
@@ -119,6 +138,42 @@ class Exchange:
             return shared_values.values(model, zeros)
 
         return made
+
+    def _start(self, build: Build) -> Callable[[Key], Tensor]:
+        """Makes theta0 from a key; remembered, because every end of a downlink asks."""
+
+        def made(key: Key) -> Tensor:
+            if (build, key) not in self._starts:
+                module = build(key)
+                self.method.prepare(module, self.common.fold("factor"))
+                found = coordinates(module)
+                assert found is not None
+                self._starts.clear()
+                self._starts[build, key] = found.start
+            return self._starts[build, key]
+
+        return made
+
+
+def _up(method: Method) -> Lift:
+    """The uplink; inside K subspaces each vector of s has an end of its own, and one that rests does not travel.
+
+    Under noise and masks none rests.
+    """
+    vectors = method.inside.vectors if method.inside and not (method.privacy or method.masking) else 1
+    return Flat(Blocks(method.up.codec, vectors)) if vectors > 1 and isinstance(method.up, Flat) else method.up
+
+
+def _down(method: Method) -> Downlink:
+    """The downlink; inside K subspaces differences are those of single vectors of s."""
+    vectors = method.inside.vectors if method.inside else 1
+
+    def by_vector(lift: Lift) -> Lift:
+        if vectors == 1 or not isinstance(lift, Flat) or not isinstance(lift.codec, Delta):
+            return lift
+        return Flat(Delta(Blocks(lift.codec.codec, vectors, least=LEAST)))
+
+    return Downlink.of(method.down).map(by_vector)
 
 
 def _check_noise(model: FlatModel) -> None:

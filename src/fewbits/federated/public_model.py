@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewbits.codecs import Chain
 from fewbits.errors import FewbitsError, LocalError, WireError
+from fewbits.factor.coordinates import coordinates
 from fewbits.federated.exchange import Exchange
 from fewbits.federated.norm_watch import kinds_of
 from fewbits.federated.round_sum import RoundSum
@@ -18,7 +19,7 @@ from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.objective import Vectors
 from fewbits.learn.optimizers import Moments
-from fewbits.links import EpochBroadcast, SharedInit
+from fewbits.links import EpochBroadcast, SharedInit, StartedBroadcast
 from fewbits.links.epoch_frames import NOW, PLAIN, WHOLE
 from fewbits.links.finite import all_finite
 from fewbits.rng import Key
@@ -31,7 +32,8 @@ class PublicModel(ABC):
         self.model, self.exchange = model, exchange
         self.optimizer, self.objective = exchange.method.server_optimizer, exchange.method.objective
         self.server_vectors: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.server_vectors
-        self.publisher = exchange.publisher(key, init)
+        inside = coordinates(model.module)
+        self.publisher = exchange.publisher(key, init, None if inside is None else inside.start)
         self.moments: Moments = self.optimizer.init(self.dim)
         self._unknown = shared_values.unknown_buffers(model)
         self.remarks: dict[str, str] = {}  # one sentence for each unknown buffer that clients changed, by its name
@@ -73,7 +75,7 @@ class PublicModel(ABC):
         current = shared_values.values(self.model)
         return {name: current[name] - x for name, x in plain.items() if name.startswith(shared_values.BUFFER)}
 
-    def _become(self, parameters: Tensor, buffers: Mapping[str, Tensor]) -> None:
+    def _load_values(self, parameters: Tensor, buffers: Mapping[str, Tensor]) -> None:
         """Load these, with the unit vectors of these parameters."""
         self.model.shared_params.copy_(parameters)
         current = shared_values.values(self.model)
@@ -89,7 +91,9 @@ class PublicModel(ABC):
 
     def dump(self) -> dict[str, Sequence[Any]]:
         """For a checkpoint."""
+        inside = coordinates(self.model.module)
         return {
+            "start": [] if inside is None else [inside.start],
             "theta": [self.model.vector()],
             "server_vectors": [x.clone() for x in self.server_vectors],
             "moments": [m.clone() for m in self.moments],
@@ -98,7 +102,7 @@ class PublicModel(ABC):
 
     def load(self, dumped: Mapping[str, Sequence[Any]]) -> None:
         """Become what was dumped, whose tensors have our shapes; WireError, and no change, for damaged frames."""
-        before = self.publisher.dump()
+        before, inside = self.publisher.dump(), coordinates(self.model.module)
         try:
             self.publisher.load(dumped["broadcast"])
         except (LookupError, TypeError, ValueError) as error:  # ours are ValueErrors
@@ -106,6 +110,9 @@ class PublicModel(ABC):
             if isinstance(error, FewbitsError):
                 raise
             raise WireError("Server.load: these are not the frames of a dumped broadcast") from error
+        if inside is not None and isinstance(self.publisher, StartedBroadcast):
+            (inside.start,) = dumped["start"]
+            self.publisher.start = inside.start
         (theta,) = dumped["theta"]
         self.model.load_vector(theta)
         self.moments, self.server_vectors = tuple(dumped["moments"]), tuple(dumped["server_vectors"])
@@ -154,7 +161,7 @@ class WholeModel(PublicModel):
         server_vectors = self.objective.absorb(self.server_vectors, changed, share)
         buffers = self._buffers(plain)
         self._check_finite(theta, *server_vectors, *moments, *buffers.values())
-        self._become(theta, buffers)
+        self._load_values(theta, buffers)
         self.moments, self.server_vectors = moments, server_vectors
         self._remark(plain)
 
@@ -200,5 +207,5 @@ class SubspaceModel(PublicModel):
         if self.model.units:
             parameters = self.publisher.theta(s)[: len(parameters)]
         self._check_finite(parameters, *buffers.values())
-        self._become(parameters, buffers)
+        self._load_values(parameters, buffers)
         return {PLAIN: self.model.shared[len(parameters) :].clone()}

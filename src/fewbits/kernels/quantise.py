@@ -28,19 +28,19 @@ FRACTION = 2.0**24  # eight-bit levels are computed as integers with 24 bits aft
 
 def max_abs(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Compute the largest |x| of each bucket; 0 for an empty one.  # (n,) float32, (m+1,) int64 -> (m,) float32"""
-    x, offsets = _stretches(x, np.float32, offsets)
+    x, offsets = stretches(x, np.float32, offsets)
     return _max_abs(x.view(np.int32), offsets).view(np.float32)
 
 
 def norms(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Compute the 2-norm of each bucket, summed in float64, at most the largest float32.  # (m,) float32"""
-    x, offsets = _stretches(x, np.float32, offsets)
+    x, offsets = stretches(x, np.float32, offsets)
     return np.minimum(np.sqrt(_sums(x, offsets, 2)), LARGEST).astype(np.float32)
 
 
 def mean_abs(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Compute the mean |x| of each bucket, summed in float64; 0 for an empty one.  # (m,) float32"""
-    x, offsets = _stretches(x, np.float32, offsets)
+    x, offsets = stretches(x, np.float32, offsets)
     return (_sums(x, offsets, 1) / np.maximum(np.diff(offsets), 1)).astype(np.float32)
 
 
@@ -51,8 +51,8 @@ def dither(x: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int, seed:
     3.1; the noise has 24 bits and is a hash of `seed`, a 64-bit word, and the place). Raises LocalError unless
     1 <= s <= 32767 and there is one scale per stretch.
     """
-    x, offsets = _stretches(x, np.float32, offsets)
-    scales = _one_each(scales, offsets)
+    x, offsets = stretches(x, np.float32, offsets)
+    scales = one_each(scales, offsets)
     keys = _keys(int(seed))
     if not 1 <= s <= 32767:
         raise LocalError(f"dither: s must be in 1..32767; got {s}")
@@ -72,8 +72,8 @@ def undither(levels: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int
     """
     if levels.dtype not in (np.int8, np.int16) or s < 1:
         raise LocalError(f"undither: expected int8 or int16 levels and s >= 1; got {levels.dtype} and s={s}")
-    levels, offsets = _stretches(levels, levels.dtype.type, offsets)
-    exact = np.float64(_one_each(scales, offsets)) * factor / s
+    levels, offsets = stretches(levels, levels.dtype.type, offsets)
+    exact = np.float64(one_each(scales, offsets)) * factor / s
     steps = np.minimum(exact, LARGEST).astype(np.float32)
     steps = np.where(np.float64(steps) * s > LARGEST, np.nextafter(np.float32(LARGEST / s), np.float32(0)), steps)
     out = np.empty(len(levels), np.float32)
@@ -92,7 +92,8 @@ def from_16(words: np.ndarray) -> np.ndarray:
     return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def _stretches(x: np.ndarray, dtype: type[np.generic], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def stretches(x: np.ndarray, dtype: type[np.generic], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as compiled loops take them; LocalError unless the offsets ascend from 0 to len(x)."""
     x, offsets = read_only(x, dtype), read_only(offsets, np.int64)
     ends = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(x)
     if not ends or bool(np.any(offsets[1:] < offsets[:-1])):  # compiled loops check no bounds
@@ -100,7 +101,8 @@ def _stretches(x: np.ndarray, dtype: type[np.generic], offsets: np.ndarray) -> t
     return x, offsets
 
 
-def _one_each(scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def one_each(scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The scales in float32; LocalError unless there is one for each stretch."""
     if len(scales) != len(offsets) - 1:
         raise LocalError(f"kernels: expected one scale per stretch, {len(offsets) - 1}; got {len(scales)}")
     return read_only(scales, np.float32)

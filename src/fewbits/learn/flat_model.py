@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError
+from fewbits.factor.coordinates import coordinates
 from fewbits.factor.derived import make_leaves, refresh_derived
 from fewbits.factor.names import private, travelling_buffers
 from fewbits.learn.flat_memory import FlatMemory
@@ -182,6 +183,10 @@ class FlatModel:
 
     def refresh(self) -> None:
         """Compute unit vectors that describe weights, as spectral norm's, from the weights of now."""
+        inside = coordinates(self.module) if self.units else None
+        if inside is not None:  # the weights are those of the last forward pass
+            with torch.no_grad():
+                inside(self.module)
         for unit in self.units:
             unit.refresh()
 

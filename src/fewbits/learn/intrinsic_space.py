@@ -21,21 +21,24 @@ from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
 SENT = "s"  # the name of what a client sends: A^T of its update
-MODES = ("static", "time-varying", "k-subspace")
+MODES = ("static", "time-varying", "k-subspace", "growing")
 
 
 @dataclass(frozen=True)
 class IntrinsicSpace:
     """Which subspaces a run moves in. n = k * dim numbers are s: k vectors of dim, end to end.
 
-    static: one A. time-varying: a fresh A every `epoch` rounds; s starts again at 0, and its last value is folded into
-    theta. k-subspace: k matrices per epoch, of which each sampled client uses one, drawn from (seed, round, client).
-    The paper's clients take one gradient; here A^T is taken of what several local steps changed: the same linear map.
+    Outside, where clients train the model. static: one A. time-varying: a fresh A every `epoch` rounds; s starts again
+    at 0, and its last value is folded into theta. k-subspace: k matrices per epoch, of which each sampled client uses
+    one, drawn from (seed, round, client). The paper's clients take one gradient; here A^T is taken of what several
+    local steps changed: the same linear map.
+
+    Inside, where clients train s: all `vectors` of s exist from the beginning, and `trained` says which ones move.
 
     Args:
         dim: d, numbers of a subspace; larger: more bytes, less is lost.
-        mode: "static", "time-varying" or "k-subspace".
-        k: matrices in each epoch; only k-subspace has more than one.
+        mode: "static", "time-varying", "k-subspace", or inside "growing".
+        k: matrices in each epoch, of which only k-subspace has more than one; inside: in all.
         epoch: rounds until the matrices change; static has one epoch.
         basis: "fastfood", "sparse", "hadamard" or "gaussian"; see `Basis`.
         scale: "orthonormal", or "unbiased", whose steps are D/dim times as long.
@@ -71,6 +74,16 @@ class IntrinsicSpace:
         return self.k if self.mode == "k-subspace" else 1
 
     @property
+    def vectors(self) -> int:
+        """Vectors of s where clients train inside: all that there ever will be."""
+        return 1 if self.mode == "static" else self.k
+
+    @property
+    def numel_inside(self) -> int:
+        """Numbers in s where clients train inside."""
+        return self.vectors * self.dim
+
+    @property
     def numel(self) -> int:
         """Numbers in s."""
         return self.subspaces * self.dim
@@ -96,6 +109,18 @@ class IntrinsicSpace:
     def matrix(self, size: int, epoch: int, which: int) -> Basis:
         """A_{e,k}: size x dim."""
         return Basis(size, self.dim, Key(self.seed).fold("epoch", epoch, "subspace", which), self.basis, self.scale)
+
+    def bases(self, size: int) -> list[Basis]:
+        """The matrices of a model that trains inside, one for each vector of s."""
+        return [self.matrix(size, 0, which) for which in range(self.vectors)]
+
+    def trained(self, version: int, client: int) -> range:
+        """Which vectors of s a client trains on a version, where it trains inside."""
+        epoch = (version - 1) // self.epoch
+        if self.mode == "growing":
+            return range(min(epoch + 1, self.k))
+        which = epoch % self.k if self.mode == "time-varying" else self.which(version, client)
+        return range(which, which + 1)
 
     def check_epoch(self, version: int, newest: int) -> None:
         """WireError when an update from a version moves in another subspace than the newest one."""

@@ -12,12 +12,14 @@ from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.factor import Factorisation
+from fewbits.factor.coordinates import coordinates, enter_subspace, leave_subspace
 from fewbits.factor.names import mark_private, staying
 from fewbits.learn.aggregation import Aggregator, NormBound
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
+from fewbits.learn.unit_vectors import NamedTensors
 from fewbits.links import Downlink
 from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.pairwise_masking import PairwiseMasking
@@ -40,7 +42,8 @@ class Method:
         normalise: weights sum to 1 over the "sampled" clients, or over "all" (LBGM's official code).
         objective: terms that clients add to their loss.
         factor: the model's weights become factors before the first round.
-        space: the subspaces in which the model moves.
+        space: the subspaces in which the model moves, by updates made outside of them.
+        inside: the subspace in which clients train, in place of the model's parameters.
         private: shell patterns on the names of parameters that stay with their client.
         privacy: noise on what clients send.
         masking: the server reads only the sum of a round's messages.
@@ -67,6 +70,7 @@ class Method:
     objective: Objective = field(default_factory=Plain)  # what clients follow besides their loss
     factor: Factorisation | None = None  # the model's weights become factors before the first round
     space: IntrinsicSpace | None = None  # the subspaces that the model moves in
+    inside: IntrinsicSpace | None = None  # the subspace whose coordinates take the parameters' place
     private: tuple[str, ...] = ()  # shell patterns on names: parameters that stay with their client
     privacy: DifferentialPrivacy | None = None  # noise on what clients send
     masking: PairwiseMasking | None = None  # only the sum of a round's messages can be read
@@ -151,8 +155,25 @@ class Method:
     def prepare(self, model: nn.Module, key: Key) -> None:
         """Factor a new model and mark what stays private, in place; nothing where an equal method has done it."""
         mark = (self.factor, self.private)
-        if getattr(model, PREPARED, None) == mark:
-            return
+        if getattr(model, PREPARED, None) != mark:
+            self._prepare(model, key)
+            setattr(model, PREPARED, mark)
+        found = coordinates(model)
+        if found is not None and (self.inside is None or self.inside.bases(len(found.start)) != list(found.bases)):
+            leave_subspace(model)
+        if self.inside is not None and not isinstance(model, NamedTensors):  # whose tensors are s already
+            enter_subspace(model, self.inside.bases)
+
+    def start(self, model: nn.Module, round: int, client: int) -> None:
+        """Let a prepared model train what it is a client's turn to train: inside subspaces not all vectors of s.
+
+        `round` counts from 1. Only apps on Flower need to call this.
+        """
+        found = coordinates(model)
+        if found is not None and self.inside is not None:
+            found.train(self.inside.trained(round, client))
+
+    def _prepare(self, model: nn.Module, key: Key) -> None:
         modules = ["", *(name.rpartition(".")[0] for name, _ in model.named_parameters())]  # before factors add theirs
         if self.factor is not None:
             self.factor(model, key)
@@ -160,7 +181,6 @@ class Method:
             mark_private(
                 model, staying(model, [modules[-1] if pattern == LAST else pattern for pattern in self.private])
             )
-        setattr(model, PREPARED, mark)
 
 
 def _sums_only(method: Method) -> bool:

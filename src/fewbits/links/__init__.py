@@ -14,6 +14,7 @@ from fewbits.links.publisher import Publisher
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
 from fewbits.links.shared_init import SharedInit
+from fewbits.links.started import StartedBroadcast, StartedSubscriber
 from fewbits.links.store import StateStore
 from fewbits.links.subscriber import Subscriber
 from fewbits.links.subscription import Subscription
@@ -29,6 +30,8 @@ __all__ = [
     "Receiver",
     "Sender",
     "SharedInit",
+    "StartedBroadcast",
+    "StartedSubscriber",
     "StateStore",
     "Subscriber",
     "Subscription",

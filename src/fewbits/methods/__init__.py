@@ -15,12 +15,13 @@ from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffo
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
 from fewbits.methods.robust import bounded, geomedian, krum, median, multikrum, trimmed
-from fewbits.methods.sparse import randk, signsgd, topk
+from fewbits.methods.sparse import deadzone, randk, signsgd, topk
 
 __all__ = [
     "METHODS",
     "bounded",
     "build",
+    "deadzone",
     "dense",
     "dp",
     "fedadam",

@@ -20,7 +20,7 @@ from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffo
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
 from fewbits.methods.robust import bounded, geomedian, krum, median, multikrum, trimmed
-from fewbits.methods.sparse import randk, signsgd, topk
+from fewbits.methods.sparse import deadzone, randk, signsgd, topk
 from fewbits.methods.text import read
 
 SOURCE = "Source: "
@@ -40,6 +40,7 @@ OVER: Mapping[str, Callable[..., Method]] = {
     "geomedian": geomedian,
     "bounded": bounded,
 }
+FACTORED = ("fedpara", "lowrank", "pfedpara", "fedper")  # a subspace may move what these leave to travel
 # May stand over the others of these, too, and each one over those before it.
 OUTERMOST = ("masked", "dp", "median", "trimmed", "krum", "multikrum", "geomedian", "bounded")
 METHODS: Mapping[str, Callable[..., Method]] = {
@@ -48,6 +49,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "topk": topk,
     "randk": randk,
     "signsgd": signsgd,
+    "deadzone": deadzone,
     "lbgm": lbgm,
     "lbgm+topk": lbgm_topk,
     "lbgm+sign": lbgm_sign,
@@ -69,10 +71,7 @@ def options(name: str) -> dict[str, object]:
     """A method's options with their defaults; LocalError lists the methods when there is none of that name."""
     outer, inner = _layers(name)
     found = {p.name: p.default for p in inspect.signature(METHODS[outer]).parameters.values() if p.name != "over"}
-    inside = options(inner) if inner else {}
-    if outer == "intrinsic":
-        inside.pop("down", None)  # s travels down as it is
-    return found | inside
+    return found | (options(inner) if inner else {})
 
 
 def layers(name: str) -> list[Callable[..., Method]]:
@@ -139,6 +138,8 @@ def is_method(name: str) -> bool:
 def _too_deep(outer: str, inner: str) -> bool:
     """Whether `outer` may not stand over a layer that `inner` begins with."""
     below = inner.partition("+")[0]
+    if outer == "intrinsic" and below in FACTORED:
+        return False
     return below in OVER and (outer not in OUTERMOST or below in OUTERMOST[OUTERMOST.index(outer) :])
 
 

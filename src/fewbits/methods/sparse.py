@@ -6,11 +6,12 @@ Fixes SignSGD, ICML 2019. Random-k: Konecny et al. 2016 (random mask).
 
 from __future__ import annotations
 
+from fewbits.checks import check_whole
 from fewbits.codecs import ErrorFeedback, Quantize, RandK, Sign, chain, flat
 from fewbits.coders import Rans
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
-from fewbits.methods.downlink import downlink
+from fewbits.methods.downlink import DEAD_ZONES, dead_zone, downlink
 from fewbits.methods.stack import sparse_stack
 
 
@@ -71,3 +72,22 @@ def signsgd(down: str = "delta8", momentum: float = 0.0) -> Method:
     Source: Karimireddy et al., Error Feedback Fixes SignSGD, ICML 2019.
     """
     return Method("signsgd", flat(ErrorFeedback(chain(Sign()))), downlink(down), ServerSGD(momentum=momentum))
+
+
+def deadzone(bits: int = 2, down: str = "own2", momentum: float = 0.0) -> Method:
+    """Uniform levels behind a dead zone, entropy-coded, with error feedback: few bits for every number.
+
+    Args:
+        bits: about so many of each number, 1 to 4; 1: ternary.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4, own2
+            or own1.
+        momentum: of the server's step, in [0, 1).
+
+    Example:
+        >>> deadzone(bits=1).up
+        flat(ErrorFeedback(chain(DeadZone(levels=1, step=2), Rans())))
+
+    Source: ternary weights, Li, Zhang, Liu 2016, with error feedback as in Stich et al. 2018.
+    """
+    check_whole("deadzone: bits", bits, 1, max(DEAD_ZONES))
+    return Method("deadzone", flat(ErrorFeedback(dead_zone(bits))), downlink(down), ServerSGD(momentum=momentum))

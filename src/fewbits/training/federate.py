@@ -11,6 +11,7 @@ from fewbits.engines.common.run_files import MODEL, check_continues, write_links
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, Result, RoundReport
+from fewbits.factor.coordinates import leave_subspace
 from fewbits.files import placed
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
@@ -99,6 +100,7 @@ def federate(
             (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
             write_links(run.server, run.folder)
     result = run.run(watch)
+    leave_subspace(model)  # it has its own parameters again
     if method.personal and test is not None:
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
     if run.folder is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewbits.learn.intrinsic_space import IntrinsicSpace
-from fewbits.links import EpochBroadcast, Publisher
+from fewbits.links import EpochBroadcast, Publisher, StartedBroadcast
 from fewbits.links.bundle import wrapped_bytes
 
 
@@ -76,8 +76,28 @@ class Epochs(Downlink):
         return seed + [self.s] * (finals + 1)
 
 
+@dataclass(frozen=True)
+class Started(Downlink):
+    """The start of a subspace at first contact, before the frames of another rule."""
+
+    start: int  # bytes of theta0's frame
+    value: Downlink
+
+    @property
+    def exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.value.exact
+
+    def frames(self, before: int | None, now: int) -> list[int]:
+        return [*([] if before else [self.start]), *self.value.frames(before, now)]
+
+
 def downlink(publisher: Publisher, space: IntrinsicSpace | None) -> Downlink:
     """The lengths of real frames, of a publisher that has published a difference if it sends differences."""
+    found = _of_value(publisher, space)
+    return Started(len(publisher.start_frame), found) if isinstance(publisher, StartedBroadcast) else found
+
+
+def _of_value(publisher: Publisher, space: IntrinsicSpace | None) -> Downlink:
     seed = None if publisher.seed_frame is None else len(publisher.seed_frame)
     snapshot = publisher.snapshot_bytes
     if space is not None:

@@ -129,6 +129,12 @@ def forecast(
     returning, exact = walk.contacts - walk.newcomers, frames.fixed and frames.down.exact
 
     def line(words: str, basis: str, later: float) -> Forecast:
+        sent = walk.newcomers * frames.first + round(returning * later)
+        if frames.grown and later != frames.recycled:
+            epochs = [(version - 1) // method.inside.epoch for version in walk.turns] if method.inside else []
+            lengths = [frames.grown[min(epoch, len(frames.grown) - 1)] for epoch in epochs]
+            sent = sum(n * length for n, length in zip(walk.turns.values(), lengths, strict=True))
+            later = (sent - walk.newcomers * frames.first) / max(1, returning)
         return Forecast(
             method.name,
             ", ".join(filter(None, [case, words])),
@@ -136,7 +142,7 @@ def forecast(
             frames.numbers,
             frames.first,
             later,
-            walk.newcomers * frames.first + round(returning * later) + walk.secure_up,
+            sent + walk.secure_up,
             walk.down,
             walk.contacts,
             frames.server_keeps,
@@ -156,12 +162,14 @@ class _Walk(NamedTuple):
     newcomers: int  # first contacts
     down: int  # bytes, with those of masks
     secure_up: int  # bytes of masks beside the frames
+    turns: dict[int, int]  # contacts by version
 
 
 def _walk(down: Downlink, rounds: Iterable[Sequence[int]], masked: bool) -> _Walk:
     """Walk through the rounds; each is given by its clients. Nobody drops out."""
     last: dict[int, int] = {}
     contacts = total = secure_up = 0
+    turns: dict[int, int] = {}
     for now, clients in enumerate(rounds, 1):
         known: dict[int | None, int] = {}
         up_each, down_each = client_bytes(len(clients)) if masked else (0, 0)
@@ -173,4 +181,5 @@ def _walk(down: Downlink, rounds: Iterable[Sequence[int]], masked: bool) -> _Wal
             total += known[before]
             last[client] = now
             contacts += 1
-    return _Walk(contacts, len(last), total, secure_up)
+            turns[now] = turns.get(now, 0) + 1
+    return _Walk(contacts, len(last), total, secure_up, turns)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fewbits.analysis.forecast.downlink import Downlink, Entries, downlink
 from fewbits.codecs import Codec
 from fewbits.errors import LocalError
+from fewbits.factor.coordinates import NAME as COORDINATES
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server
 from fewbits.learn.method import Method
@@ -39,6 +40,7 @@ class Frames:
     numbers: int  # that a client sends
     server_keeps: int  # for each client, by `Receiver.dump`: look-back states
     client_keeps: int  # by `Sender.dump`, with residuals and private factors
+    grown: tuple[int, ...] = ()  # first frames of each epoch in which one more vector of s trains; else none
 
 
 def measure(
@@ -87,6 +89,20 @@ def measure(
         server.exchange.update.numel,
         len(server.receiver(0).dump()),
         len(senders[0].dump()) + 4 * len(state),
+        _grown(server, key),
+    )
+
+
+def _grown(server: Server, key: Key) -> tuple[int, ...]:
+    """Lengths of the first frames of epochs in which one more vector of s trains; the last one is that of all later."""
+    inside = server.method.inside
+    if inside is None or inside.mode != "growing" or server.method.masking or server.method.privacy:
+        return ()
+    versions = [1 + epoch * inside.epoch for epoch in range(inside.k)]
+    senders = [server.exchange.sender(key.fold("grown", version)) for version in versions]
+    return tuple(
+        len(sender.send(_update(server, 0, key.fold("grown", version), version)))
+        for version, sender in zip(versions, senders, strict=True)
     )
 
 
@@ -95,7 +111,11 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
     numbers = max(LEAST, NUMBERS // per_round // (1 + method.objective.server_vectors))
     few = min(per_round, NUMBERS // numbers // (1 + method.objective.server_vectors))
     small = measure(
-        nn.ParameterList([torch.zeros(numbers)]), replace(method, factor=None, private=()), clients, few, key
+        nn.ParameterList([torch.zeros(numbers)]),
+        replace(method, factor=None, inside=None, private=()),
+        clients,
+        few,
+        key,
     )
     assert isinstance(small.down, Entries)
     seed = None if server.broadcast.seed_frame is None else len(server.broadcast.seed_frame)
@@ -115,14 +135,24 @@ def _innermost(codec: Codec) -> Codec:
 
 def _play(server: Server, client: int, sender: Sender, key: Key) -> int:
     """Send one frame and return its length."""
-    generator = key.generator()
-    x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.exchange.update}
     version = server.broadcast.version
+    x = _update(server, client, key, version)
     frame = sender.send(x, ack=version % 2**16, common=server.exchange.of_round(version))
     if server.accept(client, frame, 1.0) is None:
         raise LocalError(f"forecast: the server refused a frame of {len(frame)} bytes of a random update")
     sender.commit()
     return len(frame)
+
+
+def _update(server: Server, client: int, key: Key, version: int) -> dict[str, Tensor]:
+    """A random update, zero in vectors of s that rest."""
+    generator, inside = key.generator(), server.method.inside
+    x = {name: SIZE * torch.randn(leaf.shape, generator=generator) for name, leaf in server.exchange.update}
+    if inside is not None:
+        s, trained = x[COORDINATES], inside.trained(version, client)
+        s[: trained.start * inside.dim] = 0
+        s[trained.stop * inside.dim :] = 0
+    return x
 
 
 def _recycled(sender: Sender) -> bool:

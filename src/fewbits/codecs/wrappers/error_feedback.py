@@ -14,7 +14,7 @@ from fewbits.codecs.chain import chain
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.sign import Sign
 from fewbits.codecs.transforms.topk import TopK
-from fewbits.codecs.wrappers.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
+from fewbits.codecs.wrappers.wrapper import Wrapper, check_dither, check_feedback, finite, read_vector, write_vector
 from fewbits.coders import Rans
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
@@ -30,8 +30,9 @@ class ErrorFeedback(Wrapper):
         codec: C, any codec of one vector that shrinks what it misses.
 
     Raises:
-        LocalError: the inner codec multiplies by more than it misses (`RandK(mode="unbiased")`), or corrects its errors
-            already (`ErrorFeedback`, `Delta`); at encoding, the sum overflows.
+        LocalError: the inner codec multiplies by more than it misses (`RandK(mode="unbiased")`), has unbiased levels
+            of 2 or 3 bits for a whole vector, or corrects its errors already (`ErrorFeedback`, `Delta`); at encoding,
+            the sum overflows.
 
     Example:
         >>> import torch
@@ -54,6 +55,7 @@ class ErrorFeedback(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_feedback(self.codec)
+        check_dither(self.codec)
 
     def init(self, spec: Spec) -> Any:
         return self.codec.init(wide(spec))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.codecs.base import Codec, wide
+from fewbits.codecs.base import Codec, Transform, wide
 from fewbits.codecs.chain import Chain, as_codec, from_raw_bits, to_raw_bits
+from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.coders import Fixed
 from fewbits.errors import LocalError, WireError
 from fewbits.rng import Key
@@ -74,10 +75,31 @@ def nested(codec: Codec) -> list[Codec]:
 
 def check_feedback(codec: Codec) -> None:
     """Raise LocalError when a transform inside may not have its own error fed back to it."""
+    for transform, _ in _steps(codec):
+        transform.check()
+
+
+def check_dither(codec: Codec) -> None:
+    """Raise LocalError for a dither on few levels, of a vector of which no step before left anything out.
+
+    Its noise may be longer than the vector, and so is what is added to the next one.
+    """
+    for step, before in _steps(codec):
+        if not isinstance(step, Quantize) or step.mode != "unbiased" or any(other.sparse for other in before):
+            continue
+        if step.bits < 4 and (isinstance(step.bucket, str) or step.bucket > 16 * step.s**2):
+            raise LocalError(
+                f"error feedback around {step!r}: its dither on {2 * step.s + 1} levels adds as much noise to a whole "
+                "vector as there is signal, so feedback of its error diverges; use 4 bits or more, "
+                'Quantize(mode="contractive"), DeadZone, or TopK before it'
+            )
+
+
+def _steps(codec: Codec) -> Iterator[tuple[Transform, Sequence[Transform]]]:
+    """Every transform inside, and those before it in its chain."""
     for part in nested(codec):
         if isinstance(part, Chain):
-            for transform in part.transforms:
-                transform.check()
+            yield from ((step, part.transforms[:place]) for place, step in enumerate(part.transforms))
 
 
 def finite(x: Tensor, what: str) -> Tensor:

@@ -140,14 +140,13 @@ def _set_aside(path: Path) -> None:
 
 def _tensors(server: Server) -> dict[str, Tensor]:
     dumped = server.dump()
-    found = {"theta": dumped["theta"][0]}
+    found = {name: dumped[name][0] for name in ("theta", "start", "norms") if dumped[name]}
     found |= {f"moment.{i}": m for i, m in enumerate(dumped["moments"])}
     found |= {f"extra.{i}": x for i, x in enumerate(dumped["server_vectors"])}
     found |= {
         f"broadcast.{i:04d}": torch.frombuffer(bytearray(b), dtype=torch.uint8)
         for i, b in enumerate(dumped["broadcast"])
     }
-    found |= dict(zip(("norms",), dumped["norms"], strict=False))
     found |= {"versions": _table(server.versions), "rejected": _table(server.rejected)}
     return found
 
@@ -157,7 +156,7 @@ def _load(server: Server, note: Note, found: dict[str, Tensor]) -> None:
     broadcast = [found[k].numpy().tobytes() for k in sorted(k for k in found if k.startswith("broadcast."))]
     vectors = [found[k] for k in sorted(k for k in found if k.startswith("extra."))]
     dumped = {"theta": [found["theta"]], "moments": moments, "broadcast": broadcast, "server_vectors": vectors}
-    dumped |= {"norms": [found["norms"]] if "norms" in found else []}
+    dumped |= {name: [found[name]] if name in found else [] for name in ("norms", "start")}
     server.load(note.round, dumped, _dict(found["versions"]))
     server.rejected = _dict(found["rejected"])
 

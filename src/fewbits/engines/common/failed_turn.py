@@ -78,21 +78,21 @@ class Notes:
         self._known: set[tuple[str, str]] = set()
         for text in said:
             first, others = LIKEWISE.fullmatch(text).groups()  # pyright: ignore[reportOptionalMemberAccess]
-            self._known.add((_subject(first), kind(first)))
+            self._known.add((_client_of(first), kind(first)))
             self._known.update((number, kind(first)) for number in (others or "").split(", "))
 
     def new(self, sentences: Iterable[str]) -> list[str]:
         """Those that were not said yet of their client."""
         found: dict[str, list[str]] = {}  # a sentence, and the other clients that it is said of, by kind
         for text in sentences:
-            name, who = kind(text), _subject(text)
+            name, who = kind(text), _client_of(text)
             if (who, name) not in self._known:
                 self._known.add((who, name))
                 found.setdefault(name, [text]).append(who)
         return [text + (f"; likewise {', '.join(others)}" if others else "") for text, _, *others in found.values()]
 
 
-def _subject(text: str) -> str:
+def _client_of(text: str) -> str:
     """The client's number; "" in a sentence about the round."""
     found = SUBJECT.match(text)
     return found[1] if found else ""

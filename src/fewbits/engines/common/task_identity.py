@@ -15,6 +15,7 @@ from isal import isal_zlib
 from torch import Tensor, nn
 
 from fewbits.engines.common.task import Task
+from fewbits.factor.coordinates import coordinates
 
 CHUNK = 64 * 2**20  # bytes
 DEEPEST = 6  # values within values that are looked at; nobody nests a loss deeper
@@ -36,8 +37,14 @@ def task_settings(task: Task) -> dict[str, str]:
 def model_digest(model: nn.Module, public: Tensor) -> str:
     """Digest of a model at the start: all that travels, and the parameters that no training changes.
 
+    Inside a subspace the parameters that s gives stand for s, whatever theta0 is.
+
     public: (n,) all that travels.
     """
+    inside = coordinates(model)
+    if inside is not None:
+        with torch.no_grad():
+            public = torch.cat([*(x.reshape(-1) for x in inside.theta()), public[inside.numel :]])
     frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     pieces = [*_array(public), *(piece for name in frozen for piece in (name, *_array(frozen[name].detach())))]
     return f"{public.numel()} numbers, digest {_digest(pieces)}"

@@ -32,7 +32,7 @@ FIELDS: dict[str, schema.Check] = {
     "kind": schema.text(40),
     "round": schema.whole(0, schema.LARGEST_ROUND),
     "run": schema.text(),  # names the client's folder, once it fits `RUN`
-    **dict.fromkeys(("uplink", "downlink", "space", "seed"), LONG),  # what both ends must have in common
+    **dict.fromkeys(("uplink", "downlink", "space", "inside", "seed"), LONG),  # what both ends must have in common
     "client": schema.whole(),  # its partition id
     "state": schema.text(64),  # the name of its folder
     "arrays": schema.text(),  # the key of the ArrayRecord

@@ -8,6 +8,7 @@ import torch
 
 from fewbits.engines.flower.layout import Layout
 from fewbits.errors import LocalError
+from fewbits.factor.coordinates import NAME as COORDINATES
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.learn.optimizers import ServerSGD
@@ -51,6 +52,15 @@ def check_arrays(method: Method, layout: Layout) -> None:
         raise LocalError(
             f"{method.name}: none of the arrays is a factor, so the whole model would travel; factor the model in "
             f"server and clients first, as in methods.named({method.name!r}).prepare(model, key)"
+        )
+    inside = method.inside
+    if inside is not None and not any(
+        (e.name, e.shape) == (COORDINATES, (inside.numel_inside,)) for e in layout.entries
+    ):
+        raise LocalError(
+            f"{method.name}: clients train the coordinates of a subspace, and no array is {COORDINATES!r} of "
+            f"{inside.numel_inside} numbers; build the same model at the server and at all clients, call "
+            "method.prepare(model, key), send its state_dict, and call method.start(model, round, client) at a round"
         )
     staying = [name for name in factors if name.rpartition(".")[2] in STAYING]
     if method.factor is not None and method.factor.form == "pfedpara" and staying:

@@ -89,6 +89,7 @@ def check(method: Method) -> None:
 def identity(method: Method, key: Key) -> dict[str, str]:
     """What both ends must have in common, as text."""
     shared = {"uplink": method.up, "downlink": Downlink.of(method.down), "space": method.space}
+    shared["inside"] = method.inside
     return {name: "none" if part is None else canonical(part) for name, part in shared.items()} | {"seed": key.text()}
 
 

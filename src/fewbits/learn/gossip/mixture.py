@@ -22,7 +22,7 @@ class Mixture:
     def start(self, public: Tensor) -> None:
         """Let every neighbour's public vector be this one, (S,)."""
         vectors = self._vectors
-        for copy in vectors.own_copies().values():
+        for copy in vectors.private_copies().values():
             copy.copy_(public)
         for weight in self.weights.values():
             vectors.mixture.add_(public, alpha=weight)
@@ -36,7 +36,7 @@ class Mixture:
     def replace(self, j: int, public: Tensor) -> None:
         """Replace neighbour j's public vector (S,); without copies, the sum must not contain the old one."""
         if j in self._vectors.copies:
-            self._vectors.own_copy(j).copy_(public)
+            self._vectors.private_copy(j).copy_(public)
             self.weights = {}  # so that `reweigh` sums again
         else:
             self._add_weighted(j, public)

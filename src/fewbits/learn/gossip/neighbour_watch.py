@@ -39,7 +39,7 @@ class NeighbourWatch:
 
     def __init__(self, node: int, bound: NormBound | None) -> None:
         self.node, self._past = node, PastNorms(bound, median_low) if bound else None
-        self._own = 0.0  # the norm of this node's change in this round
+        self._change = 0.0  # the norm of this node's change in this round
         self.left_out: dict[int, int] = {}  # frames, by neighbour
         self.reasons: dict[int, str] = {}  # why the last one was
         self._new: list[LeftOut] = []
@@ -47,8 +47,8 @@ class NeighbourWatch:
     def begin(self, change: Tensor) -> None:
         """This node's own change in this round, (S,)."""
         if self._past is not None:
-            self._own = norm(change)
-            self._past.enter(self._own)
+            self._change = norm(change)
+            self._past.enter(self._change)
 
     def refuses(self, j: int, round: int, vector: Tensor, ours: Tensor, change: Tensor | None) -> bool:
         """Whether what neighbour j sent is left out; it is counted then.
@@ -65,7 +65,7 @@ class NeighbourWatch:
             return ""
         found = norm(change)
         self._past.enter(found)
-        usual, times = max(self._past.usual, self._own), self._past.bound.times
+        usual, times = max(self._past.usual, self._change), self._past.bound.times
         if found <= times * usual or not usual:
             return ""
         return f"the 2-norm of its change is {found:.4g}, more than {times:g} times the usual one, {usual:.4g}"
@@ -83,7 +83,7 @@ class NeighbourWatch:
 
     def close(self) -> None:
         """End the round."""
-        self._own = 0.0
+        self._change = 0.0
         if self._past is not None:
             self._past.close()
 

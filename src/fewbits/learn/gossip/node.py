@@ -231,21 +231,21 @@ class Node:
             NORMS: self.watch.dump(),
         }
         found |= dump_links(self.sender, self.inbox.receivers)
-        memory = self.vectors.own_copies() | (self.vectors.named() if vectors else {})
+        memory = self.vectors.private_copies() | (self.vectors.named() if vectors else {})
         return found | {name: x.clone() for name, x in memory.items()}
 
     def load(self, dumped: Mapping[str, Tensor]) -> None:
         """Restore a dump of this node. LocalError or WireError, and no change, for anything else."""
         names = check_names(dumped, self.me, self.inbox.receivers)
         vectors = self.vectors.named() if "vector.x" in names else {}
-        copies = self.vectors.own_copies()
+        copies = self.vectors.private_copies()
         copies |= {f"{COPY}{j}": x for j, x in self.vectors.copies.items() if f"{COPY}{j}" in names}
         check_dump(dumped, vectors | copies, self._frames.start, self.network.n)
         load_links(dumped, self.sender, self.inbox.receivers)
         for name, x in vectors.items():
             x.copy_(dumped[name])
         for name in copies:
-            self.vectors.own_copy(int(name.removeprefix(COPY))).copy_(dumped[name])
+            self.vectors.private_copy(int(name.removeprefix(COPY))).copy_(dumped[name])
         self.watch.load(dumped[NORMS])
         self.round, self._frames.start = int(dumped["round"]), dumped[START].clone()
         nodes, weights = dumped["weights.nodes"].tolist(), dumped["weights.values"].tolist()

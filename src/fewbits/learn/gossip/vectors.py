@@ -46,7 +46,7 @@ class Vectors:
             {j: torch.zeros(size) for j in network.neighbours(me)} if copied else {},
         )
 
-    def own_copy(self, j: int) -> Tensor:
+    def private_copy(self, j: int) -> Tensor:
         """This node's own copy of neighbour j's public vector, borrowed no longer."""
         if j in self.borrowed:
             self.borrowed.discard(j)
@@ -57,7 +57,7 @@ class Vectors:
         """The node's own vectors by name, for a dump."""
         return {f"vector.{name}": getattr(self, name) for name in ("x", "public", "mixture", "velocity")}
 
-    def own_copies(self) -> dict[str, Tensor]:
+    def private_copies(self) -> dict[str, Tensor]:
         """The copies that are not borrowed, likewise."""
         return {f"{COPY}{j}": x for j, x in self.copies.items() if j not in self.borrowed}
 
