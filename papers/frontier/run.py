@@ -58,7 +58,7 @@ def once(case: Case, seed: int, options: argparse.Namespace) -> None:
     result = play(case, seed, options)
     write_atomically(path, json.dumps(result).encode())
     up, down = result["up"][-1] / 1e6, result["down"][-1] / 1e6
-    late = sum(result["accuracy"][-5:]) / 5
+    late = sum(result["accuracy"][-5:]) / len(result["accuracy"][-5:])
     print(
         f"{case.setting:8s} {case.name:60s} seed {seed}: accuracy {result['accuracy'][-1]:.4f} (last five "
         f"{late:.4f}), up {up:.3f} MB, down {down:.3f} MB, {result['seconds']:.0f} s",
@@ -71,9 +71,12 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     key, setting = fb.Key(seed), SETTINGS[case.setting]
     task = task_of(setting, case.lr, key, options.data_dir)
     size = sum(p.numel() for p in task.model.parameters())
-    schedule = fb.simulation.Schedule(case.rounds, setting.per_round, processes=options.processes)
+    schedule = fb.simulation.Schedule(
+        case.rounds, setting.per_round, evaluate_every=setting.every, processes=options.processes
+    )
     federation = fb.simulation.Federation(task, fb.methods.build(case.method), schedule, key)
     reports = federation.run().reports
+    seen = [report for report in reports if report.accuracy is not None]
     return {
         "case": case.name,
         "setting": case.setting,
@@ -81,10 +84,10 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
         "lr": case.lr,
         "seed": seed,
         "parameters": size,
-        "rounds": [r.round for r in reports],
-        "accuracy": [r.accuracy for r in reports],
-        "up": [r.up_frame_bytes for r in reports],
-        "down": [r.down_frame_bytes for r in reports],
+        "rounds": [r.round for r in seen],
+        "accuracy": [r.accuracy for r in seen],
+        "up": [r.up_frame_bytes for r in seen],
+        "down": [r.down_frame_bytes for r in seen],
         "seconds": reports[-1].seconds,
     }
 

@@ -45,13 +45,13 @@ def read(folder: Path, setting: str) -> Runs:
 
 def table(runs: Runs, rounds: int, less: float) -> None:
     """Bytes both ways until a run has dense's accuracy after so many rounds, less so many points."""
-    dense = {seed: run for seed, run in runs["dense"].items() if len(run["accuracy"]) >= rounds}
+    dense = {seed: (run, run["rounds"].index(rounds)) for seed, run in runs["dense"].items() if rounds in run["rounds"]}
     if not dense:
         return
-    targets = {seed: run["accuracy"][rounds - 1] - less / 100 for seed, run in dense.items()}
-    spent = {seed: total(run, rounds - 1) for seed, run in dense.items()}
+    targets = {seed: run["accuracy"][i] - less / 100 for seed, (run, i) in dense.items()}
+    spent = {seed: total(run, i) for seed, (run, i) in dense.items()}
     print(
-        f"Dense after {rounds} rounds: {spread([100 * run['accuracy'][rounds - 1] for run in dense.values()], '.1f')}% "
+        f"Dense after {rounds} rounds: {spread([100 * run['accuracy'][i] for run, i in dense.values()], '.1f')}% "
         f"for {spread([x / 1e6 for x in spent.values()], '.0f')} MB. To that less {less:g} points:\n"
     )
     print("| method | seeds | rounds | MB both ways | times fewer |\n|---|---|---|---|---|")
