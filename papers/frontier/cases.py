@@ -1,0 +1,62 @@
+"""The rows of the tables: tasks, methods, and the rates that the tuning chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task, and the checks that dense's curve gives."""
+
+    name: str
+    data: str
+    split: str
+    batch_size: int
+    checks: tuple[tuple[int, float], ...]  # (rounds of dense, points less than dense's accuracy then)
+    clients: int = 100
+    per_round: int = 10
+    model: str = "cnn"  # the LBGM paper's: 431,080 numbers on MNIST, 657,080 on CIFAR-10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a method on a task."""
+
+    setting: str
+    name: str
+    method: str  # as on the command line
+    lr: float
+    rounds: int
+
+
+SETTINGS = {
+    one.name: one
+    for one in (
+        Setting("mnist", "mnist", "classes:3", 20, ((40, 1.0), (100, 0.5))),
+        Setting("cifar10", "cifar10", "dirichlet:0.5", 20, ((50, 1.0), (150, 1.0))),
+    )
+}
+
+
+def inside(dim: int, up: str, down: str, **options: object) -> str:
+    """The text of a method inside a subspace; `up` without its options."""
+    more = "".join(f",{name}={value}" for name, value in options.items())
+    return f"intrinsic+{up}@dim={dim},down={down}{more}"
+
+
+def cases() -> list[Case]:
+    """All rows, dense first."""
+    return [
+        Case("mnist", "dense", "dense", 0.1, 100),
+        Case("mnist", "top-k 1%, own4", "topk@fraction=0.01,down=own4", 0.1, 100),
+        Case("mnist", "d 4096, 4 bit", inside(4096, "deadzone", "own4", bits=4), 0.08, 100),
+        Case("mnist", "d 4096, 2 bit", inside(4096, "deadzone", "own2", bits=2), 0.08, 100),
+        Case("mnist", "d 4096, ternary", inside(4096, "deadzone", "own1", bits=1), 0.08, 100),
+        Case("mnist", "d 2048, 2 bit", inside(2048, "deadzone", "own2", bits=2), 0.08, 60),
+        Case("mnist", "d 2048, ternary", inside(2048, "deadzone", "own1", bits=1), 0.08, 60),
+        Case("cifar10", "dense", "dense", 0.05, 150),
+        Case("cifar10", "d 8192, 2 bit", inside(8192, "deadzone", "own2", bits=2), 0.05, 150),
+        Case("cifar10", "d 8192, ternary", inside(8192, "deadzone", "own1", bits=1), 0.05, 150),
+        Case("cifar10", "d 32768, 2 bit", inside(32768, "deadzone", "own2", bits=2), 0.05, 150),
+    ]
