@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 from fewbits.checks import check_whole
@@ -33,6 +34,22 @@ def read_size(what: str, value: object) -> int:
     if count != int(count) or not 1 <= count <= MOST:
         raise LocalError(f"{what} must be a whole number of bytes in 1..{MOST}; got {value!r}, which is {count:f} B")
     return int(count)
+
+
+def read_sizes(text: str | None) -> tuple[int, ...]:
+    """Sizes separated by commas, ascending; none of a missing text.
+
+    >>> read_sizes("10MB, 1MB")
+    (1000000, 10000000)
+    """
+    return () if text is None else checked_sizes([part.strip() for part in text.split(",")])
+
+
+def checked_sizes(at: Sequence[int | str]) -> tuple[int, ...]:
+    """Bytes of each size, ascending; LocalError unless they are a list of sizes."""
+    if not isinstance(at, Sequence) or isinstance(at, str | bytes):
+        raise LocalError(f"at must be a list of sizes, such as ['1MB', '10MB']; got {at!r}")
+    return tuple(sorted({read_size("at", size) for size in at}))
 
 
 def read_budget(value: object, clients: int) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fewbits.analysis.forecast import forecast
+from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
@@ -76,22 +77,6 @@ class Budget:
             self._enter(clients, {"up": report.up_frame_bytes, "down": report.down_frame_bytes})
             self._too_dear = report.too_dear
 
-    def check_first_round(self, task: Task, method: Method, per_round: int, key: Key) -> None:
-        """LocalError when the first round alone is above the limit, by the forecast of `fewbits plan`."""
-        if self.limit is None:
-            return
-
-        def make() -> nn.Module:
-            return duplicate(task.model)
-
-        seeded = bool(task.seed and task.build)
-        cost = forecast(make, method, len(task.parts), per_round, 1, key, seeded=seeded)[0].total
-        if cost > self.limit:
-            raise LocalError(
-                f"one round of {method.name} costs {short_size(cost)} by its forecast, more than the budget of "
-                f"{short_size(self.limit)}; raise the budget, or take a coarser method or fewer clients per round"
-            )
-
     def clients(self, drawn: list[int], down: Callable[[int], int]) -> list[int] | None:
         """Those of the drawn clients that the next round asks; None: the budget ends the run.
 
@@ -152,4 +137,21 @@ class Budget:
         return (
             f"the budget ended the run after {rounds:,} rounds: {short_size(self.spent)} of "
             f"{short_size(self.limit)} spent, {self.spent / self.limit:.1%}"
+        )
+
+
+def check_affordable(schedule: Schedule, task: Task, method: Method, key: Key) -> None:
+    """LocalError when the first round alone is above the budget, by the forecast of `fewbits plan`."""
+    if schedule.budget is None:
+        return
+
+    def make() -> nn.Module:
+        return duplicate(task.model)
+
+    seeded = bool(task.seed and task.build)
+    (found, *_) = forecast(make, method, len(task.parts), schedule.per_round, 1, key, seeded=seeded)
+    if found.total > schedule.budget:
+        raise LocalError(
+            f"one round of {method.name} costs {short_size(found.total)} by its forecast, more than the budget of "
+            f"{short_size(schedule.budget)}; raise the budget, or take a coarser method or fewer clients per round"
         )

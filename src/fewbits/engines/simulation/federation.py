@@ -14,7 +14,7 @@ from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
-from fewbits.engines.simulation.budget import Budget
+from fewbits.engines.simulation.budget import Budget, check_affordable
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
@@ -99,7 +99,7 @@ class Federation:
         self._traffic = Traffic(self.server, self.ledger, self.budget)
         self.budget.start(self.reports, self._sample)
         if not self.reports:
-            self.budget.check_first_round(task, method, per_round, key)
+            check_affordable(schedule, task, method, key)
         self.finished = self.server.round >= schedule.rounds  # no round is left to be played
         self._disk: Disk | None = None  # while rounds are played
         self._saved_round = self.server.round  # of the last checkpoint
