@@ -11,7 +11,9 @@ from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.prepared import load_data, prepare
+from fewbits.cli.rehearsal import ROUNDS, choose, reason, rehearse, with_method
 from fewbits.cli.screen import screen
+from fewbits.data import Data
 from fewbits.engines.common.same_run import check_longer
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
@@ -19,7 +21,7 @@ from fewbits.sizes import read_sizes
 
 C = TypeVar("C", bound=Comparison)
 R = TypeVar("R", bound=RunConfig)
-TRAIN = ("method", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, *o.FOLDER)
+TRAIN = ("method", "rehearsal", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, *o.FOLDER)
 COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *o.DATA, *o.TRAINING, *o.PLAYING, *o.FOLDER)
 
 
@@ -35,14 +37,45 @@ def train(given: o.Given) -> None:
         take_up(folder, config)
         play.train(prepare(config, load_data(config)), folder, screen())
         return
-    config = RunConfig(**o.ended_by(o.configured(given)))
+    found = o.ended_by(o.configured(given))
+    auto = check_auto(found, given["rehearsal"])
+    config = RunConfig(**found)
     method = config.build_method()  # a wrong option is said before a missing folder
     folder = o.folder_of(given, "runs/first")
     check_free(folder, given["force"])
-    run = prepare(config, load_data(config), method)  # a mistake is found before anything is removed
+    data = load_data(config)
+    if auto:
+        config = chosen(config, data, ROUNDS if given["rehearsal"] is None else given["rehearsal"])
+        method = config.build_method()
+    run = prepare(config, data, method)  # a mistake is found before anything is removed
     run.check_budget()
     claim(folder, given["force"], config)
     play.train(run, folder, screen())
+
+
+def check_auto(found: dict[str, Any], rehearsal: int | None) -> bool:
+    """Whether the method is to be chosen, and is taken off the options; LocalError when others do not fit that."""
+    if found.get("method") != "auto":
+        if rehearsal is not None:
+            raise LocalError(f"--rehearsal goes with --method auto; got --method {found.get('method', 'dense')}")
+        return False
+    if "budget" not in found:
+        raise LocalError("--method auto chooses by a budget; give one, such as --budget 2MB")
+    if found.pop("settings"):
+        raise LocalError("--method auto chooses the options, too; give a method's name beside --set or @")
+    del found["method"]
+    return True
+
+
+def chosen(config: RunConfig, data: Data, rehearsal: int) -> RunConfig:
+    """The run by the candidate that is best within its budget."""
+    console = screen()
+    done, _ = rehearse(
+        config, data, rehearsal, lambda line: console.print(line, markup=False, style="dim", soft_wrap=True)
+    )
+    assert config.budget_bytes is not None
+    best = choose(done, config.budget_bytes, config.rounds)
+    return replace(with_method(config, best.method), chosen=reason(best, done, config))
 
 
 @o.command(COMPARE, {"settings": o.OF_SEVERAL})

@@ -42,6 +42,7 @@ class RunConfig:
     method: str = "dense"  # `fewbits methods` lists them
     settings: Mapping[str, str] = field(default_factory=dict)  # the method's options, as text
     label: str = ""  # what tables call the method; "": its name
+    chosen: str | None = None  # why, by --method auto; None: it was given
     rounds: int | None = 50  # None: the budget alone ends the run
     budget: str | None = None  # most bytes in both directions: SIZE, or SIZE/client; None: no limit
     seed: int = 0  # of all randomness: partition, initial model, sampling, batches, dither

@@ -33,7 +33,10 @@ class Option:
 
 
 OPTIONS: Mapping[str, Option] = {
-    "method": Option("Method, such as topk or topk@fraction=0.01,bits=8; `fewbits methods` lists them."),
+    "method": Option(
+        "Method, such as topk@fraction=0.01,bits=8; `fewbits methods` lists them; auto: the best by --budget."
+    ),
+    "rehearsal": Option("With --method auto: rounds of each candidate's rehearsal. Default: 15.", None, int, (), "N"),
     "methods": Option(
         "Methods, separated by commas, such as dense,topk; each may have a label and options: a=topk@bits=8.",
         kind=str,
@@ -80,6 +83,7 @@ OF_SEVERAL = Option(  # `settings` of a command that takes several methods
     "An option of one method, or of all that have it; may be repeated.",
     *(None, list[str], ("--set",), "[METHOD.]OPTION=VALUE"),
 )
+REHEARSAL = Option("Rounds of the rehearsal of each candidate. Default: 15.", None, int, (), "N")
 DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds", "budget")
 TRAINING = ("lr", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
 PLAYING = ("processes", "device", "evaluate_every", "checkpoint_every", "keep_frames")

@@ -69,6 +69,8 @@ def train(run: PreparedRun, folder: Path, console: Console) -> None:
     config = run.config
     _print_estimate(run, console)
     print_notes(run.notes, console)
+    if config.chosen is not None:
+        console.print(config.chosen, markup=False, highlight=False, soft_wrap=True)
     with Interrupt() as interrupt, Live(console) as live:
         record = play(run, folder, live.row(config.name, config.rounds, config.budget_bytes), interrupt, console)
     if record is None:

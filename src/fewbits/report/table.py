@@ -108,11 +108,12 @@ def _means(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
 
 def columns(found: Sequence[Row]) -> list[str]:
     """The headings; empty columns are left out."""
+    others = [r for r in found if r.method != "dense"] or found
     names = ["method", "accuracy"]
     names += metric_columns(found)
     names += ["test loss"] if all(r.accuracy is None for r in found) and any(r.loss is not None for r in found) else []
     names += ["personal data", "worst 10%"] if any(r.personal is not None for r in found) else []
-    names += ["× fewer"] if any(r.times_fewer is not None for r in found if r.method != "dense") else []
+    names += ["× fewer"] if any(r.times_fewer is not None for r in others) else []
     names += [_at(count) for count in dict.fromkeys(count for r in found for count, _ in r.at)]
     names += ["MB up", "MB down", "MB total"]
     names += ["recycled"] if any(r.recycled is not None for r in found) else []
