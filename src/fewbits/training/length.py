@@ -20,8 +20,8 @@ class Length:
     @property
     def config(self) -> dict[str, object]:
         """Both, as a report lists them; what sets no limit is left out."""
-        budget = {} if self.budget is None else {"budget": self.budget}
-        return ({} if self.rounds == NO_CAP else {"rounds": self.rounds}) | budget
+        rounds = None if self.rounds == NO_CAP else self.rounds
+        return {name: x for name, x in (("rounds", rounds), ("budget", self.budget)) if x is not None}
 
     @property
     def said(self) -> str:
