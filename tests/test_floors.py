@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "fewbits"
 FLOORS = [
     ["errors"],
     ["checks"],
-    ["choices", "ctrl_c", "files", "json_text", "kernels", "rng", "spec"],
+    ["choices", "ctrl_c", "files", "json_text", "kernels", "rng", "sizes", "spec"],
     ["wire", "data", "models", "topology"],
     ["coders"],
     ["codecs.base", "codecs.flat_view"],

@@ -211,6 +211,7 @@ def parse(words):
         name, command, words = command.resolve_command(context, words)
         context = command.make_context(name, words, parent=context)
     given = context.params.get("methods") or context.params.get("method") or ""
+    given = "" if (name, given) == ("train", "auto") else given  # no method, but the choice of one
     for text in given.split(",") if isinstance(given, str) and given else []:
         gossip_method(text) if name == "gossip" else named(str(read_labelled(text, lambda _: {})))
 

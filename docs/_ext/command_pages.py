@@ -43,7 +43,7 @@ def _section(command: Any, path: str) -> list[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join([path, *(p.metavar or p.name.upper() for p in arguments), "[OPTIONS]"])
     found = [f"## {path}\n", inspect.cleandoc(command.help or ""), "", "```text", usage, "```", ""]
-    rows = [_row(p) for p in command.params if p.name != "help"]
+    rows = [_row(p) for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
     return [*found, "| option | what it is |", "|---|---|", *rows, ""] if rows else found
 
 

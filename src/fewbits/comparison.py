@@ -19,6 +19,7 @@ from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Loss, Task
 from fewbits.engines.simulation import Federation, RoundReport
+from fewbits.engines.simulation.budget import check_affordable
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.files import placed
@@ -29,12 +30,14 @@ from fewbits.methods import named
 from fewbits.methods.catalogue import options
 from fewbits.methods.text import folder_name, read_labelled
 from fewbits.report import Record, Row, rows
-from fewbits.report.record import against_dense
+from fewbits.report.record import against_dense, common_bytes
 from fewbits.report.table import WIDTH, terminal
 from fewbits.report.training import report
 from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
+from fewbits.sizes import checked_sizes
 from fewbits.training.arguments import check_call
+from fewbits.training.length import lengths
 from fewbits.training.subtitle import participants, subtitle
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
@@ -49,17 +52,19 @@ class Comparison:
         target: the accuracy whose bytes the table has; None: no such column.
         page: report.html; None without `out`.
         notes: sentences about the start of the runs, and about what could not be made.
+        at: byte counts, both directions, at which the table has the accuracy.
     """
 
     records: list[Record]  # one per method and seed
     target: float | None  # accuracy whose bytes the table has
     page: Path | None  # report.html; None without `out`
     notes: list[str]  # sentences about the start of the runs, and about what could not be made
+    at: tuple[int, ...] = ()  # byte counts, at which the table has the accuracy
 
     @property
     def rows(self) -> list[Row]:
         """One row per method, averaged over its seeds."""
-        return rows(self.records, self.target)
+        return rows(self.records, self.target, self.at)
 
     @property
     def table(self) -> str:
@@ -77,8 +82,9 @@ def compare(
     clients: Iterable[tuple[Tensor, Tensor]],
     methods: Sequence[str | Method],
     seeds: Sequence[int] = (0,),
-    rounds: int = 50,
+    rounds: int | None = None,
     *,
+    budget: int | str | None = None,
     test: tuple[Tensor, Tensor] | None = None,
     local: LocalSGD | None = None,
     per_round: int | None = None,
@@ -88,6 +94,7 @@ def compare(
     device: str = "cpu",
     out: Path | str | None = None,
     target: float | None = None,
+    at: Sequence[int | str] = (),
     watch: Callable[[str, int, RoundReport], None] | None = None,
 ) -> Comparison:
     """Train copies of `model` by several methods and seeds, and compare their accuracy and bytes.
@@ -99,7 +106,8 @@ def compare(
         clients: one (x, y) pair of tensors for each client.
         methods: texts such as "dense", "topk@fraction=0.01" or "label=lbgm+topk", or Methods.
         seeds: each method is trained once with each seed; 0 alone by default. Give three or more to see the spread.
-        rounds: rounds of each run.
+        rounds: rounds of each run, 50 by default; with a budget the most, and by default no limit.
+        budget: most bytes of each run, both directions: a number, or text such as "2MB" or "20kB/client".
         test: (x, y) on which the model is evaluated after every round.
         local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
         per_round: clients sampled in each round; None: all.
@@ -109,6 +117,7 @@ def compare(
         device: where clients train; another than "cpu" needs one process.
         out: folder for logs, checkpoints and report.html; a stopped comparison continues there. None: nothing is left.
         target: an accuracy; the table has the bytes that it took.
+        at: sizes such as "1MB", at which the table has the accuracy; by default the most bytes that all runs spent.
         watch: called as watch(label, seed, report) after every round.
 
     Raises:
@@ -127,12 +136,15 @@ def compare(
     seeds = _checked(seeds)
     if target is not None:
         check_number("compare: target", target, "(0, 1]", numpy=True, hint=", such as 0.9 for 90%")
-    schedule = Schedule(rounds, per_round, 1, 10, processes, device)
+    wanted = checked_sizes(at)
     task = Task.of(model, clients, test, local, loss, metric)
+    length = lengths(rounds, budget, len(task.parts))
+    schedule = Schedule(length.rounds, per_round, 1, 10, processes, device, length.budget)
     check_first_batch(task, device)
     for method in built.values():  # a mistake is found before anything is trained
         method.objective.check(task.local)
         method.prepare(duplicate(model), Key(seeds[0]).fold("factor"))
+        check_affordable(schedule, task, method, Key(seeds[0]))
     if out is not None:
         check_continues(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
     records: list[Record] = []
@@ -146,14 +158,15 @@ def compare(
                 with placed(place):
                     records.append(Record.read(place, label, seed))
     records = against_dense(records)
+    shown = wanted or common_bytes(records)
     notes = [INITIAL]
     if out is not None:
-        config = {"rounds": rounds, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
+        config = {**length.config, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
-        line = f"{subtitle(task, participants(task, per_round), rounds)} {INITIAL}"
-        found = _report(line, config, records, target, labels)
+        line = f"{subtitle(task, participants(task, per_round), length.said)} {INITIAL}"
+        found = _report(line, config, records, target, shown, labels)
         notes += write(Path(out), found)
-    return Comparison(records, target, None if out is None else Path(out) / PAGE, notes)
+    return Comparison(records, target, None if out is None else Path(out) / PAGE, notes, shown)
 
 
 def _built(methods: Sequence[str | Method]) -> tuple[dict[str, Method], dict[str, str]]:
@@ -206,9 +219,10 @@ def _report(
     config: Mapping[str, object],
     records: Sequence[Record],
     target: float | None,
+    at: Sequence[int],
     labels: Mapping[str, str],
 ) -> Report:
     """The page and the figures of all runs."""
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
-    summary = [record.summary(target) for record in records]
-    return report(title, records, config, summary, target, line, labels)
+    summary = [record.summary(target, at) for record in records]
+    return report(title, records, config, summary, target, line, labels, at)

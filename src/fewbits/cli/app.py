@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan
+from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan, recommend
 from fewbits.cli.gossip import gossip
 from fewbits.cli.group import ErrorGroup
 from fewbits.ctrl_c import listen
@@ -43,6 +43,7 @@ app.command()(gossip)
 app.command()(demo.demo)
 app.command()(diagnose.diagnose)
 app.command()(plan.plan)
+app.command()(recommend.recommend)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
 app.command("methods")(lists.methods)

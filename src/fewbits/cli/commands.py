@@ -11,15 +11,18 @@ from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.prepared import load_data, prepare
+from fewbits.cli.rehearsal import ROUNDS, choose, reason, rehearse, with_method
 from fewbits.cli.screen import screen
+from fewbits.data import Data
 from fewbits.engines.common.same_run import check_longer
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
+from fewbits.sizes import read_sizes
 
 C = TypeVar("C", bound=Comparison)
 R = TypeVar("R", bound=RunConfig)
-TRAIN = ("method", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, *o.FOLDER)
-COMPARE = ("methods", "seeds", "settings", "target_accuracy", *o.DATA, *o.TRAINING, *o.PLAYING, *o.FOLDER)
+TRAIN = ("method", "rehearsal", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, *o.FOLDER)
+COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *o.DATA, *o.TRAINING, *o.PLAYING, *o.FOLDER)
 
 
 @o.command(TRAIN)
@@ -34,13 +37,45 @@ def train(given: o.Given) -> None:
         take_up(folder, config)
         play.train(prepare(config, load_data(config)), folder, screen())
         return
-    config = RunConfig(**o.configured(given))
+    found = o.ended_by(o.configured(given))
+    auto = check_auto(found, given["rehearsal"])
+    config = RunConfig(**found)
     method = config.build_method()  # a wrong option is said before a missing folder
     folder = o.folder_of(given, "runs/first")
     check_free(folder, given["force"])
-    run = prepare(config, load_data(config), method)  # a mistake is found before anything is removed
+    data = load_data(config)
+    if auto:
+        config = chosen(config, data, ROUNDS if given["rehearsal"] is None else given["rehearsal"])
+        method = config.build_method()
+    run = prepare(config, data, method)  # a mistake is found before anything is removed
+    run.check_budget()
     claim(folder, given["force"], config)
     play.train(run, folder, screen())
+
+
+def check_auto(found: dict[str, Any], rehearsal: int | None) -> bool:
+    """Whether the method is to be chosen, and is taken off the options; LocalError when others do not fit that."""
+    if found.get("method") != "auto":
+        if rehearsal is not None:
+            raise LocalError(f"--rehearsal goes with --method auto; got --method {found.get('method', 'dense')}")
+        return False
+    if "budget" not in found:
+        raise LocalError("--method auto chooses by a budget; give one, such as --budget 2MB")
+    if found.pop("settings"):
+        raise LocalError("--method auto chooses the options, too; give a method's name beside --set or @")
+    del found["method"]
+    return True
+
+
+def chosen(config: RunConfig, data: Data, rehearsal: int) -> RunConfig:
+    """The run by the candidate that is best within its budget."""
+    console = screen()
+    done, _ = rehearse(
+        config, data, rehearsal, lambda line: console.print(line, markup=False, style="dim", soft_wrap=True)
+    )
+    assert config.budget_bytes is not None
+    best = choose(done, config.budget_bytes, config.rounds)
+    return replace(with_method(config, best.method), chosen=reason(best, done, config))
 
 
 @o.command(COMPARE, {"settings": o.OF_SEVERAL})
@@ -70,10 +105,10 @@ def compare(given: o.Given) -> None:
 def wanted(kind: type[C], given: o.Given, methods: str) -> C:
     """The comparison that a command's options describe."""
     texts = tuple(method.full for method in read_all(methods, kind.kind.options))
-    base = kind.kind(**{k: v for k, v in o.configured(given, kind.kind).items() if k != "settings"})
+    base = kind.kind(**{k: v for k, v in o.ended_by(o.configured(given, kind.kind)).items() if k != "settings"})
     settings = tuple(given["settings"] or ())
     seeds = o.numbers("0" if given["seeds"] is None else given["seeds"], "seeds")
-    found = kind(base, texts, seeds, settings, given["target_accuracy"])
+    found = kind(base, texts, seeds, settings, given["target_accuracy"], read_sizes(given.get("at")))
     _ = found.built  # says what is wrong with an option of a method
     return found
 
@@ -81,10 +116,16 @@ def wanted(kind: type[C], given: o.Given, methods: str) -> C:
 def continued(earlier: C, given: o.Given) -> C:
     """The comparison in a folder, with what may differ when it is continued."""
     base = extended(earlier.base, o.configured(given, earlier.kind))
-    return replace(earlier, base=base, target_accuracy=given["target_accuracy"] or earlier.target_accuracy)
+    at = read_sizes(given.get("at")) or earlier.at
+    return replace(earlier, base=base, target_accuracy=given["target_accuracy"] or earlier.target_accuracy, at=at)
 
 
 def extended(config: R, found: dict[str, Any]) -> R:
     """The configuration of a run that is continued."""
-    check_longer(config.rounds, found.get("rounds", config.rounds))
-    return replace(config, **found)
+    longer = replace(config, **found)
+    if config.rounds is not None and longer.rounds is not None:
+        check_longer(config.rounds, longer.rounds)
+    before, now = config.budget_bytes, longer.budget_bytes
+    if before is not None and now is not None and now < before:
+        raise LocalError(f"budget can be raised, not lowered: the run has {config.budget}; got {longer.budget}")
+    return longer

@@ -28,6 +28,7 @@ class Comparison:
     seeds: tuple[int, ...]
     settings: tuple[str, ...] = ()  # option=value for all methods that have it, method.option=value for one
     target_accuracy: float | None = None  # report the bytes to this accuracy
+    at: tuple[int, ...] = ()  # report the accuracy at these bytes, ascending
 
     kind: ClassVar[type[RunConfig]] = RunConfig
     command: ClassVar[str] = "compare"  # the command that plays it
@@ -92,10 +93,10 @@ class Comparison:
         """The comparison in `folder`; LocalError when there is none, or it cannot be read."""
         path = folder / NAME
         note = read_json(path)
-        keys = {"base", "methods", "seeds", "settings", "target_accuracy"}
+        keys = {"base", "methods", "seeds", "settings", "target_accuracy", "at"}
         if not isinstance(note, dict) or set(note) != keys:
             raise LocalError(f"{path}: expected an object with the keys {', '.join(sorted(keys))}")
-        kinds = {"methods": str, "seeds": int, "settings": str}
+        kinds = {"methods": str, "seeds": int, "settings": str, "at": int}
         for name, kind in kinds.items():
             if not isinstance(note[name], list) or not all(type(x) is kind for x in note[name]):
                 raise LocalError(f"{path}: {name} must be a list of {kind.__name__}; got {note[name]!r}")

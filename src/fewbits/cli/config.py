@@ -13,6 +13,7 @@ from fewbits import data
 from fewbits.checks import check_number, check_whole
 from fewbits.data.partition import check_split
 from fewbits.engines.common.run_files import CALL, left_nothing, of_a_call
+from fewbits.engines.common.schedule import NO_CAP
 from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
@@ -21,6 +22,7 @@ from fewbits.learn import LocalSGD, Method
 from fewbits.methods import build
 from fewbits.methods.catalogue import options
 from fewbits.models.build import model_entry
+from fewbits.sizes import read_budget
 
 NAME = "config.json"
 HOLDOUT = 0.2  # for methods with personal models
@@ -40,7 +42,9 @@ class RunConfig:
     method: str = "dense"  # `fewbits methods` lists them
     settings: Mapping[str, str] = field(default_factory=dict)  # the method's options, as text
     label: str = ""  # what tables call the method; "": its name
-    rounds: int = 50
+    chosen: str | None = None  # why, by --method auto; None: it was given
+    rounds: int | None = 50  # None: the budget alone ends the run
+    budget: str | None = None  # most bytes in both directions: SIZE, or SIZE/client; None: no limit
     seed: int = 0  # of all randomness: partition, initial model, sampling, batches, dither
     lr: float = 0.1  # of the clients' SGD
     momentum: float = 0.0  # of the clients' SGD, from zero in every round
@@ -68,6 +72,8 @@ class RunConfig:
             raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} {self.participants}")
         if self.holdout is not None:
             check_number("holdout", self.holdout, "[0, 1)", hint=", such as 0.2")
+        if self.rounds is None and self.budget is None:
+            raise LocalError("give rounds, such as 50, or a budget, such as 2MB")
         self.options(self.method)
         self.schedule()
 
@@ -98,9 +104,14 @@ class RunConfig:
         return LocalSGD(self.lr, self.momentum, self.weight_decay, self.batch_size, self.epochs, self.steps, self.clip)
 
     def schedule(self) -> Schedule:
-        """Number of rounds, clients per round, and intervals."""
-        every = self.evaluate_every, self.checkpoint_every
-        return Schedule(self.rounds, self.per_round, *every, self.processes, self.device)
+        """Length, clients per round, and intervals."""
+        every, rounds = (self.evaluate_every, self.checkpoint_every), NO_CAP if self.rounds is None else self.rounds
+        return Schedule(rounds, self.per_round, *every, self.processes, self.device, self.budget_bytes)
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """Most bytes of the run, both directions; None: no limit."""
+        return None if self.budget is None else read_budget(self.budget, self.clients)
 
     def asdict(self) -> dict[str, Any]:
         """All fields, for JSON."""

@@ -20,6 +20,7 @@ from fewbits.engines.simulation import RoundReport
 from fewbits.report.text import NONE, duration, megabytes
 
 EVERY = 10.0  # seconds between plain lines, at least
+NEAR = 0.99  # share of a budget after which no time left is shown
 WIDE = 100  # columns of a terminal on which a bar and a note fit, too
 Clock = Callable[[], float]  # seconds; only differences count
 
@@ -34,14 +35,15 @@ class Position:
     accuracy: float | None  # the last one measured
     seconds: float  # since the run began, as its report has it
     note: str = ""
+    done: float = 0.0  # share of the run's rounds, or of its bytes
 
 
 class ProgressRow:
     """The progress of one run."""
 
-    def __init__(self, rounds: int, show: Callable[[Position, str], None]) -> None:
-        """`show` takes a position, and the time taken and left."""
-        self._rounds, self._show = rounds, show
+    def __init__(self, rounds: int | None, show: Callable[[Position, str], None], budget: int | None = None) -> None:
+        """`show` takes a position, and the time taken and left. `budget`: bytes that end the run; None: rounds do."""
+        self._rounds, self._show, self._budget = rounds, show, budget
         self._accuracy: float | None = None
         self._note = ""
 
@@ -55,16 +57,18 @@ class ProgressRow:
         """Move on; without an accuracy or a note, the last one stays."""
         self._accuracy = self._accuracy if now.accuracy is None else now.accuracy
         self._note = now.note or self._note
-        left = now.seconds / max(1, now.round) * (self._rounds - now.round)
-        times = duration(now.seconds) + (f", {duration(left)} left" if now.round < self._rounds else "")
-        self._show(replace(now, accuracy=self._accuracy, note=self._note), times)
+        done = now.round / self._rounds if self._rounds else 0.0
+        done = max(done, (now.up + now.down) / self._budget) if self._budget else done
+        left = now.seconds * (1 / max(done, 1e-9) - 1)
+        times = duration(now.seconds) + (f", {duration(left)} left" if done < (NEAR if self._budget else 1) else "")
+        self._show(replace(now, accuracy=self._accuracy, note=self._note, done=done), times)
 
 
 class Display(ABC):
     """How progress is shown; a context manager."""
 
     @abstractmethod
-    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
+    def add(self, name: str, rounds: int | None) -> Callable[[Position, str], None]:
         """A run; what this returns shows its position."""
 
     def __enter__(self) -> Display:
@@ -84,7 +88,7 @@ class Bars(Display):
         self._progress = Progress(
             TextColumn("[bold]{task.description}", table_column=Column(no_wrap=False)),  # gives way first
             *bar,
-            TextColumn("{task.completed:>4.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[round]:>4}{task.fields[of]}"),
             TextColumn("{task.fields[accuracy]:>6}"),
             TextColumn("up {task.fields[up]:>5} down {task.fields[down]:>5} MB"),
             TextColumn("{task.fields[times]}"),
@@ -100,15 +104,16 @@ class Bars(Display):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
-        task = self._progress.add_task(name, total=rounds, accuracy="", up=NONE, down=NONE, times="", note="")
+    def add(self, name: str, rounds: int | None) -> Callable[[Position, str], None]:
+        fields = {"round": 0, "of": _of(rounds), "accuracy": ""}
+        task = self._progress.add_task(name, total=1.0, **fields, up=NONE, down=NONE, times="", note="")
         self._progress.refresh()
 
         def show(now: Position, times: str) -> None:
             accuracy = "" if now.accuracy is None else f"{now.accuracy:.1%}"
-            fields = {"accuracy": accuracy, "up": megabytes(now.up), "down": megabytes(now.down)}
+            fields = {"round": now.round, "accuracy": accuracy, "up": megabytes(now.up), "down": megabytes(now.down)}
             fields |= {"times": times, "note": now.note}
-            self._progress.update(task, completed=now.round, refresh=True, **fields)  # pyright: ignore[reportArgumentType]
+            self._progress.update(task, completed=min(1.0, now.done), refresh=True, **fields)  # pyright: ignore[reportArgumentType]
 
         return show
 
@@ -129,15 +134,17 @@ class Lines(Display):
         self._said, self._waiting = self._clock(), ""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def add(self, name: str, rounds: int) -> Callable[[Position, str], None]:
+    def add(self, name: str, rounds: int | None) -> Callable[[Position, str], None]:
+        if self._waiting:  # where its budget ended a run
+            self._write(self._waiting)
         self._said, self._waiting = None, ""
 
         def show(now: Position, times: str) -> None:
             accuracy = [] if now.accuracy is None else [f"accuracy {now.accuracy:.2%}"]
             sent = f"up {megabytes(now.up)} MB", f"down {megabytes(now.down)} MB"
-            parts = [f"{name}: round {now.round}/{rounds}", *accuracy, *sent, now.note, times]
+            parts = [f"{name}: round {now.round}{_of(rounds)}", *accuracy, *sent, now.note, times]
             self._waiting = ", ".join(filter(None, parts))
-            if self._said is None or now.round >= rounds or self._clock() - self._said >= EVERY:
+            if self._said is None or now.done >= 1 or self._clock() - self._said >= EVERY:
                 self._write(self._waiting)
 
         return show
@@ -156,6 +163,11 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self._display.__exit__()
 
-    def row(self, name: str, rounds: int) -> ProgressRow:
-        """Add a run."""
-        return ProgressRow(rounds, self._display.add(name, rounds))
+    def row(self, name: str, rounds: int | None, budget: int | None = None) -> ProgressRow:
+        """Add a run of so many rounds, so many bytes, or at most both."""
+        return ProgressRow(rounds, self._display.add(name, rounds), budget)
+
+
+def _of(rounds: int | None) -> str:
+    """What stands behind the number of a round."""
+    return "" if rounds is None else f"/{rounds}"

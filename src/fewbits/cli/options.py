@@ -15,7 +15,7 @@ from fewbits.errors import LocalError
 from fewbits.methods.text import pairs, read
 
 Given = Mapping[str, Any]  # a command's options by name; None: not given
-RESUMABLE = ("rounds", "processes", "checkpoint_every")  # these may differ when a run is continued
+RESUMABLE = ("rounds", "budget", "processes", "checkpoint_every")  # these may differ when a run is continued
 TASK, LOCAL, RUN = "Task", "Local training", "Run"
 
 
@@ -29,16 +29,23 @@ class Option:
     flags: tuple[str, ...] = ()  # such as ("--set",); (): its name
     metavar: str | None = None
     default: Any = None  # False for a switch
+    hidden: bool = False  # from the help: one that is there to be refused in a sentence
 
 
 OPTIONS: Mapping[str, Option] = {
-    "method": Option("Method, such as topk or topk@fraction=0.01,bits=8; `fewbits methods` lists them."),
+    "method": Option(
+        "Method, such as topk@fraction=0.01,bits=8; `fewbits methods` lists them; auto: the best by --budget."
+    ),
+    "rehearsal": Option("With --method auto: rounds of each candidate's rehearsal. Default: 15.", None, int, (), "N"),
     "methods": Option(
         "Methods, separated by commas, such as dense,topk; each may have a label and options: a=topk@bits=8.",
         kind=str,
     ),
     "seeds": Option("Seeds, separated by commas. Default: 0 alone.", kind=str),
     "settings": Option("An option of the method; may be repeated.", None, list[str], ("--set",), "OPTION=VALUE"),
+    "at": Option(
+        "Show the accuracy at these bytes of a run, both directions, such as 1MB,10MB.", None, str, (), "SIZES"
+    ),
     "target_accuracy": Option("Report the bytes to this accuracy, such as 0.9.", kind=float),
     "data": Option("Data set; `fewbits data` lists them.", TASK),
     "data_dir": Option("Folder with the data set's files.", TASK, Path),
@@ -49,7 +56,10 @@ OPTIONS: Mapping[str, Option] = {
     "holdout": Option(
         "Share of a client's examples for testing its personal model. Default: 0.2 for pfedpara, fedper, local.", TASK
     ),
-    "rounds": Option("Rounds of communication.", TASK),
+    "rounds": Option("Rounds of communication; with --budget the most, and without limit when not given.", TASK),
+    "budget": Option(
+        "End the run by its bytes in both directions: 2MB, or 20kB/client (mean of all clients).", TASK, metavar="SIZE"
+    ),
     "lr": Option("Learning rate of the clients' SGD.", LOCAL),
     "momentum": Option("Momentum of the clients' SGD (the server's: --set momentum=0.9).", LOCAL),
     "weight_decay": Option("Weight decay of the clients' SGD.", LOCAL),
@@ -64,14 +74,17 @@ OPTIONS: Mapping[str, Option] = {
     "checkpoint_every": Option("Rounds between checkpoints.", RUN),
     "keep_frames": Option("Save the first N messages in OUT/frames, for inspect.", RUN),
     "out": Option("Folder for all files of the run; must be new or empty.", RUN, Path),
-    "resume": Option("Continue the run in this folder with its settings (--rounds may extend it).", RUN, Path),
+    "resume": Option(
+        "Continue the run in this folder with its settings (--rounds or --budget may extend it).", RUN, Path
+    ),
     "force": Option("Replace the run that OUT holds.", RUN, bool, ("--force",), default=False),
 }
 OF_SEVERAL = Option(  # `settings` of a command that takes several methods
     "An option of one method, or of all that have it; may be repeated.",
     *(None, list[str], ("--set",), "[METHOD.]OPTION=VALUE"),
 )
-DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds")
+REHEARSAL = Option("Rounds of the rehearsal of each candidate. Default: 15.", None, int, (), "N")
+DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds", "budget")
 TRAINING = ("lr", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
 PLAYING = ("processes", "device", "evaluate_every", "checkpoint_every", "keep_frames")
 FOLDER = ("out", "resume", "force")
@@ -117,6 +130,7 @@ def _parameter(name: str, option: Option, defaults: RunConfig) -> inspect.Parame
         rich_help_panel=option.panel,
         show_default=False,
         metavar=option.metavar,
+        hidden=option.hidden,
     )
     kind = option.kind or get_type_hints(type(defaults))[name]
     annotation = Annotated[kind if option.default is not None else kind | None, info]
@@ -144,9 +158,16 @@ def configured(given: Given, kind: type[RunConfig] = RunConfig) -> dict[str, Any
     return found
 
 
+def ended_by(found: dict[str, Any]) -> dict[str, Any]:
+    """The options of a new run: with a budget and without rounds, the budget alone ends it."""
+    return found | {"rounds": None} if "budget" in found and "rounds" not in found else found
+
+
 def check_resume(given: Given) -> None:
     """LocalError when an option beside --resume would have no effect."""
-    odd = [name for name, value in given.items() if value and name not in (*RESUMABLE, "resume", "target_accuracy")]
+    odd = [
+        name for name, value in given.items() if value and name not in (*RESUMABLE, "resume", "target_accuracy", "at")
+    ]
     if odd:
         named = ", ".join(map(_flag, odd))
         may = ", ".join(map(_flag, sorted(RESUMABLE)))

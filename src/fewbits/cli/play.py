@@ -27,7 +27,7 @@ from fewbits.factor.derived import duplicate
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
 from fewbits.report import Record, rows
-from fewbits.report.record import against_dense
+from fewbits.report.record import against_dense, common_bytes
 from fewbits.report.table import terminal
 from fewbits.report.training import report
 from fewbits.report.write import write
@@ -50,7 +50,7 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
         row.show(federation.reports[-1])
     result = federation.run(watch=row.show, stop=lambda: interrupt.asked)
     print_notes(result.notes[:NOTES_SHOWN], console)
-    if result.reports[-1].round < config.rounds:
+    if not federation.finished:
         return None
     leave_subspace(result.model)  # the file holds the model's own parameters
     write_weights(result.model, folder / MODEL)
@@ -69,8 +69,10 @@ def train(run: PreparedRun, folder: Path, console: Console) -> None:
     config = run.config
     _print_estimate(run, console)
     print_notes(run.notes, console)
+    if config.chosen is not None:
+        console.print(config.chosen, markup=False, highlight=False, soft_wrap=True)
     with Interrupt() as interrupt, Live(console) as live:
-        record = play(run, folder, live.row(config.name, config.rounds), interrupt, console)
+        record = play(run, folder, live.row(config.name, config.rounds, config.budget_bytes), interrupt, console)
     if record is None:
         raise stopped(console, again(folder, config))
     found = report(f"{config.name} on {config.data}", [record], noted(config.asdict(), run.notes), record.summary())
@@ -89,9 +91,9 @@ def noted(config: Mapping[str, object], notes: Sequence[str]) -> dict[str, objec
 
 
 def _print_estimate(run: PreparedRun, console: Console) -> None:
-    """Print how much disk the clients' states will take, when it may be much."""
+    """Print how much disk the clients' states will take, when it may be much and the number of rounds is known."""
     dense = sum(x.nbytes for x in run.task.model.state_dict().values())
-    if dense * run.config.clients < ESTIMATE_FROM:
+    if dense * run.config.clients < ESTIMATE_FROM or run.config.rounds is None:
         return
     found = footprint(run.task, run.method, run.config.schedule(), run.key)
     console.print(
@@ -123,6 +125,9 @@ class Compared:
         for config in others:  # they differ in their methods only
             method = self.comparison.built[config.name]
             method.prepare(duplicate(self.initial.of(config)), key.fold("factor"))
+        if first.budget is not None:
+            for config in (first, *others):
+                self.prepare(config).check_budget()
 
 
 def compare(compared: Compared, folder: Path, console: Console, title: str) -> None:
@@ -136,13 +141,14 @@ def compare(compared: Compared, folder: Path, console: Console, title: str) -> N
             return record
         return None if interrupt.asked else play(compared.prepare(config), place, row, interrupt, console)
 
-    target, notes = comparison.target_accuracy, compared.notes
+    target, notes, at = comparison.target_accuracy, compared.notes, comparison.at
     print_notes(notes, console)
     records = against_dense(play_all(comparison, folder, console, one))
-    summary = [record.summary(target) for record in records]
+    at = at or common_bytes(records)
+    summary = [record.summary(target, at) for record in records]
     labels = {text.label: str(text) for text in comparison.texts if text.given}
-    found = report(title, records, noted(shared_config(comparison), notes), summary, target, labels=labels)
-    show_report(terminal(rows(records, target)), write(folder, found), folder, console)
+    found = report(title, records, noted(shared_config(comparison), notes), summary, target, labels=labels, at=at)
+    show_report(terminal(rows(records, target, at)), write(folder, found), folder, console)
 
 
 def shared_config(comparison: Comparison, left_out: Sequence[str] = ()) -> dict[str, object]:
@@ -165,7 +171,7 @@ def play_all(
     with Interrupt() as interrupt, Live(console) as live:
         for name, config in comparison.runs().items():
             label = config.name if len(comparison.seeds) == 1 else f"{config.name} seed {config.seed}"
-            record = one(config, folder / name, live.row(label, config.rounds), interrupt)
+            record = one(config, folder / name, live.row(label, config.rounds, config.budget_bytes), interrupt)
             if record is None:
                 break
             records.append(record)

@@ -14,6 +14,7 @@ from fewbits.cli.frame_recorder import FrameRecorder
 from fewbits.data import Data
 from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
+from fewbits.engines.simulation.budget import check_affordable
 from fewbits.factor.derived import duplicate
 from fewbits.learn.method import Method
 from fewbits.rng import Key
@@ -75,6 +76,10 @@ class PreparedRun:
     def key(self) -> Key:
         """The root of all randomness of the run."""
         return Key(self.config.seed)
+
+    def check_budget(self) -> None:
+        """LocalError when one round alone is above the run's budget, by its forecast."""
+        check_affordable(self.config.schedule(), self.task, self.method, self.key)
 
     def federation(self, folder: Path) -> Federation:
         """The run in `folder`, new or continued; describes the links there for `fewbits inspect`."""

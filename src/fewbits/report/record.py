@@ -146,7 +146,16 @@ class Record:
         """Bytes in both directions until that accuracy was first measured; None: it was not reached."""
         return next((sent for _, sent, found in self.curve if found >= accuracy), None)
 
-    def summary(self, target: float | None = None) -> dict[str, object]:
+    def accuracy_at(self, count: int) -> float | None:
+        """The accuracy of the last evaluated round within so many bytes, both directions together.
+
+        None: there was no such round; or the run ended before, with room for one more round of its mean cost.
+        """
+        if total(self.last) + max(total(self.last) / self.last.round, 0.01 * count) < count:
+            return None
+        return next((accuracy for _, sent, accuracy in reversed(self.curve) if sent <= count), None)
+
+    def summary(self, target: float | None = None, at: Sequence[int] = ()) -> dict[str, object]:
         """One object of summary.json."""
         last = self.last
         found: dict[str, object] = {
@@ -176,6 +185,8 @@ class Record:
             found |= {name: getattr(last, name) for name in PRIVACY}
         if target is not None:
             found |= {"target_accuracy": target, "bytes_to_target": self.bytes_to(target)}
+        if at:
+            found["accuracy_at"] = {str(count): self.accuracy_at(count) for count in at}
         return found
 
 
@@ -196,6 +207,14 @@ def against_dense(records: Sequence[Record]) -> list[Record]:
         reference = dense.get((record.seed, record.last.round))
         found.append(replace(record, times_fewer=None if reference is None else reference / total(record.last)))
     return found
+
+
+def common_bytes(records: Sequence[Record]) -> tuple[int, ...]:
+    """The most bytes that all runs spent, for a table of several methods; none where no accuracy would change."""
+    if len({record.method for record in records}) < 2:
+        return ()
+    least = min(total(record.last) for record in records)
+    return () if all(record.accuracy_at(least) == record.accuracy for record in records) else (least,)
 
 
 def _stages(path: Path) -> dict[str, int]:

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from fewbits.privacy.account import PrivacyLoss, shown
 from fewbits.report.record import Record
-from fewbits.report.text import NONE, megabytes, times
+from fewbits.report.text import NONE, megabytes, size, times
 
 WIDTH = 80  # of a terminal
-GIVE_WAY = ("step", "isotropy", "time", "MB total", "recycled")  # columns that may be left out; the page has all
+# Columns that may be left out; the page has all.
+GIVE_WAY = ("step", "isotropy", "time", "MB total", "recycled", "MB down", "MB up")
 # Headings that a metric's name may not take.
 TAKEN = {"method", "accuracy", "test loss", "personal data", "recycled", "epsilon", "isotropy", "step", "time"}
 DIVERGED, LEFT_OUT = "!", "*"  # marks on an accuracy; `legend` explains them
@@ -46,15 +47,23 @@ class Row:
     loss: float | None = None  # mean over seeds of the last loss on the test set
     metric: float | None = None  # mean over seeds of the last value of the user's metric
     metric_name: str | None = None  # the name of the metric's function
+    # (bytes, accuracy): mean over seeds within these bytes; None: not all of them spent so much and were evaluated
+    at: tuple[tuple[int, float | None], ...] = ()
 
 
-def rows(records: Sequence[Record], target: float | None = None) -> list[Row]:
-    """One row per method, in the order of their first record."""
+def rows(records: Sequence[Record], target: float | None = None, at: Sequence[int] = ()) -> list[Row]:
+    """One row per method, in the order of their first record.
+
+    Args:
+        records: the runs.
+        target: an accuracy, of which the bytes that it took are shown.
+        at: byte counts, at which the accuracy is shown.
+    """
     methods = dict.fromkeys(record.method for record in records)
-    return [_row([r for r in records if r.method == method], target) for method in methods]
+    return [_row([r for r in records if r.method == method], target, at) for method in methods]
 
 
-def _row(records: Sequence[Record], target: float | None) -> Row:
+def _row(records: Sequence[Record], target: float | None, at: Sequence[int]) -> Row:
     accuracies = [r.accuracy for r in records if r.accuracy is not None]
     skipped, rejected, turns = (sum(counts) for counts in zip(*(r.left_out for r in records), strict=True))
     reached = [] if target is None else [sent for r in records if (sent := r.bytes_to(target)) is not None]
@@ -79,11 +88,17 @@ def _row(records: Sequence[Record], target: float | None) -> Row:
         loss=_mean([r.loss for r in records if r.loss is not None]),
         metric=_mean([r.metric for r in records if r.metric is not None]),
         metric_name=next((r.metric_name for r in records if r.metric_name is not None), None),
+        at=tuple((count, _mean_of_all([r.accuracy_at(count) for r in records])) for count in at),
     )
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    found = [x for x in values if x is not None]
+    return _mean(found) if len(found) == len(values) else None
 
 
 def _means(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float] | None:
@@ -93,17 +108,24 @@ def _means(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
 
 def columns(found: Sequence[Row]) -> list[str]:
     """The headings; empty columns are left out."""
+    others = [r for r in found if r.method != "dense"] or found
     names = ["method", "accuracy"]
     names += metric_columns(found)
     names += ["test loss"] if all(r.accuracy is None for r in found) and any(r.loss is not None for r in found) else []
     names += ["personal data", "worst 10%"] if any(r.personal is not None for r in found) else []
+    names += ["× fewer"] if any(r.times_fewer is not None for r in others) else []
+    names += [_at(count) for count in dict.fromkeys(count for r in found for count, _ in r.at)]
     names += ["MB up", "MB down", "MB total"]
-    names += ["× fewer"] if any(r.times_fewer is not None for r in found) else []
     names += ["recycled"] if any(r.recycled is not None for r in found) else []
     names += ["epsilon"] if any(r.privacy is not None for r in found) else []
     names += ["isotropy", "step"] if any(r.isotropy is not None for r in found) else []
     names += ["MB to target"] if any(r.reached is not None for r in found) else []
     return [*names, "time"]
+
+
+def _at(count: int) -> str:
+    """The heading of an accuracy at so many bytes."""
+    return f"at {size(count)}".replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}", " ", 1)
 
 
 def metric_columns(found: Sequence[Row]) -> list[str]:
@@ -131,6 +153,7 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "MB to target": _target(row),
         "time": f"{row.seconds:.1f} s" if row.seconds < 100 else f"{row.seconds:,.0f} s",
     }
+    texts |= {_at(count): NONE if found is None else f"{found:.2%}" for count, found in row.at}
     for name in metric_columns([row]):
         texts[name] = NONE if row.metric is None else f"{row.metric:.4g}"
     return [texts.get(name, NONE) for name in names]
@@ -155,7 +178,21 @@ def legend(found: Sequence[Row]) -> list[str]:
         if any(r.left_out[:2])
     ]
     lines = [f"{DIVERGED} diverged, with a loss or updates that are not finite: {', '.join(diverged)}"] * bool(diverged)
+    lines += [
+        f"{NONE} {_at(count)}: ended before, or had no evaluated round within: {', '.join(names)}"
+        for count, names in _without(found).items()
+    ]
     return lines + [f"{LEFT_OUT} turns of clients that do not count: {'; '.join(left_out)}"] * bool(left_out)
+
+
+def _without(found: Sequence[Row]) -> dict[int, list[str]]:
+    """By byte count: the methods without an accuracy there, though they have one."""
+    lines: dict[int, list[str]] = {}
+    for row in found:
+        for count, accuracy in row.at:
+            if accuracy is None and row.accuracy is not None:
+                lines.setdefault(count, []).append(row.method)
+    return lines
 
 
 def _of_seeds(row: Row) -> str:

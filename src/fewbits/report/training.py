@@ -41,6 +41,10 @@ MOST_NOTES = 30  # of faults, on the page
 CHOSEN = """
 <p><em>{}</em>: the run's metric, of the same model and on the same examples as the accuracy, after the last round.</p>
 """
+AT = """
+<p><em>at</em> a number of bytes: the accuracy of the last evaluated round within them, both directions together. A
+dash: the run ended before, or had no evaluated round within.</p>
+"""
 WITHOUT = """
 <p>There is no accuracy: the outputs and targets are no classes, or the run had no test set.</p>
 """
@@ -54,6 +58,7 @@ def report(
     target: float | None = None,
     subtitle: str = "",
     labels: Mapping[str, str] = {},
+    at: Sequence[int] = (),
 ) -> Report:
     """The report of these runs.
 
@@ -65,8 +70,9 @@ def report(
         target: an accuracy; the table has the bytes that it took.
         subtitle: the line below the title; "": made from the configuration.
         labels: the methods behind labels, as text.
+        at: byte counts; the table has the accuracy at them.
     """
-    found = rows(records, target)
+    found = rows(records, target, at)
     seeds = max((row.seeds for row in found), default=0)
     band = " Lines are means over seeds, bands reach from the worst seed to the best." if seeds > 1 else ""
     return Report(
@@ -93,6 +99,7 @@ def sections(
         faults([(record.method, record.seed, record.notes) for record in records]),
         f'<p class="soft">{escape(named)}</p>' if named else "",
         *(CHOSEN.format(escape(name)) for name in metric_columns(found)),
+        AT if any(row.at for row in found) else "",
         WITHOUT if all(row.accuracy is None for row in found) else "",
         PERSONAL if any(row.personal is not None for row in found) else "",
         "".join(f"<p>{escape(line)}</p>" for line in privacy_lines(found)),
@@ -121,8 +128,14 @@ def _subtitle(config: Mapping[str, object]) -> str:
     sampled = config.get("per_round") or "all"
     return (
         f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients ({config.get('split')}), "
-        f"{sampled} of them in each of {config.get('rounds')} rounds" + left_out(config)
+        f"{sampled} of them {_length(config)}" + left_out(config)
     )
+
+
+def _length(config: Mapping[str, object]) -> str:
+    rounds = config.get("rounds")
+    each = "in each round" if rounds is None else f"in each of {rounds} rounds"
+    return f"{each}, up to {config['budget']}" if config.get("budget") else each
 
 
 def left_out(config: Mapping[str, object]) -> str:

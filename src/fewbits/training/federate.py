@@ -22,6 +22,7 @@ from fewbits.report.training import report
 from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
 from fewbits.training.arguments import check_call
+from fewbits.training.length import lengths
 from fewbits.training.subtitle import participants, subtitle
 
 HOLDOUT = "evaluate the clients' models on examples of theirs, by fb.simulation.Task(holdout=...)"
@@ -31,8 +32,9 @@ def federate(
     model: nn.Module,
     clients: Iterable[tuple[Tensor, Tensor]],
     method: str | Method,
-    rounds: int = 50,
+    rounds: int | None = None,
     *,
+    budget: int | str | None = None,
     test: tuple[Tensor, Tensor] | None = None,
     local: LocalSGD | None = None,
     per_round: int | None = None,
@@ -55,7 +57,10 @@ def federate(
         clients: one (x, y) pair of tensors for each client, each with the examples first. NumPy arrays become tensors,
             float64 ones float32. uint8 images (n, c, h, w) are scaled to [-1, 1].
         method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`.
-        rounds: rounds of the run; the same call with more rounds and the same `out` extends it, fewer are refused.
+        rounds: rounds of the run, 50 by default; with a budget the most, and by default no limit. The same call with
+            more rounds and the same `out` extends it, fewer are refused.
+        budget: most bytes of the run, both directions: a number, or text such as "2MB" or "20kB/client" (mean of all
+            clients). The run ends close to it, and never above; the same call with more and the same `out` extends it.
         test: (x, y) on which the public model is evaluated; None: no evaluation. There is an accuracy for outputs
             (n, classes, ...) with whole targets (n, ...), and for one output under torch's binary cross-entropy.
         local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
@@ -76,7 +81,7 @@ def federate(
 
     Raises:
         LocalError: the arguments do not fit each other, the model or a function of yours fails on one batch before
-            the first round, or `out` holds another run or more rounds.
+            the first round, one round costs more than the budget, or `out` holds another run or more rounds.
         FewbitsError: a disk is full, or files cannot be opened; it names the place, and has the cause.
 
     Example:
@@ -90,8 +95,9 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(seed=seed, watch=watch, out=out)
-    schedule = Schedule(rounds, per_round, evaluate_every, processes=processes, device=device)
     task, method, key = Task.of(model, clients, test, local, loss, metric), named(method), Key(int(seed))
+    length = lengths(rounds, budget, len(task.parts))
+    schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if out is not None:
         check_continues(Path(out))
     run = Federation(task, method, schedule, key, out)
@@ -104,8 +110,8 @@ def federate(
     if method.personal and test is not None:
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
     if run.folder is not None:
-        config = {"method": repr(method), "rounds": rounds, "per_round": per_round, "seed": seed}
-        line = subtitle(task, participants(task, per_round), rounds)
+        config = {"method": repr(method), **length.config, "per_round": per_round, "seed": seed}
+        line = subtitle(task, participants(task, per_round), length.said)
         result.notes.extend(_finish(run.folder, method.name, result, config | {"local": repr(task.local)}, line))
     return result
 

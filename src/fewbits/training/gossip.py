@@ -100,7 +100,7 @@ def gossip(
     result = run.run(watch)
     if run.folder is not None:
         config = {"method": repr(run.method), "network": repr(varying), "rounds": rounds, "seed": seed}
-        line = subtitle(task, f"{network.n} nodes", rounds)
+        line = subtitle(task, f"{network.n} nodes", f"in each of {rounds} rounds")
         config |= {"local": repr(task.local)}
         result.notes.extend(_finish(run, result, network.at(1), config, line))
     return result

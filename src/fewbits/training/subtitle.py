@@ -5,10 +5,10 @@ from __future__ import annotations
 from fewbits.engines.common.task import Task
 
 
-def subtitle(task: Task, clients: str, rounds: int) -> str:
-    """A sentence about the model, the clients or nodes, and the rounds."""
+def subtitle(task: Task, clients: str, length: str) -> str:
+    """A sentence about the model, the clients or nodes, and the length of the run."""
     numbers = sum(p.numel() for p in task.model.parameters())
-    return f"{type(task.model).__name__} of {numbers:,} parameters, {clients} in each of {rounds} rounds."
+    return f"{type(task.model).__name__} of {numbers:,} parameters, {clients} {length}."
 
 
 def participants(task: Task, per_round: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fewbits.cli import options as o
@@ -34,6 +35,7 @@ SPECIAL = {
     "weights": o.Option("metropolis or uniform.", NETWORK),
     "inactive": o.Option("Share of inactive nodes in a round.", NETWORK),
     "on_disk": o.Option("Map nodes' vectors from a file.", NETWORK, bool, ("--on-disk",), default=False),
+    "no_budget": o.Option("Refused: a run without a server takes no budget.", None, str, ("--budget",), hidden=True),
     "lr": o.Option("Learning rate of a node's SGD.", o.LOCAL),
     "momentum": o.Option("Momentum of a node's SGD; a method has its own (--set momentum=0.9).", o.LOCAL),
     "weight_decay": o.Option("Weight decay of a node's SGD.", o.LOCAL),
@@ -43,7 +45,7 @@ SPECIAL = {
 NAMES = (
     *("methods", "settings", "seeds", "target_accuracy", "nodes", "topology", "weights", "inactive", "on_disk"),
     *("data", "data_dir", "model", "split", "rounds", "lr", "momentum", "weight_decay", "batch_size", "steps", "clip"),
-    *("processes", "evaluate_every", "checkpoint_every", *o.FOLDER),
+    *("processes", "evaluate_every", "checkpoint_every", *o.FOLDER, "no_budget"),
 )
 
 
@@ -75,6 +77,8 @@ def gossip(given: o.Given) -> None:
 
 def _comparison(given: o.Given) -> tuple[GossipComparison, Path]:
     """The comparison and its folder."""
+    if given["no_budget"] is not None:
+        replace(DEFAULTS, budget=given["no_budget"])  # says why not
     if given["resume"] is not None:
         o.check_resume(given)
         return continued(GossipComparison.read(given["resume"]), given), given["resume"]

@@ -38,6 +38,7 @@ class GossipConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.schedule().check_no_budget()
         given = [name for name in UNUSED if getattr(self, name)]
         if given or self.device != "cpu":
             raise LocalError(f"a run without a server has no {', '.join(given or ['device'])}")

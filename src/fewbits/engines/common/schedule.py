@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from fewbits.checks import check_count
+from fewbits.checks import check_count, check_whole
 from fewbits.errors import LocalError
+from fewbits.sizes import MOST
+
+NO_CAP = 10**9  # rounds of a run that its budget alone ends
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Schedule:
         checkpoint_every: rounds between checkpoints; only with a folder.
         processes: worker processes; results do not depend on it.
         device: where clients train, such as "cuda". All else happens on the CPU.
+        budget: most bytes of the run, both directions together; the run ends close to them. None: no limit.
 
     Raises:
         LocalError: a number is out of range, or there is no such device here.
@@ -36,10 +40,13 @@ class Schedule:
     checkpoint_every: int = 10  # rounds; only with a folder
     processes: int = 2  # results do not depend on it
     device: str = "cpu"  # where clients train; all else happens on the CPU
+    budget: int | None = None  # most bytes of the run, both directions; None: no limit
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "checkpoint_every", "processes"):
             check_count(name, getattr(self, name))
+        if self.budget is not None:
+            check_whole("budget", self.budget, 1, MOST, numpy=True, hint=" of bytes")
         try:
             device = torch.device(self.device)
         except (RuntimeError, TypeError):
@@ -50,6 +57,14 @@ class Schedule:
             raise LocalError(f"device {found}")
         if self.per_round is not None:
             check_count("per_round", self.per_round)
+
+    def check_no_budget(self) -> None:
+        """LocalError when there is a budget: a run without a server has none."""
+        if self.budget is not None:
+            raise LocalError(
+                f"a run without a server takes no budget, as no node knows what all have spent; set its length by "
+                f"rounds; got {self.budget:,} bytes"
+            )
 
 
 def _check_there(given: str, device: torch.device) -> None:

@@ -77,6 +77,7 @@ class DistributedRun:
             raise LocalError("DistributedRun: give the World of its context: `with World() as world:`")
         _check(network, world)
         GossipSetup(task, method, network, key)
+        schedule.check_no_budget()
         check_first_batch(task, who="node")
         self.world, self.schedule = world, schedule
         self.folder = Path(folder) if folder is not None else None

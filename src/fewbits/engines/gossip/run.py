@@ -77,6 +77,7 @@ class GossipRun:
     ) -> None:
         given = GossipSetup(task, method, network, key)
         _check(schedule, folder, on_disk)
+        schedule.check_no_budget()
         check_first_batch(task, who="node")
         self.folder = Path(folder) if folder is not None else None
         self.flat = FlatModel(task.model)

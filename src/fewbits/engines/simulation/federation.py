@@ -14,6 +14,7 @@ from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.simulation.budget import Budget, check_affordable
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
@@ -21,7 +22,7 @@ from fewbits.engines.simulation.round_report import RoundReplies, RoundReport, i
 from fewbits.engines.simulation.run_checks import check_arguments, check_first_round, run_settings
 from fewbits.engines.simulation.run_folder import RunFolder
 from fewbits.engines.simulation.secure_round import SecureRound
-from fewbits.engines.simulation.worker import Reply
+from fewbits.engines.simulation.traffic import Traffic
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated.compile_kernels import compile_kernels
@@ -34,12 +35,9 @@ from fewbits.learn.aggregation.memory import memory_note
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.method import Method
 from fewbits.learn.private_generators import unreachable
-from fewbits.links import Entry, Ledger, Receiver, SharedInit, StateStore
-from fewbits.links.bundle import unpack
-from fewbits.links.ledger import stages
+from fewbits.links import Ledger, SharedInit, StateStore
 from fewbits.privacy.account import PrivacyAccount
 from fewbits.rng import Key
-from fewbits.wire.frame import HEADER_BYTES
 
 
 class Federation:
@@ -94,10 +92,15 @@ class Federation:
         self.notes += said + unreachable(task.model, task.loss)
         self.ledger = Ledger(self._run_folder.ledger if self._run_folder else None)
         self._privacy = self._account()
-        self._down: dict[int | None, tuple[int, int]] = {}
         # Sees (round, client, direction, message) of all that travels, when set; directions are "up" and
         # "down", and "secure up" and "secure down" for the messages around masks.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
+        self.budget = Budget(schedule.budget, self.method, self.ledger)
+        self._traffic = Traffic(self.server, self.ledger, self.budget)
+        self.budget.start(self.reports, self._sample)
+        if not self.reports:
+            check_affordable(schedule, task, method, key)
+        self.finished = self.server.round >= schedule.rounds  # no round is left to be played
         self._disk: Disk | None = None  # while rounds are played
         self._saved_round = self.server.round  # of the last checkpoint
         self._between_rounds = True  # else the model, the ledger and the clients' states do not fit together
@@ -138,7 +141,9 @@ class Federation:
                 if stop and stop():
                     break
         self.server.flat.release()
-        return Result(self.task.model, self.reports, self.ledger, self.notes + totals(self.reports))
+        ended = self.finished and self.schedule.budget and self.server.round < self.schedule.rounds
+        notes = [self.budget.end(self.server.round)] if ended else []
+        return Result(self.task.model, self.reports, self.ledger, notes + self.notes + totals(self.reports))
 
     def __iter__(self) -> Generator[RoundReport]:
         if self.server.round >= self.schedule.rounds:
@@ -171,15 +176,16 @@ class Federation:
 
     def _play(self, pool: Pool) -> Iterator[RoundReport]:
         first = self.server.broadcast.bundle(None)
+        clients = self._coming()
         try:
-            while self.server.round < self.schedule.rounds:
+            while clients is not None:
                 self._between_rounds = False
-                report = self._round(pool, first)
+                report, clients = self._round(pool, first, clients)
                 first = None
                 self.reports.append(report)
                 if self._run_folder is not None:
                     self._run_folder.log(report)
-                if report.round % self.schedule.checkpoint_every == 0 or report.round == self.schedule.rounds:
+                if report.round % self.schedule.checkpoint_every == 0 or self.finished:
                     self._save()
                 self._between_rounds = True
                 yield report
@@ -187,10 +193,18 @@ class Federation:
             if self._between_rounds and self._saved_round < self.server.round:
                 self._save()
 
-    def _round(self, pool: Pool, first: bytes | None) -> RoundReport:
-        """Sample, train, decode and sum in the clients' order, step, evaluate."""
+    def _coming(self) -> list[int] | None:
+        """The clients that the next round asks; None: the run has ended."""
+        self._traffic.begin(self.tap)
+        round, found = self.server.round, None
+        if round < self.schedule.rounds:
+            found = self.budget.clients(self._sample(round), self._traffic.down_bytes)
+        self.finished = found is None
+        return found
+
+    def _round(self, pool: Pool, first: bytes | None, clients: list[int]) -> tuple[RoundReport, list[int] | None]:
+        """Train, decode and sum in the clients' order, step, evaluate; returns the clients of the next round, too."""
         began, server, number = time.perf_counter(), self.server, self.server.round + 1
-        clients = self._sample(server.round)
         bundle = first if first is not None else server.broadcast.bundle(server.broadcast.version - 1)
         server.expect(clients)
         secure = None
@@ -198,31 +212,22 @@ class Federation:
             secure = SecureRound(pool, server.secure, number, self.ledger, self.tap)
             secure.begin()
             clients = list(server.secure.members)
-        self._down.clear()
-        replies: list[Reply] = []
-        failed: dict[int, str] = {}
         personal = [server.bundle(client) for client in clients] if server.downlinks.personal else []
-        for i, (reply, frame) in enumerate(pool.round(number, clients, bundle, personal)):
-            self._count_down(number, reply.client, personal[i] if personal else None)
-            if not reply.trouble:
-                receiver = server.accept(reply.client, frame, reply.weight)
-                if receiver is None:
-                    failed[reply.client] = server.reasons[reply.client]
-                self._count_up(number, reply.client, frame, receiver)
-                if self.tap:
-                    self.tap(number, reply.client, "up", bytes(frame))
-            replies.append(reply)
+        arriving = pool.round(number, clients, bundle, personal)
+        replies, failed, unasked = self._traffic.collect(number, arriving, personal)
         if secure is not None:
             secure.end()
             replies += secure.absent(clients)
         check_first_round(number, replies, self.task)
         server.step()
-        self._settle(pool, number, list(failed))
+        self._settle(pool, number, [*failed, *unasked])
+        found = RoundReplies(
+            replies, failed | server.left_out, server.void, self.method.poisson, self.budget.close(len(replies))
+        )
+        coming = self._coming()
         evaluation = self._evaluate(pool, number)
         self._seconds += time.perf_counter() - began
-        return self._report(
-            number, RoundReplies(replies, failed | server.left_out, server.void, self.method.poisson), evaluation
-        )
+        return self._report(number, found, evaluation), coming
 
     def _sample(self, round: int) -> list[int]:
         """The clients asked in a round, counted from 0."""
@@ -239,26 +244,10 @@ class Federation:
         store.commit()
 
     def _evaluate(self, pool: Pool, number: int) -> Evaluation:
-        if number % self.schedule.evaluate_every and number != self.schedule.rounds:
+        if number % self.schedule.evaluate_every and not self.finished:
             return Evaluation()
         newest = self.server.broadcast.bundle(self.server.broadcast.version - 1)
         return evaluate(pool, self.task, newest, self.method.personal)
-
-    def _count_up(self, number: int, client: int, frame: bytes | memoryview, receiver: Receiver | None) -> None:
-        """Enter a client's frame; one that was left out has travelled, too."""
-        payload = max(0, len(frame) - HEADER_BYTES)
-        self.ledger.add(Entry(number, client, "up", len(frame), payload, stages(receiver.sections) if receiver else {}))
-
-    def _count_down(self, number: int, client: int, personal: bytes | None) -> None:
-        """Enter the bundle that brings this client up to date, by its real length: its own, or its version's."""
-        version = self.server.versions.get(client)
-        if personal is not None or version not in self._down:
-            bundle = self.server.broadcast.bundle(version) if personal is None else personal
-            frames = unpack(bundle) if bundle[0] else []  # a client that is up to date gets an acknowledgement alone
-            self._down[version] = (len(bundle), sum(len(frame) - HEADER_BYTES for frame in frames))
-        self.ledger.add(Entry(number, client, "down", *self._down[version]))
-        if self.tap:
-            self.tap(number, client, "down", self.server.broadcast.bundle(version) if personal is None else personal)
 
     def _report(self, number: int, replies: RoundReplies, evaluation: Evaluation) -> RoundReport:
         sentences = replies.sentences(number) + [f"round {number}: {note}" for note in evaluation.notes]

@@ -63,6 +63,8 @@ class RoundReport:
     delta: float | None = None  # of epsilon and of epsilon_local
     # against the server, of the client that spent most; what it tells apart: one client's data replaced
     epsilon_local: float | None = None
+    # bytes of the smallest message of this round that the budget left no room for; None: all had room
+    too_dear: int | None = None
 
     @staticmethod
     def of(
@@ -106,6 +108,7 @@ class RoundReport:
             personal_metric=evaluation.personal_metric,
             diverged=replies.diverged or not is_finite(evaluation),
             notes=notes,
+            too_dear=replies.too_dear,
         )
 
 
@@ -122,6 +125,7 @@ class RoundReplies:
     rejected: Mapping[int, str]  # clients whose frame the server left out, and why
     void: str  # why masks stayed in the sum, so that no update was used; "": they did not
     noise: bool = False  # the model moves in every round, by noise alone when no update was used
+    too_dear: int | None = None  # bytes of the smallest message that the budget refused
 
     @property
     def skipped(self) -> list[Reply]:
