@@ -25,6 +25,7 @@ from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
 from fewbits.cli.prepared import build_task, load_data
 from fewbits.errors import LocalError
+from fewbits.links import Downlink
 from fewbits.links.bundle import pack
 from fewbits.methods import METHODS, build
 from fewbits.methods.text import MethodText
@@ -626,7 +627,7 @@ def test_a_bundle_of_several_frames_becomes_several_files(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_codecs_text_gives_the_codec_back(method):
     made = build(method)
-    for codec in (made.up, made.down):
+    for codec in (made.up, Downlink.of(made.down).public):
         assert parse(repr(codec)) == codec
 
 

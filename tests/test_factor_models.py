@@ -458,7 +458,10 @@ def test_another_parametrization_on_a_layer_is_kept_and_not_merged():
     model = nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 60))
     parametrize.register_parametrization(model[0], "bias", Double())
     fedpara(model, 0.2)
-    assert [row.note for row in parameter_table(model).rows] == ["the layer has another parametrization", "fedpara"]
+    assert [row.note for row in parameter_table(model).rows] == [
+        "the layer has another parametrization, Double",
+        "fedpara",
+    ]
     parametrize.register_parametrization(model[1], "weight", Double())
     with pytest.raises(LocalError, match=r"1.weight: remove the other parametrization of weight first"):
         merge(model)

@@ -152,7 +152,10 @@ def test_the_ledger_counts_frames_once_and_once_per_neighbour(tmp_path):
     frames = {}
     put = run.vectors.put_frame
     run.schedule = Schedule(6, processes=1)
-    run.vectors.put_frame = lambda i, frame: (frames.setdefault((run.round + 1, i), len(frame)), put(i, frame))
+    run.vectors.put_frame = lambda i, frame, *more: (
+        frames.setdefault((run.round + 1, i), len(frame)),
+        put(i, frame, *more),
+    )
     report = run.run().reports[-1]
     entries = list(ledger.read(tmp_path / "ledger.jsonl"))
     assert {(e.round, e.client): e.frame_bytes for e in entries if e.direction == "up"} == frames
@@ -277,7 +280,7 @@ def test_a_node_whose_training_is_not_finite_takes_no_step_and_is_named(processe
     of = task(6, mlp, LocalSGD(lr=1e30, steps=3))
     result = GossipRun(of, Choco(), TORUS, Schedule(3, processes=processes), KEY).run()
     assert [(r.skipped, r.train_loss, r.diverged) for r in result.reports] == [(6, None, True)] * 3
-    assert result.notes[0] == "round 1: node 0 took no step: the trained model is not finite"
+    assert result.notes[0] == "round 1: node 0 took no step: the trained model is not finite; likewise 1, 2, 3, 4, 5"
     assert result.notes[1] == "round 1: no node took a step" and torch.isfinite(result.models).all()
 
 

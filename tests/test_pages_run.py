@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from fewbits.cli.app import app
 from fewbits.methods import named
+from fewbits.methods.catalogue import options
 from fewbits.methods.gossip import gossip_method
-from fewbits.methods.text import read_labelled
+from fewbits.methods.text import read_all
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/**/*.md")) if "_ext" not in page.parts)]
@@ -212,8 +213,12 @@ def parse(words):
         context = command.make_context(name, words, parent=context)
     given = context.params.get("methods") or context.params.get("method") or ""
     given = "" if (name, given) == ("train", "auto") else given  # no method, but the choice of one
-    for text in given.split(",") if isinstance(given, str) and given else []:
-        gossip_method(text) if name == "gossip" else named(str(read_labelled(text, lambda _: {})))
+    if name == "gossip":
+        for text in given.split(",") if given else []:
+            gossip_method(text)
+    elif isinstance(given, str):
+        for found in read_all(given, options):
+            named(str(found))
 
 
 def test_every_run_of_the_pages_has_a_folder_of_its_own():

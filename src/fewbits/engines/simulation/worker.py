@@ -155,8 +155,7 @@ class Worker:
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
         core = self._core
-        core.number = client
-        core.client_state = core.local.recall(self._store, client, core.new_state)
+        core.number, core.client_state = client, core.local.recall(self._store, client, core.new_state)
         core.start()
         core.local.local_tensors.restore_all()
 
