@@ -494,7 +494,7 @@ def test_demo_compares_five_methods_and_replaces_itself(tmp_path, monkeypatch):
     for _ in range(2):
         text = call("demo", "--out", tmp_path)
     found = json_of(tmp_path / "summary.json")
-    assert [s["method"] for s in found] == ["dense", "topk", "lbgm", "lbgm+topk", "predict"]
+    assert [s["method"] for s in found] == ["dense", "topk", "lbgm", "lbgm+topk", "intrinsic+deadzone"]
     assert all(method in text for method in demo.METHODS)
     assert (tmp_path / "accuracy.png").exists() and (tmp_path / "report.html").stat().st_size < 1_000_000
 

@@ -15,9 +15,12 @@ from fewbits.cli.prepared import load_data
 from fewbits.cli.screen import screen
 
 TASK = RunConfig(data="digits", model="mlp", clients=20, split="classes:3", rounds=60, lr=0.1, batch_size=20, epochs=2)
-METHODS = ("dense", "topk", "lbgm", "lbgm+topk", "predict")
+METHODS = ("dense", "topk", "lbgm", "lbgm+topk", "intrinsic+deadzone")
 # The papers send a dense downlink. A short one makes the saving in the uplink visible in the sum.
-SETTINGS = tuple(f"{method}.down=delta4" for method in METHODS[1:])
+SETTINGS = (
+    *(f"{method}.down=delta4" for method in METHODS[1:4]),
+    *(f"intrinsic+deadzone.{option}" for option in ("dim=2048", "bits=1", "down=own1")),
+)
 
 
 def demo(
