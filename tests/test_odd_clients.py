@@ -99,7 +99,7 @@ def test_test_sets_of_another_kind_get_a_sentence(test):
     "wrong",
     [
         *({"local": value} for value in ({}, 5, "sgd")),
-        *({"rounds": value} for value in ("3", 0, 2.5, None)),
+        *({"rounds": value} for value in ("3", 0, 2.5)),
         *({"per_round": value} for value in (0, "1", 3)),
         *({"watch": 5}, {"out": 5}, {"method": 5}, {"device": None}, {"model": "mlp"}, {"metric": "f1", "test": PAIR}),
     ],
@@ -178,6 +178,8 @@ def test_numbers_of_a_run_are_checked_before_its_data(wrong):
         (fb.gossip, {"network": fb.topology.ring(2), "method": "dsgd"}),
     ):
         (name,) = wrong
+        if call is fb.federate and wrong == {"rounds": None}:
+            continue  # fifty, or what a budget allows
         data = {"clients" if call is fb.federate else "nodes": 5}
         with pytest.raises(fb.LocalError, match=f"^{name} must be a whole number"):
             call(**{"model": linear(), "rounds": 1} | data | given | wrong)
@@ -186,7 +188,7 @@ def test_numbers_of_a_run_are_checked_before_its_data(wrong):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        *(({"rounds": value}, "^rounds must be") for value in WRONG_NUMBERS),
+        *(({"rounds": value}, "^rounds must be") for value in WRONG_NUMBERS if value is not None),
         *(({"seeds": [0, value]}, "^compare: a seed must be") for value in WRONG_NUMBERS),
         *(({"seeds": value}, "^compare: seeds is a list") for value in (b"x", "12", bytearray(b"x"), memoryview(b"x"))),
     ],

@@ -131,7 +131,7 @@ def compare(
         >>> topk.method, topk.up < dense.up
         ('topk@fraction=0.5', True)
     """
-    check_call(watch=watch, out=out)
+    check_call(rounds=rounds, watch=watch, out=out)
     built, labels = _built(methods)
     seeds = _checked(seeds)
     if target is not None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from os import PathLike
 
-from fewbits.checks import check_seed
+from fewbits.checks import check_count, check_seed
 from fewbits.errors import LocalError
 
 
-def check_call(*, seed: object = 0, watch: object, out: object) -> None:
-    """Raise LocalError unless `seed` is one, `watch` can be called and `out` is a path; None is neither.
+def check_call(*, rounds: object = None, seed: object = 0, watch: object, out: object) -> None:
+    """Raise LocalError unless these are numbers, `watch` can be called and `out` is a path; None is no argument.
 
     >>> check_call(watch=print, out="runs/first")
     """
+    if rounds is not None:
+        check_count("rounds", rounds)
     check_seed("seed", seed)
     if watch is not None and not callable(watch):
         raise LocalError(f"watch must be a function of a round's report; got {watch!r}")

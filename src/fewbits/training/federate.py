@@ -94,7 +94,7 @@ def federate(
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
-    check_call(seed=seed, watch=watch, out=out)
+    check_call(rounds=rounds, seed=seed, watch=watch, out=out)
     task, method, key = Task.of(model, clients, test, local, loss, metric), named(method), Key(int(seed))
     length = lengths(rounds, budget, len(task.parts))
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
