@@ -119,8 +119,7 @@ def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, idle):
         process.communicate()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(("finished", "processes"), [(True, 1), (False, 2)])
 def test_after_a_kill_the_run_goes_on_to_the_same_bytes(finished, processes, tmp_path):
     settings = ["--clients", 4, "--batch-size", 60, "--method", "lbgm+topk", "--processes", processes]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
