@@ -47,7 +47,6 @@ class Coordinates:
         self.order = [(part, tuple(part._parameters)) for part in module.modules() if part in parts]
         self._start, self._base = start, start  # the latter: with what the resting coordinates add
         self._trained = range(len(self.bases))  # the K's that train
-        self.training = False  # whether the last theta has a gradient
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Coordinates:
         """A copy for a copy of the module; theta0, which nothing writes to, is one for both."""
@@ -79,12 +78,11 @@ class Coordinates:
         return len(self.bases) * self.dim
 
     @torch.no_grad()
-    def train(self, which: Sequence[int] | range) -> None:
+    def train(self, which: range) -> None:
         """Train these K's; the others rest at the values of now."""
-        s, self._trained = self._s, range(len(self.bases))[which[0] : which[-1] + 1]
-        self._base = self._start
+        s, self._base, self._trained = self._s, self._start, which
         for k, basis in enumerate(self.bases):
-            part = s.detach()[k * self.dim : (k + 1) * self.dim]
+            part = s[k * self.dim : (k + 1) * self.dim]
             if k not in self._trained and bool(part.any()):
                 self._base = self._base + basis.expand(part)
 
@@ -96,8 +94,7 @@ class Coordinates:
 
     def theta(self) -> tuple[Tensor, ...]:
         """The tensors of theta, with a graph that leads to s."""
-        self.training = torch.is_grad_enabled()
-        return _Theta.apply(self._s, self)  # pyright: ignore[reportReturnType]
+        return _Theta.apply(self._s, self, torch.is_grad_enabled())  # pyright: ignore[reportReturnType]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...] = ()) -> None:
         """Compute theta, and put it in its places."""
@@ -140,16 +137,16 @@ class _Theta(torch.autograd.Function):
     """s -> the tensors of theta."""
 
     @staticmethod
-    def forward(ctx: Any, s: Tensor, of: Coordinates) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, s: Tensor, of: Coordinates, training: bool) -> tuple[Tensor, ...]:
         ctx.of = of
         ctx.set_materialize_grads(False)
-        theta = of.expanded(s, ctx.needs_input_grad[0] and of.training)
+        theta = of.expanded(s, training and ctx.needs_input_grad[0])
         return tuple(x.view(shape) for x, shape in zip(theta.split(of.sizes), of.shapes, strict=True))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return ctx.of.projected(gradients), None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.of.projected(gradients), None, None
 
 
 def coordinates(module: nn.Module) -> Coordinates | None:

@@ -13,14 +13,13 @@ from torch import Tensor
 from fewbits import kernels
 from fewbits.checks import check_number, check_whole
 from fewbits.codecs.base import Keys, Transform
-from fewbits.codecs.transforms.scale_blocks import ScaleBlocks, float32, per_option
-from fewbits.rng import Key
+from fewbits.codecs.transforms.scale_blocks import float32, per_option
+from fewbits.codecs.transforms.scaled import Scaled
 from fewbits.spec import Contract, Spec
-from fewbits.wire import BitReader, BitWriter
 
 
 @dataclass(frozen=True, repr=False)
-class DeadZone(Transform):
+class DeadZone(Scaled):
     """Round every entry to the nearest of a few levels; a contraction, at any number of bits.
 
     q_i = sign(x_i) min(s, floor(|x_i| / (step mean|x|) + 1/2)), and C(x) = g q with g = <x, q> / <q, q>, the best of
@@ -53,8 +52,6 @@ class DeadZone(Transform):
     step: float = 2.0
     bucket: str | int = "whole"
 
-    quantises: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_whole("DeadZone: levels", self.levels, 1, 127)
         check_number("DeadZone: step", self.step, "(0, inf)")
@@ -64,10 +61,6 @@ class DeadZone(Transform):
     def __repr__(self) -> str:
         shown = [f"levels={self.levels}", f"step={self.step:g}"]
         return f"DeadZone({', '.join(shown if self.bucket == 'whole' else [*shown, f'bucket={self.bucket!r}'])})"
-
-    @property
-    def stretches(self) -> ScaleBlocks:
-        return ScaleBlocks(self.bucket)
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
         values, offsets = float32(x, "DeadZone"), self.stretches.offsets(spec)
@@ -85,12 +78,6 @@ class DeadZone(Transform):
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
         return replace(spec, dtype="int8", low=-self.levels, high=self.levels)
-
-    def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:
-        self.stretches.write(side.numpy(), out)
-
-    def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.stretches.read(spec, src)))
 
     def contract(self, spec: Spec) -> Contract:
         """The largest entry alone is half a step or more if step <= 2: delta >= 1/n. Else no bound is promised."""

@@ -7,24 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fewbits import kernels
 from fewbits.checks import check_one_of, check_whole
 from fewbits.codecs.base import Keys, Transform
-from fewbits.codecs.transforms.scale_blocks import ScaleBlocks, float32, per_option
-from fewbits.rng import Key
+from fewbits.codecs.transforms.scale_blocks import float32, per_option
+from fewbits.codecs.transforms.scaled import Scaled
 from fewbits.spec import Contract, Spec
-from fewbits.wire import BitReader, BitWriter
 
 NORMS = ("linf", "l2")
 MODES = ("unbiased", "contractive")
 
 
 @dataclass(frozen=True, repr=False)
-class Quantize(Transform):
+class Quantize(Scaled):
     """Round every entry to one of a few levels, at random, so that it is right on average.
 
     Q(x)_i = c * |x|_p / s * sign(x_i) * floor(s * |x_i| / |x|_p + u), u uniform in [0, 1), s = 2^(bits-1) - 1.
@@ -58,8 +56,6 @@ class Quantize(Transform):
     bucket: str | int = "whole"
     mode: str = "unbiased"
 
-    quantises: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_whole("Quantize: bits", self.bits, 2, 16, hint=" (Sign() is one bit)")
         check_one_of("Quantize: norm", self.norm, NORMS)
@@ -77,10 +73,6 @@ class Quantize(Transform):
     def s(self) -> int:
         """Levels on each side of zero."""
         return 2 ** (self.bits - 1) - 1
-
-    @property
-    def stretches(self) -> ScaleBlocks:
-        return ScaleBlocks(self.bucket)
 
     def omega(self, spec: Spec) -> float:
         """Variance bound: min(n/(4 s^2), sqrt(n)/s), n the longest stretch; for l2, min(n/s^2, sqrt(n)/s).
@@ -112,12 +104,6 @@ class Quantize(Transform):
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
         return replace(spec, dtype="int8" if self.s <= 127 else "int16", low=-self.s, high=self.s)
-
-    def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:
-        self.stretches.write(side.numpy(), out)
-
-    def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.stretches.read(spec, src)))
 
     def contract(self, spec: Spec) -> Contract:
         """Unbiased with omega (a contraction too when omega < 1), or a contraction with 1/(1+omega)."""

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from fewbits import kernels
 from fewbits.codecs.base import Keys, Transform
-from fewbits.codecs.transforms.scale_blocks import ScaleBlocks, float32, per_option
-from fewbits.rng import Key
+from fewbits.codecs.transforms.scale_blocks import float32, per_option
+from fewbits.codecs.transforms.scaled import Scaled
 from fewbits.spec import Contract, Spec
-from fewbits.wire import BitReader, BitWriter
 
 
 @dataclass(frozen=True, repr=False)
-class Sign(Transform):
+class Sign(Scaled):
     """Send one bit per entry, and the mean magnitude.
 
     C(x) = mean|x| * sign(x). |C(x) - x|^2 <= (1 - delta) |x|^2 with delta = |x|_1^2 / (n |x|_2^2) >= 1/n, n the
@@ -46,17 +45,11 @@ class Sign(Transform):
 
     bucket: str | int = "whole"
 
-    quantises: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         per_option("Sign", self.bucket)
 
     def __repr__(self) -> str:
         return "Sign()" if self.bucket == "whole" else f"Sign(bucket={self.bucket!r})"
-
-    @property
-    def stretches(self) -> ScaleBlocks:
-        return ScaleBlocks(self.bucket)
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
         values = float32(x, "Sign")
@@ -71,12 +64,6 @@ class Sign(Transform):
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
         return replace(spec, dtype="uint8", low=0, high=1)
-
-    def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:
-        self.stretches.write(side.numpy(), out)
-
-    def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.stretches.read(spec, src)))
 
     def contract(self, spec: Spec) -> Contract:
         """delta >= 1/n; no bound is claimed where bfloat16 scales round up."""
