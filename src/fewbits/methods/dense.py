@@ -19,7 +19,8 @@ def dense(down: str = "dense", momentum: float = 0.0) -> Method:
     """FedAvg: every number in float32, both ways.
 
     Args:
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:
@@ -36,7 +37,8 @@ def fedpaq(bits: int = 8, down: str = "dense", momentum: float = 0.0) -> Method:
 
     Args:
         bits: of each number, 2 to 15, dithered; 16 sends fp16.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:

@@ -35,7 +35,8 @@ def fetchsgd(
         lr: the server's rate.
         feedback: what the server forgets of the k entries: "zero" empties their places, "subtract" takes them off.
         seed: of the hash functions; everybody's.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
 
     Example:
         >>> fetchsgd().up

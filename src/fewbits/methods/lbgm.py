@@ -31,7 +31,8 @@ def lbgm(
             adaptive:C:LR:STEPS.
         granularity: one decision for the whole "model" (the paper) or for each "tensor" (its code).
         feedback: whether what recycling loses is added to the next update.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
         normalise: divide by the examples of the clients that were "sampled", or of "all" (the paper's code).
 
@@ -62,7 +63,8 @@ def lbgm_topk(
         fraction: share of the entries that travel, in (0, 1].
         bits: of each entry that travels, 2 to 16; 32: float32 as it is.
         feedback: error feedback "none", "inside" (around the inner codec: the paper) or "outside" (around all).
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:
@@ -88,7 +90,8 @@ def lbgm_sign(
         threshold: largest sin^2 of the angle at which a scalar is sent, in [0, 1]; or Adaptive(lr, steps, c), as text
             adaptive:C:LR:STEPS.
         feedback: error feedback "none", "inside" (around the inner codec: the paper) or "outside" (around all).
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:

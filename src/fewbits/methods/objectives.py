@@ -17,7 +17,8 @@ def fedprox(mu: float = 0.1, down: str = "dense", momentum: float = 0.0) -> Meth
 
     Args:
         mu: weight of mu/2 |w - start|^2, 0 or more.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:
@@ -34,7 +35,8 @@ def scaffold(lr: float = 1.0, down: str = "dense") -> Method:
 
     Args:
         lr: the server's rate.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
 
     Example:
         >>> scaffold().objective
@@ -50,7 +52,8 @@ def feddyn(alpha: float = 0.1, down: str = "dense") -> Method:
 
     Args:
         alpha: weight of the penalty, above 0; both halves of the algorithm have it.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
 
     Example:
         >>> feddyn().server_optimizer
@@ -71,7 +74,8 @@ def fedadam(
         beta1: decay of the mean of updates, in [0, 1).
         beta2: of the mean of their squares, in [0, 1).
         tau: adaptivity, in the unit of an update.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
 
     Example:
         >>> fedadam(lr=0.03).optimizer.lr
@@ -92,7 +96,8 @@ def fedyogi(
         beta1: decay of the mean of updates, in [0, 1).
         beta2: of the mean of their squares, in [0, 1).
         tau: adaptivity, in the unit of an update.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
 
     Example:
         >>> fedyogi(lr=0.03).optimizer.lr

@@ -34,7 +34,8 @@ def predict(
         fraction: share of the entries that travel, in (0, 1].
         bits: of each entry that travels, 2 to 16; 32: float32 as it is.
         feedback: "outside", around the codec, or "none".
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:

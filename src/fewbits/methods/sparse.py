@@ -21,7 +21,8 @@ def topk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum: 
     Args:
         fraction: share of the entries that travel, in (0, 1].
         bits: of each entry that travels, 2 to 16; 32: float32 as it is.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:
@@ -41,7 +42,8 @@ def randk(fraction: float = 0.05, bits: int = 4, down: str = "delta8", momentum:
     Args:
         fraction: share of the entries that travel, in (0, 1].
         bits: of each entry that travels, 2 to 16.
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:
@@ -62,7 +64,8 @@ def signsgd(down: str = "delta8", momentum: float = 0.0) -> Method:
     """Scaled signs with error feedback: one bit per number.
 
     Args:
-        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8 or own4.
+        down: the server's way to the clients, by name: dense, fp16, delta8, delta4, sparse, changes, own8, own4,
+            own2 or own1.
         momentum: of the server's step, in [0, 1).
 
     Example:
