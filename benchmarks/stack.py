@@ -36,6 +36,44 @@ def seconds(work: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
+def links(n: int) -> None:
+    """`Sender.send` and `Receiver.receive` in a process as it is: what a user of a link pays."""
+    x = torch.randn(n, generator=fb.Key(0).generator())
+    y, spec = torch.empty_like(x), fb.Spec.of(x)
+    copy, top = seconds(lambda: y.copy_(x)), seconds(lambda: torch.topk(x.abs(), n // 100))
+    print(f"\nSender.send and Receiver.receive, n = {n:,}; memcpy {4 * n / copy / 1e9:.1f} GB/s\n")
+    print("| codec | send, ms | of memcpy | receive, ms | of memcpy |\n|---|---|---|---|---|")
+    sparse = fb.chain(fb.TopK(0.01), fb.Quantize(bits=8), fb.Rans())
+    for codec in (
+        fb.chain(fb.Quantize(bits=4), fb.Rans()),
+        fb.chain(fb.Quantize(bits=4), fb.Zstd()),
+        fb.chain(fb.Sign()),
+        sparse,
+        fb.ErrorFeedback(sparse),
+        fb.chain(fb.Raw()),
+    ):
+        sender, receiver = fb.Sender(codec, spec, fb.Key(0)), fb.Receiver(codec, spec)
+        start = receiver.dump()
+
+        def send(sender: fb.Sender = sender) -> bytes:
+            if sender.pending:
+                sender.rollback()
+            return sender.send(x)
+
+        def receive(receiver: fb.Receiver = receiver, start: bytes = start, frame: bytes = send()) -> torch.Tensor:
+            receiver.load(start)
+            return receiver.receive(frame)
+
+        # memcpy beside each: on shared machines it moves from minute to minute
+        copy, there, back = seconds(lambda: y.copy_(x)), seconds(send), seconds(receive)
+        print(
+            f"| `{codec!r}` | {1e3 * there:.1f} | **{copy / there:.2f}** | {1e3 * back:.1f} | **{copy / back:.2f}** |",
+            flush=True,
+        )
+        if codec is sparse:
+            print(f"| torch.topk alone | {1e3 * top:.0f} | {top / there:.1f} times as long | | |")
+
+
 def coding(n: int) -> None:
     """Split, code, decode and join: everything between a float32 vector and its payload."""
     keep_memory()
@@ -114,6 +152,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000_000)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    links(options.n)
     coding(options.n)
     frames()
     imports()

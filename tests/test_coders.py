@@ -116,6 +116,16 @@ def test_rans_is_within_a_percent_of_another_librarys_entropy_coders(kind: tuple
             assert written(Rans(), values, spec).bits <= 1.01 * reference_bits(values, spec)
 
 
+def test_zstd_looks_for_no_repeats_that_come_by_chance() -> None:
+    rng, n = np.random.default_rng(0), 10**6
+    sizes = rng.laplace(size=n)
+    levels = np.sign(sizes) * np.floor(np.abs(sizes) / np.abs(sizes).max() * 7 + rng.random(n))  # 4 bit, dithered
+    values, spec = levels.astype(np.int8), Spec((n,), "int8", -7, 7)
+    assert written(Zstd(), values, spec).bits < 1.025 * entropy_bits(values)
+    repeated = np.tile(values[:5000], 200)
+    assert written(Zstd(), repeated, spec).bits < 2 * written(Zstd(), values[:5000], Spec((5000,), "int8", -7, 7)).bits
+
+
 def test_rans_goes_below_entropy_when_neighbours_agree() -> None:
     values, spec = bell(100_000)
     assert written(Rans(), np.repeat(values[:50_000], 2), spec).bits < 0.6 * entropy_bits(values)

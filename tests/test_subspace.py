@@ -416,3 +416,13 @@ def test_coordinates_may_be_quantised():
     sender, receiver = Sender(codec, SPEC, Key(0)), Receiver(codec, SPEC)
     y = receiver.receive(sender.send(x))
     assert float((y - x).norm() / x.norm()) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["sparse", "fastfood"])
+@pytest.mark.parametrize("scale", ["orthonormal", "unbiased"])
+def test_moving_is_expanding_and_adding_bit_for_bit(kind, scale):
+    basis = Basis(1003, 64, Key(5), kind, scale)
+    s, start = (torch.randn(n, generator=Key(n).generator()) for n in (64, 1003))
+    before = start.clone()
+    assert torch.equal(basis.moved(start, s), basis.expand(s).add_(start))
+    assert torch.equal(start, before)

@@ -174,6 +174,7 @@ class Contract:
         payload_bits: exact size of every payload in bits; None: it depends on the values.
         portable: the same input gives the same bytes on every machine and device.
         linear: messages of one round may be added before they are expanded.
+        bounded: C(x) is finite for every finite x.
 
     Example:
         >>> import fewbits as fb
@@ -191,3 +192,4 @@ class Contract:
     payload_bits: int | None = None  # bits of every payload; None: depends on the values
     portable: bool = True  # same input, same bytes on every machine and device
     linear: bool = False  # messages of one round may be added before they are expanded
+    bounded: bool = False  # C(x) is finite for every finite x

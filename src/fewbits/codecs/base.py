@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.codecs import large
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
@@ -117,6 +118,11 @@ class Codec(ABC):
     def stateless(self) -> bool:
         """True when every message can be decoded on its own."""
         return all(codec.stateless for codec in self.inner)
+
+    @property
+    def sparse(self) -> bool:
+        """True when every message is some entries of the vector: `partial` gives a support."""
+        return False
 
     def check(self, spec: Spec) -> None:
         """Raise LocalError when the codec does not fit `spec`."""
@@ -238,7 +244,7 @@ class Total:
         values, share = partial.values.to(wide(self.spec).torch_dtype), weight * partial.scale
         if self._sum is None:
             size = len(values) if partial.support is None else self.spec.numel
-            self._sum, self._side = torch.zeros(size, dtype=values.dtype), partial.side
+            self._sum, self._side = large.zeros(size, values.dtype), partial.side
         elif not same(partial.side, self._side):
             expanded = self.codec.complete(values * share, partial.side, wide(self.spec))
             self._expanded = expanded if self._expanded is None else self._expanded + expanded
@@ -261,7 +267,7 @@ class Total:
     def value(self) -> Tensor:
         """The sum, expanded; zeros when nothing was added.  # (numel,)"""
         if self._sum is None:
-            return torch.zeros(self.spec.numel, dtype=wide(self.spec).torch_dtype)
+            return large.zeros(self.spec.numel, wide(self.spec).torch_dtype)
         total = self.codec.complete(self._sum, self._side, wide(self.spec))
         return total if self._expanded is None else total + self._expanded
 

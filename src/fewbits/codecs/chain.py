@@ -82,6 +82,10 @@ class Chain(Codec):
             spec = transform.carrier(side, spec)
         return ChainMessage(tuple(sides), x), ()
 
+    @property
+    def sparse(self) -> bool:
+        return bool(self.transforms) and self.transforms[0].sparse and not self.linear_prefix
+
     def specs(self, sides: Sequence[Any], spec: Spec) -> list[Spec]:
         """The Spec before each transform, and last the coder's; sides of None stand for the largest."""
         specs = [spec]
@@ -135,7 +139,7 @@ class Chain(Codec):
         first = len(self.linear_prefix)
         if first:
             return Partial(self._join(message, spec, first), side=message.sides[:first]), ()
-        if self.transforms and self.transforms[0].sparse:
+        if self.sparse:
             return Partial(self._join(message, spec, 1), support=message.sides[0]), ()
         return Partial(self._join(message, spec, 0)), ()
 
@@ -174,6 +178,7 @@ class Chain(Codec):
             payload_bits=fixed,
             portable=all(c.portable for c in parts),
             linear=bool(self.linear_prefix),
+            bounded=all(c.bounded or c.lossless for c in parts),
         )
 
     @classmethod

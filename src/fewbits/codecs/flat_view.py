@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewbits.codecs import large
+
 
 def flat_view(tensors: Iterable[Tensor]) -> Tensor | None:
     """A view over all of them, in their order, or None when they do not lie end to end on the CPU.  # (numel,)
@@ -35,11 +37,11 @@ def flat_view(tensors: Iterable[Tensor]) -> Tensor | None:
 def copied(x: Any) -> Any:
     """A tensor or a dict of them in memory of its own, end to end again if it was."""
     if isinstance(x, Tensor):
-        return x.detach().clone()
+        return large.clone(x)
     whole = flat_view(x.values())
     if whole is None:
-        return {name: value.detach().clone() for name, value in x.items()}
-    return pieces(whole.clone(), x)
+        return {name: large.clone(value) for name, value in x.items()}
+    return pieces(large.clone(whole), x)
 
 
 def pieces(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

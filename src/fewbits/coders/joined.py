@@ -108,9 +108,14 @@ def join(values: np.ndarray, spec: Spec, pad: int | None = None) -> np.ndarray:
     else:
         _check_values(values, spec)
     symbols = np.ascontiguousarray(values).view(np.uint8)
-    out = np.empty(-(-len(symbols) // count), np.uint8)
     last = (int(symbols[-1]) - low) % 256 if pad is None else pad
-    if kernels.bits.join(symbols, low, _base(spec, pad), count, last, out) >= spec.levels:
+    if count == 8 and not low and not last:  # as packbits fills the last byte
+        most = int(symbols.max())
+        out = np.packbits(symbols)
+    else:
+        out = np.empty(-(-len(symbols) // count), np.uint8)
+        most = kernels.bits.join(symbols, low, _base(spec, pad), count, last, out)
+    if most >= spec.levels:
         raise _out_of_range(values, spec)
     return out
 

@@ -111,11 +111,10 @@ class Coordinates:
         if self._start.device != s.device:
             self._start, self._base = self._start.to(s.device), self._base.to(s.device)
         base, which = (self._base, self._trained) if training else (self._start, range(len(self.bases)))
-        theta: Tensor | None = None
+        theta = base
         for k in which:
-            step = self.bases[k].expand(s[k * self.dim : (k + 1) * self.dim])
-            theta = step.add_(base if theta is None else theta)
-        return base.clone() if theta is None else theta
+            theta = self.bases[k].moved(theta, s[k * self.dim : (k + 1) * self.dim])
+        return base.clone() if theta is base else theta
 
     def projected(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """A^T g of the gradients of the tensors of theta; zero for what rests.  # (K d,)"""

@@ -7,6 +7,7 @@ Stretch j is x[offsets[j]:offsets[j+1]]; offsets start at 0 and end at n. In Num
     mean_abs  np.abs(np.float64(x)).mean(), 0 for an empty stretch
     dither    np.sign(x) * np.minimum(s, np.floor(s * np.abs(x) / scale + u)), 0 where scale is 0
     undither  levels * np.float32(np.float64(scale) * factor / s)
+    signed    np.where(bits, -scale, scale)
 
 u is uniform in [0, 1), a hash of (seed, place): it depends on nothing else, not on the stretches nor on how the work
 is cut. Sums go to LANES partial sums whose order is fixed, so that the result is the same on every machine.
@@ -78,6 +79,17 @@ def undither(levels: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int
     steps = np.where(np.float64(steps) * s > LARGEST, np.nextafter(np.float32(LARGEST / s), np.float32(0)), steps)
     out = np.empty(len(levels), np.float32)
     _undither(out, levels, offsets, steps)
+    return out
+
+
+def signed(bits: np.ndarray, offsets: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Give each entry its stretch's scale, negative where its bit is one.  # (n,) uint8, (m,) float32 -> (n,) float32
+
+    Raises LocalError unless there is one scale per stretch.
+    """
+    bits, offsets = stretches(bits, np.uint8, offsets)
+    out = np.empty(len(bits), np.float32)
+    _signed(out, bits, offsets, one_each(scales, offsets))
     return out
 
 
@@ -219,3 +231,12 @@ def _undither(out, levels, offsets, steps):
         step = steps[j]
         for i in range(len(part)):
             values[i] = np.float32(part[i]) * step
+
+
+@njit(cache=True, nogil=True)
+def _signed(out, bits, offsets, scales):
+    for j in range(len(scales)):
+        values, part = out[offsets[j] : offsets[j + 1]], bits[offsets[j] : offsets[j + 1]]
+        scale = scales[j]
+        for i in range(len(part)):
+            values[i] = -scale if part[i] else scale

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fewbits.codecs import Codec, Lift, Partial, Transform, as_lift
 from fewbits.codecs.flat_view import copied
+from fewbits.codecs.same_memory import same_memory
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, WireError
 from fewbits.links.finite import all_finite, reach
@@ -71,13 +74,14 @@ class Receiver:
         parsed, message, state, src, common = self._open(frame, common)
         if parsed.header.snapshot:
             raise WireError("this frame is a snapshot of a state, not a message; use Receiver.adopt")
-        value, state = self.codec.decode(message, self.spec, state)
+        value, after = self.codec.decode(message, self.spec, state)
         if not all_finite(value):
             raise WireError("the frame decodes to values that are not finite")
         if check is not None:
             check(value)
-        self._accept(parsed, message, state, src, common)
-        return copied(value)
+        self._accept(parsed, message, after, src, common)
+        held = state, after, np.frombuffer(parsed.payload, np.uint8)
+        return copied(value) if same_memory(value, held) else value
 
     def receive_partial(
         self, frame: bytes | memoryview, common: Key | None = None, most: float = math.inf

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
 from fewbits.checks import check_whole
 from fewbits.codecs import Codec, Keys, Lift, Transform, as_lift
 from fewbits.codecs.flat_view import copied
+from fewbits.codecs.same_memory import same_memory
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError, WireError
 from fewbits.links.acknowledgement import frames_ahead
@@ -63,7 +65,7 @@ class Sender:
             raise LocalError(f"Sender: key and common must be Keys, such as Key(0); got {key!r} and {common!r}")
         self.codec.check(spec)
         contract = self.codec.contract(spec)
-        self._lossless, self._linear = contract.lossless, contract.linear
+        self._bounded, self._linear = contract.bounded, contract.linear
         self._hash = codec_hash(self.codec, spec)
         self.sequence = 0  # of the next frame
         self.state: Any = self.codec.init(spec)
@@ -97,8 +99,15 @@ class Sender:
         ends must do so). Raises LocalError, with nothing changed, when the last frame is neither committed nor rolled
         back, when x does not fit the Spec, or naming the tensor that is not finite.
         """
-        check_tree(x, self.spec, "Sender.send")
-        return b"".join(self.pieces(copied(x), ack, common))
+        frame = b"".join(self.pieces(x, ack, common))
+        assert self._pending is not None
+        done: dict[int, Any] = {}  # the caller may change x, so what lies in its memory is copied
+        state, memory, self.message = (
+            copy.deepcopy(part, done) if same_memory(part, x) else part
+            for part in (self._pending.state, self._pending.memory, self.message)
+        )
+        self._pending = self._pending._replace(state=state, memory=memory)
+        return frame
 
     def pieces(self, x: Any, ack: int = 0, common: Key | None = None) -> list[bytes | memoryview]:
         """The pieces of the frame that `send` makes, for carriers that can write them; use them before the next call.
@@ -122,7 +131,7 @@ class Sender:
         if self._linear:  # it may leave the range when it is expanded
             value, state = self.codec.decode(message, self.spec, before)
             check_finite(value, DECODING)
-        elif not (self._lossless and self.codec.stateless):  # else the receiver decodes x itself and keeps nothing
+        elif not (self._bounded and self.codec.stateless):  # else the receiver gets finite values and keeps nothing
             partials, state = self.codec.partials(message, self.spec, before)  # decoded, but not spread out
             if max(map(reach, partials), default=0.0) == math.inf:  # the receiver would refuse the frame
                 check_finite(self.codec.decode(message, self.spec, before)[0], DECODING)

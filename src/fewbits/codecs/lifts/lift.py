@@ -130,6 +130,7 @@ class Lift(Codec):
             payload_bits=sum(b for b in bits if b is not None) if whole else None,
             portable=all(c.portable for c in parts),
             linear=bool(parts) and all(c.linear for c in parts),
+            bounded=all(c.bounded for c in parts),
         )
 
     def partials(self, message: Any, spec: Any, state: Any) -> tuple[tuple[Partial, ...], Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewbits import kernels
 from fewbits.checks import check_number, check_whole
-from fewbits.codecs.base import Keys, Transform
+from fewbits.codecs.base import Keys, Transform, wide
 from fewbits.codecs.transforms.scale_blocks import float32, per_option
 from fewbits.codecs.transforms.scaled import Scaled
 from fewbits.spec import Contract, Spec
@@ -71,10 +71,9 @@ class DeadZone(Scaled):
 
     def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
         """Levels times their stretch's gain."""
-        offsets = self.stretches.offsets(spec)
-        return torch.from_numpy(kernels.quantise.undither(carrier.numpy(), offsets, side.numpy(), 1, 1.0)).to(
-            spec.torch_dtype
-        )
+        offsets, s = self.stretches.offsets(spec), self.levels
+        values = kernels.quantise.undither(carrier.numpy(), offsets, side.numpy(), s, float(s))  # finite at level s
+        return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
         return replace(spec, dtype="int8", low=-self.levels, high=self.levels)
@@ -83,7 +82,8 @@ class DeadZone(Scaled):
         """The largest entry alone is half a step or more if step <= 2: delta >= 1/n. Else no bound is promised."""
         n = max(1, self.stretches.longest(spec))
         promised = self.step <= 2 and not self.stretches.narrow
-        return Contract(delta=1 / n if promised else None, payload_bits=self.stretches.bits(spec))
+        delta = 1 / n if promised else None
+        return Contract(delta=delta, payload_bits=self.stretches.bits(spec), bounded=wide(spec) == spec)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewbits import kernels
 from fewbits.checks import check_one_of, check_whole
-from fewbits.codecs.base import Keys, Transform
+from fewbits.codecs.base import Keys, Transform, wide
 from fewbits.codecs.transforms.scale_blocks import float32, per_option
 from fewbits.codecs.transforms.scaled import Scaled
 from fewbits.spec import Contract, Spec
@@ -107,10 +107,10 @@ class Quantize(Scaled):
 
     def contract(self, spec: Spec) -> Contract:
         """Unbiased with omega (a contraction too when omega < 1), or a contraction with 1/(1+omega)."""
-        omega, bits = self.omega(spec), self.stretches.bits(spec)
+        omega, bits, bounded = self.omega(spec), self.stretches.bits(spec), wide(spec) == spec
         if self.mode == "contractive":
-            return Contract(delta=1 / (1 + omega), payload_bits=bits)
-        return Contract(omega=omega, delta=1 - omega if omega < 1 else None, payload_bits=bits)
+            return Contract(delta=1 / (1 + omega), payload_bits=bits, bounded=bounded)
+        return Contract(omega=omega, delta=1 - omega if omega < 1 else None, payload_bits=bits, bounded=bounded)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
-from fewbits.codecs.base import Keys, Transform
+from fewbits.codecs.base import Keys, Transform, wide
 from fewbits.codecs.transforms.scale_blocks import float32, per_option
 from fewbits.codecs.transforms.scaled import Scaled
 from fewbits.spec import Contract, Spec
@@ -54,13 +54,12 @@ class Sign(Scaled):
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
         values = float32(x, "Sign")
         scales = self.stretches.round(kernels.quantise.mean_abs(values, self.stretches.offsets(spec)))
-        return torch.from_numpy(scales), torch.from_numpy((values < 0).astype(np.uint8))
+        return torch.from_numpy(scales), torch.from_numpy((values < 0).view(np.uint8))
 
     def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
         """Plus or minus the stretch's scale."""
-        offsets = self.stretches.offsets(spec)
-        signs = np.int8(1) - np.int8(2) * carrier.numpy().astype(np.int8)
-        return torch.from_numpy(kernels.quantise.undither(signs, offsets, side.numpy(), 1, 1.0)).to(spec.torch_dtype)
+        values = kernels.quantise.signed(carrier.numpy(), self.stretches.offsets(spec), side.numpy())
+        return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
         return replace(spec, dtype="uint8", low=0, high=1)
@@ -68,7 +67,8 @@ class Sign(Scaled):
     def contract(self, spec: Spec) -> Contract:
         """delta >= 1/n; no bound is claimed where bfloat16 scales round up."""
         n = max(1, self.stretches.longest(spec))
-        return Contract(delta=None if self.stretches.narrow else 1 / n, payload_bits=self.stretches.bits(spec))
+        delta = None if self.stretches.narrow else 1 / n
+        return Contract(delta=delta, payload_bits=self.stretches.bits(spec), bounded=wide(spec) == spec)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewbits.codecs import large
 from fewbits.codecs.base import Keys, Transform
 from fewbits.coders import read_support, write_support
 from fewbits.coders.elias import read_delta, write_delta
@@ -44,7 +45,7 @@ class Sparse(Transform):
         return support, x[support]
 
     def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
-        x = torch.zeros(spec.numel, dtype=spec.torch_dtype)
+        x = large.zeros(spec.numel, spec.torch_dtype)
         x[side] = carrier.to(x.dtype)
         return x
 

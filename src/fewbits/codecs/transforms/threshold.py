@@ -55,7 +55,7 @@ class Threshold(Sparse):
         return kernels.select.above(magnitudes(x), self.tau)
 
     def contract(self, spec: Spec) -> Contract:
-        return Contract()
+        return Contract(bounded=True)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:

@@ -59,7 +59,7 @@ class TopK(Sparse):
     def contract(self, spec: Spec) -> Contract:
         """delta = k/n; lossless when all are kept."""
         delta = self.most(spec) / spec.numel if spec.numel else 1.0
-        return Contract(lossless=False, delta=delta)
+        return Contract(delta=delta, bounded=True)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:

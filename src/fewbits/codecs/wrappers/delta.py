@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.codecs import large
 from fewbits.codecs.base import Codec, Keys, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.transforms.quantize import Quantize
@@ -69,13 +70,14 @@ class Delta(Wrapper):
         return False
 
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
-        change = finite(x - state[0], "Delta: the vector and the reference")
+        change = torch.sub(x, state[0], out=large.empty(spec.numel, state[0].dtype))
+        finite(change, "Delta: the vector and the reference")
         return self.codec.encode(change, wide(spec), state[1], memory, keys)
 
     def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
         """h + C(x - h), and that is the new h."""
         change, inner = self.codec.decode(message, wide(spec), state[1])
-        h = state[0] + change
+        h = torch.add(state[0], change, out=large.empty(spec.numel, state[0].dtype))
         return h.to(spec.torch_dtype), (h, inner)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits.codecs import large
 from fewbits.codecs.base import Codec, Keys, Partial, wide
 from fewbits.codecs.chain import chain
+from fewbits.codecs.same_memory import same_memory
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.sign import Sign
 from fewbits.codecs.transforms.topk import TopK
@@ -70,10 +72,20 @@ class ErrorFeedback(Wrapper):
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
         """C(x + e), and the new e."""
         residual, inner = memory
-        u = finite(x + residual, "ErrorFeedback: the vector and the residual")
+        u = large.empty(spec.numel, residual.dtype)
+        finite(torch.add(x, residual, out=u), "ErrorFeedback: the vector and the residual")
         message, inner = self.codec.encode(u, wide(spec), state, inner, keys)
-        u_hat, _ = self.codec.decode(message, wide(spec), state)
-        return message, (u - u_hat, inner)
+        return message, (self._missed(u, message, spec, state, inner), inner)
+
+    def _missed(self, u: Tensor, message: Any, spec: Spec, state: Any, inner: Any) -> Tensor:
+        """u - C(u), in the memory of one of them where nothing else lies there."""
+        if self.codec.sparse and not same_memory(u, (message, inner)):
+            sent, _ = self.codec.partial(message, wide(spec), state)
+            assert sent.support is not None
+            return u.index_add_(0, sent.support, sent.values, alpha=-sent.scale)
+        u_hat, after = self.codec.decode(message, wide(spec), state)
+        free = not same_memory(u_hat, (u, message, inner, state, after))
+        return torch.sub(u, u_hat, out=u_hat if free else large.empty(spec.numel, u.dtype))
 
     def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
         x, state = self.codec.decode(message, wide(spec), state)

@@ -84,6 +84,13 @@ class Basis:
         x = _MATRIX_CACHE.of(self).expand(_flat(s, self.dim, "Basis.expand"))
         return x if self.gain == 1 else x.mul_(self.gain)
 
+    def moved(self, start: Tensor, s: Tensor) -> Tensor:
+        """start + A s, in float32 on s's device.  # (numel,), (dim,) -> (numel,)"""
+        matrix = _MATRIX_CACHE.of(self)
+        if isinstance(matrix, Sparse) and s.is_cpu and s.dtype == start.dtype == torch.float32:
+            return matrix.moved(_flat(start, self.numel, "Basis.moved"), _flat(s, self.dim, "Basis.moved"), self.gain)
+        return self.expand(s).add_(start)
+
     def project(self, x: Tensor) -> Tensor:
         """The adjoint, A^T x, in float32, or float64 for float64.  # (numel,) -> (dim,)"""
         s = _MATRIX_CACHE.of(self).project(_flat(x, self.numel, "Basis.project"))

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.codecs.transforms.bases.arithmetic import collect, pick
+from fewbits import kernels
+from fewbits.codecs.transforms.bases.arithmetic import pick
 from fewbits.rng import Key
 
 
@@ -26,6 +27,8 @@ class Sparse:
         counts = np.bincount(order, minlength=dim)
         places = np.roll(order, -int(key.fold("turn").below(numel, 1)[0]))
         self.places, self.signs = torch.from_numpy(places), torch.from_numpy(key.fold("B").signs(numel))
+        self._rows = self.places.numpy(), self.signs.numpy()
+        kernels.sketch.check_places(*self._rows, numel, dim)  # once, as each step of training takes them
         self.factor = math.sqrt(dim / numel)
         self.norms = torch.from_numpy(np.sqrt(numel / dim / counts))  # near 1; the factor first: sums of 1e38 overflow
         self.nbytes = self.places.nbytes + self.signs.nbytes + self.norms.nbytes
@@ -35,7 +38,12 @@ class Sparse:
         here = s.cpu()
         return pick(here * self.factor * self.norms.to(s.dtype), self.places, self.signs).to(s.device)
 
+    def moved(self, start: Tensor, s: Tensor, gain: float) -> Tensor:
+        """start + gain A s, in one pass on the CPU.  # (numel,), (dim,) -> (numel,)"""
+        values = (s * self.factor * self.norms.to(s.dtype)).numpy()
+        return torch.from_numpy(kernels.sketch.move(start.numpy(), values, *self._rows, gain))
+
     def project(self, x: Tensor) -> Tensor:
         """A^T x.  # (numel,) -> (dim,); on the CPU, wherever x is"""
-        sums = collect(x.cpu(), self.places, self.signs, self.factor, self.dim)
+        sums = torch.from_numpy(kernels.sketch.collect(x.cpu().numpy(), *self._rows, self.factor, self.dim, True))
         return (sums * self.norms.to(x.dtype)).to(x.device)

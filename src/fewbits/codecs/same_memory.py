@@ -1,0 +1,68 @@
+"""same_memory: whether two structures of tensors lie in the same memory, so that a change of one shows in the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from torch import Tensor
+
+_PLAIN = (bool, int, float, complex, str, bytes, np.generic, type(None))  # hold no memory that others write to
+
+
+def same_memory(a: Any, b: Any) -> bool:
+    """Whether any tensor or array of `a` shares memory with one of `b`; True as well for what cannot be looked into.
+
+    Args:
+        a: nested tuples, lists, dicts and dataclasses of tensors, arrays and plain values.
+        b: another such structure.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(4)
+        >>> same_memory((x[1:], 1), {"x": x[:2]}), same_memory((x[2:], None), [x[:2]]), same_memory(object(), x)
+        (True, False, True)
+    """
+    try:
+        first, second = sorted(_ranges(a)), sorted(_ranges(b))
+    except _UnknownError:
+        return True
+    stops: list[int] = []  # largest end so far: ranges of one structure may lie in each other
+    for _, stop in second:
+        stops.append(max(stop, stops[-1] if stops else 0))
+    starts = [start for start, _ in second]
+    for start, stop in first:
+        before = bisect_right(starts, stop - 1)  # ranges of b that begin before this one ends
+        if before and stops[before - 1] > start:
+            return True
+    return False
+
+
+class _UnknownError(Exception):
+    """A kind of object that may hold memory unseen."""
+
+
+def _ranges(x: Any) -> Iterator[tuple[int, int]]:
+    """(address, end) of every tensor and array in a structure."""
+    if isinstance(x, Tensor):
+        if x.numel():
+            lowest = x.data_ptr()
+            reach = sum((n - 1) * abs(step) for n, step in zip(x.shape, x.stride(), strict=True))
+            yield lowest, lowest + (reach + 1) * x.element_size()
+    elif isinstance(x, np.ndarray):
+        if x.size:
+            yield byte_bounds(x)
+    elif isinstance(x, Mapping):
+        yield from _ranges(tuple(x.values()))
+    elif isinstance(x, tuple | list):
+        for part in x:
+            yield from _ranges(part)
+    elif is_dataclass(x) and not isinstance(x, type):
+        for field in fields(x):
+            yield from _ranges(getattr(x, field.name))
+    elif not isinstance(x, _PLAIN):
+        raise _UnknownError
