@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from fewbits.coders import Rans, write_delta, write_support
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links import Broadcast, SharedInit, Subscriber
 from fewbits.links.bundle import pack, unpack, wrap
+from fewbits.links.downlink import Downlink
 from fewbits.links.identity import SEED, codec_hash
 from fewbits.rng import Key
 from fewbits.wire import BitWriter, Frame, Header
@@ -460,3 +462,15 @@ def test_nothing_can_be_asked_for_before_something_is_published():
 def test_bundles_undo_to_their_frames():
     for frames in ([], [b""], [b"a" * 127, b"b" * 128, b"c" * 20_000], [b"x"] * 300):
         assert unpack(pack(frames)) == frames
+
+
+@pytest.mark.parametrize("codec", [Delta(Raw()), Downlink(Delta(Raw()), personal=chain(Quantize(4)))], ids=repr)
+def test_a_bundle_that_leads_to_version_0_is_refused(codec):
+    """Versions count from 1, and training looks at the version: which vectors of s move, and which noise is drawn."""
+    server, client = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
+    server.publish(next(stream(1)))
+    frame = Frame.parse(server.snapshot)
+    forged = bytes(Frame(replace(frame.header, sequence=0), frame.payload))
+    with pytest.raises(WireError, match="leads to version 0; versions count from 1"):
+        client.receive(pack([forged]))
+    assert client.version == 0 and client.value is None
