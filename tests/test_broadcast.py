@@ -365,14 +365,28 @@ def test_nothing_new_is_an_acknowledgement_alone():
     server.publish(next(versions(1)))
     follower.receive(server.bundle(None))
     before = fingerprint(follower.value)
-    for ack, length in ((0, 2), (100, 2), (300, 3), (65_535, 4)):
+    for ack, length in ((0, 6), (100, 6), (300, 7), (65_535, 8)):
         bundle = server.bundle(1, ack)
         assert len(bundle) == length
         assert fingerprint(follower.receive(bundle)) == before
         assert follower.ack == ack
-    for bad in (b"\0", b"\0\0\0", b"\0\xff\xff\xff\x01"):
+    for bad in (b"\0", b"\0\0\0", b"\0\xff\xff\xff\x01", bundle + b"\0", bundle[:-1]):
         with pytest.raises(WireError):
             follower.receive(bad)
+
+
+@pytest.mark.parametrize("ack", [0, 1, 300, 65_535])
+def test_no_flipped_bit_makes_an_acknowledgement_another_one(ack):
+    server, follower = Broadcast(Delta(Raw()), TREE, Key(0)), Subscriber(Delta(Raw()), TREE)
+    server.publish(next(versions(1)))
+    follower.receive(server.bundle(None))
+    bundle = server.bundle(1, ack)
+    for bit in range(8 * len(bundle)):
+        damaged = (int.from_bytes(bundle, "big") ^ 1 << bit).to_bytes(len(bundle), "big")
+        with pytest.raises(WireError):
+            follower.receive(damaged)
+    follower.receive(bundle)
+    assert follower.ack == ack
 
 
 def test_the_acknowledgement_is_on_the_last_frame_of_a_bundle():
