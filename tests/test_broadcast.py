@@ -328,7 +328,7 @@ def test_a_value_that_is_not_finite_is_not_published_and_the_next_one_is(codec):
 
 
 def test_running_statistics_are_exact_beside_differences():
-    codec = route([("bias", Raw()), ("*", Delta(chain(Quantize(2))))])
+    codec = route([("bias", Raw()), ("*", Delta(chain(Quantize(3))))])
     server, follower = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
     for x in versions(6):
         server.publish(x)
