@@ -54,26 +54,26 @@ def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
     check_folder(folder)
     names = _left(folder)
     if names & {*COMMANDS, ON_FLOWER}:
-        raise LocalError(f"{folder} holds {held(folder)}; continue it there, or give another folder")
+        raise LocalError(f"{folder} holds {contents(folder)}; continue it there, or give another folder")
     if names and not names & set(first):
-        raise LocalError(f"{folder} holds {held(folder)}, and no such run; give another folder")
+        raise LocalError(f"{folder} holds {contents(folder)}, and no such run; give another folder")
 
 
 def check_one_run(folder: Path) -> None:
     """LocalError unless the folder is new, empty, or holds an earlier part of one run, as an engine plays it."""
     names = _left(folder)
     if names & {COMPARISON, ON_FLOWER} or (names and not names & {*RUN, RUN_OF_COMMAND}):
-        raise LocalError(f"{folder} holds {held(folder)}, and no such run; give another folder")
+        raise LocalError(f"{folder} holds {contents(folder)}, and no such run; give another folder")
 
 
 def check_on_flower(folder: Path) -> None:
     """LocalError unless the folder is new, empty, or holds an earlier part of a server's run on Flower."""
     names = _left(folder)
     if names and ON_FLOWER not in names:
-        raise LocalError(f"{folder} holds {held(folder)}, and no run on Flower; give another folder")
+        raise LocalError(f"{folder} holds {contents(folder)}, and no run on Flower; give another folder")
 
 
-def held(folder: Path) -> str:
+def contents(folder: Path) -> str:
     """What a folder that is not empty holds, in words that name a file of it."""
     names = _left(folder)
     found = next((name for name in KINDS if name in names), None)
