@@ -1,4 +1,4 @@
-"""Training inside a subspace: the same bytes on 1, 2 and 3 processes, and after a SIGKILL within an epoch or at its end."""
+"""Training inside a subspace: the same bytes on 1, 2 and 3 processes, and after a SIGKILL."""
 
 import multiprocessing
 import os
