@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from fewbits.coders import Rans, write_delta, write_support
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links import Broadcast, SharedInit, Subscriber
 from fewbits.links.bundle import pack, unpack, wrap
+from fewbits.links.downlink import Downlink
 from fewbits.links.identity import SEED, codec_hash
 from fewbits.rng import Key
 from fewbits.wire import BitWriter, Frame, Header
@@ -326,7 +328,7 @@ def test_a_value_that_is_not_finite_is_not_published_and_the_next_one_is(codec):
 
 
 def test_running_statistics_are_exact_beside_differences():
-    codec = route([("bias", Raw()), ("*", Delta(chain(Quantize(2))))])
+    codec = route([("bias", Raw()), ("*", Delta(chain(Quantize(3))))])
     server, follower = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
     for x in versions(6):
         server.publish(x)
@@ -363,14 +365,28 @@ def test_nothing_new_is_an_acknowledgement_alone():
     server.publish(next(versions(1)))
     follower.receive(server.bundle(None))
     before = fingerprint(follower.value)
-    for ack, length in ((0, 2), (100, 2), (300, 3), (65_535, 4)):
+    for ack, length in ((0, 6), (100, 6), (300, 7), (65_535, 8)):
         bundle = server.bundle(1, ack)
         assert len(bundle) == length
         assert fingerprint(follower.receive(bundle)) == before
         assert follower.ack == ack
-    for bad in (b"\0", b"\0\0\0", b"\0\xff\xff\xff\x01"):
+    for bad in (b"\0", b"\0\0\0", b"\0\xff\xff\xff\x01", bundle + b"\0", bundle[:-1]):
         with pytest.raises(WireError):
             follower.receive(bad)
+
+
+@pytest.mark.parametrize("ack", [0, 1, 300, 65_535])
+def test_no_flipped_bit_makes_an_acknowledgement_another_one(ack):
+    server, follower = Broadcast(Delta(Raw()), TREE, Key(0)), Subscriber(Delta(Raw()), TREE)
+    server.publish(next(versions(1)))
+    follower.receive(server.bundle(None))
+    bundle = server.bundle(1, ack)
+    for bit in range(8 * len(bundle)):
+        damaged = (int.from_bytes(bundle, "big") ^ 1 << bit).to_bytes(len(bundle), "big")
+        with pytest.raises(WireError):
+            follower.receive(damaged)
+    follower.receive(bundle)
+    assert follower.ack == ack
 
 
 def test_the_acknowledgement_is_on_the_last_frame_of_a_bundle():
@@ -460,3 +476,15 @@ def test_nothing_can_be_asked_for_before_something_is_published():
 def test_bundles_undo_to_their_frames():
     for frames in ([], [b""], [b"a" * 127, b"b" * 128, b"c" * 20_000], [b"x"] * 300):
         assert unpack(pack(frames)) == frames
+
+
+@pytest.mark.parametrize("codec", [Delta(Raw()), Downlink(Delta(Raw()), personal=chain(Quantize(4)))], ids=repr)
+def test_a_bundle_that_leads_to_version_0_is_refused(codec):
+    """Versions count from 1, and training looks at the version: which vectors of s move, and which noise is drawn."""
+    server, client = Broadcast(codec, TREE, Key(0)), Subscriber(codec, TREE)
+    server.publish(next(stream(1)))
+    frame = Frame.parse(server.snapshot)
+    forged = bytes(Frame(replace(frame.header, sequence=0), frame.payload))
+    with pytest.raises(WireError, match="leads to version 0; versions count from 1"):
+        client.receive(pack([forged]))
+    assert client.version == 0 and client.value is None

@@ -93,5 +93,5 @@ def test_every_process_reports_a_folder_that_is_not_free(tmp_path):
     with torchrun(2, *ARGUMENTS, "--rounds", 2, "--out", tmp_path) as run:
         code, output = ended(run)
     assert code == 1
-    assert output.count("it holds no fewbits run") == 2, output
+    assert output.count("holds other files (thesis.tex), and no run of this program") == 2, output
     assert "fewbits/cli" not in output  # no traceback of ours

@@ -9,6 +9,7 @@ from torch import nn
 import fewbits as fb
 from digits_task import KEY, LOCAL, federation, filled, mlp
 from fewbits.codecs import Basis
+from fewbits.engines.simulation.worker import Worker
 from fewbits.errors import LocalError
 from fewbits.factor import merge
 from fewbits.factor.coordinates import Coordinates, coordinates, enter_subspace, leave_subspace
@@ -92,6 +93,28 @@ def test_every_downlink_works_for_s_and_all_numbers_of_processes_send_the_same(m
     assert torch.equal(vector(one.run().model), vector(two.run().model))
     assert one.ledger.frame_bytes == two.ledger.frame_bytes
     assert float(vector(one.task.model).norm()) > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_process_that_played_no_client_scores_the_public_model(mode, tmp_path):
+    """Where clients have ends of their own, one may not have been lent yet when the first evaluation comes."""
+    run = federation(build("intrinsic", {"dim": "48", "mode": mode, "k": "2", "epoch": "2", "down": "own4"}))
+    bundle = run.server.broadcast.bundle(None)
+    played, idle = (Worker(run.task, run.method, KEY, tmp_path, "cpu", name) for name in "01")
+    played.set_bundles({3: run.server.bundle(3)})
+    played.expect([3])
+    for worker in (played, idle):
+        worker.receive(bundle)
+    assert [reply.trouble for reply, _ in played.play(1, iter([3]))] == [""]
+    assert played.evaluate(0) == idle.evaluate(0)
+    for worker in (played, idle):
+        worker.close()
+
+
+@pytest.mark.parametrize("mode", ["time-varying", "k-subspace", "growing"])
+def test_nothing_trains_on_a_version_that_never_was(mode):
+    with pytest.raises(LocalError, match="version must be a whole number, 1 or more; got 0"):
+        IntrinsicSpace(8, mode).trained(0, client=3)
 
 
 def test_a_client_that_builds_another_model_is_told_or_gets_theta0():

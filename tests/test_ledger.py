@@ -1,5 +1,7 @@
 """Ledger: every byte that travelled, once."""
 
+import json
+
 import pytest
 
 from every_codec import ends, payload_of, stream
@@ -75,3 +77,12 @@ def test_stages_account_for_every_payload_bit_but_the_last_fill(codec):
 def test_stages_sum_by_direction():
     assert by_stage(entries(6), "up") == {"Rans": 8 * (0 + 2 + 4)}
     assert by_stage(entries(6), "down") == {"Rans": 8 * (1 + 3 + 5)}
+
+
+@pytest.mark.parametrize("name", ["round", "client", "frame_bytes", "payload_bytes"])
+def test_no_number_of_an_entry_is_negative(tmp_path, name):
+    path = tmp_path / "ledger.jsonl"
+    line = {"round": 1, "client": 0, "direction": "up", "frame_bytes": 20, "payload_bytes": 4} | {name: -1}
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(LocalError, match=r"whole numbers, 0 or more; got .*-1"):
+        Ledger(path)

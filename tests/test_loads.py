@@ -1,6 +1,8 @@
 """What `load` is given in place of a dump: a FewbitsError, and the state stays as it was."""
 
 import copy
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from fewbits import topology
 from fewbits.links.bundle import pack, unpack
 from fewbits.methods import named
 from fewbits.methods.gossip import gossip_method
+from fewbits.privacy.secure_sum import ClientEnd
+from fewbits.wire import Frame
 
 METHODS = ["dense", "lbgm+topk", "scaffold", "feddyn", "fedadam", "intrinsic@dim=5", "fetchsgd"]
 WRONG = [
@@ -137,6 +141,60 @@ def test_damaged_frames_of_a_broadcast_leave_a_server_as_it_was(text):
 
 
 @pytest.mark.parametrize("text", METHODS)
+def test_a_server_refuses_versions_and_rounds_that_never_were(text):
+    server, _ = trained(named(text), text)
+
+    def state():
+        return {"round": server.round, "dumped": dict(server.dump()), "versions": dict(server.versions)}
+
+    found = state()
+    for client in found["versions"]:
+        for version in (5, 2**16, 2**70):
+            changed = {**found, "versions": {**found["versions"], client: version}}
+            with pytest.raises(fb.LocalError, match=rf"version of client {client} .*0\.\.4.* round 3; got {version}"):
+                server.load(**changed)
+    for round in (0, 2, 4, 2**24):
+        with pytest.raises(fb.FewbitsError, match=rf"{round + 1} is the newest after round {round}; got "):
+            server.load(**{**found, "round": round})
+    assert same(state(), found)
+    server.load(**found)
+
+
+@pytest.mark.parametrize("text", ["dense", "intrinsic@dim=5,local=outside,mode=time-varying,epoch=2"])
+def test_frames_of_a_broadcast_that_are_of_several_versions_are_refused(text):
+    server, _ = trained(named(text), text)
+    before = server.dump()
+    first, *rest = before["broadcast"]
+    later = Frame.parse(first)
+    later = bytes(replace(later, header=replace(later.header, sequence=later.header.sequence + 1)))
+    with pytest.raises(fb.WireError, match="version"):
+        server.load(3, {**before, "broadcast": [later, *rest]}, {})
+    assert same(server.dump(), before)
+
+
+@pytest.mark.parametrize("number", [b"", b"-1", b"x", b"16777216", b"9" * 5000, "\u0663".encode()])
+@pytest.mark.parametrize("part", [0, 2])
+def test_a_client_refuses_versions_that_no_link_can_name(part, number):
+    client = fb.Client(model(), "masked+dense", fb.Key(1))
+    client.receive(fb.Server(model(), "masked+dense", fb.Key(0)).bundle(0))
+    before = client.dump()
+    secrets, *parts = unpack(before)
+    found = unpack(secrets)
+    assert len(found) == 4 and found[part].isdigit()
+    found[part] = number
+    with pytest.raises(fb.WireError, match=r"a version of 0\.\.16777215; got"):
+        client.load(pack([pack(found), *parts]))
+    assert client.dump() == before
+
+
+def test_an_end_of_a_secure_sum_refuses_steps_without_the_messages_that_they_follow():
+    end = ClientEnd(0, 1, fb.Key(0))
+    for done in range(2, 6):
+        with pytest.raises(fb.WireError, match=f"after {done} steps has other messages"):
+            end.load(pack([bytes([done]), b"", b""]))
+
+
+@pytest.mark.parametrize("text", METHODS)
 def test_a_client_refuses_any_part_of_another_kind(text):
     _, client = trained(named(text), text)
     before, vector = client.dump(), [p.clone() for p in client.model.parameters()]
@@ -164,6 +222,8 @@ def test_a_node_refuses_any_part_of_another_kind(text):
         node.mix()
     node = nodes[0]
     more = [torch.zeros(3, dtype=torch.uint8), torch.tensor([1.5]), torch.tensor([-1]), torch.tensor([True])]
+    more += [torch.tensor([2**62]), torch.tensor([2.0] * 2, dtype=torch.float64)]
+    more += [torch.tensor([[x, n]], dtype=torch.float64) for x, n in [(-1, 3), (math.nan, 3), (1, 0), (1, 2.5)]]
     for path in leaves(node.dump()):
         for part in [*WRONG, *more]:
             assert refused(node.load, node.dump, path, part), (path, part)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fewbits as fb
+from fewbits.links.bundle import wrap
 from fewbits.links.identity import codec_hash
 from fewbits.wire import BitReader, BitWriter
 from fewbits.wire.values import read_key
@@ -50,7 +51,7 @@ def test_a_reply_before_the_first_bundle_and_an_empty_first_bundle_are_refused()
     with pytest.raises(fb.LocalError, match="receive a bundle from the server first"):
         client.reply()
     with pytest.raises(fb.WireError, match="first bundle"):
-        client.receive(b"\x00\x00")
+        client.receive(wrap([], 0))
 
 
 def test_finite_updates_too_large_to_sum_are_left_out_and_the_round_goes_on():

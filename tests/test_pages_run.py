@@ -13,6 +13,7 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/**/*.md")) if "_ext" not in page.parts)]
 MEASURED = [ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("papers/*/README.md"))]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?: {4}|\t)\s*\S")  # behind an empty line, a block of code
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 PROGRAM = re.compile(r"\s*(fewbits|torchrun|make|python) ")
 LANGUAGES = {"", "console", "diff", "output", "python", "sh", "text"}
@@ -131,6 +133,18 @@ def test_a_block_says_what_it_is(page):
     assert {block.kind for block in blocks(page)} <= LANGUAGES
 
 
+@pytest.mark.parametrize("page", [*PAGES, *MEASURED, ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_no_code_is_marked_by_indentation_alone(page):
+    """Such blocks have no language, and the tests here would not see them."""
+    lines = ["", *FENCE.sub(lambda found: "\n" * found.group().count("\n"), page.read_text()).splitlines()]
+    assert [now for before, now in pairwise(lines) if INDENTED.match(now) and not before.strip()] == []
+
+
+def test_an_indented_block_is_noticed():
+    assert INDENTED.match("    pip install fewbits") and INDENTED.match("\tmake test")
+    assert not INDENTED.match("  of an item") and not INDENTED.match("    ")
+
+
 @pytest.mark.parametrize("page", [p for p in with_code(PAGES) if name_of(p) not in ELSEWHERE], ids=name_of)
 def test_python_of_a_page_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -201,7 +215,7 @@ def test_a_command_of_a_page_is_one_that_the_program_takes(command):
     elif first == "python":
         assert (ROOT / words[0]).is_file()
     else:
-        parse(words)
+        parse([__file__ if word.endswith(".crt") else word for word in words])  # a file that is there
 
 
 def parse(words):

@@ -18,7 +18,7 @@ from fewbits.data import NAMES, data_info, load
 from fewbits.errors import LocalError
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.links import Broadcast
-from fewbits.links.bundle import pack, wrapped_bytes
+from fewbits.links.bundle import pack, wrap, wrapped_bytes
 from fewbits.links.epochs import EpochBroadcast
 from fewbits.methods import build
 from fewbits.models.build import MODELS
@@ -150,10 +150,9 @@ def test_a_model_too_large_for_a_round_of_updates_is_planned_by_a_smaller_one(na
 
 
 def test_the_length_of_a_bundle_is_that_of_its_frames_packed():
-    for lengths in ([], [16], [16, 127, 128], [2**14, 2**14 - 1] * 100):
-        assert wrapped_bytes(lengths) == len(pack([bytes(n) for n in lengths])) + (
-            not lengths
-        )  # with an acknowledgement
+    assert wrapped_bytes([]) == len(wrap([], 1))
+    for lengths in ([16], [16, 127, 128], [2**14, 2**14 - 1] * 100):
+        assert wrapped_bytes(lengths) == len(pack([bytes(n) for n in lengths]))
 
 
 def test_entries_missed_or_a_snapshot_as_the_broadcast_does():

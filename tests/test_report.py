@@ -310,3 +310,17 @@ def test_without_a_server_steps_not_taken_and_divergence_are_marked_and_explaine
     shown, page = printed(gossip_terminal(gossip_rows([found]), [line])), (tmp_path / "report.html").read_text()
     assert line in " ".join(shown.split()) and "%*" in shown.replace(" ", "")
     assert line in page and "node 1 took no step: IndexError" in page and "node 2 took no step" in page
+
+
+def test_bytes_by_stage_are_the_mean_of_the_seeds_as_the_bytes_above_them_are():
+    records = [
+        replace(record(seed=seed), stages={"header": 8 * 500_000 * (1 + seed), "Fixed": 8 * 1_000_000 * (1 + seed)})
+        for seed in (0, 1)
+    ]
+    (part,) = [s for s in sections(records, rows(records), {}) if s.heading.startswith("Bytes sent by clients")]
+    assert part.heading.endswith("by stage, mean over 2 seeds")
+    text = "".join(part.parts)
+    assert re.findall(r"<td>(\w+)</td><td>([\d.]+)</td><td>([\d.%]+)</td>", text) == [
+        ("Fixed", "1.50", "66.7%"),
+        ("header", "0.750", "33.3%"),
+    ]

@@ -26,7 +26,7 @@ def float32(bits):
 def example(title):
     """The payloads printed under a title of the page."""
     after = PAGE.split(f"**`{title}`", 1)[1]
-    return [Bits(bytes.fromhex(text)) for text in re.search(r"\n\n((?:    [0-9a-f]+\n)+)", after)[1].split()]
+    return [Bits(bytes.fromhex(text)) for text in re.search(r"```text\n((?:[0-9a-f]+\n)+)```", after)[1].split()]
 
 
 def test_the_sparse_example():

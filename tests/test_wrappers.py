@@ -29,6 +29,7 @@ from fewbits.codecs import (
 from fewbits.codecs.wrappers.look_back import Full, Recycled
 from fewbits.coders import Rans
 from fewbits.errors import LocalError
+from fewbits.links.downlink import Downlink
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 
@@ -297,6 +298,40 @@ def test_the_residual_of_a_dither_on_few_levels_is_longer_than_the_vector(bits, 
         residual = u - codec.decode(message, spec, None)[0]
         longest = max(longest, float(residual.norm() / sizes.norm()))
     assert least < longest < most
+
+
+@pytest.mark.parametrize(
+    ("levels", "least", "most"),
+    [
+        (Quantize(2), 3, 6),
+        (Quantize(2, bucket="tensor"), 3, 6),
+        (Quantize(2, bucket=64), 0, 0.3),
+        (Quantize(3), 0, 0.1),
+        (Quantize(2, mode="contractive"), 0, 0.95),
+    ],
+    ids=repr,
+)
+def test_what_a_delta_of_two_bit_levels_misses_is_longer_than_the_vector(levels, least, most):
+    """Why Delta refuses them: the difference to a reference that is all noise takes noise of its own length."""
+    n, codec = 100_000, chain(levels)
+    x, spec, rng = torch.zeros(n), Spec((n,)), np.random.default_rng(0)
+    reference = torch.zeros(n)
+    for t in range(50):
+        x = x + torch.from_numpy(rng.normal(0, 0.1 if t else 1, n)).float()
+        message, _ = codec.encode(x - reference, spec, None, codec.memory(spec), Keys(Key(t), Key(0)))
+        reference = reference + codec.decode(message, spec, None)[0]
+    assert least <= float((x - reference).norm() / x.norm()) < most
+    if least:
+        with pytest.raises(LocalError, match=r"Delta around Quantize\(bits=2.*diverges; use 3 bits or more, Quantize"):
+            Delta(codec)
+    else:
+        Delta(codec)
+
+
+def test_a_downlink_of_two_bit_differences_is_refused():
+    with pytest.raises(LocalError, match="Delta around Quantize"):
+        Downlink(Delta(Raw()), personal=chain(Quantize(2), Rans()))
+    Delta(chain(TopK(0.1), Quantize(2)))
 
 
 def test_error_feedback_around_delta_would_grow_without_end():

@@ -1,6 +1,7 @@
 """The receiver of a broadcast: bundles of entries, snapshots, patches, seeds and personal frames."""
 
 import hashlib
+import zlib
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class Holder:
         """(the value, the acknowledgement)"""
         if bundle[0] == 0:
             ack, end = leb(bundle, 1)
-            assert end == len(bundle) and ack < 2**16 and self.value is not None
+            assert bundle[end:] == zlib.crc32(bundle[:end]).to_bytes(4, "big")
+            assert ack < 2**16 and self.value is not None
             return self.value, ack
         return self.follow(unbundled(bundle))
 

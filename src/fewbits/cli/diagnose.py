@@ -23,6 +23,7 @@ from fewbits.cli.config import RunConfig
 from fewbits.cli.live import EVERY
 from fewbits.cli.screen import is_watched, screen
 from fewbits.codecs.transforms.bases import KINDS
+from fewbits.engines.common.run_files import contents
 from fewbits.errors import LocalError
 from fewbits.files import check_folder
 from fewbits.report.diagnosis import report
@@ -111,7 +112,7 @@ def check_place(out: Path | None, force: bool) -> Path:
     check_folder(out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names - {FIGURES, PICTURE, PAGE}:
-        raise LocalError(f"{out} is not empty, and it holds no diagnosis; give another folder")
+        raise LocalError(f"{out} holds {contents(out)}, and no diagnosis alone; give another folder")
     if names and not force:
         raise LocalError(f"{out} already holds a diagnosis; replace it with --force or give another folder")
     return out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewbits.cli import comparison, config
 from fewbits.ctrl_c import STOP
-from fewbits.engines.common.run_files import CALL, left_nothing, of_a_call
+from fewbits.engines.common.run_files import CALL, contents, left_nothing, of_a_call
 from fewbits.engines.common.run_lock import LOCK, RunLock, check_unused
 from fewbits.errors import LocalError
 from fewbits.files import check_folder
@@ -39,7 +39,7 @@ def check_free(folder: Path, force: bool) -> None:
     if of_a_call(folder):
         raise LocalError(f"{folder} holds {CALL}, or give another folder")
     if not is_ours(folder):
-        raise LocalError(f"{folder} is not empty, and it holds no fewbits run; give another folder")
+        raise LocalError(f"{folder} holds {contents(folder)}, and no run of this program; give another folder")
     if not force:
         raise LocalError(f"{folder} already holds {_described(folder)} or replace it with --force")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, get_type_hints
 
 from typer.core import TyperGroup
 
 from fewbits.choices import nearest
-from fewbits.cli.screen import believe_columns, screen, write_anything
+from fewbits.cli.screen import STDOUT, believe_columns, drop_stdout, name_stdout, screen, write_anything
 from fewbits.errors import FewbitsError, LocalError
 
 
@@ -22,7 +23,20 @@ class ErrorGroup(TyperGroup):
     def main(self, *args: Any, **options: Any) -> Any:
         write_anything()
         believe_columns()
-        return super().main(*args, **options)
+        name_stdout()
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()  # now, not while the interpreter ends, which could not say what is wrong
+        except BrokenPipeError:
+            drop_stdout()
+            sys.exit(1)
+        except OSError as error:  # of --help and --version, which are no command
+            if error.filename != STDOUT:
+                raise
+            _complain(error)
+            sys.exit(1)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -40,7 +54,7 @@ class ErrorGroup(TyperGroup):
         except BrokenPipeError:
             raise  # the reader of a pipe has seen enough; typer ends without a word
         except OSError as error:  # a wrong path, no permission, a full disk
-            _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
+            _complain(error)
             ctx.exit(1)
 
 
@@ -52,6 +66,9 @@ def _describe_arguments(command: Any) -> None:
             parameter.help = next(info.help for info in hint.__metadata__ if hasattr(info, "help"))
 
 
-def _complain(error: Exception | str) -> None:
-    sentence = f"fewbits: {error}"
+def _complain(error: Exception) -> None:
+    said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+    if isinstance(error, OSError) and error.filename == STDOUT:
+        drop_stdout()
+    sentence = f"fewbits: {said}"
     screen(stderr=True).print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -6,7 +6,9 @@ import codecs
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import wraps
 from io import TextIOWrapper
 
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.console import Console
 LEAST = 80  # columns: tables are fitted to them, and a narrower terminal wraps their lines
 NARROW = 40  # COLUMNS below this are no terminal's
 UNCUT = 10_000  # columns of a file or a pipe, where no line is too long
+STDOUT = "stdout"  # its name in messages
 ERRORS = "fewbits.plain"  # the name of `plain` among the handlers of encoding errors
 PLAIN = {
     "×": "x",
@@ -67,6 +70,36 @@ def write_anything(streams: Iterable[object] = ()) -> None:
     for stream in streams or (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=ERRORS)
+
+
+def name_stdout() -> None:
+    """Let errors of writing to stdout name it, as those of a file do: a full disk may be the one behind `> file`."""
+    stream = sys.stdout
+    if not isinstance(stream, TextIOWrapper) or "write" in vars(stream):
+        return
+    for name in ("write", "flush"):
+        setattr(stream, name, _named(getattr(stream, name)))
+
+
+def _named(call: Callable[..., object]) -> Callable[..., object]:
+    @wraps(call)
+    def checked(*args: object) -> object:
+        try:
+            return call(*args)
+        except BrokenPipeError:
+            raise  # the reader of a pipe has seen enough
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, STDOUT) from error
+
+    return checked
+
+
+def drop_stdout() -> None:
+    """Send what stdout still holds, and all that follows, nowhere: it cannot be written."""
+    with suppress(OSError, ValueError):
+        nowhere, place = os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        os.dup2(nowhere, place)
+        os.close(nowhere)
 
 
 def plain(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -79,17 +79,19 @@ class ClientCore:
         self._before: Callable[[], Parts] | None = None  # of before the last frame, where it was loaded
         self.public = torch.zeros(self.exchange.public.numel, device=model.whole.device)
         self._value: dict[str, Tensor] | None = None  # that `public` was made of
+        self._version = 0  # of that value; 0: none came
         self._in_subspace: dict[str, float] = {}  # figures of the last update
         self.cut = 0  # numbers of the last update that were too large for masks
 
     def receive(self, bundle: bytes, down: Subscription | None = None) -> None:
         """Take the public values; nothing changes on errors. `down`: another end than this client's."""
         end = down or self.down
-        value = end.receive(bundle)
-        if value is not self._value:
-            self._take(value, end)
+        self._take(end.receive(bundle), end)
 
     def _take(self, value: dict[str, Tensor], end: Subscription) -> None:
+        self._version = end.version
+        if value is self._value:
+            return
         if isinstance(end, StartedSubscriber) and self._inside is not None and end.start is not self._start:
             assert end.start is not None
             self._inside.start, self._start = end.start, end.start
@@ -136,7 +138,7 @@ class ClientCore:
     def start(self) -> None:
         """Load the public values and the client state into the model."""
         self.local.load(self.public, self.client_state)
-        self.method.start(self.model.module, self.down.version, self.number)
+        self.method.start(self.model.module, self._version, self.number)
 
     @property
     def correction(self) -> Correction | None:

@@ -100,11 +100,15 @@ class PublicModel(ABC):
             "broadcast": self.publisher.dump(),
         }
 
-    def load(self, dumped: Mapping[str, Sequence[Any]]) -> None:
-        """Become what was dumped, whose tensors have our shapes; WireError, and no change, for damaged frames."""
+    def load(self, dumped: Mapping[str, Sequence[Any]], round: int) -> None:
+        """Become what was dumped after `round` rounds, whose tensors have our shapes.
+
+        WireError, and no change, for damaged frames and for those of another round.
+        """
         before, inside = self.publisher.dump(), coordinates(self.model.module)
         try:
             self.publisher.load(dumped["broadcast"])
+            _check_version(self.publisher.version, round)
         except (LookupError, TypeError, ValueError) as error:  # ours are ValueErrors
             self.publisher.load(before)
             if isinstance(error, FewbitsError):
@@ -116,6 +120,12 @@ class PublicModel(ABC):
         (theta,) = dumped["theta"]
         self.model.load_vector(theta)
         self.moments, self.server_vectors = tuple(dumped["moments"]), tuple(dumped["server_vectors"])
+
+
+def _check_version(version: int, round: int) -> None:
+    """The first version is there before the first round, and each round publishes one."""
+    if version != round + 1:
+        raise WireError(f"Server.load: version {round + 1} is the newest after round {round}; got version {version}")
 
 
 class WholeModel(PublicModel):

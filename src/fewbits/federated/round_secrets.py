@@ -6,6 +6,9 @@ from fewbits.errors import LocalError, WireError
 from fewbits.federated.client_core import ClientCore
 from fewbits.links.bundle import pack, unpack
 from fewbits.privacy.secure_sum import ClientEnd
+from fewbits.wire.frame import MAX_SEQUENCE
+
+ANSWERED = b"answered"
 
 
 class RoundSecrets:
@@ -53,16 +56,23 @@ class RoundSecrets:
 
     def dump(self) -> bytes:
         """As bytes for `load`."""
-        answered = b"answered" if self._answered else b""
+        answered = ANSWERED if self._answered else b""
         end = [] if self.end is None else [str(self.end.round).encode(), self.end.dump()]
         return pack([str(self.newest).encode(), answered, *end])
 
     def load(self, data: bytes) -> None:
         """Become what was dumped; WireError when the bytes are damaged."""
         newest, answered, *end = (*unpack(data), b"")
-        if not newest.isdigit() or len(end) not in (1, 3) or (len(end) == 3 and not end[0].isdigit()):
+        if answered not in (b"", ANSWERED) or len(end) not in (1, 3):
             raise WireError("these bytes are not a dumped Client")
-        self.newest, self._answered, self.end = int(newest), bool(answered), None
+        self.newest, self._answered, self.end = _version(newest), bool(answered), None
         if len(end) == 3:
-            self.end = self._core.secure_end(int(end[0]))
+            self.end = self._core.secure_end(_version(end[0]))
             self.end.load(end[1])
+
+
+def _version(text: bytes) -> int:
+    """A version that a link can name, in digits."""
+    if text.isdigit() and len(text) <= len(str(MAX_SEQUENCE)) and int(text) <= MAX_SEQUENCE:
+        return int(text)
+    raise WireError(f"a dumped Client has a version of 0..{MAX_SEQUENCE}; got {text[:20]!r}")

@@ -272,9 +272,9 @@ class Server:
         """Become the server that was dumped after `round` rounds, when clients held these versions.
 
         Raises:
-            LocalError, WireError: it is another server's, no dump, or damaged; nothing has changed then.
+            LocalError, WireError: it is another server's or round's, no dump, or damaged; nothing has changed then.
         """
-        self.public.load(dump_to_load(round, dumped, versions, self.dump()))
+        self.public.load(dump_to_load(round, dumped, versions, self.dump()), round)
         if self.norms is not None:
             self.norms.load(dumped.get("norms", ()))
         self.round, self.downlinks.versions = round, dict(versions)

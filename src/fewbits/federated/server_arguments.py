@@ -11,6 +11,7 @@ from torch import nn
 from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.federated.norm_watch import KINDS
+from fewbits.learn.aggregation.past_norms import is_entry
 from fewbits.learn.method import Method
 from fewbits.learn.module_checks import check_like, check_module
 from fewbits.links import SharedInit, StateStore
@@ -53,11 +54,13 @@ def check_arguments(
 def dump_to_load(round: object, dumped: Dump, versions: object, like: Dump) -> Dump:
     """The dump; LocalError unless these are what `Server.load` takes. `like`: what the server dumps now."""
     check_whole("Server.load: round", round, 0, MOST_ROUNDS, numpy=True)
+    newest = int(round) + 1  # pyright: ignore
     if not isinstance(versions, Mapping):
         raise LocalError(f"Server.load: versions must be a dict of numbers by client; got {versions!r}")
     for client, version in versions.items():
         check_whole("Server.load: a client of versions", client, 0, numpy=True)
-        check_whole(f"Server.load: the version of client {client}", version, 0, numpy=True)
+        hint = f", as {newest} is the newest after round {round}"
+        check_whole(f"Server.load: the version of client {client}", version, 0, newest, numpy=True, hint=hint)
     if not isinstance(dumped, Mapping) or not dumped.keys() >= DUMPED:
         raise LocalError(f"Server.load takes what Server.dump gave, with {sorted(DUMPED)}; got {type(dumped).__name__}")
     for name, expected in like.items():
@@ -80,6 +83,6 @@ def _check_part(name: str, found: object, like: Sequence[Any]) -> None:
         if name != "norms" and not all_finite(x):
             raise LocalError(f"{what}: number {i} has {int((~torch.isfinite(x)).sum())} values that are not finite")
     rows = [row for table in found for row in table.tolist()] if name == "norms" else []
-    odd = next((r for r in rows if r[0] not in range(len(KINDS)) or not (r[1] >= 0 and 0 <= r[2] < 2**53)), None)
+    odd = next((r for r in rows if r[0] not in range(len(KINDS)) or not is_entry(*r[1:])), None)
     if odd is not None:
         raise LocalError(f"{what} must have rows of kind, median and number of updates; got {odd}")

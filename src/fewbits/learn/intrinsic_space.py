@@ -116,7 +116,8 @@ class IntrinsicSpace:
 
     def trained(self, version: int, client: int) -> range:
         """Which vectors of s a client trains on a version, where it trains inside."""
-        epoch = max(0, version - 1) // self.epoch  # version 0: nothing came yet
+        check_whole("IntrinsicSpace.trained: version", version, 1, numpy=True)
+        epoch = (version - 1) // self.epoch
         if self.mode == "growing":
             return range(min(epoch + 1, self.k))
         which = epoch % self.k if self.mode == "time-varying" else self.which(version, client)

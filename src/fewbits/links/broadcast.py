@@ -13,7 +13,7 @@ from typing import Any
 
 from fewbits.codecs import Lift
 from fewbits.codecs.flat_view import copied
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, WireError
 from fewbits.links.catch_up import Candidate, CatchUp, shortest
 from fewbits.links.downlink import Downlink, Part, value_of, vectors
 from fewbits.links.history import History
@@ -240,7 +240,10 @@ class Broadcast(Publisher):
         self._forget_newest()
         if self.codec.stateless:
             self._latest = records[0]
-            self.value = Receiver(self.codec, spec).receive(self._latest)
+            receiver = Receiver(self.codec, spec)
+            self.value = receiver.receive(self._latest)
+            if receiver.expects != self.version:
+                raise WireError(f"a dumped broadcast of version {self.version} holds that of {receiver.expects}")
             return []
         self.value = value_of(self.codec, self._sender.state, spec)
         return self._history.load(records, self._sender)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from isal.isal_zlib import crc32
+
 from fewbits.errors import WireError
 from fewbits.wire import Frame
 
 MAX_FRAMES = 2**16
+CHECKSUM_BYTES = 4  # CRC-32, as in a frame's header
 
 
 def wrap(frames: Sequence[bytes], ack: int) -> bytes:
-    """Frames as a bundle. The last one carries the receiver's acknowledgement; without frames it follows the count."""
+    """Frames as a bundle, of which the last one carries the receiver's acknowledgement.
+
+    Without frames the acknowledgement follows the count, and then a checksum, which frames have in their headers.
+    """
     if not frames:
-        return pack([]) + leb(ack % 2**16)
+        return _sealed(pack([]) + leb(ack % 2**16))
     return pack([*frames[:-1], bytes(Frame.parse(frames[-1]).acknowledging(ack))])
 
 
 def wrapped_bytes(lengths: Sequence[int]) -> int:
     """len() of a bundle of frames of these lengths; without frames, with the shortest acknowledgement."""
-    return len(leb(len(lengths))) + sum(len(leb(n)) + n for n in lengths) + (not lengths)
+    return len(leb(len(lengths))) + sum(len(leb(n)) + n for n in lengths) + (0 if lengths else 1 + CHECKSUM_BYTES)
 
 
 def pack(frames: Sequence[bytes]) -> bytes:
@@ -47,13 +53,23 @@ def unpack(bundle: bytes) -> list[bytes]:
 
 
 def lone_ack(bundle: bytes) -> int | None:
-    """The acknowledgement in a bundle without frames; None: it has frames."""
+    """The acknowledgement in a bundle without frames; None: it has frames. WireError when it is damaged."""
     if bundle[:1] != pack([]):
         return None
     ack, end = unleb(bundle, 1)
-    if ack >= 2**16 or end != len(bundle):
-        raise WireError("a bundle without frames holds a count of zero and an acknowledgement of 16 bits, no more")
+    if ack >= 2**16 or end + CHECKSUM_BYTES != len(bundle):
+        raise WireError(
+            "a bundle without frames holds a count of zero, an acknowledgement of 16 bits and a checksum, no more; "
+            f"got {len(bundle)} bytes"
+        )
+    if bundle != (sound := _sealed(bundle[:end])):
+        found, expected = (x[end:].hex().upper() for x in (bundle, sound))
+        raise WireError(f"checksum is {found}, the bytes give {expected}: the bundle without frames was damaged")
     return ack
+
+
+def _sealed(data: bytes) -> bytes:
+    return bytes(data) + crc32(data).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def leb(value: int) -> bytes:

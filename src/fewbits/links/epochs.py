@@ -187,12 +187,17 @@ class EpochBroadcast(Publisher):
 
     def load(self, dumped: Sequence[bytes]) -> list[str]:
         theta, now, *rest = (Frame.parse(frame) for frame in dumped)
+        version, epoch = now.header.sequence + 1, theta.header.sequence
+        if epoch != self._space.epoch_of(version):
+            raise WireError(f"version {version} is of epoch {self._space.epoch_of(version)}; theta is of epoch {epoch}")
         seed = codec_hash(RAW, self._senders[WHOLE].spec, SEED)
         finals = [frame for frame in rest if frame.header.codec != seed]
+        if late := [final.header.sequence for final in finals if final.header.sequence >= epoch]:
+            raise WireError(f"theta is of epoch {epoch}, and a final of epoch {late[0]} is not before it")
         self.seed_frame = dumped[-1] if len(finals) < len(rest) else None
         self._base = self._frames.read(WHOLE, dumped[0])[WHOLE]
         self._now_values = self._frames.read(NOW, dumped[1])
-        self._epoch, self._version = theta.header.sequence, now.header.sequence + 1
+        self._epoch, self._version = epoch, version
         self._now, self._snapshot = dumped[1], None
         self.value = {WHOLE: self._frames.moved(self._base, self._epoch, self._now_values)}
         self._finals = {final.header.sequence: data for final, data in zip(finals, dumped[2:], strict=False)}

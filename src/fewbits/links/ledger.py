@@ -99,8 +99,11 @@ def read(path: Path) -> Iterator[Entry]:
                 raise LocalError(f"{path}, line {number}: not a ledger entry") from None
             if entry.direction not in DIRECTIONS:
                 raise LocalError(f"{path}, line {number}: direction must be up or down; got {entry.direction!r}")
-            if not all(type(n) is int for n in (entry.round, entry.client, entry.frame_bytes, entry.payload_bytes)):
-                raise LocalError(f"{path}, line {number}: round, client and bytes must be whole numbers")
+            numbers = (entry.round, entry.client, entry.frame_bytes, entry.payload_bytes)
+            if not all(type(n) is int and n >= 0 for n in numbers):
+                raise LocalError(
+                    f"{path}, line {number}: round, client and bytes must be whole numbers, 0 or more; got {numbers}"
+                )
             yield entry
 
 

@@ -133,6 +133,8 @@ class Subscriber(Subscription):
                 raise WireError(f"frame is of another codec or Spec: its hash is {frame.header.codec:04X}. {OTHER}")
             state = step(frame, data, state)
             latest, ack = frame.header.sequence + (step == self._public and not frame.header.snapshot), frame.header.ack
+        if not state.version:
+            raise WireError("the bundle leads to version 0; versions count from 1")
         # A snapshot, a seed and a difference from zeros need nothing before them, so any old one would lead back.
         if latest < max(self.version, state.version):
             raise DesyncError(

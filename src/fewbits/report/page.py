@@ -110,8 +110,9 @@ header: what frames add. fill: unused bits of the last byte.</p>
 
 
 def stages(runs: Sequence[tuple[str, Mapping[str, int]]]) -> str:
-    """The bits of each stage as a table with bars; `runs`: method, and bits by stage, summed over a method's runs."""
+    """The bits of each stage as a table with bars; `runs`: method, and bits by stage; the mean of a method's runs."""
     methods: dict[str, Counter[str]] = {}
+    seeds = Counter(method for method, _ in runs)
     for method, bits in runs:
         methods.setdefault(method, Counter()).update(bits)
     rows: list[list[str]] = []
@@ -120,5 +121,13 @@ def stages(runs: Sequence[tuple[str, Mapping[str, int]]]) -> str:
         for i, (stage, count) in enumerate((+bits).most_common()):
             share = count / whole
             bar = f'<td class="bar"><div style="width:{100 * share:.1f}%"></div></td>'
-            rows.append([escape(method) if i == 0 else "", escape(stage), megabytes(count / 8), f"{share:.1%}", bar])
+            rows.append(
+                [
+                    escape(method) if i == 0 else "",
+                    escape(stage),
+                    megabytes(count / 8 / seeds[method]),
+                    f"{share:.1%}",
+                    bar,
+                ]
+            )
     return STAGES + _table(["method", "stage", "MB", "share", ""], rows, "stages")

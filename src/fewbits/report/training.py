@@ -92,6 +92,7 @@ def sections(
     """The tables, and what their columns mean."""
     seeds = max((row.seeds for row in found), default=0)
     many = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
+    mean = f", mean over {seeds} seeds" if seeds > 1 else ""
     names = columns(found)
     named = "; ".join(f"{label}: {text}" for label, text in labels.items())
     notes = [
@@ -108,7 +109,9 @@ def sections(
     ]
     return [
         Section(f"Bytes and accuracy{many}", [table([names, *(cells(row, names) for row in found)]), *notes]),
-        Section("Bits sent by clients, by stage", [stages([(record.method, record.stages) for record in records])]),
+        Section(
+            f"Bytes sent by clients, by stage{mean}", [stages([(record.method, record.stages) for record in records])]
+        ),
         Section("What is measured", [MEASURED]),
         configuration(config),
     ]

@@ -14,7 +14,7 @@ from fewbits.codecs.base import Codec, Keys, wide
 from fewbits.codecs.chain import chain
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.topk import TopK
-from fewbits.codecs.wrappers.wrapper import Wrapper, check_feedback, finite, read_vector, write_vector
+from fewbits.codecs.wrappers.wrapper import Wrapper, check_dither, check_feedback, finite, read_vector, write_vector
 from fewbits.coders import Rans
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
@@ -31,8 +31,8 @@ class Delta(Wrapper):
             still in x - h next time.
 
     Raises:
-        LocalError: the inner codec multiplies by more than it misses, or corrects its errors already; at encoding, the
-            difference overflows.
+        LocalError: the inner codec multiplies by more than it misses, has unbiased levels of 2 bits for a whole vector,
+            or corrects its errors already; at encoding, the difference overflows.
 
     Example:
         >>> import torch
@@ -56,6 +56,7 @@ class Delta(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_feedback(self.codec)
+        check_dither(self.codec, "Delta", 3, 64)
 
     def init(self, spec: Spec) -> tuple[Tensor, Any]:
         """(h = 0, the inner codec's)."""

@@ -57,7 +57,7 @@ class ErrorFeedback(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_feedback(self.codec)
-        check_dither(self.codec)
+        check_dither(self.codec, "error feedback", 4, 16)
 
     def init(self, spec: Spec) -> Any:
         return self.codec.init(wide(spec))

@@ -79,18 +79,21 @@ def check_feedback(codec: Codec) -> None:
         transform.check()
 
 
-def check_dither(codec: Codec) -> None:
+def check_dither(codec: Codec, owner: str, bits: int, squares: int) -> None:
     """Raise LocalError for a dither on few levels, of a vector of which no step before left anything out.
 
     Its noise may be longer than the vector, and so is what is added to the next one.
+
+    `owner`: who feeds the error back; `bits`: the fewest that it bears; `squares`: it bears fewer in buckets of up to
+    squares * s^2 numbers.
     """
     for step, before in _steps(codec):
         if not isinstance(step, Quantize) or step.mode != "unbiased" or any(other.sparse for other in before):
             continue
-        if step.bits < 4 and (isinstance(step.bucket, str) or step.bucket > 16 * step.s**2):
+        if step.bits < bits and (isinstance(step.bucket, str) or step.bucket > squares * step.s**2):
             raise LocalError(
-                f"error feedback around {step!r}: its dither on {2 * step.s + 1} levels adds as much noise to a whole "
-                "vector as there is signal, so feedback of its error diverges; use 4 bits or more, "
+                f"{owner} around {step!r}: its dither on {2 * step.s + 1} levels adds as much noise to a whole "
+                f"vector as there is signal, so feedback of its error diverges; use {bits} bits or more, "
                 'Quantize(mode="contractive"), DeadZone, or TopK before it'
             )
 

@@ -18,10 +18,18 @@ from fewbits.json_text import json_text
 from fewbits.learn.flat_model import FlatModel
 from fewbits.links.identity import codec_hash
 
-COMMANDS = ("config.json", "compare.json")  # what the command line leaves first
+RUN_OF_COMMAND, COMPARISON = "config.json", "compare.json"
+ON_FLOWER = "run"  # the file with the name that a run on Flower began with
+COMMANDS = (RUN_OF_COMMAND, COMPARISON)  # what the command line leaves first
 RUN = ("checkpoints", "states", "ledger.jsonl", "metrics.jsonl", "vectors.bin")
 EARLY = (LOCK, "wire.json", "downlink")  # what a run that was stopped before its first log may have left
 CALL = "a run without config.json, as fb.federate makes it; make the same call again"
+KINDS = {  # by the first file that tells them
+    COMPARISON: "a comparison of the command line",
+    RUN_OF_COMMAND: "a run of the command line",
+    ON_FLOWER: "a run of a server on Flower",
+    "diagnose.json": "a diagnosis",
+}
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
 
 
@@ -33,7 +41,7 @@ def left_nothing(folder: Path) -> bool:
 def of_a_call(folder: Path) -> bool:
     """Whether the folder holds a run that a call from Python made, such as `fb.federate`."""
     logs = all((folder / name).is_file() for name in ("ledger.jsonl", "metrics.jsonl"))
-    return logs and not any((folder / name).exists() for name in COMMANDS)
+    return logs and not any((folder / name).exists() for name in (*COMMANDS, ON_FLOWER))
 
 
 def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
@@ -43,16 +51,48 @@ def check_continues(folder: Path, first: tuple[str, ...] = RUN) -> None:
         folder: where the run will write.
         first: names of which a run of this kind leaves one or more, before anything else.
     """
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    names = {name for name in names if name not in EARLY and not name.endswith(".part")}
     check_folder(folder)
-    command = next((name for name in COMMANDS if name in names), None)
-    if command is not None:
-        raise LocalError(
-            f"{folder} holds a run of the command line ({command}); continue it there, or give another folder"
-        )
+    names = _left(folder)
+    if names & {*COMMANDS, ON_FLOWER}:
+        raise LocalError(f"{folder} holds {contents(folder)}; continue it there, or give another folder")
     if names and not names & set(first):
-        raise LocalError(f"{folder} is not empty, and it holds no such run; give another folder")
+        raise LocalError(f"{folder} holds {contents(folder)}, and no such run; give another folder")
+
+
+def check_one_run(folder: Path) -> None:
+    """LocalError unless the folder is new, empty, or holds an earlier part of one run, as an engine plays it."""
+    names = _left(folder)
+    if names & {COMPARISON, ON_FLOWER} or (names and not names & {*RUN, RUN_OF_COMMAND}):
+        raise LocalError(f"{folder} holds {contents(folder)}, and no such run; give another folder")
+
+
+def check_on_flower(folder: Path) -> None:
+    """LocalError unless the folder is new, empty, or holds an earlier part of a server's run on Flower."""
+    names = _left(folder)
+    if names and ON_FLOWER not in names:
+        raise LocalError(f"{folder} holds {contents(folder)}, and no run on Flower; give another folder")
+
+
+def contents(folder: Path) -> str:
+    """What a folder that is not empty holds, in words that name a file of it."""
+    names = _left(folder)
+    found = next((name for name in KINDS if name in names), None)
+    if found is not None:
+        return f"{KINDS[found]} ({found})"
+    of_runs = sorted(name for name in names if (folder / name / "metrics.jsonl").is_file())
+    if of_runs:
+        return f"a comparison by fb.compare ({of_runs[0]})"
+    found = next((name for name in RUN if name in names), None)
+    if found is not None:
+        return f"a run of a call, such as fb.federate ({found})"
+    return f"other files ({min(names, default='none')})"
+
+
+def _left(folder: Path) -> set[str]:
+    """Names in the folder, but for what a run leaves that was stopped before it began."""
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    names = {path.name for path in found if path.name != ON_FLOWER or path.is_file()}
+    return {name for name in names if name not in EARLY and not name.endswith(".part")}
 
 
 def write_links(server: Server, folder: Path) -> None:

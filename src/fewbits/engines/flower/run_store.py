@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from fewbits.engines.common import checkpoint
 from fewbits.engines.common.checkpoint import Note
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
+from fewbits.engines.common.run_files import ON_FLOWER, check_on_flower
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.strategy_state import StrategyState
@@ -24,7 +25,6 @@ from fewbits.json_text import json_text
 from fewbits.links import Ledger, Receiver, Sender, StateStore
 from fewbits.rng import Key
 
-RUN = "run"  # holds the name that the run began with
 KINDS = ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp")  # as in Result
 Metrics = Mapping[str, MetricRecord | None]  # by kind
 log = logging.getLogger("flwr")
@@ -47,11 +47,12 @@ class RunStore:
         self.ledger = Ledger(folder / LEDGER if folder else None)
 
     def _open(self, folder: Path) -> None:
+        check_on_flower(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock.of(folder)
-        if not (folder / RUN).exists():
-            write_atomically(folder / RUN, self.run.encode())
-        self.run = (folder / RUN).read_text()  # not Flower's: a continued run has a new number there
+        if not (folder / ON_FLOWER).exists():
+            write_atomically(folder / ON_FLOWER, self.run.encode())
+        self.run = (folder / ON_FLOWER).read_text()  # not Flower's: a continued run has a new number there
         for note in checkpoint.notes(folder / "checkpoints"):
             note.check_settings(folder, self.settings)
         self._note, complaints = checkpoint.restore(folder / "checkpoints", self.server)

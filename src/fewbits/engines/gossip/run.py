@@ -15,6 +15,7 @@ from fewbits.engines.common import checkpoint
 from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.logs import LEDGER, append_metrics, resume_logs, sync_logs
+from fewbits.engines.common.run_files import check_one_run
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.same_run import NEWEST, check_same_run
 from fewbits.engines.common.schedule import Schedule
@@ -103,6 +104,7 @@ class GossipRun:
 
     def _resume(self, folder: Path) -> dict[str, Tensor] | None:
         """Return to the last sound checkpoint: its tensors, and logs cut to their earlier size."""
+        check_one_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
         taken: list[dict[str, Tensor]] = []
 

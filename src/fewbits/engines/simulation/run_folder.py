@@ -10,6 +10,7 @@ from torch import Tensor
 from fewbits.engines.common import checkpoint
 from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.logs import LEDGER, METRICS, append_metrics, resume_logs, sync_logs
+from fewbits.engines.common.run_files import check_one_run
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.same_run import NEWEST, check_same_run
 from fewbits.engines.common.task_identity import model_digest
@@ -29,6 +30,7 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, str]) -> None:
         """`settings`: what a resumed run must have in common with its earlier part, by name."""
         self.path, self.settings = path, settings
+        check_one_run(path)
         with placed(path):
             path.mkdir(parents=True, exist_ok=True)
         self.lock = RunLock.of(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import median_high
 
@@ -64,6 +65,15 @@ def norm(x: Tensor) -> float:
         wide = values.astype(np.float64)
         square = float(np.dot(wide, wide))
     return square**0.5
+
+
+def is_entry(found: float, count: float) -> bool:
+    """Whether these, of a checkpoint, can be a median and of how many norms.
+
+    >>> is_entry(0.5, 3.0), is_entry(0.5, 3.5), is_entry(float("inf"), 3.0)
+    (True, False, False)
+    """
+    return 0 <= found < math.inf and 1 <= count < 2**53 and count == int(count)
 
 
 def table(past: Sequence[tuple[float, int]]) -> Tensor:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fewbits.checks import check_whole
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.learn.aggregation.past_norms import is_entry
 from fewbits.learn.module_checks import check_like
 from fewbits.links import Receiver, Sender
 
 SENDER, START, NORMS = "sender", "start", "norms"
+MOST_ROUNDS = 10**9
 BYTES = torch.zeros(0, dtype=torch.uint8)
 LIKE = {
     "round": torch.zeros(1, dtype=torch.int64),
@@ -38,11 +41,17 @@ def check_dump(dumped: Mapping[str, Tensor], vectors: Mapping[str, Tensor], star
     for name in dumped:
         fixed = name in vectors or name in ("round", START)
         check_like(f"Node.load: {name}", dumped[name], expected.get(name, BYTES), free=0 if fixed else 1)
-    round, known = int(dumped["round"]), dumped["weights.nodes"].tolist()
-    if round < 0 or len(set(known)) != len(known) or not all(0 <= j < nodes for j in known):
-        raise LocalError(f"Node.load: expected a round, 0 or more, and nodes of 0..{nodes - 1}; got {round}, {known}")
-    if len(known) != len(dumped["weights.values"]):
-        raise LocalError(f"Node.load: got {len(dumped['weights.values'])} weights for {len(known)} nodes")
+    check_whole("Node.load: round", int(dumped["round"]), 0, MOST_ROUNDS)
+    known, weights = dumped["weights.nodes"].tolist(), dumped["weights.values"].tolist()
+    if len(set(known)) != len(known) or not all(0 <= j < nodes for j in known):
+        raise LocalError(f"Node.load: expected nodes of 0..{nodes - 1}, each once; got {known}")
+    if len(known) != len(weights):
+        raise LocalError(f"Node.load: got {len(weights)} weights for {len(known)} nodes")
+    if not all(0 <= weight <= 1 for weight in weights):
+        raise LocalError(f"Node.load: expected weights in [0, 1]; got {weights}")
+    odd = next((row for row in dumped[NORMS].tolist() if not is_entry(*row)), None)
+    if odd is not None:
+        raise LocalError(f"Node.load: {NORMS} must have rows of median and number of changes; got {odd}")
 
 
 def dump_links(sender: Sender, receivers: Mapping[int, Receiver]) -> dict[str, Tensor]:

@@ -92,6 +92,8 @@ class ClientEnd:
         done, roster, delivery = (*unpack(data), b"", b"")[:3]
         if len(done) != 1 or done[0] > len(STEPS):
             raise WireError("these bytes are not a dumped ClientEnd")
+        if (bool(roster), bool(delivery)) != (done[0] > STEPS.index("share"), done[0] > STEPS.index("open")):
+            raise WireError(f"a ClientEnd after {done[0]} steps has other messages of the server than these")
         self._done = done[0]
         if roster:
             self._roster, self._keys = roster, self._read_roster(roster)

@@ -52,7 +52,7 @@ def report(
             ],
         ),
         Section("Bits of the levels", [_levels(records)]),
-        Section("Bits by stage", [stages([(record.method, record.stages) for record in records])]),
+        Section(f"Bytes by stage{many}", [stages([(record.method, record.stages) for record in records])]),
         Section("What is measured", [MEASURED]),
         configuration(config),
     ]
