@@ -183,7 +183,7 @@ CODECS = ["dense", "topk@fraction=0.3", "lbgm+topk@fraction=0.5,threshold=0.9", 
 
 
 @pytest.mark.parametrize("method", [*CODECS, "predict", "fedpaq", "intrinsic@dim=8", "fetchsgd@columns=40"])
-@pytest.mark.parametrize("lie", [-19.0, 1000.0, 4.7e36])
+@pytest.mark.parametrize("lie", [-19.0, 1000.0, 1e14])
 def test_a_long_lie_is_left_out_counted_and_named_and_the_round_is_that_without_it(method, lie):
     fleet, honest = Fleet(method), Fleet(method)
     for k in range(3):
@@ -247,7 +247,7 @@ def test_a_lie_about_a_buffer_that_nobody_changes_is_left_out(method, first):
     for round in range(4):
         for i in range(8):
             tree = fleet.update(1.0, i)
-            tree["buffer:positions"] = torch.full((6,), 4.7e36 if i == 5 and round >= first else 0.0)
+            tree["buffer:positions"] = torch.full((6,), 1e14 if i == 5 and round >= first else 0.0)
             fleet.server.accept(i, fleet.frame(i, tree), 10.0)
         fleet.server.step()
         assert list(fleet.server.left_out) == ([5] if round >= first else [])
@@ -524,6 +524,8 @@ def training(method, liars, n=10, rounds=8):
     x = torch.randn(n + 1, 60, 12, generator=g)
     y = (x @ truth).argmax(-1)
     model = nn.Linear(12, 3)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
     server = fb.Server(copy.deepcopy(model), method, fb.Key(0), total_weight=60.0 * n)
     clients = [fb.Client(copy.deepcopy(model), method, fb.Key(7 + i), number=i) for i in range(n)]
     for _ in range(rounds):
