@@ -1,19 +1,21 @@
 """On Flower, no lie, NaN or exception of one client ends a run, nor does a server's end a client: a table of them."""
 
+import json
 import math
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import count, cycle, product
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from every_codec import restamp
 from fewbits import methods
 from fewbits.engines.flower import Compressed, Federated, Quarantine
 from fewbits.engines.flower import envelope as wire
-from fewbits.links.bundle import pack
+from fewbits.links.bundle import pack, unpack
+from fewbits.links.bundle import wrap as bundled
 from fewbits.wire import Frame
 from flower_numpy import DENSE, dense_grid, no_collection, record, same, trained
 
@@ -23,16 +25,16 @@ TOPK = methods.topk(fraction=0.5)
 WEIGHT = "num-examples"
 
 
-def around_fedavg(**more):
-    return Compressed(FedAvg(), DENSE, **more)
+def around_fedavg(evaluate=0.0, **more):
+    return Compressed(FedAvg(fraction_evaluate=evaluate), DENSE, **more)
 
 
-def around_median(**more):
-    return Compressed(FedMedian(), TOPK, **more)
+def around_median(evaluate=0.0, **more):
+    return Compressed(FedMedian(fraction_evaluate=evaluate), TOPK, **more)
 
 
-def of_ours(**more):
-    return Federated(TOPK, CLIENTS, **more)
+def of_ours(evaluate=0.0, **more):
+    return Federated(TOPK, CLIENTS, evaluate=evaluate, **more)
 
 
 def start():
@@ -60,7 +62,7 @@ def reporting(*records):
 
 
 def metrics(**values):
-    return reporting(["metrics", "m", {WEIGHT: 10, "loss": 0.5, **values}])
+    return reporting(["metrics", "m", {WEIGHT: 10 + LIAR, "loss": 0.5, **values}])
 
 
 def weighing(weight):
@@ -175,9 +177,9 @@ class Played:
     asked: list
 
 
-def play(folder, wrap, change=lambda reply: [reply], kind="train", functions=None, **more):
+def play(folder, wrap, change=lambda reply: [reply], kind="train", functions=None, rounds=ROUNDS, **more):
     """A run in which the liar's replies of one kind are changed."""
-    strategy = wrap(quarantine=Quarantine(10**6))
+    strategy = wrap(evaluate=float(kind == "evaluate"), quarantine=Quarantine(10**6))
     for name, function in (functions or {}).items():
         setattr(strategy, name, function)
     grid = dense_grid(folder, CLIENTS, strategy.method, **{"train": moved} | more)
@@ -189,7 +191,7 @@ def play(folder, wrap, change=lambda reply: [reply], kind="train", functions=Non
         return change(reply)
 
     grid.change = lie
-    return Played(strategy.start(grid, start(), num_rounds=ROUNDS, timeout=5), strategy, grid.sent)
+    return Played(strategy.start(grid, start(), num_rounds=rounds, timeout=5), strategy, grid.sent)
 
 
 def of_liar(strategy):
@@ -228,3 +230,131 @@ def test_a_lie_about_what_no_model_needs_costs_nothing(tmp_path, lie):
 
 def finite(arrays):
     return all(np.isfinite(x.numpy()).all() for x in arrays.values())
+
+
+# What the liar's app makes of an array.
+VALUES = {
+    "NaN": lambda x: np.full_like(x, np.nan) if x.dtype.kind == "f" else x,
+    "infinite": lambda x: np.full_like(x, -np.inf) if x.dtype.kind == "f" else x,
+    "4.7e36": lambda x: np.full_like(x, 4.7e36) if x.dtype.kind == "f" else x,
+    "the largest integer": lambda x: np.full_like(x, 2**63 - 1) if x.dtype.itemsize == 8 else x,
+    "no dimensions": lambda x: x.reshape(-1)[0],
+    "one more": lambda x: np.append(x, x.reshape(-1)[:1]),
+    "complex": lambda x: x.astype(np.complex64),
+    "bools": lambda x: x > 0,
+    "text": lambda x: x.astype(str),
+    "objects": lambda x: x.astype(object),
+    "an exception": lambda x: 1 / 0,
+}
+
+
+@pytest.mark.parametrize("wrap", [around_fedavg, of_ours])
+@pytest.mark.parametrize("lie", VALUES)
+def test_values_that_no_model_has_cost_the_client_its_turn(tmp_path, lie, wrap, absent):
+    if (lie, wrap) == ("the largest integer", of_ours):
+        return  # which sums floats alone, so that integers stay as they are
+    train = lambda x, client, round: VALUES[lie](x) if client == LIAR else moved(x, client, round)  # noqa: E731
+    found = play(tmp_path, wrap, train=train)
+    assert set(found.strategy.quarantine.offences) <= {LIAR} and same(found.result.arrays, absent[wrap])
+    assert sum(f"client {LIAR}" in note for note in found.strategy.channel.notes) == ROUNDS
+
+
+OTHERS = {name: REFUSED[name] for name in ("nothing", "an empty message", "JSON b'NaN'", "a name twice")}
+OTHERS |= {f"client {x!r}": fields(client=x) for x in (-1, "1", 0, 2**61)} | {"bytes": fields(bytes=-5)}
+OTHERS |= {"a weight of NaN": weighing(math.nan)}
+
+
+@pytest.mark.parametrize("lie", OTHERS)
+def test_a_lie_in_a_reply_to_a_hello_an_evaluation_or_a_goodbye_ends_nothing(tmp_path, lie):
+    for kind, wrap in (("hello", of_ours), ("evaluate", around_fedavg), ("goodbye", around_median)):
+        found = play(tmp_path / kind, wrap, lambda reply: [OTHERS[lie](reply)], kind, rounds=1)
+        assert len(found.result.train_metrics_clientapp) == 1 and finite(found.result.arrays)
+
+
+def strict(contents, weighted_by):
+    """A user's function that takes the clients at their word."""
+    found = [next(iter(content.metric_records.values())) for content in contents]
+    return MetricRecord({"levels": sum(math.log(each["loss"]) + int(10 * each["loss"]) for each in found)})
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -1.0, 0.0])
+def test_a_metric_function_that_fails_on_a_clients_word_costs_the_rounds_metrics(tmp_path, loss):
+    for wrap in (around_fedavg, of_ours):
+        lie = lambda reply: [metrics(loss=loss)(reply)]  # noqa: E731
+        found = play(tmp_path / wrap.__name__, wrap, lie, functions={"train_metrics_aggr_fn": strict})
+        assert len([note for note in found.strategy.channel.notes if "train_metrics_aggr_fn failed" in note]) == ROUNDS
+        assert all(dict(record) == {} for record in found.result.train_metrics_clientapp.values())
+        assert same(found.result.arrays, play(tmp_path / f"{wrap.__name__} honest", wrap).result.arrays)
+        assert found.strategy.inner.train_metrics_aggr_fn is strict
+
+
+def test_a_metric_function_sees_the_replies_that_most_clients_sent(tmp_path):
+    lie = BORNE["metrics of other keys"]
+    found = play(tmp_path, around_fedavg, lambda reply: [lie(reply)], functions={"train_metrics_aggr_fn": strict})
+    assert all(record["levels"] == 2 * (math.log(0.5) + 5) for record in found.result.train_metrics_clientapp.values())
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A server's first message to train, and a client that has never met it."""
+    folder = tmp_path_factory.mktemp("asked")
+    found = play(folder, of_ours)
+    message = next(content for _, content, _ in found.asked if opened(content).kind == "train")
+    places = count()
+
+    def answer(content):
+        ask = Message(content, 100, "train")
+        ask.metadata.__dict__["_message_id"] = "1"
+        fresh = next(iter(dense_grid(folder / f"{next(places)}", 1, TOPK, train=moved).nodes.values()))
+        return opened(fresh.app(ask, fresh.context).content)
+
+    return message, answer
+
+
+def entries(*listed):
+    return json.dumps({"entries": listed}).encode()
+
+
+def shaped(*shape, name="w"):
+    return entries([name, shape, "float32", "coded"])
+
+
+LAYOUTS = {
+    "another": shaped(2),
+    "of 2^40 numbers": shaped(2**40),
+    "of 2^40 times nothing": shaped(2**40, 0),
+    "of a length below 0": shaped(-1),
+    "of 65 dimensions": shaped(*[1] * 65),
+    "of nothing": entries(),
+    "500 levels deep": shaped(2, name="a." * 499 + "w"),
+    "2,000 arrays": entries(*[[f"n{i}", [0], "float32", "coded"] for i in range(2000)]),
+    **{
+        f"of {name!r}": shaped(2, name=name)
+        for name in ("", ".", "forward", "__class__", "_modules.w", "a\0", "\ud800")
+    },
+    "of a type that is code": entries(["w", [1], "i4,(2", "coded"]),
+    "of a kind that is none": entries(["w", [1], "float32", "secret"]),
+    "of names within names": entries(["a", [1], "float32", "coded"], ["a.b", [1], "float32", "coded"]),
+    "not JSON": b"\xff",
+}
+
+
+@pytest.mark.parametrize("lie", LAYOUTS)
+def test_a_client_bears_whatever_layout_a_server_sends(asked, lie):
+    message, answer = asked
+    found = opened(message)
+    assert answer(replace(found, parts=(found.parts[0], LAYOUTS[lie], *found.parts[2:])).seal()).kind == "trouble"
+    assert answer(message).kind == "train"
+
+
+HEADERS = [{"key": True}, {"key": False}, {"snapshot": True}, {"codec": 1}, {"history": 1}]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=str)
+def test_a_client_bears_whatever_bundle_a_server_sends(asked, header):
+    message, answer = asked
+    found = opened(message)
+    for sequence, ack in product((0, 1, 2**16, 2**24 - 1), (0, 2**16 - 1)):
+        frames = [restamp(data, sequence=sequence, **header) for data in unpack(found.parts[0])]
+        said = answer(replace(found, parts=(bundled(frames, ack), *found.parts[1:])).seal())
+        assert said.kind in ("train", "trouble")

@@ -178,12 +178,14 @@ def _number(name: str, found: Any, most: float) -> float:
 def check_values(values: Mapping[str, np.ndarray], sent: Mapping[str, np.ndarray]) -> None:
     """WireError names the first array with a value that no sum or square of it would survive.
 
-    Constants that are not finite in `sent` may come back so.
+    Constants that are not finite in `sent` may come back so, and integers as they are there, however large.
     """
     for name, x in values.items():
-        if x.size == 0 or x.dtype.kind not in "fc" or (name in sent and not np.isfinite(sent[name]).all()):
+        if x.size == 0 or x.dtype.kind == "b" or (name in sent and not np.isfinite(sent[name]).all()):
             continue
-        largest = float(np.abs(x).max())
+        if x.dtype.kind in "iu" and (name not in sent or np.array_equal(x, sent[name])):
+            continue
+        largest = float(np.abs(x.astype(np.float64) if x.dtype.kind in "iu" else x).max())
         if not math.isfinite(largest):
             raise WireError(f"{name} is not finite")
         if largest > LARGEST_ENTRY:
