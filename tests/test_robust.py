@@ -405,11 +405,11 @@ def test_a_checkpoint_from_before_there_were_norms_is_taken(tmp_path):
 # What a peer says beside its frame
 
 
-WEIGHTS = [0, -1.0, float("nan"), float("inf"), 1e308, 1e-300, 1e9, 81.0, True, "1", None, 10**400, np.float64(-1)]
+WEIGHTS = [0, float("nan"), 1e9, 81.0, np.float64(-1)]  # more of them in test_every_lie_server.py
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
-@pytest.mark.parametrize("method", ["dense", "lbgm", "dp@clip=1e6", "median"])
+@pytest.mark.parametrize("method", ["lbgm", "dp@clip=1e6"])
 def test_a_weight_that_no_client_has_is_counted_and_nothing_moves(weight, method):
     if method.startswith("dp") and weight in (1e9, 81.0):
         return  # all clients weigh 1 there, so that nothing is known of their examples
@@ -474,7 +474,7 @@ def absurd(tree, kind):
     return tree
 
 
-@pytest.mark.parametrize("kind", ["huge", "tiny", "largest"])
+@pytest.mark.parametrize("kind", ["huge", "tiny"])
 @pytest.mark.parametrize("method", [*CODECS, "scaffold", "median+topk", "geomedian", "krum+signsgd", "intrinsic@dim=8"])
 def test_absurd_numbers_of_one_client_cost_nobody_else_anything(method, kind):
     fleet = Fleet(method)

@@ -78,17 +78,6 @@ def test_running_statistics_out_of_range_leave_the_parameters_as_they_were():
     assert torch.equal(theta(server), before)
 
 
-@pytest.mark.parametrize("weight", [0, -1.0, float("nan"), float("inf"), 5e-324, 1e308, True, "1", None, 10**400])
-def test_a_peers_weight_that_is_none_is_counted_and_nothing_has_moved(weight):
-    server, client = pair("dense")
-    client.receive(server.bundle(0))
-    state = server.receiver(0).dump()
-    assert server.accept(0, client.reply(), weight) is None
-    assert "weight must be > 0" in server.reasons[0] and server.rejected == {0: 1}
-    assert server.receiver(0).dump() == state and server.versions == {}
-    assert turn(server, client, 1.0) is not None
-
-
 @pytest.mark.parametrize("method", ["dense", "topk", "lbgm"])
 def test_a_frame_too_large_for_the_sum_was_never_received(method):
     server, client = pair(method)

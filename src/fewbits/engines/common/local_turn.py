@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from numbers import Real
+from numbers import Integral, Real
 
 from fewbits.checks import check_number, check_whole
 from fewbits.engines.common.failed_turn import sentence
@@ -58,11 +58,11 @@ def checked(report: object) -> LocalReport | str:
         for name in ("steps", "without_loss", "without_target"):
             check_whole(f"a LocalReport's {name}", getattr(report, name), 0, MOST_STEPS, numpy=True)
         check_number("a LocalReport's examples", report.examples, "(0, inf)", numpy=True)
-        if report.loss is None:
-            return replace(report, steps=int(report.steps))
-        if not isinstance(report.loss, Real) or isinstance(report.loss, bool):
+        if report.loss is not None and (not isinstance(report.loss, Real) or isinstance(report.loss, bool)):
             raise LocalError(f"a LocalReport's loss must be a number or None; got {report.loss!r}")
-        return replace(report, steps=int(report.steps), loss=float(report.loss))
+        examples = int(report.examples) if isinstance(report.examples, Integral) else float(report.examples)
+        loss = None if report.loss is None else float(report.loss)
+        return replace(report, steps=int(report.steps), examples=examples, loss=loss)
     except LocalError as error:
         return str(error)
     except OverflowError:
