@@ -24,7 +24,7 @@ def tried(name: str, function: Callable[..., Any], most: Sequence[Message], say:
     def metrics(contents: Any, *more: Any, **named: Any) -> Any:
         try:
             return function([message.content for message in most] or contents, *more, **named)
-        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything
+        except Exception as error:  # noqa: BLE001 - the user's attributes code may raise anything
             say(f"{name} failed, so that the round has no such metrics: {sentence(error)}")
             return MetricRecord()
 
@@ -34,14 +34,16 @@ def tried(name: str, function: Callable[..., Any], most: Sequence[Message], say:
 @contextmanager
 def in_place(strategy: Strategy, name: str, most: Sequence[Message], say: Say) -> Iterator[None]:
     """While the strategy aggregates, put `tried` in place of its function of that name, if it has one."""
-    function, own = getattr(strategy, name, None), vars(strategy)
+    function, attributes = getattr(strategy, name, None), vars(strategy)
     if function is None:
         yield
         return
-    before = {name: own[name]} if name in own else {}
+    mine = name in attributes  # else a method of its class
     setattr(strategy, name, tried(name, function, most, say))
     try:
         yield
     finally:
-        delattr(strategy, name)
-        own.update(before)
+        if mine:
+            attributes[name] = function
+        else:
+            del attributes[name]

@@ -178,18 +178,22 @@ def _number(name: str, found: Any, most: float) -> float:
 def check_values(values: Mapping[str, np.ndarray], sent: Mapping[str, np.ndarray]) -> None:
     """WireError names the first array with a value that no sum or square of it would survive.
 
-    Constants that are not finite in `sent` may come back so, and integers as they are there, however large.
+    Constants that are not finite in `sent` may come back so, and values may be twice as large as they are there.
     """
     for name, x in values.items():
-        if x.size == 0 or x.dtype.kind == "b" or (name in sent and not np.isfinite(sent[name]).all()):
+        known = name in sent
+        if x.dtype.kind not in ("fciu" if known else "fc") or (known and not np.isfinite(sent[name]).all()):
             continue
-        if x.dtype.kind in "iu" and (name not in sent or np.array_equal(x, sent[name])):
-            continue
-        largest = float(np.abs(x.astype(np.float64) if x.dtype.kind in "iu" else x).max())
-        if not math.isfinite(largest):
+        found, most = _largest(x), max(LARGEST_ENTRY, 2 * _largest(sent[name]) if known else 0.0)
+        if not math.isfinite(found):
             raise WireError(f"{name} is not finite")
-        if largest > LARGEST_ENTRY:
-            raise WireError(f"{name} has a value of magnitude {largest:.3g}; at most {LARGEST_ENTRY:g} are taken")
+        if found > most:
+            raise WireError(f"{name} has a value of magnitude {found:.3g}; at most {most:g} are taken")
+
+
+def _largest(x: np.ndarray) -> float:
+    """The largest magnitude; 0 of no numbers."""
+    return float(np.abs(x.astype(np.float64) if x.dtype.kind in "biu" else x).max()) if x.size else 0.0
 
 
 def alike(replies: list[ClientReply], say: Callable[[str], None]) -> tuple[list[Message], list[Message]]:
