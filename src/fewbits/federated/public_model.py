@@ -25,6 +25,10 @@ from fewbits.links.finite import all_finite
 from fewbits.rng import Key
 
 
+class OutOfRangeError(LocalError):
+    """A step would take the model, or what the optimizer keeps, out of float32's range."""
+
+
 class PublicModel(ABC):
     """What is public: the model's parameters and buffers, and the objective's vectors."""
 
@@ -48,6 +52,15 @@ class PublicModel(ABC):
     def dim(self) -> int:
         """How many numbers the optimiser moves."""
 
+    def move(self, sums: RoundSum, scale: float, share: float) -> str:
+        """As `step`, but where the optimizer would leave float32's range the model stays; why it does, or ""."""
+        try:
+            self.step(sums, scale, share)
+        except OutOfRangeError as error:
+            self.step(RoundSum(self.exchange), 0.0, 0.0)
+            return str(error)
+        return ""
+
     @abstractmethod
     def step(self, sums: RoundSum, scale: float, share: float) -> None:
         """Move by `scale` times the sum, if there is one, and publish. `share`: see `ServerOptimizer.step`."""
@@ -68,7 +81,7 @@ class PublicModel(ABC):
 
     def _check_finite(self, *after: Tensor) -> None:
         if not all(map(all_finite, after)):
-            raise LocalError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
+            raise OutOfRangeError(f"Server.step: {self.optimizer} leaves float32's range; the model stays as it was")
 
     def _buffers(self, plain: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The buffers after the mean of their updates, by wire name."""

@@ -18,11 +18,13 @@ from fewbits.federated.exchange import Exchange
 from fewbits.federated.norm_watch import Norms, NormWatch
 from fewbits.federated.round_clients import RoundClients
 from fewbits.learn import shared_values
+from fewbits.links.finite import too_large
 from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.secure_sum import ServerEnd
 from fewbits.rng import Key
 
 LARGEST = torch.finfo(torch.float32).max
+LARGEST_ENTRY = 1e15  # of an update: float32 holds the sum of squares of 10^8 such, as optimizers take them
 WAITING_BYTES, FEWEST_WAITING = 256 << 20, 20  # of updates that wait for the end of a round
 
 
@@ -40,12 +42,13 @@ class RoundSum:
         self._counts = Counter[int]()  # messages, by subspace
         self._noise: dict[int, Tensor] = {}  # what sums of so many subspaces lack under dp, by subspace
         self._reach = 0.0  # no entry of the sum is larger
+        self._largest = LARGEST_ENTRY if exchange.method.masking is None else LARGEST  # masked words are no entries
         self.weight = 0.0  # sum_k n_k
         self.left_out: list[tuple[int | None, str]] = []  # (client, why) of those that waited in vain
 
     def most(self, weight: float) -> float:
-        """The largest entry of an update of this weight that keeps the sum within float32's range."""
-        return (LARGEST - self._reach) / weight
+        """The largest entry that is taken in an update of this weight, so that the sum stays in float32's range."""
+        return min(self._largest, (LARGEST - self._reach) / weight)
 
     def add(self, client: int | None, parts: Sequence[Partial], weight: float, reach: float, subspace: int = 0) -> None:
         """Add one decoded message; no entry of it is larger than `reach`."""
@@ -88,7 +91,7 @@ class RoundSum:
     def check_reach(self, update: Arrived) -> None:
         """WireError when the update could take the sum out of float32's range."""
         if not update.reach <= self.most(update.weight):
-            raise WireError(f"values up to {update.reach:.3g} with this weight could leave float32's range")
+            raise too_large(update.reach, self.most(update.weight))
 
     def _take(self, update: Arrived) -> None:
         self._terms.add(update)

@@ -84,7 +84,7 @@ class Server:
         counted = method.weight(2) == 2  # else all clients weigh 1
         self.total_weight, self._weights = total_weight, PeerWeight(max_weight, total_weight, counted)
         self.round = 0  # rounds finished
-        self.void = ""  # why the last round's masks stayed in its sum; "": it was no void round
+        self.void = ""  # why the last round's updates moved nothing; "": it was no void round
         self.rejected: dict[int, int] = {}  # frames left out, by client
         self.reasons: dict[int, str] = {}  # why the last one was, by client
         self.left_out: dict[int, str] = {}  # in the last step, after they were accepted: why, by client
@@ -233,7 +233,7 @@ class Server:
     def step(self) -> None:
         """Finish the round: move the model by the mean update and publish it. Without any update it stays.
 
-        Under masks it also stays when fewer clients arrived than the threshold: the round is void.
+        It stays in a void round, too: the optimizer would leave float32's range, or masks stay in the sum; see `void`.
         """
         self.flat.attach()  # takes replaced tensors over, or says which it cannot take
         sums = self._close()  # an update that fails below is not tried again
@@ -242,7 +242,7 @@ class Server:
             sums = RoundSum(self.exchange)
         weight = sums.protect(self.method.privacy, self._clients, self.key.fold("dp", self.round))
         scale = 1.0 / ((self.total_weight if self.method.normalise == "all" else None) or weight or 1.0)
-        self.public.step(sums, scale, weight / self.total_weight if self.total_weight else 1.0)
+        self.void += self.public.move(sums, scale, weight / self.total_weight if self.total_weight else 1.0)
         self.round += 1
         self._clients = RoundClients(self.method)
 

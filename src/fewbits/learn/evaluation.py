@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewbits.errors import FewbitsError, LocalError
+from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.metrics import Metric, count_right, finite, ignored, measure, metric_name
 from fewbits.learn.outputs import cross_entropy, described
@@ -121,7 +121,7 @@ def score(
                 raise
             except Exception as error:  # the user's own code may raise anything
                 where = f"rows {first + start}..{first + start + len(rows) - 1}, x {described(x)}, y {described(y)}"
-                raise LocalError(f"evaluation fails on {where}: {type(error).__name__}: {error}") from error
+                raise LocalError(f"evaluation fails on {where}: {type(error).__name__}: {words(error)}") from error
     return Scores.total(parts)
 
 

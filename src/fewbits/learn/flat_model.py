@@ -161,6 +161,25 @@ class FlatModel:
         self._take(found | before)
         return tuple(lost)
 
+    def repair(self) -> str:
+        """Put back the layers and parameters that were laid out, where `attach` cannot take those of now.
+
+        Returns:
+            Why it could not; "": nothing was wrong.
+        """
+        if self._laid_out.unchanged():
+            return ""
+        try:
+            self._laid_out.check_parameters()
+        except LocalError as error:
+            self._laid_out.put_back()
+            for name, tensor in self._tensors.items():
+                tensor.grad, tensor.data = None, self._parts[name]
+            self._grad_views = _views(self.grads, [self._tensors[name] for name in self.parameter_names])
+            self._take(self._tensors)
+            return str(error)
+        return ""
+
     def release(self) -> None:
         """Give every tensor memory of its own, outside the flat memory, and take the gradients away.
 

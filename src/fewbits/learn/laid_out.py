@@ -28,6 +28,7 @@ class LaidOut:
         self.module, self.parameters, self.buffers = module, dict(parameters), dict(buffers)
         parts = list(module.modules())
         self._tables: list[Any] = [table for part in parts for table in (part._modules, part._parameters)]
+        self._first = [dict(table.items()) for table in self._tables]
         self._parts = self._listed()  # alive, so that no other object gets their ids
         self._ids = list(map(id, self._parts))
         self._all = [x for x in self._parts if isinstance(x, Tensor)]  # frozen ones, too
@@ -78,6 +79,15 @@ class LaidOut:
         if any(x is dict(self.module.named_parameters())[name] for x in self._all):
             return "was unfrozen or untied after the model was laid out, so that nothing of it would travel"
         return "was added after the model was laid out, or is no longer tied, so that nothing of it would travel"
+
+    def put_back(self) -> None:
+        """Give the module the submodules and parameters that it had, trained or not as before."""
+        for table, first in zip(self._tables, self._first, strict=True):
+            if isinstance(table, dict):  # a TorchScript module cannot be changed so
+                table.clear()
+                table.update(first)
+        for x, trainable in zip(self._all, self._trainable, strict=True):
+            x.requires_grad_(trainable)
 
     def find(self, name: str) -> Tensor | None:
         """The buffer of now, or None."""

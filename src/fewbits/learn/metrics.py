@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewbits.errors import FewbitsError, LocalError
+from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.learn.outputs import VOID, cross_entropy, described, logits
 
 # (outputs, targets) -> the batch's mean, or its (sum, count); outputs as the model gave them
@@ -158,7 +158,7 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
         raise
     except Exception as error:  # the user's own code may raise anything
         what = f"outputs {described(outputs)}, targets {described(targets)}"
-        raise LocalError(f"{who} fails on {what}: {type(error).__name__}: {error}") from error
+        raise LocalError(f"{who} fails on {what}: {type(error).__name__}: {words(error)}") from error
     if isinstance(found, tuple | list) and len(found) == 2:
         total, count = _number(found[0]), _number(found[1])
     else:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewbits import kernels
 from fewbits.codecs import Partial
 from fewbits.codecs.flat_view import flat_view
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, WireError
 from fewbits.spec import Spec, TreeSpec
 
 
@@ -47,6 +47,14 @@ def reach(partial: Partial) -> float:
     largest = max(-float(low), float(high))
     product = abs(partial.scale) * largest
     return product if product <= torch.finfo(x.dtype).max else math.inf
+
+
+def too_large(found: float, most: float) -> WireError:
+    """The error about an update with an entry of magnitude `found`, where a sum takes `most`."""
+    return WireError(
+        f"values up to {found:.3g} came, and with this weight those beyond {most:.3g} are left out: sums "
+        "of them could leave float32's range"
+    )
 
 
 def check_finite(x: Any, owner: str) -> None:

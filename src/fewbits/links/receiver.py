@@ -13,7 +13,7 @@ from fewbits.codecs.flat_view import copied
 from fewbits.codecs.same_memory import same_memory
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, WireError
-from fewbits.links.finite import all_finite, reach
+from fewbits.links.finite import all_finite, reach, too_large
 from fewbits.links.identity import codec_hash, first_history, next_history
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
@@ -99,7 +99,7 @@ class Receiver:
         if found == math.inf:
             raise WireError("the frame decodes to values that are not finite")
         if found > most:
-            raise WireError(f"values up to {found:.3g} with this weight could leave float32's range")
+            raise too_large(found, most)
         self.reach = found
         self._accept(parsed, message, state, src, common)
         return partials

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fewbits.engines.common.process_settings import same_settings
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn.evaluation import Scores, score
@@ -19,6 +20,9 @@ def score_or_say(model: FlatModel, task: Task, x: Tensor, y: Tensor, first: int 
     `first` is the number of the first row, where x is a piece of a larger set.
     """
     try:
-        return score(model, x, y, loss=task.loss or cross_entropy, metric=task.metric, first=first)
+        with same_settings():
+            return score(model, x, y, loss=task.loss or cross_entropy, metric=task.metric, first=first)
     except LocalError as error:
         return Scores(failure=" ".join(str(error).split())[:LONGEST])
+    finally:
+        model.repair()

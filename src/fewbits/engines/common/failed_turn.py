@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.errors import FewbitsError
+from fewbits.errors import FewbitsError, words
 
 PACKAGE, TORCH = "fewbits", "torch"
 LONGEST = 300  # characters of a library's sentence
@@ -30,7 +30,7 @@ def sentence(error: Exception) -> str:
     """
     if isinstance(error, FewbitsError | AssertionError) and not _is_foreign(error):
         raise error
-    lines = str(error).strip().splitlines()
+    lines = words(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     place = _place(error)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fewbits.engines.common.failed_turn import way_out
 from fewbits.engines.common.task import Task
-from fewbits.errors import FewbitsError, LocalError
+from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.factor.derived import duplicate
 from fewbits.learn.evaluation import BATCH, all_void
 from fewbits.learn.flat_model import FlatModel
@@ -126,7 +126,7 @@ def _called(call: Callable[[], Any], what: str, x: Tensor) -> Any:
     except FewbitsError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise LocalError(f"{what}: {type(error).__name__}: {error}{_hint(x, str(error))}") from error
+        raise LocalError(f"{what}: {type(error).__name__}: {words(error)}{_hint(x, words(error))}") from error
 
 
 def _hint(x: Tensor, said: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from flwr.app import Array, ArrayRecord, Message
 from flwr.serverapp import Grid
 
-from fewbits.engines.flower import carried
+from fewbits.engines.flower import carried, metric_functions
 from fewbits.engines.flower import envelope as wire
 from fewbits.engines.flower.client_registry import ClientRegistry
 from fewbits.engines.flower.clipping import clip_of
@@ -233,6 +234,11 @@ class ClientChannel:
         if short:
             self.say(f"round {round}: {short}; the model stays")
         return short
+
+    def metrics(self, name: str, round: int, most: list[Message]) -> AbstractContextManager[None]:
+        """While the strategy aggregates: its function of that name costs no more than the metrics of the round."""
+        say = lambda sentence: self.say(f"round {round}: {sentence}")  # noqa: E731
+        return metric_functions.in_place(self.demands.strategy, name, most, say)
 
     def offend(self, reply: ClientReply, round: int, why: str) -> Message:
         """Say why a reply is left out, and count it; the reply as an error."""

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 from fewbits.engines.flower import arrival
 from fewbits.engines.flower.clipping import CLIP
 from fewbits.engines.flower.layout import CARRIED
+from fewbits.engines.flower.metric_functions import TRAIN
 from fewbits.engines.flower.quarantine import Quarantine
 from fewbits.engines.flower.replies import ClientReply
 from fewbits.engines.flower.run_store import RunStore
@@ -108,10 +109,9 @@ class Federated(Compressed):
                 good.append(reply)
             except WireError as error:
                 failures.append(self.channel.offend(reply, round, str(error)))
-        try:
-            self.server.step()
-        except LocalError as error:  # the sum leaves float32's range
-            self.channel.say(f"round {round}: {error}")
+        self.server.step()
+        if self.server.void:
+            self.channel.say(f"round {round}: {self.server.void}")
         for client, why in self.server.left_out.items():
             self.channel.say(f"round {round}: client {client} is left out: {why}")
         self._latest = self.arrays
@@ -119,8 +119,9 @@ class Federated(Compressed):
         if not good or self.channel.demands.weightless(good):
             return self._latest, None
         messages, most = self.channel.demands.alike(good, self.channel.say_once)
-        contents = [message.content for message in most or messages]
-        return self._latest, inner.train_metrics_aggr_fn(contents, inner.weighted_by_key)
+        contents = [message.content for message in messages]
+        with self.channel.metrics(TRAIN, round, most):
+            return self._latest, inner.train_metrics_aggr_fn(contents, inner.weighted_by_key)
 
     def _add(self, round: int, reply: ClientReply) -> None:
         """Add one client's update to the sum; WireError when it cannot be used."""

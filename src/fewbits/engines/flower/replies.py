@@ -22,10 +22,10 @@ from fewbits.checks import check_number
 from fewbits.engines.common import flower_version
 from fewbits.engines.flower.order import chain
 from fewbits.errors import WireError
+from fewbits.federated.round_sum import LARGEST_ENTRY
 
 LEAST, MOST = 1e-30, 1e30  # of a weight, so that no sum of weights leaves a float's range
 MEDIANS = 100.0  # times the median weight of a round: more than that no client counts, unless `max_weight` says so
-LARGEST = 1e15  # of a value: float32 holds the sum of squares of 10^8 such
 NORM_BIT = "norm_bit"  # Flower's name of the metric by which clients say that they clipped
 BEARS_FAILURES = (1, 25)  # older versions of Flower end the run when all replies are failures
 LEFT_OUT = 0  # Flower's code of an error of no kind of its own
@@ -110,7 +110,7 @@ class Demands:
         if kind != "train":
             return
         if self.loss is not None:
-            _number(self.loss, found.get(self.loss), LARGEST)
+            _number(self.loss, found.get(self.loss), LARGEST_ENTRY)
         for name in self.others:
             if name not in found:
                 raise WireError(f"its metrics have no {name!r}, which the strategy needs")
@@ -147,10 +147,6 @@ class Demands:
         """What the strategy gets: all, or nothing where its version of Flower ends the run at failures alone."""
         return messages + failures if messages or self.bears_failures else []
 
-    def of_most(self, name: str, most: list[Message]) -> MetricRecord:
-        """The metrics of the replies that most clients' are like, by the strategy's function of that name."""
-        return getattr(self.strategy, name)([message.content for message in most], self.weighted_by)
-
     def _known(self, client: int | None) -> bool:
         bound = self.max_weight
         return client in bound if isinstance(bound, Mapping) else bound is not None
@@ -182,16 +178,22 @@ def _number(name: str, found: Any, most: float) -> float:
 def check_values(values: Mapping[str, np.ndarray], sent: Mapping[str, np.ndarray]) -> None:
     """WireError names the first array with a value that no sum or square of it would survive.
 
-    Constants that are not finite in `sent` may come back so.
+    Constants that are not finite in `sent` may come back so, and values may be twice as large as they are there.
     """
     for name, x in values.items():
-        if x.size == 0 or x.dtype.kind not in "fc" or (name in sent and not np.isfinite(sent[name]).all()):
+        known = name in sent
+        if x.dtype.kind not in ("fciu" if known else "fc") or (known and not np.isfinite(sent[name]).all()):
             continue
-        largest = float(np.abs(x).max())
-        if not math.isfinite(largest):
+        found, most = _largest(x), max(LARGEST_ENTRY, 2 * _largest(sent[name]) if known else 0.0)
+        if not math.isfinite(found):
             raise WireError(f"{name} is not finite")
-        if largest > LARGEST:
-            raise WireError(f"{name} has a value of magnitude {largest:.3g}; at most {LARGEST:g} are taken")
+        if found > most:
+            raise WireError(f"{name} has a value of magnitude {found:.3g}; at most {most:g} are taken")
+
+
+def _largest(x: np.ndarray) -> float:
+    """The largest magnitude; 0 of no numbers."""
+    return float(np.abs(x.astype(np.float64) if x.dtype.kind in "biu" else x).max()) if x.size else 0.0
 
 
 def alike(replies: list[ClientReply], say: Callable[[str], None]) -> tuple[list[Message], list[Message]]:

@@ -20,6 +20,7 @@ from fewbits.engines.flower.delegate import STEPS, Delegate
 from fewbits.engines.flower.farewell import farewell
 from fewbits.engines.flower.fits import check_arrays, check_method, check_private, lossless
 from fewbits.engines.flower.layout import Layout
+from fewbits.engines.flower.metric_functions import EVALUATE, TRAIN
 from fewbits.engines.flower.mod import check, identity
 from fewbits.engines.flower.order import check_inner, check_outermost
 from fewbits.engines.flower.quarantine import Quarantine
@@ -157,12 +158,11 @@ class Compressed(Delegate):
         if self.rounds.over(server_round):
             return None
         usable, failures = self.channel.usable("evaluate", server_round, replies)
-        if usable and self.channel.demands.weightless(usable):
-            failures += [reply.failure("all replies weigh 0") for reply in usable]
-            usable = []
+        if self.channel.demands.weightless(usable):
+            usable, failures = [], failures + [reply.failure("all replies weigh 0") for reply in usable]
         messages, most = self.channel.demands.alike(usable, self.channel.say_once)
-        found = self.inside("aggregate_evaluate", server_round, self.channel.demands.given(messages, failures))
-        found = self.channel.demands.of_most("evaluate_metrics_aggr_fn", most) if most else found
+        with self.channel.metrics(EVALUATE, server_round, most):
+            found = self.inside("aggregate_evaluate", server_round, self.channel.demands.given(messages, failures))
         self.rounds.enter(KINDS[1], found)
         return found
 
@@ -280,8 +280,8 @@ class Compressed(Delegate):
         given = self.channel.demands.given(messages, failures)
         if self.channel.demands.divides and not given:
             return None, None
-        arrays, metrics = self.inside("aggregate_train", round, given)
-        metrics = self.channel.demands.of_most("train_metrics_aggr_fn", most) if most else metrics
+        with self.channel.metrics(TRAIN, round, most):
+            arrays, metrics = self.inside("aggregate_train", round, given)
         if arrays is None:
             return None, metrics
         try:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from fewbits.engines.common.failed_turn import data_fault, sentence
+from fewbits.engines.common.failed_turn import data_fault
+from fewbits.engines.common.local_turn import train_locally
 from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
@@ -16,7 +17,6 @@ from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import Node
 from fewbits.learn.local_tensors import LocalTensors
-from fewbits.learn.outputs import cross_entropy
 from fewbits.links.finite import all_finite
 from fewbits.links.ledger import stages
 from fewbits.rng import Key
@@ -106,18 +106,14 @@ class Trainer:
     def _train(self, node: Node, model: FlatModel, steps: LocalSteps) -> float:
         """The node's local steps; returns eta, or 0 when they failed."""
         task = self.task
-        if node.me in task.unfit:
-            return steps.fail(task.unfit[node.me], raised=True)
         self.local_tensors.restore_all()  # no node may see another's
         current = shared_values.values(model)
         self._before = {name: current[name].clone() for name in self._unknown}
         key = self.key.fold("round", node.round + 1, "node", node.me)
-        examples, loss = task.parts[node.me], task.loss or cross_entropy
-        try:
-            report = task.local.train(model, task.x, task.y, examples, key, loss=loss)
-        except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
-            return steps.fail(sentence(error), raised=True)
+        report = train_locally(task, model, node.me, key)
+        if isinstance(report, str):
+            return steps.fail(report, raised=True)
         if not all_finite(model.whole):
-            return steps.fail(f"the trained model is not finite{data_fault(task.x, examples)}")
+            return steps.fail(f"the trained model is not finite{data_fault(task.x, task.parts[node.me])}")
         steps.loss, steps.loss_note = report.loss, report.loss_note
         return task.local.lr * report.steps

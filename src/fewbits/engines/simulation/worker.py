@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fewbits.engines.common.evaluation import score_or_say
 from fewbits.engines.common.failed_turn import data_fault
+from fewbits.engines.common.local_turn import train_locally
 from fewbits.engines.common.task import Task, evaluation_noise, training_guard
-from fewbits.engines.simulation.local_turn import train_locally
 from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate

@@ -1,0 +1,69 @@
+"""One client's local training within its turn: what the user's code raises or reports costs the turn, not the run."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from numbers import Integral, Real
+
+from fewbits.checks import check_number, check_whole
+from fewbits.engines.common.failed_turn import sentence
+from fewbits.engines.common.process_settings import same_settings
+from fewbits.engines.common.task import Task
+from fewbits.errors import LocalError
+from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.local import Correction, LocalReport
+from fewbits.learn.outputs import cross_entropy
+from fewbits.learn.seeding import seeded
+from fewbits.rng import Key
+
+MOST_STEPS = 2**31 - 1
+
+
+def train_locally(
+    task: Task, model: FlatModel, client: int, key: Key, correct: Correction | None = None, draws: bool = False
+) -> LocalReport | str:
+    """Train in place; the report, or why the turn failed. The module is whole afterwards.
+
+    Args:
+        task: with the client's examples.
+        model: as the client begins.
+        client: its number.
+        key: of this client in this round.
+        correct: what the objective adds to gradients.
+        draws: whether the objective may draw random numbers, which `LocalSGD` cannot see.
+    """
+    if client in task.unfit:
+        return task.unfit[client]
+    loss, rows = task.loss or cross_entropy, task.parts[client]
+    try:
+        with same_settings(), seeded(key.fold("noise"), model.params.device) if draws else nullcontext():
+            report = task.local.train(model, task.x, task.y, rows, key, loss=loss, correct=correct)
+    except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
+        failed = sentence(error)
+        model.repair()
+        return failed
+    return model.repair() or checked(report)
+
+
+def checked(report: object) -> LocalReport | str:
+    """The report of somebody's `LocalSGD.train` in Python's own numbers, or what is wrong with it.
+
+    >>> checked(LocalReport(steps=2, examples=20, loss="low"))
+    "a LocalReport's loss must be a number or None; got 'low'"
+    """
+    if not isinstance(report, LocalReport):
+        return f"local training must return a LocalReport; got {type(report).__name__}"
+    try:
+        for name in ("steps", "without_loss", "without_target"):
+            check_whole(f"a LocalReport's {name}", getattr(report, name), 0, MOST_STEPS, numpy=True)
+        check_number("a LocalReport's examples", report.examples, "(0, inf)", numpy=True)
+        if report.loss is not None and (not isinstance(report.loss, Real) or isinstance(report.loss, bool)):
+            raise LocalError(f"a LocalReport's loss must be a number or None; got {report.loss!r}")
+        examples = int(report.examples) if isinstance(report.examples, Integral) else float(report.examples)
+        loss = None if report.loss is None else float(report.loss)
+        return replace(report, steps=int(report.steps), examples=examples, loss=loss)
+    except LocalError as error:
+        return str(error)
+    except OverflowError:
+        return "a LocalReport's loss is beyond the largest float"
