@@ -93,6 +93,11 @@ class Broadcast(Publisher):
         return self._latest if self.codec.stateless else self._history.entries(self.version - 1)[-1]
 
     @property
+    def longest_entry(self) -> bytes:
+        """An entry in which all has changed that costs bytes only then."""
+        return self.entry
+
+    @property
     def snapshot(self) -> bytes:
         if self.codec.stateless:
             return self._latest
@@ -240,7 +245,9 @@ class Broadcast(Publisher):
         self._forget_newest()
         if self.codec.stateless:
             self._latest = records[0]
-            self.value = Receiver(self.codec, spec).receive(self._latest)
+            receiver = Receiver(self.codec, spec)
+            receiver.agreed = self._sender.agreed
+            self.value = receiver.receive(self._latest)
             return []
         self.value = value_of(self.codec, self._sender.state, spec)
         return self._history.load(records, self._sender)
