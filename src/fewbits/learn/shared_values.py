@@ -1,7 +1,7 @@
 """What client and server exchange: the parameters and float buffers that travel, as a dict of named tensors.
 
 Buffers, such as BatchNorm's running statistics, travel with every update as float32, never through the lossy codec.
-Entries that training left as they were are not sent: a constant costs a byte or so. Buffers are averaged like
+Entries that are as they were are not sent, up or down: a constant costs a byte or so. Buffers are averaged like
 parameters, with server learning rate 1 and no momentum. Integer buffers (`num_batches_tracked`) do not travel. On the
 wire a buffer's name begins with "buffer:". An objective's server vectors (SCAFFOLD's control variate) are called
 "control:0" and so on. They travel as float32, too, because an error of a lossy codec in them would stay.
