@@ -89,10 +89,20 @@ def normed():
     return filled(nn.Sequential(nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)))
 
 
-@pytest.mark.parametrize(("name", "settings"), [("fedpaq", {}), ("masked", {}), ("masked", {"bits": "19"})])
-def test_buffers_are_in_a_plan(name, settings):
-    (line,) = planned(name, settings, model=normed)
-    assert (line.up_total, line.down_total) == played(name, settings, task=task(model=normed))
+WITH_BUFFERS = [
+    ("fedpaq", {}),
+    ("dense", {"down": "fp16"}),
+    ("masked", {}),
+    ("masked", {"bits": "19"}),
+    ("intrinsic", {"dim": "32"}),
+]
+
+
+@pytest.mark.parametrize("per_round", [2, 3])
+@pytest.mark.parametrize(("name", "settings"), WITH_BUFFERS)
+def test_buffers_are_in_a_plan(name, settings, per_round):
+    (line,) = planned(name, settings, model=normed, per_round=per_round)
+    assert (line.up_total, line.down_total) == played(name, settings, per_round=per_round, task=task(model=normed))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,19 @@ import pytest
 import torch
 
 from every_codec import vector
-from fewbits.codecs import Blocks, DeadZone, Delta, Quantize, RandK, Raw, Threshold, TopK, chain, route
+from fewbits.codecs import (
+    Blocks,
+    DeadZone,
+    Delta,
+    Quantize,
+    RandK,
+    Raw,
+    SinceStart,
+    Threshold,
+    TopK,
+    chain,
+    route,
+)
 from fewbits.coders import Rans
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.links import Broadcast, Downlink, SharedInit, StartedBroadcast, StartedSubscriber, Subscriber
@@ -18,8 +30,8 @@ from fewbits.spec import Spec
 from fewbits.wire import Frame
 from fewbits.wire.identity import canonical
 from second_decoder.broadcast import Holder
-from second_decoder.inside import Inside
 from second_decoder.intrinsic import Theta
+from second_decoder.started import Started
 from second_decoder.text import identity
 from test_second_decoder import described, same, values
 
@@ -81,46 +93,60 @@ def test_bundles_of_every_kind(down, kinds, more, seeded):
     assert found >= kinds | (more if seeded else set())
 
 
+SINCE = route([("buffer:*", SinceStart()), ("*", Raw("fp16"))])
+STARTED = [  # (downlink, vectors of s, numbers of a buffer)
+    (Downlink(Raw()), 1, 0),
+    (Downlink(Delta(Blocks(DeadZone(), 3))), 3, 0),
+    (Downlink(SINCE), 1, 30),
+    (Downlink(SINCE, personal=route([("buffer:*", Delta(Threshold(0.0))), ("*", Delta(Quantize(bits=4)))])), 1, 30),
+]
+
+
 @pytest.mark.parametrize("seeded", [False, True])
-@pytest.mark.parametrize(("down", "count"), [(Downlink(Raw()), 1), (Downlink(Delta(Blocks(DeadZone(), 3))), 3)])
-def test_downlinks_with_a_start(down, count, seeded):
-    size, start, spec = 50, torch.from_numpy(vector(Key(5), 50)), Spec.of({"coordinates": torch.zeros(4 * count)})
+@pytest.mark.parametrize(("down", "count", "numbers"), STARTED, ids=[repr(down) for down, *_ in STARTED])
+def test_downlinks_with_a_start(down, count, numbers, seeded):
+    theta0 = torch.from_numpy(vector(Key(5), 50))
 
     def model(version):
         moved = torch.from_numpy(vector(Key(version), 4 * count))
         moved[: 4 * (version % count)] = 0
-        return {"coordinates": moved * min(1, version - 1)}
+        found = {"coordinates": moved * min(1, version - 1)}
+        if numbers:
+            found["buffer:table"] = torch.from_numpy(vector(Key(0), numbers))
+            found["buffer:table"][: version // 2] = -0.0
+        return found
 
+    spec, start = Spec.of(model(1)), {"theta0 of x": theta0} | {n: x for n, x in model(1).items() if "buffer" in n}
     first, of_start = SharedInit(Key(3), lambda key: model(1)), SharedInit(Key(3), lambda key: start)
-    server = StartedBroadcast(
-        down,
-        spec,
-        Key(0),
-        start,
-        seed=first if seeded else None,
-        start_seed=of_start if seeded else None,
-        space=" of x",
-    )
-    public, text = canonical(down.public), f'tree(entries=[["theta0 of x",tensor(shape=[{size}])]])'
-    found = {word: identity(public, canonical(spec), word) for word in ("", "seed of ", "patch of ")}
-    raw = "flat(codec=chain(coder=fixed(),transforms=[raw()]))"
-    begin = {identity(raw, text)[0]: False, identity(raw, text, "seed of ")[0]: True}
+    seeds = {"seed": first, "start_seed": of_start} if seeded else {}
+    server = StartedBroadcast(down, spec, Key(0), start, **seeds)
+    public, personal = canonical(down.public), canonical(down.personal) if down.personal else ""
+    texts = {"": public, "seed of ": public, "patch of ": public} | ({"own ": personal} if personal else {})
+    found = {word: identity(text, canonical(spec), word) for word, text in texts.items()}
+    beside = f',["buffer:table",tensor(shape=[{numbers}])]' if numbers else ""
+    raw, tree = "flat(codec=chain(coder=fixed(),transforms=[raw()]))", f'["theta0 of x",tensor(shape=[50])]{beside}'
+    begin = {identity(raw, f"tree(entries=[{tree}])", word)[0]: bool(word) for word in ("", "seed of ")}
+    builds = (first.build, of_start.build) if seeded else (None, None)
 
     def new():
         hashes = {codec: word for word, (codec, _) in found.items()}
-        holder = Holder(public, "", described(spec), hashes, found[""][1], None, lambda key: values(model(1)))
-        return Inside(holder, size, begin, lambda key: start.numpy())
+        alone = found["own "][1] if personal else None
+        holder = Holder(public, personal, described(spec), hashes, found[""][1], alone, lambda key: values(model(1)))
+        reader = Started(holder, described(Spec.of(start)), begin, lambda key: {n: x.numpy() for n, x in start.items()})
+        return reader, StartedSubscriber(down, spec, Spec.of(start), *builds)
 
-    ours, steady = StartedSubscriber(down, spec, size, first.build, of_start.build, " of x"), new()
+    steady, seldom = [*new(), HeldState()], [*new(), HeldState()]
     for version in range(1, 8):
         server.publish(model(version))
-        late = new()
-        for reader in (steady, late):
-            bundle = server.bundle(reader.holder.version or None)
-            (s,), _ = reader.receive(bundle)
-            assert same(reader.start, start.numpy()) and same(s, server.value["coordinates"].numpy())
-        ours.receive(server.bundle(ours.version or None))
-        assert same(ours.value["coordinates"].numpy(), s) and same(ours.start.numpy(), late.start)
+        for pair in [steady, [*new(), HeldState()], *([seldom] if version in (2, 6) else [])]:
+            reader, ours, held = pair
+            update = server.catch_up(held)
+            pair[2] = update.after
+            bundle = wrap(list(update.frames), 3)
+            value, _ = reader.receive(bundle)
+            assert all(map(same, value, values(ours.receive(bundle))))
+            assert all(same(reader.start[name], x.numpy()) for name, x in ours.start.items())
+            assert update.after.frames or all(map(same, value, values(server.value)))
 
 
 @pytest.mark.parametrize("mode", ["static", "time-varying", "k-subspace"])

@@ -20,8 +20,8 @@ SECOND = {
     "codecs": """
         Adaptive Basis Blocks Chain Codec Contract CountSketch DeadZone Delta Each ErrorFeedback FetchSGD
         FetchStep Flat Keys LastValue Lift LookBack LowRank MeanSketch Modular ModularEncoding Partial Predict
-        Quantize RandK Raw Route Sign Sketch Subspace Threshold TopK Total Transform TreeSpec TreeTotal as_lift
-        chain each flat linear_values route same
+        Quantize RandK Raw Route Sign SinceStart Sketch Subspace Threshold TopK Total Transform TreeSpec TreeTotal
+        as_lift chain each flat linear_values route same
     """,
     "coders": """
         Auto Coder Elias Fixed Golomb Rans Zstd delta_bits gamma_bits predicted_bits read_delta read_gamma

@@ -8,8 +8,7 @@ import numpy as np
 from second_decoder.bits import WORDS, Bits, cast, wide
 from second_decoder.frames import Header, Reader, leb, next_history, unbundled
 from second_decoder.keys import Name
-from second_decoder.supports import support
-from second_decoder.vectors import read_key, start, stored
+from second_decoder.vectors import entries, read_key, start
 
 
 def digest(arrays, types):
@@ -30,9 +29,24 @@ class Holder:
     def __init__(self, text, personal_text, tensors, hashes, first, personal_first, build):
         self.tensors, self.hashes, self.build = tensors, hashes, build
         self.first, self.personal_first, self.personal_text, self.text = first, personal_first, personal_text, text
+        self.key_first = first  # the history that key frames have
         self.public = Reader(text, tensors)
         self.personal = Reader(personal_text, tensors) if personal_text else None
         self.value, self.version, self.history, self.alone = None, 0, first, False
+
+    def begin(self, start):
+        """Take the start, by name: what `since_start` tells values apart from."""
+        names = [name for name, *_ in self.tensors]
+        found = {
+            i: np.concatenate([start[names[j]] for j in places])
+            for i, (_, places, (name, _)) in enumerate(self.public.groups)
+            if name == "since_start"
+        }
+        if found:
+            assert all(seen.dtype == "float32" for seen, _, (name, _) in self.public.groups if name == "since_start")
+            text = self.first.to_bytes(3, "big") + b"".join(x.astype("<f4").tobytes() for x in found.values())
+            digest = hashlib.blake2b(text, digest_size=3, person=b"fewbits.history").digest()
+            self.public.agreed, self.key_first = found, int.from_bytes(digest, "big")
 
     def receive(self, bundle):
         """(the value, the acknowledgement)"""
@@ -58,7 +72,7 @@ class Holder:
             return None
         assert header.key or not self.alone
         self.public.history, self.public.expects = self.history, self.version
-        assert header.history == (self.first if header.key else self.history)
+        assert header.history == (self.key_first if header.key else self.history)
         self.value = self.public.receive(frame)
         self.version, self.history, self.alone = header.sequence + 1, self.public.history, False
         return None
@@ -83,7 +97,10 @@ class Holder:
     def begun(self, reader):
         """States of a codec whose ends both know the value."""
         fresh = [start(inner, seen) for seen, _, inner in reader.groups]
-        return [state and (x, state[1]) for x, state in zip(self.laid(reader), fresh, strict=True)]
+        return [
+            (x, state[1]) if isinstance(state, tuple) else state
+            for x, state in zip(self.laid(reader), fresh, strict=True)
+        ]
 
     def seed(self, header, frame):
         if self.version and not self.alone:
@@ -104,10 +121,7 @@ class Holder:
         assert not self.alone and 1 <= since <= self.version
         expected, vectors = bits.bytes(8), []
         for (seen, _, _), (h, _) in zip(self.public.groups, self.public.states, strict=True):
-            k, x = bits.delta() - 1, h.copy()
-            places = support(k, seen.n, bits)
-            x[places] = stored(k, wide(seen.dtype), bits)
-            vectors.append(x)
+            vectors.append(entries(h, wide(seen.dtype), bits))
         bits.finish()
         assert digest(vectors, [wide(seen.dtype) for seen, _, _ in self.public.groups]) == expected
         self.public.states = [(x, inner) for x, (_, inner) in zip(vectors, self.public.states, strict=True)]

@@ -57,11 +57,12 @@ class Reader:
     def __init__(self, text, tensors, common=Name(0)):
         self.tensors, self.common = tensors, common
         self.groups = [(laid(places, tensors), places, inner) for places, inner in groups(parse(text), tensors)]
+        self.agreed = {}  # the start's vectors, by group
         self.restart()
         self.history, self.expects = None, 0  # the first history is not this reader's business
 
     def restart(self):
-        self.states = [start(inner, seen) for seen, _, inner in self.groups]
+        self.states = [self.agreed.get(i, start(inner, seen)) for i, (seen, _, inner) in enumerate(self.groups)]
 
     def receive(self, frame, common=None):
         """One flat array per tensor."""

@@ -5,6 +5,7 @@ import numpy as np
 from second_decoder.bits import WORDS, as_floats, cast, wide
 from second_decoder.coders import integers, words
 from second_decoder.keys import Name
+from second_decoder.supports import support
 from second_decoder.transforms import Levels, Vector, read
 
 FIXED = ("fixed", {})
@@ -19,6 +20,8 @@ def start(codec, seen):
     name, given = codec
     if name == "chain":
         return None
+    if name == "since_start":
+        return np.zeros(seen.n, wide(seen.dtype))
     inner = given["codec"]
     if name == "blocks":
         return [start(inner, part) for part in cut(given, seen)]
@@ -35,6 +38,8 @@ def decode(codec, seen, bits, common, state):
     name, given = codec
     if name == "chain":
         return chain(given, seen, bits, common), None
+    if name == "since_start":
+        return entries(state, seen.dtype, bits), state
     x, state = {
         "error_feedback": feedback,
         "delta": delta,
@@ -57,6 +62,14 @@ def chain(given, seen, bits, common):
         x = as_floats(words(coder, seen.n, WORDS[seen.dtype], bits), seen.dtype)
     for back in reversed(backs):
         x = back(x)
+    return x
+
+
+def entries(h, dtype, bits):
+    """h with other words at some places."""
+    k, x = bits.delta() - 1, h.copy()
+    places = support(k, len(h), bits)
+    x[places] = stored(k, dtype, bits)
     return x
 
 
@@ -115,6 +128,8 @@ def read_state(codec, seen, bits):
     name, given = codec
     if name == "chain":
         return None
+    if name == "since_start":
+        return stored(seen.n, seen.dtype, bits)
     inner = given["codec"]
     if name == "blocks":
         return [read_state(inner, part, bits) for part in cut(given, seen)]

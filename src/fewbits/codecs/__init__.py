@@ -30,6 +30,7 @@ from fewbits.codecs.wrappers.error_feedback import ErrorFeedback
 from fewbits.codecs.wrappers.last_value import LastValue
 from fewbits.codecs.wrappers.look_back import Adaptive, LookBack
 from fewbits.codecs.wrappers.predict import Predict
+from fewbits.codecs.wrappers.since_start import SinceStart
 from fewbits.spec import Contract, TreeSpec
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "DeadZone",
     "Route",
     "Sign",
+    "SinceStart",
     "Sketch",
     "Subspace",
     "Threshold",

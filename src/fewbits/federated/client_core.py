@@ -92,9 +92,10 @@ class ClientCore:
         self._version = end.version
         if value is self._value:
             return
-        if isinstance(end, StartedSubscriber) and self._inside is not None and end.start is not self._start:
-            assert end.start is not None
-            self._inside.start, self._start = end.start, end.start
+        if isinstance(end, StartedSubscriber) and end.start is not None and self._inside is not None:
+            theta0 = end.start[self.exchange.theta0]
+            if theta0 is not self._start:
+                self._inside.start, self._start = theta0, theta0
         self._value = value
         self.public = shared_values.vector(value).to(self.model.whole.device)
 

@@ -46,7 +46,7 @@ def compile_kernels(exchange: Exchange) -> None:
             _compile_downlink(exchange)
         moved = exchange.method.space or exchange.method.inside
         if moved is not None:
-            _compile_space(exchange.start or exchange.public.numel, moved)
+            _compile_space(dict(exchange.start).get(exchange.theta0, exchange.public).numel, moved)
         if exchange.method.privacy is not None:
             x = np.ones(1, np.float32)
             kernels.dots.products(x, x)  # a norm, for clipping
@@ -88,7 +88,7 @@ def _first(codec: Lift, spec: TreeSpec, common: Key) -> bytes:
 
 def _compile_downlink(exchange: Exchange) -> None:
     """A publisher, a subscriber that follows it, and one that misses versions."""
-    small = replace(exchange, public=_smaller(exchange.public, exchange.down.public), start=0)
+    small = replace(exchange, public=_smaller(exchange.public, exchange.down.public), start=TreeSpec(()))
     publisher, near, far = small.publisher(KEY), small.subscriber(), small.subscriber()
     now = _values(small.public, 0)
     for round in range(1, 1 + ROUNDS):

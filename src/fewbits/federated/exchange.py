@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -31,9 +31,10 @@ from fewbits.links import (
     Subscription,
 )
 from fewbits.links.epoch_frames import WHOLE
+from fewbits.links.started import since_start
 from fewbits.privacy.pairwise_masking import MaskedTotal
 from fewbits.rng import Key
-from fewbits.spec import TreeSpec
+from fewbits.spec import Spec, TreeSpec
 from fewbits.wire.identity import canonical
 
 FEW = 4  # buffers, of which a sentence has the names
@@ -56,8 +57,8 @@ class Exchange:
     up: Lift
     down: Downlink
     common: Key  # everybody's: the factors of a new model, a round's random supports
-    start: int = 0  # D, where the model trains inside a subspace: the numbers of theta0
-    _starts: dict[tuple[Build, Key], Tensor] = field(default_factory=dict)  # theta0, as it was made from keys
+    start: TreeSpec = field(default_factory=lambda: TreeSpec(()))  # what clients get at first contact alone
+    _starts: dict[tuple[Build, Key], dict[str, Tensor]] = field(default_factory=dict)  # as they were made from keys
 
     @staticmethod
     def of(model: FlatModel, method: Method, common: Key = Key(0)) -> Exchange:
@@ -74,8 +75,9 @@ class Exchange:
         if method.privacy is not None:
             _check_noise(model)
             method.privacy.check(method.masking is not None or up.contract(update).lossless)
-        down, inside = shared_values.downlink(_down(method), public), coordinates(model.module)
-        return Exchange(method, public, update, sent, up, down, common, 0 if inside is None else len(inside.start))
+        down = shared_values.downlink(_down(method), public)
+        found = Exchange(method, public, update, sent, up, down, common)
+        return found if method.space is not None else replace(found, start=found._start_of(model))
 
     def of_round(self, round: int) -> Key:
         """The common key of the frames that answer version `round` of the model."""
@@ -95,12 +97,12 @@ class Exchange:
         one = partial(TreeTotal, self.up) if masking is None else partial(MaskedTotal, masking)
         return [one(self.update) for _ in range(count)]
 
-    def publisher(self, key: Key, init: SharedInit | None = None, start: Tensor | None = None) -> Publisher:
-        """The server's end of the downlink; `init` is what made the model, and `start` its theta0, if it has one."""
+    def publisher(self, key: Key, init: SharedInit | None = None, model: FlatModel | None = None) -> Publisher:
+        """The server's end of the downlink of `model`; `init` is what made it."""
         space, first = self.method.space, init and SharedInit(init.key, self._initial(init.build))
-        if start is not None:
+        if model is not None and len(self.start):
             made = init and SharedInit(init.key, self._start(init.build))
-            return StartedBroadcast(self.down, self.public, key, start, seed=first, start_seed=made, space=self._space)
+            return StartedBroadcast(self.down, self.public, key, self._first(model), seed=first, start_seed=made)
         if space is None:
             return Broadcast(self.down, self.public, key, seed=first)
         return EpochBroadcast(space, self.public, key, seed=first, plain=self._buffers)
@@ -108,17 +110,29 @@ class Exchange:
     def subscriber(self, build: Build | None = None) -> Subscription:
         """A client's end of the downlink; `build` makes the initial model, where the server has a SharedInit."""
         space, first = self.method.space, None if build is None else self._initial(build)
-        if self.start:
-            made = build and self._start(build)
-            return StartedSubscriber(self.down, self.public, self.start, first, made, self._space)
+        if len(self.start):
+            return StartedSubscriber(self.down, self.public, self.start, first, build and self._start(build))
         if space is None:
             return Subscriber(self.down, self.public, first)
         return EpochSubscriber(space, self.public, first, self._buffers)
 
     @property
-    def _space(self) -> str:
-        """The subspace of s, for the name of theta0: ends of other matrices do not understand each other."""
-        return "" if self.method.inside is None else f" of {canonical(self.method.inside)}"
+    def theta0(self) -> str:
+        """The name of theta0 in the start; it has the subspace, so ends of other matrices refuse each other."""
+        inside = self.method.inside
+        return "theta0" if inside is None else f"theta0 of {canonical(inside)}"
+
+    def _first(self, model: FlatModel) -> dict[str, Tensor]:
+        """The start, of a model as it is at first."""
+        inside = coordinates(model.module)
+        buffers = {name: x.clone() for name, x in shared_values.values(model).items() if name in dict(self.start)}
+        return buffers if inside is None else {self.theta0: inside.start} | buffers
+
+    def _start_of(self, model: FlatModel) -> TreeSpec:
+        """Names, shapes and dtypes of the start."""
+        inside, buffers = coordinates(model.module), since_start(self.down.public, self.public)
+        theta0 = [] if inside is None else [(self.theta0, Spec((len(inside.start),)))]
+        return TreeSpec((*theta0, *buffers))
 
     @property
     def _buffers(self) -> int:
@@ -139,17 +153,15 @@ class Exchange:
 
         return made
 
-    def _start(self, build: Build) -> Callable[[Key], Tensor]:
-        """Makes theta0 from a key; remembered, because every end of a downlink asks."""
+    def _start(self, build: Build) -> Callable[[Key], dict[str, Tensor]]:
+        """Makes the start from a key; remembered, because every end of a downlink asks."""
 
-        def made(key: Key) -> Tensor:
+        def made(key: Key) -> dict[str, Tensor]:
             if (build, key) not in self._starts:
                 module = build(key)
                 self.method.prepare(module, self.common.fold("factor"))
-                found = coordinates(module)
-                assert found is not None
                 self._starts.clear()
-                self._starts[build, key] = found.start
+                self._starts[build, key] = self._first(FlatModel(module))
             return self._starts[build, key]
 
         return made

@@ -36,8 +36,7 @@ class PublicModel(ABC):
         self.model, self.exchange = model, exchange
         self.optimizer, self.objective = exchange.method.server_optimizer, exchange.method.objective
         self.server_vectors: Vectors = (torch.zeros_like(model.shared_params),) * self.objective.server_vectors
-        inside = coordinates(model.module)
-        self.publisher = exchange.publisher(key, init, None if inside is None else inside.start)
+        self.publisher = exchange.publisher(key, init, model)
         self.moments: Moments = self.optimizer.init(self.dim)
         self._unknown = shared_values.unknown_buffers(model)
         self.remarks: dict[str, str] = {}  # one sentence for each unknown buffer that clients changed, by its name
@@ -104,9 +103,7 @@ class PublicModel(ABC):
 
     def dump(self) -> dict[str, Sequence[Any]]:
         """For a checkpoint."""
-        inside = coordinates(self.model.module)
         return {
-            "start": [] if inside is None else [inside.start],
             "theta": [self.model.vector()],
             "server_vectors": [x.clone() for x in self.server_vectors],
             "moments": [m.clone() for m in self.moments],
@@ -128,8 +125,7 @@ class PublicModel(ABC):
                 raise
             raise WireError("Server.load: these are not the frames of a dumped broadcast") from error
         if inside is not None and isinstance(self.publisher, StartedBroadcast):
-            (inside.start,) = dumped["start"]
-            self.publisher.start = inside.start
+            inside.start = self.publisher.start[self.exchange.theta0]
         (theta,) = dumped["theta"]
         self.model.load_vector(theta)
         self.moments, self.server_vectors = tuple(dumped["moments"]), tuple(dumped["server_vectors"])

@@ -1,7 +1,7 @@
 """What client and server exchange: the parameters and float buffers that travel, as a dict of named tensors.
 
 Buffers, such as BatchNorm's running statistics, travel with every update as float32, never through the lossy codec.
-Entries that training left as they were are not sent: a constant costs a byte or so. Buffers are averaged like
+Entries that are as they were are not sent, up or down: a constant costs a byte or so. Buffers are averaged like
 parameters, with server learning rate 1 and no momentum. Integer buffers (`num_batches_tracked`) do not travel. On the
 wire a buffer's name begins with "buffer:". An objective's server vectors (SCAFFOLD's control variate) are called
 "control:0" and so on. They travel as float32, too, because an error of a lossy codec in them would stay.
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Codec, Delta, Flat, Lift, Raw, Route, Threshold, chain
+from fewbits.codecs import Codec, Delta, Flat, Lift, Raw, Route, SinceStart, Threshold, chain
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError, WireError
 from fewbits.learn.flat_model import FlatModel
@@ -87,9 +87,11 @@ def split(rest: Tensor, size: int, count: int) -> tuple[Tensor, ...]:
 def downlink(part: Part | Downlink, tree: TreeSpec) -> Downlink:
     """The server's way to its clients, buffers and an objective's vectors taken out of lossy hands.
 
-    Where differences travel, those of buffers do, too; else buffers travel as they are, whole.
+    Where differences travel, those of buffers do, too; else what is not as at the start of the run.
     """
-    return Downlink.of(part).map(lambda lift: with_buffers(lift, tree, WHOLE if lift.stateless else Delta(CHANGED)))
+    return Downlink.of(part).map(
+        lambda lift: with_buffers(lift, tree, SinceStart() if lift.stateless else Delta(CHANGED))
+    )
 
 
 def with_buffers(codec: Lift, tree: TreeSpec, buffers: Codec = CHANGED) -> Lift:

@@ -93,6 +93,11 @@ class Broadcast(Publisher):
         return self._latest if self.codec.stateless else self._history.entries(self.version - 1)[-1]
 
     @property
+    def longest_entry(self) -> bytes:
+        """An entry in which all has changed that costs bytes only then."""
+        return self.entry
+
+    @property
     def snapshot(self) -> bytes:
         if self.codec.stateless:
             return self._latest
@@ -241,6 +246,7 @@ class Broadcast(Publisher):
         if self.codec.stateless:
             self._latest = records[0]
             receiver = Receiver(self.codec, spec)
+            receiver.agreed = self._sender.agreed
             self.value = receiver.receive(self._latest)
             if receiver.expects != self.version:
                 raise WireError(f"a dumped broadcast of version {self.version} holds that of {receiver.expects}")

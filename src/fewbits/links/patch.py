@@ -13,16 +13,14 @@ from torch import Tensor
 
 from fewbits.codecs import Lift
 from fewbits.codecs.base import raw_bits, wide
-from fewbits.codecs.lifts.lift import AnySpec, Group
-from fewbits.codecs.wrappers.wrapper import read_vector, write_vector
-from fewbits.coders import read_support, write_support
+from fewbits.codecs.lifts.lift import AnySpec
+from fewbits.codecs.wrappers.wrapper import read_entries, write_entries
 from fewbits.coders.elias import read_delta, write_delta
 from fewbits.errors import DesyncError
 from fewbits.links.downlink import value_of, vectors, with_vectors
 from fewbits.links.identity import PATCH, codec_hash
 from fewbits.links.receiver_state import ReceiverState
 from fewbits.links.shared_init import DIGEST_BYTES, digest
-from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter, Frame, Header
 from fewbits.wire.frame import HEADER_BYTES, MAX_SEQUENCE
 
@@ -59,9 +57,8 @@ def write_patch(
         out.write_bytes(digested)
     for group, x, positions in zip(codec.groups(spec), vectors(now.state), changed, strict=True):
         with out.section(group.name):
-            write_delta(len(positions) + 1, out)
-            write_support(positions, len(x), out)
-            write_vector(x[torch.from_numpy(positions)], _some(group, len(positions)), out)
+            places = torch.from_numpy(positions)
+            write_entries(places, x[places], wide(group.spec), out)
     header = Header(codec_hash(codec, spec, PATCH), now.version, now.history, snapshot=True)
     return bytes(Frame(header, out.finish()))
 
@@ -83,9 +80,7 @@ def parse_patch(src: BitReader, codec: Lift, spec: AnySpec) -> Patch:
     raw_bits = []
     for group in codec.groups(spec):
         with src.section(group.name):
-            count = read_delta(src, group.spec.numel + 1) - 1
-            positions = torch.from_numpy(read_support(count, group.spec.numel, src))
-            raw_bits.append((positions, read_vector(_some(group, count), src)))
+            raw_bits.append(read_entries(wide(group.spec), src))
     return Patch(steps, expected, raw_bits)
 
 
@@ -107,7 +102,3 @@ def read_patch(frame: Frame, codec: Lift, spec: AnySpec, before: ReceiverState) 
         raise DesyncError(f"the patch to version {header.sequence} does not give the server's value: the ends differ")
     state = with_vectors(before.state, changed)
     return ReceiverState(value_of(codec, state, spec), header.sequence, header.history, state)
-
-
-def _some(group: Group, count: int) -> Spec:
-    return Spec((count,), wide(group.spec).dtype)

@@ -13,6 +13,7 @@ from fewbits.codecs.flat_view import copied
 from fewbits.codecs.same_memory import same_memory
 from fewbits.coders.base import Coder
 from fewbits.errors import DesyncError, WireError
+from fewbits.links.agreed import Agreed
 from fewbits.links.finite import all_finite, reach, too_large
 from fewbits.links.identity import codec_hash, first_history, next_history
 from fewbits.rng import Key
@@ -54,6 +55,7 @@ class Receiver:
         self.expects = 0  # sequence number of the next frame
         self.state: Any = self.codec.init(spec)
         self.history = self._first = first_history(self.codec, spec)
+        self.agreed: Agreed | None = None  # what key frames begin with, if the sender has it, too
         self.sections: list[Section] = []  # of the last accepted frame's payload
         self._observed: dict[str, float] = {}
         self.reach = 0.0  # largest magnitude in the last partial
@@ -156,7 +158,7 @@ class Receiver:
             raise WireError(f"frame {header.sequence} is past the end of a link, which carries {MAX_SEQUENCE} frames")
         state, history = self.state, self.history
         if header.key:
-            state, history = self.codec.init(self.spec), self._first
+            state, history = self.agreed or (self.codec.init(self.spec), self._first)
             if header.sequence < self.expects:
                 raise DesyncError(f"key frame {header.sequence} is a repeat: frame {self.expects} comes next")
         elif header.sequence != self.expects:

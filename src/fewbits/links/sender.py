@@ -13,6 +13,7 @@ from fewbits.codecs.same_memory import same_memory
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError, WireError
 from fewbits.links.acknowledgement import frames_ahead
+from fewbits.links.agreed import Agreed
 from fewbits.links.finite import check_finite, check_tree, reach
 from fewbits.links.identity import codec_hash, first_history, next_history
 from fewbits.rng import Key
@@ -71,6 +72,7 @@ class Sender:
         self.state: Any = self.codec.init(spec)
         self.memory: Any = self.codec.memory(spec)
         self._history = self._first = first_history(self.codec, spec)
+        self.agreed: Agreed | None = None  # what key frames begin with, if the receiver has it, too
         self._key_frame = False
         self._pending: _Pending | None = None
         self.sections: list[Section] = []  # of the last frame's payload
@@ -121,8 +123,9 @@ class Sender:
         check_tree(x, self.spec, "Sender.send")
         check_finite(x, "Sender.send")
         common = common or self.common.fold(self.sequence)
-        state = self.codec.init(self.spec) if self._key_frame else self.state
-        history = self._first if self._key_frame else self._history
+        state, history = self.state, self._history
+        if self._key_frame:
+            state, history = self.agreed or (self.codec.init(self.spec), self._first)
         keys = Keys(self.key.fold(self.sequence), common)
         message, memory = self.codec.encode(x, self.spec, state, self.memory, keys)
         out = BitWriter()

@@ -16,11 +16,11 @@ DEAD_ZONES = {1: (1, 2.0), 2: (3, 1.1), 3: (7, 0.55), 4: (15, 0.28)}  # by bits:
 def downlink(name: str) -> Lift | Downlink:
     """The downlink of that name; LocalError when there is none.
 
-    `dense`, `fp16`: the whole model every time. `delta8`, `delta4`: differences to the public model in 8 or 4 bits.
-    `changes`: differences in float32 at the entries that changed, for servers that change few. `sparse`: the largest 5%
-    of the difference in 4 bits; missed differences can be merged. `own8`, `own4`: as `delta8` and `delta4`, or one such
-    difference for a single client when that is shorter. `own2`, `own1`: such differences at about 2.3 and 1.4 bits an
-    entry.
+    `dense`, `fp16`: the whole model every time, except for constants. `delta8`, `delta4`: differences to the public
+    model in 8 or 4 bits. `changes`: differences in float32 at the entries that changed, for servers that change few.
+    `sparse`: the largest 5% of the difference in 4 bits; missed differences can be merged. `own8`, `own4`: as `delta8`
+    and `delta4`, or one such difference for a single client when that is shorter. `own2`, `own1`: such differences at
+    about 2.3 and 1.4 bits an entry.
 
     Differences with a shared reference need no error feedback: EF21-P (Gruntkowska et al. 2023).
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewbits.learn.intrinsic_space import IntrinsicSpace
-from fewbits.links import EpochBroadcast, Publisher, StartedBroadcast
+from fewbits.links import Broadcast, EpochBroadcast, Publisher, StartedBroadcast
 from fewbits.links.bundle import wrapped_bytes
 
 
@@ -27,14 +27,21 @@ class Downlink(ABC):
 
 @dataclass(frozen=True)
 class Whole(Downlink):
-    """The whole model every time."""
+    """The whole model every time, except for buffers that are as they were at first."""
 
-    model: int  # bytes of its frame
+    model: int  # bytes of its frame; of a later version all numbers of buffers have changed
+    first: int  # of version 1
     seed: int | None = None  # of the frame that stands for version 1 at first contact
+
+    @property
+    def exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.model == self.first  # else a buffer may be a constant
 
     def frames(self, before: int | None, now: int) -> list[int]:
         """Lengths: one frame."""
-        return [self.model if self.seed is None or before or now > 1 else self.seed]
+        if before or now > 1:
+            return [self.model]
+        return [self.first if self.seed is None else self.seed]
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,9 @@ class Epochs(Downlink):
 
 @dataclass(frozen=True)
 class Started(Downlink):
-    """The start of a subspace at first contact, before the frames of another rule."""
+    """The start at first contact, before the frames of another rule: theta0 of a subspace, and buffers."""
 
-    start: int  # bytes of theta0's frame
+    start: int  # bytes of its frame
     value: Downlink
 
     @property
@@ -104,5 +111,6 @@ def _of_value(publisher: Publisher, space: IntrinsicSpace | None) -> Downlink:
         assert isinstance(publisher, EpochBroadcast)
         return Epochs(snapshot, len(publisher.longest_entry), space, publisher.keep, seed)
     if not publisher.differential:
-        return Whole(snapshot, seed)
+        assert isinstance(publisher, Broadcast)
+        return Whole(len(publisher.longest_entry), snapshot, seed)
     return Entries(snapshot, len(publisher.entry), publisher.keep, seed)

@@ -30,7 +30,7 @@ FAR = 1000.0  # so many times the value decoded last: no residual matters, so ev
 
 @dataclass(frozen=True)
 class Frames:
-    """Bytes of one client's contact. Updates are Gaussian, independent in every round."""
+    """Bytes of one client's contact. Updates are Gaussian, independent in every round; no buffer is a constant."""
 
     first: int  # a client's first frame
     later: float  # mean of those after it; of a method that recycles: of those sent in full

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from fewbits.codecs.base import Codec, Transform, wide
 from fewbits.codecs.chain import Chain, as_codec, from_raw_bits, to_raw_bits
 from fewbits.codecs.transforms.quantize import Quantize
-from fewbits.coders import Fixed
+from fewbits.coders import Fixed, read_support, write_support
+from fewbits.coders.elias import read_delta, write_delta
 from fewbits.errors import LocalError, WireError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
@@ -124,6 +125,24 @@ def read_vector(spec: Spec, src: BitReader) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise WireError("a stored vector holds values that are not finite")
     return x
+
+
+def write_entries(places: Tensor, values: Tensor, spec: Spec, out: BitWriter) -> None:
+    """Some entries of a vector: their count, their ascending places and their values.  # (k,) int64 and (k,)"""
+    write_delta(len(places) + 1, out)
+    write_support(places.numpy(), spec.numel, out)
+    write_vector(values, _some(spec, len(places)), out)
+
+
+def read_entries(spec: Spec, src: BitReader) -> tuple[Tensor, Tensor]:
+    """Read back; the count is bounded before the places are read. WireError unless the values are finite."""
+    count = read_delta(src, spec.numel + 1) - 1
+    places = torch.from_numpy(read_support(count, spec.numel, src))
+    return places, read_vector(_some(spec, count), src)
+
+
+def _some(spec: Spec, count: int) -> Spec:
+    return replace(spec, shape=(count,), segments=())
 
 
 def write_optional(x: Tensor | None, spec: Spec, out: BitWriter) -> None:

@@ -140,7 +140,7 @@ def _set_aside(path: Path) -> None:
 
 def _tensors(server: Server) -> dict[str, Tensor]:
     dumped = server.dump()
-    found = {name: dumped[name][0] for name in ("theta", "start", "norms") if dumped[name]}
+    found = {name: dumped[name][0] for name in ("theta", "norms") if dumped[name]}
     found |= {f"moment.{i}": m for i, m in enumerate(dumped["moments"])}
     found |= {f"extra.{i}": x for i, x in enumerate(dumped["server_vectors"])}
     found |= {
@@ -156,7 +156,7 @@ def _load(server: Server, note: Note, found: dict[str, Tensor]) -> None:
     broadcast = [found[k].numpy().tobytes() for k in sorted(k for k in found if k.startswith("broadcast."))]
     vectors = [found[k] for k in sorted(k for k in found if k.startswith("extra."))]
     dumped = {"theta": [found["theta"]], "moments": moments, "broadcast": broadcast, "server_vectors": vectors}
-    dumped |= {name: [found[name]] if name in found else [] for name in ("norms", "start")}
+    dumped["norms"] = [found["norms"]] if "norms" in found else []
     server.load(note.round, dumped, _dict(found["versions"]))
     server.rejected = _dict(found["rejected"])
 
