@@ -111,13 +111,13 @@ class Trainer:
         self.local_tensors.restore_all()  # no node may see another's
         current = shared_values.values(model)
         self._before = {name: current[name].clone() for name in self._unknown}
-        key = self.key.fold("round", node.round + 1, "node", node.me)
+        key, local = self.key.fold("round", node.round + 1, "node", node.me), task.local.at(node.round + 1)
         examples, loss = task.parts[node.me], task.loss or cross_entropy
         try:
-            report = task.local.train(model, task.x, task.y, examples, key, loss=loss)
+            report = local.train(model, task.x, task.y, examples, key, loss=loss)
         except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
             return steps.fail(sentence(error), raised=True)
         if not all_finite(model.whole):
             return steps.fail(f"the trained model is not finite{data_fault(task.x, examples)}")
         steps.loss, steps.loss_note = report.loss, report.loss_note
-        return task.local.lr * report.steps
+        return local.lr * report.steps

@@ -7,19 +7,20 @@ from contextlib import nullcontext
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.local import Correction, LocalReport
+from fewbits.learn.local import Correction, LocalReport, LocalSGD
 from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import seeded
 from fewbits.rng import Key
 
 
 def train_locally(
-    task: Task, model: FlatModel, client: int, key: Key, correct: Correction | None, draws: bool
+    task: Task, local: LocalSGD, model: FlatModel, client: int, key: Key, correct: Correction | None, draws: bool
 ) -> LocalReport | str:
     """Train in place; the report, or why the training failed.
 
     Args:
         task: with the client's examples.
+        local: how it trains in this round.
         model: as the client begins.
         client: its number.
         key: of this client in this round.
@@ -31,6 +32,6 @@ def train_locally(
     loss, rows = task.loss or cross_entropy, task.parts[client]
     try:
         with seeded(key.fold("noise"), model.params.device) if draws else nullcontext():
-            return task.local.train(model, task.x, task.y, rows, key, loss=loss, correct=correct)
+            return local.train(model, task.x, task.y, rows, key, loss=loss, correct=correct)
     except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
         return sentence(error)
