@@ -194,15 +194,28 @@ def test_a_first_round_above_the_budget_is_refused_with_both_values(method, tmp_
         play(method, "1.5kB", out=tmp_path)
 
 
-@pytest.mark.parametrize("method", ["masked+dense", "dp+dense", "dp+masked+dense"])
-@pytest.mark.parametrize("per_round", [None, 4])
-def test_noise_and_masks_play_whole_rounds_or_none(method, per_round):
-    result = play(method, "100kB", per_round=per_round)
-    assert spent(result) <= 100_000
-    drawn = result.ledger.messages["down"]
-    longer = play(method, "10MB", rounds=len(result.reports), per_round=per_round)
-    assert longer.ledger.messages["down"] == drawn
-    assert torch.equal(weights(longer), weights(result))
+@pytest.mark.parametrize(
+    ("method", "least"), [("masked+dense", 6), ("dp+dense", 1), ("dp+masked+dense", 6), ("dp+dense@share=central", 8)]
+)
+def test_a_round_has_as_many_clients_as_its_protection_needs(method, least):
+    """Masks hide a client among as many as must arrive; central noise is that of all who were drawn."""
+    for budget in (150_000, 175_000):
+        result = play(method, budget)
+        asked = [report.asked for report in result.reports]
+        assert spent(result) <= budget and set(asked[:-1]) <= {8} and least <= asked[-1] <= 8
+        left = budget - spent(result)
+        one = max(turns(result))
+        assert left < least * 1.5 * one  # nothing more would have fitted
+        if 100 * left > budget:
+            needs = "a client's turn" if least == 1 else f"a round needs at least {least} of its clients, which"
+            assert f"; {needs} may cost " in result.notes[0]
+            assert f"and {short_size(left)} are left" in result.notes[0]
+
+
+def test_what_is_left_is_said_with_what_it_could_not_buy():
+    assert play("topk", 60_000).notes[0].endswith("%")  # nearly all was spent
+    result = play("lbgm", 120_000)
+    assert result.notes[0].endswith("97.4%; a client's turn may cost 6.468 kB, and 3.18 kB are left")
 
 
 def test_a_schedule_refuses_what_is_no_budget_and_gossip_refuses_all():

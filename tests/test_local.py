@@ -1,5 +1,6 @@
 """Local training: one flat buffer, torch.optim.SGD's rule, the key decides everything."""
 
+import itertools
 from itertools import chain
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
+import fewbits as fb
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport, LocalSGD, evaluate, select
@@ -315,3 +317,25 @@ def test_bad_rows_are_refused(indices):
 def test_bad_settings_are_refused(bad):
     with pytest.raises(LocalError, match=next(iter(bad))):
         LocalSGD(**({"lr": 0.1} | bad))
+
+
+@pytest.mark.parametrize("method", ["dense", "masked+dense", "intrinsic@dim=2,scale=orthonormal,basis=hadamard"])
+def test_a_falling_rate_is_that_of_the_round(method):
+    """The gradient of the mean output is the same everywhere, so a round moves the model by its rate."""
+    x, y = torch.ones(4, 2), torch.zeros(4)
+    moved, before = [], []
+    for rounds in range(1, 6):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1, bias=False)
+        before = before or [model.weight.detach().clone()]
+        local = LocalSGD(lr=0.5, falling=3, batch_size=0)
+        fb.federate(model, [(x, y)] * 2, method, rounds=rounds, local=local, loss=lambda out, y: out.mean())
+        moved.append(float((before[0] - model.weight.detach()).sum()))
+    steps = [b - a for a, b in itertools.pairwise([0.0, *moved])]
+    assert steps == pytest.approx([2 * 0.5 * part for part in (1, 0.7, 0.4, 0.1, 0.1)], abs=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
+def test_a_rate_falls_over_a_whole_number_of_rounds(wrong):
+    with pytest.raises(LocalError, match="LocalSGD: falling"):
+        LocalSGD(lr=0.1, falling=wrong)

@@ -1,23 +1,32 @@
-"""Rehearsals of candidates: the table of `recommend`, and what `train --method auto` chooses."""
+"""Rehearsals of candidates: the search for a budget, the table of `recommend`, and what auto chooses."""
 
 import json
 import shlex
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import fewbits as fb
 from fewbits import LocalError
 from fewbits.cli.app import app
+from fewbits.cli.choice import command, with_candidate
 from fewbits.cli.config import RunConfig
-from fewbits.cli.rehearsal import Rehearsed, candidates, choose, command, frontier, reason
 from fewbits.methods import build
-from fewbits.methods.text import read
+from fewbits.training.rehearsal import Candidate, Play, Rehearsal, Rehearsed, candidates, frontier, held_out
 
 BASE = ["--clients", "4", "--batch-size", "200", "--processes", "1"]
-COARSE = Rehearsed(read("topk@fraction=0.01"), (0.3, 0.5, 0.6), 100, 300)
-FINE = Rehearsed(read("topk@fraction=0.1"), (0.4, 0.7, 0.9), 1000, 3000)
-DENSE = Rehearsed(read("dense"), (0.5, 0.8, 0.9), 10_000, 30_000)
-ALL = [DENSE, FINE, COARSE]
+
+
+def rehearsed(name, accuracies, cost, lr=0.1):
+    """A candidate whose rounds cost the same, after rehearsals of one round, two rounds and so on."""
+    plays = [Play(n, 1 - accuracy, accuracy, cost, n * cost) for n, accuracy in enumerate(accuracies, 1)]
+    return Rehearsed(Candidate(name, lr), tuple(plays))
+
+
+COARSE = rehearsed("topk@fraction=0.01", (0.3, 0.5, 0.6), 100)
+FINE = rehearsed("topk@fraction=0.1", (0.4, 0.7, 0.9), 1000)
+DENSE = rehearsed("dense", (0.5, 0.6, 0.7), 10_000)
 
 
 def call(*words, code=0):
@@ -26,95 +35,154 @@ def call(*words, code=0):
     return found.output
 
 
+def task(count=4):
+    torch.manual_seed(0)
+    clients = [(x := torch.randn(20, 20), x[:, :4].argmax(1)) for _ in range(count)]
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    return fb.simulation.Task.of(model, clients, clients[0], fb.LocalSGD(lr=0.1))
+
+
+class Foretold(Rehearsal):
+    """Rehearsals whose losses are known, by method and rate: they fall to a floor, by a power of rate and rounds."""
+
+    def __init__(self, speeds, floors, costs, budget, rates=True):
+        schedule = fb.simulation.Schedule(10**9, processes=1, budget=budget)
+        super().__init__(task(), schedule, fb.Key(0), rates=rates)
+        self._methods, self.speeds, self.floors, self.costs, self.played = list(speeds), speeds, floors, costs, []
+
+    def loss(self, method, lr, rounds):
+        return float("inf") if lr > 2 else self.floors[method] + 2 / (1 + self.speeds[method] * rounds * lr)
+
+    def _play(self, one, rounds):
+        self.played.append((one, rounds))
+        cost = self.costs[one.method]
+        buys = min(rounds, self.budget // cost)
+        loss = self.loss(one.method, one.lr, buys)
+        if buys and loss < float("inf"):
+            self._plays[one] += (Play(buys, loss, 1 / (1 + loss), cost, buys * cost, buys < rounds),)
+
+
+@pytest.mark.parametrize(("budget", "best"), [(1_000, "coarse"), (9_000, "fine"), (200_000, "finest")])
+def test_the_search_finds_what_is_best_at_the_end_of_the_budget(budget, best):
+    speeds, costs = {"finest": 5, "fine": 3, "coarse": 1}, {"finest": 3_000, "fine": 300, "coarse": 20}
+    floors = {"finest": 0.02, "fine": 0.1, "coarse": 0.2}
+    found = Foretold(speeds, floors, costs, budget=budget)
+    found.open()
+    chosen = found.search()
+    every = {name: found.loss(name, 0.9, budget // cost) for name, cost in costs.items() if budget >= cost}
+    assert chosen.candidate.method == min(every, key=every.get) == best
+    assert chosen.candidate.lr == pytest.approx(0.9)  # the larger the better, up to 2
+    assert chosen.last.rounds >= 0.9 * min(16 * 8, budget // costs[best])  # it was played to its end
+    long = {one for one, rounds in found.played if rounds > 64}
+    assert len(long) <= 4 < len({one for one, _ in found.played})  # few were
+
+
+def test_a_rate_that_is_given_stays():
+    found = Foretold({"a": 1}, {"a": 0}, {"a": 10}, budget=1000, rates=False)
+    found.open()
+    assert {one.lr for one, _ in found.played} == {0.1} and found.search().candidate == Candidate("a", 0.1)
+
+
+def test_the_test_set_plays_no_part():
+    whole = task()
+    part = held_out(whole, fb.Key(0))
+    assert [len(rows) for rows in part.parts] == [16] * 4 and len(part.test_y) == 16
+    rows = torch.tensor([row for rows in part.parts for row in rows])
+    assert len(set(rows.tolist())) == 64
+    seen = {tuple(x.tolist()) for x in whole.x[rows]}
+    assert not seen & {tuple(x.tolist()) for x in part.test_x}
+
+
+def test_a_client_with_few_examples_holds_none_out():
+    torch.manual_seed(0)
+    clients = [(torch.randn(n, 3), torch.zeros(n, dtype=torch.int64)) for n in (1, 4, 10)]
+    few = fb.simulation.Task.of(torch.nn.Linear(3, 2), clients)
+    assert [len(rows) for rows in held_out(few, fb.Key(0)).parts] == [1, 4, 8]
+    with pytest.raises(LocalError, match="needs a client with 5 examples or more"):
+        held_out(fb.simulation.Task.of(torch.nn.Linear(3, 2), clients[:2]), fb.Key(0))
+
+
 def test_every_candidate_is_a_method():
-    for numbers in (20, 9_610, 430_000):
+    for numbers in (70, 9_610, 430_000):
         tried = candidates(numbers)
-        assert len({str(method) for method in tried}) == len(tried)
+        assert len(set(tried)) == len(tried)
         for method in tried:
-            build(str(method))
-    assert [m.settings["dim"] for m in candidates(20_000) if m.name.startswith("intrinsic")][::3] == [
-        "800",
-        "200",
-        "100",
-    ]
+            build(method)
+    assert [build(m).inside.dim for m in candidates(20_000) if m.startswith("intrinsic")] == [5_000, 1_250, 312, 78]
 
 
-@pytest.mark.parametrize(
-    ("budget", "best"),
-    [(100, COARSE), (1000, COARSE), (2000, FINE), (9_999, FINE), (30_000, FINE), (10**7, FINE)],
-)
-def test_fine_methods_win_large_budgets_and_coarse_ones_small_budgets(budget, best):
-    assert choose(ALL, budget) is best  # dense is as good as FINE in the end, for more bytes
-
-
-def test_rounds_that_are_not_rehearsed_count_as_the_last_one():
-    assert [FINE.accuracy_for(n) for n in (999, 1000, 2999, 3000, 10**6)] == [None, 0.4, 0.7, 0.9, 0.9]
-    assert FINE.rounds(5500) == 5 and FINE.rounds(5500, most=2) == 2
-    assert choose(ALL, 10**7, most=1) is DENSE
-
-
-def test_a_budget_that_buys_no_round_is_refused_with_both_values():
-    with pytest.raises(
-        LocalError, match="a budget of 50 B buys no round of any candidate; the cheapest one costs 100 B"
-    ):
-        choose(ALL, 50)
+def test_hope_is_a_power_of_the_rounds_and_an_ended_run_has_no_more_of_them():
+    assert FINE.rounds(5500) == 5 and FINE.rounds(5500, most=2) == 2 and FINE.rounds(999) == 0
+    assert FINE.hope(3) == FINE.last.loss > FINE.hope(4) > FINE.hope(8) > 0
+    ended = Rehearsed(FINE.candidate, (*FINE.plays, Play(4, 0.05, 0.95, 1000, 4000, ended=True)))
+    assert ended.rounds(10**6) == 4
 
 
 def test_the_frontier_leaves_out_what_is_dearer_and_no_better():
-    assert frontier(ALL) == [COARSE, FINE]
-    assert frontier(ALL, 500) == [COARSE]
+    assert frontier([DENSE, FINE, COARSE]) == [COARSE, FINE]
 
 
 def test_a_command_has_all_that_differs_from_the_defaults():
-    config = RunConfig(clients=7, split="dirichlet:0.3", lr=0.2, seed=3)
-    text = command(config, read("topk@fraction=0.01"), "--budget 2MB", "runs/a b")
-    assert text == (
+    config = with_candidate(RunConfig(clients=7, split="dirichlet:0.3", seed=3), "topk@fraction=0.01", 0.2, 40)
+    assert command(config, "--budget 2MB", "runs/a b") == (
         "fewbits train --method topk@fraction=0.01 --data digits --model mlp --clients 7 --split dirichlet:0.3 "
-        "--lr 0.2 --seed 3 --budget 2MB --out 'runs/a b'"
+        "--lr 0.2 --falling 40 --seed 3 --budget 2MB --out 'runs/a b'"
     )
 
 
-def test_the_reason_is_one_line_with_the_figures():
-    line = reason(FINE, ALL, RunConfig(rounds=None, budget="20kB"))
-    assert line == (
-        "auto chose topk@fraction=0.1 of 3 candidates for 20kB: 90.00% after 3 rounds is the best, measured in a "
-        "rehearsal of 3; 0.001 MB a round, so about 20 rounds"
-    )
+def test_auto_in_python_trains_by_its_choice_and_keeps_the_budget():
+    whole = task()
+    clients = [(whole.x[rows], whole.y[rows]) for rows in whole.parts]
+    local = fb.LocalSGD(lr=0.3)
+    result = fb.federate(whole.model, clients, "auto", budget="20kB", rounds=8, test=clients[0], local=local)
+    assert result.notes[0].startswith("auto chose ") and " at learning rate 0.3 of " in result.notes[0]
+    assert sum(result.ledger.frame_bytes.values()) <= 20_000 and len(result.reports) <= 8
+    with pytest.raises(LocalError, match="auto' chooses by a budget"):
+        fb.federate(whole.model, clients, "auto", rounds=3)
+    with pytest.raises(LocalError, match="leave out falling=5"):
+        fb.federate(whole.model, clients, "auto", budget="1MB", local=fb.LocalSGD(lr=0.1, falling=5))
 
 
 def test_recommend_prints_a_frontier_whose_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    said = call("recommend", *BASE, "--rehearsal", 2, "--at", "30kB")
+    said = call("recommend", *BASE, "--rehearsal", 1, "--at", "30kB", "--lr", 0.3)
     assert not list(tmp_path.iterdir())  # nothing is left
     lines = said.splitlines()
     table = lines[lines.index("") :]
     assert max(len(line) for line in table if "fewbits train" not in line and ": 'fewbits" not in line) >= 60
-    assert max(len(line) for line in table if not line[:1].isdigit() and "--" not in line) <= 80
-    assert "Measured in a rehearsal of 2 rounds" in said and "accuracy" in said and "for 30kB" in said
+    assert (
+        max(len(line) for line in table if not line[:1].isdigit() and not line.startswith(("auto", "for", "not"))) <= 80
+    )
+    assert "Measured on held-out examples" in said and "accuracy" in said
+    assert "\nfor 30kB: fewbits train --method" in said and "\nauto chose " in said
     first = next(line for line in lines if line.startswith("1: fewbits train"))
     words = shlex.split(first.removeprefix("1: fewbits "))
     assert "of 30 kB spent" in call(*words, "--processes", 1)
 
 
 def test_without_a_budget_there_are_no_rounds():
-    said = call("recommend", *BASE, "--rehearsal", 1, "--per-round", 2)
+    said = call("recommend", *BASE, "--rehearsal", 1, "--per-round", 2, "--lr", 0.1)
     assert "rounds for" not in said and "--budget" not in said and "1: fewbits train --method" in said
 
 
 def test_auto_says_what_it_chose_and_writes_it_down(tmp_path):
-    said = call("train", *BASE, "--method", "auto", "--budget", "20kB", "--rehearsal", 2, "--out", tmp_path / "a")
+    words = ["--method", "auto", "--budget", "8kB", "--rehearsal", 1, "--lr", 0.3]
+    said = call("train", *BASE, *words, "--out", tmp_path / "a")
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     (line,) = [line for line in said.splitlines() if line.startswith("auto chose")]
     assert config["chosen"] == line
-    assert line.startswith(f"auto chose {config['method']}@") and "for 20kB" in line
+    assert line.startswith(f"auto chose {config['method']}@") and "for 8 kB" in line
+    assert config["lr"] == 0.3 and config["falling"] >= 1
     assert line in (tmp_path / "a" / "report.html").read_text()
-    again = call("train", "--resume", tmp_path / "a", "--budget", "25kB")
-    assert line in again and "of 25 kB spent" in again
+    again = call("train", "--resume", tmp_path / "a", "--budget", "10kB")
+    assert line in again and "of 10 kB spent" in again
     options = [word for name, value in config["settings"].items() for word in ("--set", f"{name}={value}")]
-    call("train", *BASE, "--method", config["method"], *options, "--budget", "25kB", "--out", tmp_path / "b")
+    words = ["--method", config["method"], *options, "--lr", 0.3, "--falling", config["falling"], "--budget", "10kB"]
+    call("train", *BASE, *words, "--out", tmp_path / "b")
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in "ab")
-    assert one["rounds"] >= two["rounds"] - 1
+    assert one["rounds"] >= two["rounds"] - 1  # the first part trimmed its last round
 
 
 @pytest.mark.parametrize(
@@ -125,7 +193,8 @@ def test_auto_says_what_it_chose_and_writes_it_down(tmp_path):
         (["--method", "auto", "--set", "bits=2", "--budget", "2MB"], "chooses the options, too"),
         (["--method", "topk", "--rehearsal", 3], "--rehearsal goes with --method auto; got --method topk"),
         (["--method", "auto", "--budget", "2MB", "--rehearsal", 0], "rehearsal must be a whole number"),
-        (["--method", "auto", "--budget", "9B", "--rehearsal", 1], "buys no round of any candidate"),
+        (["--method", "auto", "--budget", "9B", "--rehearsal", 1], "no candidate could be rehearsed: dense: one"),
+        (["--method", "auto", "--budget", "2MB", "--falling", 3], "leave out --falling"),
     ],
 )
 def test_what_does_not_go_with_auto_is_refused_in_a_sentence(tmp_path, words, sentence):

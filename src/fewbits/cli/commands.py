@@ -7,17 +7,19 @@ from typing import Any, TypeVar
 
 from fewbits.cli import options as o
 from fewbits.cli import play
+from fewbits.cli.choice import rehearsal_of, with_choice
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.prepared import load_data, prepare
-from fewbits.cli.rehearsal import ROUNDS, choose, reason, rehearse, with_method
 from fewbits.cli.screen import screen
 from fewbits.data import Data
 from fewbits.engines.common.same_run import check_longer
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
+from fewbits.training.auto import AUTO, Choice
+from fewbits.training.rehearsal import ROUNDS
 
 C = TypeVar("C", bound=Comparison)
 R = TypeVar("R", bound=RunConfig)
@@ -45,7 +47,8 @@ def train(given: o.Given) -> None:
     check_free(folder, given["force"])
     data = load_data(config)
     if auto:
-        config = chosen(config, data, ROUNDS if given["rehearsal"] is None else given["rehearsal"])
+        rounds = ROUNDS if given["rehearsal"] is None else given["rehearsal"]
+        config = chosen(config, data, rounds, rates="lr" not in found)
         method = config.build_method()
     run = prepare(config, data, method)  # a mistake is found before anything is removed
     run.check_budget()
@@ -55,7 +58,7 @@ def train(given: o.Given) -> None:
 
 def check_auto(found: dict[str, Any], rehearsal: int | None) -> bool:
     """Whether the method is to be chosen, and is taken off the options; LocalError when others do not fit that."""
-    if found.get("method") != "auto":
+    if found.get("method") != AUTO:
         if rehearsal is not None:
             raise LocalError(f"--rehearsal goes with --method auto; got --method {found.get('method', 'dense')}")
         return False
@@ -63,19 +66,19 @@ def check_auto(found: dict[str, Any], rehearsal: int | None) -> bool:
         raise LocalError("--method auto chooses by a budget; give one, such as --budget 2MB")
     if found.pop("settings"):
         raise LocalError("--method auto chooses the options, too; give a method's name beside --set or @")
+    if "falling" in found:
+        raise LocalError("--method auto chooses over how many rounds the learning rate falls; leave out --falling")
     del found["method"]
     return True
 
 
-def chosen(config: RunConfig, data: Data, rehearsal: int) -> RunConfig:
-    """The run by the candidate that is best within its budget."""
+def chosen(config: RunConfig, data: Data, rehearsal: int, rates: bool) -> RunConfig:
+    """The run by the candidate that is best within its budget; its rate is the given one unless `rates`."""
     console = screen()
-    done, _ = rehearse(
-        config, data, rehearsal, lambda line: console.print(line, markup=False, style="dim", soft_wrap=True)
+    played = rehearsal_of(
+        config, data, rehearsal, rates, lambda line: console.print(line, markup=False, style="dim", soft_wrap=True)
     )
-    assert config.budget_bytes is not None
-    best = choose(done, config.budget_bytes, config.rounds)
-    return replace(with_method(config, best.method), chosen=reason(best, done, config))
+    return with_choice(config, Choice.of(played, played.search()))
 
 
 @o.command(COMPARE, {"settings": o.OF_SEVERAL})

@@ -47,6 +47,7 @@ class RunConfig:
     budget: str | None = None  # most bytes in both directions: SIZE, or SIZE/client; None: no limit
     seed: int = 0  # of all randomness: partition, initial model, sampling, batches, dither
     lr: float = 0.1  # of the clients' SGD
+    falling: int | None = None  # rounds over which lr falls to a tenth; None: it is constant
     momentum: float = 0.0  # of the clients' SGD, from zero in every round
     weight_decay: float = 0.0
     batch_size: int = 10  # examples; 0: all of the client's
@@ -101,7 +102,8 @@ class RunConfig:
 
     def local(self) -> LocalSGD:
         """How a client trains."""
-        return LocalSGD(self.lr, self.momentum, self.weight_decay, self.batch_size, self.epochs, self.steps, self.clip)
+        options = self.momentum, self.weight_decay, self.batch_size, self.epochs, self.steps, self.clip, self.falling
+        return LocalSGD(self.lr, *options)
 
     def schedule(self) -> Schedule:
         """Length, clients per round, and intervals."""

@@ -36,7 +36,9 @@ OPTIONS: Mapping[str, Option] = {
     "method": Option(
         "Method, such as topk@fraction=0.01,bits=8; `fewbits methods` lists them; auto: the best by --budget."
     ),
-    "rehearsal": Option("With --method auto: rounds of each candidate's rehearsal. Default: 15.", None, int, (), "N"),
+    "rehearsal": Option(
+        "With --method auto: rounds of each candidate's first rehearsal. Default: 8.", None, int, (), "N"
+    ),
     "methods": Option(
         "Methods, separated by commas, such as dense,topk; each may have a label and options: a=topk@bits=8.",
         kind=str,
@@ -61,6 +63,7 @@ OPTIONS: Mapping[str, Option] = {
         "End the run by its bytes in both directions: 2MB, or 20kB/client (mean of all clients).", TASK, metavar="SIZE"
     ),
     "lr": Option("Learning rate of the clients' SGD.", LOCAL),
+    "falling": Option("Rounds over which the learning rate falls to a tenth.", LOCAL, metavar="ROUNDS"),
     "momentum": Option("Momentum of the clients' SGD (the server's: --set momentum=0.9).", LOCAL),
     "weight_decay": Option("Weight decay of the clients' SGD.", LOCAL),
     "batch_size": Option("Examples per step; 0: all of the client's.", LOCAL),
@@ -83,9 +86,9 @@ OF_SEVERAL = Option(  # `settings` of a command that takes several methods
     "An option of one method, or of all that have it; may be repeated.",
     *(None, list[str], ("--set",), "[METHOD.]OPTION=VALUE"),
 )
-REHEARSAL = Option("Rounds of the rehearsal of each candidate. Default: 15.", None, int, (), "N")
+REHEARSAL = Option("Rounds of the first rehearsal of each candidate. Default: 8.", None, int, (), "N")
 DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds", "budget")
-TRAINING = ("lr", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
+TRAINING = ("lr", "falling", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
 PLAYING = ("processes", "device", "evaluate_every", "checkpoint_every", "keep_frames")
 FOLDER = ("out", "resume", "force")
 

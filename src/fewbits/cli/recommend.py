@@ -1,19 +1,21 @@
-"""`fewbits recommend`: which method for which budget, from a short rehearsal of each candidate."""
+"""`fewbits recommend`: which method for which budget, from short rehearsals of each candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.table import Table
 
 from fewbits.cli import options as o
+from fewbits.cli.choice import command, rehearsal_of, with_candidate, with_choice
 from fewbits.cli.config import RunConfig
 from fewbits.cli.prepared import load_data
-from fewbits.cli.rehearsal import ROUNDS, Rehearsed, choose, command, frontier, rehearse
 from fewbits.cli.screen import screen
 from fewbits.report.table import captioned, fitted, two_lines
 from fewbits.report.text import NONE, megabytes
-from fewbits.sizes import read_budget
+from fewbits.training.auto import Choice
+from fewbits.training.rehearsal import ROUNDS, Rehearsal, Rehearsed, frontier
 
 SPECIAL = {
     "at": o.Option("The bytes of a run, both directions: 2MB, or 20kB/client.", None, str, (), "SIZE"),
@@ -28,45 +30,63 @@ def recommend(given: o.Given) -> None:
 
     Nothing is left on disk. `fewbits train --method auto --budget SIZE` does the same, and trains by the best one.
     """
-    config = RunConfig(**o.configured(given))
+    found = o.configured(given)
     at, rounds = given["at"], ROUNDS if given["rehearsal"] is None else given["rehearsal"]
-    budget = None if at is None else read_budget(at, config.clients)
+    config = RunConfig(**{**found, "rounds": None if at is not None else RunConfig.rounds, "budget": at})
     console = screen()
-    done, refused = rehearse(
-        config, load_data(config), rounds, lambda line: console.print(line, markup=False, style="dim", soft_wrap=True)
-    )
-    best = frontier(done, budget)
+    played = rehearsal_of(
+        config, load_data(config), rounds, "lr" not in found,
+        lambda line: console.print(line, markup=False, style="dim", soft_wrap=True),
+    )  # fmt: skip
+    choice = None if at is None else Choice.of(played, played.search())
+    best = frontier(played.best_rates)
     console.print()
-    console.print(table(done, best, at, budget, rounds))
-    length = "" if at is None else f"--budget {at}"
-    for number, one in enumerate(best, 1):
-        line = f"{number}: {command(config, one.method, length, f'runs/recommended-{number}')}"
+    console.print(table(played, best, at))
+    plain, length = replace(config, rounds=RunConfig.rounds, budget=None), "" if at is None else f"--budget {at}"
+    lines = [
+        f"{number}: {command(with_candidate(plain, *named(one, played)), length, f'runs/recommended-{number}')}"
+        for number, one in enumerate(best, 1)
+    ]
+    if choice is not None:
+        lines += [f"for {at}: {command(with_choice(plain, choice), length, 'runs/recommended')}", choice.why]
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if budget is not None:
-        line = f"for {at}: {best.index(found) + 1} is the best" if (found := choose(done, budget)) in best else None
-        line = line or f"for {at}: {found.method} is the best"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for sentence in refused:
+    for sentence in played.refused.values():
         console.print(f"not rehearsed: {sentence}", markup=False, style="yellow", soft_wrap=True)
 
 
-def table(
-    done: Sequence[Rehearsed], best: Sequence[Rehearsed], at: str | None, budget: int | None, rounds: int
-) -> Table:
-    """A line for each candidate, the cheapest first; those on the frontier have numbers."""
-    ordered = sorted(done, key=lambda one: one.cost)
+def named(one: Rehearsed, played: Rehearsal) -> tuple[str, float, int | None]:
+    """The method, its rate, and the rounds of a budget over which it falls."""
+    falling = None if played.budget is None else one.rounds(played.budget, played.most)
+    return one.candidate.method, one.candidate.lr, falling
+
+
+def table(played: Rehearsal, best: Sequence[Rehearsed], at: str | None) -> Table:
+    """A line for each method at its best rate, the cheapest first; those on the frontier have numbers."""
+    ordered = sorted(played.best_rates, key=lambda one: one.cost)
     numbers = [str(best.index(one) + 1) if one in best else "" for one in ordered]
     columns = {
-        "method": ["method", *(two_lines(str(one.method)) for one in ordered)],
+        "method": ["method", *(two_lines(one.candidate.method) for one in ordered)],
         "number": ["no.", *numbers],
-        "accuracy": ["accuracy", *(f"{one.accuracy:.2%}" for one in ordered)],
+        "rate": ["rate", *(f"{one.candidate.lr:.3g}" for one in ordered)],
+        "accuracy": ["accuracy", *(_percent(one.opening.accuracy) for one in ordered)],
         "cost": ["MB a round", *(megabytes(one.cost) for one in ordered)],
     }
-    if budget is not None:
-        bought = [(one.rounds(budget), one.accuracy_for(budget)) for one in ordered]
-        columns["rounds"] = [f"rounds for\N{NO-BREAK SPACE}{at}", *(f"{count:,}" for count, _ in bought)]
-        columns["then"] = ["accuracy then", *(NONE if found is None else f"{found:.2%}" for _, found in bought)]
-    lines = [f"Measured in a rehearsal of {rounds} rounds. no.: on the frontier, no candidate is cheaper and better."]
-    if budget is not None:
-        lines.append(f"Accuracy then: after these rounds, or after {rounds} of them where there are more.")
+    if at is not None:
+        columns["rounds"] = [
+            f"rounds for\N{NO-BREAK SPACE}{at}",
+            *(f"{one.rounds(played.budget):,}" for one in ordered),
+        ]
+        then = [_percent(one.last.accuracy) if played.is_complete(one) else NONE for one in ordered]
+        columns["then"] = ["accuracy then", *then]
+    lines = [
+        f"Measured on held-out examples after round {played.rounds} of a rehearsal, at the best rate that was tried. "
+        "no.: on the frontier, no candidate is cheaper and better."
+    ]
+    if at is not None:
+        lines.append(f"Accuracy then: of those that were rehearsed to the end of {at}.")
     return captioned(fitted(columns, ()), lines)
+
+
+def _percent(accuracy: float | None) -> str:
+    return NONE if accuracy is None else f"{accuracy:.2%}"

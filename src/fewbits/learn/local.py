@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from fewbits.learn.seeding import draws, hooks_registered, loss_draws, seeded
 from fewbits.learn.select import select
 from fewbits.rng import Key
 
+LEAST = 0.1  # of a falling learning rate: this part is left at the end
 IGNORED = -100  # a target that losses leave out, by torch's convention
 Loss = Callable[[Any, Tensor], Tensor]  # (outputs, targets) -> mean over the batch, a scalar
 Correction = Callable[[FlatModel], None]  # changes model.grads in place before a step (FedProx, SCAFFOLD, ...)
@@ -67,6 +68,8 @@ class LocalSGD:
         epochs: passes over the client's examples.
         steps: number of steps, in place of `epochs`; None: use `epochs`.
         clip: largest 2-norm of the batch gradient; None: no limit.
+        falling: rounds over which lr falls to a tenth, ``lr (1 - 0.9 min(1, (round - 1) / falling))``; None: it is
+            constant.
 
     Raises:
         LocalError: an argument is out of range.
@@ -92,6 +95,7 @@ class LocalSGD:
     epochs: int = 1  # passes over the examples; larger: fewer rounds, more drift from the other clients
     steps: int | None = None  # larger: more drift; None: `epochs` passes
     clip: float | None = None  # largest 2-norm of a batch gradient; smaller: shorter steps; None: no limit
+    falling: int | None = None  # rounds until lr is a tenth; as long as the run: less noise at its end; None: constant
 
     def __post_init__(self) -> None:
         check_number("LocalSGD: lr", self.lr, "(0, inf)", numpy=True)
@@ -103,6 +107,18 @@ class LocalSGD:
             check_whole("LocalSGD: steps", self.steps, 1, numpy=True)
         if self.clip is not None:
             check_number("LocalSGD: clip", self.clip, "(0, inf)", numpy=True)
+        if self.falling is not None:
+            check_whole("LocalSGD: falling", self.falling, 1, numpy=True)
+
+    def at(self, round: int) -> Self:
+        """The same with the step size of a round, counted from 1: every client knows it, so it never travels.
+
+        >>> [round(LocalSGD(lr=0.5, falling=2).at(number).lr, 3) for number in (1, 2, 3, 9)]
+        [0.5, 0.275, 0.05, 0.05]
+        """
+        if self.falling is None:
+            return self
+        return replace(self, lr=self.lr * (1 - (1 - LEAST) * min(1.0, (round - 1) / self.falling)), falling=None)
 
     def train(
         self,

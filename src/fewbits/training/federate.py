@@ -22,6 +22,7 @@ from fewbits.report.training import report
 from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
 from fewbits.training.arguments import check_call
+from fewbits.training.auto import AUTO, choose
 from fewbits.training.length import lengths
 from fewbits.training.subtitle import participants, subtitle
 
@@ -56,7 +57,8 @@ def federate(
         model: any module; it ends with the trained weights.
         clients: one (x, y) pair of tensors for each client, each with the examples first. NumPy arrays become tensors,
             float64 ones float32. uint8 images (n, c, h, w) are scaled to [-1, 1].
-        method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`.
+        method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`; "auto": the
+            best for the budget, by rehearsals on these clients, with its learning rate unless `local` is given.
         rounds: rounds of the run, 50 by default; with a budget the most, and by default no limit. The same call with
             more rounds and the same `out` extends it, fewer are refused.
         budget: most bytes of the run, both directions: a number, or text such as "2MB" or "20kB/client" (mean of all
@@ -95,9 +97,13 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
-    task, method, key = Task.of(model, clients, test, local, loss, metric), named(method), Key(int(seed))
-    length = lengths(rounds, budget, len(task.parts))
+    task, key = Task.of(model, clients, test, local, loss, metric), Key(int(seed))
+    length, chosen = lengths(rounds, budget, len(task.parts)), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
+    if method == AUTO:
+        choice = choose(task, schedule, key, rates=local is None)
+        task, method, chosen = choice.on(task), choice.method, [choice.why]
+    method = named(method)
     if out is not None:
         check_continues(Path(out))
     run = Federation(task, method, schedule, key, out)
@@ -106,6 +112,7 @@ def federate(
             (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
             write_links(run.server, run.folder)
     result = run.run(watch)
+    result.notes[:0] = chosen
     leave_subspace(model)  # it has its own parameters again
     if method.personal and test is not None:
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")

@@ -12,7 +12,7 @@ from fewbits.engines.common.process_settings import same_settings
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.local import Correction, LocalReport
+from fewbits.learn.local import Correction, LocalReport, LocalSGD
 from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import seeded
 from fewbits.rng import Key
@@ -21,12 +21,19 @@ MOST_STEPS = 2**31 - 1
 
 
 def train_locally(
-    task: Task, model: FlatModel, client: int, key: Key, correct: Correction | None = None, draws: bool = False
+    task: Task,
+    local: LocalSGD,
+    model: FlatModel,
+    client: int,
+    key: Key,
+    correct: Correction | None = None,
+    draws: bool = False,
 ) -> LocalReport | str:
     """Train in place; the report, or why the turn failed. The module is whole afterwards.
 
     Args:
         task: with the client's examples.
+        local: how it trains in this round.
         model: as the client begins.
         client: its number.
         key: of this client in this round.
@@ -38,7 +45,7 @@ def train_locally(
     loss, rows = task.loss or cross_entropy, task.parts[client]
     try:
         with same_settings(), seeded(key.fold("noise"), model.params.device) if draws else nullcontext():
-            report = task.local.train(model, task.x, task.y, rows, key, loss=loss, correct=correct)
+            report = local.train(model, task.x, task.y, rows, key, loss=loss, correct=correct)
     except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
         failed = sentence(error)
         model.repair()

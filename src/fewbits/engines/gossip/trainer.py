@@ -109,11 +109,11 @@ class Trainer:
         self.local_tensors.restore_all()  # no node may see another's
         current = shared_values.values(model)
         self._before = {name: current[name].clone() for name in self._unknown}
-        key = self.key.fold("round", node.round + 1, "node", node.me)
-        report = train_locally(task, model, node.me, key)
+        key, local = self.key.fold("round", node.round + 1, "node", node.me), task.local.at(node.round + 1)
+        report = train_locally(task, local, model, node.me, key)
         if isinstance(report, str):
             return steps.fail(report, raised=True)
         if not all_finite(model.whole):
             return steps.fail(f"the trained model is not finite{data_fault(task.x, task.parts[node.me])}")
         steps.loss, steps.loss_note = report.loss, report.loss_note
-        return task.local.lr * report.steps
+        return local.lr * report.steps

@@ -17,6 +17,7 @@ from fewbits.factor.derived import duplicate
 from fewbits.learn.method import Method
 from fewbits.links import Ledger
 from fewbits.privacy.secure_sum.messages import client_bytes
+from fewbits.privacy.secure_sum.threshold import needed
 from fewbits.rng import Key
 from fewbits.sizes import short_size
 
@@ -41,14 +42,16 @@ class Budget:
     """Decides before each round from what travelled so far alone, so a resumed run decides the same.
 
     A round asks all of its clients when the dearest of the last rounds still fits, and else those of them that fit.
-    Noise and masks need all of them, so the run ends there.
+    Under masks these are at least as many as must arrive, so that a sum hides as much as ever. Central noise needs all
+    of them, so the run ends there.
     """
 
     def __init__(self, limit: int | None, method: Method, ledger: Ledger) -> None:
         """`limit`: bytes of the run, both directions; None: there is none."""
         self.limit, self._ledger = limit, ledger
-        self._masked = method.masking is not None
-        self._whole = self._masked or method.privacy is not None  # a round asks all of its clients or none
+        self._masking, self._whole = method.masking, method.poisson  # the latter: a round asks all drawn, or none
+        self._foreknown = method.privacy is not None or self._masking is not None  # frames of one length, none refused
+        self._why = ""  # so much of the budget was left
         self._recent: deque[Turns] = deque(maxlen=RECENT)  # of rounds that had a turn
         self._before = {"up": 0, "down": 0}  # the round at hand
         self._too_dear: int | None = None
@@ -63,18 +66,15 @@ class Budget:
         """Bytes that may still travel."""
         return 0 if self.limit is None else self.limit - self.spent
 
-    def start(self, reports: Sequence[RoundReport], sample: Callable[[int], list[int]]) -> None:
-        """Go on after these rounds; LocalError when they spent more than the limit. `sample`: a round's clients."""
+    def start(self, reports: Sequence[RoundReport]) -> None:
+        """Go on after these rounds; LocalError when they spent more than the limit."""
         if self.limit is not None and self.left < 0:
             raise LocalError(
                 f"budget can be raised, not lowered: the run has spent {short_size(self.spent)}; "
                 f"got {short_size(self.limit)}"
             )
         for report in reports:
-            clients = (
-                len(sample(report.round - 1)) if self._whole else report.clients + report.skipped + report.rejected
-            )
-            self._enter(clients, {"up": report.up_frame_bytes, "down": report.down_frame_bytes})
+            self._enter(report.asked, {"up": report.up_frame_bytes, "down": report.down_frame_bytes})
             self._too_dear = report.too_dear
 
     def clients(self, drawn: list[int], down: Callable[[int], int]) -> list[int] | None:
@@ -86,12 +86,31 @@ class Budget:
         if self.limit is None or not self._recent:
             return drawn
         if too_dear is not None and self.left < too_dear:
+            self._why = f"a message of {short_size(too_dear)} was next"
             return None
-        if self._whole:
-            return drawn if self._whole_cost(drawn, down) <= self.left else None
-        if len(drawn) * max(turns.each for turns in self._recent) <= self.left:
+        if self._foreknown:
+            return self._at_least(self._least(len(drawn)), drawn, down)
+        dearest = max(turns.each for turns in self._recent)
+        if len(drawn) * dearest <= self.left:
             return drawn
+        self._why = f"a client's turn may cost {short_size(round(dearest))}"
         return None if ENOUGH * self.left <= self.limit else self._fitting(drawn, down) or None
+
+    def _least(self, drawn: int) -> int:
+        """Of a round's clients, how many it cannot do without."""
+        if self._whole:
+            return drawn
+        return 1 if self._masking is None else min(drawn, needed(self._masking.threshold, drawn))
+
+    def _at_least(self, least: int, drawn: list[int], down: Callable[[int], int]) -> list[int] | None:
+        """The most of the drawn clients, the first ones, whose round fits; None: not even so few do."""
+        for count in range(len(drawn), least - 1, -1):
+            if self._whole_cost(drawn[:count], down) <= self.left:
+                return drawn[:count]
+        cost = short_size(round(self._whole_cost(drawn[:least], down)))
+        needs = "a client's turn" if least == 1 else f"a round needs at least {least:,} of its clients, which"
+        self._why = f"{needs} may cost {cost}"
+        return None
 
     def _fitting(self, drawn: list[int], down: Callable[[int], int]) -> list[int]:
         """Those clients whose turns fit together, in their order."""
@@ -111,11 +130,11 @@ class Budget:
 
     def _around(self, clients: int) -> tuple[int, int]:
         """Bytes (up, down) of the messages around masks, for each client."""
-        return client_bytes(clients) if self._masked and clients else (0, 0)
+        return client_bytes(clients) if self._masking is not None and clients else (0, 0)
 
     def refuses(self, cost: int) -> bool:
         """Whether a message of so many bytes would pass the limit; noted for the round's report."""
-        if self.limit is None or self._whole or cost <= self.left:
+        if self.limit is None or self._foreknown or cost <= self.left:
             return False
         self._too_dear = cost if self._too_dear is None else min(cost, self._too_dear)
         return True
@@ -132,11 +151,12 @@ class Budget:
             self._recent.append(Turns(clients, up, down))
 
     def end(self, rounds: int) -> str:
-        """How the budget ended a run."""
+        """How the budget ended a run, and why more than 1% of it is left, if so."""
         assert self.limit is not None
+        left = f"; {self._why}, and {short_size(self.left)} are left" if ENOUGH * self.left > self.limit else ""
         return (
-            f"the budget ended the run after {rounds:,} rounds: {short_size(self.spent)} of "
-            f"{short_size(self.limit)} spent, {self.spent / self.limit:.1%}"
+            f"the budget ended the run after {rounds:,} round{'s' * (rounds > 1)}: {short_size(self.spent)} of "
+            f"{short_size(self.limit)} spent, {self.spent / self.limit:.1%}{left}"
         )
 
 

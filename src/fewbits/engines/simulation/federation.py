@@ -97,7 +97,7 @@ class Federation:
         self.tap: Callable[[int, int, str, bytes], None] | None = None
         self.budget = Budget(schedule.budget, self.method, self.ledger)
         self._traffic = Traffic(self.server, self.ledger, self.budget)
-        self.budget.start(self.reports, self._sample)
+        self.budget.start(self.reports)
         if not self.reports:
             check_affordable(schedule, task, method, key)
         self.finished = self.server.round >= schedule.rounds  # no round is left to be played
@@ -268,7 +268,7 @@ class Federation:
             return None
         account = PrivacyAccount(self.method.privacy, len(self.task.parts), self.method.masking is not None)
         for report in self.reports:
-            account.add(self._sample(report.round - 1), report.clients)
+            account.add(self._sample(report.round - 1)[: report.asked], report.clients)
         return account
 
     def _save(self) -> None:

@@ -65,6 +65,7 @@ class RoundReport:
     epsilon_local: float | None = None
     # bytes of the smallest message of this round that the budget left no room for; None: all had room
     too_dear: int | None = None
+    asked: int = 0  # clients that were asked to train
 
     @staticmethod
     def of(
@@ -109,6 +110,7 @@ class RoundReport:
             diverged=replies.diverged or not is_finite(evaluation),
             notes=notes,
             too_dear=replies.too_dear,
+            asked=len(replies.replies),
         )
 
 

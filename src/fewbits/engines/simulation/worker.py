@@ -120,16 +120,16 @@ class Worker:
 
         A Reply: the turn failed. What the client stores stays as it was, and its next turn loads all anew.
         """
-        task, core = self.task, self._core
+        task, core, local = self.task, self._core, self.task.local.at(round)
         if self._personal:
             core.down.load(self._store.get(client, DOWN))
             core.receive(self._bundles[client])
         self._load(client)
         key = self.key.fold("round", round, "client", client)
-        report = train_locally(task, self.model, client, key, core.correction, self._draws)
+        report = train_locally(task, local, self.model, client, key, core.correction, self._draws)
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
-        trained = core.finish(report.steps, task.local.lr, out)
+        trained = core.finish(report.steps, local.lr, out)
         return TrainedClient(client, trained, report, core.down.dump() if self._personal else None)
 
     def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
