@@ -52,8 +52,10 @@ flower-demo: $(STAMP)
 flower-storm: $(STAMP)
 	$(VENV)/bin/python examples/flower/storm.py
 
+# Each worker takes a stretch of the tests, then the rest of others' stretches. They and the hundred processes that they
+# start share compiled Python, even where the user's shell forbids to write it.
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 check: lint docs
 

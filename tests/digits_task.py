@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from fewbits.data.digits import table
 from fewbits.engines.simulation import Federation, Schedule, Task
 from fewbits.learn import LocalSGD, Method
 from fewbits.rng import Key
@@ -25,8 +25,8 @@ LOCAL = LocalSGD(lr=0.1, batch_size=10)
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     """All pixels in -1..1  # (1797, 64), and labels."""
-    bunch = load_digits()
-    return torch.from_numpy(np.asarray(bunch.data) / 8 - 1).float(), torch.from_numpy(np.asarray(bunch.target)).long()
+    rows = table()
+    return torch.from_numpy(rows[:, :-1] / 8 - 1).float(), torch.from_numpy(rows[:, -1]).long()
 
 
 def filled(model: nn.Module) -> nn.Module:

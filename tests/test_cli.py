@@ -333,6 +333,7 @@ def wait_for_round(folder, process, rounds=2):
     pytest.fail(f"no round was played: {process.communicate()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("presses", [1, 2])
 def test_after_ctrl_c_the_run_goes_on_as_if_nothing_had_happened(tmp_path, presses):
     settings = ["--clients", 8, "--processes", 2, "--batch-size", 20, "--method", "topk", "--checkpoint-every", 4]

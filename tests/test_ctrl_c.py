@@ -1,5 +1,6 @@
 """Ctrl-C at any moment of a command: exit code 130 and one line that says what was kept, and no traceback."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fewbits.cli.app import main
 from fewbits.ctrl_c import EXIT_CODE, Stop
 from fewbits.engines.common.processes import Children
 from test_cli import call, start
@@ -24,7 +26,7 @@ def press(process: subprocess.Popen, folder: Path, moment: str) -> tuple[str, st
     maps, until = Path(f"/proc/{process.pid}/maps"), time.monotonic() + WITHIN
     while not (any(folder.glob(moment)) or moment in maps.read_text()):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.002)
+        time.sleep(0.01)  # maps are long
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     out, err = process.communicate(timeout=WITHIN)
     assert process.returncode == EXIT_CODE, (out, err)
@@ -32,6 +34,7 @@ def press(process: subprocess.Popen, folder: Path, moment: str) -> tuple[str, st
     return out, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "library"), [(TRAIN, "numpy"), (COMPARE, "libtorch_cpu"), (["plan"], "torch")])
 def test_while_libraries_are_loaded(command, library, tmp_path):
     out = [] if command == ["plan"] else ["--out", tmp_path / "run"]
@@ -39,6 +42,7 @@ def test_while_libraries_are_loaded(command, library, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "moment", "processes"),
     [
@@ -56,6 +60,7 @@ def test_before_the_first_round_the_run_is_kept(command, moment, processes, tmp_
     assert out.splitlines()[-1].endswith(f"; continue with: fewbits {command[0]} --resume {folder}")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_before_its_first_round_goes_on(tmp_path):
     settings = ["--clients", 4, "--batch-size", 60, "--processes", 1, "--rounds", 2]
     press(start(*TRAIN, *settings, "--out", tmp_path / "cut"), tmp_path / "cut", "config.json")
@@ -95,9 +100,22 @@ os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_program_that_imports_fewbits_keeps_its_own_way(tmp_path):
-    program = "import signal, fewbits\nassert signal.getsignal(2) is signal.default_int_handler"
+    program = "import gc, signal, fewbits\nassert signal.getsignal(2) is signal.default_int_handler and gc.isenabled()"
     (tmp_path / "mine.py").write_text(program)
     subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True)
+
+
+def test_a_command_collects_garbage_once_all_is_imported(monkeypatch):
+    before, found = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr("fewbits.cli.app.app", lambda: found.append(gc.isenabled()))
+    gc.disable()
+    try:
+        main()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        signal.signal(signal.SIGINT, before)
+    assert found == [True]
 
 
 def test_a_worker_never_runs_its_parents_handler():

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from fewbits.cli.app import app
 from fewbits.data import NAMES, check_split, hold_out, load, partition, split_notes
+from fewbits.data.digits import table
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 
@@ -242,6 +243,15 @@ def test_sequence_targets_have_no_class_split():
 # --- digits
 
 
+def test_digits_are_scikit_learns_wherever_its_file_is(monkeypatch):
+    from sklearn.datasets import load_digits  # takes two seconds
+
+    expected = np.column_stack(load_digits(return_X_y=True))
+    assert np.array_equal(table(), expected)
+    monkeypatch.setattr("fewbits.data.digits.FILE", "elsewhere")
+    assert np.array_equal(table(), expected)
+
+
 def test_digits_are_split_by_class_and_always_the_same():
     a, b = load("digits"), load("digits")
     assert torch.equal(a.test_x, b.test_x)
@@ -341,9 +351,7 @@ def test_foreign_files_are_sentences(tmp_path):
         load("cifar10", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "library,name", [("sklearn.datasets", "digits"), ("datasets", "mnist"), ("pyarrow", "cifar10")]
-)
+@pytest.mark.parametrize("library,name", [("sklearn", "digits"), ("datasets", "mnist"), ("pyarrow", "cifar10")])
 def test_a_missing_library_names_the_extra(monkeypatch, tmp_path, library, name):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(LocalError, match=r"pip install 'fewbits\[data\]'"):

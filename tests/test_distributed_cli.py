@@ -71,9 +71,9 @@ def test_four_processes_write_the_files_of_one(tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_run_that_lost_a_node_to_the_same_end(tmp_path):
-    more = ["--rounds", 40, "--evaluate-every", 20, "--checkpoint-every", 5, "--out"]
-    with torchrun(4, *ARGUMENTS, *more, tmp_path / "four", options=["--max-restarts", "1"]) as run:
-        saved = tmp_path / "four" / "malcom-seed0" / "checkpoints" / "node-0002" / "round-00000005.json"
+    more = ["--nodes", 3, "--rounds", 40, "--evaluate-every", 20, "--checkpoint-every", 5, "--out"]
+    with torchrun(3, *ARGUMENTS, *more, tmp_path / "three", options=["--max-restarts", "1"]) as run:
+        saved = tmp_path / "three" / "malcom-seed0" / "checkpoints" / "node-0002" / "round-00000005.json"
         until = time.monotonic() + WITHIN
         while not saved.exists() and run.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
@@ -83,8 +83,8 @@ def test_torchrun_restarts_a_run_that_lost_a_node_to_the_same_end(tmp_path):
     assert "was lost" in output or "died without a reason" in output
     call(*ARGUMENTS, *more, tmp_path / "one")
     for name in SAME:
-        one, four = (tmp_path / folder / "malcom-seed0" / name for folder in ("one", "four"))
-        assert one.read_bytes() == four.read_bytes(), name
+        one, three = (tmp_path / folder / "malcom-seed0" / name for folder in ("one", "three"))
+        assert one.read_bytes() == three.read_bytes(), name
 
 
 @pytest.mark.slow

@@ -1,16 +1,15 @@
 """LoHa, to and from PEFT: same weights, same gradients, and only the factors train and travel."""
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import fewbits as fb
 from fewbits.factor.loha import LoHaWeight, from_loha, to_loha
@@ -30,9 +29,15 @@ PEFTS_NAMES = {
 LINEARS = ["q_proj", "v_proj", "down_proj"]
 
 
+def peft():
+    """Imported where it is used: at the top, every worker would take seconds for it before its first test."""
+    return importlib.import_module("peft")
+
+
 def llama():
+    transformers = importlib.import_module("transformers")
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=29,
         hidden_size=16,
         intermediate_size=24,
@@ -41,7 +46,7 @@ def llama():
         num_key_value_heads=1,
         max_position_embeddings=32,
     )
-    return LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config).eval()
 
 
 class Convolutions(nn.Module):
@@ -65,7 +70,9 @@ class Convolutions(nn.Module):
 def adapted(model, **settings):
     """With every factor drawn at random: PEFT's own start has W = W0."""
     torch.manual_seed(1)
-    return get_peft_model(model, LoHaConfig(init_weights=False, **{"r": 3, "alpha": 6, **settings})).eval()
+    return (
+        peft().get_peft_model(model, peft().LoHaConfig(init_weights=False, **{"r": 3, "alpha": 6, **settings})).eval()
+    )
 
 
 def adapted_llama(**settings):
@@ -235,7 +242,7 @@ def test_what_went_back_can_be_saved_and_loaded_by_peft(tmp_path):
     disturb(model)
     to_loha(model, peft_model)
     peft_model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(llama(), tmp_path).eval()  # frozen, for inference
+    loaded = peft().PeftModel.from_pretrained(llama(), tmp_path).eval()  # frozen, for inference
     assert_close(loaded(ids()).logits, model(ids()).logits)
     assert factors(from_loha(loaded)).keys() == factors(model).keys()
 
@@ -244,7 +251,7 @@ def test_what_went_back_can_be_saved_and_loaded_by_peft(tmp_path):
 def test_one_of_two_adapters():
     peft_model = adapted_llama()
     torch.manual_seed(3)
-    peft_model.add_adapter("other", LoHaConfig(r=2, target_modules=["q_proj", "gate_proj"], init_weights=False))
+    peft_model.add_adapter("other", peft().LoHaConfig(r=2, target_modules=["q_proj", "gate_proj"], init_weights=False))
     first, model = from_loha(peft_model), from_loha(peft_model, adapter="other")
     peft_model.set_adapter("other")
     assert_close(model(ids()).logits, peft_model(ids()).logits)
@@ -329,7 +336,7 @@ def test_what_is_no_loha_is_refused():
     with pytest.raises(fb.LocalError, match=r"expected a peft\.PeftModel; got LlamaForCausalLM"):
         from_loha(llama())
     with pytest.raises(fb.LocalError, match="found a LoraConfig"):
-        from_loha(get_peft_model(llama(), LoraConfig(target_modules=LINEARS)))
+        from_loha(peft().get_peft_model(llama(), peft().LoraConfig(target_modules=LINEARS)))
     with pytest.raises(fb.LocalError, match=r"'mine'; found no adapter\. Adapters: default"):
         from_loha(adapted_llama(), adapter="mine")
 

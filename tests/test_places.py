@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +103,7 @@ def test_python_refuses_them_too(call, tmp_path, read_only):
 # A folder that a live run has
 
 
+@pytest.mark.slow
 def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, idle):
     folder = tmp_path / "run"
     process = start("train", *SMALL, "--rounds", 100_000, "--out", folder)
@@ -119,6 +121,7 @@ def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, idle):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("finished", "processes"), [(True, 1), (False, 2)])
 def test_after_a_kill_the_run_goes_on_to_the_same_bytes(finished, processes, tmp_path):
     settings = ["--clients", 4, "--batch-size", 60, "--method", "lbgm+topk", "--processes", processes]
@@ -130,6 +133,7 @@ def test_after_a_kill_the_run_goes_on_to_the_same_bytes(finished, processes, tmp
         if finished:
             while not (cut / "summary.json").exists():
                 assert process.poll() in (None, 0)
+                time.sleep(0.02)
     finally:
         process.kill()
         process.communicate()

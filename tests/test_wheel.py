@@ -103,6 +103,7 @@ def clean(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_command_starts_from_the_wheel_without_pins_and_extras(clean):
     (clean / "input.txt").write_text("FIRST:\nTo be or not to be.\n\nSECOND:\nThat is the question.\n\n" * 40)
     fewbits = clean / "clean" / "bin" / "fewbits"
@@ -119,6 +120,7 @@ def test_every_command_starts_from_the_wheel_without_pins_and_extras(clean):
         assert f"pip install 'fewbits[{extra}]'" in said.partition(f"$ {line} -> 2")[2].splitlines()[0], said
 
 
+@pytest.mark.slow
 def test_a_run_of_two_rounds_needs_no_extra(clean):
     (clean / "input.txt").write_text("FIRST:\nTo be or not to be.\n\nSECOND:\nThat is the question.\n\n" * 40)
     task = "--data shakespeare --model charlstm --data-dir . --clients 2 --steps 1 --batch-size 2 --processes 1"

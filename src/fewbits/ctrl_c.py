@@ -2,9 +2,11 @@
 
 KeyboardInterrupt cannot do this: in an import, a library's callback or a finalizer it becomes a traceback, or is lost.
 A program that imports fewbits keeps its own way; only `fewbits` and `python -m fewbits` listen. This module imports
-little, because a command cannot listen before.
+little, because a command cannot listen before. For the same reason, it is the place that keeps Python's collector of
+cycles off a command's imports.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -74,3 +76,4 @@ def listen() -> None:
 
 if is_command(sys.argv, sys.orig_argv):
     listen()
+    gc.disable()  # it would go over all that torch makes, again and again: 0.4 s of 3 s; cli.app starts it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Annotated
 
@@ -54,5 +55,7 @@ app.command("models")(lists.models)
 
 def main() -> None:
     """The console script."""
+    gc.freeze()  # what was imported stays: neither this process nor its workers need to go over it
+    gc.enable()
     listen()
     app()

@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, zeros
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewbits.testing.law import demand
@@ -28,13 +28,14 @@ def takes_memory_for(numbers: int, call: Callable[[], None]) -> None:
 
 def _peak(call: Callable[[], None]) -> int:
     """The larger of NumPy's and Python's peak and torch's largest tensor, which tracemalloc does not see, in bytes."""
-    tracemalloc.start()
-    try:
-        with _Largest() as largest:
+    with _Largest() as largest:
+        zeros(1)  # the first operation in a mode imports much of torch, ten times as slowly when that is traced
+        tracemalloc.start()
+        try:
             call()
-        return max(tracemalloc.get_traced_memory()[1], largest.bytes)
-    finally:
-        tracemalloc.stop()
+            return max(tracemalloc.get_traced_memory()[1], largest.bytes)
+        finally:
+            tracemalloc.stop()
 
 
 class _Largest(TorchDispatchMode):
