@@ -119,11 +119,6 @@ class Codec(ABC):
         """True when every message can be decoded on its own."""
         return all(codec.stateless for codec in self.inner)
 
-    @property
-    def sparse(self) -> bool:
-        """True when every message is some entries of the vector: `partial` gives a support."""
-        return False
-
     def check(self, spec: Spec) -> None:
         """Raise LocalError when the codec does not fit `spec`."""
         for codec in self.inner:
@@ -205,7 +200,6 @@ class Partial:
         support: (m,) ascending positions in the vector; None: all of them.
         scale: factor of the values.
         side: what `complete` needs to expand the sum; equal for all senders of a round.
-
     """
 
     values: Tensor  # (m,)

@@ -84,6 +84,7 @@ class Chain(Codec):
 
     @property
     def sparse(self) -> bool:
+        """True when a message is some entries of the vector: `partial` gives their support."""
         return bool(self.transforms) and self.transforms[0].sparse and not self.linear_prefix
 
     def specs(self, sides: Sequence[Any], spec: Spec) -> list[Spec]:

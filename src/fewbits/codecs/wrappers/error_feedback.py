@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewbits.codecs import large
 from fewbits.codecs.base import Codec, Keys, Partial, wide
-from fewbits.codecs.chain import chain
+from fewbits.codecs.chain import Chain, chain
 from fewbits.codecs.same_memory import same_memory
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.sign import Sign
@@ -79,7 +79,7 @@ class ErrorFeedback(Wrapper):
 
     def _missed(self, u: Tensor, message: Any, spec: Spec, state: Any, inner: Any) -> Tensor:
         """u - C(u), in the memory of one of them where nothing else lies there."""
-        if self.codec.sparse and not same_memory(u, (message, inner)):
+        if isinstance(self.codec, Chain) and self.codec.sparse and not same_memory(u, (message, inner)):
             sent, _ = self.codec.partial(message, wide(spec), state)
             assert sent.support is not None
             return u.index_add_(0, sent.support, sent.values, alpha=-sent.scale)
