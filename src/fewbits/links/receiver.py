@@ -82,8 +82,8 @@ class Receiver:
         if check is not None:
             check(value)
         self._accept(parsed, message, after, src, common)
-        kept = state, after, np.frombuffer(parsed.payload, np.uint8)
-        return copied(value) if same_memory(value, kept) else value
+        others = state, after, np.frombuffer(parsed.payload, np.uint8)
+        return copied(value) if same_memory(value, others) else value
 
     def receive_partial(
         self, frame: bytes | memoryview, common: Key | None = None, most: float = math.inf
