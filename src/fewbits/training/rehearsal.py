@@ -130,7 +130,7 @@ def rounded(lr: float) -> float:
 
 
 class Rehearsal:
-    """Plays candidates on a task, longer and longer where they look best.
+    """Plays candidates on a task: all for few rounds, and some to the end of the budget.
 
     A candidate is a method at a learning rate. `open` plays all of them for few rounds. `search` plays each method to
     the end of the budget, at the rate whose loss may become lowest. Then it plays what is beside the best one to the
