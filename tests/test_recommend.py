@@ -74,8 +74,8 @@ def test_the_search_finds_what_is_best_at_the_end_of_the_budget(budget, best):
     assert chosen.candidate.method == min(every, key=every.get) == best
     assert chosen.candidate.lr == pytest.approx(0.9)  # the larger the better, up to 2
     assert chosen.last.rounds >= 0.9 * min(16 * 8, budget // costs[best])  # it was played to its end
-    long = {one for one, rounds in found.played if rounds > 64}
-    assert len(long) <= 4 < len({one for one, _ in found.played})  # few were
+    long = {one for one, rounds in found.played if rounds > 8}
+    assert len(long) < len({one for one, _ in found.played})  # not all were
 
 
 def test_a_rate_that_is_given_stays():

@@ -130,13 +130,12 @@ def rounded(lr: float) -> float:
 
 
 class Rehearsal:
-    """Plays candidates on a task, longer and longer where they look best.
+    """Plays candidates on a task: all for few rounds, and some to the end of the budget.
 
-    A candidate is a method at a learning rate. `open` plays all of them for few rounds. `search` goes on with the one
-    whose loss at the end of the budget may become lowest, twice as long each time, until that one has been played to
-    the end. Then it plays what is beside it to the end, too: higher and lower rates, more and fewer bits and numbers.
-    It moves to a better one, until there is none. Rounds beyond the longest rehearsal count for nothing. No byte
-    travels.
+    A candidate is a method at a learning rate. `open` plays all of them for few rounds. `search` plays each method to
+    the end of the budget, at the rate whose loss may become lowest. Then it plays what is beside the best one to the
+    end, too: higher and lower rates, more and fewer bits and numbers. It moves to a better one, until there is none.
+    Rounds beyond the longest rehearsal count for nothing. No byte travels.
 
     Args:
         task: the run's; its model and its test set are not touched.
@@ -192,7 +191,10 @@ class Rehearsal:
 
     def search(self) -> Rehearsed:
         """The candidate that is best at the end of the budget, better than all that are beside it."""
-        best = self._hopeful()
+        for method in self._methods:  # each to its end: a loss may stand still for long before it falls
+            if rates := [one for one in self.done if one.candidate.method == method]:
+                self._whole(min(rates, key=lambda one: one.hope(self._end(one))).candidate)
+        best = max(filter(self.is_complete, self.done), key=lambda one: one.last.merit)
         while True:
             self._say(f"rehearsal: what is beside {best.candidate}")
             found = [Rehearsed(one, plays) for one in self._beside(best.candidate) if (plays := self._whole(one))]
@@ -200,19 +202,6 @@ class Rehearsal:
             if better is best:
                 return best
             best = better
-
-    def _hopeful(self) -> Rehearsed:
-        """The best one of those that may have the lowest loss at their end, which was then played."""
-        while True:
-            best = min(self.done, key=lambda one: one.hope(self._end(one)))
-            if self.is_complete(best):
-                return max(filter(self.is_complete, self.done), key=lambda one: one.last.merit)
-            self._longer(best)
-
-    def _longer(self, one: Rehearsed) -> None:
-        """Twice as long as before, or to its end where that is near."""
-        end, double = self._end(one), 2 * one.last.rounds
-        self._play(one.candidate, end if 1.5 * double > end else double)
 
     def _whole(self, one: Candidate) -> tuple[Play, ...]:
         """The rehearsals of a candidate, after one to its end; none: it diverges, or was refused."""
