@@ -146,7 +146,7 @@ def test_force_replaces_a_run_and_keeps_what_is_not_ours(tmp_path):
 
 def test_force_does_not_touch_a_folder_that_holds_no_run(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    assert "no fewbits run" in call("train", *SMALL, "--out", tmp_path, "--force", code=2)
+    assert "no run of this program" in call("train", *SMALL, "--out", tmp_path, "--force", code=2)
     assert (tmp_path / "checkpoints").exists()
 
 
@@ -523,7 +523,7 @@ def test_a_demo_that_was_stopped_goes_on_by_compare(tmp_path, monkeypatch):
 
 def test_demo_does_not_write_over_strangers_files(tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
-    assert "no fewbits run" in call("demo", "--out", tmp_path, code=2)
+    assert "no run of this program" in call("demo", "--out", tmp_path, code=2)
 
 
 # inspect

@@ -71,8 +71,7 @@ class DeadZone(Scaled):
 
     def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
         """Levels times their stretch's gain."""
-        offsets, s = self.stretches.offsets(spec), self.levels
-        values = kernels.quantise.undither(carrier.numpy(), offsets, side.numpy(), s, float(s))  # finite at level s
+        values = kernels.quantise.undither(carrier.numpy(), self.stretches.offsets(spec), side.numpy(), 1, 1.0)
         return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
@@ -82,8 +81,8 @@ class DeadZone(Scaled):
         """The largest entry alone is half a step or more if step <= 2: delta >= 1/n. Else no bound is promised."""
         n = max(1, self.stretches.longest(spec))
         promised = self.step <= 2 and not self.stretches.narrow
-        delta = 1 / n if promised else None
-        return Contract(delta=delta, payload_bits=self.stretches.bits(spec), bounded=wide(spec) == spec)
+        delta, bounded = 1 / n if promised else None, self.levels == 1 and wide(spec) == spec
+        return Contract(delta=delta, payload_bits=self.stretches.bits(spec), bounded=bounded)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
