@@ -29,7 +29,9 @@ def main(folder: Path, clients: int, rounds: int, threshold: float) -> None:
     @server_app.main()
     def run(grid: Grid, context: Context) -> None:
         strategy = Federated(method, clients, key=KEY, state=folder / "server", evaluate=0.0)
-        result = strategy.start(grid, ArrayRecord(mlp().state_dict()), num_rounds=rounds, timeout=120)
+        result = strategy.start(
+            grid, ArrayRecord(mlp().state_dict()), num_rounds=rounds, timeout=400
+        )  # Ray itself may take 100 s
         state = b"".join(x.numpy().tobytes() for x in result.arrays.to_torch_state_dict().values())
         found["model"] = hashlib.sha256(state).hexdigest()
         found["notes"] = strategy.channel.notes
