@@ -29,6 +29,7 @@ class Case:
     method: str  # as on the command line
     lr: float
     rounds: int
+    falling: int | None = None  # rounds over which the rate falls to a tenth
 
 
 SETTINGS = {
@@ -52,6 +53,7 @@ def cases() -> list[Case]:
         Case("mnist", "dense", "dense", 0.1, 100),
         Case("mnist", "d 4096, 2 bit", inside(4096, "deadzone", "own2", bits=2), 0.08, 100),
         Case("mnist", "d 4096, ternary", inside(4096, "deadzone", "own1", bits=1), 0.08, 60),
+        Case("mnist", "d 4096, ternary, falling", inside(4096, "deadzone", "own1", bits=1), 0.16, 40, falling=40),
         Case("cifar10", "dense", "dense", 0.05, 50),
         Case("cifar10", "d 8192, 2 bit", inside(8192, "deadzone", "own2", bits=2), 0.05, 70),
     ]

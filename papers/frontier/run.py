@@ -33,15 +33,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--at-most", type=int, default=10**9, help="rounds of each case, for a shorter look")
     parser.add_argument("--try", dest="tried", default="", help="a method as text, in place of the cases")
     parser.add_argument("--lr", type=float, default=0.1, help="with --try")
     parser.add_argument("--rounds", type=int, default=40, help="with --try")
+    parser.add_argument("--falling", type=int, help="with --try: rounds over which the rate falls to a tenth")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     wanted, seeds = [case for case in cases() if case.setting in options.settings], options.seeds
     if options.tried:
-        name = f"{options.tried} at {options.lr:g}"
-        wanted, seeds = [Case(s, name, options.tried, options.lr, options.rounds) for s in options.settings], [TRIED]
+        name = f"{options.tried} at {options.lr:g}{f' falling {options.falling}' if options.falling else ''}"
+        tried = options.tried, options.lr, options.rounds, options.falling
+        wanted, seeds = [Case(setting, name, *tried) for setting in options.settings], [TRIED]
     for seed in seeds:
         for case in [case for case in wanted if options.only in case.name]:
             once(case, seed, options)
@@ -69,10 +72,11 @@ def once(case: Case, seed: int, options: argparse.Namespace) -> None:
 def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     """One run; its curve."""
     key, setting = fb.Key(seed), SETTINGS[case.setting]
-    task = task_of(setting, case.lr, key, options.data_dir)
+    local = fb.LocalSGD(lr=case.lr, batch_size=setting.batch_size, falling=case.falling)
+    task = task_of(setting, local, key, options.data_dir)
     size = sum(p.numel() for p in task.model.parameters())
     schedule = fb.simulation.Schedule(
-        case.rounds, setting.per_round, evaluate_every=setting.every, processes=options.processes
+        min(case.rounds, options.at_most), setting.per_round, evaluate_every=setting.every, processes=options.processes
     )
     federation = fb.simulation.Federation(task, fb.methods.build(case.method), schedule, key)
     reports = federation.run().reports
@@ -82,6 +86,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
         "setting": case.setting,
         "method": case.method,
         "lr": case.lr,
+        "falling": case.falling,
         "seed": seed,
         "parameters": size,
         "rounds": [r.round for r in seen],
@@ -92,7 +97,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     }
 
 
-def task_of(setting: Setting, lr: float, key: fb.Key, folder: Path) -> fb.simulation.Task:
+def task_of(setting: Setting, local: fb.LocalSGD, key: fb.Key, folder: Path) -> fb.simulation.Task:
     """All clients with all of their examples. Everybody makes the initial model from the seed."""
     found = load(setting.data, folder)
 
@@ -106,7 +111,7 @@ def task_of(setting: Setting, lr: float, key: fb.Key, folder: Path) -> fb.simula
         data.partition(found.train_y, setting.split, setting.clients, key.fold("partition")),
         found.test_x,
         found.test_y,
-        fb.LocalSGD(lr=lr, batch_size=setting.batch_size),
+        local,
         seed=key,
         build=build,
     )
