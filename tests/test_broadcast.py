@@ -18,6 +18,7 @@ from fewbits.links.bundle import pack, unpack, wrap
 from fewbits.links.downlink import Downlink
 from fewbits.links.identity import SEED, codec_hash
 from fewbits.rng import Key
+from fewbits.spec import Spec
 from fewbits.wire import BitWriter, Frame, Header
 
 DIFFERENCES = [
@@ -488,3 +489,18 @@ def test_a_bundle_that_leads_to_version_0_is_refused(codec):
     with pytest.raises(WireError, match="leads to version 0; versions count from 1"):
         client.receive(pack([forged]))
     assert client.version == 0 and client.value is None
+
+
+def test_the_same_version_with_other_bytes_is_another_one():
+    """A server that was restored from an older copy and played on to the version that a client holds."""
+    x, spec = torch.zeros(3), Spec((3,))
+    server, client = Broadcast(Raw(), spec, Key(0)), Subscriber(Raw(), spec)
+    server.publish(x)
+    older = server.dump()
+    server.publish(x + 1)
+    client.receive(server.bundle(None))
+    server.load(older)
+    server.publish(x + 2)
+    with pytest.raises(DesyncError, match="another version 2 than the one held"):
+        client.receive(server.bundle(None))
+    assert torch.equal(client.value, x + 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from every_codec import COMMON, PRIVATE, deliver, ends, payload_of, restamp, run, stream
-from fewbits.codecs import Delta, ErrorFeedback, LookBack, RandK, Raw, TopK, chain, flat, same
+from fewbits.codecs import Delta, ErrorFeedback, LookBack, RandK, Raw, Sign, TopK, chain, flat, same
 from fewbits.coders import Rans
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links import Receiver, Sender
@@ -278,3 +278,24 @@ def test_a_dense_partial_is_a_view_of_the_frame_and_only_of_one_that_can_be_writ
     assert torch.equal(lent.values, own.values)
     frame[-4:] = bytes(4)
     assert lent.values[-1] == 0 and own.values[-1] == 7
+
+
+@pytest.mark.parametrize("codec", [ErrorFeedback(TopK(0.5)), LookBack(Sign(bucket=8))])
+def test_a_sender_refuses_what_leaves_the_range_of_its_values(codec):
+    x = torch.full((16,), 65504.0, dtype=torch.float16)
+    sender, receiver = Sender(codec, Spec.of(x), Key(0)), Receiver(codec, Spec.of(x))
+    for value in (x, x, x, x):
+        try:
+            frame = sender.send(value)
+        except LocalError:
+            break
+        receiver.receive(frame)  # whatever is sent can be received
+        sender.commit()
+
+
+def test_the_value_of_a_sender_is_the_callers_own():
+    x = torch.ones(4)
+    sender = Sender(LookBack(Raw()), Spec.of(x), Key(0))
+    sender.send(x)
+    sender.value.fill_(7.0)
+    assert torch.equal(sender.value, x)

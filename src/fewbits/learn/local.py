@@ -118,7 +118,7 @@ class LocalSGD:
         """
         if self.falling is None:
             return self
-        return replace(self, lr=self.lr * (1 - (1 - LEAST) * min(1.0, (round - 1) / self.falling)), falling=None)
+        return replace(self, lr=self.lr * (1 - (1 - LEAST) * min(1.0, max(0, round - 1) / self.falling)), falling=None)
 
     def train(
         self,

@@ -237,6 +237,8 @@ class Broadcast(Publisher):
         return [*found, *([self._latest] if self.codec.stateless else self._history.records())]
 
     def load(self, dumped: Sequence[bytes]) -> list[str]:
+        if not dumped:
+            raise WireError("a dumped broadcast has at least one frame; got none")
         self._sender.load(dumped[0])
         spec, records = self._sender.spec, list(dumped[1:])
         self.seed_frame = None
@@ -244,6 +246,8 @@ class Broadcast(Publisher):
             self.seed_frame = records.pop(0)
         self._forget_newest()
         if self.codec.stateless:
+            if len(records) != 1:
+                raise WireError(f"a dumped broadcast of {self.codec!r} ends with one frame of it; got {len(records)}")
             self._latest = records[0]
             receiver = Receiver(self.codec, spec)
             receiver.agreed = self._sender.agreed

@@ -176,6 +176,11 @@ class Receiver:
             src.finish()
         return parsed, message, state, src, common
 
+    def after(self, frame: Frame) -> int:
+        """The history once this frame was accepted."""
+        header = frame.header
+        return next_history(header.history, self.common.fold(header.sequence), header.sequence, frame.crc)
+
     def _accept(self, frame: Frame, message: Any, state: Any, src: BitReader, common: Key) -> None:
         self.state, self.sections = state, src.sections
         self._observed = self.codec.observe(message)

@@ -6,6 +6,8 @@ import copy
 import math
 from typing import Any, NamedTuple
 
+import torch
+
 from fewbits.checks import check_whole
 from fewbits.codecs import Codec, Keys, Lift, Transform, as_lift
 from fewbits.codecs.flat_view import copied
@@ -67,6 +69,8 @@ class Sender:
         self.codec.check(spec)
         contract = self.codec.contract(spec)
         self._bounded, self._linear = contract.bounded, contract.linear
+        leaves = [leaf for _, leaf in spec] if isinstance(spec, TreeSpec) else [spec]
+        self._most = min((torch.finfo(leaf.torch_dtype).max for leaf in leaves if not leaf.integer), default=math.inf)
         self._hash = codec_hash(self.codec, spec)
         self.sequence = 0  # of the next frame
         self.state: Any = self.codec.init(spec)
@@ -82,7 +86,9 @@ class Sender:
     @property
     def value(self) -> Any:
         """What the receiver decodes from the last frame."""
-        return self.codec.decode(self.message, self.spec, self._before)[0]
+        value, after = self.codec.decode(self.message, self.spec, self._before)
+        pending = self._pending and self._pending[:2]
+        return copied(value) if same_memory(value, (self.message, self._before, after, pending)) else value
 
     @property
     def pending(self) -> bool:
@@ -136,7 +142,8 @@ class Sender:
             check_finite(value, DECODING)
         elif not (self._bounded and self.codec.stateless):  # else the receiver gets finite values and keeps nothing
             partials, state = self.codec.partials(message, self.spec, before)  # decoded, but not spread out
-            if max(map(reach, partials), default=0.0) == math.inf:  # the receiver would refuse the frame
+            # The receiver would refuse the frame if its sum, expanded and in the value's own dtype, were not finite.
+            if max(map(reach, partials), default=0.0) > self._most or any(p.side is not None for p in partials):
                 check_finite(self.codec.decode(message, self.spec, before)[0], DECODING)
         header = Header(self._hash, self.sequence, history, ack % 2**16, key=self._key_frame)
         pieces, crc = Frame.seal(header, out.chunks())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs import Lift, Raw, SinceStart, chain, flat
+from fewbits.codecs.flat_view import copied
 from fewbits.codecs.lifts.lift import AnySpec, Group, entries
 from fewbits.errors import DesyncError, LocalError, WireError
 from fewbits.links.agreed import Agreed
@@ -136,6 +137,7 @@ class StartedBroadcast(Broadcast):
     ) -> None:
         super().__init__(codec, spec, key, keep, seed)
         check_finite(start, "StartedBroadcast")
+        start = copied(start)
         described = Spec.of(start)
         assert isinstance(described, TreeSpec)
         self._frames = _StartFrames(described, self.codec, spec)

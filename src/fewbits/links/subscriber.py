@@ -171,6 +171,11 @@ class Subscriber(Subscription):
             value = value_of(self._codec, receiver.state, self._spec)
             return ReceiverState(value, receiver.expects, receiver.history, receiver.state)
         if header.sequence < state.version and not state.personal:
+            if header.sequence + 1 == state.version > 1 and receiver.after(frame) != state.history:
+                raise DesyncError(
+                    f"another version {state.version} than the one held came: the server was restored from an older "
+                    "checkpoint and went on; forget what is held by load(None)"
+                )
             return state
         if state.personal and not header.key:
             raise DesyncError(

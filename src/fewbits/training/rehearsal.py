@@ -194,7 +194,10 @@ class Rehearsal:
         for method in self._methods:  # each to its end: a loss may stand still for long before it falls
             if rates := [one for one in self.done if one.candidate.method == method]:
                 self._whole(min(rates, key=lambda one: one.hope(self._end(one))).candidate)
-        best = max(filter(self.is_complete, self.done), key=lambda one: one.last.merit)
+        complete = [one for one in self.done if self.is_complete(one)]
+        if not complete:
+            raise LocalError("no candidate could be rehearsed to its end: " + "; ".join(self.refused.values()))
+        best = max(complete, key=lambda one: one.last.merit)
         while True:
             self._say(f"rehearsal: what is beside {best.candidate}")
             found = [Rehearsed(one, plays) for one in self._beside(best.candidate) if (plays := self._whole(one))]
@@ -234,8 +237,8 @@ class Rehearsal:
         if one in self._plays:
             return
         self._plays[one] = ()
-        for rounds in dict.fromkeys((max(1, self.rounds // 2), self.rounds)):
-            if rounds <= self.most and not (self._plays[one] and self._plays[one][-1].ended):
+        for rounds in dict.fromkeys(min(n, self.most) for n in (max(1, self.rounds // 2), self.rounds)):
+            if not (self._plays[one] and self._plays[one][-1].ended):
                 self._play(one, rounds)
 
     def _play(self, one: Candidate, rounds: int) -> None:
@@ -253,6 +256,7 @@ class Rehearsal:
         last, sums = reports[-1], [report.up_frame_bytes + report.down_frame_bytes for report in reports]
         if last.loss is None or not math.isfinite(last.loss):
             self._plays[one] = ()
+            self.refused[one.method] = f"{one}: its loss is not finite after {last.round} rounds"
         else:
             played = Play(last.round, last.loss, last.accuracy, sums[0], sums[-1], last.round < rounds)
             self._plays[one] += (played,)

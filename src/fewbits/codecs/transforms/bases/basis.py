@@ -86,9 +86,9 @@ class Basis:
 
     def moved(self, start: Tensor, s: Tensor) -> Tensor:
         """start + A s, in float32 on s's device.  # (numel,), (dim,) -> (numel,)"""
-        matrix = _MATRIX_CACHE.of(self)
+        matrix, start = _MATRIX_CACHE.of(self), _flat(start, self.numel, "Basis.moved")
         if isinstance(matrix, Sparse) and s.is_cpu and s.dtype == start.dtype == torch.float32:
-            return matrix.moved(_flat(start, self.numel, "Basis.moved"), _flat(s, self.dim, "Basis.moved"), self.gain)
+            return matrix.moved(start, _flat(s, self.dim, "Basis.moved"), self.gain)
         return self.expand(s).add_(start)
 
     def project(self, x: Tensor) -> Tensor:
