@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fewbits.cli.config import RunConfig
+from fewbits.cli.options import TRAINING
 from fewbits.cli.prepared import prepare
 from fewbits.data import Data
 from fewbits.methods.text import read
@@ -16,9 +17,6 @@ from fewbits.training.auto import Choice
 from fewbits.training.rehearsal import Rehearsal
 
 TASK = ("data", "data_dir", "model", "clients", "per_round", "split")
-TRAINING = (
-    "lr", "falling", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip", "seed", "device",
-)  # fmt: skip
 
 
 def rehearsal_of(config: RunConfig, found: Data, rounds: int, rates: bool, say: Callable[[str], None]) -> Rehearsal:
@@ -53,7 +51,7 @@ def command(config: RunConfig, length: str, out: str) -> str:
     default = RunConfig()
     options = ",".join(f"{name}={value}" for name, value in config.settings.items())
     words = ["fewbits", "train", "--method", f"{config.method}@{options}" if options else config.method]
-    for name in (*TASK, *TRAINING):
+    for name in (*TASK, *TRAINING, "seed", "device"):
         value: Any = getattr(config, name)
         if name in ("data", "model") or value != getattr(default, name):
             words += ["--" + name.replace("_", "-"), f"{value:.6g}" if name == "lr" else str(value)]

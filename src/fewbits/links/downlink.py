@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fewbits.codecs import Codec, Delta, LastValue, Lift, Route, Transform, as_lift
+from fewbits.codecs import Codec, Delta, LastValue, Lift, Route, Transform, as_lift, large
 from fewbits.codecs.lifts.lift import AnySpec, cut
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
@@ -91,7 +91,7 @@ def vectors(state: Any) -> list[Tensor]:
 
 def value_of(lift: Lift, state: Any, spec: AnySpec) -> Any:
     """The value that a state of Delta or LastValue stands for, cut back into tensors, in memory of its own."""
-    return cut([x.clone() for x in vectors(state)], lift.groups(spec), spec)
+    return cut([large.clone(x) for x in vectors(state)], lift.groups(spec), spec)
 
 
 def with_vectors(state: Any, changed: Sequence[Tensor]) -> Any:

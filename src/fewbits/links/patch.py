@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.codecs import Lift
+from fewbits.codecs import Lift, large
 from fewbits.codecs.base import raw_bits, wide
 from fewbits.codecs.lifts.lift import AnySpec
 from fewbits.codecs.wrappers.wrapper import read_entries, write_entries
@@ -95,7 +95,7 @@ def read_patch(frame: Frame, codec: Lift, spec: AnySpec, before: ReceiverState) 
             f"the patch leads from public version {since} to {header.sequence}; we hold "
             + ("a personal value" if before.personal else f"version {before.version}")
         )
-    changed = [x.clone() for x in vectors(before.state)]
+    changed = [large.clone(x) for x in vectors(before.state)]
     for x, (positions, values) in zip(changed, patch.raw_bits, strict=True):
         x[positions] = values
     if digest(changed) != patch.digest:

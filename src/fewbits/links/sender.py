@@ -109,12 +109,11 @@ class Sender:
         """
         frame = b"".join(self.pieces(x, ack, common))
         assert self._pending is not None
-        done: dict[int, Any] = {}  # the caller may change x, so what lies in its memory is copied
-        state, memory, self.message = (
-            copy.deepcopy(part, done) if same_memory(part, x) else part
-            for part in (self._pending.state, self._pending.memory, self.message)
-        )
-        self._pending = self._pending._replace(state=state, memory=memory)
+        made = self._pending.state, self._pending.memory, self.message
+        if same_memory(made, x):  # the caller may change x, so what lies in its memory is copied
+            done: dict[int, Any] = {}
+            state, memory, self.message = (copy.deepcopy(y, done) if same_memory(y, x) else y for y in made)
+            self._pending = self._pending._replace(state=state, memory=memory)
         return frame
 
     def pieces(self, x: Any, ack: int = 0, common: Key | None = None) -> list[bytes | memoryview]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewbits.checks import check_number, check_one_of
+from fewbits.codecs import large
 from fewbits.codecs.base import Keys, Transform
 from fewbits.codecs.transforms.topk import count
 from fewbits.errors import LocalError
@@ -72,7 +73,7 @@ class RandK(Transform):
 
     def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
         """Scatter onto zeros, with n/k when unbiased."""
-        x = torch.zeros(spec.numel, dtype=spec.torch_dtype)
+        x = large.zeros(spec.numel, spec.torch_dtype)
         values = carrier if self.mode == "contractive" or not len(side) else carrier * (spec.numel / len(side))
         x[side] = values.to(x.dtype)
         return x

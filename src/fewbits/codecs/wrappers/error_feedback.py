@@ -18,7 +18,7 @@ from fewbits.codecs.transforms.sign import Sign
 from fewbits.codecs.transforms.topk import TopK
 from fewbits.codecs.wrappers.wrapper import Wrapper, check_dither, check_feedback, finite, read_vector, write_vector
 from fewbits.coders import Rans
-from fewbits.spec import Spec
+from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter
 
 
@@ -90,6 +90,11 @@ class ErrorFeedback(Wrapper):
     def decode(self, message: Any, spec: Spec, state: Any) -> tuple[Tensor, Any]:
         x, state = self.codec.decode(message, wide(spec), state)
         return x.to(spec.torch_dtype), state
+
+    def contract(self, spec: Spec) -> Contract:
+        """What C gives stays finite here too: the sum that it is given was checked."""
+        inner = self.codec.contract(wide(spec))
+        return Contract(portable=inner.portable, bounded=inner.bounded and wide(spec) == spec)
 
     def write_state(self, state: Any, spec: Spec, out: BitWriter) -> None:
         self.codec.write_state(state, wide(spec), out)

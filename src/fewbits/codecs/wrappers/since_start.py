@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fewbits.codecs import large
 from fewbits.codecs.base import Codec, Keys, raw_bits
 from fewbits.codecs.wrappers.wrapper import read_entries, read_vector, write_entries, write_vector
 from fewbits.rng import Key
@@ -63,7 +64,7 @@ class SinceStart(Codec):
         return Entries(places, x[places]), ()
 
     def decode(self, message: Entries, spec: Spec, state: Tensor) -> tuple[Tensor, Tensor]:
-        x = state.clone()
+        x = large.clone(state)
         x[message.places] = message.values
         return x, state
 
