@@ -63,8 +63,8 @@ def once(case: Case, seed: int, options: argparse.Namespace) -> None:
     up, down = result["up"][-1] / 1e6, result["down"][-1] / 1e6
     late = sum(result["accuracy"][-5:]) / len(result["accuracy"][-5:])
     print(
-        f"{case.setting:8s} {case.name:60s} seed {seed}: accuracy {result['accuracy'][-1]:.4f} (last five "
-        f"{late:.4f}), up {up:.3f} MB, down {down:.3f} MB, {result['seconds']:.0f} s",
+        f"{case.setting:12s} {case.name:60s} seed {seed}: accuracy {result['accuracy'][-1]:.4f} (last five "
+        f"{late:.4f}; loss {result['loss'][-1]:.4f}), up {up:.3f} MB, down {down:.3f} MB, {result['seconds']:.0f} s",
         flush=True,
     )
 
@@ -91,6 +91,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
         "parameters": size,
         "rounds": [r.round for r in seen],
         "accuracy": [r.accuracy for r in seen],
+        "loss": [r.loss for r in seen],
         "up": [r.up_frame_bytes for r in seen],
         "down": [r.down_frame_bytes for r in seen],
         "seconds": reports[-1].seconds,
@@ -99,7 +100,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
 
 def task_of(setting: Setting, local: fb.LocalSGD, key: fb.Key, folder: Path) -> fb.simulation.Task:
     """All clients with all of their examples. Everybody makes the initial model from the seed."""
-    found = load(setting.data, folder)
+    found = load(setting.data, folder / (setting.folder or setting.data))
 
     def build(key: fb.Key) -> nn.Module:
         return models.build(setting.model, found, key.fold("model"))
@@ -108,7 +109,7 @@ def task_of(setting: Setting, local: fb.LocalSGD, key: fb.Key, folder: Path) -> 
         build(key),
         found.train_x,
         found.train_y,
-        data.partition(found.train_y, setting.split, setting.clients, key.fold("partition")),
+        data.partition(found.train_y, setting.split, setting.clients, key.fold("partition"), found.groups),
         found.test_x,
         found.test_y,
         local,
@@ -120,7 +121,7 @@ def task_of(setting: Setting, local: fb.LocalSGD, key: fb.Key, folder: Path) -> 
 @cache
 def load(name: str, folder: Path) -> data.Data:
     """A data set from its folder."""
-    return data.load(name, folder / name)
+    return data.load(name, folder)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import SETTINGS, cases
+from cases import SETTINGS, Setting, cases
 
 Runs = dict[str, dict[int, dict[str, Any]]]  # by case, by seed
 
@@ -27,10 +28,10 @@ def main() -> None:
         if "dense" not in runs:
             continue
         print(f"\n### {name}\n")
-        for rounds, less in setting.checks:
-            table(runs, rounds, less)
+        for rounds, worse in setting.checks:
+            table(runs, setting, rounds, worse)
         if options.pictures:
-            draw(runs, name, options.pictures / f"{name}.png")
+            draw(runs, setting, options.pictures / f"{name}.png")
 
 
 def read(folder: Path, setting: str) -> Runs:
@@ -43,38 +44,54 @@ def read(folder: Path, setting: str) -> Runs:
     return {name: seeds for name, seeds in found.items() if seeds}
 
 
-def table(runs: Runs, rounds: int, less: float) -> None:
-    """Bytes both ways until a run has dense's accuracy after so many rounds, less so many points."""
+def table(runs: Runs, setting: Setting, rounds: int, worse: float) -> None:
+    """Bytes both ways until a run has dense's score after so many rounds, or one so much worse."""
     dense = {seed: (run, run["rounds"].index(rounds)) for seed, run in runs["dense"].items() if rounds in run["rounds"]}
     if not dense:
         return
-    targets = {seed: run["accuracy"][i] - less / 100 for seed, (run, i) in dense.items()}
+    score, show = setting.score, shown(setting.score)
+    targets = {seed: allowed(score, run[score][i], worse) for seed, (run, i) in dense.items()}
     spent = {seed: total(run, i) for seed, (run, i) in dense.items()}
     print(
-        f"Dense after {rounds} rounds: {spread([100 * run['accuracy'][i] for run, i in dense.values()], '.1f')}% "
-        f"for {spread([x / 1e6 for x in spent.values()], '.0f')} MB. To that less {less:g} points:\n"
+        f"Dense after {rounds} rounds: {show([run[score][i] for run, i in dense.values()])} for "
+        f"{spread([x / 1e6 for x in spent.values()], '.0f')} MB. To that, {worse:g} "
+        f"{'points less' if score == 'accuracy' else 'percent more'}:\n"
     )
-    print("| method | seeds | rounds | MB both ways | times fewer |\n|---|---|---|---|---|")
+    print("| method | seeds | rounds | MB both ways | times fewer | in all its rounds |\n|---|---|---|---|---|---|")
     for name, seeds in runs.items():
         common = [seed for seed in seeds if seed in dense]
-        at = {seed: first(seeds[seed], targets[seed]) for seed in common}
-        reached = {seed: i for seed, i in at.items() if i is not None}
         if not common:
             continue
+        last = [seeds[seed] for seed in common]
+        end = f"{show([run[score][-1] for run in last])}, {spread([total(run, -1) / 1e6 for run in last], '.3g')} MB"
+        at = {seed: first(seeds[seed], score, targets[seed]) for seed in common}
+        reached = {seed: i for seed, i in at.items() if i is not None}
         if len(reached) < len(common):
-            best = spread([100 * max(seeds[seed]["accuracy"]) for seed in common], ".1f")
-            print(f"| {name} | {len(common)} | {len(reached)} of {len(common)} seeds got there; best {best}% | – | – |")
+            print(f"| {name} | {len(common)} | {len(reached)} of {len(common)} seeds got there | – | – | {end} |")
             continue
         megabytes = [total(seeds[seed], i) / 1e6 for seed, i in reached.items()]
         times = [spent[seed] / total(seeds[seed], i) for seed, i in reached.items()]
         taken = spread([seeds[seed]["rounds"][i] for seed, i in reached.items()], ".0f")
-        print(f"| {name} | {len(common)} | {taken} | {spread(megabytes, '.3g')} | {spread(times, ',.0f')} |")
+        print(f"| {name} | {len(common)} | {taken} | {spread(megabytes, '.3g')} | {spread(times, ',.0f')} | {end} |")
     print()
 
 
-def first(run: dict[str, Any], target: float) -> int | None:
-    """Where the accuracy first is at the target."""
-    return next((i for i, x in enumerate(run["accuracy"]) if x >= target), None)
+def allowed(score: str, value: float, worse: float) -> float:
+    """An accuracy so many points lower, or a loss so many percent higher."""
+    return value - worse / 100 if score == "accuracy" else value * (1 + worse / 100)
+
+
+def shown(score: str) -> Callable[[list[float]], str]:
+    """How a score's values are printed: accuracies as percentages."""
+    if score == "accuracy":
+        return lambda values: f"{spread([100 * x for x in values], '.1f')}%"
+    return lambda values: f"loss {spread(values, '.3f')}"
+
+
+def first(run: dict[str, Any], score: str, target: float) -> int | None:
+    """Where the score first is at the target."""
+    better = (lambda x: x >= target) if score == "accuracy" else (lambda x: x <= target)
+    return next((i for i, x in enumerate(run[score]) if better(x)), None)
 
 
 def total(run: dict[str, Any], i: int) -> float:
@@ -88,20 +105,21 @@ def spread(values: list[float], form: str) -> str:
     return f"{mean} ± {format(float(np.std(values, ddof=1)), form)}" if len(values) > 1 else mean
 
 
-def draw(runs: Runs, name: str, path: Path) -> None:
-    """Accuracy against bytes both ways, one line for each seed."""
+def draw(runs: Runs, setting: Setting, path: Path) -> None:
+    """The score against bytes both ways, one line for each seed."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
+    scale, words = (100, "test accuracy, %") if setting.score == "accuracy" else (1, "test loss")
     figure, axes = pyplot.subplots(figsize=(8, 5), dpi=110)
     for i, (case, seeds) in enumerate(runs.items()):
         for j, run in enumerate(seeds.values()):
             spent = [total(run, k) / 1e6 for k in range(len(run["rounds"]))]
             label = case if j == 0 else None
-            axes.plot(spent, [100 * x for x in run["accuracy"]], color=f"C{i}", lw=1.2, alpha=0.8, label=label)
-    axes.set(xscale="log", xlabel="MB both ways, all clients", ylabel="test accuracy, %", title=name)
+            axes.plot(spent, [scale * x for x in run[setting.score]], color=f"C{i}", lw=1.2, alpha=0.8, label=label)
+    axes.set(xscale="log", xlabel="MB both ways, all clients", ylabel=words, title=setting.name)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
