@@ -12,7 +12,7 @@ import torch
 from fewbits.checks import check_count
 from fewbits.data.partition import hold_out
 from fewbits.engines.common.schedule import NO_CAP, Schedule
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.task import Task, sgd
 from fewbits.engines.simulation import Federation
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -182,7 +182,7 @@ class Rehearsal:
 
     def open(self) -> None:
         """The first rehearsals."""
-        lr = self._task.local.lr
+        lr = sgd(self._task).lr
         for method in self._methods:
             for rate in (lr, FACTOR * lr, FACTOR**2 * lr) if self._rates else (lr,):
                 self._first(Candidate(method, rounded(rate)))
@@ -244,7 +244,7 @@ class Rehearsal:
     def _play(self, one: Candidate, rounds: int) -> None:
         """Play it; a candidate that fails or diverges is out."""
         self._say(f"rehearsal: {one}, {rounds} rounds")
-        local = replace(self._task.local, lr=one.lr, falling=rounds)
+        local = replace(sgd(self._task), lr=one.lr, falling=rounds)
         task = replace(self._task, model=duplicate(self._task.model), local=local)
         schedule = replace(self._schedule, rounds=rounds, evaluate_every=rounds)
         try:
@@ -264,6 +264,7 @@ class Rehearsal:
 
 def held_out(task: Task, key: Key) -> Task:
     """The task with a part of its clients' examples as the test set, instead of its own."""
+    x, y = task.pairs
     many = [c for c, part in enumerate(task.parts) if len(part) >= FEW and c not in task.unfit]
     if not many:
         raise LocalError(f"a rehearsal needs a client with {FEW} examples or more, to hold some out")
@@ -271,7 +272,7 @@ def held_out(task: Task, key: Key) -> Task:
     shorter = dict(zip(many, rest, strict=True))
     parts = [shorter.get(c, part) for c, part in enumerate(task.parts)]
     rows = torch.from_numpy(np.concatenate(tests))
-    return replace(task, parts=parts, test_x=task.x[rows], test_y=task.y[rows], holdout=())
+    return replace(task, parts=parts, test_x=x[rows], test_y=y[rows], holdout=())
 
 
 def frontier(done: Sequence[Rehearsed]) -> list[Rehearsed]:
