@@ -24,6 +24,7 @@ def dump_optimizer(optimizer: Optimizer, steps: int) -> bytes:
         LocalError: its state has something else than tensors, numbers, text and None.
 
     Example:
+        >>> import torch
         >>> x = torch.nn.Parameter(torch.ones(2))
         >>> one = torch.optim.SGD([x], 0.1, momentum=0.9)
         >>> x.grad = torch.ones(2)

@@ -29,10 +29,10 @@ def logits(outputs: object) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def own_loss(outputs: object) -> Tensor | None:
+def computed_loss(outputs: object) -> Tensor | None:
     """The loss that the model computed itself, as Hugging Face's models do when they get labels; None: there is none.
 
-    >>> own_loss({"loss": torch.tensor(2.0), "logits": torch.ones(1, 2)}), own_loss(torch.ones(1))
+    >>> computed_loss({"loss": torch.tensor(2.0), "logits": torch.ones(1, 2)}), computed_loss(torch.ones(1))
     (tensor(2.), None)
     """
     if isinstance(outputs, Tensor):
@@ -43,7 +43,7 @@ def own_loss(outputs: object) -> Tensor | None:
 
 def default_loss(outputs: object, targets: Tensor) -> Tensor:
     """The loss that the model computed itself; where there is none, the cross-entropy of its logits."""
-    found = own_loss(outputs)
+    found = computed_loss(outputs)
     return cross_entropy(outputs, targets) if found is None else found
 
 
@@ -95,7 +95,7 @@ def described(x: object) -> str:
     if isinstance(x, Mapping):
         return f"{type(x).__name__} of " + ", ".join(f"{name} {described(part)}" for name, part in x.items())
     if isinstance(x, tuple | list):
-        return f"{type(x).__name__} of {len(x)}"
+        return f"{'tuple' if isinstance(x, tuple) else 'list'} of {len(x)}"
     return type(x).__name__
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from fewbits.engines.common.any_task import task_over
 from fewbits.engines.common.run_files import MODEL, check_continues, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
-from fewbits.engines.common.task import Local, Loss, Task
+from fewbits.engines.common.task import Local, Loss
 from fewbits.engines.simulation import Federation, Result, RoundReport
 from fewbits.factor.coordinates import leave_subspace
 from fewbits.files import placed
@@ -105,7 +106,7 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
-    task, key = Task.over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
+    task, key = task_over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:

@@ -25,11 +25,11 @@ from fewbits.learn.metrics import measure, titled
 from fewbits.learn.outputs import (
     check_cross_entropy,
     check_labels,
+    computed_loss,
     cross_entropy,
     default_loss,
     described,
     logits,
-    own_loss,
 )
 from fewbits.learn.seeding import seeded
 from fewbits.rng import Key
@@ -97,7 +97,10 @@ def _first(task: Task, client: int, who: str) -> Batch:
 
 def _piece(examples: Examples, most: int, who: str) -> Batch:
     """The first rows, in their own order."""
-    batch = _called(lambda: next(examples.piece(0, most, most), None), f"{who}: its data fail", None)
+    try:
+        batch = _called(lambda: next(examples.piece(0, most, most), None), f"{who}: its data fail", None)
+    except LocalError as error:
+        raise error if str(error).startswith(who) else LocalError(f"{who}: {error}") from None
     if batch is None:
         raise LocalError(f"{who}: its data give no batch; they have {len(examples)} examples")
     return batch
@@ -128,7 +131,7 @@ def _check_finite(value: Tensor, x: Any, y: Any, outputs: object, who: str) -> N
 
 
 def _loss(outputs: Any, x: Any, y: Any, loss: Callable[[Any, Tensor], Tensor], who: str) -> Tensor:
-    ours = loss is cross_entropy or (loss is default_loss and own_loss(outputs) is None)
+    ours = loss is cross_entropy or (loss is default_loss and computed_loss(outputs) is None)
     if ours or (loss is functional.cross_entropy and _one_output(outputs)):
         try:
             check_cross_entropy(outputs, y)

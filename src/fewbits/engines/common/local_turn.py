@@ -11,7 +11,7 @@ from torch import Tensor
 from fewbits.checks import check_number, check_whole
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.process_settings import same_settings
-from fewbits.engines.common.task import Local, Task
+from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction, LocalReport, LocalSGD
@@ -25,34 +25,31 @@ MOST_STEPS = 2**31 - 1
 
 def train_locally(
     task: Task,
-    local: Local,
     model: FlatModel,
     client: int,
+    round: int,
     key: Key,
     correct: Correction | None = None,
     draws: bool = False,
-    *,
-    round: int = 1,
     state: bytes = b"",
 ) -> LocalReport | str:
     """Train in place; the report, or why the turn failed. The module is whole afterwards.
 
     Args:
         task: with the client's examples.
-        local: how it trains in this round.
         model: as the client begins.
         client: its number.
+        round: from 1.
         key: of this client in this round.
         correct: what the objective adds to gradients.
         draws: whether the objective may draw random numbers, which `LocalSGD` cannot see.
-        round: from 1.
         state: the optimizer's, where it stays with the client; b"": it begins.
     """
     if client in task.unfit:
         return task.unfit[client]
     try:
         with same_settings(), seeded(key.fold("noise"), model.params.device) if draws else nullcontext():
-            report = _trained(task, local, model, client, key, correct, round, state)
+            report = _trained(task, model, client, round, key, correct, state)
     except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
         failed = sentence(error)
         model.repair()
@@ -62,14 +59,14 @@ def train_locally(
 
 def _trained(
     task: Task,
-    local: Local,
     model: FlatModel,
     client: int,
+    round: int,
     key: Key,
     correct: Correction | None,
-    round: int,
     state: bytes,
 ) -> LocalReport:
+    local = task.local.at(round)
     if isinstance(local, LocalFunction):
         given = task.shares.given(client) if task.shares else _pair(task, client)
         examples = task.shares.of(given, client) if task.shares else task.examples(client)

@@ -131,9 +131,7 @@ class Worker:
         self._load(client)
         key = self.key.fold("round", round, "client", client)
         state = self._store.get(client, OPTIMIZER) if self._keeps else None
-        report = train_locally(
-            task, local, self.model, client, key, core.correction, self._draws, round=round, state=state or b""
-        )
+        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state or b"")
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, getattr(local, "lr", 0.0), out)
