@@ -33,7 +33,7 @@ SECOND = {
     """,
     "learn": """
         Aggregator Choco CoordinateMedian DSGD DeepSqueeze FedAdam FedDyn FedDynServer FedProx FedYogi FlatModel
-        GeometricMedian GossipMethod GroupL1 IntrinsicSpace Krum L1 LocalSGD LocalTraining Malcom Method MultiKrum NoProx
+        GeometricMedian GossipMethod GroupL1 IntrinsicSpace Krum L1 LocalReport LocalSGD LocalTraining Malcom Method MultiKrum NoProx
         Node NormBound Objective Plain Scaffold ServerSGD TrimmedMean
     """,
     "links": """

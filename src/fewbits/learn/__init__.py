@@ -30,6 +30,7 @@ from fewbits.learn.gossip import (
 )
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.local import LocalSGD
+from fewbits.learn.local_report import LocalReport
 from fewbits.learn.local_training import LocalTraining
 from fewbits.learn.method import Method
 from fewbits.learn.objective import Objective
@@ -53,6 +54,7 @@ __all__ = [
     "GroupL1",
     "Krum",
     "L1",
+    "LocalReport",
     "LocalSGD",
     "LocalTraining",
     "Malcom",

@@ -16,7 +16,21 @@ Loss = Callable[[Any, Tensor], Tensor]  # (outputs, targets) -> mean over the ba
 
 @dataclass(frozen=True)
 class LocalReport:
-    """Counts and loss of one local training."""
+    """Counts and loss of one local training.
+
+    Args:
+        steps: gradient steps taken.
+        examples: the client's: its weight in the average.
+        loss: mean loss over the examples of the steps, each before its step; None: no step had one.
+        without_loss: steps whose loss was not finite, which the mean leaves out.
+        without_target: those of them none of whose targets counts.
+        remarks: sentences about the data or the rate, said once in a run.
+        optimizer_state: the optimizer's, where it stays with the client.
+
+    Example:
+        >>> LocalReport(steps=4, examples=20, loss=0.5).loss_note
+        ''
+    """
 
     steps: int  # gradient steps taken
     examples: int  # examples of the client: its weight in the average
