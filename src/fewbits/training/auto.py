@@ -10,7 +10,8 @@ from fewbits.errors import LocalError
 from fewbits.report.text import megabytes
 from fewbits.rng import Key
 from fewbits.sizes import short_size
-from fewbits.training.rehearsal import ROUNDS, Rehearsal, Rehearsed, Say
+from fewbits.training.rehearsal import ROUNDS, Rehearsal, Say
+from fewbits.training.rehearsed import Rehearsed
 
 AUTO = "auto"  # in place of a method's name
 
