@@ -156,7 +156,7 @@ def test_evaluation_leaves_tensors_that_training_can_use():
 def test_a_failing_batch_is_named():
     targets = Y.clone()
     targets[20] = 9
-    with pytest.raises(fb.LocalError, match=r"rows 20\.\.23, x \(24, 8\) float32.*Target 9 is out of bounds"):
+    with pytest.raises(fb.LocalError, match=r"rows 20\.\.23, x \(4, 8\) float32.*Target 9 is out of bounds"):
         score(linear(), X, targets, 4)
 
 

@@ -13,7 +13,8 @@ from fewbits.cli.app import app
 from fewbits.cli.choice import command, with_candidate
 from fewbits.cli.config import RunConfig
 from fewbits.methods import build
-from fewbits.training.rehearsal import Candidate, Play, Rehearsal, Rehearsed, candidates, frontier, held_out
+from fewbits.training.rehearsal import Rehearsal, candidates, held_out
+from fewbits.training.rehearsed import Candidate, Play, Rehearsed, best_methods, frontier
 
 BASE = ["--clients", "4", "--batch-size", "200", "--processes", "1"]
 
@@ -205,3 +206,21 @@ def test_what_does_not_go_with_auto_is_refused_in_a_sentence(tmp_path, words, se
 
 def test_recommend_refuses_what_is_no_size():
     assert "did you mean '2MB'" in call("recommend", *BASE, "--at", "2mb", code=2)
+
+
+def _one(method, accuracy, lr=0.1):
+    return Rehearsed(Candidate(method, lr), (Play(8, 1.0, accuracy, 10, 80),))
+
+
+def test_search_climbs_from_two_methods_whatever_their_options():
+    found = best_methods([_one("topk", 0.5), _one("a@dim=4", 0.6), _one("a@dim=8", 0.7), _one("dense", 0.4)])
+    assert [one.candidate.method for one in found] == ["a@dim=8", "topk"]
+
+
+def test_a_rate_at_the_edge_is_found_out_by_a_second_rehearsal(monkeypatch):
+    rehearsal = Rehearsal.__new__(Rehearsal)
+    rehearsal._key = fb.Key(0)
+    luck = {"steady": Play(8, 1.0, 0.5, 10, 80), "edge": None}
+    monkeypatch.setattr(Rehearsal, "_played", lambda self, one, rounds, key: luck[one.method])
+    steady, edge = _one("steady", 0.5), _one("edge", 0.9)
+    assert max([edge, steady], key=lambda one: rehearsal._repeated(one).merit) is steady

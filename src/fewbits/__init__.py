@@ -31,7 +31,7 @@ from fewbits.comparison import compare
 from fewbits.errors import DesyncError, FewbitsError, LocalError, PeerLostError, WireError
 from fewbits.factor import fedpara, merge, pfedpara, shared
 from fewbits.federated import Client, Server
-from fewbits.learn import LocalSGD, Method, ServerSGD
+from fewbits.learn import LocalSGD, LocalTraining, Method, ServerSGD
 from fewbits.links import Receiver, Sender, load_model, save_model
 from fewbits.rng import Key
 from fewbits.spec import Spec
@@ -52,6 +52,7 @@ __all__ = [
     "Key",
     "LocalError",
     "LocalSGD",
+    "LocalTraining",
     "LookBack",
     "LowRank",
     "Method",

@@ -8,22 +8,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from fewbits.checks import check_number, check_seed
+from fewbits.engines.common.any_task import task_over
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
-from fewbits.engines.common.task import Loss, Task
+from fewbits.engines.common.task import Local, Loss
 from fewbits.engines.simulation import Federation, RoundReport
 from fewbits.engines.simulation.budget import check_affordable
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.files import placed
-from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
 from fewbits.methods import named
@@ -79,17 +80,19 @@ class Comparison:
 
 def compare(
     model: nn.Module,
-    clients: Iterable[tuple[Tensor, Tensor]],
+    clients: Any,
     methods: Sequence[str | Method],
     seeds: Sequence[int] = (0,),
     rounds: int | None = None,
     *,
     budget: int | str | None = None,
-    test: tuple[Tensor, Tensor] | None = None,
-    local: LocalSGD | None = None,
+    test: Any = None,
+    local: Local | Callable[..., Any] | None = None,
     per_round: int | None = None,
     loss: Loss | None = None,
     metric: Metric | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    population: int | None = None,
     processes: int = 1,
     device: str = "cpu",
     out: Path | str | None = None,
@@ -103,16 +106,19 @@ def compare(
 
     Args:
         model: the initial model; `federate` trains it in place, this function does not.
-        clients: one (x, y) pair of tensors for each client.
+        clients: the data of each client, in any form that `federate` takes.
         methods: texts such as "dense", "topk@fraction=0.01" or "label=lbgm+topk", or Methods.
         seeds: each method is trained once with each seed; 0 alone by default. Give three or more to see the spread.
         rounds: rounds of each run, 50 by default; with a budget the most, and by default no limit.
         budget: most bytes of each run, both directions: a number, or text such as "2MB" or "20kB/client".
-        test: (x, y) on which the model is evaluated after every round.
-        local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
+        test: what the model is evaluated on after every round, in any of these forms.
+        local: how a client trains: a `fb.LocalSGD`, a `fb.LocalTraining` with any optimizer of torch's, or a function
+            of (model, data, context). By default one epoch of SGD with learning rate 0.1 and batches of 10.
         per_round: clients sampled in each round; None: all.
         loss: loss(output, y), the batch's mean; None: cross-entropy.
         metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
+        collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
+        population: how many clients there are, where `clients` is a function.
         processes: worker processes; results do not depend on it.
         device: where clients train; another than "cpu" needs one process.
         out: folder for logs, checkpoints and report.html; a stopped comparison continues there. None: nothing is left.
@@ -137,8 +143,8 @@ def compare(
     if target is not None:
         check_number("compare: target", target, "(0, 1]", numpy=True, hint=", such as 0.9 for 90%")
     wanted = checked_sizes(at)
-    task = Task.of(model, clients, test, local, loss, metric)
-    length = lengths(rounds, budget, len(task.parts))
+    task = task_over(model, clients, test, local, loss, metric, collate, population)
+    length = lengths(rounds, budget, task.clients)
     schedule = Schedule(length.rounds, per_round, 1, 10, processes, device, length.budget)
     check_first_batch(task, device)
     for method in built.values():  # a mistake is found before anything is trained

@@ -15,7 +15,8 @@ from fewbits.cli.screen import screen
 from fewbits.report.table import captioned, fitted, two_lines
 from fewbits.report.text import NONE, megabytes
 from fewbits.training.auto import Choice
-from fewbits.training.rehearsal import ROUNDS, Rehearsal, Rehearsed, frontier
+from fewbits.training.rehearsal import ROUNDS, Rehearsal
+from fewbits.training.rehearsed import Rehearsed, frontier
 
 SPECIAL = {
     "at": o.Option("The bytes of a run, both directions: 2MB, or 20kB/client.", None, str, (), "SIZE"),

@@ -3,7 +3,8 @@
 `Method` puts it together: codecs, an `Objective` of local training (`FedProx`, `Scaffold`, `FedDyn`) and a step of the
 server (`ServerSGD`, `FedAdam`, `FedYogi`). The step is by the mean of the updates, or by an `Aggregator` that bears
 lies (`CoordinateMedian`, `Krum`). A `GossipMethod` (`DSGD`, `Choco`, `Malcom`, `DeepSqueeze`) is the same for a `Node`
-of a graph. `LocalSGD` trains a `FlatModel`, whose parameters are views of one vector.
+of a graph. `LocalSGD` trains a `FlatModel`, whose parameters are views of one vector; `LocalTraining` does so by any
+optimizer of torch's.
 """
 
 from fewbits.learn.aggregation import (
@@ -29,6 +30,8 @@ from fewbits.learn.gossip import (
 )
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.local import LocalSGD
+from fewbits.learn.local_report import LocalReport
+from fewbits.learn.local_training import LocalTraining
 from fewbits.learn.method import Method
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import FedDyn, FedProx, Plain, Scaffold
@@ -51,7 +54,9 @@ __all__ = [
     "GroupL1",
     "Krum",
     "L1",
+    "LocalReport",
     "LocalSGD",
+    "LocalTraining",
     "Malcom",
     "Method",
     "MultiKrum",

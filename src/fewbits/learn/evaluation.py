@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fewbits.errors import FewbitsError, LocalError, words
+from fewbits.learn.batches import Batch, Call, takes_labels
+from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.metrics import Metric, count_right, finite, ignored, measure, metric_name
-from fewbits.learn.outputs import cross_entropy, described
-from fewbits.learn.select import select
+from fewbits.learn.outputs import cross_entropy, default_loss, described
 
 BATCH = 500  # examples; pieces of a test set have so many, too
 
@@ -89,7 +90,6 @@ def score(
     *,
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy,
     metric: Metric | None = None,
-    first: int = 0,
 ) -> Scores:
     """Sum accuracy, loss and metric over all examples, in evaluation mode.
 
@@ -102,7 +102,6 @@ def score(
         batch: examples at a time.
         loss: (outputs, targets) -> mean loss, a scalar tensor.
         metric: (outputs, targets) -> the batch's mean, or its (sum, count).
-        first: what errors count rows from, where x is a piece of a larger set.
 
     Raises:
         LocalError: there is no example, x and y differ in length, batch < 1, or model or loss fails on a batch. A
@@ -110,19 +109,48 @@ def score(
     """
     if batch < 1 or len(x) == 0 or len(x) != len(y):
         raise LocalError(f"evaluate: need batch >= 1 and as many inputs as targets; got {batch}, {len(x)}, {len(y)}")
+    return score_examples(model, TensorExamples(x, y), slice(0, len(x)), batch, loss=loss, metric=metric)
+
+
+def score_examples(
+    model: FlatModel | nn.Module,
+    examples: Examples,
+    rows: slice,
+    batch: int = BATCH,
+    *,
+    loss: Callable[[Any, Tensor], Tensor] | None = None,
+    metric: Metric | None = None,
+) -> Scores:
+    """As `score`, over some rows of examples of any kind; a loader's own batch size goes first.
+
+    loss: None: the model's own, or else cross-entropy.
+    """
     module = model.module if isinstance(model, FlatModel) else model
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    call = Call(module, labels=loss is None and takes_labels(module))
     parts: list[Scores] = []
     with evaluating(module), torch.no_grad():  # inference_mode would leave cached tensors that no training can use
-        for start in range(0, len(x), batch):
-            rows = torch.arange(start, min(start + batch, len(x)), device=x.device)
+        source, start = examples.piece(rows.start, rows.stop, examples.batch_size or batch), rows.start
+        while (found := _next(source, start)) is not None:
+            inputs, targets, size = found = found.to(device)
             try:
-                parts.append(score_batch(module(select(x, rows)), y.index_select(0, rows), loss, metric))
+                parts.append(score_batch(call(found), targets, loss or default_loss, metric))
             except FewbitsError:
                 raise
             except Exception as error:  # the user's own code may raise anything
-                where = f"rows {first + start}..{first + start + len(rows) - 1}, x {described(x)}, y {described(y)}"
+                where = f"rows {start}..{start + size - 1}, x {described(inputs)}, y {described(targets)}"
                 raise LocalError(f"evaluation fails on {where}: {type(error).__name__}: {words(error)}") from error
+            start += size
     return Scores.total(parts)
+
+
+def _next(source: Iterator[Batch], start: int) -> Batch | None:
+    try:
+        return next(source, None)
+    except FewbitsError:
+        raise
+    except Exception as error:  # the user's data may raise anything
+        raise LocalError(f"the data fail from row {start} on: {type(error).__name__}: {words(error)}") from error
 
 
 def score_batch(
@@ -153,9 +181,11 @@ def no_target(targets: Tensor, loss: object) -> bool:
     return all_void(targets) or (void is not None and bool((targets == void).all()))
 
 
-def all_void(targets: Tensor) -> bool:
+def all_void(targets: object) -> bool:
     """Whether the targets are whole and negative, so that none of them is a class."""
-    return not targets.is_floating_point() and not targets.is_complex() and bool((targets < 0).all())
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex():
+        return False
+    return bool((targets < 0).all())
 
 
 def _weight(loss: object, targets: Tensor) -> float:

@@ -14,43 +14,20 @@ from torch import Tensor
 
 from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
+from fewbits.learn.batches import Batch, Call, takes_labels
 from fewbits.learn.evaluation import evaluate as evaluate
-from fewbits.learn.evaluation import no_target
+from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.outputs import cross_entropy
+from fewbits.learn.local_report import LocalReport as LocalReport
+from fewbits.learn.local_report import Loss, LossMean
+from fewbits.learn.outputs import cross_entropy, default_loss
 from fewbits.learn.seeding import draws, hooks_registered, loss_draws, seeded
 from fewbits.learn.select import select
 from fewbits.rng import Key
 
 LEAST = 0.1  # of a falling learning rate: this part is left at the end
 IGNORED = -100  # a target that losses leave out, by torch's convention
-Loss = Callable[[Any, Tensor], Tensor]  # (outputs, targets) -> mean over the batch, a scalar
 Correction = Callable[[FlatModel], None]  # changes model.grads in place before a step (FedProx, SCAFFOLD, ...)
-
-
-@dataclass(frozen=True)
-class LocalReport:
-    """Counts and loss of one local training."""
-
-    steps: int  # gradient steps taken
-    examples: int  # examples of the client: its weight in the average
-    loss: float | None  # mean loss over the examples of the steps, each before its step; None: no step had one
-    without_loss: int = 0  # steps whose loss was not finite, which the mean leaves out
-    without_target: int = 0  # those of them none of whose targets counts
-
-    @property
-    def loss_note(self) -> str:
-        """What `loss` leaves out, as a sentence; "": nothing.
-
-        >>> LocalReport(steps=2, examples=20, loss=None, without_loss=2, without_target=2).loss_note
-        'none of its targets counts: the loss leaves all of them out'
-        """
-        if self.without_target == self.steps:
-            return "none of its targets counts: the loss leaves all of them out"
-        diverged = self.without_loss - self.without_target
-        found = [f"{self.without_target} local steps had no target that counts"] if self.without_target else []
-        found += [f"the loss of {diverged} local steps was not finite"] if diverged else []
-        return f"{' and '.join(found)}; train_loss leaves them out" if found else ""
 
 
 @dataclass(frozen=True)
@@ -151,25 +128,72 @@ class LocalSGD:
             LocalError: there is no example, or x, y and indices do not fit together.
         """
         rows = _rows(x, y, indices)
+        steps = (_batch(x, y, found) for found in self.batches(rows, key))
+        return self._descend(model, steps, model.module, loss, correct, key, self._draws(model, loss), len(rows))
+
+    def fit(
+        self,
+        model: FlatModel,
+        examples: Examples,
+        key: Key,
+        *,
+        round: int = 1,
+        loss: Loss | None = None,
+        correct: Correction | None = None,
+        state: bytes = b"",
+    ) -> LocalReport:
+        """Train the model in place on examples of any kind; for those of two tensors it is `train`.
+
+        Args:
+            model: the client's.
+            examples: the client's.
+            key: as for `train`.
+            round: from 1; `at` has seen it.
+            loss: as for `train`; None: the model's own, or else cross-entropy.
+            correct: as for `train`.
+            state: nothing stays with the client.
+
+        Raises:
+            LocalError: there is no example, or the model takes nothing of the client's batches.
+        """
+        if isinstance(examples, TensorExamples):
+            return self.train(
+                model, examples.x, examples.y, examples.numbers, key, loss=loss or cross_entropy, correct=correct
+            )
+        module, device, counted = model.module, model.params.device, loss or default_loss
+        call = Call(module, labels=loss is None and takes_labels(module))
+        steps = (batch.to(device) for batch in examples.passes(self.batch_size, self.epochs, self.steps, key))
+        noisy = examples.noisy or self._draws(model, counted)
+        found = self._descend(model, steps, call, counted, correct, key, noisy, 0)
+        return replace(found, examples=len(examples), remarks=call.remarks)
+
+    def _descend(
+        self,
+        model: FlatModel,
+        steps: Iterator[Batch],
+        call: Callable[[Any], Any],
+        loss: Loss,
+        correct: Correction | None,
+        key: Key,
+        noisy: bool,
+        examples: int,
+    ) -> LocalReport:
+        """A step on every batch."""
         model.attach()
         if not model.module.training:
             model.module.train()
         momentum = torch.zeros_like(model.params) if self.momentum else None
-        taken, seen, total, without, void = 0, 0, 0.0, 0, 0
+        taken, mean = 0, LossMean(loss)
         # only where needed: seeding costs 0.1 ms with cold caches, 3% of a client with one small step
-        with seeded(key.fold("noise"), model.params.device) if self._draws(model, loss) else nullcontext():
-            for batch in self.batches(rows, key):
-                mean = backward(model, x, y, batch, loss)
+        with seeded(key.fold("noise"), model.params.device) if noisy else nullcontext():
+            for batch in steps:
+                value = gradient(model, batch, loss, call)
                 if correct is not None:
                     correct(model)
                 self._step(model, momentum)
                 taken += 1
-                if math.isfinite(mean):
-                    seen, total = seen + len(batch), total + mean * len(batch)
-                else:
-                    without += 1
-                    void += no_target(y.index_select(0, batch.to(y.device)), loss)
-        return LocalReport(taken, len(rows), total / seen if seen else None, without, void)
+                mean.add(value, batch.targets, batch.size)
+        return mean.report(taken, examples)
 
     def _draws(self, model: FlatModel, loss: Loss) -> bool:
         """Whether random functions may be called in a step: by the model, its hooks, the loss or a subclass of this."""
@@ -207,15 +231,26 @@ class LocalSGD:
 
 def backward(model: FlatModel, x: Tensor, y: Tensor, rows: Tensor, loss: Loss = cross_entropy) -> float:
     """Compute the mean loss of the given rows; `model.grads` then holds its gradient."""
-    rows = rows.to(x.device)
+    return gradient(model, _batch(x, y, rows), loss, model.module)
+
+
+def gradient(model: FlatModel, batch: Batch, loss: Loss, call: Callable[[Any], Any]) -> float:
+    """Compute the mean loss of a batch; `model.grads` then holds its gradient.
+
+    `call` gets a tensor of inputs by itself, and any other batch whole.
+    """
     model.grads.zero_()
-    targets = y.index_select(0, rows)
-    value = loss(model.module(select(x, rows)), targets)
+    value = loss(call(batch.inputs if isinstance(batch.inputs, Tensor) else batch), batch.targets)
     value.backward()
     mean = value.item()
-    if not math.isfinite(mean) and bool((targets == IGNORED).all()):
+    if not math.isfinite(mean) and isinstance(batch.targets, Tensor) and bool((batch.targets == IGNORED).all()):
         model.grads.zero_()  # a mean over no target is 0/0; torch's cross-entropy has this gradient, others have NaN
     return mean
+
+
+def _batch(x: Tensor, y: Tensor, rows: Tensor) -> Batch:
+    rows = rows.to(x.device)
+    return Batch(select(x, rows), y.index_select(0, rows), len(rows))
 
 
 def _rows(x: Tensor, y: Tensor, indices: np.ndarray) -> np.ndarray:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewbits.errors import FewbitsError, LocalError, words
-from fewbits.learn.outputs import VOID, cross_entropy, described, logits
+from fewbits.learn.outputs import VOID, cross_entropy, default_loss, described, logits
 
 # (outputs, targets) -> the batch's mean, or its (sum, count); outputs as the model gave them
 Metric = Callable[[Any, Tensor], Any]
 
-CROSS_ENTROPIES = (cross_entropy, functional.cross_entropy, functional.nll_loss)
+CROSS_ENTROPIES = (cross_entropy, default_loss, functional.cross_entropy, functional.nll_loss)
 # The output from which a loss of yes or no means yes.
 YES_FROM = {functional.binary_cross_entropy_with_logits: 0.0, functional.binary_cross_entropy: 0.5}
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from fewbits.errors import LocalError
-from fewbits.learn.local import LocalSGD
 from fewbits.learn.optimizers.base import ServerOptimizer
 
 Vectors = tuple[Tensor, ...]  # each (numel,) float32
@@ -60,7 +59,7 @@ class Objective(ABC):
         """
         return tuple(x - u * share for x, u in zip(server_vectors, update, strict=True))
 
-    def check(self, local: LocalSGD) -> None:  # noqa: B027
+    def check(self, local: object) -> None:  # noqa: B027
         """Raise LocalError unless the algorithm is valid for this local training; by default every one is."""
 
     def server(self) -> ServerOptimizer | None:

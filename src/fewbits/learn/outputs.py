@@ -29,6 +29,24 @@ def logits(outputs: object) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
+def computed_loss(outputs: object) -> Tensor | None:
+    """The loss that the model computed itself, as Hugging Face's models do when they get labels; None: there is none.
+
+    >>> computed_loss({"loss": torch.tensor(2.0), "logits": torch.ones(1, 2)}), computed_loss(torch.ones(1))
+    (tensor(2.), None)
+    """
+    if isinstance(outputs, Tensor):
+        return None
+    found = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    return found if isinstance(found, Tensor) and found.numel() == 1 else None
+
+
+def default_loss(outputs: object, targets: Tensor) -> Tensor:
+    """The loss that the model computed itself; where there is none, the cross-entropy of its logits."""
+    found = computed_loss(outputs)
+    return cross_entropy(outputs, targets) if found is None else found
+
+
 def cross_entropy(outputs: object, targets: Tensor) -> Tensor:
     """Torch's mean cross-entropy of the logits; LocalError where it would be nothing that can be trained."""
     found = outputs if isinstance(outputs, Tensor) else logits(outputs)
@@ -77,7 +95,7 @@ def described(x: object) -> str:
     if isinstance(x, Mapping):
         return f"{type(x).__name__} of " + ", ".join(f"{name} {described(part)}" for name, part in x.items())
     if isinstance(x, tuple | list):
-        return f"{type(x).__name__} of {len(x)}"
+        return f"{'tuple' if isinstance(x, tuple) else 'list'} of {len(x)}"
     return type(x).__name__
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fewbits.engines.common.schedule import Schedule
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.task import Task, sgd
 from fewbits.errors import LocalError
 from fewbits.report.text import megabytes
 from fewbits.rng import Key
 from fewbits.sizes import short_size
-from fewbits.training.rehearsal import ROUNDS, Rehearsal, Rehearsed, Say
+from fewbits.training.rehearsal import ROUNDS, Rehearsal, Say
+from fewbits.training.rehearsed import Rehearsed
 
 AUTO = "auto"  # in place of a method's name
 
@@ -39,7 +40,7 @@ class Choice:
 
     def on(self, task: Task) -> Task:
         """The task, trained by this rate."""
-        return replace(task, local=replace(task.local, lr=self.lr, falling=self.falling))
+        return replace(task, local=replace(sgd(task), lr=self.lr, falling=self.falling))
 
 
 def choose(
@@ -52,7 +53,7 @@ def choose(
     """
     if schedule.budget is None:
         raise LocalError("method 'auto' chooses by a budget; give one, such as budget='2MB'")
-    if (falling := task.local.falling) is not None:
+    if (falling := sgd(task).falling) is not None:
         raise LocalError(
             f"method 'auto' chooses over how many rounds the learning rate falls; leave out falling={falling}"
         )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from fewbits.engines.common.any_task import task_over
 from fewbits.engines.common.run_files import MODEL, check_continues, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
-from fewbits.engines.common.task import Loss, Task
+from fewbits.engines.common.task import Local, Loss
 from fewbits.engines.simulation import Federation, Result, RoundReport
 from fewbits.factor.coordinates import leave_subspace
 from fewbits.files import placed
-from fewbits.learn.local import LocalSGD
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
 from fewbits.methods import named
@@ -31,16 +32,18 @@ HOLDOUT = "evaluate the clients' models on examples of theirs, by fb.simulation.
 
 def federate(
     model: nn.Module,
-    clients: Iterable[tuple[Tensor, Tensor]],
+    clients: Any,
     method: str | Method,
     rounds: int | None = None,
     *,
     budget: int | str | None = None,
-    test: tuple[Tensor, Tensor] | None = None,
-    local: LocalSGD | None = None,
+    test: Any = None,
+    local: Local | Callable[..., Any] | None = None,
     per_round: int | None = None,
     loss: Loss | None = None,
     metric: Metric | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    population: int | None = None,
     seed: int = 0,
     processes: int = 1,
     evaluate_every: int = 1,
@@ -55,21 +58,27 @@ def federate(
 
     Args:
         model: any module; it ends with the trained weights.
-        clients: one (x, y) pair of tensors for each client, each with the examples first. NumPy arrays become tensors,
-            float64 ones float32. uint8 images (n, c, h, w) are scaled to [-1, 1].
+        clients: a list with the data of each client: an (x, y) pair of tensors or NumPy arrays, examples first; more
+            tensors, of which the last one is y; a dict of tensors; a data set, a Hugging Face one, too; a DataLoader.
+            Or a function of the client's number that returns one of these, called where the client trains. float64
+            arrays become float32 tensors. uint8 images (n, c, h, w) of pairs are scaled to [-1, 1].
         method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`; "auto": the
             best for the budget, by rehearsals on these clients, with its learning rate unless `local` is given.
         rounds: rounds of the run, 50 by default; with a budget the most, and by default no limit. The same call with
             more rounds and the same `out` extends it, fewer are refused.
         budget: most bytes of the run, both directions: a number, or text such as "2MB" or "20kB/client" (mean of all
             clients). The run ends close to it, and never above; the same call with more and the same `out` extends it.
-        test: (x, y) on which the public model is evaluated; None: no evaluation. There is an accuracy for outputs
-            (n, classes, ...) with whole targets (n, ...), and for one output under torch's binary cross-entropy.
-        local: how a client trains; by default one epoch of SGD with learning rate 0.1 and batches of 10.
+        test: what the public model is evaluated on, in any of these forms; None: no evaluation. There is an accuracy
+            for outputs (n, classes, ...) with whole targets (n, ...), and for one output under torch's binary
+            cross-entropy.
+        local: how a client trains: a `fb.LocalSGD`, a `fb.LocalTraining` with any optimizer of torch's, or a function
+            of (model, data, context). By default one epoch of SGD with learning rate 0.1 and batches of 10.
         per_round: clients sampled in each round; None: all.
         loss: loss(output, y), the batch's mean, of what the model gives; None: cross-entropy, of a tensor or of an
-            output's logits.
+            output's logits. A model that takes labels computes its own loss then, as Hugging Face's do.
         metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
+        collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
+        population: how many clients there are, where `clients` is a function.
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations; the last round is always evaluated.
@@ -97,8 +106,8 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
-    task, key = Task.of(model, clients, test, local, loss, metric), Key(int(seed))
-    length, chosen = lengths(rounds, budget, len(task.parts)), list[str]()
+    task, key = task_over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
+    length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:
         choice = choose(task, schedule, key, rates=local is None)

@@ -3,109 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from fewbits.checks import check_count
 from fewbits.data.partition import hold_out
-from fewbits.engines.common.schedule import NO_CAP, Schedule
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.schedule import Schedule
+from fewbits.engines.common.task import Task, sgd
 from fewbits.engines.simulation import Federation
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.methods import build
 from fewbits.rng import Key
+from fewbits.training.rehearsed import WORST, Candidate, Play, Rehearsed, best_methods
 
 ROUNDS = 8  # of every candidate's first rehearsal, by default
 LONGEST = 16  # times as many rounds the longest rehearsal has
 SHARES = (4, 16, 64, 256)  # a subspace has this part of the model's numbers
 LEAST = 64  # numbers of a subspace, where the model has many times as many
 FACTOR = 3.0  # from one learning rate to the next
-HOPE = 2.0  # a loss is expected to fall so many times as fast as it did, so that few good candidates are given up
 NEARLY = 0.9  # of the rounds that a budget seems to buy: a rehearsal of so many stands for all
 HELD_OUT = 0.2  # of a client's examples: what rehearsals are judged by, as a run never trains on its test set
 FEW = 5  # a client with fewer examples holds none out
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A method as text, and the clients' learning rate in its first round."""
-
-    method: str
-    lr: float
-
-    def __str__(self) -> str:
-        return f"{self.method} at learning rate {self.lr:.3g}"
-
-
-@dataclass(frozen=True)
-class Play:
-    """One rehearsal: a whole short run, in which the learning rate falls to a tenth."""
-
-    rounds: int
-    loss: float  # of the model at the end, on examples that were held out
-    accuracy: float | None  # on them
-    first: int  # bytes of the first round, both directions
-    bytes: int  # of all rounds
-    ended: bool = False  # by the budget
-
-    @property
-    def merit(self) -> tuple[float, float]:
-        """What makes one of several rehearsals the best: the accuracy, where there is one, and then the loss."""
-        return (-1.0 if self.accuracy is None else self.accuracy, -self.loss)
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """A candidate after its rehearsals.
-
-    Example:
-        >>> plays = (Play(4, 2.0, 0.3, 100, 400), Play(8, 1.0, 0.6, 100, 800))
-        >>> one = Rehearsed(Candidate("topk", 0.1), plays)
-        >>> one.rounds(3200), one.hope(32)
-        (32, 0.0625)
-    """
-
-    candidate: Candidate
-    plays: tuple[Play, ...]  # each longer than the one before
-
-    @property
-    def last(self) -> Play:
-        """The longest rehearsal."""
-        return self.plays[-1]
-
-    @property
-    def opening(self) -> Play:
-        """The longer one of the first two."""
-        return self.plays[min(1, len(self.plays) - 1)]
-
-    @property
-    def cost(self) -> float:
-        """Mean bytes of a round after the first, in which clients get a seed instead of a model."""
-        later = self.last.rounds - 1
-        return (self.last.bytes - self.last.first) / later if later else self.last.bytes
-
-    def rounds(self, budget: int | None, most: int = NO_CAP) -> int:
-        """How many rounds so many bytes buy, at most `most`."""
-        if self.last.ended:
-            return self.last.rounds
-        if budget is None:
-            return most
-        return min(most, max(0, 1 + int((budget - self.last.first) // max(1.0, self.cost))))
-
-    def hope(self, rounds: int) -> float:
-        """The loss after so many rounds: as it fell in the last rehearsals, by a power of the rounds, or faster."""
-        last = self.last
-        if rounds <= last.rounds or len(self.plays) == 1:
-            return last.loss
-        before = self.plays[-2]
-        slope = math.log(max(before.loss, 1e-9) / max(last.loss, 1e-9)) / math.log(last.rounds / before.rounds)
-        return last.loss * (last.rounds / rounds) ** (HOPE * max(0.0, slope))
 
 
 def candidates(numbers: int) -> list[str]:
@@ -133,9 +57,10 @@ class Rehearsal:
     """Plays candidates on a task: all for few rounds, and some to the end of the budget.
 
     A candidate is a method at a learning rate. `open` plays all of them for few rounds. `search` plays each method to
-    the end of the budget, at the rate whose loss may become lowest. Then it plays what is beside the best one to the
-    end, too: higher and lower rates, more and fewer bits and numbers. It moves to a better one, until there is none.
-    Rounds beyond the longest rehearsal count for nothing. No byte travels.
+    the end of the budget, at the rate whose loss may become lowest. From the best of the two best methods each, it
+    plays what is beside them to the end, too: higher and lower rates, more and fewer bits and numbers. It moves to a
+    better one, until there is none. What it ends with is played once more, with other clients in each round. Rounds
+    beyond the longest rehearsal count for nothing. No byte travels.
 
     Args:
         task: the run's; its model and its test set are not touched.
@@ -182,7 +107,7 @@ class Rehearsal:
 
     def open(self) -> None:
         """The first rehearsals."""
-        lr = self._task.local.lr
+        lr = sgd(self._task).lr
         for method in self._methods:
             for rate in (lr, FACTOR * lr, FACTOR**2 * lr) if self._rates else (lr,):
                 self._first(Candidate(method, rounded(rate)))
@@ -197,7 +122,11 @@ class Rehearsal:
         complete = [one for one in self.done if self.is_complete(one)]
         if not complete:
             raise LocalError("no candidate could be rehearsed to its end: " + "; ".join(self.refused.values()))
-        best = max(complete, key=lambda one: one.last.merit)
+        climbed = [self._climb(one) for one in best_methods(complete)]
+        return max(climbed, key=lambda one: self._repeated(one).merit)
+
+    def _climb(self, best: Rehearsed) -> Rehearsed:
+        """From one to a better one beside it, until there is none."""
         while True:
             self._say(f"rehearsal: what is beside {best.candidate}")
             found = [Rehearsed(one, plays) for one in self._beside(best.candidate) if (plays := self._whole(one))]
@@ -205,6 +134,11 @@ class Rehearsal:
             if better is best:
                 return best
             best = better
+
+    def _repeated(self, one: Rehearsed) -> Play:
+        """Its longest rehearsal together with one of other clients: good luck, and a rate at the edge, show there."""
+        again = self._played(one.candidate, one.last.rounds, self._key.fold("again"))
+        return WORST if again is None else one.last.mean(again)
 
     def _whole(self, one: Candidate) -> tuple[Play, ...]:
         """The rehearsals of a candidate, after one to its end; none: it diverges, or was refused."""
@@ -243,27 +177,30 @@ class Rehearsal:
 
     def _play(self, one: Candidate, rounds: int) -> None:
         """Play it; a candidate that fails or diverges is out."""
+        played = self._played(one, rounds, self._key)
+        self._plays[one] = () if played is None else (*self._plays[one], played)
+
+    def _played(self, one: Candidate, rounds: int, key: Key) -> Play | None:
+        """One rehearsal; None, and `refused` says why: it fails or diverges."""
         self._say(f"rehearsal: {one}, {rounds} rounds")
-        local = replace(self._task.local, lr=one.lr, falling=rounds)
+        local = replace(sgd(self._task), lr=one.lr, falling=rounds)
         task = replace(self._task, model=duplicate(self._task.model), local=local)
         schedule = replace(self._schedule, rounds=rounds, evaluate_every=rounds)
         try:
-            reports = Federation(task, build(one.method), schedule, self._key).run().reports
+            reports = Federation(task, build(one.method), schedule, key).run().reports
         except LocalError as error:
             self.refused[one.method] = f"{one.method}: {error}"
-            self._plays[one] = ()
-            return
+            return None
         last, sums = reports[-1], [report.up_frame_bytes + report.down_frame_bytes for report in reports]
         if last.loss is None or not math.isfinite(last.loss):
-            self._plays[one] = ()
             self.refused[one.method] = f"{one}: its loss is not finite after {last.round} rounds"
-        else:
-            played = Play(last.round, last.loss, last.accuracy, sums[0], sums[-1], last.round < rounds)
-            self._plays[one] += (played,)
+            return None
+        return Play(last.round, last.loss, last.accuracy, sums[0], sums[-1], last.round < rounds)
 
 
 def held_out(task: Task, key: Key) -> Task:
     """The task with a part of its clients' examples as the test set, instead of its own."""
+    x, y = task.pairs
     many = [c for c, part in enumerate(task.parts) if len(part) >= FEW and c not in task.unfit]
     if not many:
         raise LocalError(f"a rehearsal needs a client with {FEW} examples or more, to hold some out")
@@ -271,13 +208,4 @@ def held_out(task: Task, key: Key) -> Task:
     shorter = dict(zip(many, rest, strict=True))
     parts = [shorter.get(c, part) for c, part in enumerate(task.parts)]
     rows = torch.from_numpy(np.concatenate(tests))
-    return replace(task, parts=parts, test_x=task.x[rows], test_y=task.y[rows], holdout=())
-
-
-def frontier(done: Sequence[Rehearsed]) -> list[Rehearsed]:
-    """Those of which no other one is as cheap and better in its first rehearsals, or cheaper and as good; by cost."""
-    found: list[Rehearsed] = []
-    for one in sorted(done, key=lambda one: (one.cost, one.opening.loss)):
-        if not found or one.opening.merit > found[-1].opening.merit:
-            found.append(one)
-    return found
+    return replace(task, parts=parts, test_x=x[rows], test_y=y[rows], holdout=())

@@ -13,4 +13,4 @@ def subtitle(task: Task, clients: str, length: str) -> str:
 
 def participants(task: Task, per_round: int | None) -> str:
     """How many clients there are, and how many of them take part in a round."""
-    return f"{len(task.parts)} clients, {per_round or 'all'} of them"
+    return f"{task.clients} clients, {per_round or 'all'} of them"

@@ -103,12 +103,14 @@ def kind(text: str) -> str:
     return NUMBER.sub("#", text)
 
 
-def data_fault(x: Tensor, rows: np.ndarray) -> str:
+def data_fault(x: Tensor | None, rows: np.ndarray) -> str:
     """What of a client's inputs may be the reason for an update that is not finite; "": nothing.
 
     >>> data_fault(torch.tensor([[1.0], [torch.nan], [2.0]]), np.array([0, 1]))
     '; 1 of its 2 examples has inputs that are not finite'
     """
+    if x is None:  # data in other forms
+        return ""
     of_client = x[torch.from_numpy(np.asarray(rows, np.int64)).to(x.device)].flatten(1)
     bad = int((~torch.isfinite(of_client)).any(1).sum())
     return (

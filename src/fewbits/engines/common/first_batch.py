@@ -15,12 +15,23 @@ from fewbits.engines.common.failed_turn import way_out
 from fewbits.engines.common.task import Task
 from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.factor.derived import duplicate
+from fewbits.learn.batches import Batch, Call, is_finite, takes_labels
 from fewbits.learn.evaluation import BATCH, all_void
+from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.local_function import LocalFunction
+from fewbits.learn.local_training import LocalTraining
 from fewbits.learn.metrics import measure, titled
-from fewbits.learn.outputs import check_cross_entropy, check_labels, cross_entropy, described, logits
+from fewbits.learn.outputs import (
+    check_cross_entropy,
+    check_labels,
+    computed_loss,
+    cross_entropy,
+    default_loss,
+    described,
+    logits,
+)
 from fewbits.learn.seeding import seeded
-from fewbits.learn.select import select
 from fewbits.rng import Key
 
 MOST_ROWS = 32  # of one client, and of the test set
@@ -46,18 +57,29 @@ def check_first_batch(task: Task, device: str = "cpu", who: str = "client") -> N
     FlatModel(model)  # its sentences come first: they name what of a module cannot be sent
     model.to(device)
     with seeded(Key(0).fold("first batch"), device):
-        _check_clients(model.train(), task, device, who)
-        _check_evaluation(model.eval(), task, device, who)
+        if isinstance(task.local, LocalTraining):
+            task.local.check(model, torch.device(device))
+        call = _call(task, model)
+        if not isinstance(task.local, LocalFunction):
+            _check_clients(model.train(), call, task, device, who)
+        _check_evaluation(model.eval(), call, task, device, who)
 
 
-def _check_clients(model: nn.Module, task: Task, device: str, who: str) -> None:
-    fit = [client for client in range(len(task.parts)) if client not in task.unfit]
+def _call(task: Task, model: nn.Module) -> Call:
+    return Call(model, labels=task.shares is not None and task.loss is None and takes_labels(model))
+
+
+def _loss_of(task: Task) -> Callable[[Any, Tensor], Tensor]:
+    return task.loss or (cross_entropy if task.shares is None else default_loss)
+
+
+def _check_clients(model: nn.Module, call: Call, task: Task, device: str, who: str) -> None:
+    fit = [client for client in range(task.clients) if client not in task.unfit]
     first: LocalError | None = None
     for client in (fit[i] for i in np.linspace(0, len(fit) - 1, min(len(fit), TRIED)).astype(int)):
-        part = task.parts[client]
-        rows = part[: min(task.local.batch_size or MOST_ROWS, MOST_ROWS)]
+        name = f"{who} {client}"
         try:
-            _train(model, *_batch(task.x, task.y, rows, device), task.loss or cross_entropy, f"{who} {client}")
+            _train(model, call, _first(task, client, name).to(torch.device(device)), task, name)
         except LocalError as error:
             first = first or error
         else:
@@ -66,19 +88,32 @@ def _check_clients(model: nn.Module, task: Task, device: str, who: str) -> None:
     raise first
 
 
-def _batch(x: Tensor, y: Tensor, rows: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
-    chosen = torch.from_numpy(np.asarray(rows, np.int64)).to(x.device)
-    return select(x, chosen).to(device), y.index_select(0, chosen).to(device)
+def _first(task: Task, client: int, who: str) -> Batch:
+    """The first batch of a client."""
+    assert not isinstance(task.local, LocalFunction)
+    examples = _called(lambda: task.examples(client), f"{who}: its data fail", None)
+    return _piece(examples, min(task.local.batch_size or MOST_ROWS, MOST_ROWS), who)
 
 
-def _train(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor], Tensor], who: str) -> None:
-    outputs = _outputs(model, x, who)
-    value = _loss(outputs, x, y, loss, who)
+def _piece(examples: Examples, most: int, who: str) -> Batch:
+    """The first rows, in their own order."""
+    try:
+        batch = _called(lambda: next(examples.piece(0, most, most), None), f"{who}: its data fail", None)
+    except LocalError as error:
+        raise error if str(error).startswith(who) else LocalError(f"{who}: {error}") from None
+    if batch is None:
+        raise LocalError(f"{who}: its data give no batch; they have {len(examples)} examples")
+    return batch
+
+
+def _train(model: nn.Module, call: Call, batch: Batch, task: Task, who: str) -> None:
+    x, y, _ = batch
+    outputs = _outputs(call, batch, who)
+    value = _loss(outputs, x, y, _loss_of(task), who)
     trained = [p for p in model.parameters() if p.requires_grad]
     if trained and not value.requires_grad:
         raise LocalError(f"{who}: the loss has no gradient; return a tensor computed from the model's output")
-    if not bool(torch.isfinite(value)) and _finite(x) and _finite(y) and not all_void(y):
-        raise LocalError(f"{who}: the loss is {value.item()} on {_what(x, y, outputs)}, though the data are finite")
+    _check_finite(value, x, y, outputs, who)
     if trained:  # not backward(), which would add to gradients of a loss that has parameters
         what = f"{who}: the gradient fails on {_what(x, y, outputs)}"
         grads = _called(lambda: torch.autograd.grad(value, trained, allow_unused=True), what, x)
@@ -86,12 +121,18 @@ def _train(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor],
             raise LocalError(f"{who}: the loss has no gradient for the model; compute it from the model's output")
 
 
-def _outputs(model: nn.Module, x: Tensor, who: str) -> Any:
-    return _called(lambda: model(x), f"{who}: the model fails on x {described(x)}", x)
+def _outputs(call: Call, batch: Batch, who: str) -> Any:
+    return _called(lambda: call(batch), f"{who}: the model fails on x {described(batch.inputs)}", batch.inputs)
 
 
-def _loss(outputs: Any, x: Tensor, y: Tensor, loss: Callable[[Any, Tensor], Tensor], who: str) -> Tensor:
-    if loss is cross_entropy or (loss is functional.cross_entropy and _one_output(outputs)):
+def _check_finite(value: Tensor, x: Any, y: Any, outputs: object, who: str) -> None:
+    if not bool(torch.isfinite(value)) and is_finite(x) and is_finite(y) and not all_void(y):
+        raise LocalError(f"{who}: the loss is {value.item()} on {_what(x, y, outputs)}, though the data are finite")
+
+
+def _loss(outputs: Any, x: Any, y: Any, loss: Callable[[Any, Tensor], Tensor], who: str) -> Tensor:
+    ours = loss is cross_entropy or (loss is default_loss and computed_loss(outputs) is None)
+    if ours or (loss is functional.cross_entropy and _one_output(outputs)):
         try:
             check_cross_entropy(outputs, y)
         except LocalError as error:
@@ -119,7 +160,7 @@ def _one_output(outputs: object) -> bool:
     return isinstance(outputs, Tensor) and (outputs.dim() < 2 or outputs.shape[1] == 1)
 
 
-def _called(call: Callable[[], Any], what: str, x: Tensor) -> Any:
+def _called(call: Callable[[], Any], what: str, x: object) -> Any:
     """What the user's own code gives; a LocalError with its sentence when it raises."""
     try:
         return call()
@@ -129,13 +170,17 @@ def _called(call: Callable[[], Any], what: str, x: Tensor) -> Any:
         raise LocalError(f"{what}: {type(error).__name__}: {words(error)}{_hint(x, words(error))}") from error
 
 
-def _hint(x: Tensor, said: str) -> str:
+def _hint(x: object, said: str) -> str:
     if "desired output type Long" in said or "desired output type Bool" in said:
         return "; this loss takes floats as targets: give y.float()"
     if "expected scalar type Long" in said or "expected target dtype to be Long" in said:
         return "; this loss takes labels as int64: give y.long()"
     if way_out(said):
         return way_out(said)
+    if "stack expects each tensor to be equal size" in said or ("same size" in said and "batch" in said):
+        return "; examples of several lengths need a collate function that pads them: give collate="
+    if not isinstance(x, Tensor):
+        return ""
     if x.dtype == torch.float64:
         return "; models are float32: give x.float()"
     if x.dtype == torch.uint8:
@@ -145,29 +190,25 @@ def _hint(x: Tensor, said: str) -> str:
     return ""
 
 
-def _what(x: Tensor, y: Tensor, outputs: object) -> str:
+def _what(x: object, y: object, outputs: object) -> str:
     return f"x {described(x)}, y {described(y)}, output {described(outputs)}"
 
 
-def _finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x).all())
-
-
-def _check_evaluation(model: nn.Module, task: Task, device: str, kind: str) -> None:
+def _check_evaluation(model: nn.Module, call: Call, task: Task, device: str, kind: str) -> None:
     """The test set, or else what the first client's personal model is evaluated on."""
     most = MOST_ROWS if task.metric is None else BATCH  # a metric may need all classes
-    if task.test_x is not None and task.test_y is not None:
-        who, batch = "test", _batch(task.test_x, task.test_y, np.arange(min(len(task.test_y), most)), device)
+    if task.test is not None:
+        who, examples = "test", task.test
     elif task.holdout:
-        who, batch = f"holdout of {kind} 0", _batch(task.x, task.y, task.holdout[0][:most], device)
+        who, examples = f"holdout of {kind} 0", TensorExamples(*task.pairs, task.holdout[0])
     else:
         return
-    x, y = batch
+    batch = _piece(examples, min(most, examples.batch_size or most), who).to(torch.device(device))
+    x, y, _ = batch
     with torch.no_grad():
-        outputs = _outputs(model, x, who)
-        value = _loss(outputs, x, y, task.loss or cross_entropy, who)
-        if not bool(torch.isfinite(value)) and _finite(x) and _finite(y) and not all_void(y):
-            raise LocalError(f"{who}: the loss is {value.item()} on {_what(x, y, outputs)}, though the data are finite")
+        outputs = _outputs(call, batch, who)
+        value = _loss(outputs, x, y, _loss_of(task), who)
+        _check_finite(value, x, y, outputs, who)
         found = logits(outputs)
         if task.loss is None and task.test_y is not None and found is not None and not y.is_floating_point():
             _check_labels(found.shape[1], task.test_y)

@@ -6,6 +6,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from numbers import Integral, Real
 
+from torch import Tensor
+
 from fewbits.checks import check_number, check_whole
 from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.process_settings import same_settings
@@ -13,6 +15,7 @@ from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction, LocalReport, LocalSGD
+from fewbits.learn.local_function import LocalFunction
 from fewbits.learn.outputs import cross_entropy
 from fewbits.learn.seeding import seeded
 from fewbits.rng import Key
@@ -22,35 +25,63 @@ MOST_STEPS = 2**31 - 1
 
 def train_locally(
     task: Task,
-    local: LocalSGD,
     model: FlatModel,
     client: int,
+    round: int,
     key: Key,
     correct: Correction | None = None,
     draws: bool = False,
+    state: bytes = b"",
 ) -> LocalReport | str:
     """Train in place; the report, or why the turn failed. The module is whole afterwards.
 
     Args:
         task: with the client's examples.
-        local: how it trains in this round.
         model: as the client begins.
         client: its number.
+        round: from 1.
         key: of this client in this round.
         correct: what the objective adds to gradients.
         draws: whether the objective may draw random numbers, which `LocalSGD` cannot see.
+        state: the optimizer's, where it stays with the client; b"": it begins.
     """
     if client in task.unfit:
         return task.unfit[client]
-    loss, rows = task.loss or cross_entropy, task.parts[client]
     try:
         with same_settings(), seeded(key.fold("noise"), model.params.device) if draws else nullcontext():
-            report = local.train(model, task.x, task.y, rows, key, loss=loss, correct=correct)
+            report = _trained(task, model, client, round, key, correct, state)
     except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
         failed = sentence(error)
         model.repair()
         return failed
     return model.repair() or checked(report)
+
+
+def _trained(
+    task: Task,
+    model: FlatModel,
+    client: int,
+    round: int,
+    key: Key,
+    correct: Correction | None,
+    state: bytes,
+) -> LocalReport:
+    local = task.local.at(round)
+    if isinstance(local, LocalFunction):
+        given = task.shares.given(client) if task.shares else _pair(task, client)
+        examples = task.shares.of(given, client) if task.shares else task.examples(client)
+        return local.call(model, given, examples, key, round=round, client=client, loss=task.loss, correct=correct)
+    if isinstance(local, LocalSGD) and task.shares is None:  # somebody's subclass may have a `train` of its own
+        rows = task.parts[client]
+        return local.train(model, *task.pairs, rows, key, loss=task.loss or cross_entropy, correct=correct)
+    examples = task.examples(client)
+    return local.fit(model, examples, key, round=round, loss=task.loss, correct=correct, state=state)
+
+
+def _pair(task: Task, client: int) -> tuple[Tensor, Tensor]:
+    """A client's own rows."""
+    batch = next(task.examples(client).piece(0, len(task.parts[client]), len(task.parts[client])))
+    return batch.inputs, batch.targets
 
 
 def checked(report: object) -> LocalReport | str:

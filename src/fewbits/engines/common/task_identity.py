@@ -14,8 +14,10 @@ import torch
 from isal import isal_zlib
 from torch import Tensor, nn
 
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.task import Local, Task
 from fewbits.factor.coordinates import coordinates
+from fewbits.learn.local import LocalSGD
+from fewbits.wire.identity import canonical
 
 CHUNK = 64 * 2**20  # bytes
 DEEPEST = 6  # values within values that are looked at; nobody nests a loss deeper
@@ -24,14 +26,34 @@ DEEPEST = 6  # values within values that are looked at; nobody nests a loss deep
 def task_settings(task: Task) -> dict[str, str]:
     """Digests of what a task is made of, by name; the initial model is not among them."""
     found = {
-        "data": _digest([*_array(task.x), *_array(task.y), *_arrays(task.parts)]),
-        "test set": "none" if task.test_x is None else _digest([*_array(task.test_x), *_array(task.test_y)]),
+        "data": _digest(_data(task)),
+        "test set": "none" if task.test is None else _digest(_test(task)),
         "loss": "cross-entropy" if task.loss is None else f"{_name(task.loss)} {_digest(_value(task.loss))}",
         "metric": "none" if task.metric is None else f"{_name(task.metric)} {_digest(_value(task.metric))}",
     }
     if task.holdout:
         found["holdout"] = _digest(_arrays(task.holdout))
     return found
+
+
+def local_settings(local: Local) -> str:
+    """Identity of the local training: fields and values, and what functions compute with."""
+    if isinstance(local, LocalSGD):
+        return canonical(local)
+    return f"{type(local).__name__} {_digest(_value(vars(local)))}"
+
+
+def _data(task: Task) -> list[str]:
+    """Of data in other forms than tensors, kinds and sizes alone: reading all of them would take too long."""
+    if task.shares is not None:
+        return task.shares.summary()
+    return [*_array(task.x), *_array(task.y), *_arrays(task.parts)]
+
+
+def _test(task: Task) -> list[str]:
+    if task.test_x is None:
+        return [] if task.test is None else task.test.summary()
+    return [*_array(task.test_x), *_array(task.test_y)]
 
 
 def model_digest(model: nn.Module, public: Tensor) -> str:

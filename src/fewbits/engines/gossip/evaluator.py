@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewbits.engines.common.evaluation import score_or_say
 from fewbits.engines.common.failed_turn import sentence
-from fewbits.engines.common.task import Task, evaluation_noise
+from fewbits.engines.common.task import Task, evaluation_noise, sgd
 from fewbits.factor.derived import duplicate
 from fewbits.learn import shared_values
 from fewbits.learn.evaluation import Scores
@@ -58,8 +58,8 @@ class ModelMeasures:
 
 def score_on_test(model: FlatModel, task: Task) -> Scores:
     """The sums of a model over the task's test set, which there must be."""
-    assert task.test_x is not None and task.test_y is not None
-    return score_or_say(model, task, task.test_x, task.test_y)
+    assert task.test is not None
+    return score_or_say(model, task, task.test, slice(0, len(task.test)))
 
 
 class Evaluator:
@@ -83,7 +83,7 @@ class Evaluator:
         found: dict[str, float | None] = {"penalty": self.prox.penalty(mean, self._spec)}
         found["stationarity"] = self.stationarity()
         task = self.task
-        if task.test_x is not None and task.test_y is not None:
+        if task.test is not None:
             scores = score_on_test(self.model, task)
             found |= {"mean_accuracy": scores.accuracy, "loss": scores.loss, "mean_metric": scores.metric}
             return found, scores
@@ -94,7 +94,7 @@ class Evaluator:
 
         None: the model or the loss raises on one of the examples.
         """
-        model, eta = self.model, self.task.local.lr
+        model, eta = self.model, sgd(self.task).lr
         try:
             gradient = self._gradient()
         except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
@@ -112,6 +112,6 @@ class Evaluator:
         total = torch.zeros_like(model.params)
         model.module.eval()
         for batch in torch.split(self._examples, BATCH):
-            backward(model, task.x, task.y, batch, task.loss or cross_entropy)
+            backward(model, *task.pairs, batch, task.loss or cross_entropy)
             total.add_(model.grads, alpha=len(batch) / len(self._examples))
         return total

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.task import Task, sgd
 from fewbits.engines.common.task_identity import task_settings
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -28,7 +28,9 @@ class GossipSetup:
     key: Key
 
     def __post_init__(self) -> None:
-        method, network, parts = self.method, self.network, len(self.task.parts)
+        sgd(self.task)
+        _ = self.task.pairs
+        method, network, parts = self.method, self.network, self.task.clients
         if not isinstance(method, GossipMethod):
             raise LocalError(f"gossip: method must be a GossipMethod, such as fb.learn.Malcom(); got {method!r}")
         if not isinstance(network, Network):

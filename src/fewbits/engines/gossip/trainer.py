@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewbits.engines.common.failed_turn import data_fault
 from fewbits.engines.common.local_turn import train_locally
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.task import Task, sgd
 from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
 from fewbits.learn import shared_values
@@ -109,8 +109,8 @@ class Trainer:
         self.local_tensors.restore_all()  # no node may see another's
         current = shared_values.values(model)
         self._before = {name: current[name].clone() for name in self._unknown}
-        key, local = self.key.fold("round", node.round + 1, "node", node.me), task.local.at(node.round + 1)
-        report = train_locally(task, local, model, node.me, key)
+        key, local = self.key.fold("round", node.round + 1, "node", node.me), sgd(task).at(node.round + 1)
+        report = train_locally(task, model, node.me, node.round + 1, key)
         if isinstance(report, str):
             return steps.fail(report, raised=True)
         if not all_finite(model.whole):

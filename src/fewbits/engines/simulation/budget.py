@@ -169,7 +169,7 @@ def check_affordable(schedule: Schedule, task: Task, method: Method, key: Key) -
         return duplicate(task.model)
 
     seeded = bool(task.seed and task.build)
-    (found, *_) = forecast(make, method, len(task.parts), schedule.per_round, 1, key, seeded=seeded)
+    (found, *_) = forecast(make, method, task.clients, schedule.per_round, 1, key, seeded=seeded)
     if found.total > schedule.budget:
         raise LocalError(
             f"one round of {method.name} costs {short_size(found.total)} by its forecast, more than the budget of "

@@ -31,7 +31,7 @@ def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluatio
     `bundle` holds the newest public model. `personal`: a method with personal models has no accuracy of a public one.
     """
     found = Evaluation()
-    if task.test_y is not None:
+    if task.test is not None:
         whole = pool.evaluate(bundle)
         found = replace(found, loss=whole.loss, notes=tuple(f"the test set: {x}" for x in whole.notes))
         if not personal:

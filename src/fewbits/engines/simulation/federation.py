@@ -67,17 +67,18 @@ class Federation:
         self, task: Task, method: Method, schedule: Schedule, key: Key, folder: Path | str | None = None
     ) -> None:
         check_arguments(task, method, schedule, key)
-        method = method.for_round_size(min(schedule.per_round or len(task.parts), len(task.parts)))
+        everybody, sizes = task.clients, task.sizes
+        method = method.for_round_size(min(schedule.per_round or everybody, everybody))
         self.task, self.method, self.schedule, self.key = task, method, schedule, key
         self.server = Server(
             task.model,
             method,
             key.fold("server"),
-            total_weight=float(sum(method.weight(len(part)) for part in task.parts)),
+            total_weight=None if sizes is None else float(sum(map(method.weight, sizes))),
             common=key,
             init=SharedInit(task.seed, task.build) if task.seed and task.build else None,
         )
-        per_round = schedule.per_round or len(task.parts)
+        per_round = schedule.per_round or everybody
         self.notes: list[str] = memory_note(method.aggregator, per_round, self.server.exchange.update.numel)
         self.reports: list[RoundReport] = []
         self._seconds = 0.0
@@ -116,9 +117,9 @@ class Federation:
         Raises:
             LocalError: the run has no folder, or no such client.
         """
-        if self._run_folder is None or not 0 <= client < len(self.task.parts):
+        if self._run_folder is None or not 0 <= client < self.task.clients:
             raise LocalError(
-                f"client_model: needs a run with a folder and one of its {len(self.task.parts)} clients; got "
+                f"client_model: needs a run with a folder and one of its {self.task.clients} clients; got "
                 f"{self.folder or 'no folder'} and client {client}"
             )
         model = FlatModel(duplicate(self.task.model))
@@ -231,7 +232,7 @@ class Federation:
 
     def _sample(self, round: int) -> list[int]:
         """The clients asked in a round, counted from 0."""
-        everybody = len(self.task.parts)
+        everybody = self.task.clients
         return sampled(self.server.key, round, everybody, self.schedule.per_round or everybody, self.method.poisson)
 
     def _settle(self, pool: Pool, number: int, failed: list[int]) -> None:
@@ -266,7 +267,7 @@ class Federation:
         """What the rounds so far have cost; None: the run has no noise."""
         if self.method.privacy is None:
             return None
-        account = PrivacyAccount(self.method.privacy, len(self.task.parts), self.method.masking is not None)
+        account = PrivacyAccount(self.method.privacy, self.task.clients, self.method.masking is not None)
         for report in self.reports:
             account.add(self._sample(report.round - 1)[: report.asked], report.clients)
         return account

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewbits.engines.common.schedule import Schedule
-from fewbits.engines.common.task import Task
+from fewbits.engines.common.task import Local, Task
 from fewbits.engines.simulation.federation import Federation
 from fewbits.factor.derived import duplicate
+from fewbits.learn.local_function import LocalFunction
 from fewbits.learn.method import Method
 from fewbits.links import StateStore
 from fewbits.rng import Key
@@ -77,8 +78,8 @@ def footprint(task: Task, method: Method, schedule: Schedule, key: Key) -> Footp
         key: of the run.
     """
     rounds = min(schedule.rounds, ROUNDS)
-    few = replace(task, model=duplicate(task.model), test_x=None, test_y=None, local=replace(task.local, steps=1))
-    clients = len(few.parts)
+    few = replace(task, model=duplicate(task.model), test_x=None, test_y=None, test=None, local=_one_step(task.local))
+    clients = few.clients
     brief = replace(schedule, rounds=rounds, per_round=min(-(-UPDATES // rounds), clients), processes=1)
     with tempfile.TemporaryDirectory(prefix="fewbits-") as name:
         folder = Path(name)
@@ -88,6 +89,11 @@ def footprint(task: Task, method: Method, schedule: Schedule, key: Key) -> Footp
         weight = _bytes(folder / "run" / "states") - _bytes(folder / "empty")
     versions = Footprint(1.0, clients, brief).after_run
     return Footprint(max(weight, 0) / versions, clients, schedule)
+
+
+def _one_step(local: Local) -> Local:
+    """With one step for each client, where the number of steps is ours to say."""
+    return local if isinstance(local, LocalFunction) else replace(local, steps=1)
 
 
 def _bytes(folder: Path) -> int:

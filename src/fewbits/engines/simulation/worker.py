@@ -26,8 +26,10 @@ from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
 from fewbits.learn.evaluation import BATCH, Scores
+from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport
+from fewbits.learn.local_training import LocalTraining
 from fewbits.learn.method import Method
 from fewbits.learn.seeding import is_ours
 from fewbits.links import StateStore, ends
@@ -35,6 +37,7 @@ from fewbits.rng import Key
 
 UP = "client.up"  # a client's end of the uplink
 DOWN = "client.held"  # a client's end of the downlink, where it has personal updates
+OPTIMIZER = "client.optimizer"  # a client's optimizer, where its state stays with it
 CHUNK = BATCH  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded
 BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
@@ -84,6 +87,7 @@ class Worker:
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
         self._fresh = self._core.up.dump()
         self._store = StateStore(states, writer=name, durable=False)
+        self._keeps = isinstance(task.local, LocalTraining) and task.local.keep_optimizer
         self._draws = not is_ours(method.objective)  # others' objectives may draw; `LocalSGD` cannot see them
 
     def set_bundles(self, bundles: Mapping[int, bytes]) -> None:
@@ -126,10 +130,11 @@ class Worker:
             core.receive(self._bundles[client])
         self._load(client)
         key = self.key.fold("round", round, "client", client)
-        report = train_locally(task, local, self.model, client, key, core.correction, self._draws)
+        state = self._store.get(client, OPTIMIZER) if self._keeps else None
+        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state or b"")
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
-        trained = core.finish(report.steps, local.lr, out)
+        trained = core.finish(report.steps, getattr(local, "lr", 0.0), out)
         return TrainedClient(client, trained, report, core.down.dump() if self._personal else None)
 
     def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
@@ -141,16 +146,20 @@ class Worker:
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
         except LocalError as error:
-            return Reply(client, trouble=f"{error}{data_fault(self.task.x, self.task.parts[client])}"), []
+            fault = "" if self.task.x is None else data_fault(self.task.x, self.task.parts[client])
+            return Reply(client, trouble=f"{error}{fault}"), []
         measured = {"loss": one.report.loss} | core.observe(one.trained)
         figures = {name: x for name, x in measured.items() if x is not None and math.isfinite(x)}
         core.commit()
         ends.save(self._store, client, UP, round, core.up.dump(), before)
         core.local.remember(self._store, client, round, core.client_state)
+        if one.report.optimizer_state:
+            self._store.put(client, OPTIMIZER, round, one.report.optimizer_state)
         if one.down is not None:
             self._store.put(client, DOWN, round, one.down)
         weight = self.method.weight(one.report.examples)
-        return Reply(client, weight, figures, loss_note=one.report.loss_note, remarks=core.remarks), frame
+        remarks = [*core.remarks, *one.report.remarks]
+        return Reply(client, weight, figures, loss_note=one.report.loss_note, remarks=remarks), frame
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
@@ -161,28 +170,30 @@ class Worker:
 
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""
-        task, rows = self.task, torch.from_numpy(self.task.holdout[client]).to(self.device)
+        task, rows = self.task, self.task.holdout[client]
         self._load(client)
-        return self._score(task.x.index_select(0, rows), task.y.index_select(0, rows), "client", client)
+        x, y = task.pairs
+        return self._score(TensorExamples(x, y, task.holdout[client]), slice(0, len(rows)), "client", client)
 
     def evaluate(self, chunk: int) -> Scores:
         """The sums of the public model over one piece of the test set."""
         task = self.task
-        assert task.test_x is not None and task.test_y is not None
+        assert task.test is not None
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         self._core.client_state = self._core.new_state
         self._core.start()
-        return self._score(task.test_x[rows], task.test_y[rows], "chunk", chunk, first=rows.start)
+        return self._score(task.test, rows, "chunk", chunk)
 
-    def _score(self, x: Tensor, y: Tensor, *what: str | int, first: int = 0) -> Scores:
+    def _score(self, examples: Examples, rows: slice, *what: str | int) -> Scores:
         with evaluation_noise(self.task, self.key, self.model, *what):
-            return score_or_say(self.model, self.task, x, y, first)
+            return score_or_say(self.model, self.task, examples, rows)
 
     def settle(self, round: int, failed: list[int], horizon: int, saved: int) -> None:
         """End the round: roll back the clients whose frame was rejected, and commit the others."""
         ends.rollback(self._store, round, failed, UP)
         self._store.rollback(round, failed, local_round.PART)
         self._store.rollback(round, failed, DOWN)
+        self._store.rollback(round, failed, OPTIMIZER)
         self._store.horizon, self._store.saved = horizon, saved
         self._store.commit()
         self._store.refresh()
@@ -194,7 +205,7 @@ class Worker:
 
 def chunks(task: Task) -> int:
     """Pieces of the test set."""
-    return 0 if task.test_y is None else -(-len(task.test_y) // CHUNK)
+    return 0 if task.test is None else -(-len(task.test) // CHUNK)
 
 
 def burst(update_bytes: int) -> int:

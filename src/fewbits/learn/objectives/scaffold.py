@@ -42,7 +42,12 @@ class Scaffold(Objective):
     client_vectors: ClassVar[int] = 1
     server_vectors: ClassVar[int] = 1
 
-    def check(self, local: LocalSGD) -> None:
+    def check(self, local: object) -> None:
+        if not isinstance(local, LocalSGD):
+            raise LocalError(
+                "scaffold computes its control variates from the learning rate of SGD; give local=fb.LocalSGD(...), "
+                f"not a {type(local).__name__}"
+            )
         """Refuse momentum and clipping: (x - y_i) / (K lr) is the mean gradient of plain SGD only."""
         if local.momentum != 0 or local.clip is not None:
             raise LocalError(

@@ -1,0 +1,56 @@
+"""A task from data in any form: a list with one for each client, or a function that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fewbits.engines.common.shares import examples_of, shares_of
+from fewbits.engines.common.task import Local, Loss, Task
+from fewbits.errors import LocalError
+from fewbits.learn.examples import Collate
+from fewbits.learn.local import LocalSGD
+from fewbits.learn.local_function import LocalFunction
+from fewbits.learn.metrics import Metric
+
+
+def task_over(
+    model: nn.Module,
+    clients: Any,
+    test: Any = None,
+    local: Local | Callable[..., Any] | None = None,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
+    collate: Collate | None = None,
+    population: int | None = None,
+) -> Task:
+    """A task from any form of data. Pairs of tensors are stored as one array for all clients, as `of` does.
+
+    Args:
+        model: as for Task.
+        clients: a list with a form of data for each client, or a function of the client's number.
+        test: any form of data, or None.
+        local: as for Task; a function becomes a LocalFunction.
+        loss: as for Task.
+        metric: as for Task.
+        collate: makes a batch of a list of examples, where the data are data sets.
+        population: how many clients there are, where `clients` is a function.
+
+    Raises:
+        LocalError: as for Task; or a form of data is not known.
+    """
+    if local is not None and not isinstance(local, Local) and callable(local):
+        local = LocalFunction(local)
+    if collate is not None and not callable(collate):
+        raise LocalError(f"collate must be a function of a list of examples; got {collate!r}")
+    shares = shares_of(clients, population, collate, test)
+    if shares is None:
+        return Task.of(model, clients, test, local, loss, metric)
+    if metric is not None and test is None:
+        raise LocalError("metric needs examples to be measured on; give test=")
+    found = None if test is None else examples_of(test, "test", collate)
+    if found is not None and not len(found):
+        raise LocalError("test: it has no example")
+    return Task(model, local=local or LocalSGD(lr=0.1), loss=loss, metric=metric, shares=shares, test=found)
