@@ -29,6 +29,7 @@ from fewbits.methods import build, dense, intrinsic, lbgm, topk
 from fewbits.spec import Spec
 
 ROUNDS = 9
+KILLS = 10  # of a run, at random moments
 METHODS = {
     "lbgm+topk": (build("lbgm+topk"), {}),
     "topk": (replace(topk(momentum=0.9)), {}),
@@ -122,15 +123,15 @@ def wait_until_gone(group):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_been_left_alone(name, tmp_path):
     def run(folder, processes=1):
-        run = start(name, folder, processes=processes, rounds=25, checkpoint_every=3)
+        run = start(name, folder, processes=processes, rounds=16, checkpoint_every=3)
         run.run()
         return run
 
     moments, ends = random.Random(name), []
     expected = evidence(run(tmp_path / "left alone"))
-    while len(ends) < 16 or ends[-1] != 0:
+    while len(ends) < KILLS or ends[-1] != 0:
         child = alone(lambda: run(tmp_path / "killed", processes=1 + len(ends) % 2))
-        child.join(moments.uniform(0.01, 0.15) if len(ends) < 16 else None)
+        child.join(moments.uniform(0.01, 0.15) if len(ends) < KILLS else None)
         child.kill()
         child.join()
         ends.append(child.exitcode)
