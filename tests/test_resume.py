@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from digits_task import KEY, evidence, federation, mlp, model_bytes, task
+from effort import THOROUGH
 from fewbits.codecs import LookBack, Raw, chain
 from fewbits.engines.common import checkpoint
 from fewbits.engines.simulation import Federation
@@ -29,7 +30,7 @@ from fewbits.methods import build, dense, intrinsic, lbgm, topk
 from fewbits.spec import Spec
 
 ROUNDS = 9
-KILLS = 10  # of a run, at random moments
+KILLS, LONG = (16, 25) if THOROUGH else (10, 16)  # of a run at random moments, and its rounds
 METHODS = {
     "lbgm+topk": (build("lbgm+topk"), {}),
     "topk": (replace(topk(momentum=0.9)), {}),
@@ -123,7 +124,7 @@ def wait_until_gone(group):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_been_left_alone(name, tmp_path):
     def run(folder, processes=1):
-        run = start(name, folder, processes=processes, rounds=16, checkpoint_every=3)
+        run = start(name, folder, processes=processes, rounds=LONG, checkpoint_every=3)
         run.run()
         return run
 
