@@ -1,5 +1,7 @@
 """Shared by all tests: one torch thread, and their order."""
 
+import gc
+
 import pytest
 import torch
 
@@ -15,3 +17,9 @@ def one_thread():
 def pytest_collection_modifyitems(items):
     """Slow tests first: they mostly wait for processes, so that one worker waits while the others compute."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish():
+    """Tests stay to the end. No collection of garbage goes over them again; Flower starts one for each array."""
+    gc.collect()
+    gc.freeze()

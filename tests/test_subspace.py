@@ -305,6 +305,7 @@ def test_matrices_that_are_kept_are_bounded():
     large = cache.of(Basis(100_000, 8, Key(0)))
     assert cache.of(Basis(100_000, 8, Key(0))) is large  # the last one always is
     assert isinstance(cache.of(Basis(10, 2, Key(0), "sparse")), sparse.Sparse)
+    assert cache.nbytes == sum(matrix.nbytes + 1024 for matrix in cache._found.values())
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,11 @@ def new_figure(height: float, theme: Theme) -> Figure:
 
 
 def png(figure: Figure, theme: Theme) -> bytes:
-    """The figure as PNG."""
+    """The figure as PNG. It is drawn once: `savefig` draws it a first time to lay it out, which drawing does itself."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     out = io.BytesIO()
-    figure.savefig(out, format="png", facecolor=theme.paper)
+    FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()
 
 

@@ -44,8 +44,9 @@ def _numpy_state() -> Any:
 def bytes_do_not_depend_on_the_number_of_threads(case: Case) -> None:
     """One thread and two threads give the same frames."""
     n = 70_001  # torch cuts loops of more than 32768 elements
-    xs = [torch.from_numpy(vector(Key(3).fold("base"), n) + 0.3 * vector(Key(3).fold(t), n)) for t in range(3)]
-    values = list(case.stream(3)) if case.only else [{"bias": x[:9], "weight": x[9:]} for x in xs]
+    rounds = 2 if case.codec.stateless else 3
+    xs = [torch.from_numpy(vector(Key(3).fold("base"), n) + 0.3 * vector(Key(3).fold(t), n)) for t in range(rounds)]
+    values = list(case.stream(rounds)) if case.only else [{"bias": x[:9], "weight": x[9:]} for x in xs]
     spec = case.spec if case.only else Spec.of(values[0])
     threads = torch.get_num_threads()
     found = []

@@ -133,6 +133,7 @@ class _Cache:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
+        self.nbytes = 0  # memory of all that is kept, bytes, about 1 KiB for each object itself
         self._found: OrderedDict[tuple[int, int, Key, str], Matrix] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -142,15 +143,15 @@ class _Cache:
         with self._lock:
             if name not in self._found:
                 self._found[name] = _MATRICES[basis.kind](basis.numel, basis.dim, basis.key)
+                self.nbytes += _held(self._found[name])
             self._found.move_to_end(name)
             while len(self._found) > 1 and self.nbytes > self.most_bytes:
-                self._found.popitem(last=False)
+                self.nbytes -= _held(self._found.popitem(last=False)[1])
             return self._found[name]
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of all that is kept, bytes, about 1 KiB for each object itself."""
-        return sum(matrix.nbytes + 1024 for matrix in self._found.values())
+
+def _held(matrix: Matrix) -> int:
+    return matrix.nbytes + 1024
 
 
 _MATRIX_CACHE = _Cache(256 * 2**20)
