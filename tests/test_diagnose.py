@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import sys
 from dataclasses import replace
 
@@ -16,7 +17,6 @@ from typer.testing import CliRunner
 
 from digits_task import digits, mlp
 from fewbits.analysis.diagnosis import (
-    Advice,
     Central,
     Directions,
     Point,
@@ -35,13 +35,15 @@ from fewbits.analysis.diagnosis import (
 )
 from fewbits.analysis.diagnosis.central import Accumulator
 from fewbits.analysis.diagnosis.diagnose import trainings
-from fewbits.analysis.diagnosis.rules import comparison
+from fewbits.analysis.diagnosis.rules import comparison, first_choice
 from fewbits.cli.app import app
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.codecs import Basis
 from fewbits.errors import LocalError
 from fewbits.learn import FlatModel, LocalSGD
+from fewbits.methods.catalogue import options
+from fewbits.methods.text import read_all
 from fewbits.report.diagnosis import figure, report
 from fewbits.report.write import write
 from fewbits.rng import Key
@@ -280,33 +282,54 @@ def test_the_rules_go_by_their_thresholds():
     def fits(**changes):
         return {advice.method: advice.fits for advice in advise(made_up(**changes))}
 
-    assert fits() == {"lbgm": True, "intrinsic": True, "topk": True}
+    assert fits() == {"intrinsic+deadzone": True, "lbgm+topk": True, "topk": True}
     wide = replace(made_up().epoch, n99=11)
-    assert fits(epoch=wide)["lbgm"] is False and fits(epoch=replace(wide, n99=10))["lbgm"] is True
-    assert fits(epochs=7)["lbgm"] is False
-    assert fits(d99=2500)["intrinsic"] is True and fits(d99=2501)["intrinsic"] is False
-    assert fits(d99=None)["intrinsic"] is False
+    assert fits(epoch=wide)["lbgm+topk"] is False and fits(epoch=replace(wide, n99=10))["lbgm+topk"] is True
+    assert fits(epochs=7)["lbgm+topk"] is False
+    assert fits(d99=4942)["intrinsic+deadzone"] is True and fits(d99=4943)["intrinsic+deadzone"] is False
+    assert fits(d99=None, d90=None)["intrinsic+deadzone"] is False
     assert fits(top_energy=0.39)["topk"] is False
-    none = {"lbgm": False, "intrinsic": False, "topk": False, "fedpaq": True}
-    assert fits(epoch=wide, d99=None, top_energy=0.3) == none
+    none = {"intrinsic+deadzone": False, "lbgm+topk": False, "topk": False, "deadzone": True}
+    assert fits(epoch=wide, d99=None, d90=None, top_energy=0.3) == none
 
 
-def test_what_is_compared_has_to_beat_top_k():
-    def names(*fitting, **changes):
-        return comparison(made_up(**changes), tuple(Advice(name, True, "") for name in fitting))
-
-    assert names("lbgm", "topk") == "--methods dense,topk,lbgm,lbgm+topk" and names() == "--methods dense,topk"
-    assert names("fedpaq") == "--methods dense,topk,fedpaq"
-    points = {lr: (Point(1000, 0.9, 0.1, lr, 1.0),) for lr in (1.0, 0.1 * 10**0.5, 0.1)}
-    scales = [names("intrinsic", lr=0.1, points=found)[-11:] for found in points.values()]
-    assert scales == ["le=unbiased", "orthonormal", "orthonormal"]
+def test_a_tiny_model_is_not_advised_a_subspace_that_only_saves_numbers():
+    """Of its messages the header is the most."""
+    tiny = made_up(parameters=130, d99=32)
+    assert tiny.parameters / 32 > 4 and not advise(tiny)[0].fits
 
 
-def test_what_is_compared_is_a_comparison():
-    found = made_up(lr=0.1, points=(Point(1000, 0.9, 0.1, 1.0, 1.0),))
-    _, names, *settings = comparison(found, advise(found)).split()
-    assert names == "dense,topk,lbgm,intrinsic,lbgm+topk"
-    assert len(Comparison(RunConfig(), tuple(names.split(",")), (0,), tuple(settings[1::2])).runs()) == 5
+def test_what_is_advised_is_the_first_that_fits():
+    def point(dim):
+        return Point(dim, 0.85, 0.1, 0.1, 1.0)
+
+    wide = replace(made_up().epoch, n99=11)
+    first = [
+        first_choice(found, advise(found))
+        for found in (
+            made_up(),
+            made_up(d99=None, points=(point(100), point(400))),
+            made_up(d99=None, d90=None),
+            made_up(d99=None, d90=None, epoch=wide),
+            made_up(d99=None, d90=None, epoch=wide, top_energy=0.3),
+        )
+    ]
+    assert first == [
+        "intrinsic+deadzone@dim=1000,bits=1,down=own1",
+        "intrinsic+deadzone@dim=400,bits=1,down=own1",
+        "lbgm+topk@down=own1",
+        "topk@down=own1",
+        "deadzone@bits=1,down=own1",
+    ]
+
+
+def test_what_is_compared_is_a_comparison_with_dense_and_top_k():
+    found = made_up(d99=None, d90=None, top_energy=0.3)
+    assert comparison(found, advise(found)) == "dense,topk@down=own1,lbgm+topk@down=own1"
+    found = made_up()
+    names = comparison(found, advise(found))
+    runs = Comparison(RunConfig(), tuple(map(str, read_all(names, options))), (0,)).runs()
+    assert [run.method for run in runs.values()] == ["dense", "topk", "intrinsic+deadzone", "lbgm+topk"]
 
 
 # The report
@@ -380,13 +403,13 @@ def test_the_command_leaves_figures_picture_and_page(folder):
     }
     assert figures["diagnosis"]["parameters"] == 9610 and len(figures["diagnosis"]["block"]["cosines"]) == 4
     assert [point["dim"] for point in figures["diagnosis"]["points"]] == [4, 16]
-    assert [advice["method"] for advice in figures["advice"]][:3] == ["lbgm", "intrinsic", "topk"]
+    assert [advice["method"] for advice in figures["advice"]][:3] == ["intrinsic+deadzone", "lbgm+topk", "topk"]
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_does_not(folder, tmp_path):
     before = (folder / "diagnose.json").read_bytes()
     output = call(*SMALL, "--out", tmp_path / "new" / "place")
-    assert "How many random directions are enough" in output and "fewbits compare --methods dense,topk" in output
+    assert "How many random directions are enough" in output and "fewbits compare --methods dense,topk@" in output
     assert (tmp_path / "new" / "place" / "diagnose.json").read_bytes() == before
     call(*SMALL, "--seed", 1, "--out", tmp_path / "other")
     other = json.loads((tmp_path / "other" / "diagnose.json").read_text())
@@ -429,6 +452,20 @@ def test_a_folder_that_is_taken_is_refused_unless_forced(folder, tmp_path):
 def test_a_mistake_is_a_sentence(tmp_path, wrong, words):
     assert words in call(*SMALL, *wrong, "--out", tmp_path / "out", code=2)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_the_printed_commands_run(tmp_path, monkeypatch):
+    """As they stand, but for their length."""
+    monkeypatch.chdir(tmp_path)
+    output = call("--limit", 300, "--epochs", 3, "--dims", 1024, "--seed", 3, "--out", "diagnosis")
+    advised, compared = re.findall(r"^(?:try first|measure it): fewbits (.*)$", output, re.MULTILINE)
+    assert "intrinsic+deadzone@dim=1024" in advised and "intrinsic+deadzone@dim=1024" in compared
+    for command in (advised, compared):
+        words = shlex.split(command.replace("--rounds 50", "--rounds 1"))
+        result = CliRunner().invoke(app, [*words, "--processes", "1"])
+        assert result.exit_code == 0, result.output
+    configs = [tmp_path / "runs" / folder for folder in ("advised", "compare")]
+    assert all((folder / "report.html").exists() for folder in configs)
 
 
 def test_a_place_is_asked_for():

@@ -48,11 +48,16 @@ def with_choice(config: RunConfig, choice: Choice) -> RunConfig:
 
 def command(config: RunConfig, length: str, out: str) -> str:
     """The full command of the run, for a shell."""
-    default = RunConfig()
     options = ",".join(f"{name}={value}" for name, value in config.settings.items())
-    words = ["fewbits", "train", "--method", f"{config.method}@{options}" if options else config.method]
+    method = f"{config.method}@{options}" if options else config.method
+    return shlex.join(["fewbits", "train", "--method", method, *arguments(config, length, out)])
+
+
+def arguments(config: RunConfig, length: str, out: str) -> list[str]:
+    """All of a command but the method."""
+    words, default = list[str](), RunConfig()
     for name in (*TASK, *TRAINING, "seed", "device"):
         value: Any = getattr(config, name)
         if name in ("data", "model") or value != getattr(default, name):
             words += ["--" + name.replace("_", "-"), f"{value:.6g}" if name == "lr" else str(value)]
-    return shlex.join([*words, *length.split(), "--out", out])
+    return [*words, *length.split(), "--out", out]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from fewbits.analysis.diagnosis import Central, Diagnosis, advise
 from fewbits.analysis.diagnosis import diagnose as examine
 from fewbits.analysis.diagnosis.central import Watch, check_rows
 from fewbits.analysis.diagnosis.diagnose import bases, trainings
-from fewbits.analysis.diagnosis.rules import comparison
+from fewbits.analysis.diagnosis.rules import FASTER, ROUNDS, Advice, comparison, first_choice
 from fewbits.cli import options as o
+from fewbits.cli.choice import arguments, command, with_candidate
 from fewbits.cli.config import RunConfig
 from fewbits.cli.live import EVERY
 from fewbits.cli.screen import is_watched, screen
@@ -82,25 +84,36 @@ def diagnose(given: o.Given) -> None:
     settings = {"model": config.model, "data": config.data, "limit": given["limit"], "epochs": epochs, "blocks": blocks}
     settings |= {"dims": list(tried), "basis": basis, "lr": config.lr, "momentum": config.momentum}
     settings |= {"batch_size": config.batch_size, "seed": config.seed}
-    place = f" --data-dir {given['data_dir']}" if given["data_dir"] is not None else ""
-    compare = f"--data {config.data}{place} --model {config.model} --out runs/compare"
-    _conclude(folder, result, settings, compare, console)
+    _conclude(folder, result, settings, config, console)
     sentence = f"report: {folder / PAGE}, after {time.monotonic() - began:.0f} s"
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def _conclude(folder: Path, result: Diagnosis, config: dict[str, object], compare: str, console: Console) -> None:
+def commands(found: Diagnosis, advice: tuple[Advice, ...], config: RunConfig) -> tuple[str, str]:
+    """The run that is advised, and the comparison that measures the advice; both at a rate that falls."""
+    advised = with_candidate(config, first_choice(found, advice), FASTER * config.lr, ROUNDS)
+    length = f"--rounds {ROUNDS}"
+    seeds = f" --seeds {config.seed}" if config.seed else ""
+    rest = arguments(replace(advised, seed=0), length + seeds, "runs/compare")
+    compared = shlex.join(["fewbits", "compare", "--methods", comparison(found, advice), *rest])
+    return command(advised, length, "runs/advised"), compared
+
+
+def _conclude(
+    folder: Path, result: Diagnosis, settings: dict[str, object], config: RunConfig, console: Console
+) -> None:
     """Write the files, show the tables."""
     advice = advise(result)
-    command = f"fewbits compare {comparison(result, advice)} {compare}"
-    notes = write(folder, report(result, advice, config, command))
+    advised, compared = commands(result, advice, config)
+    notes = write(folder, report(result, advice, settings, f"{advised}\n{compared}"))
     console.print()
     console.print(terminal(gradients(result), "How many directions the gradients use"))
     console.print(terminal(dimensions(result), "How many random directions are enough"))
     console.print(intrinsic(result), markup=False, highlight=False)
     console.print()
     console.print(terminal(suggestions(advice), "What the figures suggest, by rules of thumb", text=True))
-    console.print(f"measure it: {command}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"try first: {advised}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"measure it: {compared}", markup=False, highlight=False, soft_wrap=True)
     for note in notes:
         console.print(f"note: {note}", markup=False, style="yellow")
 
