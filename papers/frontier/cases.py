@@ -71,7 +71,9 @@ def cases() -> list[Case]:
         Case("mnist", "d 4096, 2 bit, falling", inside(4096, "deadzone", "own2", bits=2), 0.16, 100, falling=100),
         Case("cifar10", "dense", "dense", 0.05, 150),
         Case("cifar10", "d 8192, 2 bit, falling", inside(8192, "deadzone", "own2", bits=2), 0.1, 50, falling=50),
+        Case("cifar10", "d 8192, 2 bit up, 4 down, falling", inside(8192, "deadzone", "own4", bits=2), 0.1, 50, 50),
         Case("cifar10", "d 40960, 2 bit, falling", inside(40960, "deadzone", "own2", bits=2), 0.1, 150, falling=150),
+        Case("cifar10", "d 40960, 2 bit up, 4 down, falling", inside(40960, "deadzone", "own4", bits=2), 0.1, 150, 150),
         Case("shakespeare", "dense", "dense", 4.0, 60),
-        Case("shakespeare", "d 65536, ternary, falling", inside(65536, "deadzone", "own1", bits=1), 2.0, 100, 100),
+        Case("shakespeare", "d 49152, 2 bit up, 4 down", inside(49152, "deadzone", "own4", bits=2), 3.0, 60),
     ]
