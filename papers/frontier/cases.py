@@ -75,5 +75,12 @@ def cases() -> list[Case]:
         Case("cifar10", "d 40960, 2 bit, falling", inside(40960, "deadzone", "own2", bits=2), 0.1, 150, falling=150),
         Case("cifar10", "d 40960, 2 bit up, 4 down, falling", inside(40960, "deadzone", "own4", bits=2), 0.1, 150, 150),
         Case("shakespeare", "dense", "dense", 4.0, 60),
-        Case("shakespeare", "d 49152, 2 bit up, 4 down", inside(49152, "deadzone", "own4", bits=2), 3.0, 60),
+        Case(
+            "shakespeare",
+            "d 49152, 2 bit up, 4 down, falling",
+            inside(49152, "deadzone", "own4", bits=2),
+            4.0,
+            110,
+            110,
+        ),
     ]

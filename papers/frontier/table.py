@@ -63,7 +63,7 @@ def table(runs: Runs, setting: Setting, rounds: int, worse: float) -> None:
         if not common:
             continue
         last = [seeds[seed] for seed in common]
-        end = f"{show([run[score][-1] for run in last])}, {spread([total(run, -1) / 1e6 for run in last], '.3g')} MB"
+        end = f"{show([run[score][-1] for run in last])}, {megabytes_of(last)} MB"
         at = {seed: first(seeds[seed], score, targets[seed]) for seed in common}
         reached = {seed: i for seed, i in at.items() if i is not None}
         if len(reached) < len(common):
@@ -71,9 +71,17 @@ def table(runs: Runs, setting: Setting, rounds: int, worse: float) -> None:
             continue
         megabytes = [total(seeds[seed], i) / 1e6 for seed, i in reached.items()]
         times = [spent[seed] / total(seeds[seed], i) for seed, i in reached.items()]
+        size = ",.0f" if min(megabytes) >= 100 else ".3g"
+        few = ",.0f" if min(times) >= 10 else ".2f"
         taken = spread([seeds[seed]["rounds"][i] for seed, i in reached.items()], ".0f")
-        print(f"| {name} | {len(common)} | {taken} | {spread(megabytes, '.3g')} | {spread(times, ',.0f')} | {end} |")
+        print(f"| {name} | {len(common)} | {taken} | {spread(megabytes, size)} | {spread(times, few)} | {end} |")
     print()
+
+
+def megabytes_of(runs: list[dict[str, Any]]) -> str:
+    """Mean of what whole runs sent, both ways."""
+    mean = float(np.mean([total(run, -1) / 1e6 for run in runs]))
+    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
 
 
 def allowed(score: str, value: float, worse: float) -> float:
