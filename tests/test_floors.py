@@ -33,9 +33,12 @@ FLOORS = [
     ["methods"],
     ["federated"],
     ["analysis.diagnosis", "analysis.forecast", "engines.common"],
+    ["report.text"],
+    ["report.drawing", "report.page"],
+    ["report.notebook"],
     ["engines.simulation", "engines.gossip", "engines.flower"],
     ["engines.distributed"],
-    ["report"],
+    ["report", "trackers"],
     ["flower", "report.diagnosis", "report.gossip"],
     ["training"],
     ["comparison"],
@@ -57,6 +60,10 @@ HOMES = {
     "sqlite3": ("links",),
     "peft": ("factor.loha",),
     "opacus": ("privacy.accountant",),
+    "pandas": ("engines.simulation.history",),
+    "torch.utils.tensorboard": ("trackers.tensorboard",),
+    "wandb": ("trackers.weights_and_biases",),
+    "mlflow": ("trackers.ml_flow",),
     "cryptography": ("privacy.secure_sum.key_agreement", "cli.handshake"),
 }
 UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "marshal", "shelve"}
@@ -191,6 +198,10 @@ def test_importing_fewbits_imports_no_framework_and_no_compiler():
         "opacus",
         "cryptography",
         "networkx",
+        "pandas",
+        "tensorboard",
+        "wandb",
+        "mlflow",
     }
     check = f"import sys, fewbits; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

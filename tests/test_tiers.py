@@ -47,7 +47,7 @@ SECOND = {
     """,
     "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon local_epsilon",
     "simulation": """
-        Comparison Federation Footprint GossipReport GossipResult GossipRun Record Result RoundReport Row
+        Comparison Federation Footprint GossipReport GossipResult GossipRun Observer Record Result RoundReport Row
         Schedule Task footprint
     """,
     "topology": """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from torch import nn
@@ -20,7 +20,7 @@ from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Local, Loss
-from fewbits.engines.simulation import Federation, RoundReport
+from fewbits.engines.simulation import Federation, RoundReport, history
 from fewbits.engines.simulation.budget import check_affordable
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -30,23 +30,27 @@ from fewbits.learn.metrics import Metric
 from fewbits.methods import named
 from fewbits.methods.catalogue import options
 from fewbits.methods.text import folder_name, read_labelled
-from fewbits.report import Record, Row, rows
+from fewbits.report import Record, Row, drawing, figure, notebook, rows
 from fewbits.report.record import against_dense, common_bytes
-from fewbits.report.table import WIDTH, terminal
+from fewbits.report.table import WIDTH, cells, columns, legend, terminal
 from fewbits.report.training import report
 from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
 from fewbits.sizes import checked_sizes
+from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
 from fewbits.training.length import lengths
-from fewbits.training.subtitle import participants, subtitle
+from fewbits.training.subtitle import participants, shown_settings, subtitle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a comparison reached; `print` shows the table of the command line.
+    """What a comparison reached; `print` shows the table of the command line, and so does a notebook.
 
     Args:
         records: one for each method and seed.
@@ -74,6 +78,28 @@ class Comparison:
         Console(file=out, width=WIDTH, color_system=None).print(terminal(self.rows))
         return out.getvalue()
 
+    @property
+    def history(self) -> Any:
+        """A row per method, seed and round with every figure of the report: a pandas DataFrame, or a list of dicts."""
+        found = ((record, report) for record in self.records for report in record.reports)
+        return history.frame([{"method": r.method, "seed": r.seed} | history.figures(report) for r, report in found])
+
+    def plot(self, what: str | None = None) -> Figure:
+        """The picture of the page, as a figure of matplotlib: a line per method, a band over its seeds.
+
+        Args:
+            what: "accuracy", "loss" or "metric"; None: the first of accuracy, metric and loss that was measured.
+
+        Raises:
+            LocalError: it was not measured, or matplotlib is missing.
+        """
+        shown = history.wanted([record.reports for record in self.records], what)
+        return drawing.against_bytes(figure.curves(self.records, shown), shown)
+
+    def _repr_html_(self) -> str:
+        names = columns(self.rows)
+        return notebook.cell([names, *(cells(row, names) for row in self.rows)], [*legend(self.rows), *self.notes])
+
     def __str__(self) -> str:
         return self.table
 
@@ -99,6 +125,7 @@ def compare(
     target: float | None = None,
     at: Sequence[int | str] = (),
     watch: Callable[[str, int, RoundReport], None] | None = None,
+    log: Sequence[str | Observer] = (),
 ) -> Comparison:
     """Train copies of `model` by several methods and seeds, and compare their accuracy and bytes.
 
@@ -125,9 +152,10 @@ def compare(
         target: an accuracy; the table has the bytes that it took.
         at: sizes such as "1MB", at which the table has the accuracy; by default the most bytes that all runs spent.
         watch: called as watch(label, seed, report) after every round.
+        log: trackers, as `federate` takes them; each run of the comparison is a run of theirs.
 
     Raises:
-        LocalError: a method, the data or `out` is not usable.
+        LocalError: a method, the data, a tracker or `out` is not usable.
 
     Example:
         >>> import torch
@@ -138,6 +166,7 @@ def compare(
         ('topk@fraction=0.5', True)
     """
     check_call(rounds=rounds, watch=watch, out=out)
+    told = observers(log, out)
     built, labels = _built(methods)
     seeds = _checked(seeds)
     if target is not None:
@@ -153,19 +182,26 @@ def compare(
         check_affordable(schedule, task, method, Key(seeds[0]))
     if out is not None:
         check_continues(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
+    shared = shown_settings(task) | {**length.config, "per_round": per_round, "local": repr(task.local)}
     records: list[Record] = []
+    faults: list[str] = []
     with _folder(out) as folder:
         _lock = RunLock.of(folder)
         for seed in seeds:
             for label, method in built.items():
                 place = folder / folder_name(label, seed)
                 run = Federation(replace(task, model=duplicate(model)), method, schedule, Key(seed), place)
-                run.run(None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r))
+                config = {"method": repr(method), "seed": seed, **shared}
+                kept = None if out is None else place
+                with watching(() if run.finished else told, folder_name(label, seed), config, kept) as watchers:
+                    shown = None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r)
+                    watchers.result = run.run(watchers.watch(shown))
+                faults += [f"{label}, seed {seed}: {note}" for note in watchers.notes]
                 with placed(place):
                     records.append(Record.read(place, label, seed))
     records = against_dense(records)
     shown = wanted or common_bytes(records)
-    notes = [INITIAL]
+    notes = [INITIAL, *faults]
     if out is not None:
         config = {**length.config, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}

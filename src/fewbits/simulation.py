@@ -11,6 +11,7 @@ from fewbits.engines.common.task import Task
 from fewbits.engines.gossip import GossipReport, GossipResult, GossipRun
 from fewbits.engines.simulation import Federation, Footprint, Result, RoundReport, footprint
 from fewbits.report import Record, Row
+from fewbits.trackers import Observer
 
 __all__ = [
     "Comparison",
@@ -19,6 +20,7 @@ __all__ = [
     "GossipReport",
     "GossipResult",
     "GossipRun",
+    "Observer",
     "Record",
     "Result",
     "RoundReport",

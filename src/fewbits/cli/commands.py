@@ -18,13 +18,14 @@ from fewbits.engines.common.same_run import check_longer
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
+from fewbits.trackers import observers
 from fewbits.training.auto import AUTO, Choice
 from fewbits.training.rehearsal import ROUNDS
 
 C = TypeVar("C", bound=Comparison)
 R = TypeVar("R", bound=RunConfig)
-TRAIN = ("method", "rehearsal", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, *o.FOLDER)
-COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *o.DATA, *o.TRAINING, *o.PLAYING, *o.FOLDER)
+TRAIN = ("method", "rehearsal", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, "log", *o.FOLDER)
+COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *o.DATA, *o.TRAINING, *o.PLAYING, "log", *o.FOLDER)
 
 
 @o.command(TRAIN)
@@ -35,15 +36,17 @@ def train(given: o.Given) -> None:
     """
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
+        log = observers(given["log"] or (), folder)
         config = extended(RunConfig.read(folder), o.configured(given))
         take_up(folder, config)
-        play.train(prepare(config, load_data(config)), folder, screen())
+        play.train(prepare(config, load_data(config)), folder, screen(), log)
         return
     found = o.ended_by(o.configured(given))
     auto = check_auto(found, given["rehearsal"])
     config = RunConfig(**found)
     method = config.build_method()  # a wrong option is said before a missing folder
     folder = o.folder_of(given, "runs/first")
+    log = observers(given["log"] or (), folder)
     check_free(folder, given["force"])
     data = load_data(config)
     if auto:
@@ -53,7 +56,7 @@ def train(given: o.Given) -> None:
     run = prepare(config, data, method)  # a mistake is found before anything is removed
     run.check_budget()
     claim(folder, given["force"], config)
-    play.train(run, folder, screen())
+    play.train(run, folder, screen(), log)
 
 
 def check_auto(found: dict[str, Any], rehearsal: int | None) -> bool:
@@ -89,6 +92,7 @@ def compare(given: o.Given) -> None:
     """
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
+        log = observers(given["log"] or (), folder)
         comparison = continued(Comparison.read(folder), given)
         take_up(folder, comparison)
         compared = play.Compared(comparison, load_data(comparison.base))
@@ -97,12 +101,13 @@ def compare(given: o.Given) -> None:
             raise LocalError("compare: give --methods, such as --methods dense,topk,lbgm, or --resume")
         comparison = wanted(Comparison, given, given["methods"])
         folder = o.folder_of(given, "runs/compare")
+        log = observers(given["log"] or (), folder)
         check_free(folder, given["force"])
         compared = play.Compared(comparison, load_data(comparison.base))
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"], comparison)
     title = f"{', '.join(comparison.labels)} on {comparison.base.data}"
-    play.compare(compared, folder, screen(), title)
+    play.compare(compared, folder, screen(), title, log)
 
 
 def wanted(kind: type[C], given: o.Given, methods: str) -> C:

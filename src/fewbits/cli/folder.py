@@ -19,7 +19,7 @@ FILES = (
     *SETTINGS,
 )
 Run = config.RunConfig | comparison.Comparison
-FOLDERS = ("checkpoints", "states", "frames", "downlink")
+FOLDERS = ("checkpoints", "states", "frames", "downlink", "tensorboard")
 
 
 def is_ours(folder: Path) -> bool:

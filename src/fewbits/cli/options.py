@@ -16,6 +16,7 @@ from fewbits.methods.text import pairs, read
 
 Given = Mapping[str, Any]  # a command's options by name; None: not given
 RESUMABLE = ("rounds", "budget", "processes", "checkpoint_every")  # these may differ when a run is continued
+BESIDE = ("resume", "log", "target_accuracy", "at")  # these belong to the call, and not to the run
 TASK, LOCAL, RUN = "Task", "Local training", "Run"
 
 
@@ -76,6 +77,10 @@ OPTIONS: Mapping[str, Option] = {
     "evaluate_every": Option("Rounds between evaluations.", RUN),
     "checkpoint_every": Option("Rounds between checkpoints.", RUN),
     "keep_frames": Option("Save the first N messages in OUT/frames, for inspect.", RUN),
+    "log": Option(
+        "Send every round's figures to tensorboard[:FOLDER], wandb[:PROJECT] or mlflow[:EXPERIMENT]; may be repeated.",
+        *(RUN, list[str], ("--log",), "TRACKER"),
+    ),
     "out": Option("Folder for all files of the run; must be new or empty.", RUN, Path),
     "resume": Option(
         "Continue the run in this folder with its settings (--rounds or --budget may extend it).", RUN, Path
@@ -168,9 +173,7 @@ def ended_by(found: dict[str, Any]) -> dict[str, Any]:
 
 def check_resume(given: Given) -> None:
     """LocalError when an option beside --resume would have no effect."""
-    odd = [
-        name for name, value in given.items() if value and name not in (*RESUMABLE, "resume", "target_accuracy", "at")
-    ]
+    odd = [name for name, value in given.items() if value and name not in (*RESUMABLE, *BESIDE)]
     if odd:
         named = ", ".join(map(_flag, odd))
         may = ", ".join(map(_flag, sorted(RESUMABLE)))

@@ -26,11 +26,13 @@ from fewbits.factor.coordinates import leave_subspace
 from fewbits.factor.derived import duplicate
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
+from fewbits.methods.text import folder_name
 from fewbits.report import Record, rows
 from fewbits.report.record import against_dense, common_bytes
 from fewbits.report.table import terminal
 from fewbits.report.training import report
 from fewbits.report.write import write
+from fewbits.trackers import Observer, watching
 
 Done = TypeVar("Done")  # the record of a run
 SUMMARY = "summary.json"
@@ -38,7 +40,14 @@ NOTES_SHOWN = 5
 ESTIMATE_FROM = 10**9  # bytes of dense states of all clients; the disk estimate is printed from there on
 
 
-def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt, console: Console) -> Record | None:
+def play(
+    run: PreparedRun,
+    folder: Path,
+    row: ProgressRow,
+    interrupt: Interrupt,
+    console: Console,
+    log: Sequence[Observer] = (),
+) -> Record | None:
     """One run, new or continued, in its folder; None when it was interrupted before its last round."""
     config = run.config
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +57,9 @@ def play(run: PreparedRun, folder: Path, row: ProgressRow, interrupt: Interrupt,
     federation = run.federation(folder)
     if federation.reports:
         row.show(federation.reports[-1])
-    result = federation.run(watch=row.show, stop=lambda: interrupt.asked)
+    told = () if federation.finished else log
+    with watching(told, folder_name(config.name, config.seed), config.asdict(), folder) as watchers:
+        watchers.result = result = federation.run(watch=watchers.watch(row.show), stop=lambda: interrupt.asked)
     print_notes(result.notes[:NOTES_SHOWN], console)
     if not federation.finished:
         return None
@@ -64,7 +75,7 @@ def write_summary(summary: Mapping[str, object], folder: Path) -> None:
     write_atomically(folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
 
 
-def train(run: PreparedRun, folder: Path, console: Console) -> None:
+def train(run: PreparedRun, folder: Path, console: Console, log: Sequence[Observer] = ()) -> None:
     """One run with its report."""
     config = run.config
     _print_estimate(run, console)
@@ -72,7 +83,8 @@ def train(run: PreparedRun, folder: Path, console: Console) -> None:
     if config.chosen is not None:
         console.print(config.chosen, markup=False, highlight=False, soft_wrap=True)
     with Interrupt() as interrupt, Live(console) as live:
-        record = play(run, folder, live.row(config.name, config.rounds, config.budget_bytes), interrupt, console)
+        row = live.row(config.name, config.rounds, config.budget_bytes)
+        record = play(run, folder, row, interrupt, console, log)
     if record is None:
         raise stopped(console, again(folder, config))
     found = report(f"{config.name} on {config.data}", [record], noted(config.asdict(), run.notes), record.summary())
@@ -130,7 +142,7 @@ class Compared:
                 self.prepare(config).check_budget()
 
 
-def compare(compared: Compared, folder: Path, console: Console, title: str) -> None:
+def compare(compared: Compared, folder: Path, console: Console, title: str, log: Sequence[Observer] = ()) -> None:
     """All runs of a comparison except those that are finished already, with one report."""
     comparison = compared.comparison
 
@@ -139,7 +151,7 @@ def compare(compared: Compared, folder: Path, console: Console, title: str) -> N
             record = Record.read(place, config.name, config.seed)
             row.show(record.last)
             return record
-        return None if interrupt.asked else play(compared.prepare(config), place, row, interrupt, console)
+        return None if interrupt.asked else play(compared.prepare(config), place, row, interrupt, console, log)
 
     target, notes, at = comparison.target_accuracy, compared.notes, comparison.at
     print_notes(notes, console)

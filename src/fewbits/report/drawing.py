@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,19 @@ DARK = Theme(paper="#16191e", ink="#d7dce2", grid="#2c323a", blue="#6CA8FF")
 
 
 def new_figure(height: float, theme: Theme) -> Figure:
-    """An empty figure of 8 inches by `height`; LocalError when matplotlib is missing."""
+    """An empty figure of 8 inches by `height`, which notebooks show; LocalError when matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise LocalError("the picture needs matplotlib; pip install 'fewbits[report]'") from None
-    return Figure(figsize=(8, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
+
+    class Shown(Figure):
+        """A figure that a notebook shows whether pyplot was imported or not."""
+
+        def _repr_png_(self) -> bytes:
+            return png(self, theme)
+
+    return Shown(figsize=(8, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
 
 
 def png(figure: Figure, theme: Theme) -> bytes:
@@ -87,6 +95,35 @@ def accuracy_curves(axes: Axes, curves: list[Curve], label: str, style: tuple[st
     axes.plot(sent, accuracy.mean(0), color=colour, lw=1.8, label=label, marker=marker, markevery=[-1], ms=6)
     if len(curves) > 1:
         axes.fill_between(sent, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.18, lw=0)
+
+
+def against_bytes(curves: Sequence[tuple[str, Curve]], what: str, theme: Theme = LIGHT) -> Figure:
+    """A value against bytes, one line per method; several curves of a method become their mean and a band.
+
+    Args:
+        curves: (method, curve) of every run; one that is called "" has no legend.
+        what: the name of the value.
+        theme: colours.
+
+    Raises:
+        LocalError: matplotlib is missing, or all curves are empty.
+    """
+    figure = new_figure(4.8, theme)
+    if not any(curve for _, curve in curves):
+        raise LocalError("there is no picture: no run was evaluated")
+    axes = figure.add_subplot()
+    methods = list(dict.fromkeys(method for method, _ in curves))
+    for i, method in enumerate(methods):
+        accuracy_curves(axes, [curve for name, curve in curves if name == method], method, theme.line(i))
+    bytes_axis(axes)
+    if what == "test accuracy":
+        percent(axes.yaxis)
+    below = "bytes sent so far, both directions, headers included (log scale)"
+    dress(axes, theme, below, left=what)
+    if any(methods):
+        place = {"loc": "outside upper left", "ncols": min(len(methods), 5), "frameon": False}
+        figure.legend(**place, labelcolor=theme.ink, handlelength=1.6)
+    return figure
 
 
 def bytes_axis(axes: Axes, room: float = 1.0) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from fewbits.errors import LocalError
+from fewbits.engines.simulation import history
 from fewbits.report import drawing
-from fewbits.report.drawing import LIGHT, Curve, Theme
-from fewbits.report.record import Record, total
+from fewbits.report.drawing import LIGHT, Theme
+from fewbits.report.record import Record
 
 
 def quantity(records: Sequence[Record]) -> str:
@@ -17,20 +16,12 @@ def quantity(records: Sequence[Record]) -> str:
     >>> quantity([])
     'test accuracy'
     """
-    if any(record.curve for record in records):
-        return "test accuracy"
-    names = [r.metric_name for r in records if r.metric is not None and r.metric_name is not None]
-    if names:
-        return names[0]
-    return "test loss" if any(record.loss is not None for record in records) else "test accuracy"
+    return history.quantity([record.reports for record in records])
 
 
-def _curve(record: Record, what: str) -> Curve:
-    """(round, bytes so far, value) of each round that has the value."""
-    if what == "test accuracy":
-        return record.curve
-    values = [(r, r.loss if what == "test loss" else r.metric) for r in record.reports]
-    return [(r.round, total(r), value) for r, value in values if value is not None and math.isfinite(value)]
+def curves(records: Sequence[Record], what: str) -> list[tuple[str, drawing.Curve]]:
+    """(method, curve) of each run."""
+    return [(record.method, history.curve(record.reports, what)) for record in records]
 
 
 def png(records: Sequence[Record], theme: Theme = LIGHT) -> bytes:
@@ -38,19 +29,5 @@ def png(records: Sequence[Record], theme: Theme = LIGHT) -> bytes:
 
     LocalError when matplotlib is missing, or no run was ever evaluated.
     """
-    figure, what = drawing.new_figure(4.8, theme), quantity(records)
-    curves = [(record.method, _curve(record, what)) for record in records]
-    if not any(curve for _, curve in curves):
-        raise LocalError("there is no picture: no run was evaluated")
-    axes = figure.add_subplot()
-    methods = list(dict.fromkeys(record.method for record in records))
-    for i, method in enumerate(methods):
-        drawing.accuracy_curves(axes, [curve for name, curve in curves if name == method], method, theme.line(i))
-    drawing.bytes_axis(axes)
-    if what == "test accuracy":
-        drawing.percent(axes.yaxis)
-    below = "bytes sent so far, both directions, headers included (log scale)"
-    drawing.dress(axes, theme, below, left=what)
-    place = {"loc": "outside upper left", "ncols": min(len(methods), 5), "frameon": False}
-    figure.legend(**place, labelcolor=theme.ink, handlelength=1.6)
-    return drawing.png(figure, theme)
+    what = quantity(records)
+    return drawing.png(drawing.against_bytes(curves(records, what), what, theme), theme)

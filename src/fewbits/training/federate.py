@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from fewbits.files import placed
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
 from fewbits.methods import named
+from fewbits.methods.text import folder_name
 from fewbits.report import Record
 from fewbits.report.training import report
 from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
+from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
 from fewbits.training.auto import AUTO, choose
 from fewbits.training.length import lengths
-from fewbits.training.subtitle import participants, subtitle
+from fewbits.training.subtitle import participants, shown_settings, subtitle
 
 HOLDOUT = "evaluate the clients' models on examples of theirs, by fb.simulation.Task(holdout=...)"
 
@@ -50,6 +52,7 @@ def federate(
     device: str = "cpu",
     out: Path | str | None = None,
     watch: Callable[[RoundReport], None] | None = None,
+    log: Sequence[str | Observer] = (),
 ) -> Result:
     """Train `model` in place on the clients' data by a method, and count every byte in both directions.
 
@@ -86,13 +89,16 @@ def federate(
         out: folder for logs and checkpoints, and at the end for the model, the figures and report.html, as
             `fewbits train` leaves them; an earlier part of the same run in it is continued. None: nothing is left.
         watch: a function that gets the report of every round.
+        log: trackers that get the figures of every round: "tensorboard", "wandb" and "mlflow" by name, and each
+            `fb.simulation.Observer`. "tensorboard" writes into `out`; "tensorboard:FOLDER" elsewhere.
 
     Returns:
-        A `fb.simulation.Result`: the model, the reports, the ledger and notes.
+        A `fb.simulation.Result`: the model, the reports, the ledger and notes; the history as a table, and a picture.
 
     Raises:
         LocalError: the arguments do not fit each other, the model or a function of yours fails on one batch before
-            the first round, one round costs more than the budget, or `out` holds another run or more rounds.
+            the first round, one round costs more than the budget, a tracker is not installed or does not start, or
+            `out` holds another run or more rounds.
         FewbitsError: a disk is full, or files cannot be opened; it names the place, and has the cause.
 
     Example:
@@ -106,6 +112,7 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
+    told = observers(log, out)
     task, key = task_over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
@@ -120,15 +127,17 @@ def federate(
         with placed(run.folder):
             (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
             write_links(run.server, run.folder)
-    result = run.run(watch)
+    config = {"method": repr(method), **length.config, "per_round": per_round, "seed": seed, "local": repr(task.local)}
+    told = () if run.finished else told
+    with watching(told, folder_name(method.name, seed), config | shown_settings(task), run.folder) as watchers:
+        watchers.result = result = run.run(watchers.watch(watch))
     result.notes[:0] = chosen
     leave_subspace(model)  # it has its own parameters again
     if method.personal and test is not None:
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
     if run.folder is not None:
-        config = {"method": repr(method), **length.config, "per_round": per_round, "seed": seed}
         line = subtitle(task, participants(task, per_round), length.said)
-        result.notes.extend(_finish(run.folder, method.name, result, config | {"local": repr(task.local)}, line))
+        result.notes.extend(_finish(run.folder, method.name, result, config, line))
     return result
 
 
