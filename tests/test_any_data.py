@@ -233,7 +233,7 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path):
     clients = [WAYS["list"](x, y) for x, y in PAIRS]
     train(clients, rounds=1, out=tmp_path)
     train(clients, rounds=2, out=tmp_path)
-    with pytest.raises(fb.LocalError, match="12 examples|examples"):
+    with pytest.raises(fb.LocalError, match="examples"):
         train([one[:4] for one in clients], rounds=3, out=tmp_path)
 
 

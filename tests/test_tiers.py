@@ -12,8 +12,9 @@ import fewbits as fb
 
 FIRST = """
     Auto Client Delta DesyncError Elias ErrorFeedback FewbitsError Fixed Golomb Key LocalError LocalSGD LocalTraining
-    LookBack LowRank Method PeerLostError Predict Quantize RandK Rans Raw Receiver Sender Server ServerSGD Sign Spec Subspace TopK
-    WireError Zstd chain codecs coders compare each factor federate fedpara flat gossip learn links load_model merge
+    LookBack LowRank Method PeerLostError Predict Quantize RandK Rans Raw Receiver Sender Server ServerSGD Sign Spec
+    Subspace TopK WireError Zstd chain codecs coders compare each factor federate fedpara flat gossip learn links
+    load_model merge
     methods pfedpara privacy route save_model shared simulation topology
 """
 SECOND = {
@@ -33,8 +34,8 @@ SECOND = {
     """,
     "learn": """
         Aggregator Choco CoordinateMedian DSGD DeepSqueeze FedAdam FedDyn FedDynServer FedProx FedYogi FlatModel
-        GeometricMedian GossipMethod GroupL1 IntrinsicSpace Krum L1 LocalReport LocalSGD LocalTraining Malcom Method MultiKrum NoProx
-        Node NormBound Objective Plain Scaffold ServerSGD TrimmedMean
+        GeometricMedian GossipMethod GroupL1 IntrinsicSpace Krum L1 LocalReport LocalSGD LocalTraining Malcom Method
+        MultiKrum NoProx Node NormBound Objective Plain Scaffold ServerSGD TrimmedMean
     """,
     "links": """
         Broadcast Downlink Entry EpochBroadcast EpochSubscriber Ledger Publisher Receiver Sender SharedInit
