@@ -174,6 +174,13 @@ def test_what_is_wrong_is_said_before_or_in_round_1(local, says):
         run(local(), rounds=1)
 
 
+def test_no_figure_of_a_rate_that_nobody_knows():
+    report = run(fb.LocalTraining(lambda p: torch.optim.Adam(p, 0.01)), method="lbgm@threshold=1").reports[-1]
+    assert report.recycled is not None
+    assert report.floor is None
+    assert run(fb.LocalSGD(0.1), method="lbgm@threshold=1").reports[-1].floor is not None
+
+
 def test_scaffold_needs_sgd():
     with pytest.raises(fb.LocalError, match="LocalSGD"):
         run(fb.LocalTraining(lambda p: torch.optim.Adam(p, 0.1)), method="scaffold")

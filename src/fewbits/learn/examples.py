@@ -221,7 +221,7 @@ class StreamExamples(Examples):
     """An IterableDataset, or any iterable that can be begun anew: examples in its own order.
 
     Args:
-        source: gives examples, and ends.
+        source: gives examples, and ends; without a length it is read once to count them.
         batch_size: examples per batch; None: whoever trains chooses it.
         collate: makes a batch of a list of examples; None: torch's `default_collate`.
         drop_last: whether a smaller last batch is left out.
@@ -236,7 +236,8 @@ class StreamExamples(Examples):
 
     def __len__(self) -> int:
         if self._size is None:
-            self._size = sum(1 for _ in self._source)
+            sized = hasattr(self._source, "__len__")
+            self._size = len(self._source) if sized else sum(1 for _ in self._source)
         return self._size
 
     def epoch(self, batch_size: int, key: Key) -> Iterator[Batch]:

@@ -28,7 +28,7 @@ from fewbits.federated.client_core import ClientCore, Pieces, Trained
 from fewbits.learn.evaluation import BATCH, Scores
 from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.local import LocalReport
+from fewbits.learn.local import LocalReport, LocalSGD
 from fewbits.learn.local_training import LocalTraining
 from fewbits.learn.method import Method
 from fewbits.learn.seeding import is_ours
@@ -38,6 +38,7 @@ from fewbits.rng import Key
 UP = "client.up"  # a client's end of the uplink
 DOWN = "client.held"  # a client's end of the downlink, where it has personal updates
 OPTIMIZER = "client.optimizer"  # a client's optimizer, where its state stays with it
+OF_RATE = ("floor", "effective_step")  # figures that are computed from SGD's learning rate
 CHUNK = BATCH  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded
 BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
@@ -149,7 +150,8 @@ class Worker:
             fault = "" if self.task.x is None else data_fault(self.task.x, self.task.parts[client])
             return Reply(client, trouble=f"{error}{fault}"), []
         measured = {"loss": one.report.loss} | core.observe(one.trained)
-        figures = {name: x for name, x in measured.items() if x is not None and math.isfinite(x)}
+        unknown = () if isinstance(self.task.local, LocalSGD) else OF_RATE
+        figures = {n: x for n, x in measured.items() if x is not None and math.isfinite(x) and n not in unknown}
         core.commit()
         ends.save(self._store, client, UP, round, core.up.dump(), before)
         core.local.remember(self._store, client, round, core.client_state)
