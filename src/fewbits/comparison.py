@@ -166,7 +166,7 @@ def compare(
         ('topk@fraction=0.5', True)
     """
     check_call(rounds=rounds, watch=watch, out=out)
-    told = observers(log, out)
+    observing = observers(log, out)
     built, labels = _built(methods)
     seeds = _checked(seeds)
     if target is not None:
@@ -192,8 +192,8 @@ def compare(
                 place = folder / folder_name(label, seed)
                 run = Federation(replace(task, model=duplicate(model)), method, schedule, Key(seed), place)
                 config = {"method": repr(method), "seed": seed, **shared}
-                kept = None if out is None else place
-                with watching(() if run.finished else told, folder_name(label, seed), config, kept) as watchers:
+                where = None if out is None else place
+                with watching(() if run.finished else observing, folder_name(label, seed), config, where) as watchers:
                     shown = None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r)
                     watchers.result = run.run(watchers.watch(shown))
                 faults += [f"{label}, seed {seed}: {note}" for note in watchers.notes]

@@ -57,8 +57,8 @@ def play(
     federation = run.federation(folder)
     if federation.reports:
         row.show(federation.reports[-1])
-    told = () if federation.finished else log
-    with watching(told, folder_name(config.name, config.seed), config.asdict(), folder) as watchers:
+    observing = () if federation.finished else log
+    with watching(observing, folder_name(config.name, config.seed), config.asdict(), folder) as watchers:
         watchers.result = result = federation.run(watch=watchers.watch(row.show), stop=lambda: interrupt.asked)
     print_notes(result.notes[:NOTES_SHOWN], console)
     if not federation.finished:

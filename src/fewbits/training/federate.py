@@ -112,7 +112,7 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
-    told = observers(log, out)
+    observing = observers(log, out)
     task, key = task_over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
@@ -128,8 +128,8 @@ def federate(
             (run.folder / FIGURES).unlink(missing_ok=True)  # only a finished run has it
             write_links(run.server, run.folder)
     config = {"method": repr(method), **length.config, "per_round": per_round, "seed": seed, "local": repr(task.local)}
-    told = () if run.finished else told
-    with watching(told, folder_name(method.name, seed), config | shown_settings(task), run.folder) as watchers:
+    observing = () if run.finished else observing
+    with watching(observing, folder_name(method.name, seed), config | shown_settings(task), run.folder) as watchers:
         watchers.result = result = run.run(watchers.watch(watch))
     result.notes[:0] = chosen
     leave_subspace(model)  # it has its own parameters again

@@ -19,7 +19,8 @@ from torch import Tensor
 from fewbits.engines.common.evaluation import score_or_say
 from fewbits.engines.common.failed_turn import data_fault
 from fewbits.engines.common.local_turn import train_locally
-from fewbits.engines.common.task import Task, evaluation_noise, training_guard
+from fewbits.engines.common.schedule import NO_CAP
+from fewbits.engines.common.task import Local, Task, evaluation_noise, training_guard
 from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -39,6 +40,7 @@ UP = "client.up"  # a client's end of the uplink
 DOWN = "client.held"  # a client's end of the downlink, where it has personal updates
 OPTIMIZER = "client.optimizer"  # a client's optimizer, where its state stays with it
 OF_RATE = ("floor", "effective_step")  # figures that are computed from SGD's learning rate
+ALL = slice(0, NO_CAP)
 CHUNK = BATCH  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded
 BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
@@ -88,7 +90,6 @@ class Worker:
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
         self._fresh = self._core.up.dump()
         self._store = StateStore(states, writer=name, durable=False)
-        self._keeps = isinstance(task.local, LocalTraining) and task.local.keep_optimizer
         self._draws = not is_ours(method.objective)  # others' objectives may draw; `LocalSGD` cannot see them
 
     def set_bundles(self, bundles: Mapping[int, bytes]) -> None:
@@ -131,7 +132,7 @@ class Worker:
             core.receive(self._bundles[client])
         self._load(client)
         key = self.key.fold("round", round, "client", client)
-        state = self._store.get(client, OPTIMIZER) if self._keeps else None
+        state = self._store.get(client, OPTIMIZER) if _stays(task.local) else None
         report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state or b"")
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
@@ -140,28 +141,23 @@ class Worker:
 
     def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
-        client, core = one.client, self._core
+        client, core, report = one.client, self._core, one.report
         before = ends.restore(self._store, client, UP)
         core.up.load(before or self._fresh)
         core.number, core.key = client, self.key.fold("client", client)
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
         except LocalError as error:
-            fault = "" if self.task.x is None else data_fault(self.task.x, self.task.parts[client])
-            return Reply(client, trouble=f"{error}{fault}"), []
-        measured = {"loss": one.report.loss} | core.observe(one.trained)
-        unknown = () if isinstance(self.task.local, LocalSGD) else OF_RATE
-        figures = {n: x for n, x in measured.items() if x is not None and math.isfinite(x) and n not in unknown}
+            return Reply(client, trouble=f"{error}{_fault(self.task, client)}"), []
+        figures = _figures(self.task.local, {"loss": report.loss} | core.observe(one.trained))
         core.commit()
         ends.save(self._store, client, UP, round, core.up.dump(), before)
         core.local.remember(self._store, client, round, core.client_state)
-        if one.report.optimizer_state:
-            self._store.put(client, OPTIMIZER, round, one.report.optimizer_state)
-        if one.down is not None:
-            self._store.put(client, DOWN, round, one.down)
-        weight = self.method.weight(one.report.examples)
-        remarks = [*core.remarks, *one.report.remarks]
-        return Reply(client, weight, figures, loss_note=one.report.loss_note, remarks=remarks), frame
+        for part, state in ((OPTIMIZER, report.optimizer_state), (DOWN, one.down)):
+            if state:
+                self._store.put(client, part, round, state)
+        weight, remarks = self.method.weight(report.examples), [*core.remarks, *report.remarks]
+        return Reply(client, weight, figures, "", False, report.loss_note, remarks), frame
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
@@ -172,10 +168,8 @@ class Worker:
 
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""
-        task, rows = self.task, self.task.holdout[client]
         self._load(client)
-        x, y = task.pairs
-        return self._score(TensorExamples(x, y, task.holdout[client]), slice(0, len(rows)), "client", client)
+        return self._score(TensorExamples(*self.task.pairs, self.task.holdout[client]), ALL, "client", client)
 
     def evaluate(self, chunk: int) -> Scores:
         """The sums of the public model over one piece of the test set."""
@@ -203,6 +197,22 @@ class Worker:
     def close(self) -> None:
         """Close the store."""
         self._store.close()
+
+
+def _stays(local: Local) -> bool:
+    """Whether an optimizer's state stays with a client."""
+    return isinstance(local, LocalTraining) and local.keep_optimizer
+
+
+def _figures(local: Local, measured: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that are finite numbers, and mean something for this local training."""
+    unknown = () if isinstance(local, LocalSGD) else OF_RATE
+    return {n: x for n, x in measured.items() if x is not None and math.isfinite(x) and n not in unknown}
+
+
+def _fault(task: Task, client: int) -> str:
+    """What of a client's tensors may be the reason for an update that is not finite."""
+    return "" if task.x is None else data_fault(task.x, task.parts[client])
 
 
 def chunks(task: Task) -> int:

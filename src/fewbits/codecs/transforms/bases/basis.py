@@ -143,14 +143,14 @@ class _Cache:
         with self._lock:
             if name not in self._found:
                 self._found[name] = _MATRICES[basis.kind](basis.numel, basis.dim, basis.key)
-                self.nbytes += _held(self._found[name])
+                self.nbytes += _nbytes(self._found[name])
             self._found.move_to_end(name)
             while len(self._found) > 1 and self.nbytes > self.most_bytes:
-                self.nbytes -= _held(self._found.popitem(last=False)[1])
+                self.nbytes -= _nbytes(self._found.popitem(last=False)[1])
             return self._found[name]
 
 
-def _held(matrix: Matrix) -> int:
+def _nbytes(matrix: Matrix) -> int:
     return matrix.nbytes + 1024
 
 
