@@ -44,7 +44,7 @@ SETTINGS = {
             "shakespeare",
             "natural",
             4,
-            ((100, 1.0),),
+            ((40, 1.0), (60, 1.0)),
             256,
             every=5,
             model="charlstm",

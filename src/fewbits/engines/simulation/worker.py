@@ -131,9 +131,8 @@ class Worker:
             core.down.load(self._store.get(client, DOWN))
             core.receive(self._bundles[client])
         self._load(client)
-        key = self.key.fold("round", round, "client", client)
-        state = self._store.get(client, OPTIMIZER) if _stays(task.local) else None
-        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state or b"")
+        key, state = self.key.fold("round", round, "client", client), _optimizer_state(task.local, self._store, client)
+        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, getattr(local, "lr", 0.0), out)
@@ -199,9 +198,10 @@ class Worker:
         self._store.close()
 
 
-def _stays(local: Local) -> bool:
-    """Whether an optimizer's state stays with a client."""
-    return isinstance(local, LocalTraining) and local.keep_optimizer
+def _optimizer_state(local: Local, store: StateStore, client: int) -> bytes:
+    """Of a client's optimizer; b"": it begins, or its state does not stay."""
+    stays = isinstance(local, LocalTraining) and local.keep_optimizer
+    return (store.get(client, OPTIMIZER) or b"") if stays else b""
 
 
 def _figures(local: Local, measured: Mapping[str, float | None]) -> dict[str, float]:
