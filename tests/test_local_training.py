@@ -151,6 +151,20 @@ def test_a_function_trains():
     assert run(train, method="fedprox").reports[-1].clients == 4
 
 
+def test_what_a_method_adds_joins_the_gradients_of_a_function():
+    def train(model, data, context):
+        x, y = data
+        optimizer = torch.optim.SGD(model.parameters(), 0.3)
+        for _ in range(4):
+            optimizer.zero_grad()  # drops the gradients: backward makes new ones
+            nn.functional.cross_entropy(model(x), y).backward()
+            context.correct()
+            optimizer.step()
+
+    expected = weights(run(fb.LocalSGD(0.3, batch_size=0, steps=4), method="fedprox@mu=1"))
+    torch.testing.assert_close(weights(run(train, method="fedprox@mu=1")), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_function_must_add_what_the_method_adds():
     with pytest.raises(fb.LocalError, match=r"context\.correct\(\)"):
         run(lambda model, data, context: None, method="fedprox@mu=0.1")

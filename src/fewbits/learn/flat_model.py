@@ -140,6 +140,13 @@ class FlatModel:
                 tensor.grad = grad
         return changed
 
+    def take_gradients(self) -> None:
+        """Take over gradients that `backward` made anew, as it does after an optimizer's zero_grad(), into `grads`."""
+        for tensor, grad in self._gradients:
+            if tensor.grad is not grad:
+                grad.zero_() if tensor.grad is None else grad.copy_(tensor.grad)
+                tensor.grad = grad
+
     def _take_over(self) -> tuple[str, ...]:
         for name, part in self.module.named_modules():
             mark = vars(part).get(MARK)

@@ -219,14 +219,18 @@ class LocalSGD:
 
     def _step(self, model: FlatModel, momentum: Tensor | None) -> None:
         update = model.grads
-        if self.clip is not None:  # the formula of torch.nn.utils.clip_grad_norm_, with its 1e-6
-            norm = torch.linalg.vector_norm(update)
-            update.mul_(torch.clamp(self.clip / (norm + 1e-6), max=1.0))
+        if self.clip is not None:
+            clip(update, self.clip)
         if self.weight_decay:
             update.add_(model.params, alpha=self.weight_decay)
         if momentum is not None:
             update = momentum.mul_(self.momentum).add_(update)
         model.params.add_(update, alpha=-self.lr)
+
+
+def clip(gradient: Tensor, most: float) -> None:
+    """Shorten a gradient in place to a 2-norm of at most `most`: torch.nn.utils.clip_grad_norm_, with its 1e-6."""
+    gradient.mul_(torch.clamp(most / (torch.linalg.vector_norm(gradient) + 1e-6), max=1.0))
 
 
 def backward(model: FlatModel, x: Tensor, y: Tensor, rows: Tensor, loss: Loss = cross_entropy) -> float:

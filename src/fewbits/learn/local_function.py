@@ -36,14 +36,13 @@ class Context:
     seed: int  # of this client in this round; torch's, NumPy's and Python's global generators are seeded already
     device: torch.device  # where the model is
     loss: Loss | None  # of the run
-    _correct: Callable[[], None] | None = None
+    _add: Callable[[], None] = lambda: None
     _corrected: bool = field(default=False, repr=False)
 
     def correct(self) -> None:
         """Add to the gradients what the method adds, as FedProx does; call it between backward() and step()."""
         self._corrected = True
-        if self._correct is not None:
-            self._correct()
+        self._add()
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,13 @@ class LocalFunction:
         model.attach()
         model.module.train()
         device = model.params.device
-        added = None if correct is None else lambda: (model.attach(), correct(model), None)[-1]
-        context = Context(round, client, key.word() & SEED, device, loss, added)
+
+        def add() -> None:
+            if correct is not None:
+                model.take_gradients()
+                correct(model)
+
+        context = Context(round, client, key.word() & SEED, device, loss, add)
         model.grads.zero_()
         with seeded(key.fold("noise"), device):
             found = self.train(model.module, given, context)

@@ -19,7 +19,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.batches import Batch, Call, takes_labels
 from fewbits.learn.examples import Examples
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.local import Correction
+from fewbits.learn.local import Correction, clip
 from fewbits.learn.local_report import LocalReport, Loss, LossMean
 from fewbits.learn.optimizer_state import dump_optimizer, load_optimizer
 from fewbits.learn.outputs import default_loss
@@ -148,7 +148,7 @@ class LocalTraining:
                     part = value * (size / weight)
                     (part if scaler is None else scaler.scale(part)).backward()
                     mean.add(value.item(), targets, size)
-                model.attach()  # an optimizer of the user's may have dropped the gradients
+                model.take_gradients()  # an optimizer of the user's may have dropped the former ones
                 self._step(model, optimizer, scaler, correct)
                 steps += 1
                 if scheduler is not None and self.schedule_by == "step":
@@ -183,8 +183,7 @@ class LocalTraining:
         if correct is not None:
             correct(model)
         if self.clip is not None:
-            norm = torch.linalg.vector_norm(model.grads)
-            model.grads.mul_(torch.clamp(self.clip / (norm + 1e-6), max=1.0))
+            clip(model.grads, self.clip)
         if scaler is None:
             optimizer.step()
         else:
