@@ -17,9 +17,8 @@ def score_or_say(model: FlatModel, task: Task, examples: Examples, rows: slice) 
     """The sums of a model over some rows by the task's loss and metric; they say why, where there are none."""
     try:
         with same_settings():
-            if task.shares is None:
-                return score_examples(model, examples, rows, loss=task.loss or cross_entropy, metric=task.metric)
-            return score_examples(model, examples, rows, loss=task.loss, metric=task.metric)
+            loss = task.loss or (cross_entropy if task.shares is None else None)
+            return score_examples(model, examples, rows, loss=loss, metric=task.metric)
     except LocalError as error:
         return Scores(failure=" ".join(str(error).split())[:LONGEST])
     finally:
