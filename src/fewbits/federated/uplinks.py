@@ -44,7 +44,7 @@ class Uplinks:
     def save(self, client: int, receiver: Receiver, round: int) -> None:
         """Store the end after an accepted frame."""
         if self.store is not None:
-            ends.save(self.store, client, PART, round, receiver.dump(), self._before)
+            ends.save(self.store, client, PART, round, receiver.pieces_of_dump(), self._before)
 
     @contextmanager
     def healing(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> Iterator[None]:

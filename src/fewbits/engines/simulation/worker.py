@@ -136,7 +136,7 @@ class Worker:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
         client, core = one.client, self._core
         before = ends.restore(self._store, client, UP)
-        core.up.load(before or self._fresh)
+        core.up.load(before or self._fresh, lent=True)
         core.number, core.key = client, self.key.fold("client", client)
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
@@ -145,7 +145,7 @@ class Worker:
         measured = {"loss": one.report.loss} | core.observe(one.trained)
         figures = {name: x for name, x in measured.items() if x is not None and math.isfinite(x)}
         core.commit()
-        ends.save(self._store, client, UP, round, core.up.dump(), before)
+        ends.save(self._store, client, UP, round, core.up.pieces_of_dump(), before)
         core.local.remember(self._store, client, round, core.client_state)
         if one.down is not None:
             self._store.put(client, DOWN, round, one.down)
