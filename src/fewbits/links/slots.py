@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 
-from fewbits.errors import FewbitsError
-from fewbits.files import placed
+from fewbits.errors import LocalError
+from fewbits.files import placed, sync
 
 BLOCK = 4096  # bytes; slots are whole blocks
 Piece = bytes | memoryview
 
 
 class Slot(NamedTuple):
-    """Where a blob is, in bytes."""
+    """Where a blob is, in bytes, and its CRC-32."""
 
     at: int
     size: int
+    crc: int = 0
 
     @property
     def end(self) -> int:
@@ -30,12 +33,7 @@ class Slot(NamedTuple):
     @property
     def text(self) -> str:
         """As a database keeps it."""
-        return f"{self.at}+{self.size}"
-
-    @staticmethod
-    def parse(text: str) -> Slot:
-        at, size = text.split("+")
-        return Slot(int(at), int(size))
+        return f"{self.at}+{self.size}+{self.crc}"
 
 
 class Slots:
@@ -44,14 +42,20 @@ class Slots:
     def __init__(self, path: Path, write: bool) -> None:
         """The file is made with the first blob."""
         self._path, self._file = path, -1
-        self._how = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
+        self._how = os.O_RDWR if write else os.O_RDONLY
         self._free: list[tuple[int, int]] = []  # [start, end) in bytes, ascending, none touches the next
-        self._end, self._written = 0, False
+        self._end, self._written, self._synced = 0, False, False
 
-    def take_stock(self, used: Iterable[Slot]) -> None:
+    def parse(self, text: str) -> Slot:
+        """What `Slot.text` gave; LocalError for anything else."""
+        if not re.fullmatch(r"[0-9]{1,18}(\+[0-9]{1,18}){2}", text, re.ASCII):
+            raise LocalError(f"{self._path}: the database says {text[:60]!r} where a state is; it is damaged")
+        return Slot(*map(int, text.split("+")))
+
+    def take_stock(self, used: Iterable[str]) -> None:
         """Before writing: all but these slots is free."""
         self._free, self._end = [], 0
-        for slot in sorted(used):
+        for slot in sorted(map(self.parse, used)):
             if slot.at > self._end:
                 self._free.append((self._end, slot.at))
             self._end = max(self._end, slot.end)
@@ -59,9 +63,20 @@ class Slots:
     def write(self, pieces: Sequence[Piece]) -> Slot:
         """Write a blob, given in pieces, into the first room for it."""
         slot = self._room(sum(map(len, pieces)))
+        try:
+            return slot._replace(crc=self._write(slot.at, [memoryview(piece).cast("B") for piece in pieces]))
+        except BaseException:
+            self.give_back([slot.text])
+            raise
+
+    def _write(self, at: int, pieces: Iterable[memoryview]) -> int:
+        """Write the pieces one behind the other; returns their CRC-32."""
+        left, crc = [piece for piece in pieces if len(piece)], 0
+        for piece in left:
+            crc = crc32(piece, crc)
         with placed(self._path):
-            self._open()
-            at, left = slot.at, [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+            self._open(os.O_CREAT)
+            self._written = True
             while left:
                 done = os.pwritev(self._file, left[:64], at)
                 at += done
@@ -69,8 +84,7 @@ class Slots:
                     done -= len(left.pop(0))
                 if done:
                     left[0] = left[0][done:]
-        self._written = True
-        return slot
+        return crc
 
     def _room(self, size: int) -> Slot:
         need = Slot(0, size).end
@@ -82,23 +96,35 @@ class Slots:
         self._end = slot.end
         return slot
 
-    def read(self, slot: Slot, head: bytes = b"") -> memoryview:
-        """`head`, then the blob, in fresh memory that may be written to."""
-        found = np.empty(len(head) + slot.size, np.uint8).data
-        found[: len(head)] = head
+    def read(self, text: str, head: bytes = b"") -> memoryview:
+        """`head`, then the blob, in fresh memory that may be written to.
+
+        Raises:
+            LocalError: the file is missing, too short, or holds other bytes than those that were written.
+        """
+        slot, at = self.parse(text), 0
         with placed(self._path):
-            self._open()
-            at = 0
-            while at < slot.size:
-                done = os.preadv(self._file, [found[len(head) + at :]], slot.at + at)
-                if not done:
-                    raise FewbitsError(f"{self._path}: it ends before byte {slot.at + slot.size}, so it is damaged")
+            try:
+                self._open()
+            except FileNotFoundError:
+                raise LocalError(f"{self._path} is missing: it holds states of the database beside it") from None
+            if os.fstat(self._file).st_size < slot.at + slot.size:  # before there is memory for it
+                raise LocalError(f"{self._path}: it ends before byte {slot.at + slot.size}, so it is damaged")
+            found = np.empty(len(head) + slot.size, np.uint8).data
+            found[: len(head)] = head
+            blob = found[len(head) :]
+            while at < slot.size and (done := os.preadv(self._file, [blob[at:]], slot.at + at)):
                 at += done
+        if (crc := crc32(blob)) != slot.crc:
+            raise LocalError(
+                f"{self._path}: checksum of the state at byte {slot.at} is {slot.crc:08X}, its {slot.size} bytes give "
+                f"{crc:08X}: it is damaged"
+            )
         return found
 
-    def give_back(self, slots: Iterable[Slot]) -> None:
+    def give_back(self, slots: Iterable[str]) -> None:
         """Nobody will read these slots any more."""
-        for slot in slots:
+        for slot in map(self.parse, slots):
             insort(self._free, (slot.at, slot.end))
         merged: list[tuple[int, int]] = []
         for start, end in self._free:
@@ -113,7 +139,9 @@ class Slots:
         if self._written:
             with placed(self._path):
                 os.fsync(self._file)
-            self._written = False
+                if not self._synced:
+                    sync(self._path.parent)  # its name
+            self._written, self._synced = False, True
 
     def close(self) -> None:
         """Close the file."""
@@ -121,6 +149,6 @@ class Slots:
             os.close(self._file)
         self._file = -1
 
-    def _open(self) -> None:
+    def _open(self, make: int = 0) -> None:
         if self._file < 0:
-            self._file = os.open(self._path, self._how)
+            self._file = os.open(self._path, self._how | make)

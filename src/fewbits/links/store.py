@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.files import placed
-from fewbits.links.slots import Piece, Slot, Slots
+from fewbits.links.slots import Piece, Slots
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS states (
@@ -25,7 +25,7 @@ FREED = (
     "CREATE TEMP TRIGGER deleted AFTER DELETE ON main.states WHEN typeof(OLD.data)='text' "
     "BEGIN INSERT INTO freed VALUES (OLD.data); END",
 )
-USED = "SELECT data FROM states WHERE typeof(data)='text'"
+USED = "SELECT data FROM main.states WHERE typeof(data)='text' UNION ALL SELECT data FROM freed"
 PUT = (
     "DELETE FROM states WHERE run=:run AND owner=:owner AND part=:part AND (round=:round OR round < "
     "(SELECT MAX(round) FROM states WHERE run=:run AND owner=:owner AND part=:part AND round <= :horizon))",
@@ -83,6 +83,7 @@ class StateStore:
         self._waiting: set[tuple[int, str]] = set()  # owner and part of each
         self._files: dict[str, sqlite3.Connection] = {}
         self._slots: dict[str, Slots] = {}  # beside each
+        self._locked, self._seen = False, 0  # `_lock` was called since the commit; SQLite's count of others' commits
         self._writing = self._open(self._name)
         self.refresh()
 
@@ -93,10 +94,23 @@ class StateStore:
         """
         pieces = [data] if isinstance(data, bytes) else data
         if sum(map(len, pieces)) >= LARGE:
+            self._lock()
             self.defer(owner, part, round, self._slots[self._name].write(pieces).text)
         else:
             self.defer(owner, part, round, b"".join(pieces))
             self._write()
+
+    def _lock(self) -> None:
+        """Take SQLite's lock until the commit, and look anew for what is free when others wrote this file since."""
+        if self._writing.in_transaction and self._locked:
+            return
+        with self._placed():
+            if not self._writing.in_transaction:
+                self._writing.execute("BEGIN IMMEDIATE")
+            (seen,) = self._writing.execute("PRAGMA data_version").fetchone()
+            if seen != self._seen:
+                self._slots[self._name].take_stock(text for (text,) in self._writing.execute(USED))
+            self._seen, self._locked = seen, True
 
     def defer(self, owner: int, part: str, round: int, data: bytes | str) -> None:
         """`put` for small data: many are written at once, at the latest by `commit`."""
@@ -129,11 +143,20 @@ class StateStore:
             found = self._fetched[owner, part]
             return None if found is None else head + found
         best = self._newest(owner, part)
-        return self._resolved(best[2], best[1], head) if best else None
+        return self._blob(best, owner, part, head) if best else None
 
-    def _resolved(self, name: str, data: bytes | str, head: bytes = b"") -> Piece:
-        """`head`, then what a row of a file stands for."""
-        return head + data if isinstance(data, bytes) else self._slots[name].read(Slot.parse(data), head)
+    def _blob(self, row: tuple[int, bytes | str, str], owner: int, part: str, head: bytes = b"") -> Piece:
+        """`head`, then what a row stands for."""
+        _, data, name = row
+        if isinstance(data, bytes):
+            return head + data
+        try:
+            return self._slots[name].read(data, head)
+        except LocalError:
+            newer = self._newest(owner, part)  # another process may have given the slot to another blob
+            if newer is None or newer == row:
+                raise
+            return self._blob(newer, owner, part, head)
 
     def newest(self, owner: int, part: str) -> int | None:
         """The round that made the latest version, or None."""
@@ -162,10 +185,8 @@ class StateStore:
             for owner, round, data in rows:
                 if owner not in best or round > best[owner][0]:
                     best[owner] = (round, data, name)
-        self._fetched.update(dict.fromkeys(((owner, part) for owner in owners), None))
-        self._fetched.update(
-            {(owner, part): bytes(self._resolved(name, data)) for owner, (_, data, name) in best.items()}
-        )
+        blobs = {owner: bytes(self._blob(row, owner, part)) for owner, row in best.items()}
+        self._fetched.update({(owner, part): blobs.get(owner) for owner in owners})
 
     def commit(self) -> None:
         """Make what was put durable, and visible to the other writers."""
@@ -177,7 +198,8 @@ class StateStore:
             if freed := self._writing.execute("SELECT data FROM freed").fetchall():
                 self._writing.execute("DELETE FROM freed")
                 self._writing.commit()
-        self._slots[self._name].give_back(Slot.parse(text) for (text,) in freed)
+        self._slots[self._name].give_back(text for (text,) in freed)
+        self._locked = False
         self._fetched.clear()
 
     @contextmanager
@@ -211,7 +233,9 @@ class StateStore:
         with self._placed():
             for file in self._files.values():
                 file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
-                file.commit()
+                if file is not self._writing:
+                    file.commit()
+        self.commit()
 
     def close(self) -> None:
         """Commit and close."""
@@ -228,16 +252,17 @@ class StateStore:
             file.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file; blobs are chains of pages
             file.execute("PRAGMA journal_mode=WAL")
             file.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}")
-            file.execute(f"PRAGMA synchronous={'NORMAL' if self._durable else 'OFF'}")
+            file.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
             file.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             file.execute("PRAGMA temp_store=MEMORY")
             file.execute(SCHEMA)
             file.commit()
             slots = Slots(path.with_suffix(".slots"), write=name == self._name)
             if name == self._name:
-                slots.take_stock(Slot.parse(text) for (text,) in file.execute(USED))
                 for statement in FREED:
                     file.execute(statement)
+                (self._seen,) = file.execute("PRAGMA data_version").fetchone()
+                slots.take_stock(text for (text,) in file.execute(USED))
         except sqlite3.DatabaseError as error:
             kind = FewbitsError if getattr(error, "sqlite_errorcode", 0) & 0xFF in FULL else LocalError
             raise kind(f"{path}: cannot be used as a state store ({_cause(path) or error})") from error
