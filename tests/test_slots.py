@@ -146,6 +146,7 @@ def test_a_slot_that_was_given_away_while_it_was_looked_up_gives_the_newer_state
     writer.put(1, "up", 1, blob(1, 1))
     writer.commit()
     row = reader._newest(1, "up")
+    assert row is not None and isinstance(row[1], str)
     for round in (2, 3, 4):
         writer.horizon = round
         writer.put(1, "up", round, blob(1, round))
