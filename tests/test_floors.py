@@ -17,7 +17,7 @@ FLOORS = [
     ["choices", "ctrl_c", "files", "json_text", "kernels", "rng", "sizes", "spec"],
     ["wire", "data", "models", "topology"],
     ["coders"],
-    ["codecs.large", "codecs.same_memory"],
+    ["codecs.finiteness", "codecs.large", "codecs.same_memory"],
     ["codecs.base", "codecs.flat_view"],
     ["codecs.modular_encoding", "codecs.transforms.bases"],
     ["codecs.transforms"],

@@ -283,7 +283,7 @@ def test_an_end_whose_history_is_another_is_healed_by_a_key_frame(tmp_path):
             with closing(ClientEnd(tmp_path / "1" / "2", 2, METHOD, KEY)) as end:
                 dumped = ends.restore(end.store, 2, UP)
                 changed = restamp(dumped, history=Frame.parse(dumped).header.history ^ 1)
-                ends.save(end.store, 2, UP, 2, changed, dumped)
+                ends.save(end.store, 2, UP, 2, [changed[:16], changed[16:]], dumped)
         return configure(round, *rest)
 
     strategy.configure_train = confusing

@@ -17,6 +17,7 @@ from fewbits.cli.app import app
 from fewbits.engines.common.logs import append_metrics
 from fewbits.engines.common.processes import CAUSES
 from fewbits.links import Entry, Ledger, StateStore
+from fewbits.links.store import LARGE
 
 CLIENTS = [(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))] * 2
 
@@ -65,9 +66,18 @@ def test_a_full_state_store_is_named(tmp_path):
     with closing(StateStore(tmp_path)) as store:
         store._writing.execute("PRAGMA max_page_count=3")
         with pytest.raises(fb.FewbitsError, match=r"states-0\.sqlite: database or disk is full") as error:
-            store.put(0, "part", 1, bytes(10**6))
+            store.put(0, "part", 1, bytes(LARGE - 1))
         assert isinstance(error.value.__cause__, sqlite3.Error)
         store._writing.execute("PRAGMA max_page_count=100000")
+
+
+def test_a_full_disk_beside_a_state_store_is_named(tmp_path, monkeypatch):
+    with closing(StateStore(tmp_path)) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.pwritev", full)
+            with pytest.raises(fb.FewbitsError, match=r"states-0\.slots: No space left on device"):
+                store.put(0, "part", 1, bytes(LARGE))
+        assert store.get(0, "part") is None
 
 
 @pytest.mark.parametrize("cause", CAUSES)

@@ -508,7 +508,7 @@ def play(sender, store, round, factor):
         sender.load(before)
     sender.send(factor * torch.arange(1.0, 9.0))
     sender.commit()
-    ends.save(store, 3, "client.up", round, sender.dump(), before)
+    ends.save(store, 3, "client.up", round, sender.pieces_of_dump(), before)
     return sender.dump()
 
 

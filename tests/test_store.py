@@ -1,11 +1,13 @@
 """StateStore: versions by round, many writers, and what a kill leaves."""
 
+import os
 import sqlite3
 
 import pytest
 
 from fewbits.errors import LocalError
 from fewbits.links import StateStore
+from fewbits.links.store import LARGE
 
 
 def test_what_was_put_is_there_after_closing(tmp_path):
@@ -185,3 +187,84 @@ def test_a_store_is_an_sqlite_file_that_others_can_read(tmp_path):
     file = sqlite3.connect(tmp_path / "states-0.sqlite")
     assert file.execute("SELECT run, owner, part, round, data FROM states").fetchall() == [("r", 5, "up", 2, b"data")]
     file.close()
+
+
+def large(owner, round):
+    """A blob that gets a slot; its length differs from round to round."""
+    return bytes([owner, round]) * (LARGE // 2 + 5000 * (round % 3))
+
+
+def test_large_blobs_are_there_after_closing_and_in_pieces_and_for_other_writers(tmp_path):
+    first, second = StateStore(tmp_path, writer="1"), StateStore(tmp_path, writer="2")
+    first.refresh()
+    first.put(1, "up", 1, large(1, 1))
+    first.put(2, "up", 1, [b"", memoryview(large(2, 1)), b"end"])
+    first.put(3, "up", 1, b"small")
+    assert second.get(1, "up") is None
+    first.commit()
+    second.fetch([1, 3], "up")
+    assert (second.get(1, "up"), second.get(2, "up")) == (large(1, 1), large(2, 1) + b"end")
+    assert second.behind(b"head", 2, "up") == b"head" + large(2, 1) + b"end"
+    assert second.behind(b"head", 3, "up") == b"headsmall"
+    second.put(3, "up", 2, large(3, 2))
+    second.commit()
+    assert first.get(3, "up") == large(3, 2)
+    first.close()
+    second.close()
+    again = StateStore(tmp_path, writer="1")
+    assert [again.get(owner, "up") for owner in (1, 3)] == [large(1, 1), large(3, 2)]
+    again.close()
+
+
+def test_slots_are_used_again_once_their_loss_is_committed(tmp_path):
+    store = StateStore(tmp_path)
+    sizes = []
+    for round in range(1, 40):
+        store.horizon = round - 1
+        for owner in range(5):
+            store.put(owner, "up", round, large(owner, round))
+        assert all(store.get(owner, "up") == large(owner, round) for owner in range(5))
+        store.commit()
+        sizes.append((tmp_path / "states-0.slots").stat().st_size)
+    assert max(sizes) <= 3 * 5 * (LARGE + 14_000), "two versions of each, and what does not fit between them"
+    store.close()
+    again = StateStore(tmp_path)
+    for owner in range(5):
+        again.put(owner, "other", 1, large(owner, 7))
+    again.commit()
+    assert (tmp_path / "states-0.slots").stat().st_size == sizes[-1], "what was free when it was closed is free"
+    assert all(again.get(owner, "up") == large(owner, 39) for owner in range(5))
+    again.close()
+
+
+def test_a_kill_before_the_commit_leaves_every_large_blob_as_it_was(tmp_path):
+    store = StateStore(tmp_path)
+    for round in (1, 2, 3):
+        store.horizon = round - 1
+        store.put(1, "up", round, large(1, round))
+        store.commit()
+    store.horizon = 3
+    for round in range(4, 12):  # replaces versions that only a commit gives up
+        store.put(1, "up", round, large(1, round))
+    left = tmp_path / "left"  # as a killed process leaves it
+    left.mkdir()
+    for path in tmp_path.glob("states-*"):
+        (left / path.name).write_bytes(path.read_bytes())
+    store.close()
+    again = StateStore(left)
+    assert again.get(1, "up") == large(1, 3)
+    again.put(1, "up", 4, large(2, 4))
+    assert again.get(1, "up") == large(2, 4)
+    again.forget_after(3)
+    assert again.get(1, "up") == large(1, 3)
+    again.close()
+
+
+def test_a_slot_that_a_file_does_not_hold_any_more_is_an_error(tmp_path):
+    store = StateStore(tmp_path)
+    store.put(1, "up", 1, large(1, 1))
+    store.commit()
+    os.truncate(tmp_path / "states-0.slots", 100)
+    with pytest.raises(LocalError, match=r"states-0\.slots: it ends before byte \d+, so it is damaged"):
+        store.get(1, "up")
+    store.close()

@@ -9,6 +9,7 @@ from fewbits.checks import check_whole
 from fewbits.errors import DesyncError
 from fewbits.federated.exchange import Exchange
 from fewbits.links import Receiver, StateStore, ends
+from fewbits.links.slots import Piece
 from fewbits.wire import Frame
 
 PART = "server.up"
@@ -23,7 +24,7 @@ class Uplinks:
         self._in_memory: dict[int, Receiver] = {}
         self._loaded = exchange.receiver()
         self._fresh = self._loaded.dump()
-        self._before: bytes | None = None  # in the store, when the receiver was loaded
+        self._before: Piece | None = None  # in the store, when the receiver was loaded
 
     def expect(self, clients: Sequence[int]) -> None:
         """Read the ends of these clients from the store at once."""
@@ -44,7 +45,7 @@ class Uplinks:
     def save(self, client: int, receiver: Receiver, round: int) -> None:
         """Store the end after an accepted frame."""
         if self.store is not None:
-            ends.save(self.store, client, PART, round, receiver.dump(), self._before)
+            ends.save(self.store, client, PART, round, receiver.pieces_of_dump(), self._before)
 
     @contextmanager
     def healing(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> Iterator[None]:

@@ -5,26 +5,45 @@ A recycled LBGM round moves an end by one sequence number and leaves its look-ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from fewbits.links.slots import Piece
 from fewbits.links.store import StateStore
 from fewbits.wire.frame import HEADER_BYTES
 
 STATE = ".state"
+FIRST = 256  # bytes that tell most states apart
 
 
-def save(store: StateStore, owner: int, part: str, round: int, data: bytes, before: bytes | None) -> None:
-    """Store what `dump` gave; `before` is what `restore` gave, or None when there was nothing."""
-    store.defer(owner, part, round, data[:HEADER_BYTES])
-    state = data[HEADER_BYTES:]
-    if state != (before or b"")[HEADER_BYTES:]:
-        store.put(owner, part + STATE, round, state)
+def save(store: StateStore, owner: int, part: str, round: int, pieces: Sequence[Piece], before: Piece | None) -> None:
+    """Store what `pieces_of_dump` gave; `before` is what `restore` gave, or None when there was nothing."""
+    store.defer(owner, part, round, bytes(pieces[0]))
+    if not _same(pieces[1:], memoryview(before or b"")[HEADER_BYTES:]):
+        store.put(owner, part + STATE, round, pieces[1:])
 
 
-def restore(store: StateStore, owner: int, part: str) -> bytes | None:
-    """The latest version of an end, for `load`; None when there is none."""
+def _same(pieces: Sequence[Piece], state: memoryview) -> bool:
+    """Whether the pieces are these bytes."""
+    if sum(map(len, pieces)) != len(state):
+        return False
+    at = 0
+    for piece in pieces:
+        there, at = state[at : at + len(piece)], at + len(piece)
+        if piece[:FIRST] != there[:FIRST] or not np.array_equal(_bytes(piece), _bytes(there)):
+            return False
+    return True
+
+
+def _bytes(piece: Piece) -> np.ndarray:
+    return np.frombuffer(piece, np.uint8)
+
+
+def restore(store: StateStore, owner: int, part: str) -> Piece | None:
+    """The latest version of an end, for `load`; None when there is none. A memoryview is of memory of its own."""
     head = store.get(owner, part)
-    return None if head is None else head + (store.get(owner, part + STATE) or b"")
+    return None if head is None else store.behind(head, owner, part + STATE) or head
 
 
 def rollback(store: StateStore, round: int, owners: Iterable[int], part: str) -> None:

@@ -133,11 +133,17 @@ class Receiver:
 
     def dump(self) -> bytes:
         """This end as bytes, for a StateStore."""
+        return b"".join(self.pieces_of_dump())
+
+    def pieces_of_dump(self) -> list[bytes | memoryview]:
+        """The header and the pieces of the rest, which may lie in this end's own memory."""
         out = BitWriter()
         self.codec.write_state(self.state, self.spec, out)
-        return bytes(Frame(Header(self.hash, self.expects, self.history, snapshot=True), out.finish()))
+        header = Header(self.hash, self.expects, self.history, snapshot=True)
+        head, crc, *rest = Frame.seal(header, out.chunks())[0]
+        return [bytes(head) + bytes(crc), *rest]
 
-    def load(self, data: bytes) -> None:
+    def load(self, data: bytes | memoryview) -> None:
         """Become the end that was dumped; WireError when the bytes are damaged or another codec's."""
         self.adopt(data)
 

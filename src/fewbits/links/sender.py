@@ -210,22 +210,30 @@ class Sender:
 
     def dump(self) -> bytes:
         """This end as bytes, for a StateStore: header, shared state, memory. Nothing may be pending."""
+        return b"".join(self.pieces_of_dump())
+
+    def pieces_of_dump(self) -> list[bytes | memoryview]:
+        """The header and the pieces of the rest, which may lie in this end's own memory."""
         if self._pending is not None:
             raise LocalError("Sender.dump: a frame is pending; commit() it or rollback() first")
         out = BitWriter()
         self.codec.write_state(self.state, self.spec, out)
         self.codec.write_memory(self.memory, self.spec, out)
         header = Header(self._hash, self.sequence, self._history, key=self._key_frame, snapshot=True)
-        return bytes(Frame(header, out.finish()))
+        head, crc, *rest = Frame.seal(header, out.chunks())[0]
+        return [bytes(head) + bytes(crc), *rest]
 
-    def load(self, data: bytes) -> None:
-        """Become the end that was dumped; WireError when the bytes are damaged or another codec's."""
+    def load(self, data: bytes | memoryview, lent: bool = False) -> None:
+        """Become the end that was dumped; WireError when the bytes are damaged or another codec's.
+
+        `lent`: nobody will change the memory of `data` any more, so that it need not be copied.
+        """
         frame = Frame.parse(data)
         if frame.header.codec != self._hash:
             raise WireError("a stored sender belongs to another codec or Spec")
         if not frame.header.snapshot:
             raise WireError("these bytes are a message, not a stored sender")
-        src = BitReader(frame.payload)
+        src = BitReader(frame.payload, lent=lent)
         state, memory = self.codec.read_state(self.spec, src), self.codec.read_memory(self.spec, src)
         src.finish()
         self.state, self.memory, self._pending = state, memory, None

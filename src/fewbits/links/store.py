@@ -1,4 +1,4 @@
-"""StateStore: states of many clients on disk, in SQLite, by run, owner and part."""
+"""StateStore: states of many clients on disk, by run, owner and part: in SQLite, and large ones beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.files import placed
+from fewbits.links.slots import Piece, Slots
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS states (
@@ -18,16 +19,24 @@ CREATE TABLE IF NOT EXISTS states (
     PRIMARY KEY (run, owner, part, round)
 )
 """
+# What is deleted there, a trigger tells of: its slot is free once that is committed.
+FREED = (
+    "CREATE TEMP TABLE freed (data TEXT)",
+    "CREATE TEMP TRIGGER deleted AFTER DELETE ON main.states WHEN typeof(OLD.data)='text' "
+    "BEGIN INSERT INTO freed VALUES (OLD.data); END",
+)
+USED = "SELECT data FROM main.states WHERE typeof(data)='text' UNION ALL SELECT data FROM freed"
 PUT = (
-    "DELETE FROM states WHERE run=:run AND owner=:owner AND part=:part AND round < "
-    "(SELECT MAX(round) FROM states WHERE run=:run AND owner=:owner AND part=:part AND round <= :horizon)",
+    "DELETE FROM states WHERE run=:run AND owner=:owner AND part=:part AND (round=:round OR round < "
+    "(SELECT MAX(round) FROM states WHERE run=:run AND owner=:owner AND part=:part AND round <= :horizon))",
     "DELETE FROM states WHERE run=:run AND owner=:owner AND part=:part AND round > :saved AND round < "
     "(SELECT MAX(round) FROM states WHERE run=:run AND owner=:owner AND part=:part AND round < :round)",
-    "INSERT OR REPLACE INTO states VALUES (:run, :owner, :part, :round, :data)",
+    "INSERT INTO states VALUES (:run, :owner, :part, :round, :data)",
 )  # without `saved`, NULL, the second drops nothing
 FETCH = "SELECT owner, round, data FROM states WHERE run=? AND part=? AND owner IN (SELECT value FROM json_each(?))"
 NEWEST = "SELECT round, data FROM states WHERE run=? AND owner=? AND part=? ORDER BY round DESC LIMIT 1"
 FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM  # the disk or memory, no mistake of the caller
+LARGE = 32 * 1024  # bytes of a blob that gets a slot beside the database: SQLite would write it twice, page by page
 MOST_DEFERRED = 1024  # rows in memory before they are written
 PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
@@ -39,7 +48,8 @@ class StateStore:
 
     Versions back to `horizon` stay, so that a run can go back to its last checkpoint. Each writer has one file, since
     SQLite takes one writer at a time. It reads the files of all writers, and sees what they have committed. Files have
-    write-ahead logs: a process that is killed loses only what it had not committed.
+    write-ahead logs: a process that is killed loses only what it had not committed. A large blob has a slot in a file
+    beside the database, and keeps it until the loss of its row was committed.
 
     Args:
         folder: where the files are; it is made if it is missing.
@@ -61,7 +71,7 @@ class StateStore:
     """
 
     def __init__(self, folder: Path, run: str = "", writer: str = "0", durable: bool = True) -> None:
-        self._synchronous = "NORMAL" if durable else "OFF"
+        self._durable = durable
         with placed(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.run = folder, run
@@ -72,15 +82,37 @@ class StateStore:
         self._deferred: list[dict[str, object]] = []  # deferred: what `PUT` takes
         self._waiting: set[tuple[int, str]] = set()  # owner and part of each
         self._files: dict[str, sqlite3.Connection] = {}
+        self._slots: dict[str, Slots] = {}  # beside each
+        self._locked, self._seen = False, 0  # `_lock` was called since the commit; SQLite's count of others' commits
         self._writing = self._open(self._name)
         self.refresh()
 
-    def put(self, owner: int, part: str, round: int, data: bytes) -> None:
-        """Store a version. It replaces one of the same round, and drops those that no checkpoint leads back to."""
-        self.defer(owner, part, round, data)
-        self._write()
+    def put(self, owner: int, part: str, round: int, data: bytes | Sequence[Piece]) -> None:
+        """Store a version, in one or more pieces.
 
-    def defer(self, owner: int, part: str, round: int, data: bytes) -> None:
+        It replaces one of the same round, and drops those that no checkpoint leads back to.
+        """
+        pieces = [data] if isinstance(data, bytes) else data
+        if sum(map(len, pieces)) >= LARGE:
+            self._lock()
+            self.defer(owner, part, round, self._slots[self._name].write(pieces).text)
+        else:
+            self.defer(owner, part, round, b"".join(pieces))
+            self._write()
+
+    def _lock(self) -> None:
+        """Take SQLite's lock until the commit, and look anew for what is free when others wrote this file since."""
+        if self._writing.in_transaction and self._locked:
+            return
+        with self._placed():
+            if not self._writing.in_transaction:
+                self._writing.execute("BEGIN IMMEDIATE")
+            (seen,) = self._writing.execute("PRAGMA data_version").fetchone()
+            if seen != self._seen:
+                self._slots[self._name].take_stock(text for (text,) in self._writing.execute(USED))
+            self._seen, self._locked = seen, True
+
+    def defer(self, owner: int, part: str, round: int, data: bytes | str) -> None:
         """`put` for small data: many are written at once, at the latest by `commit`."""
         if (owner, part) in self._waiting:
             self._write()
@@ -102,44 +134,72 @@ class StateStore:
 
     def get(self, owner: int, part: str) -> bytes | None:
         """The latest version by any writer, or None."""
+        found = self.behind(b"", owner, part)
+        return None if found is None else bytes(found)
+
+    def behind(self, head: bytes, owner: int, part: str) -> Piece | None:
+        """As `get`, with `head` before it; a memoryview is of fresh memory, which may be written to."""
         if (owner, part) in self._fetched:
-            return self._fetched[owner, part]
+            found = self._fetched[owner, part]
+            return None if found is None else head + found
         best = self._newest(owner, part)
-        return best[1] if best else None
+        return self._blob(best, owner, part, head) if best else None
+
+    def _blob(self, row: tuple[int, bytes | str, str], owner: int, part: str, head: bytes = b"") -> Piece:
+        """`head`, then what a row stands for."""
+        _, data, name = row
+        if isinstance(data, bytes):
+            return head + data
+        try:
+            return self._slots[name].read(data, head)
+        except LocalError:
+            newer = self._newest(owner, part)  # another process may have given the slot to another blob
+            if newer is None or newer == row:
+                raise
+            return self._blob(newer, owner, part, head)
 
     def newest(self, owner: int, part: str) -> int | None:
         """The round that made the latest version, or None."""
         best = self._newest(owner, part)
         return best[0] if best else None
 
-    def _newest(self, owner: int, part: str) -> tuple[int, bytes] | None:
+    def _newest(self, owner: int, part: str) -> tuple[int, bytes | str, str] | None:
+        """Its round, its row's data, and the name of the file."""
         if (owner, part) in self._waiting:
             self._write()
-        best: tuple[int, bytes] | None = None
-        for file in self._files.values():
+        best: tuple[int, bytes | str, str] | None = None
+        for name, file in self._files.items():
             with self._placed():
                 row = file.execute(NEWEST, (self.run, owner, part)).fetchone()
             if row is not None and (best is None or row[0] > best[0]):
-                best = row
+                best = (*row, name)
         return best
 
     def fetch(self, owners: Sequence[int], part: str) -> None:
         """Read at once what `get` will be asked for. What others commit meanwhile is seen after the next `commit`."""
         self._write()
-        best: dict[int, tuple[int, bytes]] = {}
-        for file in self._files.values():
+        best: dict[int, tuple[int, bytes | str, str]] = {}
+        for name, file in self._files.items():
             with self._placed():
                 rows = file.execute(FETCH, (self.run, part, json.dumps(list(owners)))).fetchall()
             for owner, round, data in rows:
                 if owner not in best or round > best[owner][0]:
-                    best[owner] = (round, data)
-        self._fetched.update({(owner, part): best[owner][1] if owner in best else None for owner in owners})
+                    best[owner] = (round, data, name)
+        blobs = {owner: bytes(self._blob(row, owner, part)) for owner, row in best.items()}
+        self._fetched.update({(owner, part): blobs.get(owner) for owner in owners})
 
     def commit(self) -> None:
         """Make what was put durable, and visible to the other writers."""
         self._write()
+        if self._durable:
+            self._slots[self._name].sync()
         with self._placed():
             self._writing.commit()
+            if freed := self._writing.execute("SELECT data FROM freed").fetchall():
+                self._writing.execute("DELETE FROM freed")
+                self._writing.commit()
+        self._slots[self._name].give_back(text for (text,) in freed)
+        self._locked = False
         self._fetched.clear()
 
     @contextmanager
@@ -173,14 +233,16 @@ class StateStore:
         with self._placed():
             for file in self._files.values():
                 file.execute("DELETE FROM states WHERE run=? AND round>?", (self.run, round))
-                file.commit()
+                if file is not self._writing:
+                    file.commit()
+        self.commit()
 
     def close(self) -> None:
         """Commit and close."""
         try:
             self.commit()
         finally:
-            for file in self._files.values():
+            for file in (*self._files.values(), *self._slots.values()):
                 file.close()
 
     def _open(self, name: str) -> sqlite3.Connection:
@@ -190,14 +252,21 @@ class StateStore:
             file.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file; blobs are chains of pages
             file.execute("PRAGMA journal_mode=WAL")
             file.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}")
-            file.execute(f"PRAGMA synchronous={self._synchronous}")
+            file.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
             file.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            file.execute("PRAGMA temp_store=MEMORY")
             file.execute(SCHEMA)
             file.commit()
+            slots = Slots(path.with_suffix(".slots"), write=name == self._name)
+            if name == self._name:
+                for statement in FREED:
+                    file.execute(statement)
+                (self._seen,) = file.execute("PRAGMA data_version").fetchone()
+                slots.take_stock(text for (text,) in file.execute(USED))
         except sqlite3.DatabaseError as error:
             kind = FewbitsError if getattr(error, "sqlite_errorcode", 0) & 0xFF in FULL else LocalError
             raise kind(f"{path}: cannot be used as a state store ({_cause(path) or error})") from error
-        self._files[name] = file
+        self._files[name], self._slots[name] = file, slots
         return file
 
 

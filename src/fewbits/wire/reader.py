@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 
 from fewbits.errors import WireError
+from fewbits.wire.passage import Passage
 from fewbits.wire.writer import Section, Sectioning
 
 
@@ -27,6 +30,7 @@ class BitReader:
         if not lent:
             self._data.flags.writeable = False  # a caller that stores a view must copy it
         self._at = 0  # in bits
+        self._aligned: list[int] = []  # where `align` was called
         self.names: list[str] = []  # of the open sections
         self.sections: list[Section] = []
 
@@ -60,6 +64,7 @@ class BitReader:
 
     def align(self) -> None:
         """Skip to the next whole byte; WireError unless the skipped bits are zero."""
+        self._aligned.append(self._at)
         if self._at % 8 and self.read(-self._at % 8):
             raise WireError(f"padding before bit {self._at} is not zero")
 
@@ -81,6 +86,13 @@ class BitReader:
         """Skip `nbits` bits that a decoder took from `rest`."""
         self.need(nbits, "a block")
         self._at += nbits
+
+    def passage(self, start: int) -> Passage:
+        """What was read since `bits` was `start`, for `BitWriter.repeat`."""
+        aligned = next((at for at in self._aligned[bisect_left(self._aligned, start) :]), None)
+        first = start // 8
+        shift, data = 8 * first, self._data[first : -(-self._at // 8)].tobytes()
+        return Passage.of(data, start - shift, self._at - shift, None if aligned is None else aligned - shift)
 
     def section(self, name: str) -> Sectioning:
         """Record where the bits that are read inside `with` begin and end."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fewbits.errors import LocalError
+from fewbits.wire.passage import Passage
 
 
 class Section(NamedTuple):
@@ -64,6 +66,7 @@ class BitWriter:
         self._bytes = 0  # bytes in _chunks
         self._pending = 0  # bits not yet in a chunk, as an integer
         self._pending_bits = 0
+        self._aligned: list[int] = []  # where `align` was called, in bits
         self.names: list[str] = []  # of the open sections
         self.sections: list[Section] = []
 
@@ -84,6 +87,7 @@ class BitWriter:
 
     def align(self) -> None:
         """Append zero bits up to the next whole byte."""
+        self._aligned.append(self.bits)
         if self._pending_bits % 8:
             self.write(0, -self._pending_bits % 8)
 
@@ -94,6 +98,28 @@ class BitWriter:
         chunk = np.ascontiguousarray(data).data.cast("B") if isinstance(data, np.ndarray) else bytes(data)
         self._chunks.append(chunk)
         self._bytes += len(chunk)
+
+    def passage(self, start: int) -> Passage:
+        """What was written since `bits` was `start`, for `repeat`."""
+        aligned = next((at for at in self._aligned[bisect_left(self._aligned, start) :]), None)
+        self._flush()
+        chunks, end = list[bytes | memoryview](), self._bytes
+        for chunk in reversed(self._chunks):
+            if 8 * end <= start:
+                break
+            chunks.append(chunk)
+            end -= len(chunk)
+        last = (self._pending << (-self._pending_bits % 8)).to_bytes(1, "big") if self._pending_bits else b""
+        data = b"".join([*reversed(chunks), last])
+        shift = 8 * end
+        return Passage.of(data, start - shift, self.bits - shift, None if aligned is None else aligned - shift)
+
+    def repeat(self, passage: Passage) -> None:
+        """Append what another writer wrote, or a reader read, at any place."""
+        self.write(passage.head, passage.head_bits)
+        if passage.body is not None:
+            self.write_bytes(passage.body)
+            self.write(passage.tail, passage.tail_bits)
 
     def section(self, name: str) -> Sectioning:
         """Record where the bits that are written inside `with` begin and end; sections nest."""

@@ -139,13 +139,13 @@ class Lift(Codec):
         return tuple(p for p, _ in pairs), tuple(new for _, new in pairs)
 
     def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
-        """Each figure over all groups: the mean, but the largest floor and the sum of residuals."""
+        """Each figure over all groups: the mean, but the largest floor."""
         memories = memory if memory is not None else [None] * len(message)
         found: dict[str, list[float]] = {}
         for codec, m, after in zip(self._codecs(len(message)), message, memories, strict=True):
             for name, value in codec.observe(m, after).items():
                 found.setdefault(name, []).append(value)
-        combine = {"floor": max, "residual2": sum}
+        combine = {"floor": max}
         return {name: combine.get(name, _mean)(values) for name, values in found.items()}
 
     @abstractmethod

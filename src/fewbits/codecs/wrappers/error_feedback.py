@@ -116,12 +116,7 @@ class ErrorFeedback(Wrapper):
         return self.codec.complete(total, side, wide(spec))
 
     def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
-        """The inner codec's figures, and |e|^2 at the sender."""
-        if memory is None:
-            return self.codec.observe(message)
-        return self.codec.observe(message, memory[1]) | {
-            "residual2": float(memory[0].square().sum(dtype=torch.float64))
-        }
+        return self.codec.observe(message, None if memory is None else memory[1])
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:

@@ -25,10 +25,11 @@ from fewbits.coders import Rans
 from fewbits.errors import WireError
 from fewbits.rng import Key
 from fewbits.spec import Spec
-from fewbits.wire import BitReader, BitWriter
+from fewbits.wire import BitReader, BitWriter, Passage
 from fewbits.wire.values import read_key, read_scalar, write_key, write_scalar
 
 T = TypeVar("T")
+MOST = 8  # bits a number of a message that is kept as it came, too: coding it again would take longer than a copy
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,15 @@ class Adaptive:
         return v2 / (self.lr * self.steps) ** 2 * sin2 <= self.c * self.lr
 
 
-class Full(NamedTuple):
-    """The whole vector, by the inner codec, and the common key (not sent) that it was made with."""
-
+class _Full(NamedTuple):
     message: Any
     common: Key
+
+
+class Full(_Full):
+    """The whole vector, by the inner codec, and the common key (not sent) that it was made with."""
+
+    passage: Passage | None = None  # the message as it came; a state repeats it
 
 
 class Recycled(NamedTuple):
@@ -209,27 +214,39 @@ class LookBack(Wrapper):
             if isinstance(message, Recycled):
                 write_scalar(message.rho, out)
         if isinstance(message, Full):
+            start = out.bits
             self.codec.write(message.message, wide(spec), out)
+            if out.bits - start <= MOST * spec.numel:
+                message.passage = out.passage(start)
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Full | Recycled:
         with src.section("recycled"):
             if src.read(1):
                 return Recycled(read_scalar(src))
-        return Full(self.codec.read(wide(spec), src, common), common)
+        return self._read_full(spec, src, common)
+
+    def _read_full(self, spec: Spec, src: BitReader, common: Key) -> Full:
+        start = src.bits
+        message = Full(self.codec.read(wide(spec), src, common), common)
+        if src.bits - start <= MOST * spec.numel:
+            message.passage = src.passage(start)
+        return message
 
     def write_state(self, state: LookBackState, spec: Spec, out: BitWriter) -> None:
         """One bit: is there an l; if so, the key and the message it came in; then the inner state before it."""
         out.write(state.last is not None, 1)
         if state.last is not None:
             write_key(state.last.common, out)
-            self.codec.write(state.last.message, wide(spec), out)
+            if state.last.passage is None:
+                self.codec.write(state.last.message, wide(spec), out)
+            else:
+                out.repeat(state.last.passage)
         self.codec.write_state(state.before, wide(spec), out)
 
     def read_state(self, spec: Spec, src: BitReader) -> LookBackState:
         last = None
         if src.read(1):
-            common = read_key(src)
-            last = Full(self.codec.read(wide(spec), src, common), common)
+            last = self._read_full(spec, src, read_key(src))
         return LookBackState(last, self.codec.read_state(wide(spec), src))
 
     def write_memory(self, memory: LookBackMemory, spec: Spec, out: BitWriter) -> None:

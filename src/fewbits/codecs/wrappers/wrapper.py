@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewbits.codecs.base import Codec, Transform, wide
 from fewbits.codecs.chain import Chain, as_codec, from_raw_bits, to_raw_bits
+from fewbits.codecs.finiteness import all_finite
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.coders import Fixed, read_support, write_support
 from fewbits.coders.elias import read_delta, write_delta
@@ -108,8 +109,7 @@ def _steps(codec: Codec) -> Iterator[tuple[Transform, Sequence[Transform]]]:
 
 def finite(x: Tensor, what: str) -> Tensor:
     """x, a sum of two finite vectors; LocalError, naming `what` was added, when it overflowed."""
-    # The sum over entries is finite for all but huge values, and costs one pass over memory.
-    if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+    if not all_finite(x):
         raise LocalError(f"{what} sum to values beyond the largest {x.dtype}; scale the vector down")
     return x
 
@@ -122,7 +122,7 @@ def write_vector(x: Tensor, spec: Spec, out: BitWriter) -> None:
 def read_vector(spec: Spec, src: BitReader) -> Tensor:
     """Read back; WireError unless finite."""
     x = from_raw_bits(Fixed().read(spec, src), spec)
-    if not bool(torch.isfinite(x).all()):
+    if not all_finite(x):
         raise WireError("a stored vector holds values that are not finite")
     return x
 

@@ -10,7 +10,7 @@ from fewbits.files import placed, sync
 
 
 class Disk:
-    """Syncs the SQLite files of a folder; use it as a context manager around all that has them open.
+    """Syncs the files of a folder of states; use it as a context manager around all that has them open.
 
     A file stays open from its first sync until the end. In POSIX, closing any descriptor of a file drops all locks of
     this process on it, also those of SQLite connections.
@@ -29,8 +29,8 @@ class Disk:
         self._files.clear()
 
     def sync(self) -> None:
-        """Wait until all that was committed is on disk: databases, their logs, and the files' names."""
-        for path in sorted(self._folder.glob("states-*.sqlite*")):
+        """Wait until all that was committed is on disk: databases, their logs, slots, and the files' names."""
+        for path in sorted(self._folder.glob("states-*.s*")):
             if path.name.endswith("-shm"):
                 continue  # an index that SQLite makes anew
             if path not in self._files:

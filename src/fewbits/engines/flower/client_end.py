@@ -120,11 +120,12 @@ class ClientEnd:
             sent = sent._replace(tree={n: ends_with[n] if n in exact else x for n, x in sent.tree.items()})
         frame = b"".join(core.encode(sent))
         core.commit()
-        ends.save(self.store, self.client, UP, round, core.up.dump(), ends.restore(self.store, self.client, UP))
+        before = ends.restore(self.store, self.client, UP)
+        ends.save(self.store, self.client, UP, round, core.up.pieces_of_dump(), before)
         return frame
 
     def _stored_up(self) -> bytes:
-        return ends.restore(self.store, self.client, UP) or b""
+        return bytes(ends.restore(self.store, self.client, UP) or b"")
 
     def _before(self) -> Parts:
         """Roll back to what was stored before the last reply, which was not accepted."""

@@ -142,7 +142,7 @@ class Worker:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
         client, core, report = one.client, self._core, one.report
         before = ends.restore(self._store, client, UP)
-        core.up.load(before or self._fresh)
+        core.up.load(before or self._fresh, lent=True)
         core.number, core.key = client, self.key.fold("client", client)
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
@@ -150,7 +150,7 @@ class Worker:
             return Reply(client, trouble=f"{error}{_fault(self.task, client)}"), []
         figures = _figures(self.task.local, {"loss": report.loss} | core.observe(one.trained))
         core.commit()
-        ends.save(self._store, client, UP, round, core.up.dump(), before)
+        ends.save(self._store, client, UP, round, core.up.pieces_of_dump(), before)
         core.local.remember(self._store, client, round, core.client_state)
         for part, state in ((OPTIMIZER, report.optimizer_state), (DOWN, one.down)):
             if state:
