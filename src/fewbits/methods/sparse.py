@@ -77,7 +77,7 @@ def signsgd(down: str = "delta8", momentum: float = 0.0) -> Method:
     return Method("signsgd", flat(ErrorFeedback(chain(Sign()))), downlink(down), ServerSGD(momentum=momentum))
 
 
-def deadzone(bits: int = 2, down: str = "own2", momentum: float = 0.0) -> Method:
+def deadzone(bits: int = 2, down: str = "own4", momentum: float = 0.0) -> Method:
     """Uniform levels behind a dead zone, entropy-coded, with error feedback: few bits for every number.
 
     Args:

@@ -12,9 +12,11 @@ from fewbits.json_text import json_text
 from fewbits.report.text import megabytes
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #24292f; --soft: #59636e; --line: #e4e7eb; --bar: #0072b2 }
+:root { color-scheme: light dark; --paper: #fff; --ink: #24292f; --soft: #59636e; --line: #e4e7eb; --bar: #0072b2;
+  --blue: #0072b2 }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #16191e; --ink: #d7dce2; --soft: #98a2ad; --line: #2c323a; --bar: #56b4e9 } }
+  :root { --paper: #16191e; --ink: #d7dce2; --soft: #98a2ad; --line: #2c323a; --bar: #56b4e9;
+  --blue: #6ca8ff } }
 body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; max-width: 54rem;
   margin: 3rem auto; padding: 0 1.25rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem } h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem }
@@ -32,6 +34,20 @@ td:first-child { font-weight: 600 }
 .bar div { background: var(--bar); height: .65rem; border-radius: 2px; min-width: 1px }
 pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .9rem 1.1rem; border-radius: 6px;
   white-space: pre-wrap; font: .86rem/1.5 ui-monospace, monospace }
+.chart { margin: 1.4rem 0 .6rem } .area { position: relative } .chart svg { display: block; touch-action: pan-y }
+.chart text { fill: var(--soft); font-size: 12px } .chart .name { fill: var(--ink) } .grid { stroke: var(--line) }
+.controls, .legend { display: flex; flex-wrap: wrap; gap: .4rem .6rem; align-items: center; margin-bottom: .5rem }
+button, select { font: inherit; font-size: .85rem; color: inherit; background: none; border: 1px solid var(--line);
+  border-radius: 5px; padding: .12rem .5rem; cursor: pointer } select option { background: var(--paper) }
+.controls label, .controls span { font-size: .85rem } .controls button { margin-left: auto }
+.legend button { max-width: 100%; overflow-wrap: anywhere; text-align: left }
+.legend [aria-pressed=false] { opacity: .4; text-decoration: line-through }
+.dot { display: inline-block; width: .65rem; height: .65rem; border-radius: 50%; margin-right: .4rem }
+.tip { position: absolute; pointer-events: none; background: var(--paper); border: 1px solid var(--soft);
+  font-size: .8rem; border-radius: 5px; padding: .3rem .55rem; max-width: 19rem; line-height: 1.4 }
+.sortable td:first-child { white-space: normal }
+.sortable th { cursor: pointer } .sortable th[aria-sort=ascending]::after { content: " \\25b4" }
+.sortable th[aria-sort=descending]::after { content: " \\25be" }
 @media (max-width: 40rem) { body { margin: 1.5rem auto; padding: 0 .8rem } .bar { min-width: 3rem }
   table { font-size: .7rem } th, td { padding: .4rem .1rem .4rem .2rem } th { font-size: .66rem; white-space: normal } }
 """
@@ -44,7 +60,7 @@ class Picture(NamedTuple):
     """One picture as PNG."""
 
     light: bytes  # for light screens
-    dark: bytes  # for dark ones
+    dark: bytes | None  # for dark ones; None: the light one serves
     alt: str  # what it shows
 
 
@@ -55,12 +71,13 @@ class Section(NamedTuple):
     parts: Sequence[str]  # HTML; empty ones are left out
 
 
-def document(title: str, subtitle: str, picture: str, sections: Sequence[Section]) -> str:
-    """A whole page; `picture`: HTML, or "" when there is none."""
+def document(title: str, subtitle: str, picture: str, sections: Sequence[Section], script: str = "") -> str:
+    """A whole page; `picture`: HTML, or "" when there is none; `script`: JavaScript that runs at its end."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(subtitle)}</p>', picture]
     for section in sections:
         parts += [f"<h2>{escape(section.heading)}</h2>", *section.parts]
+    parts.append(f"<script>\n{script}</script>" if script else "")
     body = "\n".join(part for part in parts if part)
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
@@ -69,18 +86,27 @@ def document(title: str, subtitle: str, picture: str, sections: Sequence[Section
 
 def image(picture: Picture, caption: str = "") -> str:
     """The picture, light or dark as the screen is."""
-    light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in (picture.light, picture.dark))
     width, height = (int.from_bytes(picture.light[at : at + 4], "big") for at in (16, 20))  # of a PNG's first chunk
     below = f'<p class="soft">{escape(caption)}</p>' if caption else ""
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(picture.dark)}">' if picture.dark else ""
     return (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" width="{width}" height="{height}" alt="{escape(picture.alt)}"></picture>{below}'
+        f'<picture>{source}<img src="{_data(picture.light)}" width="{width}" height="{height}" '
+        f'alt="{escape(picture.alt)}"></picture>{below}'
     )
+
+
+def _data(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def table(grid: Grid, kind: str = "") -> str:
     """A table; `kind`: its class."""
-    return _table(grid[0], [[escape(text) for text in row] for row in grid[1:]], kind)
+    return _table(grid[0], [[_breakable(row[0]), *map(escape, row[1:])] for row in grid[1:]], kind)
+
+
+def _breakable(name: str) -> str:
+    """A row's name as HTML, which may end a line before its options and between them."""
+    return escape(name).replace("@", "<wbr>@").replace(",", ",<wbr>").replace("+", "+<wbr>")
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
@@ -103,13 +129,13 @@ def configuration(config: Mapping[str, object]) -> Section:
     return Section("Configuration", [code(json_text(config, indent=2, ascii=False))])
 
 
-STAGES = """
+UP = """
 <p class="soft">TopK: which entries. Quantize: scales. Rans, Fixed, Golomb: values. recycled, rho: the scalars of LBGM.
 header: what frames add. fill: unused bits of the last byte.</p>
 """
 
 
-def stages(runs: Sequence[tuple[str, Mapping[str, int]]]) -> str:
+def stages(runs: Sequence[tuple[str, Mapping[str, int]]], note: str = UP) -> str:
     """The bits of each stage as a table with bars; `runs`: method, and bits by stage; the mean of a method's runs."""
     methods: dict[str, Counter[str]] = {}
     seeds = Counter(method for method, _ in runs)
@@ -130,4 +156,4 @@ def stages(runs: Sequence[tuple[str, Mapping[str, int]]]) -> str:
                     bar,
                 ]
             )
-    return STAGES + _table(["method", "stage", "MB", "share", ""], rows, "stages")
+    return note + _table(["method", "stage", "MB", "share", ""], rows, "stages")

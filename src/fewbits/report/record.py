@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,12 +44,14 @@ class Record:
     seed: int  # of the run
     reports: tuple[RoundReport, ...]  # one per round, in order
     stages: dict[str, int]  # bits sent up, by stage; "header" among them
+    down: dict[str, int]  # bits received: "header", "first contact", "later rounds"
     times_fewer: float | None = None  # bytes of the dense run of the same seed over ours; None: there is no such run
 
     @staticmethod
     def read(folder: Path, method: str, seed: int) -> Record:
         """From metrics.jsonl and ledger.jsonl; LocalError when a file is missing, or is not a run's."""
-        return Record(method, seed, read_reports(folder, RoundReport), _stages(folder / LEDGER))
+        reports = read_reports(folder, RoundReport)
+        return Record(method, seed, reports, *_traffic(folder / LEDGER))
 
     @property
     def last(self) -> RoundReport:
@@ -217,14 +220,18 @@ def common_bytes(records: Sequence[Record]) -> tuple[int, ...]:
     return () if all(record.accuracy_at(least) == record.accuracy for record in records) else (least,)
 
 
-def _stages(path: Path) -> dict[str, int]:
-    header, found = 0, {}
+def _traffic(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Bits up by stage, and down by what they are for."""
+    header, up = 0, Counter[str]()
+    down, met = Counter[str](dict.fromkeys(("first contact", "later rounds", "header"), 0)), set[int]()
     for entry in ledger.read(path):
+        frames = 8 * (entry.frame_bytes - entry.payload_bytes)
         if entry.direction == "up":
-            header += 8 * (entry.frame_bytes - entry.payload_bytes)
-            for stage, bits in entry.stages.items():
-                found[stage] = found.get(stage, 0) + bits
-            rest = 8 * entry.payload_bytes - sum(entry.stages.values())
-            if rest:
-                found["fill"] = found.get("fill", 0) + rest
-    return {"header": header} | {stage: bits for stage, bits in found.items() if bits}
+            header += frames
+            up.update(entry.stages)
+            up["fill"] += 8 * entry.payload_bytes - sum(entry.stages.values())
+        else:
+            down["header"] += frames
+            down["later rounds" if entry.client in met else "first contact"] += 8 * entry.payload_bytes
+            met.add(entry.client)
+    return {"header": header} | dict(+up), dict(+down)

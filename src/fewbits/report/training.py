@@ -7,6 +7,7 @@ from functools import partial
 from html import escape
 
 from fewbits.report import figure
+from fewbits.report.chart import chart
 from fewbits.report.page import Section, configuration, stages, table
 from fewbits.report.record import Record
 from fewbits.report.table import Row, cells, columns, legend, metric_columns, privacy_lines, rows
@@ -35,6 +36,11 @@ MEASURED = """
 Bytes of a transport (HTTP, TLS) are not included. 1 MB is 10<sup>6</sup> bytes. <em>Accuracy</em>: the clients' model
 on the test set after the last round.</p>
 """
+DOWN = """
+<p class="soft">first contact: what brings a client its first model. later rounds: updates and differences after it.
+header: what frames add, and lengths and acknowledgements.</p>
+"""
+FIRST = ("method", "accuracy", "× fewer", "MB total")  # columns that a narrow screen shows
 MOST_NOTES = 30  # of faults, on the page
 
 
@@ -82,7 +88,7 @@ def report(
         partial(figure.png, records),
         f"{figure.quantity(records).capitalize()} against bytes, a line per method",
         summary,
-        caption=f"Further left means fewer bytes.{band}",
+        chart=partial(chart, records, f"Further left means fewer bytes.{band}"),
     )
 
 
@@ -93,7 +99,7 @@ def sections(
     seeds = max((row.seeds for row in found), default=0)
     many = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
     mean = f", mean over {seeds} seeds" if seeds > 1 else ""
-    names = columns(found)
+    names = sorted(columns(found), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     named = "; ".join(f"{label}: {text}" for label, text in labels.items())
     notes = [
         *(f"<p>{escape(line)}</p>" for line in legend(found)),
@@ -108,9 +114,14 @@ def sections(
         SUBSPACE if any(row.isotropy is not None for row in found) else "",
     ]
     return [
-        Section(f"Bytes and accuracy{many}", [table([names, *(cells(row, names) for row in found)]), *notes]),
+        Section(
+            f"Bytes and accuracy{many}", [table([names, *(cells(row, names) for row in found)], "sortable"), *notes]
+        ),
         Section(
             f"Bytes sent by clients, by stage{mean}", [stages([(record.method, record.stages) for record in records])]
+        ),
+        Section(
+            f"Bytes received by clients{mean}", [stages([(record.method, record.down) for record in records], DOWN)]
         ),
         Section("What is measured", [MEASURED]),
         configuration(config),

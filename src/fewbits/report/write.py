@@ -9,6 +9,7 @@ from pathlib import Path
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
+from fewbits.report.chart import script
 from fewbits.report.drawing import DARK, LIGHT, Theme
 from fewbits.report.page import Picture, Section, document, image
 
@@ -29,6 +30,7 @@ class Report:
     page_name: str = PAGE
     figures_name: str = FIGURES
     picture_name: str = "accuracy.png"
+    chart: Callable[[str], str] | None = None  # takes the picture's place where scripts run; given HTML for elsewhere
 
 
 def write(folder: Path, report: Report) -> list[str]:
@@ -38,12 +40,14 @@ def write(folder: Path, report: Report) -> list[str]:
     notes: list[str] = []
     picture = ""
     try:
-        drawn = Picture(report.draw(LIGHT), report.draw(DARK), report.alt)
+        drawn = Picture(report.draw(LIGHT), None if report.chart else report.draw(DARK), report.alt)
     except LocalError as error:
         notes.append(str(error))
     else:
         write_atomically(folder / report.picture_name, drawn.light)
-        picture = image(drawn, report.caption)
-    page = document(report.title, report.subtitle, picture, report.sections)
+        picture = image(drawn, "" if report.chart else report.caption)
+    if report.chart:
+        picture = report.chart(picture)
+    page = document(report.title, report.subtitle, picture, report.sections, script() if report.chart else "")
     write_atomically(folder / report.page_name, page.encode())
     return notes

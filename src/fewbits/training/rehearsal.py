@@ -36,16 +36,16 @@ def candidates(numbers: int) -> list[str]:
     """What is tried at first for a model of so many numbers, fine and coarse.
 
     >>> candidates(100_000)[3:5]
-    ['intrinsic+deadzone@dim=25000,bits=2,down=own2', 'intrinsic+deadzone@dim=6250,bits=2,down=own2']
+    ['intrinsic+deadzone@dim=25000,bits=2,down=own4', 'intrinsic+deadzone@dim=6250,bits=2,down=own4']
     """
     sparse = "topk@fraction=0.01,down=own4"
     return ["dense", sparse, f"fedpara+{sparse}", *inside(numbers, 2)]
 
 
 def inside(numbers: int, bits: int) -> list[str]:
-    """Subspaces of a model of so many numbers, the largest first."""
+    """Subspaces of a model of so many numbers, the largest first; downlinks are finer than what is sent up."""
     dims = [numbers // share for share in SHARES if numbers // share >= min(LEAST, numbers // SHARES[0])]
-    return [f"intrinsic+deadzone@dim={dim},bits={bits},down=own{bits}" for dim in dims]
+    return [f"intrinsic+deadzone@dim={dim},bits={bits},down=own{2 * bits}" for dim in dims]
 
 
 def rounded(lr: float) -> float:

@@ -1,0 +1,76 @@
+"""The chart of a page: the figures of all runs, and a script that draws them in the browser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+from fewbits.engines.simulation import RoundReport
+from fewbits.engines.simulation.history import ACCURACY, LOSS, quantity
+from fewbits.json_text import json_text
+from fewbits.report.record import Record
+
+MOST = 1000  # evaluated rounds of a run on a page
+Field = Callable[[RoundReport], float | None]
+
+
+@cache
+def script() -> str:
+    """What draws charts and sorts tables."""
+    return files("fewbits.report").joinpath("chart.js").read_text(encoding="utf-8")
+
+
+def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
+    """The figure as HTML; `otherwise`: HTML for browsers without scripts. "" when no round was evaluated."""
+    fields = _fields(records)
+    rounds = {id(record): _evaluated(record, fields) for record in records}
+    if not any(rounds.values()):
+        return ""
+    runs = [
+        {
+            "method": record.method,
+            "seed": record.seed,
+            "round": [report.round for report in found],
+            "up": [report.up_frame_bytes for report in found],
+            "down": [report.down_frame_bytes for report in found],
+            "seconds": [round(report.seconds, 3) for report in found],
+            "values": {name: [_finite(of(report)) for report in found] for name, of in fields.items()},
+        }
+        for record in records
+        if (found := rounds[id(record)][:: -(-len(rounds[id(record)]) // MOST) or 1])
+    ]
+    first = quantity([record.reports for record in records])
+    data = {
+        "methods": list(dict.fromkeys(record.method for record in records)),
+        "values": sorted(fields, key=lambda name: name != first),
+        "percent": [ACCURACY],
+        "runs": runs,
+    }
+    longest = max(map(len, rounds.values()))
+    thinned = f" It has one evaluated round of {-(-longest // MOST)}." if longest > MOST else ""
+    text = json_text(data).replace("<", "\\u003c")  # no end of the script inside it
+    return (
+        f'<figure class="chart"><script type="application/json">{text}</script>'
+        f'<noscript>{otherwise}</noscript></figure><p class="soft">{escape(caption + thinned)}</p>'
+    )
+
+
+def _fields(records: Sequence[Record]) -> dict[str, Field]:
+    """The values that some round has, by name."""
+    reports = [report for record in records for report in record.reports]
+    metrics = dict.fromkeys(r.metric_name for r in reports if r.metric is not None and r.metric_name)
+    fields: dict[str, Field] = {ACCURACY: lambda r: r.accuracy, LOSS: lambda r: r.loss}
+    for name in metrics:
+        fields[name] = lambda r, name=name: r.metric if r.metric_name == name else None
+    return {name: of for name, of in fields.items() if any(_finite(of(r)) is not None for r in reports)}
+
+
+def _evaluated(record: Record, fields: dict[str, Field]) -> list[RoundReport]:
+    return [r for r in record.reports if any(_finite(of(r)) is not None for of in fields.values())]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
