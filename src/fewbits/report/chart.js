@@ -2,6 +2,7 @@
 // The chart of a report, drawn from the figures beside it; and tables that sort. No network, no library.
 (() => {
   const COLOURS = ["var(--blue)", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"];
+  const SVG = new DOMParser().parseFromString("<svg></svg>", "text/html").querySelector("svg").namespaceURI;
   const EDGE = { left: 62, right: 14, top: 10, bottom: 44 };
 
   const element = (name, attributes = {}, text = "") => {
@@ -11,7 +12,7 @@
     return made;
   };
   const shape = (name, attributes, parent, text = "") => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    const made = document.createElementNS(SVG, name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     made.textContent = text;
     parent.append(made);

@@ -14,7 +14,7 @@ from fewbits.json_text import json_text
 from fewbits.report.record import Record
 
 MOST = 1000  # evaluated rounds of a run on a page
-Field = Callable[[RoundReport], float | None]
+Figure = Callable[[RoundReport], float | None]
 
 
 @cache
@@ -58,17 +58,17 @@ def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
     )
 
 
-def _fields(records: Sequence[Record]) -> dict[str, Field]:
+def _fields(records: Sequence[Record]) -> dict[str, Figure]:
     """The values that some round has, by name."""
     reports = [report for record in records for report in record.reports]
     metrics = dict.fromkeys(r.metric_name for r in reports if r.metric is not None and r.metric_name)
-    fields: dict[str, Field] = {ACCURACY: lambda r: r.accuracy, LOSS: lambda r: r.loss}
+    fields: dict[str, Figure] = {ACCURACY: lambda r: r.accuracy, LOSS: lambda r: r.loss}
     for name in metrics:
         fields[name] = lambda r, name=name: r.metric if r.metric_name == name else None
     return {name: of for name, of in fields.items() if any(_finite(of(r)) is not None for r in reports)}
 
 
-def _evaluated(record: Record, fields: dict[str, Field]) -> list[RoundReport]:
+def _evaluated(record: Record, fields: dict[str, Figure]) -> list[RoundReport]:
     return [r for r in record.reports if any(_finite(of(r)) is not None for of in fields.values())]
 
 
