@@ -1,6 +1,7 @@
 """Shared by all tests: one torch thread, and their order."""
 
 import gc
+import logging
 
 import pytest
 import torch
@@ -20,6 +21,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Tests stay to the end. No collection of garbage goes over them again; Flower starts one for each array."""
+    """Loggers hand on to the root: pytest goes to each one that does not, a dozen times in every test.
+
+    Tests stay to the end. No collection of garbage goes over them again; Flower starts one for each array."""
+    for logger in logging.getLogger().manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True
     gc.collect()
     gc.freeze()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import ClassVar
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -96,11 +96,19 @@ class Spec:
         """Torch dtype of the same name."""
         return getattr(torch, self.dtype)
 
+    def derive(self, **changes: Any) -> Spec:
+        """As `dataclasses.replace`; equal ones with equal changes give one object, so that nothing is checked twice.
+
+        >>> Spec((4,)).derive(shape=(2,)) is Spec((4,)).derive(shape=(2,))
+        True
+        """
+        return _derived(self, tuple(changes.items()))
+
     def split(self) -> list[Spec]:
         """Return one flat Spec per segment."""
         if not self.segments:
-            return [replace(self, shape=(self.numel,))]
-        return [replace(self, shape=(n,), segments=()) for n in self.segments]
+            return [self.derive(shape=(self.numel,))]
+        return [self.derive(shape=(n,), segments=()) for n in self.segments]
 
     @staticmethod
     def of(x: Tensor | Mapping[str, Tensor]) -> Spec | TreeSpec:
@@ -124,6 +132,11 @@ class Spec:
         if isinstance(x, Mapping):
             return TreeSpec(tuple((str(name), _leaf(name, value)) for name, value in x.items()))
         raise LocalError(f"Spec.of: expected a tensor or a dict of named tensors; got {type(x).__name__}")
+
+
+@lru_cache(maxsize=4096)
+def _derived(spec: Spec, changes: tuple[tuple[str, Any], ...]) -> Spec:
+    return replace(spec, **dict(changes))
 
 
 def _leaf(name: object, value: object) -> Spec:

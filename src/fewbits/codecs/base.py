@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -268,7 +268,7 @@ class Total:
 
 def wide(spec: Spec) -> Spec:
     """The Spec in which sums and differences are taken: float32, or float64 for float64."""
-    return spec if spec.dtype in ("float32", "float64") else replace(spec, dtype="float32")
+    return spec if spec.dtype in ("float32", "float64") else spec.derive(dtype="float32")
 
 
 def same(a: Any, b: Any) -> bool:

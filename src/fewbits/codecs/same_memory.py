@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def same_memory(a: Any, b: Any) -> bool:
         (True, False, True)
     """
     try:
-        first, second = sorted(_ranges(a)), sorted(_ranges(b))
+        first, second = sorted(_ranges(a, [])), sorted(_ranges(b, []))
     except _UnknownError:
         return True
     stops: list[int] = []  # largest end so far: ranges of one structure may lie in each other
@@ -46,23 +47,38 @@ class _UnknownError(Exception):
     """A kind of object that may hold memory unseen."""
 
 
-def _ranges(x: Any) -> Iterator[tuple[int, int]]:
-    """(address, end) of every tensor and array in a structure."""
+def _ranges(x: Any, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Append (address, end) of every tensor and array in a structure."""
     if isinstance(x, Tensor):
         if x.numel():
             lowest = x.data_ptr()
-            reach = sum((n - 1) * abs(step) for n, step in zip(x.shape, x.stride(), strict=True))
-            yield lowest, lowest + (reach + 1) * x.element_size()
-    elif isinstance(x, np.ndarray):
-        if x.size:
-            yield byte_bounds(x)
-    elif isinstance(x, Mapping):
-        yield from _ranges(tuple(x.values()))
+            reach = x.numel() - 1 if x.is_contiguous() else _reach(x)
+            found.append((lowest, lowest + (reach + 1) * x.element_size()))
+    elif isinstance(x, _PLAIN):
+        pass
     elif isinstance(x, tuple | list):
         for part in x:
-            yield from _ranges(part)
-    elif is_dataclass(x) and not isinstance(x, type):
-        for field in fields(x):
-            yield from _ranges(getattr(x, field.name))
-    elif not isinstance(x, _PLAIN):
+            _ranges(part, found)
+    elif isinstance(x, np.ndarray):
+        if x.size:
+            found.append(byte_bounds(x))
+    elif isinstance(x, Mapping):
+        for part in x.values():
+            _ranges(part, found)
+    elif names := _names(type(x)):
+        for name in names:
+            _ranges(getattr(x, name), found)
+    elif not is_dataclass(x) or isinstance(x, type):
         raise _UnknownError
+    return found
+
+
+def _reach(x: Tensor) -> int:
+    """Entries between the first and the last one in memory."""
+    return sum((n - 1) * abs(step) for n, step in zip(x.shape, x.stride(), strict=True))
+
+
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    """The fields of a dataclass; of other classes none."""
+    return tuple(field.name for field in fields(cls)) if is_dataclass(cls) else ()

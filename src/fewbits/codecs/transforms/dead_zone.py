@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,7 +75,7 @@ class DeadZone(Scaled):
         return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(spec, dtype="int8", low=-self.levels, high=self.levels)
+        return spec.derive(dtype="int8", low=-self.levels, high=self.levels)
 
     def contract(self, spec: Spec) -> Contract:
         """The largest entry alone is half a step or more if step <= 2: delta >= 1/n. Else no bound is promised."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -58,7 +58,7 @@ class Modular(Transform):
         return carrier.to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(spec, dtype="int64", low=0, high=2**self.bits - 1)
+        return spec.derive(dtype="int64", low=0, high=2**self.bits - 1)
 
     def check(self) -> None:
         raise LocalError("Modular: error feedback cannot bring back what is lost modulo 2^bits; send words without it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -103,7 +103,7 @@ class Quantize(Scaled):
         return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(spec, dtype="int8" if self.s <= 127 else "int16", low=-self.s, high=self.s)
+        return spec.derive(dtype="int8" if self.s <= 127 else "int16", low=-self.s, high=self.s)
 
     def contract(self, spec: Spec) -> Contract:
         """Unbiased with omega (a contraction too when omega < 1), or a contraction with 1/(1+omega)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -79,7 +79,7 @@ class RandK(Transform):
         return x
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(spec, shape=(count(self.fraction, spec.numel),), segments=())
+        return spec.derive(shape=(count(self.fraction, spec.numel),), segments=())
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Tensor:
         """Nothing is read: the support is drawn again."""

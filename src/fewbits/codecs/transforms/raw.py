@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -63,7 +63,7 @@ class Raw(Transform):
         return carrier.to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(spec, dtype=WIDTHS[self.dtype]) if self.dtype else spec
+        return spec.derive(dtype=WIDTHS[self.dtype]) if self.dtype else spec
 
     def contract(self, spec: Spec) -> Contract:
         """Lossless when nothing is narrowed; a narrowing cast promises no relative bound (denormals)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,7 +62,7 @@ class Sign(Scaled):
         return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(spec, dtype="uint8", low=0, high=1)
+        return spec.derive(dtype="uint8", low=0, high=1)
 
     def contract(self, spec: Spec) -> Contract:
         """delta >= 1/n; no bound is claimed where bfloat16 scales round up."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,7 +51,7 @@ class Sparse(Transform):
     def carrier(self, side: Any, spec: Spec) -> Spec:
         """k values; the tensors' boundaries are lost."""
         k = self.most(spec) if side is None else len(side)
-        return replace(spec, shape=(k,), segments=())
+        return spec.derive(shape=(k,), segments=())
 
     def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:
         """How many are missing to the largest support (one bit when none), then the support."""

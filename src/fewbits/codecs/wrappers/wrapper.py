@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -142,7 +142,7 @@ def read_entries(spec: Spec, src: BitReader) -> tuple[Tensor, Tensor]:
 
 
 def _some(spec: Spec, count: int) -> Spec:
-    return replace(spec, shape=(count,), segments=())
+    return spec.derive(shape=(count,), segments=())
 
 
 def write_optional(x: Tensor | None, spec: Spec, out: BitWriter) -> None:
