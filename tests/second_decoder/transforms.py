@@ -44,7 +44,9 @@ def raw(given, seen, bits, common):
 
 
 def top_k(given, seen, bits, common):
-    return selected(kept(given["fraction"], seen.n), seen, bits)
+    chunk = given["chunk"] or seen.n
+    pieces = [min(chunk, seen.n - start) for start in range(0, seen.n, chunk)] if seen.n else []
+    return selected(sum(kept(given["fraction"], piece) for piece in pieces), seen, bits)
 
 
 def threshold(given, seen, bits, common):
@@ -99,10 +101,16 @@ def stepped(levels, steps, lengths, dtype):
 
 
 def sign(given, seen, bits, common):
-    bucket = given["bucket"]
+    bucket, sizes = given["bucket"], given["sizes"]
     lengths = stretches(bucket, seen)
-    steps = scales(bucket, len(lengths), bits)
-    return Levels(seen.n, 0, 1), lambda x: stepped([1 - 2 * b for b in x], steps, lengths, seen.dtype)
+    means = scales(bucket, len(lengths) * sizes, bits)
+
+    def back(codes):
+        block = [j for j, length in enumerate(lengths) for _ in range(length)]
+        steps = [means[j * sizes + code // 2] for j, code in zip(block, codes, strict=True)]
+        return stepped([1 - 2 * (code % 2) for code in codes], steps, [1] * seen.n, seen.dtype)
+
+    return Levels(seen.n, 0, 2 * sizes - 1), back
 
 
 def quantize(given, seen, bits, common):

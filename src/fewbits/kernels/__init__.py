@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fewbits.kernels import (
         bits,
+        chunks,
         count_sketch,
         dots,
         elias,
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
         quantise,
         rans,
         select,
+        sizes,
         sketch,
     )
 
 __all__ = [
     "bits",
+    "chunks",
     "count_sketch",
     "dots",
     "elias",
@@ -40,6 +43,7 @@ __all__ = [
     "quantise",
     "rans",
     "select",
+    "sizes",
     "sketch",
 ]
 
