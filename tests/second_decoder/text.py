@@ -8,6 +8,8 @@ CONSTANTS = {"true": True, "false": False, "none": None}
 DEFAULTS = {
     "raw": {"dtype": None},
     "randk": {"mode": "contractive"},
+    "dct": {"chunk": 64},
+    "rotate": {"seed": None},
     "topk": {"chunk": None},
     "sign": {"bucket": "whole", "mode": "contractive", "sizes": 1},
     "error_feedback": {"decay": 1},

@@ -9,6 +9,7 @@ from second_decoder.bases import expand
 from second_decoder.bits import as_floats, cast, largest, times, wide
 from second_decoder.keys import Name
 from second_decoder.linear import Table, estimate, kept, low_rank, pieces
+from second_decoder.rotations import cosines_back, rotated_back
 from second_decoder.supports import support
 
 
@@ -149,6 +150,18 @@ def subspace(given, seen, bits, common):
     return Vector(min(d, seen.n), wide(seen.dtype)), back
 
 
+def rotate(given, seen, bits, common):
+    key = (common if given["seed"] is None else Name(given["seed"])).fold("rotate")
+    return Vector(seen.n, wide(seen.dtype)), lambda y: cast(rotated_back(key, y), seen.dtype)
+
+
+def dct(given, seen, bits, common):
+    def back(y):
+        return cast(cosines_back(given["chunk"], seen.lengths, y), seen.dtype)
+
+    return Vector(seen.n, wide(seen.dtype)), back
+
+
 def factors(given, seen, bits, common):
     lengths = seen.lengths if given["per"] == "tensor" else (seen.n,)
     numbers = sum(count for *_, count in pieces(lengths, given["rank"], given["columns"]))
@@ -182,6 +195,8 @@ TRANSFORMS = {
     "quantize": quantize,
     "dead_zone": dead_zone,
     "subspace": subspace,
+    "rotate": rotate,
+    "dct": dct,
     "low_rank": factors,
     "count_sketch": sketched("count_sketch"),
     "mean_sketch": sketched("mean_sketch"),
