@@ -159,3 +159,17 @@ def test_a_support_that_clusters_costs_less():
     message, _ = codec.encode(x, Spec((1_000_000,)), (), (), KEYS)
     frame = fb.Sender(codec, Spec.of(x), Key(0)).send(x)
     assert 8 * len(frame) < 8.2 * len(message.sides[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_feedback_sends_is_rounded_as_numpy_rounds_it(dtype):
+    rng, largest = np.random.default_rng(0), np.finfo(dtype).max
+    for n in (0, 1, 5000):
+        x, e, out = (rng.standard_normal(n).astype(dtype) for _ in range(3))
+        assert kernels.feedback.add_decayed(x, e, 0.95, out) == 0
+        np.testing.assert_array_equal(out, x + dtype(0.95) * e)
+    x[[3, 4999]], e[[3, 17]] = largest, (largest, np.nan)
+    assert kernels.feedback.add_decayed(x, e, 1.0, out) == 2  # 3 overflows and 17 is NaN; 4999 is just finite
+    for bad in (x[:4], np.zeros(5000, np.float16), np.frombuffer(x.tobytes(), dtype)):
+        with pytest.raises(LocalError, match="add_decayed"):
+            kernels.feedback.add_decayed(x, e, 1.0, bad)

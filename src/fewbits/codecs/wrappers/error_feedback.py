@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits import kernels
 from fewbits.checks import check_number
 from fewbits.codecs import large
 from fewbits.codecs.base import Codec, Keys, Partial, wide
@@ -81,11 +82,9 @@ class ErrorFeedback(Wrapper):
         """C(x + decay * e), and the new e."""
         residual, inner = memory
         u = large.empty(spec.numel, residual.dtype)
-        if self.decay == 1:
-            torch.add(x, residual, out=u)
-        else:  # product and sum are rounded apart: torch.add(alpha=) fuses them in some places and not in others
-            torch.mul(residual, self.decay, out=u).add_(x)
-        finite(u, "ErrorFeedback: the vector and the residual")
+        values = x.detach().to(residual.dtype).numpy()
+        if kernels.feedback.add_decayed(values, residual.numpy(), self.decay, u.numpy()):
+            finite(u, "ErrorFeedback: the vector and the residual")
         message, inner = self.codec.encode(u, wide(spec), state, inner, keys)
         return message, (self._missed(u, message, spec, state, inner), inner)
 
