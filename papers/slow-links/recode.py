@@ -237,7 +237,7 @@ def table(update: Update) -> None:
     n = sum(x.numel() for x in update.values())
     print(f"\n{n:,} numbers\n")
     print(
-        "| method | format | bytes | x fewer than float32 | bits per entry sent | encode, s | decode, s | memory, MB |"
+        "| method | format | bytes | × fewer than float32 | bits per number sent | encode, s | decode, s | memory, MB |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for method, rows in formats(update):
@@ -245,8 +245,9 @@ def table(update: Update) -> None:
         for name, work in rows:
             found = apart(work)
             digests.add(found.digest)
+            sent = found.kept if method.startswith("SparseLoCo") else n
             print(
-                f"| {method} | {name} | {found.size:,} | {4 * n / found.size:.1f} | {8 * found.size / found.kept:.2f} "
+                f"| {method} | {name} | {found.size:,} | {4 * n / found.size:.1f} | {8 * found.size / sent:.2f} "
                 f"| {found.encode:.2f} | {found.decode:.2f} | {found.memory / 1e6:,.0f} |",
                 flush=True,
             )
