@@ -1,4 +1,4 @@
-"""The methods for slow links at work: they learn, they send few bytes, and any number of processes gives the same run."""
+"""The methods for slow links at work: they learn, they send few bytes, and processes change no bit."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_method_for_slow_links_learns_with_a_small_share_of_the_bytes(method):
     x, y = digits()
     rounds, trained = 12, model()
     result = fb.federate(trained, clients(), method, rounds, test=TensorDataset(x[1300:], y[1300:]), local=LOCAL)
-    assert result.accuracy > 0.8
+    assert (result.accuracy or 0) > 0.8
     dense = 4 * sum(p.numel() for p in trained.parameters()) * 4 * rounds
     assert result.ledger.frame_bytes["up"] < LEARN[method] * dense
 
