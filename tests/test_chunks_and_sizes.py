@@ -97,6 +97,13 @@ def test_borders_are_nearly_the_best_for_a_bell():
         assert np.mean((values - x) ** 2) < 1.01 * best
 
 
+@pytest.mark.parametrize("x", [[4, 8, 9], [10] * 99 + [0], [1] * 5 + [2] * 5, [3, 3, 3, 1e30], [1e-40, 5e-40]])
+def test_two_groups_of_magnitudes_are_told_apart_however_they_lie(x):
+    values, offsets = np.array(x, np.float32), np.array([0, len(x)])
+    codes = kernels.sizes.classify(values, offsets, kernels.sizes.borders(values, offsets, 2))
+    np.testing.assert_array_equal(codes, np.where(values > (min(x) + max(x)) / 2, 2, 0))
+
+
 def test_codes_beyond_the_classes_are_refused():
     with pytest.raises(LocalError, match="codes below 4"):
         kernels.sizes.expand(np.array([4], np.uint8), np.array([0, 1]), np.ones((1, 2), np.float32))

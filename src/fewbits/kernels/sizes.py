@@ -26,27 +26,15 @@ MOST = 64  # classes
 def borders(x: np.ndarray, offsets: np.ndarray, classes: int) -> np.ndarray:
     """Cut the magnitudes of each stretch into classes, with nearly the least squared error.  # (m, classes-1) float32
 
-    Centres begin at mean|x| * (2.5 r + 1.1 r^3), r = (j + 1/2) / classes, which fits a bell. In each of ROUNDS rounds
-    borders are midway between centres, and centres become the means of their classes; an empty class keeps its own.
+    Centres begin at least + (mean - least) * (2.5 r + 1.1 r^3), r = (j + 1/2) / classes, which fits bells and tails. In
+    each of ROUNDS rounds borders are midway between centres, and centres become the means of their classes; that of an
+    empty class becomes the largest magnitude.
     """
     x, offsets = stretches(x, np.float32, offsets)
     _check(classes)
     out = np.zeros((len(offsets) - 1, classes - 1), np.float32)
-    if classes == 1:
-        return out
     r = (np.arange(classes) + 0.5) / classes
-    shape = 2.5 * r + 1.1 * r * r * r
-    for j in range(len(out)):
-        part = x[offsets[j] : offsets[j + 1]]
-        sample = np.abs(part[:: max(1, -(-len(part) // SAMPLE))])
-        whole = np.array([0, len(sample)], np.int64)
-        centres = shape * (sums(sample, np.zeros(len(sample), np.uint8), whole, 1)[0][0, 0] / max(1, len(sample)))
-        for _ in range(ROUNDS):
-            out[j] = (centres[1:] + centres[:-1]) / 2
-            totals, counts = sums(sample, classify(sample, whole, out[j : j + 1]), whole, classes)
-            centres = np.where(counts[0] > 0, totals[0] / np.maximum(counts[0], 1), centres)
-            centres = np.maximum.accumulate(centres)  # a mean may fall below an empty class before it
-        out[j] = (centres[1:] + centres[:-1]) / 2
+    _borders(out, x, offsets, 2.5 * r + 1.1 * r * r * r)
     return out
 
 
@@ -108,6 +96,35 @@ def _check_codes(codes: np.ndarray, n: int, classes: int) -> None:
     _check(classes)
     if codes.dtype != np.uint8 or codes.shape != (n,) or (n and int(codes.max()) >= 2 * classes):
         raise LocalError(f"sizes: expected {n} uint8 codes below {2 * classes}; got {codes.dtype} {codes.shape}")
+
+
+@njit(cache=True, nogil=True)
+def _borders(out, x, offsets, shape):
+    classes = len(shape)
+    totals, counts = np.empty(classes), np.empty(classes, np.int64)
+    for j in range(len(out)):
+        part, row = x[offsets[j] : offsets[j + 1]], out[j]
+        if classes == 1 or len(part) == 0:
+            continue
+        sample = np.abs(part[:: (len(part) + SAMPLE - 1) // SAMPLE])
+        least, most, total = sample[0], sample[0], 0.0
+        for size in sample:
+            least, most = min(least, size), max(most, size)
+            total += np.float64(size)
+        centres = least + (total / len(sample) - least) * shape
+        for _ in range(ROUNDS + 1):
+            for c in range(classes - 1):
+                row[c] = np.float32((centres[c] + centres[c + 1]) / 2)
+            totals[:], counts[:] = 0, 0
+            for size in sample:
+                c = 0
+                for border in row:
+                    c += size >= border
+                totals[c] += np.float64(size)
+                counts[c] += 1
+            for c in range(classes):
+                centre = totals[c] / counts[c] if counts[c] > 0 else np.float64(most)
+                centres[c] = max(centre, centres[c - 1]) if c > 0 else centre  # an empty class may stand before others
 
 
 @njit(cache=True, nogil=True)
