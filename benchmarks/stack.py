@@ -44,12 +44,15 @@ def links(n: int) -> None:
     print(f"\nSender.send and Receiver.receive, n = {n:,}; memcpy {4 * n / copy / 1e9:.1f} GB/s\n")
     print("| codec | send, ms | of memcpy | receive, ms | of memcpy |\n|---|---|---|---|---|")
     sparse = fb.chain(fb.TopK(0.01), fb.Quantize(bits=8), fb.Rans())
+    chunked = fb.chain(fb.TopK(1 / 64, chunk=4096), fb.Sign(sizes=2), fb.Rans())  # SparseLoCo's
     for codec in (
         fb.chain(fb.Quantize(bits=4), fb.Rans()),
         fb.chain(fb.Quantize(bits=4), fb.Zstd()),
         fb.chain(fb.Sign()),
         sparse,
         fb.ErrorFeedback(sparse),
+        chunked,
+        fb.ErrorFeedback(chunked, decay=0.95),
         fb.chain(fb.Raw()),
     ):
         sender, receiver = fb.Sender(codec, spec, fb.Key(0)), fb.Receiver(codec, spec)

@@ -72,4 +72,5 @@ def test_carriers_of_a_linear_codec_are_shorter_than_the_vector(codec):
     assert isinstance(codec, Chain)
     x = torch.from_numpy(vector(Key(0), 41))
     message = codec.encode(x, SPEC, (), (), Keys(PRIVATE, COMMON))[0]
-    assert len(codec.partial(message, SPEC, ())[0].values) < 41 or "1.0" in repr(codec)
+    all_travel = {"Rotate", "DCT"} >= {type(step).__name__ for step in codec.linear_prefix}
+    assert len(codec.partial(message, SPEC, ())[0].values) < 41 or all_travel or "1.0" in repr(codec)

@@ -20,6 +20,12 @@ UP = {
     "randk": "flat(ErrorFeedback(chain(RandK(fraction=0.05, mode='contractive'), Quantize(bits=4), Rans())))",
     "signsgd": "flat(ErrorFeedback(chain(Sign())))",
     "deadzone": "flat(ErrorFeedback(chain(DeadZone(levels=3, step=1.1), Rans())))",
+    "eden": "flat(chain(Rotate(seed=None), Sign(mode='unbiased')))",
+    "powersgd": "flat(ErrorFeedback(chain(LowRank(rank=4, passes=1, per='tensor', columns=None))))",
+    "diloco": "flat(chain(Quantize(bits=4), Rans()))",
+    "sparseloco": "flat(ErrorFeedback(chain(TopK(fraction=0.015625, chunk=4096), Sign(sizes=2), Rans()), decay=0.95))",
+    "demo": "flat(ErrorFeedback(chain(DCT(chunk=64), TopK(fraction=0.0078125, chunk=4096), Quantize(bits=8), Rans()), "
+    "decay=0.999))",
     "lbgm": "flat(LookBack(chain(Raw())))",
     "lbgm+topk": f"flat(LookBack({STACK}))",
     "lbgm+sign": "flat(LookBack(chain(Sign()), threshold=0.6))",

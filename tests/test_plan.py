@@ -46,6 +46,8 @@ EXACT = {
     "masked": {"bits": "20"},
     "dp+masked+intrinsic": {"dim": "32", "mode": "time-varying", "share": "central"},
     "signsgd": {"down": "dense"},
+    "eden": {"down": "dense"},
+    "powersgd": {"down": "dense"},
     "intrinsic": {"dim": "32"},
     "intrinsic, with fp16 down": {"dim": "32", "down": "fp16"},
     "intrinsic, k-subspace": {"dim": "32", "mode": "k-subspace", "k": "3"},

@@ -19,10 +19,10 @@ FIRST = """
 """
 SECOND = {
     "codecs": """
-        Adaptive Basis Blocks Chain Codec Contract CountSketch DeadZone Delta Each ErrorFeedback FetchSGD
+        Adaptive Basis Blocks Chain Codec Contract CountSketch DCT DeadZone Delta Each ErrorFeedback FetchSGD
         FetchStep Flat Keys LastValue Lift LookBack LowRank MeanSketch Modular ModularEncoding Partial Predict
-        Quantize RandK Raw Route Sign SinceStart Sketch Subspace Threshold TopK Total Transform TreeSpec TreeTotal
-        as_lift chain each flat linear_values route same
+        Quantize RandK Raw Rotate Route Sign SinceStart Sketch Subspace Threshold TopK Total Transform TreeSpec
+        TreeTotal as_lift chain each flat linear_values route same
     """,
     "coders": """
         Auto Coder Elias Fixed Golomb Rans Zstd delta_bits gamma_bits predicted_bits read_delta read_gamma
@@ -42,9 +42,9 @@ SECOND = {
         StartedBroadcast StartedSubscriber StateStore Subscriber Subscription load_model save_model
     """,
     "methods": """
-        METHODS bounded build deadzone dense dp fedadam feddyn fedpaq fedpara fedper fedprox fedyogi fetchsgd
-        geomedian intrinsic krum lbgm lbgm_sign lbgm_topk local lowrank masked median multikrum named pfedpara
-        predict randk scaffold signsgd topk trimmed
+        METHODS bounded build deadzone demo dense diloco dp eden fedadam feddyn fedpaq fedpara fedper fedprox fedyogi
+        fetchsgd geomedian intrinsic krum lbgm lbgm_sign lbgm_topk local lowrank masked median multikrum named pfedpara
+        powersgd predict randk scaffold signsgd sparseloco topk trimmed
     """,
     "privacy": "DifferentialPrivacy GaussianMechanism PairwiseMasking epsilon local_epsilon",
     "simulation": """

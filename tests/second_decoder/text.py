@@ -8,7 +8,11 @@ CONSTANTS = {"true": True, "false": False, "none": None}
 DEFAULTS = {
     "raw": {"dtype": None},
     "randk": {"mode": "contractive"},
-    "sign": {"bucket": "whole"},
+    "dct": {"chunk": 64},
+    "rotate": {"seed": None},
+    "topk": {"chunk": None},
+    "sign": {"bucket": "whole", "mode": "contractive", "sizes": 1},
+    "error_feedback": {"decay": 1},
     "modular": {"bits": 32},
     "dead_zone": {"bucket": "whole", "levels": 1, "step": 2},
     "blocks": {"count": 1, "least": 0},

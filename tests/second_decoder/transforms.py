@@ -9,6 +9,7 @@ from second_decoder.bases import expand
 from second_decoder.bits import as_floats, cast, largest, times, wide
 from second_decoder.keys import Name
 from second_decoder.linear import Table, estimate, kept, low_rank, pieces
+from second_decoder.rotations import cosines_back, rotated_back
 from second_decoder.supports import support
 
 
@@ -44,7 +45,9 @@ def raw(given, seen, bits, common):
 
 
 def top_k(given, seen, bits, common):
-    return selected(kept(given["fraction"], seen.n), seen, bits)
+    chunk = given["chunk"] or seen.n
+    pieces = [min(chunk, seen.n - start) for start in range(0, seen.n, chunk)] if seen.n else []
+    return selected(sum(kept(given["fraction"], piece) for piece in pieces), seen, bits)
 
 
 def threshold(given, seen, bits, common):
@@ -99,10 +102,16 @@ def stepped(levels, steps, lengths, dtype):
 
 
 def sign(given, seen, bits, common):
-    bucket = given["bucket"]
+    bucket, sizes = given["bucket"], given["sizes"]
     lengths = stretches(bucket, seen)
-    steps = scales(bucket, len(lengths), bits)
-    return Levels(seen.n, 0, 1), lambda x: stepped([1 - 2 * b for b in x], steps, lengths, seen.dtype)
+    means = scales(bucket, len(lengths) * sizes, bits)
+
+    def back(codes):
+        block = [j for j, length in enumerate(lengths) for _ in range(length)]
+        steps = [means[j * sizes + code // 2] for j, code in zip(block, codes, strict=True)]
+        return stepped([1 - 2 * (code % 2) for code in codes], steps, [1] * seen.n, seen.dtype)
+
+    return Levels(seen.n, 0, 2 * sizes - 1), back
 
 
 def quantize(given, seen, bits, common):
@@ -141,6 +150,18 @@ def subspace(given, seen, bits, common):
     return Vector(min(d, seen.n), wide(seen.dtype)), back
 
 
+def rotate(given, seen, bits, common):
+    key = (common if given["seed"] is None else Name(given["seed"])).fold("rotate")
+    return Vector(seen.n, wide(seen.dtype)), lambda y: cast(rotated_back(key, y), seen.dtype)
+
+
+def dct(given, seen, bits, common):
+    def back(y):
+        return cast(cosines_back(given["chunk"], seen.lengths, y), seen.dtype)
+
+    return Vector(seen.n, wide(seen.dtype)), back
+
+
 def factors(given, seen, bits, common):
     lengths = seen.lengths if given["per"] == "tensor" else (seen.n,)
     numbers = sum(count for *_, count in pieces(lengths, given["rank"], given["columns"]))
@@ -174,6 +195,8 @@ TRANSFORMS = {
     "quantize": quantize,
     "dead_zone": dead_zone,
     "subspace": subspace,
+    "rotate": rotate,
+    "dct": dct,
     "low_rank": factors,
     "count_sketch": sketched("count_sketch"),
     "mean_sketch": sketched("mean_sketch"),

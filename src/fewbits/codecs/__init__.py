@@ -12,6 +12,7 @@ from fewbits.codecs.lifts.lift import Lift, TreeTotal
 from fewbits.codecs.modular_encoding import ModularEncoding, linear_values
 from fewbits.codecs.transforms.bases import Basis
 from fewbits.codecs.transforms.count_sketch import CountSketch, MeanSketch
+from fewbits.codecs.transforms.dct import DCT
 from fewbits.codecs.transforms.dead_zone import DeadZone
 from fewbits.codecs.transforms.fetch_sgd import FetchSGD, FetchStep
 from fewbits.codecs.transforms.low_rank import LowRank
@@ -19,6 +20,7 @@ from fewbits.codecs.transforms.modular import Modular
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.randk import RandK
 from fewbits.codecs.transforms.raw import Raw
+from fewbits.codecs.transforms.rotate import Rotate
 from fewbits.codecs.transforms.sign import Sign
 from fewbits.codecs.transforms.sketch import Sketch
 from fewbits.codecs.transforms.subspace import Subspace
@@ -41,6 +43,7 @@ __all__ = [
     "Codec",
     "Contract",
     "CountSketch",
+    "DCT",
     "Delta",
     "Each",
     "ErrorFeedback",
@@ -60,6 +63,7 @@ __all__ = [
     "RandK",
     "Raw",
     "DeadZone",
+    "Rotate",
     "Route",
     "Sign",
     "SinceStart",

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs.base import Codec, Keys, Partial, Transform
+from fewbits.codecs.transforms.dct import DCT
 from fewbits.codecs.transforms.quantize import Quantize
 from fewbits.codecs.transforms.randk import RandK
 from fewbits.codecs.transforms.raw import Raw
+from fewbits.codecs.transforms.rotate import Rotate
 from fewbits.codecs.transforms.sign import Sign
 from fewbits.codecs.transforms.threshold import Threshold
 from fewbits.codecs.transforms.topk import TopK
@@ -196,6 +198,8 @@ class Chain(Codec):
             chain(TopK(0.2), Sign()),
             chain(RandK(0.25), Quantize(bits=8, bucket=8)),
             chain(Threshold(0.5), Quantize(bits=4), Rans()),
+            chain(Rotate(), Sign(sizes=2, mode="unbiased"), Rans()),
+            chain(DCT(8), TopK(0.25, chunk=8), Sign(sizes=2)),
         ]
 
 

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fewbits.kernels import (
         bits,
+        chunks,
         count_sketch,
+        dct,
         dots,
         elias,
+        feedback,
         golomb,
         hadamard,
         low_rank,
@@ -24,14 +27,18 @@ if TYPE_CHECKING:
         quantise,
         rans,
         select,
+        sizes,
         sketch,
     )
 
 __all__ = [
     "bits",
+    "chunks",
     "count_sketch",
+    "dct",
     "dots",
     "elias",
+    "feedback",
     "golomb",
     "hadamard",
     "low_rank",
@@ -40,6 +47,7 @@ __all__ = [
     "quantise",
     "rans",
     "select",
+    "sizes",
     "sketch",
 ]
 

@@ -6,24 +6,32 @@ its text is taken too: `"lbgm+topk@threshold=0.4"` is `lbgm_topk(threshold=0.4)`
 """
 
 from fewbits.methods.catalogue import METHODS, build, named
+from fewbits.methods.demo import demo
 from fewbits.methods.dense import dense, fedpaq
+from fewbits.methods.diloco import diloco
+from fewbits.methods.eden import eden
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
 from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
+from fewbits.methods.powersgd import powersgd
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
 from fewbits.methods.robust import bounded, geomedian, krum, median, multikrum, trimmed
 from fewbits.methods.sparse import deadzone, randk, signsgd, topk
+from fewbits.methods.sparseloco import sparseloco
 
 __all__ = [
     "METHODS",
     "bounded",
     "build",
     "deadzone",
+    "demo",
     "dense",
+    "diloco",
     "dp",
+    "eden",
     "fedadam",
     "feddyn",
     "fedpaq",
@@ -45,10 +53,12 @@ __all__ = [
     "multikrum",
     "named",
     "pfedpara",
+    "powersgd",
     "predict",
     "randk",
     "scaffold",
     "signsgd",
+    "sparseloco",
     "topk",
     "trimmed",
 ]

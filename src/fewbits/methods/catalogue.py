@@ -11,16 +11,21 @@ from fewbits.choices import nearest, unknown
 from fewbits.codecs import Adaptive
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
+from fewbits.methods.demo import demo
 from fewbits.methods.dense import dense, fedpaq
+from fewbits.methods.diloco import diloco
+from fewbits.methods.eden import eden
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
 from fewbits.methods.fetchsgd import fetchsgd
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
+from fewbits.methods.powersgd import powersgd
 from fewbits.methods.predict import predict
 from fewbits.methods.protected import dp, masked
 from fewbits.methods.robust import bounded, geomedian, krum, median, multikrum, trimmed
 from fewbits.methods.sparse import deadzone, randk, signsgd, topk
+from fewbits.methods.sparseloco import sparseloco
 from fewbits.methods.text import read
 
 SOURCE = "Source: "
@@ -50,6 +55,11 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "randk": randk,
     "signsgd": signsgd,
     "deadzone": deadzone,
+    "eden": eden,
+    "powersgd": powersgd,
+    "diloco": diloco,
+    "sparseloco": sparseloco,
+    "demo": demo,
     "lbgm": lbgm,
     "lbgm+topk": lbgm_topk,
     "lbgm+sign": lbgm_sign,

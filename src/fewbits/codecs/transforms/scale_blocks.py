@@ -17,9 +17,10 @@ from fewbits.wire import BitReader, BitWriter
 
 @dataclass(frozen=True)
 class ScaleBlocks:
-    """One scale for the whole vector, for each tensor in it, or for each bucket of a fixed length."""
+    """One scale, or `each`, for the whole vector, for each tensor in it, or for each bucket of a fixed length."""
 
     per: str | int  # "whole", "tensor", or a bucket's length in elements
+    each: int = 1  # scales of one stretch, which lie side by side
 
     def offsets(self, spec: Spec) -> np.ndarray:
         """Where the stretches begin, and the end of the last.  # (m+1,) int64"""
@@ -42,7 +43,7 @@ class ScaleBlocks:
 
     def bits(self, spec: Spec) -> int:
         """What the scales cost."""
-        return (16 if self.narrow else 32) * (len(self.offsets(spec)) - 1)
+        return (16 if self.narrow else 32) * self.each * (len(self.offsets(spec)) - 1)
 
     def round(self, scales: np.ndarray) -> np.ndarray:
         """The scales as the receiver will see them."""
@@ -54,7 +55,7 @@ class ScaleBlocks:
         out.write_bytes(wire.view(np.uint8))
 
     def read(self, spec: Spec, src: BitReader) -> np.ndarray:
-        """Read back; scales that are negative or not finite are refused.  # (m,) float32"""
+        """Read back; scales that are negative or not finite are refused.  # (m * each,) float32"""
         raw = src.read_bytes(self.bits(spec) // 8).tobytes()
         if self.narrow:
             scales = kernels.quantise.from_16(np.frombuffer(raw, "<u2").astype(np.uint16))

@@ -41,7 +41,7 @@ class Sparse(Transform):
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Tensor, Tensor]:
         support = torch.from_numpy(self.select(x, spec, keys))
-        return support, x[support]
+        return support, x.index_select(0, support)  # quicker than x[support]
 
     def join(self, side: Tensor, carrier: Tensor, spec: Spec) -> Tensor:
         x = large.zeros(spec.numel, spec.torch_dtype)

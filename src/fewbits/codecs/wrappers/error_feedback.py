@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewbits import kernels
+from fewbits.checks import check_number
 from fewbits.codecs import large
 from fewbits.codecs.base import Codec, Keys, Partial, wide
 from fewbits.codecs.chain import Chain, chain
@@ -26,15 +28,18 @@ from fewbits.wire import BitReader, BitWriter
 class ErrorFeedback(Wrapper):
     """Add what was not sent to the next vector.
 
-    Send C(x + e); then e := x + e - C(x + e). What stays and what is sent sum to what came in. Only the sender has e.
+    With u = x + decay * e, send C(u); then e := u - C(u). With decay = 1, what stays and what is sent sum to what came
+    in. Below 1, e is a momentum of what was not sent: m := decay * m + x; send C(m); m := m - C(m). Only the sender has
+    e.
 
     Args:
         codec: C, any codec of one vector that shrinks what it misses.
+        decay: share of e that is added to the next vector, in (0, 1]; smaller: old errors are forgotten sooner.
 
     Raises:
-        LocalError: the inner codec multiplies by more than it misses (`RandK(mode="unbiased")`), has unbiased levels
-            of 2 or 3 bits for a whole vector, or corrects its errors already (`ErrorFeedback`, `Delta`); at encoding,
-            the sum overflows.
+        LocalError: decay is outside (0, 1]; the inner codec multiplies by more than it misses
+            (`RandK(mode="unbiased")`), has unbiased levels of 2 or 3 bits for a whole vector, or corrects its errors
+            already (`ErrorFeedback`, `Delta`); at encoding, the sum overflows.
 
     Example:
         >>> import torch
@@ -46,16 +51,20 @@ class ErrorFeedback(Wrapper):
         >>> receiver.receive(sender.send(x)), sender.commit()
         (tensor([0., 3.]), None)
 
-    Source: Seide et al. 2014; Stich et al. 2018.
+    Source: Seide et al. 2014; Stich et al. 2018; the decay, DeMo (arXiv 2411.19870) and SparseLoCo (arXiv 2508.15706).
     """
 
     wire_name: ClassVar[str] = "error_feedback"
+
+    decay: float = 1.0
 
     forbids: ClassVar[tuple[str, ...]] = ("error_feedback", "delta")
     because: ClassVar[str] = "the same residual would be added twice, and grow; keep one of them"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("ErrorFeedback: decay", self.decay, "(0, 1]")
+        object.__setattr__(self, "decay", float(self.decay))
         check_feedback(self.codec)
         check_dither(self.codec, "error feedback", 4, 16)
 
@@ -70,10 +79,12 @@ class ErrorFeedback(Wrapper):
         return torch.zeros(spec.numel, dtype=wide(spec).torch_dtype), self.codec.memory(wide(spec))
 
     def encode(self, x: Tensor, spec: Spec, state: Any, memory: Any, keys: Keys) -> tuple[Any, Any]:
-        """C(x + e), and the new e."""
+        """C(x + decay * e), and the new e."""
         residual, inner = memory
         u = large.empty(spec.numel, residual.dtype)
-        finite(torch.add(x, residual, out=u), "ErrorFeedback: the vector and the residual")
+        values = x.detach().to(residual.dtype).numpy()
+        if kernels.feedback.add_decayed(values, residual.numpy(), self.decay, u.numpy()):
+            finite(u, "ErrorFeedback: the vector and the residual")
         message, inner = self.codec.encode(u, wide(spec), state, inner, keys)
         return message, (self._missed(u, message, spec, state, inner), inner)
 
@@ -120,4 +131,8 @@ class ErrorFeedback(Wrapper):
 
     @classmethod
     def examples(cls) -> Sequence[Codec]:
-        return [cls(chain(TopK(0.1), Quantize(bits=4), Rans())), cls(chain(Sign()))]
+        return [
+            cls(chain(TopK(0.1), Quantize(bits=4), Rans())),
+            cls(chain(Sign())),
+            cls(chain(TopK(0.25, chunk=8), Sign(sizes=2), Rans()), decay=0.95),
+        ]

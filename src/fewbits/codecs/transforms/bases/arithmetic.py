@@ -5,6 +5,8 @@ Every entry of a result is a sum whose order is fixed, so neither device nor num
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,11 @@ def hadamard_(x: Tensor) -> None:
         kernels.hadamard.transform(x.numpy())
     else:
         butterflies_(x)
+
+
+def orthonormal_hadamard_(x: Tensor) -> None:
+    """x := H x / sqrt(n) in place; divided first, because sums of 1e38 would overflow.  # (n,), n a power of two"""
+    hadamard_(x.mul_(1 / math.sqrt(len(x))))
 
 
 def pick(values: Tensor, places: Tensor, gains: Tensor) -> Tensor:

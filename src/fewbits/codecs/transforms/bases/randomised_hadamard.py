@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from fewbits.codecs.transforms.bases.arithmetic import LARGEST, hadamard_
+from fewbits.codecs.transforms.bases.arithmetic import LARGEST, orthonormal_hadamard_
 from fewbits.rng import Key
 
 
@@ -41,7 +39,5 @@ class RandomisedHadamard:
         start = 0
         while start < self.numel:
             size = min(LARGEST, 1 << ((self.numel - start).bit_length() - 1))
-            block = y[start : start + size]
-            block.mul_(1 / math.sqrt(size))  # first: sums of 1e38 would overflow
-            hadamard_(block)
+            orthonormal_hadamard_(y[start : start + size])
             start += size
