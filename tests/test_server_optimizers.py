@@ -8,7 +8,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.optimizers import FedAdam, FedDynServer, FedYogi, ServerOptimizer, ServerSGD
 
 ROUNDS, NUMEL = 6, 9
-ALL = [ServerSGD(), ServerSGD(0.5, 0.9), FedAdam(), FedYogi(), FedYogi(0.1, 0.5, 0.7, 0.05), FedDynServer(0.3)]
+ALL = [ServerSGD(), ServerSGD(0.5, 0.9), ServerSGD(0.7, 0.9, nesterov=True), FedAdam(), FedYogi(), FedYogi(0.1, 0.5, 0.7, 0.05), FedDynServer(0.3)]
 
 
 def updates() -> np.ndarray:
@@ -84,6 +84,21 @@ def test_sgd_is_fedavg_with_momentum(momentum):
         m = momentum * m + update
         x = x - 0.5 * m
         np.testing.assert_allclose(mine, x, rtol=0, atol=2e-6)
+
+
+def test_nesterovs_momentum_is_that_of_torch():
+    theirs = torch.nn.Parameter(torch.linspace(-1, 1, NUMEL))
+    sgd = torch.optim.SGD([theirs], lr=0.7, momentum=0.9, nesterov=True)
+    seen, _ = play(ServerSGD(0.7, 0.9, nesterov=True))
+    for mine, update in zip(seen, updates(), strict=True):
+        theirs.grad = torch.from_numpy(update)
+        sgd.step()
+        np.testing.assert_allclose(mine, theirs.detach().numpy(), rtol=0, atol=2e-6)
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(LocalError, match="nesterov=True needs a momentum above 0"):
+        ServerSGD(nesterov=True)
 
 
 def test_dyn_is_the_box_client_by_client():
