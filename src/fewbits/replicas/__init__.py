@@ -1,0 +1,9 @@
+"""One model on several machines: every replica sends its pseudo-gradient to all others; bytes in, bytes out."""
+
+from fewbits.replicas.mean_link import MeanLink
+from fewbits.replicas.outer_model import OuterModel
+from fewbits.replicas.replica import Replica
+from fewbits.replicas.replicas import Replicas
+from fewbits.replicas.terms import Terms, codec_of, optimizer_of
+
+__all__ = ["MeanLink", "OuterModel", "Replica", "Replicas", "Terms", "codec_of", "optimizer_of"]

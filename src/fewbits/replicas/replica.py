@@ -1,0 +1,140 @@
+"""Replica: one rank's model, the ends of its links, and when they are used; bytes in, bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from isal.isal_zlib import crc32
+from torch import nn
+
+from fewbits.errors import LocalError, WireError
+from fewbits.links import Entry, Ledger, Sender
+from fewbits.links.ledger import stages
+from fewbits.replicas import replica_state
+from fewbits.replicas.outer_model import OuterModel
+from fewbits.replicas.tensors import ReplicaTensors, fragments_of
+from fewbits.replicas.terms import Terms
+from fewbits.wire.frame import HEADER_BYTES
+
+
+class Replica:
+    """One of R equal models. After each inner step call `advance`; when it names a fragment, exchange:
+
+        message = replica.message(fragment)
+        messages = ...                          # of all ranks, in the order of ranks
+        replica.outer[fragment].apply(replica.frames(fragment, messages))
+        replica.settle(fragment, messages)
+
+    Args:
+        model: any module; it keeps its tensors.
+        terms: equal at all ranks.
+        rank: 0 to size - 1.
+        size: how many ranks there are.
+        outer: another replica's, where one process plays several ranks; `apply` is then called once for all.
+
+    Raises:
+        LocalError: the model or the codec does not fit; see `ReplicaTensors` and `Terms`.
+    """
+
+    def __init__(
+        self, model: nn.Module, terms: Terms, rank: int, size: int, outer: Sequence[OuterModel] | None = None
+    ) -> None:
+        self.tensors, self.terms = ReplicaTensors(model), terms
+        self.rank, self.size, self.steps, self.exchanges = rank, size, 0, 0
+        parts = fragments_of(self.tensors, terms.fragments)
+        made = outer or [OuterModel(self.tensors, names, i, terms, size) for i, names in enumerate(parts)]
+        self.outer = list(made)
+        self.senders = [
+            Sender(part.codec, part.spec, terms.key.fold("rank", rank, i)) for i, part in enumerate(self.outer)
+        ]
+        self.ledger = Ledger()
+
+    def facts(self) -> dict[str, str]:
+        """What must be equal at all ranks, as texts by name."""
+        frozen = f"{self.tensors.frozen_digest():08x}"
+        return {**self.terms.facts(), "model": "; ".join(self.tensors.lines()), "frozen parameters": frozen}
+
+    @property
+    def note(self) -> int:
+        """31 bits that are equal at all ranks whose steps, parameters and moments' history are equal."""
+        text = [self.steps, self.exchanges, *(f"{part.digest} {part.state.rounds}" for part in self.outer)]
+        return crc32(repr(text).encode()) >> 1
+
+    def advance(self) -> int | None:
+        """Count an inner step; the fragment whose turn it is, if any."""
+        self.steps += 1
+        count, every = self.terms.fragments, self.terms.every
+        turns = {(i + 1) * every // count % every: i for i in range(count)}
+        return turns.get(self.steps % every)
+
+    def message(self, fragment: int) -> bytes:
+        """This rank's message: a frame; at rank 0, buffers of integers follow the one of the last fragment.
+
+        Raises:
+            LocalError: a value is not finite, as `Sender.send` says.
+        """
+        part = self.outer[fragment]
+        update = self.tensors.difference(part.state.theta, part.names)
+        return self.senders[fragment].send(update, common=part.common) + self._beside(fragment)
+
+    def rollback(self, fragment: int) -> None:
+        """The message did not reach all ranks."""
+        if self.senders[fragment].pending:
+            self.senders[fragment].rollback()
+
+    def frames(self, fragment: int, messages: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+        """The frames in the messages; WireError when rank 0's is too short."""
+        length = self._whole_bytes(fragment)
+        if len(messages[0]) < length + HEADER_BYTES:
+            raise WireError(f"the message of rank 0 has {len(messages[0])} bytes; {length + HEADER_BYTES} is the least")
+        return [memoryview(messages[0])[: len(messages[0]) - length], *messages[1:]]
+
+    def settle(self, fragment: int, messages: Sequence[bytes | memoryview]) -> None:
+        """The outer step was taken: put the new values into the model, and count the bytes."""
+        part = self.outer[fragment]
+        self.senders[fragment].commit()
+        self.tensors.write(part.state.theta, part.names)
+        if length := self._whole_bytes(fragment):
+            self.tensors.write_whole(memoryview(messages[0])[-length:])
+        self.tensors.refresh()
+        self.exchanges += 1
+        self._count(fragment, [len(message) for message in messages])
+
+    def _beside(self, fragment: int) -> bytes:
+        return self.tensors.whole() if self.rank == 0 and self._whole_bytes(fragment) else b""
+
+    def _whole_bytes(self, fragment: int) -> int:
+        return self.tensors.whole_bytes if fragment == len(self.outer) - 1 else 0
+
+    def _count(self, fragment: int, lengths: list[int]) -> None:
+        found = stages(self.senders[fragment].sections)
+        for peer in (rank for rank in range(self.size) if rank != self.rank):
+            sent, received = lengths[self.rank], lengths[peer]
+            self.ledger.add(Entry(self.exchanges, peer, "up", sent, sent - HEADER_BYTES, found))
+            self.ledger.add(Entry(self.exchanges, peer, "down", received, received - HEADER_BYTES))
+
+    def state_dict(self) -> dict[str, object]:
+        """All that a resumed run needs beside the model, its optimizer and the position in the data.
+
+        Tensors, texts and numbers in dicts and lists, so `torch.load(weights_only=True)` reads it.
+        """
+        return replica_state.write(self)
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from what `state_dict` gave; the model itself is loaded by its owner.
+
+        Raises:
+            LocalError: it is the state of another rank, run or model; the text has both values. Nothing has changed.
+        """
+        replica_state.read(self, state)
+
+
+def check_equal_models(first: ReplicaTensors, other: ReplicaTensors, rank: int) -> None:
+    """LocalError naming the first tensor in which rank 0's model and another's differ."""
+    for a, b in zip(first.lines(), other.lines(), strict=False):
+        if a != b:
+            raise LocalError(f"the models differ: rank 0 has {a}; rank {rank} has {b}")
+    if len(first.lines()) != len(other.lines()):
+        raise LocalError(
+            f"the models differ: rank 0 has {len(first.lines())} tensors; rank {rank} has {len(other.lines())}"
+        )
