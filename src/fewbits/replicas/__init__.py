@@ -4,6 +4,6 @@ from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel
 from fewbits.replicas.replica import Replica
 from fewbits.replicas.replicas import Replicas
-from fewbits.replicas.terms import Terms, codec_of, optimizer_of
+from fewbits.replicas.terms import AnyMethod, Terms, codec_of, optimizer_of
 
-__all__ = ["MeanLink", "OuterModel", "Replica", "Replicas", "Terms", "codec_of", "optimizer_of"]
+__all__ = ["AnyMethod", "MeanLink", "OuterModel", "Replica", "Replicas", "Terms", "codec_of", "optimizer_of"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ from fewbits.rng import Key
 Frames = Sequence[bytes | memoryview]
 
 
-@dataclass(frozen=True)
-class OuterState:
+class OuterState(NamedTuple):
     """What moves at an outer step, besides the links."""
 
     theta: Tensor  # (numel,) parameters, then buffers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from isal.isal_zlib import crc32
 from torch import nn
 
@@ -15,6 +16,8 @@ from fewbits.replicas.outer_model import OuterModel
 from fewbits.replicas.tensors import ReplicaTensors, fragments_of
 from fewbits.replicas.terms import Terms
 from fewbits.wire.frame import HEADER_BYTES
+
+MARGIN = 1 << 16  # bytes of a message beside 8 for each number
 
 
 class Replica:
@@ -53,6 +56,34 @@ class Replica:
         """What must be equal at all ranks, as texts by name."""
         frozen = f"{self.tensors.frozen_digest():08x}"
         return {**self.terms.facts(), "model": "; ".join(self.tensors.lines()), "frozen parameters": frozen}
+
+    def start_digest(self) -> str:
+        """A checksum of all values that are equal at all ranks after the start."""
+        return " ".join(f"{part.digest:08x}" for part in self.outer) + f" {crc32(self.tensors.whole()):08x}"
+
+    def snapshot(self) -> bytes:
+        """All values that are equal at all ranks after the start."""
+        return b"".join([*(part.state.theta.numpy().tobytes() for part in self.outer), self.tensors.whole()])
+
+    def restart(self, snapshot: bytes | memoryview) -> None:
+        """Begin with the values of another rank's snapshot; WireError, and no change, when it does not fit."""
+        thetas, at = [], 0
+        for part in self.outer:
+            data = snapshot[at : at + part.state.theta.nbytes]
+            if len(data) != part.state.theta.nbytes:
+                raise WireError(f"rank 0's values for the start are too short: {len(snapshot):,} bytes")
+            thetas.append(torch.frombuffer(bytearray(data), dtype=part.state.theta.dtype))
+            at += len(data)
+        self.tensors.write_whole(snapshot[at:])
+        for part, theta in zip(self.outer, thetas, strict=True):
+            part.start(part.state._replace(theta=theta))
+            self.tensors.write(theta, part.names)
+        self.tensors.refresh()
+
+    @property
+    def most_bytes(self) -> int:
+        """The longest message that may come from another rank."""
+        return 8 * sum(part.state.theta.numel() for part in self.outer) + self.tensors.whole_bytes + MARGIN
 
     @property
     def note(self) -> int:

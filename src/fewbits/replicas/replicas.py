@@ -65,10 +65,7 @@ class Replicas:
         self._replicas = [first, *others]
         for replica in others:
             check_equal_models(first.tensors, replica.tensors, replica.rank)
-            for part in first.outer:
-                replica.tensors.write(part.state.theta, part.names)
-            replica.tensors.write_whole(first.tensors.whole())
-            replica.tensors.refresh()
+            replica.restart(first.snapshot())
         self.messages: list[bytes] = []
 
     def step(self) -> bool:
