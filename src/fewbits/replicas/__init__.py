@@ -1,9 +1,20 @@
 """One model on several machines: every replica sends its pseudo-gradient to all others; bytes in, bytes out."""
 
+from fewbits.replicas.gradient_mean import GradientMean
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel
 from fewbits.replicas.replica import Replica
 from fewbits.replicas.replicas import Replicas
 from fewbits.replicas.terms import AnyMethod, Terms, codec_of, optimizer_of
 
-__all__ = ["AnyMethod", "MeanLink", "OuterModel", "Replica", "Replicas", "Terms", "codec_of", "optimizer_of"]
+__all__ = [
+    "AnyMethod",
+    "GradientMean",
+    "MeanLink",
+    "OuterModel",
+    "Replica",
+    "Replicas",
+    "Terms",
+    "codec_of",
+    "optimizer_of",
+]

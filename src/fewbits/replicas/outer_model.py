@@ -70,7 +70,7 @@ class OuterModel:
         with one_thread():
             theta, moments = self._stepped(self.link.mean(frames, self.common))
         if not all_finite(theta) or not all(all_finite(m) for m in moments):
-            raise WireError(f"outer step {self.state.rounds + 1} would take the model out of the range of {theta.dtype}")
+            raise WireError(f"outer step {self.state.rounds + 1} would leave the range of {theta.dtype}")
         self.link.commit()
         self.start(OuterState(theta, moments, self.state.rounds + 1))
 

@@ -9,10 +9,11 @@ from isal.isal_zlib import crc32
 from torch import nn
 
 from fewbits.errors import LocalError, WireError
-from fewbits.links import Entry, Ledger, Sender
-from fewbits.links.ledger import stages
+from fewbits.links import Ledger, Sender
 from fewbits.replicas import replica_state
+from fewbits.replicas.count import count_messages
 from fewbits.replicas.outer_model import OuterModel
+from fewbits.replicas.state_parts import OWNER, check_same, count, read_sums, sums_of, taken
 from fewbits.replicas.tensors import ReplicaTensors, fragments_of
 from fewbits.replicas.terms import Terms
 from fewbits.wire.frame import HEADER_BYTES
@@ -129,7 +130,8 @@ class Replica:
             self.tensors.write_whole(memoryview(messages[0])[-length:])
         self.tensors.refresh()
         self.exchanges += 1
-        self._count(fragment, [len(message) for message in messages])
+        lengths = [len(message) for message in messages]
+        count_messages(self.ledger, self.exchanges, self.rank, lengths, self.senders[fragment].sections)
 
     def _beside(self, fragment: int) -> bytes:
         return self.tensors.whole() if self.rank == 0 and self._whole_bytes(fragment) else b""
@@ -137,19 +139,20 @@ class Replica:
     def _whole_bytes(self, fragment: int) -> int:
         return self.tensors.whole_bytes if fragment == len(self.outer) - 1 else 0
 
-    def _count(self, fragment: int, lengths: list[int]) -> None:
-        found = stages(self.senders[fragment].sections)
-        for peer in (rank for rank in range(self.size) if rank != self.rank):
-            sent, received = lengths[self.rank], lengths[peer]
-            self.ledger.add(Entry(self.exchanges, peer, "up", sent, sent - HEADER_BYTES, found))
-            self.ledger.add(Entry(self.exchanges, peer, "down", received, received - HEADER_BYTES))
-
     def state_dict(self) -> dict[str, object]:
         """All that a resumed run needs beside the model, its optimizer and the position in the data.
 
         Tensors, texts and numbers in dicts and lists, so `torch.load(weights_only=True)` reads it.
         """
-        return replica_state.write(self)
+        return {
+            "facts": self.facts(),
+            "rank": self.rank,
+            "size": self.size,
+            "steps": self.steps,
+            "exchanges": self.exchanges,
+            "sums": sums_of(self.ledger),
+            "fragments": [replica_state.write(*pair) for pair in zip(self.outer, self.senders, strict=True)],
+        }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from what `state_dict` gave; the model itself is loaded by its owner.
@@ -157,7 +160,16 @@ class Replica:
         Raises:
             LocalError: it is the state of another rank, run or model; the text has both values. Nothing has changed.
         """
-        replica_state.read(self, state)
+        check_same(state, self.facts(), {"rank": self.rank, "size": self.size})
+        steps, exchanges, ledger = count(state, "steps"), count(state, "exchanges"), read_sums(state)
+        parts = taken(state, "fragments", list)
+        if len(parts) != len(self.outer):
+            raise LocalError(f"{OWNER}: the state has {len(parts)} fragments; there are {len(self.outer)}")
+        found = [replica_state.read(*three) for three in zip(parts, self.outer, self.senders, strict=True)]
+        self.steps, self.exchanges, self.ledger = steps, exchanges, ledger
+        for i, (after, sender, link) in enumerate(found):
+            self.senders[i], self.outer[i].link = sender, link
+            self.outer[i].start(after)
 
 
 def check_equal_models(first: ReplicaTensors, other: ReplicaTensors, rank: int) -> None:

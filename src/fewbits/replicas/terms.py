@@ -88,8 +88,8 @@ def optimizer_of(method: AnyMethod, optimizer: ServerOptimizer | None) -> Server
     A method whose own step is FedAvg's, ServerSGD(), has none of its own.
     """
     if optimizer is None:
-        own = named(method).server_optimizer if isinstance(method, str | Method) else ServerSGD()
-        return DILOCO if own == ServerSGD() else own
+        found = named(method).server_optimizer if isinstance(method, str | Method) else ServerSGD()
+        return DILOCO if found == ServerSGD() else found
     if not isinstance(optimizer, ServerOptimizer):
         raise LocalError(f"OuterStep: optimizer must be a step such as fb.ServerSGD(lr=0.7); got {optimizer!r}")
     if optimizer.needs_objective or optimizer.carrier is not None:

@@ -116,7 +116,7 @@ class MessageGather:
         kind, length, _ = (int(x) for x in announced)
         most = LONGEST_REFUSAL if kind == REFUSAL else most
         if kind not in (MESSAGE, REFUSAL) or not 0 <= length <= most:
-            raise WireError(f"rank {rank} announces a message of kind {kind} and {length:,} bytes; {most:,} is the most")
+            raise WireError(f"rank {rank} announces {length:,} bytes of kind {kind}; at most {most:,} are taken")
 
     def _lost(self, rank: int, error: Exception) -> PeerLostError:
         """The error for a rank that was lost; where another rank has found a cause before, that cause."""

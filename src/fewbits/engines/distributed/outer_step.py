@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
-from fewbits.engines.distributed.handshake import check_equal
+from fewbits.engines.distributed.agreement import agree
 from fewbits.engines.distributed.message_gather import MessageGather
-from fewbits.errors import FewbitsError, WireError
-from fewbits.json_text import json_text
+from fewbits.errors import FewbitsError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
 from fewbits.replicas import AnyMethod, Replica, Terms
 from fewbits.rng import Key
 
-MOST_FACTS = 1 << 24  # bytes of a rank's description of its model
 START = "values at the start"
 
 
@@ -107,10 +103,7 @@ class OuterStep:
 
     def _agree(self) -> None:
         replica = self._replica
-        version = sys.modules["fewbits"].__version__
-        facts = {"version of fewbits": version, **replica.facts(), START: replica.start_digest()}
-        found = [_facts(data, rank) for rank, data in enumerate(self._gather(json_text(facts).encode(), 0, MOST_FACTS))]
-        check_equal(found, set(facts) - {START}, "rank")
+        found = agree(self._gather, replica.facts(), {START: replica.start_digest()})
         if len({facts.get(START) for facts in found}) > 1:
             snapshot = replica.snapshot() if self._gather.rank == 0 else b""
             replica.restart(self._gather(snapshot, 0, replica.most_bytes)[0])
@@ -172,13 +165,3 @@ class OuterStep:
             LocalError: the state is of another rank, model or method; the text has both values. Nothing has changed.
         """
         self._replica.load_state_dict(state)
-
-
-def _facts(data: memoryview, rank: int) -> dict[str, str]:
-    try:
-        found = json.loads(bytes(data))
-    except (ValueError, RecursionError):
-        raise WireError(f"rank {rank} sent no facts about its run, but {len(data)} other bytes") from None
-    if not isinstance(found, dict):
-        raise WireError(f"rank {rank} sent no facts about its run")
-    return {str(name): str(value) for name, value in found.items()}
