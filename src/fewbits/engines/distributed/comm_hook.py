@@ -228,17 +228,10 @@ def comm_hook(
         DesyncError: the ranks differ; the sentence is the same on all of them and has both values.
 
     Example:
-        >>> import torch, torch.distributed as dist
-        >>> from torch.nn.parallel import DistributedDataParallel
-        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        >>> ddp = DistributedDataParallel(torch.nn.Linear(3, 2))
-        >>> state, hook = comm_hook("topk@fraction=0.5", warmup=1)
-        >>> ddp.register_comm_hook(state, hook)
-        >>> for x in torch.randn(3, 8, 3):
-        ...     ddp(x).square().mean().backward()
-        >>> state.steps, state.sent_bytes
-        (3, 0)
-        >>> dist.destroy_process_group()
+
+        ddp = DistributedDataParallel(model)
+        state, hook = fb.distributed.comm_hook("topk@fraction=0.01", warmup=100)
+        ddp.register_comm_hook(state, hook)
 
     References:
         Hooks: Li et al., PyTorch Distributed, VLDB 2020. The scalar: Azam et al., Recycling Model Updates, ICLR 2022.

@@ -51,22 +51,13 @@ class OuterStep:
         PeerLostError: a rank has ended, is too late, or has an error of its own.
 
     Example:
-        >>> from datetime import timedelta
-        >>> import torch, torch.distributed as dist
-        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        >>> model = torch.nn.Linear(3, 2)
-        >>> outer = OuterStep(model, "fedpaq@bits=4", every=2)
-        >>> inner = torch.optim.AdamW(model.parameters())
-        >>> for batch in torch.randn(4, 8, 3):
-        ...     model(batch).square().mean().backward()
-        ...     inner.step()
-        ...     inner.zero_grad()
-        ...     print(outer.step())
-        False
-        True
-        False
-        True
-        >>> dist.destroy_process_group()
+
+        outer = fb.distributed.OuterStep(model, "fedpaq@bits=4", every=30)
+        for batch in data:
+            loss(model, batch).backward()
+            inner.step()
+            inner.zero_grad()
+            outer.step()
 
     References:
         Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, 2023; fragments: Douillard
