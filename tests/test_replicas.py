@@ -308,6 +308,17 @@ def test_frozen_tensors_and_unsaved_buffers_stay():
     assert models[1].scratch.tolist() == [5.0, 5.0]
 
 
+def test_factors_and_double_precision_travel():
+    factored = fb.fedpara(nn.Sequential(nn.Linear(12, 40), nn.Linear(40, 4)), gamma=0.3).double()
+    models = ranks(2, factored)
+    replicas = Replicas(models, "topk@fraction=0.2", every=1)
+    play(replicas, models, range(3))
+    assert same_bits(models)
+    assert torch.equal(models[0][0].weight, models[1][0].weight)  # the products, too
+    state = replicas.state_dicts()[0]["fragments"][0]  # type: ignore[index]
+    assert state["theta"].dtype == state["moments"][0].dtype == torch.float64
+
+
 def test_the_outer_optimizer_is_the_methods_or_dilocos():
     diloco = fb.ServerSGD(lr=0.7, momentum=0.9, nesterov=True)
     assert optimizer_of("topk", None) == optimizer_of(fb.TopK(0.1), None) == diloco

@@ -61,9 +61,9 @@ class GradientMean:
         """The longest message that may come from another rank."""
         return 8 * self.spec.numel + 4096 * HEADER_BYTES
 
-    def message(self, gradients: Mapping[str, Tensor]) -> bytes:
-        """This rank's frame; LocalError when a gradient is not finite."""
-        return self.senders[self._phase].send(gradients, common=self._common)
+    def message(self, gradients: Mapping[str, Tensor]) -> bytearray:
+        """This rank's frame, which takes over the gradients; LocalError when one is not finite."""
+        return bytearray().join(self.senders[self._phase].pieces(gradients, common=self._common))
 
     def take(self, messages: Sequence[bytes | memoryview]) -> dict[str, Tensor]:
         """The mean of all ranks' frames; WireError, and no change, when one of them is wrong."""

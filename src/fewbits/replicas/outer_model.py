@@ -50,7 +50,8 @@ class OuterModel:
         self.link = MeanLink(self.codec, self.spec, size)
         self._trained = sum(tensors.parameters[name].numel() for name in names if name in tensors.parameters)
         self._optimizer, self._key = terms.optimizer, terms.key.fold("outer", number)
-        self.start(OuterState(tensors.read(names), terms.optimizer.init(self._trained), 0))
+        moments = tuple(m.to(tensors.dtype) for m in terms.optimizer.init(self._trained))
+        self.start(OuterState(tensors.read(names), moments, 0))
 
     def start(self, state: OuterState) -> None:
         """Go on from this state."""

@@ -99,7 +99,7 @@ class Replica:
         turns = {(i + 1) * every // count % every: i for i in range(count)}
         return turns.get(self.steps % every)
 
-    def message(self, fragment: int) -> bytes:
+    def message(self, fragment: int) -> bytearray:
         """This rank's message: a frame; at rank 0, buffers of integers follow the one of the last fragment.
 
         Raises:
@@ -107,7 +107,8 @@ class Replica:
         """
         part = self.outer[fragment]
         update = self.tensors.difference(part.state.theta, part.names)
-        return self.senders[fragment].send(update, common=part.common) + self._beside(fragment)
+        pieces = self.senders[fragment].pieces(update, common=part.common)  # takes over the update
+        return bytearray().join([*pieces, self._beside(fragment)])
 
     def rollback(self, fragment: int) -> None:
         """The message did not reach all ranks."""

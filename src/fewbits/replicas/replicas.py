@@ -66,7 +66,7 @@ class Replicas:
         for replica in others:
             check_equal_models(first.tensors, replica.tensors, replica.rank)
             replica.restart(first.snapshot())
-        self.messages: list[bytes] = []
+        self.messages: list[bytearray] = []
 
     def step(self) -> bool:
         """Count an inner step of all ranks; True when an outer step was taken after it."""

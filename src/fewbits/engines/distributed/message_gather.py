@@ -56,11 +56,11 @@ class MessageGather:
         except (RuntimeError, ValueError) as error:
             raise PeerLostError(f"{owner}: the ranks cannot reach each other by gloo: {line(error)}") from None
 
-    def __call__(self, message: bytes, note: int, most: int) -> list[memoryview]:
+    def __call__(self, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
         """All messages by rank, this rank's own among them.
 
         Args:
-            message: of this rank, 0 bytes or more.
+            message: of this rank, 0 bytes or more; a bytearray is not copied.
             note: 63 bits that must be equal at all ranks.
             most: longest message that is taken from another rank, in bytes.
 
@@ -78,7 +78,7 @@ class MessageGather:
         except FewbitsError:
             return  # the caller raises its own reason
 
-    def _gather(self, kind: int, message: bytes, note: int, most: int) -> list[memoryview]:
+    def _gather(self, kind: int, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
         peers = [rank for rank in range(self.size) if rank != self.rank]
         announced = torch.tensor([kind, len(message), note])
         heads = self._exchanged(peers, announced, {p: torch.zeros(3, dtype=torch.int64) for p in peers}, ANNOUNCEMENTS)
@@ -157,7 +157,7 @@ def _store() -> Any:
     return dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] - no public way
 
 
-def _as_tensor(message: bytes) -> Tensor:
+def _as_tensor(message: bytes | bytearray) -> Tensor:
     if not message:
         return torch.zeros(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(message), dtype=torch.uint8)
+    return torch.frombuffer(message if isinstance(message, bytearray) else bytearray(message), dtype=torch.uint8)
