@@ -65,10 +65,10 @@ class GradientMean:
         """This rank's frame, which takes over the gradients; LocalError when one is not finite."""
         return bytearray().join(self.senders[self._phase].pieces(gradients, common=self._common))
 
-    def take(self, messages: Sequence[bytes | memoryview]) -> dict[str, Tensor]:
+    def take(self, messages: Sequence[bytes | bytearray | memoryview]) -> dict[str, Tensor]:
         """The mean of all ranks' frames; WireError, and no change, when one of them is wrong."""
         phase = self._phase
-        found = self.links[phase].mean(messages, self._common)
+        found = self.links[phase].mean(list(map(memoryview, messages)), self._common)
         laid = flat_view(found.values())
         self._digest = 0 if laid is None else digest_of(laid)
         self.links[phase].commit()

@@ -18,6 +18,7 @@ from fewbits.replicas.tensors import ReplicaTensors, fragments_of
 from fewbits.replicas.terms import Terms
 from fewbits.wire.frame import HEADER_BYTES
 
+Messages = Sequence[bytes | bytearray | memoryview]
 MARGIN = 1 << 16  # bytes of a message beside 8 for each number
 
 
@@ -115,14 +116,14 @@ class Replica:
         if self.senders[fragment].pending:
             self.senders[fragment].rollback()
 
-    def frames(self, fragment: int, messages: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    def frames(self, fragment: int, messages: Messages) -> list[memoryview]:
         """The frames in the messages; WireError when rank 0's is too short."""
         length = self._whole_bytes(fragment)
         if len(messages[0]) < length + HEADER_BYTES:
             raise WireError(f"the message of rank 0 has {len(messages[0])} bytes; {length + HEADER_BYTES} is the least")
-        return [memoryview(messages[0])[: len(messages[0]) - length], *messages[1:]]
+        return [memoryview(messages[0])[: len(messages[0]) - length], *map(memoryview, messages[1:])]
 
-    def settle(self, fragment: int, messages: Sequence[bytes | memoryview]) -> None:
+    def settle(self, fragment: int, messages: Messages) -> None:
         """The outer step was taken: put the new values into the model, and count the bytes."""
         part = self.outer[fragment]
         self.senders[fragment].commit()
