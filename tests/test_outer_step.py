@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 import fewbits as fb
-from fewbits.distributed import OuterStep, Replicas
+from fewbits.distributed import OuterStep, Replicas, Streaming
 from fewbits.engines.distributed import ProcessInfo
 from fewbits.errors import FewbitsError
 from nodes import processes, run_all
@@ -45,7 +45,7 @@ def test_processes_make_what_one_process_simulates_and_resume_to_the_same_bits(t
         found = []
         for method in METHODS:
             model = net(seed=process.rank)  # rank 0's values are sent to all
-            outer = OuterStep(model, method, every=3, fragments=2, timeout=TIMEOUT)
+            outer = OuterStep(model, method, every=3, streaming=Streaming(2), timeout=TIMEOUT)
             for step in range(20):
                 inner_step(model, process.rank, step)
                 outer.step()
@@ -54,7 +54,7 @@ def test_processes_make_what_one_process_simulates_and_resume_to_the_same_bits(t
             found.append([digest(model), outer.sent_bytes, outer.received_bytes])
         state, weights = torch.load(tmp_path / f"{process.rank}.pt", weights_only=True)
         model = net()
-        outer = OuterStep(model, METHODS[-1], every=3, fragments=2, timeout=TIMEOUT)
+        outer = OuterStep(model, METHODS[-1], every=3, streaming=Streaming(2), timeout=TIMEOUT)
         model.load_state_dict(weights)
         outer.load_state_dict(state)
         for step in range(10, 20):
@@ -65,12 +65,49 @@ def test_processes_make_what_one_process_simulates_and_resume_to_the_same_bits(t
     outcomes = run_all(act, processes(3))
     assert [outcome.code for outcome in outcomes] == [0] * 3, outcomes
     for i, method in enumerate(METHODS):
-        digests, sent = simulated(method, 20, 3, every=3, fragments=2)
+        digests, sent = simulated(method, 20, 3, every=3, streaming=Streaming(2))
         assert [outcome.value[i][:2] for outcome in outcomes] == [
             list(pair) for pair in zip(digests, sent, strict=True)
         ]
         assert [outcome.value[i][2] for outcome in outcomes] == [sum(sent) // 2 - own // 2 for own in sent]
     assert [outcome.value[-1] for outcome in outcomes] == [outcome.value[1] for outcome in outcomes]
+
+
+def test_frames_that_travel_while_training_goes_on_are_those_of_one_process():
+    streaming = Streaming(fragments=2, delay=1)
+
+    def plain() -> nn.Module:
+        model = net()
+        return nn.Sequential(model[0], model[2], model[3])  # type: ignore[index]
+
+    def values(found: dict[str, torch.Tensor]) -> list[float]:
+        return [float(x.double().sum()) for x in found.values()]
+
+    def act(process: ProcessInfo) -> list:
+        join(process)
+        model = plain()
+        outer = OuterStep(model, METHODS[0], every=4, streaming=streaming, timeout=TIMEOUT)
+        for step in range(12):
+            inner_step(model, process.rank, step)
+            outer.step()
+        seen = refusal(outer.state_dict)
+        inner_step(model, process.rank, 12)
+        landed = outer.step()
+        return [digest(model), values(outer.values()), outer.sent_bytes, landed, seen, outer.state_dict()["steps"]]
+
+    models = [plain() for _ in range(3)]
+    replicas = Replicas(models, METHODS[0], every=4, streaming=streaming)
+    for step in range(13):
+        for rank, model in enumerate(models):
+            inner_step(model, rank, step)
+        replicas.step()
+    outcomes = run_all(act, processes(3))
+    assert [outcome.code for outcome in outcomes] == [0] * 3, outcomes
+    for rank, outcome in enumerate(outcomes):
+        expected = [digest(models[rank]), values(replicas.values()), replicas.sent_bytes[rank], True]
+        assert outcome.value[:4] == expected
+        assert "a frame travels" in outcome.value[4] and outcome.value[5] == 13
+    assert len({digest(model) for model in models}) == 3  # what each learned meanwhile
 
 
 def refusal(make) -> str:

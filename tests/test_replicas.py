@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fewbits as fb
-from fewbits.distributed import Replicas
+from fewbits.distributed import Replicas, Streaming
 from fewbits.replicas import Terms, optimizer_of
 from fewbits.replicas.tensors import ReplicaTensors, fragments_of
 from fewbits.rng import Key
@@ -152,7 +152,7 @@ def test_half_precision_replicas_move_by_what_they_trained():
 
 def test_fragments_travel_in_turn_and_each_is_equal_after_its_own():
     models = ranks()
-    replicas = Replicas(models, "topk@fraction=0.2", every=4, fragments=2)
+    replicas = Replicas(models, "topk@fraction=0.2", every=4, streaming=Streaming(fragments=2))
     parts = fragments_of(ReplicaTensors(models[0]), 2)
     assert sum(parts, ()) == tuple(ReplicaTensors(models[0]).shared)  # no tensor is left out
     turns = []
@@ -167,6 +167,33 @@ def test_fragments_travel_in_turn_and_each_is_equal_after_its_own():
             ]
             turns.append((step + 1, equal))
     assert turns == [(2, [True, False]), (4, [False, True]), (6, [True, False]), (8, [False, True])]
+
+
+def test_with_a_delay_a_replica_keeps_what_it_learned_meanwhile():
+    """theta' = theta - mean(theta - sent), and now = theta' + (now - sent), in NumPy."""
+    models = ranks(2, nn.Linear(4, 1, bias=False))
+    start = models[0].weight.detach().numpy().ravel().astype(np.float64)
+    replicas = Replicas(models, "dense", every=3, optimizer=fb.ServerSGD(), streaming=Streaming(delay=2))
+    theta, now, sent = start.copy(), [start.copy() for _ in models], []
+    landed = []
+    for step in range(1, 13):
+        for rank, model in enumerate(models):
+            noise = 0.1 * KEY.fold(rank, step).normal(4)
+            model.weight.data.add_(torch.from_numpy(noise).view(1, 4))
+            now[rank] += noise
+        if replicas.step():
+            landed.append(step)
+        if step % 3 == 0:
+            sent = [x.copy() for x in now]
+        if step > 3 and step % 3 == 2:
+            theta = theta - np.mean([theta - x for x in sent], axis=0)
+            now = [theta + (x - y) for x, y in zip(now, sent, strict=True)]
+    assert landed == [5, 8, 11]
+    np.testing.assert_allclose(replicas.values()["weight"].numpy().ravel(), theta, rtol=0, atol=1e-5)
+    for model, expected in zip(models, now, strict=True):
+        np.testing.assert_allclose(model.weight.detach().numpy().ravel(), expected, rtol=0, atol=1e-5)
+    with pytest.raises(fb.LocalError, match="a frame travels; ask again once it was used, 2 steps later"):
+        replicas.state_dicts()
 
 
 def test_a_resumed_run_gives_the_same_frames_and_bits():
@@ -258,8 +285,11 @@ def test_methods_that_need_a_server_are_refused(method, words):
     [
         ({"every": 0}, "every must be a whole number, 1 or more; got 0"),
         ({"every": 2.5}, "every must be a whole number"),
-        ({"every": 2, "fragments": 3}, "fragments=3 and every=2"),
-        ({"fragments": 7}, "fragments=7, but the model has only 6 trainable parameters"),
+        ({"every": 2, "streaming": Streaming(3)}, "delay must be less than every / fragments; got every=2"),
+        ({"streaming": Streaming(7)}, "fragments=7, but the model has only 6 trainable parameters"),
+        ({"every": 6, "streaming": Streaming(2, delay=3)}, "delay must be less than every / fragments"),
+        ({"streaming": 2}, "streaming must be a Streaming"),
+        ({"streaming": Streaming(delay=2)}, "no saved buffers of integers"),
         ({"optimizer": "adam"}, "optimizer must be a step"),
         ({"key": 3}, "key must be a Key"),
     ],

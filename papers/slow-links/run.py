@@ -108,9 +108,11 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     inner = [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=DECAY) for model in models]
     numel = sum(p.numel() for p in models[0].parameters())
     replicas = None
+    shown = GPT(characters, key.fold("model"))  # what is evaluated
     if case.method is not None:
+        streaming = fb.distributed.Streaming(case.fragments)
         replicas = fb.distributed.Replicas(
-            models, case.method, case.every, case.optimizer, key.fold("outer"), case.fragments
+            models, case.method, case.every, case.optimizer, key.fold("outer"), streaming
         )
     curve, sent = [], 0.0
     for step in range(options.steps):
@@ -125,8 +127,9 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         if replicas:
             replicas.step()
         sent = replicas.sent_bytes[0] if replicas else 2 * (RANKS - 1) / RANKS * 4 * numel * (step + 1)
-        if (step + 1) % (5 * case.every) == 0:
-            curve.append([step + 1, sent, evaluated(models[0], test[:EVALUATED])])
+        if (step + 1) % (5 * case.every) == 0 or step + 1 == options.steps:
+            shown.load_state_dict(replicas.values() if replicas else models[0].state_dict())
+            curve.append([step + 1, sent, evaluated(shown, test[:EVALUATED])])
     return {
         "case": case.name,
         "method": str(case.method),
@@ -135,7 +138,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "steps": options.steps,
         "every": case.every,
         "lr": lr,
-        "loss": evaluated(models[0], test),
+        "loss": evaluated(shown, test),
         "sent": sent,
         "curve": curve,
         "cpu_seconds": cpu_seconds() - began,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from isal.isal_zlib import crc32
-from torch import nn
+from torch import Tensor, nn
 
+from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError, WireError
+from fewbits.learn.shared_values import BUFFER
 from fewbits.links import Ledger, Sender
 from fewbits.replicas import replica_state
 from fewbits.replicas.count import count_messages
@@ -22,13 +25,20 @@ Messages = Sequence[bytes | bytearray | memoryview]
 MARGIN = 1 << 16  # bytes of a message beside 8 for each number
 
 
-class Replica:
-    """One of R equal models. After each inner step call `advance`; when it names a fragment, exchange:
+class Due(NamedTuple):
+    """What is to be done after an inner step, in this order; the numbers are those of fragments."""
 
-        message = replica.message(fragment)
+    send: int | None  # make a message, which travels to all ranks
+    land: int | None  # take the messages of all ranks
+
+
+class Replica:
+    """One of R equal models. After each inner step call `advance`, and do what the turn says:
+
+        message = replica.message(turn.send)
         messages = ...                          # of all ranks, in the order of ranks
-        replica.outer[fragment].apply(replica.frames(fragment, messages))
-        replica.settle(fragment, messages)
+        replica.outer[turn.land].apply(replica.frames(turn.land, messages))
+        replica.settle(turn.land, messages)
 
     Args:
         model: any module; it keeps its tensors.
@@ -46,7 +56,10 @@ class Replica:
     ) -> None:
         self.tensors, self.terms = ReplicaTensors(model), terms
         self.rank, self.size, self.steps, self.exchanges = rank, size, 0, 0
-        parts = fragments_of(self.tensors, terms.fragments)
+        self._sent: Tensor | None = None  # the values in the message that travels
+        if terms.streaming.delay and self.tensors.whole_bytes:
+            raise LocalError("OuterStep: with a delay a model may have no saved buffers of integers, and this one has")
+        parts = fragments_of(self.tensors, terms.streaming.fragments)
         made = outer or [OuterModel(self.tensors, names, i, terms, size) for i, names in enumerate(parts)]
         self.outer = list(made)
         self.senders = [
@@ -93,12 +106,16 @@ class Replica:
         text = [self.steps, self.exchanges, *(f"{part.digest} {part.state.rounds}" for part in self.outer)]
         return crc32(repr(text).encode()) >> 1
 
-    def advance(self) -> int | None:
-        """Count an inner step; the fragment whose turn it is, if any."""
+    def advance(self) -> Due:
+        """Count an inner step; what is to be done after it."""
         self.steps += 1
-        count, every = self.terms.fragments, self.terms.every
-        turns = {(i + 1) * every // count % every: i for i in range(count)}
-        return turns.get(self.steps % every)
+        delay = self.terms.streaming.delay
+        return Due(self._due(self.steps), self._due(self.steps - delay) if self.steps > delay else None)
+
+    def _due(self, step: int) -> int | None:
+        """The fragment that is sent after this step."""
+        count, every = self.terms.streaming.fragments, self.terms.every
+        return {(i + 1) * every // count % every: i for i in range(count)}.get(step % every)
 
     def message(self, fragment: int) -> bytearray:
         """This rank's message: a frame; at rank 0, buffers of integers follow the one of the last fragment.
@@ -107,12 +124,15 @@ class Replica:
             LocalError: a value is not finite, as `Sender.send` says.
         """
         part = self.outer[fragment]
+        if self.terms.streaming.delay:
+            self._sent = self.tensors.read(part.names)
         update = self.tensors.difference(part.state.theta, part.names)
         pieces = self.senders[fragment].pieces(update, common=part.common)  # takes over the update
         return bytearray().join([*pieces, self._beside(fragment)])
 
     def rollback(self, fragment: int) -> None:
         """The message did not reach all ranks."""
+        self._sent = None
         if self.senders[fragment].pending:
             self.senders[fragment].rollback()
 
@@ -127,7 +147,10 @@ class Replica:
         """The outer step was taken: put the new values into the model, and count the bytes."""
         part = self.outer[fragment]
         self.senders[fragment].commit()
-        self.tensors.write(part.state.theta, part.names)
+        values = part.state.theta
+        if self._sent is not None:
+            values, self._sent = values + (self.tensors.read(part.names) - self._sent), None
+        self.tensors.write(values, part.names)
         if length := self._whole_bytes(fragment):
             self.tensors.write_whole(memoryview(messages[0])[-length:])
         self.tensors.refresh()
@@ -141,11 +164,25 @@ class Replica:
     def _whole_bytes(self, fragment: int) -> int:
         return self.tensors.whole_bytes if fragment == len(self.outer) - 1 else 0
 
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, the same at all ranks, by their names in the module."""
+        found: dict[str, Tensor] = {}
+        for part in self.outer:
+            like = {name: self.tensors.shared[name] for name in part.names}
+            found |= {name.removeprefix(BUFFER): x.clone() for name, x in pieces(part.state.theta, like).items()}
+        return found
+
     def state_dict(self) -> dict[str, object]:
         """All that a resumed run needs beside the model, its optimizer and the position in the data.
 
+        Raises LocalError while a message travels, as it does for `delay` steps.
+
+
         Tensors, texts and numbers in dicts and lists, so `torch.load(weights_only=True)` reads it.
         """
+        if any(sender.pending for sender in self.senders):
+            delay = self.terms.streaming.delay
+            raise LocalError(f"OuterStep.state_dict: a frame travels; ask again once it was used, {delay} steps later")
         return {
             "facts": self.facts(),
             "rank": self.rank,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
 from fewbits.replicas.replica import Replica, check_equal_models
-from fewbits.replicas.terms import AnyMethod, Terms
+from fewbits.replicas.terms import AT_ONCE, AnyMethod, Streaming, Terms
 from fewbits.rng import Key
 
 
@@ -27,7 +27,7 @@ class Replicas:
         every: inner steps between two exchanges of the same tensors.
         optimizer: the outer step.
         key: all random numbers are drawn from it.
-        fragments: parts of the model that travel in turn.
+        streaming: parts of the model that travel in turn, and how long they travel.
 
     Raises:
         LocalError: the models differ in their shapes, or an argument does not fit.
@@ -53,13 +53,13 @@ class Replicas:
         every: int = 30,
         optimizer: ServerOptimizer | None = None,
         key: Key = Key(0),
-        fragments: int = 1,
+        streaming: Streaming = AT_ONCE,
     ) -> None:
         models = list(models)
         check_whole("Replicas: the number of models", len(models), 1)
         if len({id(model) for model in models}) < len(models):
             raise LocalError("Replicas: every rank needs a model of its own; copy.deepcopy makes one")
-        terms = Terms.of(method, optimizer, every, fragments, key)
+        terms = Terms.of(method, optimizer, every, streaming, key)
         first = Replica(models[0], terms, 0, len(models))
         others = [Replica(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
         self._replicas = [first, *others]
@@ -71,13 +71,18 @@ class Replicas:
     def step(self) -> bool:
         """Count an inner step of all ranks; True when an outer step was taken after it."""
         (turn,) = {replica.advance() for replica in self._replicas}
-        if turn is None:
+        if turn.send is not None:
+            self.messages = [replica.message(turn.send) for replica in self._replicas]
+        if turn.land is None:
             return False
-        self.messages = [replica.message(turn) for replica in self._replicas]
-        self._replicas[0].outer[turn].apply(self._replicas[0].frames(turn, self.messages))
+        self._replicas[0].outer[turn.land].apply(self._replicas[0].frames(turn.land, self.messages))
         for replica in self._replicas:
-            replica.settle(turn, self.messages)
+            replica.settle(turn.land, self.messages)
         return True
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, by their names in the module."""
+        return self._replicas[0].values()
 
     @property
     def ledgers(self) -> list[Ledger]:

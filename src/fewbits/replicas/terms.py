@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fewbits.checks import check_count, check_whole
 from fewbits.codecs import Codec, Lift, Transform, as_lift
@@ -22,6 +23,43 @@ AnyMethod = str | Method | Codec | Transform | Coder
 
 
 @dataclass(frozen=True)
+class Streaming:
+    """Streaming DiLoCo: a part of the model travels at a time, and while it travels training goes on.
+
+    ``theta' = optimizer(theta, mean of theta - sent)`` and, `delay` steps after `sent` was taken,
+    ``now = theta' + (now - sent)``: what a replica has learned meanwhile stays. So with a delay the replicas have theta
+    in common, and differ by these steps.
+
+    Args:
+        fragments: parts of about equal size, each with an exchange every `every` steps, in turn.
+        delay: steps between making a frame and using those of all ranks, 0 or more; less than every / fragments.
+
+    Raises:
+        LocalError: a number is out of range.
+
+    Example:
+        >>> Streaming(fragments=3, delay=5)
+        Streaming(fragments=3, delay=5)
+
+    References:
+        Douillard et al., Streaming DiLoCo with overlapping communication, 2025. Different here: they mix theta' and now
+        by a factor.
+    """
+
+    wire_name: ClassVar[str] = "streaming"
+
+    fragments: int = 1
+    delay: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("Streaming: fragments", self.fragments, 1)
+        check_whole("Streaming: delay", self.delay, 0)
+
+
+AT_ONCE = Streaming()
+
+
+@dataclass(frozen=True)
 class Terms:
     """What all replicas of a model must have in common.
 
@@ -29,7 +67,7 @@ class Terms:
         codec: of pseudo-gradients.
         optimizer: the outer step.
         every: inner steps between two exchanges of the same tensors, 1 or more.
-        fragments: parts of the model that travel in turn, 1 to `every`.
+        streaming: parts of the model that travel in turn, and how long.
         key: all random numbers are drawn from it.
 
     Raises:
@@ -39,27 +77,32 @@ class Terms:
     codec: Lift
     optimizer: ServerOptimizer
     every: int
-    fragments: int
+    streaming: Streaming
     key: Key
 
     def __post_init__(self) -> None:
         check_count("OuterStep: every", self.every)
-        check_whole("OuterStep: fragments", self.fragments, 1)
-        if self.fragments > self.every:
+        if not isinstance(self.streaming, Streaming):
+            raise LocalError(f"OuterStep: streaming must be a Streaming, such as Streaming(2); got {self.streaming!r}")
+        if self.streaming.delay >= self.every // self.streaming.fragments:
             raise LocalError(
-                f"OuterStep: every fragment travels at a step of its own, so fragments must be at most every; "
-                f"got fragments={self.fragments} and every={self.every}"
+                "OuterStep: fragments travel one after the other, so delay must be less than every / fragments; got "
+                f"every={self.every} and {self.streaming!r}"
             )
         if not isinstance(self.key, Key):
             raise LocalError(f"OuterStep: key must be a Key, such as fb.Key(0); got {self.key!r}")
 
     @staticmethod
     def of(
-        method: AnyMethod, optimizer: ServerOptimizer | None, every: int, fragments: int = 1, key: Key = Key(0)
+        method: AnyMethod,
+        optimizer: ServerOptimizer | None,
+        every: int,
+        streaming: Streaming = AT_ONCE,
+        key: Key = Key(0),
     ) -> Terms:
         """The terms of a method, given as for OuterStep."""
         found = optimizer_of(method, optimizer)
-        return Terms(codec_of(method, "OuterStep"), found, every, fragments, key)
+        return Terms(codec_of(method, "OuterStep"), found, every, streaming, key)
 
     def facts(self) -> dict[str, str]:
         """The terms as texts by name, for a comparison with another rank's."""
@@ -67,7 +110,7 @@ class Terms:
             "method": canonical(self.codec),
             "outer optimizer": canonical(self.optimizer),
             "every": str(self.every),
-            "fragments": str(self.fragments),
+            "streaming": canonical(self.streaming),
             "key": self.key.text(),
         }
 

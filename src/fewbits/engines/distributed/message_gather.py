@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fewbits.checks import check_number
-from fewbits.engines.distributed.in_time import in_time
+from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.torch_errors import line, timed_out
 from fewbits.errors import DesyncError, FewbitsError, LocalError, PeerLostError, WireError
 
@@ -125,7 +125,7 @@ class MessageGather:
             reason = f"rank {rank} has sent nothing for {self._timeout:g} s"
         key = f"fewbits/{self._group.group_name}"
         try:
-            first = in_time(lambda: self._store.compare_set(key, "", reason).decode(), STORE_TIME)
+            first = in_background(lambda: self._store.compare_set(key, "", reason).decode(), STORE_TIME)()
         except (RuntimeError, TimeoutError):  # the store went with rank 0
             first = reason
         return PeerLostError(first)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fewbits.engines.distributed.agreement import agree
+from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import MessageGather
 from fewbits.errors import FewbitsError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas import AnyMethod, Replica, Terms
+from fewbits.replicas import AT_ONCE, AnyMethod, Replica, Streaming, Terms
 from fewbits.rng import Key
 
 START = "values at the start"
@@ -42,8 +44,8 @@ class OuterStep:
         group: the ranks, of any backend; None: all. Frames travel over a gloo group of the same ranks.
         key: all random numbers are drawn from it.
         timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
-        fragments: parts of the model that travel in turn, each every `every` steps. Replicas are equal only in the
-            part that travelled last.
+        streaming: parts of the model that travel in turn, each every `every` steps, while training goes on. With
+            several parts the replicas are equal only in the one that travelled last; see `values`.
 
     Raises:
         LocalError: torch.distributed is not initialised, or an argument does not fit.
@@ -73,15 +75,16 @@ class OuterStep:
         group: Any = None,
         key: Key = Key(0),
         timeout: float = 1800.0,
-        fragments: int = 1,
+        streaming: Streaming = AT_ONCE,
     ) -> None:
         self._gather = MessageGather(group, timeout, "OuterStep")
 
         def replica() -> Replica:
-            terms = Terms.of(method, optimizer, every, fragments, key)
+            terms = Terms.of(method, optimizer, every, streaming, key)
             return Replica(model, terms, self._gather.rank, self._gather.size)
 
-        self._replica = self._made(replica)
+        self._replica: Replica = self._made(replica)
+        self._messages: Callable[[], list[memoryview]] = list
         self._agree()
 
     def _made(self, make: Callable[[], Any]) -> Any:
@@ -109,17 +112,29 @@ class OuterStep:
         """
         replica = self._replica
         turn = replica.advance()
-        if turn is None:
+        if turn.send is not None:
+            self._messages = self._sent(turn.send)
+        if turn.land is None:
             return False
-        message = self._made(lambda: replica.message(turn))
         try:
-            messages = self._gather(message, replica.note, replica.most_bytes)
-            replica.outer[turn].apply(replica.frames(turn, messages))
+            messages = self._messages()
+            replica.outer[turn.land].apply(replica.frames(turn.land, messages))
         except FewbitsError:
-            replica.rollback(turn)
+            replica.rollback(turn.land)
             raise
-        replica.settle(turn, messages)
+        replica.settle(turn.land, messages)
         return True
+
+    def _sent(self, fragment: int) -> Callable[[], list[memoryview]]:
+        """Send this rank's message; what waits for those of all ranks."""
+        replica = self._replica
+        message = self._made(lambda: replica.message(fragment))
+        gather = partial(self._gather, message, replica.note, replica.most_bytes)
+        return in_background(gather) if replica.terms.streaming.delay else gather
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, the same at all ranks, by name: what to evaluate with `streaming`."""
+        return self._replica.values()
 
     @property
     def steps(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from fewbits.engines.distributed.in_time import in_time
+from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.errors import FewbitsError, LocalError, PeerLostError
 
@@ -42,7 +42,7 @@ class RendezvousStore:
         )
         try:
             # torch itself waits for ever at a port that sends nothing
-            store = in_time(lambda: _tcp(process, timeout), timeout + CONNECT_MARGIN)
+            store = in_background(lambda: _tcp(process, timeout), timeout + CONNECT_MARGIN)()
         except dist.DistNetworkError as error:
             raise _cannot_open(process, error) if process.runs_store else PeerLostError(absent) from None
         except (dist.DistStoreError, TimeoutError):
