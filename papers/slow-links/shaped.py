@@ -48,9 +48,8 @@ def main() -> None:
     print("| method | Mbit/s | forecast, s | measured, s | off by | all-reduce, s |\n|---|---|---|---|---|---|")
     for (method, mbit, expected, found), line in zip(rows, LINES * len(METHODS), strict=True):
         ring = all_reduce(options.params, ranks).exchange_seconds(line)
-        print(
-            f"| {method} | {mbit:g} | {expected:.3f} | {found:.3f} | {100 * (found / expected - 1):+.0f}% | {ring:.3f} |"
-        )
+        off = f"{100 * (found / expected - 1):+.0f}%"
+        print(f"| {method} | {mbit:g} | {expected:.3f} | {found:.3f} | {off} | {ring:.3f} |")
     if options.out:
         write_atomically(options.out, json.dumps(rows).encode())
 
