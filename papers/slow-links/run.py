@@ -41,7 +41,7 @@ class Case:
     name: str
     method: Any = None  # of OuterStep; None: data parallel
     every: int = 30
-    optimizer: Any = None  # None: the method's own, or DiLoCo's
+    optimizer: Any = None  # None: the method's own; of a codec DiLoCo's
     fragments: int = 1
     lr: float = 2e-3  # AdamW's, the same for all
 
@@ -49,7 +49,7 @@ class Case:
 FOUR_BITS = fb.chain(fb.Quantize(bits=4), fb.Rans())
 CASES = [
     Case("data parallel"),
-    Case("diloco, float32", "dense"),
+    Case("diloco, float32", fb.Raw()),
     Case("diloco, 4 bit", FOUR_BITS),
     Case("diloco, 4 bit, 3 fragments", FOUR_BITS, fragments=3),
     Case("diloco, top 1.56%, 4 bit", "topk@fraction=0.0156,bits=4", optimizer=fb.ServerSGD(lr=0.7)),

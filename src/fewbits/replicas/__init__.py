@@ -5,10 +5,11 @@ from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel
 from fewbits.replicas.replica import Replica
 from fewbits.replicas.replicas import Replicas
-from fewbits.replicas.terms import AT_ONCE, AnyMethod, Streaming, Terms, codec_of, optimizer_of
+from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms, codec_of, optimizer_of
 
 __all__ = [
     "AT_ONCE",
+    "DENSE",
     "AnyMethod",
     "GradientMean",
     "MeanLink",

@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 from isal.isal_zlib import crc32
 from torch import Tensor
 
-from fewbits.codecs import Lift, Raw, chain, flat
+from fewbits.codecs import Lift
 from fewbits.codecs.flat_view import flat_view
 from fewbits.links import Ledger, Sender
 from fewbits.replicas.count import count_messages
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.state_parts import check_same, count, ends_of, read_ends, read_sums, sums_of, taken
 from fewbits.replicas.tensors import digest_of
+from fewbits.replicas.terms import DENSE
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 from fewbits.wire.frame import HEADER_BYTES
 from fewbits.wire.identity import canonical
-
-DENSE = flat(chain(Raw()))
 
 
 class GradientMean:

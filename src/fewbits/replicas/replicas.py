@@ -11,7 +11,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
 from fewbits.replicas.replica import Replica, check_equal_models
-from fewbits.replicas.terms import AT_ONCE, AnyMethod, Streaming, Terms
+from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms
 from fewbits.rng import Key
 
 
@@ -49,7 +49,7 @@ class Replicas:
     def __init__(
         self,
         models: Sequence[nn.Module],
-        method: AnyMethod = "dense",
+        method: AnyMethod = DENSE,
         every: int = 30,
         optimizer: ServerOptimizer | None = None,
         key: Key = Key(0),

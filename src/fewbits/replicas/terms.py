@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewbits.checks import check_count, check_whole
-from fewbits.codecs import Codec, Lift, Transform, as_lift
+from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift, flat
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.learn.aggregation import NormBound
@@ -20,6 +20,7 @@ from fewbits.wire.identity import canonical
 
 DILOCO = ServerSGD(lr=0.7, momentum=0.9, nesterov=True)
 AnyMethod = str | Method | Codec | Transform | Coder
+DENSE = flat(Raw())
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,9 @@ def codec_of(method: AnyMethod, owner: str) -> Lift:
 
 
 def optimizer_of(method: AnyMethod, optimizer: ServerOptimizer | None) -> ServerOptimizer:
-    """The outer step: the one that was given; else the method's own; else DiLoCo's.
-
-    A method whose own step is FedAvg's, ServerSGD(), has none of its own.
-    """
+    """The outer step: the one that was given; else the method's own; a codec has none, and takes DiLoCo's."""
     if optimizer is None:
-        found = named(method).server_optimizer if isinstance(method, str | Method) else ServerSGD()
-        return DILOCO if found == ServerSGD() else found
+        return named(method).server_optimizer if isinstance(method, str | Method) else DILOCO
     if not isinstance(optimizer, ServerOptimizer):
         raise LocalError(f"OuterStep: optimizer must be a step such as fb.ServerSGD(lr=0.7); got {optimizer!r}")
     if optimizer.needs_objective or optimizer.carrier is not None:

@@ -14,7 +14,7 @@ from fewbits.engines.distributed.message_gather import MessageGather
 from fewbits.errors import FewbitsError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas import AT_ONCE, AnyMethod, Replica, Streaming, Terms
+from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Replica, Streaming, Terms
 from fewbits.rng import Key
 
 START = "values at the start"
@@ -37,10 +37,10 @@ class OuterStep:
 
     Args:
         model: any module. It may be on a GPU; frames are made on the CPU.
-        method: as text (`"topk@fraction=0.01"`), a Method, or a codec.
+        method: as text (`"topk@fraction=0.01"`), a Method, or a codec; by default float32 as it is.
         every: inner steps between two exchanges of the same tensors, H.
-        optimizer: the outer step; None: the method's own, or where that is FedAvg's,
-            ServerSGD(lr=0.7, momentum=0.9, nesterov=True) as in DiLoCo.
+        optimizer: the outer step; None: the method's own, which for most is the plain mean of FedAvg; or for a codec
+            that of DiLoCo, ServerSGD(lr=0.7, momentum=0.9, nesterov=True).
         group: the ranks, of any backend; None: all. Frames travel over a gloo group of the same ranks.
         key: all random numbers are drawn from it.
         timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
@@ -54,7 +54,7 @@ class OuterStep:
 
     Example:
 
-        outer = fb.distributed.OuterStep(model, "fedpaq@bits=4", every=30)
+        outer = fb.distributed.OuterStep(model, fb.chain(fb.Quantize(bits=4), fb.Rans()), every=30)
         for batch in data:
             loss(model, batch).backward()
             inner.step()
@@ -69,7 +69,7 @@ class OuterStep:
     def __init__(
         self,
         model: nn.Module,
-        method: AnyMethod = "dense",
+        method: AnyMethod = DENSE,
         every: int = 30,
         optimizer: ServerOptimizer | None = None,
         group: Any = None,
