@@ -8,8 +8,15 @@ from fewbits.errors import LocalError
 from fewbits.learn.optimizers import FedAdam, FedDynServer, FedYogi, ServerOptimizer, ServerSGD
 
 ROUNDS, NUMEL = 6, 9
-ALL = [ServerSGD(), ServerSGD(0.5, 0.9), ServerSGD(0.7, 0.9, nesterov=True)]
-ALL += [FedAdam(), FedYogi(), FedYogi(0.1, 0.5, 0.7, 0.05), FedDynServer(0.3)]
+ALL = [
+    ServerSGD(),
+    ServerSGD(0.5, 0.9),
+    ServerSGD(0.7, 0.9, nesterov=True),
+    FedAdam(),
+    FedYogi(),
+    FedYogi(0.1, 0.5, 0.7, 0.05),
+    FedDynServer(0.3),
+]
 
 
 def updates() -> np.ndarray:

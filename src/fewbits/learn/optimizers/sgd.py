@@ -60,6 +60,6 @@ class ServerSGD(ServerOptimizer):
 
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
         if self.momentum:
-            m = (moments[0] * self.momentum).add_(update)
-            update, moments = (m * self.momentum).add_(update) if self.nesterov else m, (m,)
+            moments = (moments[0] * self.momentum + update,)
+            update = moments[0] * self.momentum + update if self.nesterov else moments[0]
         return theta - update * self.lr, moments
