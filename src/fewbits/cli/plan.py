@@ -108,11 +108,11 @@ def plan(given: o.Given) -> None:
         check_split(given["split"], found["clients"], known.classes)
     params, shapes = given["params"], given["shapes"]
     make, what = plan_model(found["model"], given["data"], params, shapes, Key(found["seed"]))
+    seeded = params is None and shapes is None
+    sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
     if given["bandwidth"] is not None:
         plan_ranks(given, methods, distribute(given["settings"] or (), methods), make, what)
         return
-    seeded = params is None and shapes is None
-    sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
     lines, refused = _lines(make, methods, distribute(given["settings"] or (), methods), sizes)
     if not lines:
         raise LocalError("plan: no method fits. " + "; ".join(refused))
