@@ -201,7 +201,8 @@ def test_a_rank_that_dies_or_hangs_is_named_by_all_others(how, words):
     def act(process: ProcessInfo) -> float:
         join(process)
         model = net()
-        outer = OuterStep(model, "fedpaq", every=1, timeout=2.0)
+        dist.barrier()
+        outer = OuterStep(model, "fedpaq", every=1, timeout=2.0 if how == "late" else TIMEOUT)
         for step in range(6):
             inner_step(model, process.rank, step)
             if step == 3 and process.rank == 2:
