@@ -73,6 +73,10 @@ from flwr.clientapp.mod import fixedclipping_mod
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 """,
     "docs/gossip-over-the-network.md": TASK + "task = fb.simulation.Task.of(model, parts)\n",
+    "docs/howto/slow-links.md": """
+model, other_model = torch.nn.Linear(20, 4), torch.nn.Linear(20, 4)
+batches, loss = [(torch.randn(8, 20), torch.randint(4, (8,))) for _ in range(60)], torch.nn.CrossEntropyLoss()
+""",
     "docs/gossip.md": TASK
     + """
 method, network, me, key = fb.learn.Choco(gamma=0.5), fb.topology.ring(4), 0, fb.Key(0)
@@ -148,7 +152,7 @@ def test_an_indented_block_is_noticed():
 @pytest.mark.parametrize("page", [p for p in with_code(PAGES) if name_of(p) not in ELSEWHERE], ids=name_of)
 def test_python_of_a_page_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if "World()" in page.read_text():  # a process per node
+    if re.search(r"World\(\)|init_process_group", page.read_text()):  # a process per node or rank
         under_torchrun(page, tmp_path)
         return
     scope = {"__name__": "__main__"}

@@ -13,8 +13,8 @@ import fewbits as fb
 FIRST = """
     Auto Client Delta DesyncError Elias ErrorFeedback FewbitsError Fixed Golomb Key LocalError LocalSGD LocalTraining
     LookBack LowRank Method PeerLostError Predict Quantize RandK Rans Raw Receiver Sender Server ServerSGD Sign Spec
-    Subspace TopK WireError Zstd chain codecs coders compare each factor federate fedpara flat gossip learn links
-    load_model merge
+    Subspace TopK WireError Zstd chain codecs coders compare distributed each factor federate fedpara flat gossip learn
+    links load_model merge
     methods pfedpara privacy route save_model shared simulation topology
 """
 SECOND = {
@@ -28,6 +28,7 @@ SECOND = {
         Auto Coder Elias Fixed Golomb Rans Zstd delta_bits gamma_bits predicted_bits read_delta read_gamma
         read_support write_delta write_gamma write_support
     """,
+    "distributed": "HookState OuterStep Replicas Streaming comm_hook",
     "factor": """
         Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lowrank merge
         parameter_table pfedpara private shared to_loha

@@ -15,6 +15,8 @@ from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.plan_model import plan_model
+from fewbits.cli.plan_ranks import EVERY, RANKS, plan_ranks
+from fewbits.cli.plan_ranks import NAMES as OF_RANKS
 from fewbits.cli.screen import screen
 from fewbits.data import check_split, data_info
 from fewbits.errors import LocalError
@@ -56,6 +58,13 @@ SPECIAL = {
     "shapes": o.Option('Instead of a model: a JSON file of {"layer.weight": [rows, columns], ...}.', None, Path),
     "uplink_mbps": o.Option("A client's line to the server, Mbit/s. Default: 10.", None, float),
     "downlink_mbps": o.Option("A client's line from the server, Mbit/s. Default: 50.", None, float),
+    "bandwidth": o.Option(
+        "Plan for ranks of torch.distributed instead, each with such a line: 100Mbit; no clients, no server.", None, str
+    ),
+    "latency": o.Option("With --bandwidth: one way, such as 50ms. Default: 0ms.", None, str),
+    "compute": o.Option("With --bandwidth: time of one training step, such as 1.2s. Default: 1s.", None, str),
+    "ranks": o.Option(f"With --bandwidth: how many ranks there are. Default: {RANKS}.", None, int),
+    "every": o.Option(f"With --bandwidth: steps between two exchanges. Default: {EVERY}.", None, str, (), "H,H,..."),
     "json": o.Option("Write all figures to this file.", None, Path),
 }
 
@@ -76,13 +85,14 @@ class Sizes:
         return forecast(make, built, self.clients, self.per_round, self.rounds, Key(self.seed), case, self.seeded)
 
 
-@o.command((*NAMES, "uplink_mbps", "downlink_mbps", "json"), SPECIAL, panels=False)
+@o.command((*NAMES, "uplink_mbps", "downlink_mbps", *OF_RANKS, "json"), SPECIAL, panels=False)
 def plan(given: o.Given) -> None:
     """Estimate what each method would send: bytes per client and round, seconds on a line, disk, and the run's total.
 
     Nothing is trained and no data is read: frames are encoded from random updates of the model's shapes.
     """
     o.check_pairs(given, [(one, other) for one in ("params", "shapes") for other in ("model", "data")])
+    _check_ranks(given)
     found = DEFAULTS | {name: value for name, value in given.items() if value is not None}
     for name in ("clients", "rounds", "per_round", "params"):
         if found.get(name) is not None:
@@ -100,12 +110,25 @@ def plan(given: o.Given) -> None:
     make, what = plan_model(found["model"], given["data"], params, shapes, Key(found["seed"]))
     seeded = params is None and shapes is None
     sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
+    if given["bandwidth"] is not None:
+        plan_ranks(given, methods, distribute(given["settings"] or (), methods), make, what)
+        return
     lines, refused = _lines(make, methods, distribute(given["settings"] or (), methods), sizes)
     if not lines:
         raise LocalError("plan: no method fits. " + "; ".join(refused))
     _show(what, sizes, lines, refused, link)
     if given["json"] is not None:
         _write(given["json"], what, sizes, lines, refused, link)
+
+
+def _check_ranks(given: o.Given) -> None:
+    """LocalError where options for ranks and for clients meet."""
+    ranks = [name for name in OF_RANKS if given[name] is not None]
+    if ranks and given["bandwidth"] is None:
+        raise LocalError(f"--{ranks[0]} is for ranks of torch.distributed; give --bandwidth, such as 100Mbit, with it")
+    clients = [name for name in ("clients", "per_round", "rounds", "uplink_mbps", "downlink_mbps") if given[name]]
+    if ranks and clients:
+        raise LocalError(f"--bandwidth plans for ranks, and --{clients[0].replace('_', '-')} is for clients; give one")
 
 
 def _show(what: str, sizes: Sizes, lines: Sequence[Forecast], refused: Sequence[str], link: Link) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.engines.distributed.rendezvous import POLL, RendezvousStore
@@ -12,6 +13,7 @@ from fewbits.errors import DesyncError, LocalError, PeerLostError
 from fewbits.json_text import json_text
 
 READY = "all ready"
+PARTS = "; "  # between the parts of a text
 SHOWN = 400  # characters of a setting in a message
 
 
@@ -50,19 +52,37 @@ def exchange_facts(
     return [json.loads(text) for text in store.get(keys)]
 
 
-def check_equal(facts_by_rank: list[dict[str, str]], names: set[str]) -> None:
-    """DesyncError when facts of these names differ: the same sentence on every rank, with both values."""
+def check_equal(facts_by_rank: list[dict[str, str]], names: set[str], who: str = "node") -> None:
+    """DesyncError when facts of these names differ: the same sentence on every rank, with both values.
+
+    Of texts in parts, such as "a; b; c", the sentence has the first parts that differ.
+
+    >>> check_equal([{"model": "w, [3]; b, [1]"}, {"model": "w, [3]; b, [2]"}], {"model"}, "rank")
+    Traceback (most recent call last):
+    ...
+    fewbits.errors.DesyncError: the ranks were not started for the same run, their model differs: rank 0 has b, [1]; \
+rank 1 has b, [2]
+    """
     for name in sorted(names):
         groups: dict[str, list[int]] = {}
         for rank, facts in enumerate(facts_by_rank):
             groups.setdefault(facts.get(name, "none"), []).append(rank)
         if len(groups) > 1:
-            values = "; ".join(f"{_nodes(ranks)} {_short(text)}" for text, ranks in groups.items())
-            raise DesyncError(f"the nodes were not started for the same run, their {name} differs: {values}")
+            shown = zip(groups.values(), _first_parts(list(groups)), strict=True)
+            values = "; ".join(f"{_ranks(ranks, who)} {_short(text)}" for ranks, text in shown)
+            raise DesyncError(f"the {who}s were not started for the same run, their {name} differs: {values}")
 
 
-def _nodes(ranks: list[int]) -> str:
-    return f"node {ranks[0]} has" if len(ranks) == 1 else f"nodes {', '.join(map(str, ranks))} have"
+def _first_parts(texts: list[str]) -> list[str]:
+    """The first parts that are not all equal; a text that ends before has none there."""
+    if not all(PARTS in text for text in texts):
+        return texts
+    parts = zip_longest(*(text.split(PARTS) for text in texts), fillvalue="no more")
+    return list(next(several for several in parts if len(set(several)) > 1))
+
+
+def _ranks(ranks: list[int], who: str) -> str:
+    return f"{who} {ranks[0]} has" if len(ranks) == 1 else f"{who}s {', '.join(map(str, ranks))} have"
 
 
 def _short(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.errors import FewbitsError, LocalError, PeerLostError
 
@@ -42,7 +41,8 @@ class RendezvousStore:
             "node 0 has not started"
         )
         try:
-            store = _in_time(lambda: _tcp(process, timeout), timeout + CONNECT_MARGIN)
+            # torch itself waits for ever at a port that sends nothing
+            store = in_background(lambda: _tcp(process, timeout), timeout + CONNECT_MARGIN)()
         except dist.DistNetworkError as error:
             raise _cannot_open(process, error) if process.runs_store else PeerLostError(absent) from None
         except (dist.DistStoreError, TimeoutError):
@@ -102,26 +102,6 @@ def wait_until(done: Callable[[], bool], timeout: float) -> bool:
     end = time.monotonic() + timeout
     while not (value := done()) and time.monotonic() < end:
         time.sleep(POLL)
-    return value
-
-
-def _in_time(work: Callable[[], Any], timeout: float) -> Any:
-    """work(), or TimeoutError after `timeout` seconds; torch itself waits for ever at a port that sends nothing."""
-    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            results.put((work(), None))
-        except RuntimeError as error:  # torch raises subclasses of it
-            results.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        value, error = results.get(timeout=timeout)
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
     return value
 
 

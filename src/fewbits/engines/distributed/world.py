@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -16,11 +15,11 @@ from fewbits.engines.distributed.handshake import READY, check_equal, claim_rank
 from fewbits.engines.distributed.heartbeat import Heartbeat, disconnected, finished, interrupted
 from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.engines.distributed.rendezvous import RendezvousStore, wait_until
+from fewbits.engines.distributed.torch_errors import line, timed_out
 from fewbits.engines.distributed.watchdog import Watchdog
 from fewbits.errors import FewbitsError, LocalError, PeerLostError
 
 LATE_REASON = 0.5  # seconds: torch may close a connection before its process can report a reason
-TIMED_OUT = "Timed out"
 
 
 class World:
@@ -96,7 +95,7 @@ class World:
         try:
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=wait)
         except RuntimeError as error:
-            reason = f"node {self.rank} cannot reach the others by {backend}: {_line(error)}"
+            reason = f"node {self.rank} cannot reach the others by {backend}: {line(error)}"
             raise self._fail(reason) from None
 
     def wait(self, work: Any, peer: int) -> None:
@@ -104,11 +103,11 @@ class World:
         try:
             work.wait()
         except RuntimeError as error:
-            if TIMED_OUT in str(error):
+            if timed_out(error):
                 late = self._heartbeat.slowest(self.store)
                 reason = f"node {late} is alive but has sent nothing for {self._frame_timeout:g} s"
                 raise PeerLostError(reason) from None
-            raise PeerLostError(self._late_reason() or f"node {peer} was lost: {_line(error)}") from None
+            raise PeerLostError(self._late_reason() or f"node {peer} was lost: {line(error)}") from None
 
     def _late_reason(self) -> str | None:
         """A failure reason that arrives just after a connection was closed."""
@@ -190,9 +189,3 @@ def _reason(rank: int, error: BaseException) -> str:
 def _failure_read_time() -> float:
     """Seconds until all processes have read a failure reason."""
     return 2 * heartbeat.INTERVAL + heartbeat.GRACE
-
-
-def _line(error: Exception) -> str:
-    """The first line of torch's message, without its place in torch's source."""
-    text = re.sub(r"^\[[^]]*\]\s*", "", str(error).splitlines()[0])
-    return text.partition(". This is typically")[0][:200]

@@ -1,0 +1,145 @@
+"""`fewbits plan --bandwidth`: the time that ranks with one model need for an exchange, and the share that computes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from torch import nn
+
+from fewbits.analysis.forecast.ranks import RankForecast, RankLine, all_reduce, forecast_ranks
+from fewbits.checks import check_whole
+from fewbits.cli.screen import screen
+from fewbits.errors import LocalError
+from fewbits.files import write_atomically
+from fewbits.json_text import json_text
+from fewbits.methods import build
+from fewbits.methods.text import MethodText
+from fewbits.report.text import size
+from fewbits.rng import Key
+
+NAMES = ("bandwidth", "latency", "compute", "ranks", "every")
+RANKS, EVERY, LATENCY, COMPUTE = 4, "1,30,100", "0ms", "1s"
+BANDWIDTHS = {"bit": 1.0, "kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
+TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
+NOTES = """
+A rank sends its frame to each of the others, through fb.distributed.OuterStep; an all-reduce is a ring's. Frames are
+those of Gaussian updates; real ones are often shorter. Seconds are those of H steps of {compute:g} s and one exchange:
+twice the latency, the bytes on a line of {line:g} Mbit/s, and encoding and decoding on one core of this machine. In
+percent: the share that computes. How many steps a model can take between two exchanges without harm, only training
+says.
+"""
+
+
+def plan_ranks(
+    given: Mapping[str, Any],
+    methods: Sequence[MethodText],
+    settings: Mapping[str, Mapping[str, str]],
+    make: Callable[[], nn.Module],
+    what: str,
+) -> None:
+    """Print one line for each method; `given`: the command's options."""
+    ranks = RANKS if given["ranks"] is None else given["ranks"]
+    check_whole("ranks", ranks, 2)
+    every = _every(given["every"] or EVERY)
+    line = RankLine(
+        read_unit("bandwidth", given["bandwidth"], BANDWIDTHS), read_unit("latency", given["latency"] or LATENCY, TIMES)
+    )
+    compute = read_unit("compute", given["compute"] or COMPUTE, TIMES)
+    if not compute:
+        raise LocalError("compute must be above 0, the time of one step, such as 1.2s")
+    numel = sum(p.numel() for p in make().parameters())
+    lines, refused = [all_reduce(numel, ranks)], list[str]()
+    for method in methods:
+        try:
+            built = build(method.name, settings[method.label])
+            found = forecast_ranks(make, built, ranks, Key(given["seed"] or 0))
+        except LocalError as error:
+            refused.append(f"{method}: {error}")
+        else:
+            lines.append(RankForecast(**{**asdict(found), "method": str(method)}))
+    _show(f"{what}; {ranks} ranks", lines, refused, line, every, compute)
+    if given["json"] is not None:
+        _write(given["json"], what, ranks, lines, refused, line, every, compute)
+
+
+def read_unit(what: str, text: str, units: Mapping[str, float]) -> float:
+    """A number with a unit; LocalError for anything else.
+
+    >>> read_unit("bandwidth", "100Mbit", BANDWIDTHS), read_unit("latency", "50ms", TIMES)
+    (100000000.0, 0.05)
+    >>> read_unit("latency", "50", TIMES)
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: latency must be a number with one of the units us, ms, s, such as 1us; got '50'
+    """
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None or found[2] not in units:
+        first = next(iter(units))
+        raise LocalError(
+            f"{what} must be a number with one of the units {', '.join(units)}, such as 1{first}; got {text!r}"
+        )
+    return float(found[1]) * units[found[2]]
+
+
+def _every(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise LocalError(f"every must be whole numbers of steps, such as {EVERY}; got {text!r}") from None
+    for number in found:
+        check_whole("every", number, 1)
+    return found
+
+
+def _show(
+    what: str,
+    lines: Sequence[RankForecast],
+    refused: Sequence[str],
+    line: RankLine,
+    every: Sequence[int],
+    compute: float,
+) -> None:
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for i, name in enumerate(("method", "frame", "a rank\nsends", *(f"H = {h}" for h in every), "H for\n90%")):
+        table.add_column(name, justify="right" if i else "left", vertical="bottom", no_wrap=bool(i))
+    for one in lines:
+        cells = [f"{one.seconds(line, h, compute):,.3g} s {100 * one.share(line, h, compute):3.0f}%" for h in every]
+        frame = size(one.frame_bytes) if one.frame_bytes else ""
+        least = f"{one.least_every(line, compute):,}" if one.frame_bytes else ""
+        table.add_row(one.method, frame, size(round(one.sent_bytes)), *cells, least)
+    console = screen()
+    console.print(what, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    notes = " ".join(NOTES.split()).format(compute=compute, line=line.bits_per_second / 1e6)
+    console.print(notes, style="dim", highlight=False)
+    for sentence in refused:
+        console.print(f"not planned: {sentence}", markup=False, style="yellow", soft_wrap=True)
+
+
+def _write(
+    path: Path,
+    what: str,
+    ranks: int,
+    lines: Sequence[RankForecast],
+    refused: Sequence[str],
+    line: RankLine,
+    every: Sequence[int],
+    compute: float,
+) -> None:
+    found = {"model": what, "ranks": ranks, **asdict(line), "compute": compute, "not_planned": list(refused)}
+    found["methods"] = [
+        {
+            **asdict(one),
+            "exchange_seconds": one.exchange_seconds(line),
+            "seconds": {str(h): one.seconds(line, h, compute) for h in every},
+            "share": {str(h): one.share(line, h, compute) for h in every},
+        }
+        for one in lines
+    ]
+    write_atomically(path, (json_text(found, indent=2) + "\n").encode())

@@ -1,0 +1,163 @@
+"""MessageGather: every rank of a torch.distributed group gets the messages of all, of any lengths, in rank order."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fewbits.checks import check_number
+from fewbits.engines.distributed.in_background import in_background
+from fewbits.engines.distributed.torch_errors import line, timed_out
+from fewbits.errors import DesyncError, FewbitsError, LocalError, PeerLostError, WireError
+
+ANNOUNCEMENTS, MESSAGES = range(2)  # tags: messages of one kind stay in order
+MESSAGE, REFUSAL = range(2)  # kinds of message
+LONGEST_REFUSAL = 10_000  # bytes
+STORE_TIME = 2.0  # seconds for the store to answer, after a failure
+LATE_REASON = 0.5  # seconds: a rank reports its reason before it closes its connections
+Announcement = Tensor  # (3,) int64: kind, length in bytes, note
+
+
+class MessageGather:
+    """An all-gather of bytes over a gloo group of its own, beside the group that the program has.
+
+    Every rank sends its message to each of the others, so R ranks send R - 1 times what they have. An announcement of
+    24 bytes precedes a message: kind, length and a note. Notes must be equal at all ranks, or none uses the messages.
+    A rank that cannot make its message sends the reason instead, and all ranks raise it.
+
+    Args:
+        group: the ranks; None: all. Frames are bytes on the CPU, so this makes a gloo group of the same ranks.
+        timeout: seconds to wait for another rank, which may still compute, or be gone without a trace.
+        owner: the word that an error begins with.
+
+    Raises:
+        LocalError: torch.distributed is not initialised, this process is not in the group, or gloo is missing.
+    """
+
+    def __init__(self, group: Any, timeout: float, owner: str) -> None:
+        check_number(f"{owner}: timeout", timeout, "(0, inf)")
+        _check_initialised(owner)
+        if group is not None and dist.get_rank(group) < 0:
+            raise LocalError(f"{owner}: this process (rank {dist.get_rank()}) is not in the group")
+        self._ranks: list[int] = dist.get_process_group_ranks(group)
+        self._timeout, self.rank, self.size = timeout, dist.get_rank(group), len(self._ranks)
+        self._store, self._group = _store(), self._gloo(group, owner)
+
+    def _gloo(self, group: Any, owner: str) -> Any:
+        wait = timedelta(seconds=self._timeout)
+        try:
+            return dist.new_group(
+                self._ranks, wait, backend="gloo", use_local_synchronization=group is not None, group_desc="fewbits"
+            )
+        except (RuntimeError, ValueError) as error:
+            raise PeerLostError(f"{owner}: the ranks cannot reach each other by gloo: {line(error)}") from None
+
+    def __call__(self, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
+        """All messages by rank, this rank's own among them.
+
+        Args:
+            message: of this rank, 0 bytes or more; a bytearray is not copied.
+            note: 63 bits that must be equal at all ranks.
+            most: longest message that is taken from another rank, in bytes.
+
+        Raises:
+            DesyncError: the notes differ. The sentence is the same on all ranks.
+            PeerLostError: a rank was lost, was too late, or sent the reason why it has no message.
+            WireError: a rank announces a longer message.
+        """
+        return self._gather(MESSAGE, message, note, most)
+
+    def refuse(self, reason: str) -> None:
+        """Tell all other ranks, in place of a message, why this one has none."""
+        try:
+            self._gather(REFUSAL, reason.encode()[:LONGEST_REFUSAL], 0, 1 << 62)
+        except FewbitsError:
+            return  # the caller raises its own reason
+
+    def _gather(self, kind: int, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
+        peers = [rank for rank in range(self.size) if rank != self.rank]
+        announced = torch.tensor([kind, len(message), note])
+        heads = self._exchanged(peers, announced, {p: torch.zeros(3, dtype=torch.int64) for p in peers}, ANNOUNCEMENTS)
+        heads[self.rank] = announced
+        for rank in peers:
+            self._check(rank, heads[rank], most)
+        local = _as_tensor(message)
+        into = {rank: torch.empty(int(heads[rank][1]), dtype=torch.uint8) for rank in peers}
+        found = self._exchanged(peers, local, into, MESSAGES)
+        found[self.rank] = local
+        for rank in (rank for rank in range(self.size) if int(heads[rank][0]) == REFUSAL):
+            text = bytes(found[rank].numpy()).decode(errors="replace")
+            raise PeerLostError(f"rank {rank} stopped: {text}")
+        _check_notes([int(heads[rank][2]) for rank in range(self.size)])
+        return [memoryview(found[rank].numpy().data) for rank in range(self.size)]
+
+    def _exchanged(self, peers: list[int], local: Tensor, into: dict[int, Tensor], tag: int) -> dict[int, Tensor]:
+        """Send `local` to all peers while all of `into` arrives; nothing of no bytes travels."""
+        works = [(rank, self._started(dist.irecv, x, rank, tag)) for rank, x in into.items() if len(x)]
+        works += [(rank, self._started(dist.isend, local, rank, tag)) for rank in peers if len(local)]
+        for rank, work in works:
+            try:
+                work.wait()
+            except RuntimeError as error:
+                raise self._lost(rank, error) from None
+        return into
+
+    def _started(self, start: Any, tensor: Tensor, rank: int, tag: int) -> Any:
+        try:
+            return start(tensor, self._ranks[rank], group=self._group, tag=tag)
+        except RuntimeError as error:
+            raise self._lost(rank, error) from None
+
+    def _check(self, rank: int, announced: Announcement, most: int) -> None:
+        kind, length, _ = (int(x) for x in announced)
+        most = LONGEST_REFUSAL if kind == REFUSAL else most
+        if kind not in (MESSAGE, REFUSAL) or not 0 <= length <= most:
+            raise WireError(f"rank {rank} announces {length:,} bytes of kind {kind}; at most {most:,} are taken")
+
+    def _lost(self, rank: int, error: Exception) -> PeerLostError:
+        """The error for a rank that was lost; where another rank has found a cause before, that cause."""
+        reason = f"rank {rank} was lost: {line(error)}"
+        if timed_out(error):
+            reason = f"rank {rank} has sent nothing for {self._timeout:g} s"
+        key = f"fewbits/{self._group.group_name}"
+        try:
+            first = in_background(lambda: self._store.compare_set(key, "", reason).decode(), STORE_TIME)()
+        except (RuntimeError, TimeoutError):  # the store went with rank 0
+            first = reason
+        return PeerLostError(first)
+
+
+def _check_notes(notes: list[int]) -> None:
+    if len(set(notes)) > 1:
+        shown = ", ".join(f"rank {rank} is at {note:08x}" for rank, note in enumerate(notes))
+        raise DesyncError(
+            f"the ranks are not at the same step of the same run, or their parameters differ: {shown}; load the states "
+            "of one step on all ranks"
+        )
+
+
+def _check_initialised(owner: str) -> None:
+    if not dist.is_available():
+        raise LocalError(f"{owner}: this torch was built without torch.distributed")
+    if not dist.is_initialized():
+        raise LocalError(
+            f"{owner}: call torch.distributed.init_process_group() first, in a program that torchrun starts; for one "
+            "process without a network use fb.distributed.Replicas"
+        )
+    if not dist.is_gloo_available():
+        raise LocalError(f"{owner}: this torch has no gloo, and frames travel over a gloo group")
+
+
+def _store() -> Any:
+    """The store in which the ranks met."""
+    return dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] - no public way
+
+
+def _as_tensor(message: bytes | bytearray) -> Tensor:
+    if not message:
+        return torch.zeros(0, dtype=torch.uint8)
+    return torch.frombuffer(message if isinstance(message, bytearray) else bytearray(message), dtype=torch.uint8)

@@ -1,0 +1,173 @@
+"""OuterStep: the replicas of one model on several machines exchange pseudo-gradients every few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewbits.engines.distributed.agreement import agree
+from fewbits.engines.distributed.in_background import in_background
+from fewbits.engines.distributed.message_gather import MessageGather
+from fewbits.errors import FewbitsError
+from fewbits.learn.optimizers import ServerOptimizer
+from fewbits.links import Ledger
+from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Replica, Streaming, Terms
+from fewbits.rng import Key
+
+START = "values at the start"
+
+
+class OuterStep:
+    """Outer steps among the ranks of torch.distributed, each with the whole model: DiLoCo over any codec.
+
+    Each rank trains its own replica. At every `every`-th call of `step` all ranks send start - now through the codec
+    as a frame to each of the others. All decode all frames, in the order of ranks, and take the same outer step:
+    ``u = mean_r decode(start - now_r)``, ``theta = optimizer(theta, u)``. Then every replica has the same bits.
+
+    Parameters and float buffers travel as float32, whatever their type; buffers losslessly, and their mean is taken.
+    Saved buffers of integers become rank 0's. Frozen parameters must be equal. The inner optimizer is yours and stays
+    as it is. Each R - 1 frames that a rank sends are counted in `ledger`; 24 bytes before each of them are not, nor
+    is the start.
+
+    At the start all ranks compare model, method, `every`, optimizer, key and version. Where their values differ,
+    rank 0's are sent to all. Only the uplink of a method is used: there is no server, and no bound on norms.
+
+    Args:
+        model: any module. It may be on a GPU; frames are made on the CPU.
+        method: as text (`"topk@fraction=0.01"`), a Method, or a codec; by default float32 as it is.
+        every: inner steps between two exchanges of the same tensors, H.
+        optimizer: the outer step; None: the method's own, which for most is the plain mean of FedAvg; or for a codec
+            that of DiLoCo, ServerSGD(lr=0.7, momentum=0.9, nesterov=True).
+        group: the ranks, of any backend; None: all. Frames travel over a gloo group of the same ranks.
+        key: all random numbers are drawn from it.
+        timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
+        streaming: parts of the model that travel in turn, each every `every` steps, while training goes on. With
+            several parts the replicas are equal only in the one that travelled last; see `values`.
+
+    Raises:
+        LocalError: torch.distributed is not initialised, or an argument does not fit.
+        DesyncError: the ranks differ; the sentence is the same on all of them and has both values.
+        PeerLostError: a rank has ended, is too late, or has an error of its own.
+
+    Example:
+
+        outer = fb.distributed.OuterStep(model, fb.chain(fb.Quantize(bits=4), fb.Rans()), every=30)
+        for batch in data:
+            loss(model, batch).backward()
+            inner.step()
+            inner.zero_grad()
+            outer.step()
+
+    References:
+        Douillard et al., DiLoCo: Distributed Low-Communication Training of Language Models, 2023; fragments: Douillard
+        et al., Streaming DiLoCo with overlapping communication, 2025.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: AnyMethod = DENSE,
+        every: int = 30,
+        optimizer: ServerOptimizer | None = None,
+        group: Any = None,
+        key: Key = Key(0),
+        timeout: float = 1800.0,
+        streaming: Streaming = AT_ONCE,
+    ) -> None:
+        self._gather = MessageGather(group, timeout, "OuterStep")
+
+        def replica() -> Replica:
+            terms = Terms.of(method, optimizer, every, streaming, key)
+            return Replica(model, terms, self._gather.rank, self._gather.size)
+
+        self._replica: Replica = self._made(replica)
+        self._messages: Callable[[], list[memoryview]] = list
+        self._agree()
+
+    def _made(self, make: Callable[[], Any]) -> Any:
+        """make(), or an error on all ranks, each with the sentence of the one that failed."""
+        try:
+            return make()
+        except FewbitsError as error:
+            self._gather.refuse(str(error))
+            raise
+
+    def _agree(self) -> None:
+        replica = self._replica
+        found = agree(self._gather, replica.facts(), {START: replica.start_digest()})
+        if len({facts.get(START) for facts in found}) > 1:
+            snapshot = replica.snapshot() if self._gather.rank == 0 else b""
+            replica.restart(self._gather(snapshot, 0, replica.most_bytes)[0])
+
+    def step(self) -> bool:
+        """Count an inner step; True when an outer step was taken after it.
+
+        Raises:
+            DesyncError: the ranks are at different steps, or their parameters differ.
+            PeerLostError: a rank was lost; the text names it where it is known. Start again from a checkpoint.
+            LocalError: this rank's values are not finite. All ranks stop.
+        """
+        replica = self._replica
+        turn = replica.advance()
+        if turn.send is not None:
+            self._messages = self._sent(turn.send)
+        if turn.land is None:
+            return False
+        try:
+            messages = self._messages()
+            replica.outer[turn.land].apply(replica.frames(turn.land, messages))
+        except FewbitsError:
+            replica.rollback(turn.land)
+            raise
+        replica.settle(turn.land, messages)
+        return True
+
+    def _sent(self, fragment: int) -> Callable[[], list[memoryview]]:
+        """Send this rank's message; what waits for those of all ranks."""
+        replica = self._replica
+        message = self._made(lambda: replica.message(fragment))
+        gather = partial(self._gather, message, replica.note, replica.most_bytes)
+        return in_background(gather) if replica.terms.streaming.delay else gather
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, the same at all ranks, by name: what to evaluate with `streaming`."""
+        return self._replica.values()
+
+    @property
+    def steps(self) -> int:
+        """Inner steps so far."""
+        return self._replica.steps
+
+    @property
+    def ledger(self) -> Ledger:
+        """Every frame that this rank sent ("up", once for each receiver) and received ("down"), by outer step."""
+        return self._replica.ledger
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the frames that this rank sent, each as often as it has receivers."""
+        return self.ledger.frame_bytes["up"]
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of the frames that this rank received."""
+        return self.ledger.frame_bytes["down"]
+
+    def state_dict(self) -> dict[str, object]:
+        """This rank's state for a checkpoint: theta, moments and the ends of links, error feedback among them.
+
+        It holds tensors, texts and numbers, so `torch.load(weights_only=True)` reads it. Every rank has a state of its
+        own. Save the model and the inner optimizer beside it.
+        """
+        return self._replica.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from this rank's `state_dict`, on all ranks; the same steps then give the same bits.
+
+        Raises:
+            LocalError: the state is of another rank, model or method; the text has both values. Nothing has changed.
+        """
+        self._replica.load_state_dict(state)

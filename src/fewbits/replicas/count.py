@@ -1,0 +1,26 @@
+"""Count the messages of one exchange among all ranks in a rank's ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fewbits.links import Entry, Ledger
+from fewbits.links.ledger import stages
+from fewbits.wire import Section
+from fewbits.wire.frame import HEADER_BYTES
+
+
+def count_messages(ledger: Ledger, round: int, rank: int, lengths: Sequence[int], sections: Sequence[Section]) -> None:
+    """Add what this rank sent, "up" once for each receiver, and what it received, "down".
+
+    Args:
+        ledger: of this rank.
+        round: number of the exchange, from 1.
+        rank: this rank.
+        lengths: of the messages of all ranks, in bytes.
+        sections: of this rank's frame.
+    """
+    found = stages(sections)
+    for peer in (peer for peer in range(len(lengths)) if peer != rank):
+        ledger.add(Entry(round, peer, "up", lengths[rank], lengths[rank] - HEADER_BYTES, found))
+        ledger.add(Entry(round, peer, "down", lengths[peer], lengths[peer] - HEADER_BYTES))

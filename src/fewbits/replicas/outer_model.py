@@ -1,0 +1,85 @@
+"""OuterModel: the values that all replicas began their inner steps with, and the outer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewbits.codecs.flat_view import flat_view
+from fewbits.errors import WireError
+from fewbits.learn.one_thread import one_thread
+from fewbits.learn.optimizers import Moments
+from fewbits.learn.shared_values import with_buffers
+from fewbits.links.finite import all_finite
+from fewbits.replicas.mean_link import MeanLink
+from fewbits.replicas.tensors import ReplicaTensors, digest_of
+from fewbits.replicas.terms import Terms
+from fewbits.rng import Key
+
+Frames = Sequence[bytes | memoryview]
+
+
+class OuterState(NamedTuple):
+    """What moves at an outer step, besides the links."""
+
+    theta: Tensor  # (numel,) parameters, then buffers
+    moments: Moments  # of the outer optimizer
+    rounds: int  # outer steps so far
+
+
+class OuterModel:
+    """A fragment of the model, the same at all replicas: theta, the outer optimiser's moments and the links.
+
+    ``theta, m = optimizer(theta, mean of start - end, m)`` for parameters; buffers move to their mean. The same frames
+    give the same bits: all is computed on the CPU, with one thread.
+
+    Args:
+        tensors: of one replica.
+        names: what belongs to the fragment.
+        number: of the fragment, from 0.
+        terms: codec, optimizer and key.
+        size: how many ranks there are.
+    """
+
+    def __init__(self, tensors: ReplicaTensors, names: tuple[str, ...], number: int, terms: Terms, size: int) -> None:
+        self.names, self.spec = names, tensors.spec(names)
+        self.codec = with_buffers(terms.codec, self.spec)
+        self.link = MeanLink(self.codec, self.spec, size)
+        self._trained = sum(tensors.parameters[name].numel() for name in names if name in tensors.parameters)
+        self._optimizer, self._key = terms.optimizer, terms.key.fold("outer", number)
+        moments = tuple(m.to(tensors.dtype) for m in terms.optimizer.init(self._trained))
+        self.start(OuterState(tensors.read(names), moments, 0))
+
+    def start(self, state: OuterState) -> None:
+        """Go on from this state."""
+        self.state, self.digest = state, digest_of(state.theta)
+
+    @property
+    def common(self) -> Key:
+        """The common randomness of the next frames."""
+        return self._key.fold(self.state.rounds)
+
+    def apply(self, frames: Frames) -> None:
+        """Take the outer step that one frame of each rank, in the order of ranks, makes.
+
+        Raises:
+            WireError: as for `MeanLink.mean`, or the step would leave the range of floats. Nothing has changed.
+        """
+        with one_thread():
+            theta, moments = self._stepped(self.link.mean(frames, self.common))
+        if not all_finite(theta) or not all(all_finite(m) for m in moments):
+            raise WireError(f"outer step {self.state.rounds + 1} would leave the range of {theta.dtype}")
+        self.link.commit()
+        self.start(OuterState(theta, moments, self.state.rounds + 1))
+
+    def _stepped(self, mean: dict[str, Tensor]) -> tuple[Tensor, Moments]:
+        laid, before, n = flat_view(mean.values()), self.state, self._trained
+        update = torch.cat([x.reshape(-1) for x in mean.values()]) if laid is None else laid
+        update = update.to(before.theta.dtype)
+        theta, moments = self._optimizer.step(before.theta[:n], update[:n], before.moments)
+        if n == len(update):
+            return theta, moments
+        return torch.cat([theta, before.theta[n:] - update[n:]]), moments

@@ -1,0 +1,30 @@
+"""The state of a fragment as tensors, texts and numbers, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fewbits.errors import LocalError
+from fewbits.links import Sender
+from fewbits.replicas.mean_link import MeanLink
+from fewbits.replicas.outer_model import OuterModel, OuterState
+from fewbits.replicas.state_parts import OWNER, count, ends_of, read_ends, read_like, taken
+
+
+def write(part: OuterModel, sender: Sender) -> dict[str, object]:
+    """The state of a fragment at one replica."""
+    theta, moments, rounds = part.state
+    values = {"theta": theta.clone(), "moments": [m.clone() for m in moments], "rounds": rounds}
+    return values | ends_of(sender, part.link)
+
+
+def read(state: object, part: OuterModel, sender: Sender) -> tuple[OuterState, Sender, MeanLink]:
+    """The state that `write` gave, in new objects; LocalError when it does not fit."""
+    if not isinstance(state, Mapping):
+        raise LocalError(f"{OWNER}: a fragment is a dict; got {type(state).__name__}")
+    moments, now = taken(state, "moments", list), part.state
+    if len(moments) != len(now.moments):
+        raise LocalError(f"{OWNER}: the optimizer has {len(now.moments)} moments; the state has {len(moments)}")
+    read = tuple(read_like(x, like) for x, like in zip(moments, now.moments, strict=True))
+    theta = read_like(state.get("theta"), now.theta)
+    return OuterState(theta, read, count(state, "rounds")), *read_ends(state, sender, part.link)

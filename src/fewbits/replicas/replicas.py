@@ -1,0 +1,106 @@
+"""Replicas: one process plays all ranks; the frames and the model are those that as many processes make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fewbits.checks import check_whole
+from fewbits.errors import LocalError
+from fewbits.learn.optimizers import ServerOptimizer
+from fewbits.links import Ledger
+from fewbits.replicas.replica import Replica, check_equal_models
+from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms
+from fewbits.rng import Key
+
+
+class Replicas:
+    """R models in one process that take outer steps together: `OuterStep` without a network.
+
+    Train every model by as many inner steps as you like to count as one, then call `step`. What is encoded, what is
+    decoded and what is counted is the same as among R processes, bit for bit. All models share one copy of theta.
+
+    Args:
+        models: one module for each rank, all of the same shapes. They begin with the values of the first.
+        method: as for `OuterStep`; so are all that follow.
+        every: inner steps between two exchanges of the same tensors.
+        optimizer: the outer step.
+        key: all random numbers are drawn from it.
+        streaming: parts of the model that travel in turn, and how long they travel.
+
+    Raises:
+        LocalError: the models differ in their shapes, or an argument does not fit.
+
+    Example:
+        >>> import torch, fewbits as fb
+        >>> models = [torch.nn.Linear(3, 2) for _ in range(4)]
+        >>> replicas = Replicas(models, "topk@fraction=0.5", every=2, optimizer=fb.ServerSGD())
+        >>> for _ in range(2):
+        ...     for rank, model in enumerate(models):
+        ...         _ = model.weight.data.add_(rank)    # in place of training
+        ...     exchanged = replicas.step()
+        >>> exchanged, all(torch.equal(model.weight, models[0].weight) for model in models)
+        (True, True)
+        >>> replicas.sent_bytes[0] == 3 * len(replicas.messages[0])
+        True
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        method: AnyMethod = DENSE,
+        every: int = 30,
+        optimizer: ServerOptimizer | None = None,
+        key: Key = Key(0),
+        streaming: Streaming = AT_ONCE,
+    ) -> None:
+        models = list(models)
+        check_whole("Replicas: the number of models", len(models), 1)
+        if len({id(model) for model in models}) < len(models):
+            raise LocalError("Replicas: every rank needs a model of its own; copy.deepcopy makes one")
+        terms = Terms.of(method, optimizer, every, streaming, key)
+        first = Replica(models[0], terms, 0, len(models))
+        others = [Replica(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
+        self._replicas = [first, *others]
+        for replica in others:
+            check_equal_models(first.tensors, replica.tensors, replica.rank)
+            replica.restart(first.snapshot())
+        self.messages: list[bytearray] = []
+
+    def step(self) -> bool:
+        """Count an inner step of all ranks; True when an outer step was taken after it."""
+        (turn,) = {replica.advance() for replica in self._replicas}
+        if turn.send is not None:
+            self.messages = [replica.message(turn.send) for replica in self._replicas]
+        if turn.land is None:
+            return False
+        self._replicas[0].outer[turn.land].apply(self._replicas[0].frames(turn.land, self.messages))
+        for replica in self._replicas:
+            replica.settle(turn.land, self.messages)
+        return True
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, by their names in the module."""
+        return self._replicas[0].values()
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """What each rank sent and received."""
+        return [replica.ledger for replica in self._replicas]
+
+    @property
+    def sent_bytes(self) -> list[int]:
+        """Bytes that each rank sent: the length of a message for each of its receivers."""
+        return [replica.ledger.frame_bytes["up"] for replica in self._replicas]
+
+    def state_dicts(self) -> list[dict[str, object]]:
+        """The states of all ranks, each as `OuterStep.state_dict` gives it."""
+        return [replica.state_dict() for replica in self._replicas]
+
+    def load_state_dicts(self, states: Sequence[dict[str, object]]) -> None:
+        """Go on from what `state_dicts` gave; the models are loaded by their owner."""
+        if len(states) != len(self._replicas):
+            raise LocalError(f"Replicas: {len(self._replicas)} ranks need as many states; got {len(states)}")
+        for replica, state in zip(self._replicas, states, strict=True):
+            replica.load_state_dict(state)

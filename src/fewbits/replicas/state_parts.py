@@ -1,0 +1,96 @@
+"""Parts of a state that replicas and hooks write and read: texts, numbers, ends of links, a ledger's sums."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewbits.errors import LocalError, WireError
+from fewbits.links import Ledger, Sender
+from fewbits.links.ledger import DIRECTIONS
+from fewbits.replicas.mean_link import MeanLink
+
+OWNER = "load_state_dict"
+SUMS = ("frame_bytes", "payload_bytes", "messages")  # of a ledger
+SHOWN = 200  # characters of a text in a message
+
+
+def taken(state: object, name: str, kind: type) -> Any:
+    """An entry that is a dict or a list; LocalError for anything else."""
+    value = state.get(name) if isinstance(state, Mapping) else None
+    if not isinstance(value, Mapping if kind is dict else Sequence) or isinstance(value, str | bytes):
+        raise LocalError(f"{OWNER}: expected what state_dict() gave; its {name!r} is of type {type(value).__name__}")
+    return value
+
+
+def count(state: object, name: str) -> int:
+    """An entry that is a whole number; LocalError for anything else."""
+    value = state.get(name) if isinstance(state, Mapping) else None
+    if type(value) is not int or value < 0:
+        raise LocalError(f"{OWNER}: {name!r} must be a whole number, 0 or more; got {value!r}")
+    return value
+
+
+def check_same(state: Mapping[str, object], facts: Mapping[str, str], numbers: Mapping[str, int]) -> None:
+    """LocalError with both values when the state is of other facts or numbers."""
+    found = taken(state, "facts", dict)
+    for name, value in facts.items():
+        if found.get(name) != value:
+            theirs = str(found.get(name))
+            raise LocalError(f"{OWNER}: the {name} is {value[:SHOWN]}; that of the state is {theirs[:SHOWN]}")
+    for name, number in numbers.items():
+        if state.get(name) != number:
+            raise LocalError(f"{OWNER}: the {name} is {number}; that of the state is {state.get(name)}")
+
+
+def sums_of(ledger: Ledger) -> dict[str, dict[str, int]]:
+    """What a ledger has counted."""
+    return {name: dict(getattr(ledger, name)) for name in SUMS}
+
+
+def read_sums(state: Mapping[str, object]) -> Ledger:
+    """A ledger that goes on from what `sums_of` gave under "sums"."""
+    found, sums = Ledger(), taken(state, "sums", dict)
+    for name in SUMS:
+        setattr(found, name, {way: count(taken(sums, name, dict), way) for way in DIRECTIONS})
+    return found
+
+
+def ends_of(sender: Sender, link: MeanLink) -> dict[str, object]:
+    """This rank's end of its link and the receiving ends of all links, as uint8 tensors."""
+    return {"sender": _tensor(sender.dump()), "receivers": [_tensor(data) for data in link.dump()]}
+
+
+def read_ends(state: Mapping[str, object], sender: Sender, link: MeanLink) -> tuple[Sender, MeanLink]:
+    """New ends from what `ends_of` gave; the given ones stay as they are."""
+    sender, link = copy.copy(sender), copy.copy(link)
+    try:
+        sender.load(_bytes(state.get("sender")))
+        link.load([_bytes(x) for x in taken(state, "receivers", list)])
+    except WireError as error:
+        raise LocalError(f"{OWNER}: {error}") from None
+    return sender, link
+
+
+def read_like(x: object, like: Tensor) -> Tensor:
+    """A copy of a tensor of that shape and type, on the CPU; LocalError when it is none, or is not finite."""
+    if not isinstance(x, Tensor) or x.shape != like.shape or x.dtype != like.dtype:
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise LocalError(f"{OWNER}: expected {like.dtype} of shape {tuple(like.shape)}; got {got}")
+    if not bool(torch.isfinite(x).all()):
+        raise LocalError(f"{OWNER}: the state has values that are not finite")
+    return x.detach().cpu().clone()
+
+
+def _bytes(x: object) -> bytes:
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 1:
+        raise LocalError(f"{OWNER}: the ends of links are vectors of uint8; got {type(x).__name__}")
+    return x.cpu().contiguous().numpy().tobytes()
+
+
+def _tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

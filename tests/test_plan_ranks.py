@@ -1,0 +1,87 @@
+"""`fewbits plan --bandwidth`: frames have the lengths that OuterStep sends, and seconds are arithmetic on them."""
+
+import json
+import math
+
+import pytest
+from torch import nn
+from typer.testing import CliRunner
+
+from fewbits.analysis.forecast.ranks import ALL_REDUCE, RankForecast, RankLine, all_reduce, forecast_ranks
+from fewbits.cli.app import app
+from fewbits.distributed import Replicas
+
+SLOW = RankLine(8e6, 0.05)  # 1 MB a second
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Linear(30, 40), nn.BatchNorm1d(40), nn.Linear(40, 5))
+
+
+@pytest.mark.parametrize("method", ["dense", "fedpaq@bits=4", "signsgd"])
+def test_a_frame_is_as_long_as_the_one_that_replicas_send(method):
+    models = [build() for _ in range(4)]
+    replicas = Replicas(models, method, every=1)
+    for model in models:
+        for p in model.parameters():
+            p.data.add_(0.01)
+    replicas.step()
+    found = forecast_ranks(build, method, 4)
+    assert found.frame_bytes == len(replicas.messages[0])
+    assert found.sent_bytes == replicas.sent_bytes[0]
+    assert found.codec_seconds > 0
+
+
+def test_seconds_are_computing_latency_bytes_and_codec():
+    one = RankForecast("topk", 250_000, 1_000_000, 2, codec_seconds=0.4)
+    assert one.exchange_seconds(SLOW) == pytest.approx(2 * 0.05 + 1.0 + 0.4)
+    assert one.seconds(SLOW, 30, 0.1) == pytest.approx(3.0 + 1.5)
+    assert one.share(SLOW, 30, 0.1) == pytest.approx(3.0 / 4.5)
+    least = one.least_every(SLOW, 0.1)
+    assert one.share(SLOW, least, 0.1) >= 0.9 > one.share(SLOW, least - 1, 0.1)
+
+
+def test_an_all_reduce_follows_every_step():
+    ring = all_reduce(1_000_000, 4)
+    assert (ring.method, ring.sent_bytes, ring.messages) == (ALL_REDUCE, 6e6, 6)
+    assert ring.share(SLOW, 30, 1.0) == pytest.approx(ring.share(SLOW, 1, 1.0)) == pytest.approx(1 / 7.3)
+
+
+def run(*words: str):
+    return CliRunner().invoke(app, ["plan", *words], env={"COLUMNS": "120", "NO_COLOR": "1"})
+
+
+def test_the_command_prints_a_line_for_each_method_and_writes_all_figures(tmp_path):
+    file = tmp_path / "plan.json"
+    words = ["--params", "10000", "--bandwidth", "1Mbit", "--latency", "10ms", "--compute", "500ms", "--every", "1,20"]
+    result = run(*words, "--method", "dense,signsgd,intrinsic", "--ranks", "3", "--json", str(file))
+    assert result.exit_code == 0, result.output
+    assert "10,000 parameters; 3 ranks" in result.output and "H = 20" in result.output
+    assert "not planned: intrinsic: OuterStep: method 'intrinsic' needs a server" in result.output
+    found = json.loads(file.read_text())
+    ring, dense, signs = found["methods"]
+    assert (found["bits_per_second"], found["latency"], found["compute"]) == (1e6, 0.01, 0.5)
+    assert dense["frame_bytes"] == 16 + 4 * 10_000 and dense["sent_bytes"] == 2 * dense["frame_bytes"]
+    assert math.isclose(dense["seconds"]["20"], 10 + dense["exchange_seconds"])
+    assert math.isclose(ring["seconds"]["20"], 20 * ring["seconds"]["1"])
+    assert signs["share"]["20"] > dense["share"]["20"] > dense["share"]["1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--latency", "5ms"], "--latency is for ranks of torch.distributed; give --bandwidth"),
+        (["--bandwidth", "1Mbit", "--clients", "3"], "--clients is for clients; give one"),
+        (["--bandwidth", "1Mbit", "--uplink-mbps", "3"], "--uplink-mbps is for clients; give one"),
+        (["--bandwidth", "100"], "bandwidth must be a number with one of the units bit, kbit, Mbit, Gbit"),
+        (["--bandwidth", "0Mbit"], "a bandwidth above 0"),
+        (["--bandwidth", "1Mbit", "--compute", "0s"], "compute must be above 0"),
+        (["--bandwidth", "1Mbit", "--every", "1,x"], "every must be whole numbers of steps"),
+        (["--bandwidth", "1Mbit", "--every", "0"], "every must be a whole number, 1 or more; got 0"),
+        (["--bandwidth", "1Mbit", "--ranks", "1"], "ranks must be a whole number, 2 or more; got 1"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_a_sentence(words, sentence):
+    result = run("--params", "1000", *words)
+    assert result.exit_code != 0
+    assert sentence in " ".join(result.output.split())
