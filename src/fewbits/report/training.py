@@ -130,9 +130,14 @@ def faults(runs: Sequence[tuple[str, int, Sequence[str]]]) -> str:
 def _subtitle(config: Mapping[str, object]) -> str:
     sampled = config.get("per_round") or "all"
     return (
-        f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients ({config.get('split')}), "
+        f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients{_split(config)}, "
         f"{sampled} of them {_length(config)}" + left_out(config)
     )
+
+
+def _split(config: Mapping[str, object]) -> str:
+    """How the data are split; nothing where the user's function did it."""
+    return f" ({config['split']})" if config.get("split") else ""
 
 
 def _length(config: Mapping[str, object]) -> str:
