@@ -73,6 +73,7 @@ OWN = "--model own_task_of_a_user:model --data own_task_of_a_user:pairs"
 def folder(tmp_path, monkeypatch):
     """A directory of the user's with the module, in which the command is given."""
     (tmp_path / "own_task_of_a_user.py").write_text(TASK)
+    (tmp_path / "ends_of_a_user.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "own_task_of_a_user", raising=False)
@@ -157,7 +158,8 @@ MISTAKES = [
     (f"--data {PRE}pairs --clients 4", "--clients has no meaning with --data"),
     (f"--data {PRE}pairs --model mlp", "model mlp is built for the shape of a listed data set"),
     (f"--loss {PRE}WORDS", "--loss own_task_of_a_user:WORDS: it must be a function of (output, y); got str"),
-    (f"--metric {PRE}words", "metric"),
+    (f"--metric {PRE}words", "metric words"),
+    ("--model ends_of_a_user:model", "importing ends_of_a_user fails: SystemExit: 3"),
     ("--optimizer adamv@lr=1", "unknown optimizer 'adamv'; did you mean 'adam"),
     ("--optimizer adam@rate=1", "--optimizer adam@rate=1: unknown option 'rate'"),
     ("--optimizer adam@lr=fast", "--optimizer adam@lr=fast: it fails: "),

@@ -37,7 +37,7 @@ def test_runs_of_calls_and_of_commands_stand_in_one_table(folder):
     call("train --method dense --clients 3 --rounds 1 --steps 1 --out dense")
     call("compare --methods dense,lbgm --seeds 0,1 --clients 3 --rounds 1 --steps 1 --out several")
     call("report call dense several --out page --csv runs.csv")
-    lines = list(csv.DictReader((folder / "runs.csv").open()))
+    lines = list(csv.DictReader((folder / "runs.csv").read_text().splitlines()))
     assert [line["folder"] for line in lines] == [
         "call",
         "dense",

@@ -14,6 +14,7 @@ from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.prepared import Found, counted, load_data, prepare
 from fewbits.cli.screen import screen
 from fewbits.engines.common.same_run import check_longer
+from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
@@ -23,7 +24,7 @@ from fewbits.training.rehearsal import ROUNDS
 
 C = TypeVar("C", bound=Comparison)
 R = TypeVar("R", bound=RunConfig)
-TASK = (*o.DATA, *o.OWN, *o.TRAINING)
+TASK = (*o.DATA, *o.USERS, *o.TRAINING)
 TRAIN = ("method", "rehearsal", "settings", *TASK, "seed", *o.PLAYING, "log", *o.FOLDER)
 COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *TASK, *o.PLAYING, "log", *o.FOLDER)
 
@@ -107,7 +108,8 @@ def compare(given: o.Given) -> None:
         log = observers(given["log"] or (), folder)
         check_free(folder, given["force"])
         data = load_data(comparison.base)
-        comparison = replace(comparison, base=counted(comparison.base, data))
+        if isinstance(data, Task):
+            comparison = replace(comparison, base=counted(comparison.base, data))
         compared = play.Compared(comparison, data)
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"], comparison)

@@ -129,7 +129,7 @@ class RunConfig:
         return replaced({"data": self.data, "optimizer": self.optimizer})
 
     @property
-    def is_own(self) -> bool:
+    def has_users_code(self) -> bool:
         """Whether code of the user's takes part."""
         return (
             is_named_object(self.data) or is_named_object(self.model) or any((self.loss, self.metric, self.optimizer))
@@ -219,8 +219,8 @@ def replaced(found: Mapping[str, Any]) -> dict[str, str]:
     >>> replaced({"data": "task:clients"})["split"]
     'data'
     """
-    own = {"data": is_named_object(found.get("data")), "optimizer": found.get("optimizer") is not None}
-    return {name: by for by, names in REPLACED.items() if own[by] for name in names}
+    given = {"data": is_named_object(found.get("data")), "optimizer": found.get("optimizer") is not None}
+    return {name: by for by, names in REPLACED.items() if given[by] for name in names}
 
 
 def read_json(path: Path) -> object:

@@ -60,9 +60,7 @@ def claim(folder: Path, force: bool, run: Run) -> None:
         if folder.exists():
             wipe(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        run.write(folder)
-        if run.command != "gossip":
-            run_file.write_run_file(run, folder)
+        run_file.write_settings(run, folder)
         take_up(folder, run)
 
 

@@ -41,7 +41,7 @@ def found_runs(folders: Sequence[Path]) -> list[FoundRun]:
         if not places:
             raise LocalError(f"{folder} holds no run: there is no {METRICS} in it, or in a folder of it")
         found |= {place.resolve(): _read(place) for place in places if place.resolve() not in found}
-    return _named(_apart(_held_against_dense(list(found.values()))))
+    return _named(_apart(_with_times_fewer(list(found.values()))))
 
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
@@ -78,7 +78,7 @@ def _read(folder: Path) -> FoundRun:
     )
 
 
-def _held_against_dense(runs: Sequence[FoundRun]) -> list[FoundRun]:
+def _with_times_fewer(runs: Sequence[FoundRun]) -> list[FoundRun]:
     """With `times_fewer`, where the dense run of the same task is there."""
     found = []
     for task in dict.fromkeys(run.task for run in runs):

@@ -78,7 +78,7 @@ def made(option: str, text: str, function: Callable[[], Any]) -> Any:
         return function()
     except FewbitsError as error:
         raise LocalError(f"{option} {text}: {error}") from error
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise LocalError(f"{option} {text}: it fails: {type(error).__name__}: {words(error)}") from error
 
 
@@ -105,7 +105,7 @@ def _module(option: str, text: str, name: str) -> ModuleType:
     importlib.invalidate_caches()  # the file may be younger than the last look
     try:
         return importlib.import_module(name)
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything, and end the program
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise LocalError(
                 f"{option} {text}: there is no module {error.name!r} in {here}, and none is installed"

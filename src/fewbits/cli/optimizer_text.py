@@ -9,17 +9,18 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from fewbits.choices import unknown
-from fewbits.cli.named_object import is_named_object, named_function
+from fewbits.cli.named_object import is_named_object, made, named_function
 from fewbits.errors import LocalError
 from fewbits.methods.text import read
 
-LISTED = {
+LISTED = {  # LBFGS calls the loss by itself, several times in a step
     name.lower(): found
     for name, found in vars(torch.optim).items()
-    if isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer
+    if isinstance(found, type) and issubclass(found, Optimizer) and name not in ("Optimizer", "LBFGS")
 }
 
 
@@ -30,7 +31,7 @@ def optimizer(text: str) -> Callable[..., Optimizer]:
         text: NAME@OPTION=VALUE,... with a class of torch.optim, whatever the case of its letters; or module:name.
 
     Raises:
-        LocalError: there is no such optimizer or function, or the optimizer has no such option.
+        LocalError: there is no such optimizer or function, or the optimizer has no such option or value.
 
     >>> optimizer("adamw@lr=0.01").keywords
     {'lr': 0.01}
@@ -45,7 +46,9 @@ def optimizer(text: str) -> Callable[..., Optimizer]:
     for option in found.settings:
         if option not in known:
             raise LocalError(f"--optimizer {text}: {unknown('option', option, known)}")
-    return partial(kind, **{name: _value(value) for name, value in found.settings.items()})
+    make = partial(kind, **{name: _value(value) for name, value in found.settings.items()})
+    made("--optimizer", text, lambda: make([nn.Parameter(torch.zeros(1, 1))]))  # says what is wrong with a value
+    return make
 
 
 def _value(text: str) -> Any:

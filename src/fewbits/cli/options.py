@@ -96,7 +96,7 @@ OF_SEVERAL = Option(  # `settings` of a command that takes several methods
 )
 REHEARSAL = Option("Rounds of the first rehearsal of each candidate. Default: 8.", None, int, (), "N")
 DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds", "budget")
-OWN = ("loss", "metric", "optimizer")  # functions of the user's, beside data and model
+USERS = ("loss", "metric", "optimizer")  # functions of the user's, beside data and model
 TRAINING = ("lr", "falling", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
 PLAYING = ("processes", "device", "evaluate_every", "checkpoint_every", "keep_frames")
 FOLDER = ("out", "resume", "force")

@@ -17,7 +17,7 @@ from fewbits.cli.folder import again
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import Found, InitialModels, PreparedRun, personal_notes, prepare, split_notes
-from fewbits.cli.run_file import write_run_file
+from fewbits.cli.run_file import write_settings
 from fewbits.ctrl_c import EXIT_CODE
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
@@ -53,8 +53,7 @@ def play(
     folder.mkdir(parents=True, exist_ok=True)
     _lock = RunLock.of(folder)  # before anything in it changes
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
-    config.write(folder)
-    write_run_file(config, folder)
+    write_settings(config, folder)
     federation = run.federation(folder)
     if federation.reports:
         row.show(federation.reports[-1])
@@ -99,8 +98,8 @@ def print_notes(notes: Sequence[str], console: Console) -> None:
 
 
 def noted(config: Mapping[str, object], notes: Sequence[str]) -> dict[str, object]:
-    """The configuration as a page shows it, with what the split leaves out."""
-    return {**config, "split_notes": list(notes)} if notes else dict(config)
+    """The configuration as a page shows it, with what is to be known of the runs."""
+    return {**config, "notes": list(notes)} if notes else dict(config)
 
 
 def _print_estimate(run: PreparedRun, console: Console) -> None:
@@ -182,7 +181,7 @@ def play_all(
 ) -> list[Done]:
     """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit."""
     _lock = RunLock.of(folder)
-    comparison.write(folder)
+    write_settings(comparison, folder)
     records: list[Done] = []
     with Interrupt() as interrupt, Live(console) as live:
         for name, config in comparison.runs().items():

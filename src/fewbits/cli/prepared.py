@@ -13,7 +13,7 @@ from fewbits import data, models
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
 from fewbits.cli.named_object import is_named_object, named_model
-from fewbits.cli.own_task import own_task
+from fewbits.cli.users_task import users_task
 from fewbits.data import Data
 from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
@@ -30,7 +30,7 @@ Found = Data | Task  # a listed data set, or a task of the user's with its data
 def load_data(config: RunConfig) -> Found:
     """The data set of the run, or the task that the user's function gives."""
     if is_named_object(config.data):
-        return own_task(config, named_model(config.model, Key(config.seed).fold("model")))
+        return users_task(config)
     return data.load(config.data, config.data_dir)
 
 
@@ -105,7 +105,7 @@ class PreparedRun:
 
     def check(self) -> None:
         """LocalError when the user's code fails on a batch, or one round is above the run's budget, by its forecast."""
-        if self.config.is_own:
+        if self.config.has_users_code:
             check_arguments(self.task, self.method, self.config.schedule(), self.key)
         check_affordable(self.config.schedule(), self.task, self.method, self.key)
 

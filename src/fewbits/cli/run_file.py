@@ -88,8 +88,14 @@ def read_run_file(path: Path, train: Sequence[str], compare: Sequence[str]) -> R
     return RunFile(path, given, varied)
 
 
-def write_run_file(run: RunConfig | Comparison, folder: Path) -> None:
-    """Leave the file that makes the run, or the comparison, again."""
+def write_settings(run: RunConfig | Comparison, folder: Path) -> None:
+    """Leave the settings of a run or a comparison; with a server also as the file that makes it again."""
+    run.write(folder)
+    if run.command != "gossip":
+        _write_run_file(run, folder)
+
+
+def _write_run_file(run: RunConfig | Comparison, folder: Path) -> None:
     config = run if isinstance(run, RunConfig) else run.base
     found = {_key(name): value for name, value in config.meant().items() if value is not None and name not in VARIED}
     if config.steps is not None:

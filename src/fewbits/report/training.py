@@ -147,10 +147,10 @@ def _length(config: Mapping[str, object]) -> str:
 
 
 def left_out(config: Mapping[str, object]) -> str:
-    """What the split leaves out, to stand behind the line below a title.
+    """What is to be known of the runs, such as what the split leaves out, to stand behind the line below a title.
 
-    >>> left_out({"split_notes": ["split natural leaves out 2 of 6 examples"]}), left_out({})
+    >>> left_out({"notes": ["split natural leaves out 2 of 6 examples"]}), left_out({})
     ('; split natural leaves out 2 of 6 examples', '')
     """
-    notes = config.get("split_notes")
+    notes = config.get("notes")
     return "".join(f"; {note}" for note in notes) if isinstance(notes, list) else ""

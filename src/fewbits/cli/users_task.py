@@ -21,12 +21,11 @@ KEYS = ("clients", "test", "collate", "population")  # of a dict that the functi
 DRAWS = Key(0).fold("data")  # what seeds the function: all runs of a comparison have the same data
 
 
-def own_task(config: RunConfig, model: nn.Module) -> Task:
-    """The task that the function behind `config.data` describes.
+def users_task(config: RunConfig) -> Task:
+    """The task that the function behind `config.data` describes; its model is no more than a place for the run's.
 
     Args:
         config: of the run.
-        model: with its initial weights; it is not copied.
 
     Raises:
         LocalError: the function is not found, raises, or returns something else; or its data have no known form.
@@ -42,7 +41,7 @@ def own_task(config: RunConfig, model: nn.Module) -> Task:
     local, loss, metric = config.local(), config.loss_function(), config.metric_function()
     try:
         return task_over(
-            model,
+            nn.Identity(),
             found["clients"],
             found.get("test"),
             local,
