@@ -29,7 +29,7 @@ SECOND = {
         read_support write_delta write_gamma write_support
     """,
     "factor": """
-        Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lowrank merge
+        Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lora_core lowrank merge
         parameter_table pfedpara private shared to_loha
     """,
     "learn": """
