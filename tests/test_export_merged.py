@@ -12,7 +12,12 @@ from fewbits.cli.prepared import load_data, prepare
 from test_cli import call
 
 RUN = ["--data", "digits", "--clients", "4", "--rounds", "2", "--lr", "0.3", "--processes", "1"]
-NET = "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))\n"
+NET = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))
+"""
 
 
 @pytest.fixture

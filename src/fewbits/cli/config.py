@@ -9,10 +9,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Self, get_origin, get_type_hints
 
-from fewbits import data
 from fewbits.checks import check_number, check_whole
 from fewbits.cli.named_object import is_named_object, named_function
 from fewbits.cli.optimizer_text import optimizer
+from fewbits.data.load import check_name
 from fewbits.data.partition import check_split
 from fewbits.engines.common.run_files import CALL, left_nothing, of_a_call
 from fewbits.engines.common.schedule import NO_CAP
@@ -40,7 +40,7 @@ REPLACED = {  # options that have no meaning beside one of the user's own
 class RunConfig:
     """All settings of one run. Names and numbers are checked here, the split by the data, the options by the method."""
 
-    data: str = "digits"  # `fewbits data` lists them; or module:function, which gives (clients, test)
+    data: str = "digits"  # `fewbits data` lists them; a table, or module:function, which gives (clients, test)
     data_dir: str | None = None  # folder with the data set's files; None: the default source
     model: str = "mlp"  # `fewbits models` lists them; or module:function, which makes one
     loss: str | None = None  # module:name of (output, y); None: cross-entropy, or the model's own
@@ -92,7 +92,7 @@ class RunConfig:
     def _check_task(self) -> None:
         """LocalError when a listed name is unknown, or a listed model shall take data of the user's."""
         if not is_named_object(self.data):
-            data.data_info(self.data)
+            check_name(self.data)
         if not is_named_object(self.model):
             model_entry(self.model)
             if is_named_object(self.data):

@@ -9,6 +9,7 @@ from torch import nn
 from fewbits.cli.config import RunConfig
 from fewbits.cli.named_object import is_named_object
 from fewbits.cli.prepared import load_data, prepare
+from fewbits.data.table import is_table
 from fewbits.engines.common.run_files import NODES, of_a_call
 from fewbits.engines.simulation import Federation
 from fewbits.errors import LocalError
@@ -62,6 +63,9 @@ def loading_lines(config: RunConfig, file: Path) -> str:
         imports, make = f"from {module} import {path.partition('.')[0]}", f"{path}()"
     else:
         imports = "from fewbits import Key, data, models"
-        make = f'models.build("{config.model}", data.data_info("{config.data}"), Key(0))'
+        known = f'data_info("{config.data}")'
+        if is_table(config.data):
+            known = f'load("{config.data}", "{config.data_dir}")'
+        make = f'models.build("{config.model}", data.{known}, Key(0))'
     lines = sorted([imports, "from safetensors.torch import load_file"])
     return "\n".join([*lines, "", f"model = {make}", f'model.load_state_dict(load_file("{file.as_posix()}"))'])

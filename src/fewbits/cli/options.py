@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fewbits.cli.config import RunConfig, replaced
+from fewbits.data.table import is_table
 from fewbits.errors import LocalError
 from fewbits.methods.text import pairs, read
 
@@ -50,7 +51,11 @@ OPTIONS: Mapping[str, Option] = {
         "Show the accuracy at these bytes of a run, both directions, such as 1MB,10MB.", None, str, (), "SIZES"
     ),
     "target_accuracy": Option("Report the bytes to this accuracy, such as 0.9.", kind=float),
-    "data": Option("Data set; `fewbits data` lists them. Or module:function, which returns (clients, test).", TASK),
+    "data": Option(
+        "Data set; `fewbits data` lists them. A table: FILE.csv@label=COLUMN. Or module:function, which returns "
+        "(clients, test).",
+        TASK,
+    ),
     "data_dir": Option("Folder with the data set's files.", TASK, Path),
     "model": Option("Model; `fewbits models` lists them. Or module:function, which makes one.", TASK),
     "loss": Option("module:name of a function of (output, y); by default cross-entropy, or the model's own.", TASK),
@@ -165,6 +170,8 @@ def configured(given: Given, kind: type[RunConfig] = RunConfig) -> dict[str, Any
             raise LocalError(f"{_flag(name)} has no meaning with {_flag(by)} {found[by]}, which says it itself")
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
+    elif is_table(found.get("data", "")):
+        found["data_dir"] = str(Path.cwd())
     if "method" in found:
         method = read(found["method"])
         found |= {"method": method.name, "settings": {**method.settings, **pairs(found.get("settings", ()))}}
