@@ -100,6 +100,65 @@ def test_a_mistake_with_a_table_is_a_sentence(folder, text, said):
     assert not (folder / "run").exists()
 
 
+def hub(monkeypatch, **parts):
+    """Let the datasets library give these splits for any name."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(parts))
+
+
+def rows_of(count, seed):
+    draw = np.random.default_rng(seed)
+    return {"size": draw.normal(size=count).tolist(), "kind": [i % 3 for i in range(count)], "note": ["x"] * count}
+
+
+def test_a_data_set_of_the_hub_goes_by_its_label_column(folder, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    train, test = (datasets.Dataset.from_dict(rows_of(count, count)) for count in (30, 6))
+    hub(monkeypatch, train=train, validation=test)
+    found = data.load("owner/name@label=kind,test=validation")
+    assert found.train_x.shape == (30, 2) and found.test_x.shape == (6, 2) and found.classes == 3
+    assert data.load("owner/name@label=kind").test_x.shape == (6, 2)  # there is no split test: every fifth row
+    call("train", "--data", "owner/name@label=kind", "--clients", "3", "--rounds", "1", "--out", "run")
+    with pytest.raises(fb.LocalError, match="unknown split 'validatoin'; did you mean 'validation'"):
+        data.load("owner/name@label=kind,test=validatoin")
+    hub(monkeypatch, test=test)
+    with pytest.raises(fb.LocalError, match="owner/name has no split train; it has test"):
+        data.load("owner/name@label=kind")
+
+
+def test_images_of_the_hub_become_pixels(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    image = pytest.importorskip("PIL.Image")
+    grey = np.random.default_rng(0).integers(0, 256, (10, 6, 5), dtype=np.uint8)
+
+    def part(pictures, **more):
+        kinds = {"picture": datasets.Image(), "class": datasets.ClassLabel(2)}
+        kinds |= {name: datasets.Value("int64") for name in more}
+        columns = {"picture": [image.fromarray(x) for x in pictures], "class": [i % 2 for i in range(len(pictures))]}
+        return datasets.Dataset.from_dict(columns | more, datasets.Features(kinds))
+
+    hub(monkeypatch, train=part(grey), test=part(grey[:4]))
+    found = data.load("owner/name@label=class")
+    assert torch.equal(found.train_x[:, 0], torch.from_numpy(grey)) and found.test_x.shape == (4, 1, 6, 5)
+    hub(monkeypatch, train=part([grey[0], grey[1, :5], *grey[2:]]))
+    with pytest.raises(fb.LocalError, match=r"picture row 1 should be \(6, 5\) uint8, as the first; got \(5, 5\)"):
+        data.load("owner/name@label=class")
+    hub(monkeypatch, train=part(grey, width=[5] * 10))
+    with pytest.raises(fb.LocalError, match="'picture' has images, so it must be the only one"):
+        data.load("owner/name@label=class")
+
+
+def test_a_data_set_that_cannot_be_fetched_is_named(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(name):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(fb.LocalError, match="owner/name could not be fetched: ConnectionError: no network"):
+        data.load("owner/name@label=x")
+
+
 def written(folder, part, users, x, y):
     (folder / part).mkdir(parents=True)
     of = {user: {"x": x(number), "y": y(number)} for number, user in enumerate(users)}

@@ -65,7 +65,8 @@ def loading_lines(config: RunConfig, file: Path) -> str:
         imports = "from fewbits import Key, data, models"
         known = f'data_info("{config.data}")'
         if is_table(config.data):
-            known = f'load("{config.data}", "{config.data_dir}")'
+            folder = "" if config.data_dir is None else f', "{config.data_dir}"'
+            known = f'load("{config.data}"{folder})'
         make = f'models.build("{config.model}", data.{known}, Key(0))'
     lines = sorted([imports, "from safetensors.torch import load_file"])
     return "\n".join([*lines, "", f"model = {make}", f'model.load_state_dict(load_file("{file.as_posix()}"))'])

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from fewbits.cli.config import RunConfig, replaced
-from fewbits.data.table import is_table
+from fewbits.data.table import is_file
 from fewbits.errors import LocalError
 from fewbits.methods.text import pairs, read
 
@@ -170,7 +170,7 @@ def configured(given: Given, kind: type[RunConfig] = RunConfig) -> dict[str, Any
             raise LocalError(f"{_flag(name)} has no meaning with {_flag(by)} {found[by]}, which says it itself")
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
-    elif is_table(found.get("data", "")):
+    elif is_file(found.get("data", "")):
         found["data_dir"] = str(Path.cwd())
     if "method" in found:
         method = read(found["method"])

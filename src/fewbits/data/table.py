@@ -1,4 +1,4 @@
-"""Tables: CSV and parquet files, with a column of labels; the others are features."""
+"""Tables: CSV and parquet files and data sets of the hub, with a column of labels; the others are features."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewbits.choices import unknown
 from fewbits.data.dataset import Data
+from fewbits.data.hub import holds_pictures, hub_parts, pixels
 from fewbits.data.images import EXTRA
 from fewbits.errors import LocalError
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".parquet")
 OPTIONS = ("label", "test", "group")
-FORM = "FILE@label=COLUMN, such as people.csv@label=income,test=others.csv,group=city"
+FORM = "FILE@label=COLUMN, such as people.csv@label=income,group=city, or OWNER/NAME@label=COLUMN of the hub"
 EVERY = 5  # rows; one of them is a test row where there is no test file
 MOST_WORDS = 100  # different texts of a column that becomes features, and of the labels
 
@@ -28,18 +30,23 @@ MOST_WORDS = 100  # different texts of a column that becomes features, and of th
 class TableText:
     """What a text such as people.csv@label=income names."""
 
-    file: str
+    file: str  # or owner/name on the hub
     label: str  # the column of the classes
-    test: str | None = None  # the file of the test rows
+    test: str | None = None  # the file of the test rows; on the hub the split
     group: str | None = None  # the column of a row's natural owner; no feature
 
 
 def is_table(text: str) -> bool:
-    """Whether a data set's name is that of a table.
+    """Whether a data set's name is that of a table, in a file or on the hub.
 
-    >>> is_table("people.csv@label=income"), is_table("mnist")
-    (True, False)
+    >>> is_table("people.csv@label=income"), is_table("owner/name@label=kind"), is_table("mnist")
+    (True, True, False)
     """
+    return is_file(text) or "/" in text.partition("@")[0]
+
+
+def is_file(text: str) -> bool:
+    """Whether the table is a file; else it is on the hub."""
     return text.partition("@")[0].lower().endswith(ENDINGS)
 
 
@@ -64,11 +71,11 @@ def read_text(text: str) -> TableText:
 
 
 def table(text: str, folder: Path | None) -> Data:
-    """Read a table as features (n, d) float32 and classes (n,).
+    """Read a table, or a data set of the hub, as features (n, d) float32 or pixels (n, c, h, w), and classes (n,).
 
     Numbers and truth values are features as they are, minus the mean and divided by the standard deviation of the
     training rows; a missing one is the mean. A text column becomes one feature for each of its values in the training
-    rows. Classes are the labels in their order.
+    rows. A column of encoded images stands alone. Classes are the labels in their order.
 
     Args:
         text: as `read_text` takes it.
@@ -77,29 +84,54 @@ def table(text: str, folder: Path | None) -> Data:
     Raises:
         LocalError: a file cannot be read, a column is missing or cannot be a feature, or a label is missing.
     """
-    asked, folder = read_text(text), folder or Path()
-    rows = _read(folder / asked.file)
+    asked = read_text(text)
+    if not is_file(asked.file):
+        parts = hub_parts(asked.file)
+        if asked.test is not None and asked.test not in parts:
+            raise LocalError(f"{asked.file}: {unknown('split', asked.test, parts)}")
+        rows, test = parts["train"], parts.get(asked.test or "test")
+    else:
+        folder = folder or Path()
+        rows, test = _read(folder / asked.file), None if asked.test is None else _read(folder / asked.test)
     for name in (asked.label, *([asked.group] if asked.group else []), *rows.column_names):
         _check_column(rows, name, asked.file)
     classes, labels = _classes(rows, asked)
-    if asked.test is None:
+    if test is None:
         tested = np.arange(rows.num_rows) % EVERY == EVERY - 1
         train, test = rows.filter(~tested), rows.filter(tested)
         train_y, test_y = labels[~tested], labels[tested]
     else:
-        train, test = rows, _read(folder / asked.test)
+        train, where = rows, asked.test or "test"
         for name in (name for name in rows.column_names if name != asked.group):
-            _check_column(test, name, asked.test)
-        train_y, test_y = labels, _numbers(test, asked.label, asked.test, classes)
+            _check_column(test, name, where)
+        train_y, test_y = labels, _numbers(test, asked.label, where, classes)
     if not (train.num_rows and test.num_rows):
         raise LocalError(f"{asked.file} has {rows.num_rows} rows; a table needs {EVERY}, or rows in a test file, too")
-    names = [name for name in rows.column_names if name not in (asked.label, asked.group)]
-    if not names:
-        raise LocalError(f"{asked.file} has no column for features beside {asked.label}")
-    columns = [_features(train, test, name, asked.file) for name in names]
-    x, test_x = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in zip(*columns, strict=True))
+    x, test_x = _examples(train, test, asked)
     groups = None if asked.group is None else _owners(train, asked.group)
     return Data(x, torch.from_numpy(train_y), test_x, torch.from_numpy(test_y), len(classes), asked.file, groups)
+
+
+def _examples(train: pa.Table, test: pa.Table, asked: TableText) -> tuple[Tensor, Tensor]:
+    """What the model gets of both."""
+    names = [name for name in train.column_names if name not in (asked.label, asked.group)]
+    if not names:
+        raise LocalError(f"{asked.file} has no column for features beside {asked.label}")
+    pictures = [name for name in names if holds_pictures(train.schema.field(name).type)]
+    if pictures and len(names) > 1:
+        raise LocalError(
+            f"{asked.file}: column {pictures[0]!r} has images, so it must be the only one beside the label"
+        )
+    if pictures:
+        x, test_x = (pixels(rows.column(names[0]), f"{asked.file} {names[0]}") for rows in (train, test))
+        if x.shape[1:] != test_x.shape[1:]:
+            raise LocalError(
+                f"{asked.file}: images are {tuple(x.shape[1:])}; in the test rows {tuple(test_x.shape[1:])}"
+            )
+        return x, test_x
+    columns = [_features(train, test, name, asked.file) for name in names]
+    x, test_x = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in zip(*columns, strict=True))
+    return x, test_x
 
 
 def _read(file: Path) -> pa.Table:
