@@ -47,6 +47,15 @@ def many():
 def misspelt():
     return {"clients": pairs()[0], "tset": None}
 
+def nothing():
+    return [torch.utils.data.DataLoader([])] * 2, None
+
+def strange():
+    return [{"pixels": torch.zeros(4, 4), "masks": torch.zeros(4), "y": torch.zeros(4).long()}] * 2, None
+
+def each(output, y):
+    return (output.argmax(1) == y).float()
+
 def broken():
     raise OSError("no such disk")
 
@@ -158,6 +167,10 @@ MISTAKES = [
     (f"--data {PRE}pairs --model mlp", "model mlp is built for the shape of a listed data set"),
     (f"--loss {PRE}WORDS", "--loss own_task_of_a_user:WORDS: it must be a function of (output, y); got str"),
     (f"--metric {PRE}words", "metric words"),
+    (f"--metric {PRE}each", "metric each"),
+    (f"--data {PRE}nothing", "client 0"),
+    (f"--data {PRE}strange", "the model's forward takes 'input', and the batch has 'pixels', 'masks'"),
+    ("--log nowhere", "nowhere"),
     ("--model ends_of_a_user:model", "importing ends_of_a_user fails: SystemExit: 3"),
     ("--optimizer adamv@lr=1", "unknown optimizer 'adamv'; did you mean 'adam"),
     ("--optimizer adam@rate=1", "--optimizer adam@rate=1: unknown option 'rate'"),

@@ -93,6 +93,8 @@ def test_lists_of_values_are_a_sweep_that_goes_on(folder):
         ("rounds = []", "rounds is an empty list"),
         ("rounds = [1, 0]", "rounds must be a whole number"),
         ("resume = 'a'", "unknown key 'resume'"),
+        ("log = 3", "x.toml: log must be str; got 3"),
+        ("log = ['tensorbord']", "did you mean 'tensorboard'"),
         ("set = ['fraction=2']\nmethod = 'topk'", "fraction"),
         ("lr = ", "x.toml is not TOML"),
     ],
@@ -101,6 +103,13 @@ def test_a_mistake_in_a_file_is_a_sentence_before_a_folder_is_made(text, sentenc
     (folder / "x.toml").write_text(text)
     assert sentence in call("run x.toml --out a", code=2)
     assert not (folder / "a").exists()
+
+
+def test_trackers_of_a_file_get_the_rounds(folder):
+    pytest.importorskip("tensorboard")
+    (folder / "x.toml").write_text("log = ['tensorboard']\nclients = 3\nrounds = 1\nsteps = 1")
+    call("run x.toml --out a")
+    assert list((folder / "a/tensorboard").rglob("events.*"))
 
 
 def test_a_file_that_is_not_there_and_a_missing_folder_are_named(folder):

@@ -20,7 +20,13 @@ from fewbits.files import write_atomically
 from fewbits.methods.text import SAFE, MethodText
 
 NAME = "run.toml"
-LISTS = {"methods": str, "seeds": int, "at": int | str, "settings": str}  # options that are lists by themselves
+LISTS = {
+    "methods": str,
+    "seeds": int,
+    "at": int | str,
+    "settings": str,
+    "log": str,
+}  # options that are lists by themselves
 KINDS: Mapping[str, Any] = {"method": str, "rehearsal": int, "target_accuracy": float, "budget": str | int, "out": str}
 NOT_IN_A_FILE = ("resume", "force")
 VARIED = ("method", "settings", "seed", "label", "chosen")  # what the runs of a comparison do not share
@@ -120,13 +126,13 @@ def _key(name: str) -> str:
 
 
 def _list(name: str, value: Any, where: str) -> Any:
-    """A list as the command gets it: texts for `settings`, else one text with commas."""
+    """A list as the command gets it: texts for `settings` and `log`, else one text with commas."""
     if name == "settings" and isinstance(value, dict):
         value = [f"{option}={each}" for option, each in value.items()]
     listed = value if isinstance(value, list) else [value]
     for each in listed:
         typed(each, LISTS[name], where)
-    if name == "settings":
+    if name in ("settings", "log"):
         return listed
     return ",".join(f"{each}B" if name == "at" and isinstance(each, int) else str(each) for each in listed)
 
