@@ -17,6 +17,10 @@ from torch import nn
 
 def net():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))
+
+def factored():
+    import fewbits
+    return fewbits.fedpara(net(), gamma=0.3)
 """
 
 
@@ -57,6 +61,7 @@ def said(folder):
         ("intrinsic@dim=200,mode=k-subspace,epoch=1", "mlp"),
         ("intrinsic+deadzone@dim=200,bits=2", "mlp"),
         ("fedpara@gamma=0.3", "net_of_a_user:net"),
+        ("topk", "net_of_a_user:factored"),
         ("intrinsic+dense@dim=100", "net_of_a_user:net"),
     ],
 )

@@ -74,6 +74,7 @@ def adam(parameters):
 def private(parameters):
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
 """
+PRE = "own_task_of_a_user:"
 OWN = "--model own_task_of_a_user:model --data own_task_of_a_user:pairs"
 
 
@@ -115,6 +116,15 @@ def test_a_run_of_the_command_is_the_run_of_federate(folder):
     assert json.loads((folder / "a/config.json").read_text())["clients"] == 4
 
 
+def test_a_run_is_made_again_from_the_file_in_its_folder(folder):
+    call(f"train {OWN} --rounds 2 --optimizer adam@lr=0.05 --loss {PRE}squares --out a")
+    call(f"compare {OWN} --methods dense,few=topk@fraction=0.5 --rounds 2 --at 1kB --out b")
+    call("run a/run.toml --out again")
+    call("run b/few-seed0/run.toml --out few")
+    assert torch.equal(weights("a"), weights("again")) and torch.equal(weights("b/few-seed0"), weights("few"))
+    assert (folder / "a/run.toml").read_text() == (folder / "again/run.toml").read_text()
+
+
 def test_loss_and_metric_are_the_users(folder):
     more = "--loss own_task_of_a_user:squares --metric own_task_of_a_user:share"
     call(f"train {OWN} {more} --rounds 2 --out a")
@@ -153,7 +163,6 @@ def test_an_own_model_trains_on_a_listed_data_set(folder):
     assert "own_net_of_a_user:net, 650 parameters" in call("plan --model own_net_of_a_user:net --method dense")
 
 
-PRE = "own_task_of_a_user:"
 MISTAKES = [
     ("--model nowhere_at_all:model", "--model nowhere_at_all:model: there is no module 'nowhere_at_all' in "),
     (f"--model {PRE}modle", f"--model {PRE}modle: own_task_of_a_user has no 'modle'; did you mean 'model'?"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.cli.config import RunConfig
-from fewbits.cli.named_object import is_named_object
+from fewbits.cli.named_object import is_named_object, named_model
 from fewbits.cli.prepared import load_data, prepare
 from fewbits.data.table import is_table
 from fewbits.engines.common.run_files import NODES, of_a_call
@@ -15,6 +15,7 @@ from fewbits.engines.simulation import Federation
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.factor.merge import is_plain, merge
+from fewbits.rng import Key
 
 
 def merged_model(run: Path, client: int | None) -> tuple[nn.Module, RunConfig]:
@@ -51,16 +52,18 @@ def merged_model(run: Path, client: int | None) -> tuple[nn.Module, RunConfig]:
 def loading_lines(config: RunConfig, file: Path) -> str:
     """Python lines that load the file into a module of the run's model.
 
-    >>> print(loading_lines(RunConfig(model="task:net", data="task:clients"), Path("net.safetensors")))
+    >>> print(loading_lines(RunConfig(model="torch.nn:Identity"), Path("net.safetensors")))
     from safetensors.torch import load_file
-    from task import net
+    from torch.nn import Identity
     <BLANKLINE>
-    model = net()
+    model = Identity()
     model.load_state_dict(load_file("net.safetensors"))
     """
     if is_named_object(config.model):
         module, _, path = config.model.partition(":")
         imports, make = f"from {module} import {path.partition('.')[0]}", f"{path}()"
+        if not is_plain(named_model(config.model, Key(0))):  # the user's function makes factors
+            imports, make = f"{imports}\nfrom fewbits import merge", f"merge({make})"
     else:
         imports = "from fewbits import Key, data, models"
         known = f'data_info("{config.data}")'
@@ -68,5 +71,5 @@ def loading_lines(config: RunConfig, file: Path) -> str:
             folder = "" if config.data_dir is None else f', "{config.data_dir}"'
             known = f'load("{config.data}"{folder})'
         make = f'models.build("{config.model}", data.{known}, Key(0))'
-    lines = sorted([imports, "from safetensors.torch import load_file"])
+    lines = sorted([*imports.splitlines(), "from safetensors.torch import load_file"])
     return "\n".join([*lines, "", f"model = {make}", f'model.load_state_dict(load_file("{file.as_posix()}"))'])

@@ -103,7 +103,8 @@ def write_settings(run: RunConfig | Comparison, folder: Path) -> None:
 
 def _write_run_file(run: RunConfig | Comparison, folder: Path) -> None:
     config = run if isinstance(run, RunConfig) else run.base
-    found = {_key(name): value for name, value in config.meant().items() if value is not None and name not in VARIED}
+    left_out = (*VARIED, *config.replaced)
+    found = {_key(name): value for name, value in config.meant().items() if value is not None and name not in left_out}
     if config.steps is not None:
         del found["epochs"]
     if isinstance(run, RunConfig):
