@@ -245,3 +245,38 @@ def test_what_needs_pairs_says_so():
 def test_numpy_scalars_in_lists():
     rows = [(np.ones(5, np.float32), np.int64(i % 3)) for i in range(6)]
     assert fb.federate(net(), [rows], "dense", 1, test=rows).reports[0].accuracy is not None
+
+
+class EveryNth:
+    """As flwr-datasets' partitioners: a data set, and the rows of one number."""
+
+    num_partitions = 3
+
+    def __init__(self, dataset=None):
+        self.dataset = dataset
+
+    def load_partition(self, partition_id):
+        return self.dataset.select(range(partition_id, len(self.dataset), self.num_partitions))
+
+
+def test_a_partitioner_stands_for_the_list_of_its_partitions():
+    datasets = pytest.importorskip("datasets")
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, generator=draw)
+    rows = datasets.Dataset.from_dict({"input": x.tolist(), "label": x.argmax(1).tolist()})
+    splits = [EveryNth(rows), [EveryNth(rows).load_partition(i) for i in range(3)]]
+    try:
+        from flwr_datasets.partitioner import DirichletPartitioner
+    except ImportError:
+        pass
+    else:
+        found = DirichletPartitioner(3, "label", 1.0, min_partition_size=1)
+        found.dataset = rows
+        assert fb.federate(torch.nn.Linear(4, 4), found, "dense", rounds=1).reports[0].clients == 3
+    models = []
+    for clients in splits:
+        torch.manual_seed(0)
+        models.append(fb.federate(torch.nn.Linear(4, 4), clients, "dense", rounds=2).model)
+    assert torch.equal(models[0].weight, models[1].weight)
+    with pytest.raises(fb.LocalError, match="clients: the EveryNth fails: AttributeError"):
+        fb.federate(torch.nn.Linear(4, 4), EveryNth(), "dense", rounds=1)

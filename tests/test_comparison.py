@@ -77,10 +77,25 @@ def test_with_a_folder_it_leaves_the_page_and_continues(tmp_path):
     assert [r.last.round for r in again.records] == [3, 3, 3]
 
 
+def test_methods_are_a_list_a_dict_by_labels_or_a_text_with_commas():
+    forms = [
+        ["dense", "a=topk@fraction=0.5,bits=8"],
+        {"dense": "dense", "a": "topk@fraction=0.5,bits=8"},
+        {"dense": "dense", "a": fb.methods.topk(fraction=0.5, bits=8)},
+        "dense,a=topk@fraction=0.5,bits=8",
+    ]
+    found = [compare(linear(), blobs()[0], methods, rounds=1) for methods in forms]
+    assert [[row.method for row in one.rows] for one in found] == [["dense", "a"]] * 4
+    assert len({one.rows[1].up for one in found}) == 1
+
+
 @pytest.mark.parametrize(
     ("methods", "more", "said"),
     [
-        ("dense", {}, "methods is a list such as"),
+        ("", {}, "methods is a list such as"),
+        ({"few": "tokp"}, {}, "did you mean 'topk'"),
+        ({1: "topk"}, {}, "a label of a method is text; got 1"),
+        ("a=topk,a=dense", {}, "two methods are called 'a'"),
         ([], {}, "methods is a list such as"),
         (["dense", "dense"], {}, "two methods are called 'dense'; give labels"),
         (["tokp"], {}, "did you mean 'topk'"),

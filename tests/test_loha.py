@@ -15,9 +15,6 @@ import fewbits as fb
 from fewbits.factor.loha import LoHaWeight, from_loha, to_loha
 from fewbits.learn.flat_model import FlatModel
 
-# peft 0.21 asks transformers 5 for something by its old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 PEFTS_NAMES = {
     "X1": "hada_w1_a",
     "Y1": "hada_w1_b",

@@ -62,3 +62,38 @@ def test_the_commands_say_it(tmp_path):
         more = [] if arguments[0] == "plan" else out
         text = call(*arguments, "trimmed@trim=0.2+dense", *more, code=2)
         assert "write 'trimmed+dense@trim=0.2'; got 'trimmed@trim=0.2+dense'" in text
+
+
+LISTS = {  # a text of several methods, and what is read
+    "a=topk@fraction=0.01,b=topk@fraction=0.05": ["a=topk@fraction=0.01", "b=topk@fraction=0.05"],
+    "a=topk@fraction=0.01,bits=8,b=dense": ["a=topk@fraction=0.01,bits=8", "b=dense"],
+    "dense,few=lbgm+topk@threshold=0.2,down=dense": ["dense", "few=lbgm+topk@threshold=0.2,down=dense"],
+    "bits=topk@bits=8": ["bits=topk@bits=8"],
+    "a=fedper@private=fc*,out*,b=topk": ["a=fedper@private=fc*,out*", "b=topk"],
+}
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_comma_is_between_methods_options_and_parts_of_a_value(text):
+    found = read_all(text, options)
+    assert [one.full for one in found] == LISTS[text]
+    for one in found:
+        build(str(one))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a=tpk@fraction=0.01,b=topk", "unknown method 'tpk'; did you mean 'topk'"),
+        ("a=topk@fraction=0.01,b=topkk@fraction=0.05", "unknown method 'topkk'; did you mean 'topk'"),
+        ("a=topk,b=topk@fracton=0.05", "method 'topk' has no option 'fracton'; did you mean 'fraction'"),
+        ("a=topk@fraction=0.01,bit=8", "has no option 'bit'; did you mean 'bits'"),
+        ("dense,b=lbmg", "did you mean the method 'lbgm' with the label 'b'"),
+        ("=topk", "the label before = is empty"),
+        ("a=b=topk", "is an option without its method"),
+        ("a=topk,a=dense", "each once; got a, a"),
+    ],
+)
+def test_a_mistake_in_a_list_of_methods_names_the_nearest(tmp_path, text, said):
+    assert said in call("compare", "--methods", text, "--out", tmp_path / "x", code=2)
+    assert not (tmp_path / "x").exists()

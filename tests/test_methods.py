@@ -142,7 +142,7 @@ def test_methods_compose_as_values():
     ("name", "settings", "said"),
     [
         ("lbmg", {}, "did you mean 'lbgm'[?] choose one of dense, fedpaq"),
-        ("lbgm", {"treshold": "0.2"}, "has no option 'treshold'; it has threshold=0.2"),
+        ("lbgm", {"treshold": "0.2"}, "has no option 'treshold'; did you mean 'threshold'[?] it has threshold=0.2"),
         (
             "lbgm",
             {"threshold": "high"},
@@ -250,7 +250,10 @@ def test_a_label_stands_before_its_method():
         (lambda: read("topk@fraction"), "a method is NAME or NAME@option=value"),
         (lambda: read("topk@fraction=0.1,fraction=0.2"), "each once"),
         (lambda: read_all("fraction=0.1,topk", options), "is an option without its method"),
-        (lambda: build("topk@fractoin=0.1"), "has no option 'fractoin'; it has fraction=0.05"),
+        (
+            lambda: build("topk@fractoin=0.1"),
+            "has no option 'fractoin'; did you mean 'fraction'[?] it has fraction=0.05",
+        ),
         (lambda: build("tokp"), "unknown method 'tokp'; did you mean 'topk'[?]"),
         (lambda: named(3), "a method is a text such as .*; got 3"),
         (lambda: named(topk(), {"bits": "8"}), "settings are for a method given as text"),

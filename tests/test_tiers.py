@@ -30,7 +30,7 @@ SECOND = {
     """,
     "distributed": "HookState OuterStep Replicas Streaming comm_hook",
     "factor": """
-        Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lowrank merge
+        Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lora_core lowrank merge
         parameter_table pfedpara private shared to_loha
     """,
     "learn": """

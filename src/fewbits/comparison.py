@@ -29,7 +29,7 @@ from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
 from fewbits.methods import named
 from fewbits.methods.catalogue import options
-from fewbits.methods.text import folder_name, read_labelled
+from fewbits.methods.text import MethodText, folder_name, read_all, read_labelled
 from fewbits.report import Record, Row, drawing, figure, notebook, rows
 from fewbits.report.record import against_dense, common_bytes
 from fewbits.report.table import WIDTH, cells, columns, legend, terminal
@@ -107,7 +107,7 @@ class Comparison:
 def compare(
     model: nn.Module,
     clients: Any,
-    methods: Sequence[str | Method],
+    methods: str | Sequence[str | Method] | Mapping[str, str | Method],
     seeds: Sequence[int] = (0,),
     rounds: int | None = None,
     *,
@@ -134,7 +134,8 @@ def compare(
     Args:
         model: the initial model; `federate` trains it in place, this function does not.
         clients: the data of each client, in any form that `federate` takes.
-        methods: texts such as "dense", "topk@fraction=0.01" or "label=lbgm+topk", or Methods.
+        methods: texts such as "dense", "topk@fraction=0.01" or "label=lbgm+topk", or Methods; a dict of them by labels;
+            or one text with commas, as the command line takes it: "dense,a=topk@fraction=0.01,bits=8".
         seeds: each method is trained once with each seed; 0 alone by default. Give three or more to see the spread.
         rounds: rounds of each run, 50 by default; with a budget the most, and by default no limit.
         budget: most bytes of each run, both directions: a number, or text such as "2MB" or "20kB/client".
@@ -211,22 +212,38 @@ def compare(
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes, shown)
 
 
-def _built(methods: Sequence[str | Method]) -> tuple[dict[str, Method], dict[str, str]]:
+def _built(
+    methods: str | Sequence[str | Method] | Mapping[str, str | Method],
+) -> tuple[dict[str, Method], dict[str, str]]:
     """The methods by their labels, in order; and the texts of the labelled ones."""
-    if isinstance(methods, str | Mapping) or not isinstance(methods, Iterable) or not methods:
-        raise LocalError(f"compare: methods is a list such as ['dense', 'topk@fraction=0.01']; got {methods!r}")
     found: dict[str, Method] = {}
     labels: dict[str, str] = {}
-    for method in methods:
-        text = read_labelled(method, options) if isinstance(method, str) else None
-        made = named(method if text is None else str(text))
-        label = made.name if text is None else text.label
+    for given, method in _labelled(methods):
+        made = named(method)
+        label = given or (method if isinstance(method, str) else made.name)
         if label in found:
             raise LocalError(f"compare: two methods are called {label!r}; give labels, as in 'a=topk'")
         found[label] = made
-        if text is not None and text.given:
-            labels[label] = str(text)
+        if given and isinstance(method, str):
+            labels[label] = method
     return found, labels
+
+
+def _labelled(methods: object) -> list[tuple[str, Any]]:
+    """Each method with its label; "": it has none."""
+    if isinstance(methods, str):
+        texts = read_all(methods, options)
+    elif isinstance(methods, Mapping):
+        for label in methods:
+            if not isinstance(label, str) or not label:
+                raise LocalError(f"compare: a label of a method is text; got {label!r}")
+        texts = list(methods.items())
+    else:
+        texts = list(methods) if isinstance(methods, Iterable) else []
+        texts = [read_labelled(one, options) if isinstance(one, str) else ("", one) for one in texts]
+    if not texts:
+        raise LocalError(f"compare: methods is a list such as ['dense', 'topk@fraction=0.01']; got {methods!r}")
+    return [(one.given, str(one)) if isinstance(one, MethodText) else one for one in texts]
 
 
 def _checked(seeds: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan, recommend
+from fewbits.cli import commands, demo, diagnose, export, flower, inspect, lists, plan, recommend, report, run
 from fewbits.cli.gossip import gossip
 from fewbits.cli.group import ErrorGroup
 from fewbits.ctrl_c import listen
@@ -40,6 +40,8 @@ def face(
 
 app.command()(commands.train)
 app.command()(commands.compare)
+app.command()(run.run)
+app.command()(report.report)
 app.command()(gossip)
 app.command()(demo.demo)
 app.command()(diagnose.diagnose)

@@ -9,17 +9,16 @@ from typing import Any
 
 from fewbits.cli.config import RunConfig
 from fewbits.cli.options import TRAINING
-from fewbits.cli.prepared import prepare
-from fewbits.data import Data
+from fewbits.cli.prepared import Found, prepare
 from fewbits.methods.text import read
 from fewbits.rng import Key
 from fewbits.training.auto import Choice
 from fewbits.training.rehearsal import Rehearsal
 
-TASK = ("data", "data_dir", "model", "clients", "per_round", "split")
+TASK = ("data", "data_dir", "model", "loss", "metric", "clients", "per_round", "split")
 
 
-def rehearsal_of(config: RunConfig, found: Data, rounds: int, rates: bool, say: Callable[[str], None]) -> Rehearsal:
+def rehearsal_of(config: RunConfig, found: Found, rounds: int, rates: bool, say: Callable[[str], None]) -> Rehearsal:
     """The rehearsals of a run, after the first ones; its method is not used.
 
     Args:
@@ -58,6 +57,8 @@ def arguments(config: RunConfig, length: str, out: str) -> list[str]:
     words, default = list[str](), RunConfig()
     for name in (*TASK, *TRAINING, "seed", "device"):
         value: Any = getattr(config, name)
+        if name in config.replaced:
+            continue
         if name in ("data", "model") or value != getattr(default, name):
             words += ["--" + name.replace("_", "-"), f"{value:.6g}" if name == "lr" else str(value)]
     return [*words, *length.split(), "--out", out]

@@ -11,10 +11,10 @@ from fewbits.cli.choice import rehearsal_of, with_choice
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim, take_up
-from fewbits.cli.prepared import load_data, prepare
+from fewbits.cli.prepared import Found, counted, load_data, prepare
 from fewbits.cli.screen import screen
-from fewbits.data import Data
 from fewbits.engines.common.same_run import check_longer
+from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
@@ -24,8 +24,9 @@ from fewbits.training.rehearsal import ROUNDS
 
 C = TypeVar("C", bound=Comparison)
 R = TypeVar("R", bound=RunConfig)
-TRAIN = ("method", "rehearsal", "settings", *o.DATA, *o.TRAINING, "seed", *o.PLAYING, "log", *o.FOLDER)
-COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *o.DATA, *o.TRAINING, *o.PLAYING, "log", *o.FOLDER)
+TASK = (*o.DATA, *o.USERS, *o.TRAINING)
+TRAIN = ("method", "rehearsal", "settings", *TASK, "seed", *o.PLAYING, "log", *o.FOLDER)
+COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *TASK, *o.PLAYING, "log", *o.FOLDER)
 
 
 @o.command(TRAIN)
@@ -49,12 +50,13 @@ def train(given: o.Given) -> None:
     log = observers(given["log"] or (), folder)
     check_free(folder, given["force"])
     data = load_data(config)
+    config = counted(config, data)
     if auto:
         rounds = ROUNDS if given["rehearsal"] is None else given["rehearsal"]
         config = chosen(config, data, rounds, rates="lr" not in found)
         method = config.build_method()
     run = prepare(config, data, method)  # a mistake is found before anything is removed
-    run.check_budget()
+    run.check()
     claim(folder, given["force"], config)
     play.train(run, folder, screen(), log)
 
@@ -69,13 +71,15 @@ def check_auto(found: dict[str, Any], rehearsal: int | None) -> bool:
         raise LocalError("--method auto chooses by a budget; give one, such as --budget 2MB")
     if found.pop("settings"):
         raise LocalError("--method auto chooses the options, too; give a method's name beside --set or @")
+    if "optimizer" in found:
+        raise LocalError("--method auto chooses the learning rate of SGD, too; leave out --optimizer")
     if "falling" in found:
         raise LocalError("--method auto chooses over how many rounds the learning rate falls; leave out --falling")
     del found["method"]
     return True
 
 
-def chosen(config: RunConfig, data: Data, rehearsal: int, rates: bool) -> RunConfig:
+def chosen(config: RunConfig, data: Found, rehearsal: int, rates: bool) -> RunConfig:
     """The run by the candidate that is best within its budget; its rate is the given one unless `rates`."""
     console = screen()
     played = rehearsal_of(
@@ -103,7 +107,10 @@ def compare(given: o.Given) -> None:
         folder = o.folder_of(given, "runs/compare")
         log = observers(given["log"] or (), folder)
         check_free(folder, given["force"])
-        compared = play.Compared(comparison, load_data(comparison.base))
+        data = load_data(comparison.base)
+        if isinstance(data, Task):
+            comparison = replace(comparison, base=counted(comparison.base, data))
+        compared = play.Compared(comparison, data)
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"], comparison)
     title = f"{', '.join(comparison.labels)} on {comparison.base.data}"

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Self, get_origin, get_type_hints
 
-from fewbits import data
 from fewbits.checks import check_number, check_whole
+from fewbits.cli.named_object import is_named_object, named_function
+from fewbits.cli.optimizer_text import optimizer
+from fewbits.data.load import check_name
 from fewbits.data.partition import check_split
 from fewbits.engines.common.run_files import CALL, left_nothing, of_a_call
 from fewbits.engines.common.schedule import NO_CAP
@@ -18,7 +20,9 @@ from fewbits.engines.simulation import Schedule
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
-from fewbits.learn import LocalSGD, Method
+from fewbits.learn import LocalSGD, LocalTraining, Method
+from fewbits.learn.local_report import Loss
+from fewbits.learn.metrics import Metric
 from fewbits.methods import build
 from fewbits.methods.catalogue import options
 from fewbits.models.build import model_entry
@@ -26,15 +30,22 @@ from fewbits.sizes import read_budget
 
 NAME = "config.json"
 HOLDOUT = 0.2  # for methods with personal models
+REPLACED = {  # options that have no meaning beside one of the user's own
+    "data": ("data_dir", "clients", "split", "holdout"),
+    "optimizer": ("lr", "falling", "momentum", "weight_decay"),
+}
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """All settings of one run. Names and numbers are checked here, the split by the data, the options by the method."""
 
-    data: str = "digits"  # `fewbits data` lists them
+    data: str = "digits"  # `fewbits data` lists them; a table, or module:function, which gives (clients, test)
     data_dir: str | None = None  # folder with the data set's files; None: the default source
-    model: str = "mlp"  # `fewbits models` lists them
+    model: str = "mlp"  # `fewbits models` lists them; or module:function, which makes one
+    loss: str | None = None  # module:name of (output, y); None: cross-entropy, or the model's own
+    metric: str | None = None  # module:name of (output, y), measured beside the accuracy
+    optimizer: str | None = None  # such as adamw@lr=0.001, or module:function of the parameters; None: SGD
     clients: int = 20
     per_round: int | None = None  # clients sampled in each round; None: all
     split: str = "iid"  # iid, dirichlet:A, classes:K or natural
@@ -64,12 +75,12 @@ class RunConfig:
     command: ClassVar[str] = "train"  # the command that plays it
 
     def __post_init__(self) -> None:
-        data.data_info(self.data)
-        model_entry(self.model)
+        self._check_task()
         check_split(self.split)
         check_whole(self.participants, self.clients, 1)
         check_whole("keep_frames", self.keep_frames, 0)
-        if self.per_round is not None and self.per_round > self.clients:
+        counted = not is_named_object(self.data)  # else the data say how many clients there are
+        if counted and self.per_round is not None and self.per_round > self.clients:
             raise LocalError(f"per_round is {self.per_round}, but there are {self.clients} {self.participants}")
         if self.holdout is not None:
             check_number("holdout", self.holdout, "[0, 1)", hint=", such as 0.2")
@@ -77,6 +88,18 @@ class RunConfig:
             raise LocalError("give rounds, such as 50, or a budget, such as 2MB")
         self.options(self.method)
         self.schedule()
+
+    def _check_task(self) -> None:
+        """LocalError when a listed name is unknown, or a listed model shall take data of the user's."""
+        if not is_named_object(self.data):
+            check_name(self.data)
+        if not is_named_object(self.model):
+            model_entry(self.model)
+            if is_named_object(self.data):
+                raise LocalError(
+                    f"model {self.model} is built for the shape of a listed data set; with --data {self.data} give "
+                    "--model module:function, too"
+                )
 
     @staticmethod
     def options(method: str) -> dict[str, object]:
@@ -96,12 +119,44 @@ class RunConfig:
 
     def share_held_out(self, method: Method) -> float:
         """Share of every client's examples for testing its personal model; `method` is the run's."""
-        if self.holdout is not None:
-            return self.holdout
+        if self.holdout is not None or is_named_object(self.data):
+            return self.holdout or 0.0
         return HOLDOUT if method.personal else 0.0
 
-    def local(self) -> LocalSGD:
+    @property
+    def replaced(self) -> dict[str, str]:
+        """The fields that have no meaning in this run, each with the one that replaces it."""
+        return replaced({"data": self.data, "optimizer": self.optimizer})
+
+    @property
+    def has_users_code(self) -> bool:
+        """Whether code of the user's takes part."""
+        return (
+            is_named_object(self.data) or is_named_object(self.model) or any((self.loss, self.metric, self.optimizer))
+        )
+
+    def loss_function(self) -> Loss | None:
+        """The function of (output, y); None: the default."""
+        return None if self.loss is None else named_function("--loss", self.loss, "(output, y)")
+
+    def metric_function(self) -> Metric | None:
+        """The function of (output, y); None: there is none."""
+        return None if self.metric is None else named_function("--metric", self.metric, "(output, y)")
+
+    def local(self) -> LocalSGD | LocalTraining:
         """How a client trains."""
+        if self.optimizer is None:
+            return self.sgd()
+        return LocalTraining(
+            optimizer(self.optimizer),
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            steps=self.steps,
+            clip=self.clip,
+        )
+
+    def sgd(self) -> LocalSGD:
+        """The clients' SGD."""
         options = self.momentum, self.weight_decay, self.batch_size, self.epochs, self.steps, self.clip, self.falling
         return LocalSGD(self.lr, *options)
 
@@ -118,6 +173,13 @@ class RunConfig:
     def asdict(self) -> dict[str, Any]:
         """All fields, for JSON."""
         return asdict(self) | {"settings": dict(self.settings)}
+
+    def meant(self) -> dict[str, Any]:
+        """The fields that have a meaning in this run, for its page."""
+        left_out = {*self.replaced} - {"clients"} | {
+            name for name in ("loss", "metric", "optimizer") if not getattr(self, name)
+        }
+        return {name: value for name, value in self.asdict().items() if name not in left_out}
 
     def write(self, folder: Path) -> None:
         """Write it as the configuration of the run in `folder`."""
@@ -138,7 +200,27 @@ class RunConfig:
             if key not in known:
                 raise LocalError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
         hints = get_type_hints(cls)
-        return cls(**{key: _typed(value, hints[key], f"{where}: {key}") for key, value in found.items()})
+        return cls(**{key: typed(value, hints[key], f"{where}: {key}") for key, value in found.items()})
+
+
+def check_listed(command: str, config: RunConfig) -> None:
+    """LocalError where a command that takes listed names alone is given module:function."""
+    for name in ("data", "model"):
+        if is_named_object(getattr(config, name)):
+            raise LocalError(
+                f"fewbits {command} takes a listed --{name}; got {getattr(config, name)}. From Python, fb.{command} "
+                "takes your own"
+            )
+
+
+def replaced(found: Mapping[str, Any]) -> dict[str, str]:
+    """Options that have no meaning beside these, each with the one that replaces it.
+
+    >>> replaced({"data": "task:clients"})["split"]
+    'data'
+    """
+    given = {"data": is_named_object(found.get("data")), "optimizer": found.get("optimizer") is not None}
+    return {name: by for by, names in REPLACED.items() if given[by] for name in names}
 
 
 def read_json(path: Path) -> object:
@@ -171,8 +253,8 @@ def _other(path: Path) -> str:
     return ""
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value`, if it has the declared type of the field."""
+def typed(value: Any, hint: Any, where: str) -> Any:
+    """`value`, if it has the declared type of a field; LocalError says where it stands."""
     kinds = hint.__args__ if isinstance(hint, UnionType) else (hint,)
     if get_origin(hint) is Mapping:
         if isinstance(value, dict) and all(isinstance(v, str) for v in value.values()):

@@ -21,7 +21,7 @@ from fewbits.analysis.diagnosis.diagnose import bases, trainings
 from fewbits.analysis.diagnosis.rules import FASTER, ROUNDS, Advice, comparison, first_choice
 from fewbits.cli import options as o
 from fewbits.cli.choice import arguments, command, with_candidate
-from fewbits.cli.config import RunConfig
+from fewbits.cli.config import RunConfig, check_listed
 from fewbits.cli.live import EVERY
 from fewbits.cli.screen import is_watched, screen
 from fewbits.codecs.transforms.bases import KINDS
@@ -63,12 +63,13 @@ def diagnose(given: o.Given) -> None:
     """
     fields = {name: value for name, value in o.configured(given).items() if name != "epochs"}
     config = replace(DEFAULTS, **fields)  # checks the names and numbers as `train` does
+    check_listed("diagnose", config)
     folder = check_place(given["out"], given["force"])
     found = sets.load(config.data, config.data_dir, limit=given["limit"])
     key, epochs, basis = Key(config.seed), given["epochs"], given["basis"] or "fastfood"
     epochs = EPOCHS if epochs is None else epochs
     central = Central(
-        found.train_x, found.train_y, found.test_x, found.test_y, config.local(), epochs, key.fold("batches")
+        found.train_x, found.train_y, found.test_x, found.test_y, config.sgd(), epochs, key.fold("batches")
     )
     module = models.build(config.model, found, key.fold("model"))
     size = sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,9 +1,10 @@
-"""`fewbits export`: the model that a run left, as one frame."""
+"""`fewbits export`: the model that a run left, as one frame or as a plain module."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
+from fewbits.cli.merged import loading_lines, merged_model
 from fewbits.cli.screen import screen
 from fewbits.codecs import Raw, chain, flat
-from fewbits.engines.common.run_files import MODEL, NODES
+from fewbits.engines.common.run_files import MODEL, NODES, write_weights
 from fewbits.errors import LocalError
 from fewbits.files import check_file
 from fewbits.links import Sender, save_model
@@ -30,13 +32,25 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
     out: Annotated[Path | None, typer.Option(help="The file; RUN/model.frame when not given.")] = None,
     node: Annotated[int | None, typer.Option(help="Without a server: save this node's model, not the mean.")] = None,
+    merged: Annotated[
+        Path | None, typer.Option(help="Instead of a frame: a safetensors file of a plain module.", metavar="FILE")
+    ] = None,
+    client: Annotated[int | None, typer.Option(help="With --merged: this client's personal model.")] = None,
 ) -> None:
     """Save a run's final model as one frame of its values and their places; zeros cost almost nothing.
 
     Without a server, the mean of the nodes' models has fewer zeros than each of them; --node saves the model of one.
     `fewbits inspect` shows the content, and `fewbits.load_model` gives the state dict back, bit for bit. OUT.json has
     the names and shapes.
+
+    With --merged the weights are those of a plain module, with factors multiplied out, and the lines that load them are
+    printed.
     """
+    if merged is not None:
+        _merged(run, merged, client, {"--out": out, "--node": node})
+        return
+    if client is not None:
+        raise LocalError("export: --client goes with --merged, such as --merged model.safetensors --client 3")
     state, target = _state(run) if node is None else _node(run, node), out or run / FRAME
     check_file(target)
     floats = {name: x for name, x in state.items() if x.is_floating_point()}
@@ -49,6 +63,19 @@ def export(
     for name, length in ((f"dense frame, {numbers:,} numbers", dense), (f"{target}, {left:,} not zero", size)):
         table.add_row(name, f"{length:,}", f"{length / dense:.1%}", f"{8 * length / numbers:.2f}")
     screen().print(table)
+
+
+def _merged(run: Path, target: Path, client: int | None, others: Mapping[str, object]) -> None:
+    """Write the plain module, and print how to load it."""
+    for option, value in others.items():
+        if value is not None:
+            raise LocalError(f"export: give --merged or {option}, not both")
+    check_file(target)
+    model, config = merged_model(run, client)
+    write_weights(model, target)
+    numbers = sum(x.numel() for x in model.state_dict().values())
+    screen().print(f"{target}: {numbers:,} numbers; it loads by", markup=False, highlight=False, soft_wrap=True)
+    screen().print(f"\n{loading_lines(config, target)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _state(run: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from fewbits.cli import comparison, config
+from fewbits.cli import comparison, config, run_file
 from fewbits.ctrl_c import STOP
 from fewbits.engines.common.run_files import CALL, contents, left_nothing, of_a_call
 from fewbits.engines.common.run_lock import LOCK, RunLock, check_unused
@@ -16,7 +16,7 @@ SETTINGS = config.NAME, comparison.NAME
 FILES = (
     *("metrics.jsonl", "ledger.jsonl", "wire.json", "model.safetensors", "model.frame", "model.frame.json"),
     *("nodes.safetensors", "vectors.bin", "summary.json", "report.html", "accuracy.png", "gossip.png"),
-    *SETTINGS,
+    *(*SETTINGS, run_file.NAME),
 )
 Run = config.RunConfig | comparison.Comparison
 FOLDERS = ("checkpoints", "states", "frames", "downlink", "tensorboard")
@@ -60,7 +60,7 @@ def claim(folder: Path, force: bool, run: Run) -> None:
         if folder.exists():
             wipe(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        run.write(folder)
+        run_file.write_settings(run, folder)
         take_up(folder, run)
 
 

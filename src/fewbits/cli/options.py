@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fewbits.cli.config import RunConfig
+from fewbits.cli.config import RunConfig, replaced
+from fewbits.data.table import is_file
 from fewbits.errors import LocalError
 from fewbits.methods.text import pairs, read
 
@@ -50,9 +51,15 @@ OPTIONS: Mapping[str, Option] = {
         "Show the accuracy at these bytes of a run, both directions, such as 1MB,10MB.", None, str, (), "SIZES"
     ),
     "target_accuracy": Option("Report the bytes to this accuracy, such as 0.9.", kind=float),
-    "data": Option("Data set; `fewbits data` lists them.", TASK),
+    "data": Option(
+        "Data set; `fewbits data` lists them. A table: FILE.csv@label=COLUMN. Or module:function, which returns "
+        "(clients, test).",
+        TASK,
+    ),
     "data_dir": Option("Folder with the data set's files.", TASK, Path),
-    "model": Option("Model; `fewbits models` lists them.", TASK),
+    "model": Option("Model; `fewbits models` lists them. Or module:function, which makes one.", TASK),
+    "loss": Option("module:name of a function of (output, y); by default cross-entropy, or the model's own.", TASK),
+    "metric": Option("module:name of a function of (output, y), measured on the test set.", TASK),
     "clients": Option("Number of clients.", TASK),
     "per_round": Option("Clients sampled in each round; all when not given.", TASK),
     "split": Option("iid, dirichlet:A, classes:K or natural.", TASK),
@@ -63,6 +70,7 @@ OPTIONS: Mapping[str, Option] = {
     "budget": Option(
         "End the run by its bytes in both directions: 2MB, or 20kB/client (mean of all clients).", TASK, metavar="SIZE"
     ),
+    "optimizer": Option("In place of SGD: adamw@lr=0.001, or module:function of the parameters.", LOCAL),
     "lr": Option("Learning rate of the clients' SGD.", LOCAL),
     "falling": Option("Rounds over which the learning rate falls to a tenth.", LOCAL, metavar="ROUNDS"),
     "momentum": Option("Momentum of the clients' SGD (the server's: --set momentum=0.9).", LOCAL),
@@ -93,6 +101,7 @@ OF_SEVERAL = Option(  # `settings` of a command that takes several methods
 )
 REHEARSAL = Option("Rounds of the first rehearsal of each candidate. Default: 8.", None, int, (), "N")
 DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds", "budget")
+USERS = ("loss", "metric", "optimizer")  # functions of the user's, beside data and model
 TRAINING = ("lr", "falling", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
 PLAYING = ("processes", "device", "evaluate_every", "checkpoint_every", "keep_frames")
 FOLDER = ("out", "resume", "force")
@@ -156,8 +165,13 @@ def configured(given: Given, kind: type[RunConfig] = RunConfig) -> dict[str, Any
     """Those options that are fields of a configuration of this kind and were given; a method's text is read."""
     check_pairs(given)
     found = {name: value for name, value in given.items() if name in kind.__dataclass_fields__ and value is not None}
+    for name, by in replaced(found).items():
+        if name in found:
+            raise LocalError(f"{_flag(name)} has no meaning with {_flag(by)} {found[by]}, which says it itself")
     if "data_dir" in found:
         found["data_dir"] = str(found["data_dir"].resolve())  # a resume may come from another folder
+    elif is_file(found.get("data", "")):
+        found["data_dir"] = str(Path.cwd())
     if "method" in found:
         method = read(found["method"])
         found |= {"method": method.name, "settings": {**method.settings, **pairs(found.get("settings", ()))}}

@@ -14,6 +14,7 @@ from fewbits.checks import check_whole
 from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
 from fewbits.cli.config import RunConfig
+from fewbits.cli.named_object import is_named_object
 from fewbits.cli.plan_model import plan_model
 from fewbits.cli.plan_ranks import EVERY, RANKS, plan_ranks
 from fewbits.cli.plan_ranks import NAMES as OF_RANKS
@@ -103,12 +104,14 @@ def plan(given: o.Given) -> None:
     methods = _methods(given["method"])
     if given["json"] is not None:
         check_file(given["json"])
+    if given["split"] is not None and is_named_object(found["model"]):
+        raise LocalError(f"plan: --split has no meaning with --model {found['model']}: its data are not known")
     if given["split"] is not None:
         known = data_info(given["data"] or model_entry(found["model"]).data)
         check_split(given["split"], found["clients"], known.classes)
     params, shapes = given["params"], given["shapes"]
     make, what = plan_model(found["model"], given["data"], params, shapes, Key(found["seed"]))
-    seeded = params is None and shapes is None
+    seeded = params is None and shapes is None and not is_named_object(found["model"])
     sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
     if given["bandwidth"] is not None:
         plan_ranks(given, methods, distribute(given["settings"] or (), methods), make, what)

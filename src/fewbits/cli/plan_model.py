@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from fewbits import models
+from fewbits.cli.named_object import is_named_object, named_model
 from fewbits.data import data_info
 from fewbits.errors import LocalError
 from fewbits.models.build import model_entry
@@ -27,6 +28,16 @@ def plan_model(
     if shapes is not None:
         found = read_shapes(shapes)
         return lambda: of_shapes(found), f"{shapes.name}, {_count(of_shapes(found))}"
+    if is_named_object(model):
+        if data is not None:
+            raise LocalError(f"plan: --data {data} has no meaning with --model {model}, which takes no shape from it")
+        return lambda: named_model(
+            model, key.fold("model")
+        ), f"{model}, {_count(named_model(model, key.fold('model')))}"
+    if is_named_object(data):
+        raise LocalError(
+            f"plan: {model} is built for a listed data set; give --model module:function, without --data {data}"
+        )
     data = data or model_entry(model).data
     known = data_info(data)
 

@@ -16,9 +16,9 @@ from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.folder import again
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Live, ProgressRow
-from fewbits.cli.prepared import InitialModels, PreparedRun, prepare, split_notes
+from fewbits.cli.prepared import Found, InitialModels, PreparedRun, personal_notes, prepare, split_notes
+from fewbits.cli.run_file import write_settings
 from fewbits.ctrl_c import EXIT_CODE
-from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.simulation import footprint
@@ -53,7 +53,7 @@ def play(
     folder.mkdir(parents=True, exist_ok=True)
     _lock = RunLock.of(folder)  # before anything in it changes
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
-    config.write(folder)
+    write_settings(config, folder)
     federation = run.federation(folder)
     if federation.reports:
         row.show(federation.reports[-1])
@@ -87,7 +87,7 @@ def train(run: PreparedRun, folder: Path, console: Console, log: Sequence[Observ
         record = play(run, folder, row, interrupt, console, log)
     if record is None:
         raise stopped(console, again(folder, config))
-    found = report(f"{config.name} on {config.data}", [record], noted(config.asdict(), run.notes), record.summary())
+    found = report(f"{config.name} on {config.data}", [record], noted(config.meant(), run.notes), record.summary())
     show_report(terminal(rows([record])), write(folder, found), folder, console)
 
 
@@ -98,8 +98,8 @@ def print_notes(notes: Sequence[str], console: Console) -> None:
 
 
 def noted(config: Mapping[str, object], notes: Sequence[str]) -> dict[str, object]:
-    """The configuration as a page shows it, with what the split leaves out."""
-    return {**config, "split_notes": list(notes)} if notes else dict(config)
+    """The configuration as a page shows it, with what is to be known of the runs."""
+    return {**config, "notes": list(notes)} if notes else dict(config)
 
 
 def _print_estimate(run: PreparedRun, console: Console) -> None:
@@ -118,7 +118,7 @@ def _print_estimate(run: PreparedRun, console: Console) -> None:
 class Compared:
     """A comparison with its data; builds each method once, and the initial model once for each seed."""
 
-    def __init__(self, comparison: Comparison, found: Data) -> None:
+    def __init__(self, comparison: Comparison, found: Found) -> None:
         self.comparison, self.found, self.initial = comparison, found, InitialModels(found)
 
     def prepare(self, config: RunConfig) -> PreparedRun:
@@ -127,19 +127,22 @@ class Compared:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the split of the first seed leaves out."""
-        return split_notes(next(iter(self.comparison.runs().values())), self.found)
+        """What the split of the first seed leaves out, and methods that the user's test set does not evaluate."""
+        split = split_notes(next(iter(self.comparison.runs().values())), self.found)
+        return split + personal_notes(self.comparison.built.values(), self.found)
 
     def check(self) -> None:
         """LocalError when a method does not fit the model, or the split does not fit the data."""
         first, *others = list(self.comparison.runs().values())[: len(self.comparison.methods)]
-        key = self.prepare(first).key
+        prepared = self.prepare(first)
+        prepared.check()
+        key = prepared.key
         for config in others:  # they differ in their methods only
             method = self.comparison.built[config.name]
             method.prepare(duplicate(self.initial.of(config)), key.fold("factor"))
         if first.budget is not None:
-            for config in (first, *others):
-                self.prepare(config).check_budget()
+            for config in others:
+                self.prepare(config).check()
 
 
 def compare(compared: Compared, folder: Path, console: Console, title: str, log: Sequence[Observer] = ()) -> None:
@@ -166,7 +169,7 @@ def compare(compared: Compared, folder: Path, console: Console, title: str, log:
 def shared_config(comparison: Comparison, left_out: Sequence[str] = ()) -> dict[str, object]:
     """What all runs of a comparison have in common, for its page."""
     varied = ("method", "seed", "settings", "label", *left_out)
-    config = {name: value for name, value in comparison.base.asdict().items() if name not in varied}
+    config = {name: value for name, value in comparison.base.meant().items() if name not in varied}
     return config | {"methods": comparison.methods, "seeds": comparison.seeds, "settings": comparison.settings}
 
 
@@ -178,7 +181,7 @@ def play_all(
 ) -> list[Done]:
     """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit."""
     _lock = RunLock.of(folder)
-    comparison.write(folder)
+    write_settings(comparison, folder)
     records: list[Done] = []
     with Interrupt() as interrupt, Live(console) as live:
         for name, config in comparison.runs().items():

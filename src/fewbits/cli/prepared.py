@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +12,54 @@ from torch import nn
 from fewbits import data, models
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
+from fewbits.cli.named_object import is_named_object, named_model
+from fewbits.cli.users_task import users_task
 from fewbits.data import Data
 from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
 from fewbits.engines.simulation.budget import check_affordable
+from fewbits.engines.simulation.run_checks import check_arguments
+from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.learn.method import Method
 from fewbits.rng import Key
 
+Found = Data | Task  # a listed data set, or a task of the user's with its data
 
-def load_data(config: RunConfig) -> Data:
-    """The data set of the run."""
+
+def load_data(config: RunConfig) -> Found:
+    """The data set of the run, or the task that the user's function gives."""
+    if is_named_object(config.data):
+        return users_task(config)
     return data.load(config.data, config.data_dir)
 
 
-def initial_model(config: RunConfig, found: Data) -> nn.Module:
+def counted(config: RunConfig, found: Found) -> RunConfig:
+    """The configuration with the number of clients that the user's data have."""
+    return replace(config, clients=found.clients) if isinstance(found, Task) else config
+
+
+def initial_model(config: RunConfig, found: Found) -> nn.Module:
     """The model that the seed gives, before the method changes it."""
-    return models.build(config.model, found, Key(config.seed).fold("model"))
+    key = Key(config.seed).fold("model")
+    return (
+        named_model(config.model, key)
+        if is_named_object(config.model)
+        else models.build(config.model, listed(found), key)
+    )
+
+
+def listed(found: Found) -> Data:
+    """The listed data set; LocalError where the data are the user's."""
+    if isinstance(found, Task):
+        raise LocalError("this takes listed data sets; `fewbits data` lists them")
+    return found
 
 
 class InitialModels:
     """The initial model of a comparison's runs: built once per seed; the last one is stored."""
 
-    def __init__(self, found: Data) -> None:
+    def __init__(self, found: Found) -> None:
         self._found = found
         self._last: tuple[int, nn.Module] | None = None  # seed and model
 
@@ -77,8 +103,10 @@ class PreparedRun:
         """The root of all randomness of the run."""
         return Key(self.config.seed)
 
-    def check_budget(self) -> None:
-        """LocalError when one round alone is above the run's budget, by its forecast."""
+    def check(self) -> None:
+        """LocalError when the user's code fails on a batch, or one round is above the run's budget, by its forecast."""
+        if self.config.has_users_code:
+            check_arguments(self.task, self.method, self.config.schedule(), self.key)
         check_affordable(self.config.schedule(), self.task, self.method, self.key)
 
     def federation(self, folder: Path) -> Federation:
@@ -91,13 +119,13 @@ class PreparedRun:
 
 
 def prepare(
-    config: RunConfig, found: Data, method: Method | None = None, initial: nn.Module | None = None
+    config: RunConfig, found: Found, method: Method | None = None, initial: nn.Module | None = None
 ) -> PreparedRun:
     """Build what the run needs; partition and initial model depend on the seed alone.
 
     Args:
         config: of the run.
-        found: its data set.
+        found: its data set, or a task of the user's.
         method: the run's method, if it is built already.
         initial: what `initial_model` gives, if it is built already; it is copied.
 
@@ -105,11 +133,14 @@ def prepare(
         LocalError: the split, the method and the model do not fit each other.
     """
     method = method or config.build_method()
-    build = ModelFromSeed(config, found, method, initial or initial_model(config, found))
-    return PreparedRun(config, method, _task(config, found, method, build), split_notes(config, found))
+    initial = initial or initial_model(config, found)
+    if isinstance(found, Task):
+        task = replace(found, model=duplicate(initial), local=config.local())
+        return PreparedRun(config, method, task, personal_notes([method], task))
+    return PreparedRun(config, method, _task(config, found, method, initial), split_notes(config, found))
 
 
-def build_task(config: RunConfig, found: Data) -> Task:
+def build_task(config: RunConfig, found: Found) -> Task:
     """The task of a run whose method is built elsewhere."""
     return prepare(config, found).task
 
@@ -120,26 +151,39 @@ def partition(config: RunConfig, found: Data) -> list[np.ndarray]:
     return data.partition(found.train_y, config.split, config.clients, key, found.groups)
 
 
-def split_notes(config: RunConfig, found: Data) -> tuple[str, ...]:
+def split_notes(config: RunConfig, found: Found) -> tuple[str, ...]:
     """Sentences about what the run's split leaves out, for terminal and page."""
+    if isinstance(found, Task):
+        return ()
     return tuple(data.split_notes(found.train_y, config.split, partition(config, found), found.groups))
 
 
-def _task(config: RunConfig, found: Data, method: Method, build: ModelFromSeed) -> Task:
+def personal_notes(methods: Iterable[Method], found: Found) -> tuple[str, ...]:
+    """A sentence for each method whose models the test set of the user's data does not evaluate."""
+    if not isinstance(found, Task) or found.test is None:
+        return ()
+    said = "leaves each client a model of its own, so the test set of --data says nothing"
+    return tuple(f"{method.name} {said}" for method in methods if method.personal)
+
+
+def _task(config: RunConfig, found: Data, method: Method, initial: nn.Module) -> Task:
     key, share = Key(config.seed), config.share_held_out(method)
     parts = partition(config, found)
     tests: list[np.ndarray] = []
     if share:
         parts, tests = data.hold_out(parts, share, key.fold("holdout"))
+    build = None if is_named_object(config.model) else ModelFromSeed(config, found, method, initial)
     return Task(
-        build(key),
+        duplicate(initial) if build is None else build(key),
         found.train_x,
         found.train_y,
         parts,
         found.test_x,
         found.test_y,
         config.local(),
+        config.loss_function(),
         holdout=tests,
-        seed=key,
+        seed=None if build is None else key,  # a model of the user's travels at first contact
         build=build,
+        metric=config.metric_function(),
     )

@@ -41,12 +41,10 @@ def merge(model: Model) -> Model:
         >>> merge(layer)
         Linear(in_features=64, out_features=64, bias=True)
     """
-    plain = duplicate(model)
-    inside = coordinates(plain) is not None
-    leave_subspace(plain)
-    places, adapted = list(factored(plain)), list(_adapted(plain))
-    if not places and not adapted and not inside:
+    if is_plain(model):
         raise LocalError(f"merge: no weight of this {type(model).__name__} is factored or has a LoHa adapter")
+    plain = leave_subspace(duplicate(model))
+    places, adapted = list(factored(plain)), list(_adapted(plain))
     for name, module in adapted:
         _merge_adapter(name, module)
     layers = {id(place.module): [p for p, _ in places if p.module is place.module] for place, _ in places}
@@ -62,6 +60,15 @@ def merge(model: Model) -> Model:
         for mark in (ORDER, DENSE, MARK):
             module.__dict__.pop(mark, None)
     return plain
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether there is nothing to merge: no factors, no adapter and no subspace.
+
+    >>> is_plain(nn.Linear(2, 1))
+    True
+    """
+    return coordinates(model) is None and not any(factored(model)) and not any(_adapted(model))
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fewbits.checks import check_number, check_one_of, check_whole
-from fewbits.errors import LocalError
+from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.learn.batches import Batch, Call, takes_labels
 from fewbits.learn.examples import Examples
 from fewbits.learn.flat_model import FlatModel
@@ -200,7 +200,7 @@ class LocalTraining:
 
     def _made(self, module: nn.Module, steps: int) -> tuple[Optimizer, LRScheduler | None]:
         trained = [p for p in module.parameters() if p.requires_grad]
-        optimizer = self.optimizer(trained)
+        optimizer = _called("optimizer", self.optimizer, trained)
         if not isinstance(optimizer, Optimizer):
             raise LocalError(f"LocalTraining: optimizer must make a torch optimizer; it made a {_kind(optimizer)}")
         theirs, ours = {id(p) for group in optimizer.param_groups for p in group["params"]}, {id(p) for p in trained}
@@ -211,7 +211,7 @@ class LocalTraining:
             )
         if self.schedule is None:
             return optimizer, None
-        scheduler = self.schedule(optimizer)
+        scheduler = _called("schedule", self.schedule, optimizer)
         if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise LocalError(
                 "LocalTraining: schedule must make a scheduler of torch's that needs no figure for its steps; it made "
@@ -226,6 +226,16 @@ def _advance(scheduler: LRScheduler, steps: int) -> None:
         warnings.simplefilter("ignore")  # torch expects a step of the optimizer first
         for _ in range(steps):
             scheduler.step()
+
+
+def _called(name: str, function: Callable[[Any], Any], argument: object) -> Any:
+    """What a function of the user's makes; LocalError when it raises."""
+    try:
+        return function(argument)
+    except FewbitsError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise LocalError(f"LocalTraining: {name} fails: {type(error).__name__}: {words(error)}") from error
 
 
 def _kind(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations
 
 from fewbits.choices import nearest, unknown
@@ -196,12 +196,27 @@ def named(method: str | Method, settings: Mapping[str, str] | None = None) -> Me
     return method
 
 
-def parse_all(method: str, settings: Mapping[str, str], known: Mapping[str, object]) -> dict[str, object]:
-    """Options given as text as values of their types; `known` are the method's options with their defaults."""
-    for key in settings:
+def parse_all(
+    method: str, settings: Mapping[str, str], known: Mapping[str, object], methods: Iterable[str] = METHODS
+) -> dict[str, object]:
+    """Options given as text as values of their types.
+
+    Args:
+        method: its name.
+        settings: its options as text.
+        known: its options with their defaults.
+        methods: all names; a value that is like one of them may be meant as a method with a label.
+
+    Raises:
+        LocalError: there is no such option, or a value has not the option's type.
+    """
+    for key, value in settings.items():
         if key not in known:
+            near, other = nearest(key, known), nearest(value, methods)
+            meant = repr(near) if near else f"the method {other!r} with the label {key!r}" if other else ""
+            hint = f"did you mean {meant}? " if meant else ""
             has = ", ".join(f"{option}={default}" for option, default in known.items()) or "none"
-            raise LocalError(f"method {method!r} has no option {key!r}; it has {has}")
+            raise LocalError(f"method {method!r} has no option {key!r}; {hint}it has {has}")
     return {key: parse(method, key, text, known[key]) for key, text in settings.items()}
 
 

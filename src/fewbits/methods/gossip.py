@@ -139,7 +139,7 @@ def build(text: str, settings: Mapping[str, str] | None = None) -> GossipMethod:
     found = read(text)
     # gamma is a number even when its default is "auto".
     known = {key: 0.5 if key == "gamma" else default for key, default in options(found.name).items()}
-    return GOSSIP[found.name](**parse_all(found.name, {**found.settings, **(settings or {})}, known))
+    return GOSSIP[found.name](**parse_all(found.name, {**found.settings, **(settings or {})}, known, GOSSIP))
 
 
 def gossip_method(method: GossipMethod | str) -> GossipMethod:

@@ -11,6 +11,7 @@ from fewbits.errors import LocalError
 
 Options = Callable[[str], Mapping[str, object]]  # a method's options with their defaults, by its name
 SAFE = "+@=,:*"  # characters of a label that stay as they are in the name of a folder
+NAME = re.compile(r"\s*[A-Za-z][\w+]*\s*(?:@|$)")  # of a method; its options may follow
 LAYER = re.compile(r"\s*([A-Za-z]\w*)\s*(?:[@,](.*))?$", re.DOTALL)  # a name, and its options if it has any
 FIRST = re.compile(r"\s*([^@=]+=[^@=]+(?:,[^@=]+=[^@=]+)*)@\s*([A-Za-z]\w*)\s*(?:\+|$)")  # options, then a layer
 FORM = "NAME or NAME@option=value,option=value, such as topk@fraction=0.01,bits=8"
@@ -87,7 +88,8 @@ def _check_order(text: str) -> None:
 def read_all(text: str, options: Options) -> list[MethodText]:
     """Several methods, separated by commas; each may have a label, as in `LABEL=NAME@option=value`.
 
-    A part `x=y` is an option of the method before it when that one has an option x, or when y is no method.
+    A part `x=y` is an option of the method before it when that one has an option x, or when y is no method. A part
+    that is no name, such as `out*`, belongs to the value before it.
 
     Args:
         text: such as "dense,topk@fraction=0.01,bits=8" or "a=topk@fraction=0.01,b=topk@fraction=0.05".
@@ -116,11 +118,13 @@ def read_all(text: str, options: Options) -> list[MethodText]:
 def _continues(part: str, before: MethodText, options: Options) -> bool:
     """Whether the part is an option of the method before it."""
     option, equals, value = part.partition("=")
-    if not equals or "@" in option:
+    if not equals:
+        return bool(before.settings) and not NAME.match(part)
+    if "@" in option:
         return False
     if not _is_method(value, options):
         _check_order(part)
-    return option.strip() in options(before.name) or not _is_method(value, options)
+    return option.strip() in options(before.name) or not ("@" in value or _is_method(value, options))
 
 
 def _extended(before: MethodText, part: str) -> MethodText:
@@ -134,8 +138,11 @@ def read_labelled(part: str, options: Options) -> MethodText:
     if not equals or "@" in label:
         return read(part)
     _check_order(part)
-    if not _is_method(rest, options):
+    if not label.strip():
+        raise LocalError(f"the label before = is empty in {part!r}; write LABEL={FORM}")
+    if not NAME.match(rest):
         raise LocalError(f"{part!r} is an option without its method; a method is {FORM}")
+    options(rest.partition("@")[0].strip())  # says what is wrong with a name
     return replace(read(rest), given=label.strip())
 
 

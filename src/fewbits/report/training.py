@@ -141,9 +141,14 @@ def faults(runs: Sequence[tuple[str, int, Sequence[str]]]) -> str:
 def _subtitle(config: Mapping[str, object]) -> str:
     sampled = config.get("per_round") or "all"
     return (
-        f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients ({config.get('split')}), "
+        f"{config.get('model')} on {config.get('data')}, {config.get('clients')} clients{_split(config)}, "
         f"{sampled} of them {_length(config)}" + left_out(config)
     )
+
+
+def _split(config: Mapping[str, object]) -> str:
+    """How the data are split; nothing where the user's function did it."""
+    return f" ({config['split']})" if config.get("split") else ""
 
 
 def _length(config: Mapping[str, object]) -> str:
@@ -153,10 +158,10 @@ def _length(config: Mapping[str, object]) -> str:
 
 
 def left_out(config: Mapping[str, object]) -> str:
-    """What the split leaves out, to stand behind the line below a title.
+    """What is to be known of the runs, such as what the split leaves out, to stand behind the line below a title.
 
-    >>> left_out({"split_notes": ["split natural leaves out 2 of 6 examples"]}), left_out({})
+    >>> left_out({"notes": ["split natural leaves out 2 of 6 examples"]}), left_out({})
     ('; split natural leaves out 2 of 6 examples', '')
     """
-    notes = config.get("split_notes")
+    notes = config.get("notes")
     return "".join(f"; {note}" for note in notes) if isinstance(notes, list) else ""

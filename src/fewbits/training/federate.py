@@ -63,7 +63,8 @@ def federate(
         model: any module; it ends with the trained weights.
         clients: a list with the data of each client: an (x, y) pair of tensors or NumPy arrays, examples first; more
             tensors, of which the last one is y; a dict of tensors; a data set, a Hugging Face one, too; a DataLoader.
-            Or a function of the client's number that returns one of these, called where the client trains. float64
+            Or a function of the client's number that returns one of these, called where the client trains; or a
+            partitioner of flwr-datasets. float64
             arrays become float32 tensors. uint8 images (n, c, h, w) of pairs are scaled to [-1, 1].
         method: text such as "lbgm+topk" or "topk@fraction=0.01", or a Method such as `fb.methods.lbgm()`; "auto": the
             best for the budget, by rehearsals on these clients, with its learning rate unless `local` is given.

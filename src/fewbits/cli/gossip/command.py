@@ -11,7 +11,7 @@ from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.gossip import nodes as each
 from fewbits.cli.gossip import play
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
-from fewbits.cli.prepared import load_data
+from fewbits.cli.prepared import listed, load_data
 from fewbits.cli.screen import screen
 from fewbits.engines.distributed import ProcessInfo, World
 from fewbits.methods.gossip import GOSSIP
@@ -68,7 +68,7 @@ def gossip(given: o.Given) -> None:
         check_free(folder, given["force"])
     else:
         take_up(folder, comparison)
-    compared = play.Compared(comparison, load_data(comparison.base))
+    compared = play.Compared(comparison, listed(load_data(comparison.base)))
     if new:
         compared.check()  # a mistake is found before anything is removed
         claim(folder, given["force"], comparison)

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import fewbits.topology as graphs
 from fewbits.cli.comparison import Comparison
-from fewbits.cli.config import RunConfig
+from fewbits.cli.config import RunConfig, check_listed
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import GossipMethod
 from fewbits.methods import gossip
 from fewbits.rng import Key
 from fewbits.topology import IntermittentNodes, Network, Topology
 
-UNUSED = ("per_round", "holdout", "keep_frames")  # options of runs with a server
+UNUSED = ("per_round", "holdout", "keep_frames", "loss", "metric", "optimizer")  # options of runs with a server
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class GossipConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.schedule().check_no_budget()
+        check_listed("gossip", self)
         given = [name for name in UNUSED if getattr(self, name)]
         if given or self.device != "cpu":
             raise LocalError(f"a run without a server has no {', '.join(given or ['device'])}")

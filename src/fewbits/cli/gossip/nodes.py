@@ -11,7 +11,7 @@ from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.gossip.play import NOTES_SHOWN, SUMMARY, Compared, conclude, finished, print_notes, save_result, show
 from fewbits.cli.live import Live, ProgressRow
-from fewbits.cli.prepared import load_data
+from fewbits.cli.prepared import listed, load_data
 from fewbits.cli.screen import screen
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.distributed import DistributedRun, World
@@ -28,7 +28,7 @@ def compare(comparison: GossipComparison, folder: Path, new: bool, force: bool, 
     claims = world.rank == 0 and new and not (world.process.attempt and is_ours(folder))
     if claims:
         check_free(folder, force)
-    compared = Compared(comparison, load_data(comparison.base))
+    compared = Compared(comparison, listed(load_data(comparison.base)))
     compared.check()  # a mistake is found before anything is removed
     if claims:
         claim(folder, force, comparison)

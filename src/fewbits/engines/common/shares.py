@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fewbits.checks import check_count
 from fewbits.engines.common.pairs import NO_EXAMPLE, check_unfit, pair, tensor
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, words
 from fewbits.learn.examples import (
     Collate,
     DatasetExamples,
@@ -190,14 +190,17 @@ def shares_of(clients: Any, population: int | None, collate: Collate | None, tes
     """The clients' data in their own form; None: all have an (x, y) pair of tensors, and so has the test set.
 
     Args:
-        clients: a list with a form of data for each client, or a function of the client's number.
+        clients: a list with a form of data for each client, a function of the client's number, or a partitioner of
+            flwr-datasets with its data set.
         population: how many clients a function has.
         collate: makes a batch of a list of examples.
         test: any form of data, or None.
 
     Raises:
-        LocalError: `population` does not fit the clients.
+        LocalError: `population` does not fit the clients, or a partitioner fails.
     """
+    if hasattr(clients, "load_partition"):
+        clients = _partitions(clients)
     if callable(clients) and not isinstance(clients, Iterable):
         if population is None:
             raise LocalError("clients is a function of the client's number; say how many there are: population=100")
@@ -210,6 +213,16 @@ def shares_of(clients: Any, population: int | None, collate: Collate | None, tes
     if all(map(_is_pair, clients)) and (test is None or _is_pair(test)):
         return None
     return GivenShares(clients, collate)
+
+
+def _partitions(partitioner: Any) -> list[Any]:
+    """Each client's data set, by a partitioner of flwr-datasets."""
+    try:
+        return [partitioner.load_partition(number) for number in range(partitioner.num_partitions)]
+    except Exception as error:  # somebody else's code: without a data set it raises an AttributeError
+        raise LocalError(
+            f"clients: the {type(partitioner).__name__} fails: {type(error).__name__}: {words(error)}"
+        ) from error
 
 
 def _is_pair(one: Any) -> bool:

@@ -1,0 +1,128 @@
+"""LoRA, FFA-LoRA and a core between fixed factors, on PEFT models as they are."""
+
+import copy
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import fewbits as fb
+
+peft = pytest.importorskip("peft")
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def adapted(base=None, rank=3, **options):
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=rank, lora_alpha=6, target_modules=["0", "2"], **options)
+    return peft.get_peft_model(base or network(), config)
+
+
+def frozen_a(model):
+    for name, p in model.named_parameters():
+        if "lora_A" in name:
+            p.requires_grad_(False)
+    return model
+
+
+def people(count=3):
+    draw = torch.Generator().manual_seed(2)
+    return [(torch.randn(20, 12, generator=draw), torch.randint(4, (20,), generator=draw)) for _ in range(count)]
+
+
+def weights(model):
+    """The weights that the adapted layers compute with."""
+    return [
+        layer.get_delta_weight("default").detach() for layer in model.modules() if hasattr(layer, "get_delta_weight")
+    ]
+
+
+def trained(model, data, steps=5):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.5)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    return model
+
+
+def test_a_core_begins_where_the_model_is_and_sends_its_square():
+    plain, model = network(), fb.factor.lora_core(adapted())
+    x = people()[0][0]
+    assert_close(model(x), plain(x))
+    assert [p.numel() for p in model.parameters() if p.requires_grad] == [9, 9]
+    for factor in (p for name, p in model.named_parameters() if "fixed" in name):
+        assert_close(factor.T @ factor, torch.eye(3))
+    result = fb.federate(model, people(), "dense", rounds=1)
+    assert result.reports[0].up_payload_bytes == 3 * 18 * 4
+
+
+@pytest.mark.parametrize(
+    ("make", "exact"),
+    [(adapted, False), (lambda: frozen_a(adapted()), True), (lambda: fb.factor.lora_core(adapted()), True)],
+    ids=["LoRA", "FFA-LoRA", "core"],
+)
+def test_the_mean_of_the_factors_is_the_mean_of_the_weights_where_one_side_is_fixed(make, exact):
+    model, data = make(), people()
+    if not exact:  # B is 0 at first, and then A does not move in the first step
+        trained(model, data[0])
+    local = fb.LocalSGD(lr=0.5, batch_size=0, steps=5)
+    each = [weights(fb.federate(copy.deepcopy(model), [one], "dense", rounds=1, local=local).model) for one in data]
+    together = weights(fb.federate(model, data, "dense", rounds=1, local=local).model)
+    apart = max(
+        float((torch.stack(of_clients).mean(0) - of_all).abs().max() / of_all.abs().max())
+        for *of_clients, of_all in zip(*each, together, strict=True)
+    )
+    assert apart < 1e-5 if exact else apart > 1e-3
+
+
+def test_a_core_is_merged_by_peft():
+    model, x = trained(fb.factor.lora_core(adapted()), people()[0]), people()[1][0]
+    before = model(x).detach()
+    plain = model.merge_and_unload()
+    assert_close(plain(x), before)
+    assert plain.state_dict().keys() == network().state_dict().keys()
+
+
+def test_an_adapter_that_can_have_no_core_is_named():
+    with pytest.raises(fb.LocalError, match="this Sequential has no LoRA layer with an adapter 'default'"):
+        fb.factor.lora_core(network())
+    with pytest.raises(fb.LocalError, match="has no LoRA layer with an adapter 'other'"):
+        fb.factor.lora_core(adapted(), "other")
+    with pytest.raises(fb.LocalError, match="2 is 4 x 16, so its rank is 4 at most; got 5"):
+        fb.factor.lora_core(model := adapted(rank=5))
+    assert not any("fixed" in name for name, _ in model.named_parameters())  # nothing changed
+    with pytest.raises(fb.LocalError, match="has a core already"):
+        fb.factor.lora_core(fb.factor.lora_core(adapted()))
+    table = peft.get_peft_model(nn.Sequential(nn.Embedding(9, 4)), peft.LoraConfig(r=2, target_modules=["0"]))
+    with pytest.raises(fb.LocalError, match="is an embedding or a convolution"):
+        fb.factor.lora_core(table)
+
+
+def test_conv1d_of_transformers_has_its_matrix_the_other_way_round():
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    base = nn.Sequential(Conv1D(8, 5))
+    config = peft.LoraConfig(r=2, target_modules=["0"], fan_in_fan_out=True)
+    model = fb.factor.lora_core(peft.get_peft_model(copy.deepcopy(base), config))
+    x = torch.randn(3, 5)
+    assert_close(model(x), base(x))
+
+
+def test_the_example_says_what_each_adapter_costs(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    found = runpy.run_path(str(EXAMPLES / "lora_language_model.py"))["main"](rounds=1, pretraining=5)
+    up = {name: result.ledger.frame_bytes["up"] for name, result in found.items()}
+    assert up["LoRA"] > 1.8 * up["FFA-LoRA"] and up["LoRA"] > 5 * up["core (Fed-SB)"]
+    assert up["LoRA, 4 bits"] < up["LoRA"] / 7 and up["core, 4 bits"] < up["LoRA"] / 40
+    assert "kB up, a turn" in capsys.readouterr().out
