@@ -26,6 +26,7 @@ from fewbits.links import Downlink
 from fewbits.links.identity import codec_hash
 from fewbits.privacy.differential_privacy import DifferentialPrivacy
 from fewbits.privacy.pairwise_masking import PairwiseMasking
+from fewbits.replicas import Streaming
 from fewbits.spec import Spec
 from fewbits.wire.identity import canonical, wire_field
 
@@ -74,6 +75,7 @@ def others() -> list[Any]:
         FetchSGD(100, momentum=0, lr=2),
         FetchServer(MeanSketch(64), FetchSGD(100)),
         IntrinsicSpace(128, mode="time-varying", epoch=3),
+        Streaming(fragments=3, delay=5),
         DifferentialPrivacy(clip=2, noise=1.5),
         PairwiseMasking(largest=2),
         Factorisation(gamma=0.25, skip=("head",)),

@@ -389,6 +389,7 @@ def test_notes_name_each_client_once_and_those_of_a_round_together():
 # Who may write JSON by the library's own function, because no float from training reaches it.
 WHOLE = {
     "engines/common/processes.py": "pipes between forked processes of one program, where NaN must arrive as NaN",
+    "cli/run_file.py": "options of a command, as TOML",
     "engines/common/run_lock.py": "a process's number, host and command",
     "engines/flower/carried.py": "names and shapes",
     "engines/flower/strategy_state.py": "names and types",

@@ -113,7 +113,7 @@ def test_arguments_of_another_kind_get_a_sentence(wrong):
     "wrong",
     [
         *({"seeds": value} for value in (3, [], [1, 1], "01", [0.5], None)),
-        *({"methods": value} for value in ("dense", 5, [], None, {"dense": 1})),
+        *({"methods": value} for value in ("dens", 5, [], None, {"dense": 1})),
         *({"target": value} for value in ("x", 2)),
         *({"watch": 5}, {"local": {}}, {"clients": {"a": PAIR}}),
     ],

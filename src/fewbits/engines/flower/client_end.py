@@ -120,8 +120,7 @@ class ClientEnd:
             sent = sent._replace(tree={n: ends_with[n] if n in exact else x for n, x in sent.tree.items()})
         frame = b"".join(core.encode(sent))
         core.commit()
-        before = ends.restore(self.store, self.client, UP)
-        ends.save(self.store, self.client, UP, round, core.up.pieces_of_dump(), before)
+        ends.save(self.store, self.client, UP, round, core.up.pieces_of_dump(), self._stored_up())
         return frame
 
     def _stored_up(self) -> bytes:
