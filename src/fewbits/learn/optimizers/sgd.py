@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewbits.checks import check_flag, check_number
+from fewbits.codecs import large
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
@@ -59,7 +60,9 @@ class ServerSGD(ServerOptimizer):
         return (torch.zeros(numel),) if self.momentum else ()
 
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
+        step = large.empty(theta.numel(), theta.dtype)  # the result, too: fresh memory costs more than a pass over it
         if self.momentum:
-            moments = (moments[0] * self.momentum + update,)
-            update = moments[0] * self.momentum + update if self.nesterov else moments[0]
-        return theta - update * self.lr, moments
+            moments = (torch.mul(moments[0], self.momentum, out=large.empty(theta.numel(), theta.dtype)).add_(update),)
+            update = torch.mul(moments[0], self.momentum, out=step).add_(update) if self.nesterov else moments[0]
+        torch.mul(update, self.lr, out=step)
+        return torch.sub(theta, step, out=step), moments
