@@ -54,13 +54,16 @@ def start(name, folder, **settings):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Evidence of each method's run when it is left alone."""
-    found = {}
-    for name in METHODS:
-        run = start(name, tmp_path_factory.mktemp("undisturbed"))
-        run.run()
-        found[name] = evidence(run)
-    return found
+    """Evidence of a method's run when it is left alone, by the method's name."""
+
+    class Found(dict):
+        def __missing__(self, name):
+            run = start(name, tmp_path_factory.mktemp("undisturbed"))
+            run.run()
+            self[name] = evidence(run)
+            return self[name]
+
+    return Found()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Files, classes, functions and argument lists stay small enough to be read in one sitting."""
 
 import ast
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -42,6 +43,7 @@ def parameters(function):
     return len(names) - (names[:1] in (["self"], ["cls"])) + (a.vararg is not None) + (a.kwarg is not None)
 
 
+@cache
 def trees():
     return [(path, ast.parse(path.read_text())) for path in sorted(SOURCE.rglob("*.py"))]
 
