@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fewbits.cli import options as o
@@ -18,15 +19,15 @@ from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
-from fewbits.trackers import observers
+from fewbits.trackers import Observer, observers
 from fewbits.training.auto import AUTO, Choice
 from fewbits.training.rehearsal import ROUNDS
 
 C = TypeVar("C", bound=Comparison)
 R = TypeVar("R", bound=RunConfig)
 TASK = (*o.DATA, *o.USERS, *o.TRAINING)
-TRAIN = ("method", "rehearsal", "settings", *TASK, "seed", *o.PLAYING, "log", *o.FOLDER)
-COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *TASK, *o.PLAYING, "log", *o.FOLDER)
+TRAIN = ("method", "rehearsal", "settings", *TASK, "seed", *o.PLAYING, "log", "live", *o.FOLDER)
+COMPARE = ("methods", "seeds", "settings", "target_accuracy", "at", *TASK, *o.PLAYING, "log", "live", *o.FOLDER)
 
 
 @o.command(TRAIN)
@@ -37,7 +38,7 @@ def train(given: o.Given) -> None:
     """
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
-        log = observers(given["log"] or (), folder)
+        log = trackers(given, folder)
         config = extended(RunConfig.read(folder), o.configured(given))
         take_up(folder, config)
         play.train(prepare(config, load_data(config)), folder, screen(), log)
@@ -47,7 +48,7 @@ def train(given: o.Given) -> None:
     config = RunConfig(**found)
     method = config.build_method()  # a wrong option is said before a missing folder
     folder = o.folder_of(given, "runs/first")
-    log = observers(given["log"] or (), folder)
+    log = trackers(given, folder)
     check_free(folder, given["force"])
     data = load_data(config)
     config = counted(config, data)
@@ -59,6 +60,11 @@ def train(given: o.Given) -> None:
     run.check()
     claim(folder, given["force"], config)
     play.train(run, folder, screen(), log)
+
+
+def trackers(given: o.Given, folder: Path) -> list[Observer]:
+    """What is told of the rounds."""
+    return observers([*(given["log"] or ()), *(["live"] if given["live"] else [])], folder)
 
 
 def check_auto(found: dict[str, Any], rehearsal: int | None) -> bool:
@@ -96,7 +102,7 @@ def compare(given: o.Given) -> None:
     """
     if (folder := given["resume"]) is not None:
         o.check_resume(given)
-        log = observers(given["log"] or (), folder)
+        log = trackers(given, folder)
         comparison = continued(Comparison.read(folder), given)
         take_up(folder, comparison)
         compared = play.Compared(comparison, load_data(comparison.base))
@@ -105,7 +111,7 @@ def compare(given: o.Given) -> None:
             raise LocalError("compare: give --methods, such as --methods dense,topk,lbgm, or --resume")
         comparison = wanted(Comparison, given, given["methods"])
         folder = o.folder_of(given, "runs/compare")
-        log = observers(given["log"] or (), folder)
+        log = trackers(given, folder)
         check_free(folder, given["force"])
         data = load_data(comparison.base)
         if isinstance(data, Task):

@@ -17,7 +17,7 @@ from fewbits.methods.text import pairs, read
 
 Given = Mapping[str, Any]  # a command's options by name; None: not given
 RESUMABLE = ("rounds", "budget", "processes", "checkpoint_every")  # these may differ when a run is continued
-BESIDE = ("resume", "log", "target_accuracy", "at")  # these belong to the call, and not to the run
+BESIDE = ("resume", "log", "live", "target_accuracy", "at")  # these belong to the call, and not to the run
 TASK, LOCAL, RUN = "Task", "Local training", "Run"
 
 
@@ -88,6 +88,9 @@ OPTIONS: Mapping[str, Option] = {
     "log": Option(
         "Send every round's figures to tensorboard[:FOLDER], wandb[:PROJECT] or mlflow[:EXPERIMENT]; may be repeated.",
         *(RUN, list[str], ("--log",), "TRACKER"),
+    ),
+    "live": Option(
+        "Write OUT/live.html, a page to watch while the run goes on.", RUN, bool, ("--live",), default=False
     ),
     "out": Option("Folder for all files of the run; must be new or empty.", RUN, Path),
     "resume": Option(

@@ -27,7 +27,14 @@ LISTS = {
     "settings": str,
     "log": str,
 }  # options that are lists by themselves
-KINDS: Mapping[str, Any] = {"method": str, "rehearsal": int, "target_accuracy": float, "budget": str | int, "out": str}
+KINDS: Mapping[str, Any] = {
+    "method": str,
+    "rehearsal": int,
+    "target_accuracy": float,
+    "budget": str | int,
+    "out": str,
+    "live": bool,
+}
 NOT_IN_A_FILE = ("resume", "force")
 VARIED = ("method", "settings", "seed", "label", "chosen")  # what the runs of a comparison do not share
 

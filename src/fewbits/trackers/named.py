@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewbits.choices import unknown
 from fewbits.errors import LocalError, words
+from fewbits.trackers.live_page import LivePage
 from fewbits.trackers.ml_flow import MLflow
 from fewbits.trackers.observer import Observer
 from fewbits.trackers.tensorboard import TensorBoard
@@ -17,7 +18,9 @@ TRACKERS: Mapping[str, Callable[[str], Observer]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
+    "live": LivePage,
 }
+FILES = ("tensorboard", "live")  # these write into the folder of the run
 FORM = "log is a list of names, such as ['tensorboard'], or of observers of class fb.simulation.Observer"
 
 
@@ -26,7 +29,7 @@ def observers(log: object, out: Path | str | None) -> list[Observer]:
 
     Args:
         log: names such as "tensorboard" or "wandb:my-project", and observers.
-        out: the folder of the run; TensorBoard's files go there unless it has a folder of its own.
+        out: the folder of the run or the comparison; files of trackers go there unless they have a folder of their own.
 
     Raises:
         LocalError: it is no such list, a name is unknown, a tracker is not installed, or it has no folder.
@@ -44,8 +47,10 @@ def _observer(one: object, out: Path | str | None) -> Observer:
     name, _, argument = one.partition(":")
     if name not in TRACKERS:
         raise unknown("tracker", name, TRACKERS)
-    if name == "tensorboard" and not argument and out is None:
-        raise LocalError("log: tensorboard writes files; give out=..., or a folder: log=['tensorboard:FOLDER']")
+    if name in FILES and not argument and out is None:
+        raise LocalError(f"log: {name} writes files; give out=..., or a folder: log=['{name}:FOLDER']")
+    if name == "live":
+        argument = argument or str(out)
     try:
         return TRACKERS[name](argument)
     except ImportError as error:
