@@ -52,6 +52,8 @@ class Spec:
 
     def __post_init__(self) -> None:
         check_one_of("Spec: dtype", self.dtype, [*FLOATS, *INTEGERS])
+        for name in ("shape", "segments"):  # equal Specs are the same in all that is derived from them
+            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
         if any(n < 0 for n in self.shape):
             raise LocalError(f"Spec: sizes must not be negative; got {self.shape}")
         if (self.low is None) != (self.high is None) or (self.low is not None) != self.integer:
