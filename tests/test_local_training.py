@@ -206,6 +206,24 @@ def test_gossip_needs_sgd():
         fb.gossip(net(), CLIENTS, fb.topology.ring(4), "dsgd", 1, local=local)
 
 
+def test_a_comparison_says_what_its_runs_note():
+    local = fb.LocalTraining(
+        lambda p: torch.optim.SGD(p, 0.1),
+        schedule=lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda e: float(e > 0)),
+    )
+    found = fb.compare(net(), CLIENTS, ["dense"], seeds=[3], rounds=2, local=local)
+    assert any("dense, seed 3: " in note and "learning rate is 0 in round 1" in note for note in found.notes)
+
+
+def test_a_schedule_of_another_optimizer_is_refused():
+    other = torch.optim.SGD(net().parameters(), 0.1)
+    local = fb.LocalTraining(
+        lambda p: torch.optim.SGD(p, 0.1), schedule=lambda _: torch.optim.lr_scheduler.ConstantLR(other)
+    )
+    with pytest.raises(fb.LocalError, match="ConstantLR of another optimizer"):
+        run(local)
+
+
 def test_a_warm_up_from_zero_is_said():
     schedule = lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda n: n / 4)  # noqa: E731
     notes = run(fb.LocalTraining(lambda p: torch.optim.SGD(p, 0.1), schedule)).notes

@@ -196,8 +196,8 @@ def compare(
                 where = None if out is None else place
                 with watching(() if run.finished else observing, folder_name(label, seed), config, where) as watchers:
                     shown = None if watch is None else lambda r, label=label, seed=seed: watch(label, seed, r)
-                    watchers.result = run.run(watchers.watch(shown))
-                faults += [f"{label}, seed {seed}: {note}" for note in watchers.notes]
+                    watchers.result = result = run.run(watchers.watch(shown))
+                faults += [f"{label}, seed {seed}: {note}" for note in result.notes]
                 with placed(place):
                     records.append(Record.read(place, label, seed))
     records = against_dense(records)

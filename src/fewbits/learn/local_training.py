@@ -217,6 +217,11 @@ class LocalTraining:
                 "LocalTraining: schedule must make a scheduler of torch's that needs no figure for its steps; it made "
                 f"a {_kind(scheduler)}"
             )
+        if scheduler.optimizer is not optimizer:
+            raise LocalError(
+                f"LocalTraining: schedule made a {_kind(scheduler)} of another optimizer, so it would change nothing; "
+                "make it of the optimizer that the function gets"
+            )
         _advance(scheduler, steps)
         return optimizer, scheduler
 

@@ -72,7 +72,10 @@ class Basis:
     def __post_init__(self) -> None:
         check("Basis", self.dim, self.kind, self.scale)
         if self.dim > self.numel:
-            raise LocalError(f"Basis: {self.numel} parameters have no subspace of dim = {self.dim}; dim at most that")
+            raise LocalError(
+                f"Basis: {self.numel} parameters have no subspace of dim = {self.dim}; give a dim "
+                f"of at most that, such as intrinsic@dim={max(1, self.numel // 8)}"
+            )
 
     @property
     def gain(self) -> float:
