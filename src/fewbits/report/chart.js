@@ -61,7 +61,8 @@
     } else {
       const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
       const step = [1, 2, 5, 10].map((k) => k * power).find((size) => size >= rough) || 10 * power;
-      for (let k = Math.ceil(low / step); k * step <= high; k++) found.push(k * step);
+      const first = Math.ceil(low / step); // of values that differ by their last bits, first + 1 may be first
+      for (let k = 0; k <= 2 * count && (first + k) * step <= high; k++) found.push((first + k) * step);
     }
     return found.filter((x) => x >= low * (1 - 1e-12) && x <= high * (1 + 1e-12));
   }
