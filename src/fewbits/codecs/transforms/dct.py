@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,13 +12,15 @@ from torch import Tensor
 from fewbits import kernels
 from fewbits.checks import check_whole
 from fewbits.codecs.base import Keys, Transform, wide
+from fewbits.codecs.finiteness import all_finite
+from fewbits.codecs.transforms.orthonormal import Orthonormal
 from fewbits.codecs.transforms.scale_blocks import ScaleBlocks
 from fewbits.errors import LocalError
-from fewbits.spec import Contract, Spec
+from fewbits.spec import Spec
 
 
 @dataclass(frozen=True)
-class DCT(Transform):
+class DCT(Orthonormal):
     """Send the cosine coefficients of each chunk: as many numbers, of which few are large where neighbours are alike.
 
     y_k = sqrt(2 / c) sum_j x_j cos(pi (2 j + 1) k / (2 c)) for each chunk of c entries, y_0 with sqrt(1 / c): DCT-II,
@@ -47,21 +49,15 @@ class DCT(Transform):
 
     chunk: int = 64
 
-    linear: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_whole("DCT: chunk", self.chunk, 2, 1024)
         if self.chunk & (self.chunk - 1):
             raise LocalError(f"DCT: chunk must be a power of two, such as 64; got {self.chunk}")
 
-    @property
-    def projection(self) -> bool:
-        return True
-
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[None, Tensor]:
         values = x.detach().cpu().to(wide(spec).torch_dtype).numpy()
         y = torch.from_numpy(kernels.dct.transform(values, ScaleBlocks("tensor").offsets(spec), self.chunk))
-        if not bool(torch.isfinite(y.sum())) and not bool(torch.isfinite(y).all()):
+        if not all_finite(y):
             raise LocalError(
                 f"DCT: coefficients of entries up to {float(x.abs().max()):.4g} leave the range of {y.dtype}; "
                 "scale the vector down"
@@ -72,15 +68,6 @@ class DCT(Transform):
         values = carrier.to(wide(spec).torch_dtype).numpy()
         x = kernels.dct.back(values, ScaleBlocks("tensor").offsets(spec), self.chunk)
         return torch.from_numpy(x).to(spec.torch_dtype)
-
-    def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(wide(spec), shape=(spec.numel,), segments=())
-
-    def contract(self, spec: Spec) -> Contract:
-        """Nothing is lost but by rounding; for half types rounding is coarse, and linearity alone is promised."""
-        if wide(spec) != spec:
-            return Contract(payload_bits=0, linear=True)
-        return Contract(omega=0.0, delta=1.0, payload_bits=0, linear=True)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fewbits.checks import check_whole
 from fewbits.codecs.base import Keys, Transform, wide
+from fewbits.codecs.finiteness import all_finite
 from fewbits.codecs.transforms.bases.rotation import Rotation
+from fewbits.codecs.transforms.orthonormal import Orthonormal
 from fewbits.errors import LocalError
 from fewbits.rng import Key
-from fewbits.spec import Contract, Spec
+from fewbits.spec import Spec
 from fewbits.wire import BitReader
 
 
 @dataclass(frozen=True)
-class Rotate(Transform):
+class Rotate(Orthonormal):
     """Rotate the vector at random: as many numbers travel, and they look normal, each as large as the others.
 
     y = R x travels, and R^T y arrives; R is orthogonal, drawn by both ends and never sent. A coarse quantiser after it
@@ -49,21 +50,15 @@ class Rotate(Transform):
 
     seed: int | None = None
 
-    linear: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         if self.seed is not None:
             check_whole("Rotate: seed", self.seed, hint=", or None for a fresh rotation")
-
-    @property
-    def projection(self) -> bool:
-        return True
 
     def split(self, x: Tensor, spec: Spec, keys: Keys) -> tuple[Key, Tensor]:
         """R x; the side is the key of R."""
         key, x = self.key(keys.common), x.to(wide(spec).torch_dtype)
         y = Rotation(spec.numel, key).forward(x)
-        if not bool(torch.isfinite(y.sum())) and not bool(torch.isfinite(y).all()):
+        if not all_finite(y):
             raise LocalError(
                 f"Rotate: rotated entries of a vector with entries up to {float(x.abs().max()):.4g} leave the range of "
                 f"{y.dtype}; scale the vector down"
@@ -73,21 +68,12 @@ class Rotate(Transform):
     def join(self, side: Key, carrier: Tensor, spec: Spec) -> Tensor:
         return Rotation(spec.numel, side).back(carrier.to(wide(spec).torch_dtype)).to(spec.torch_dtype)
 
-    def carrier(self, side: Any, spec: Spec) -> Spec:
-        return replace(wide(spec), shape=(spec.numel,), segments=())
-
     def key(self, common: Key) -> Key:
         """Where R is drawn from."""
         return (common if self.seed is None else Key(self.seed)).fold("rotate")
 
     def read(self, spec: Spec, src: BitReader, common: Key) -> Key:
         return self.key(common)
-
-    def contract(self, spec: Spec) -> Contract:
-        """Nothing is lost but by rounding; for half types rounding is coarse, and linearity alone is promised."""
-        if wide(spec) != spec:
-            return Contract(payload_bits=0, linear=True)
-        return Contract(omega=0.0, delta=1.0, payload_bits=0, linear=True)
 
     @classmethod
     def examples(cls) -> Sequence[Transform]:
