@@ -54,14 +54,11 @@ class HookState:
         self, method: AnyMethod, warmup: int = 0, group: Any = None, key: Key = Key(0), timeout: float = 1800.0
     ) -> None:
         self._gather = MessageGather(group, timeout, "comm_hook")
-        try:
+        with self._gather.refusing():
             check_whole("comm_hook: warmup", warmup, 0)
             if not isinstance(key, Key):
                 raise LocalError(f"comm_hook: key must be a Key, such as fb.Key(0); got {key!r}")
             self._codec, self._key, self._warmup = codec_of(method, "comm_hook"), key, warmup
-        except FewbitsError as error:
-            self._gather.refuse(str(error))
-            raise
         agree(self._gather, {"method": canonical(self._codec), "warmup": str(warmup), "key": key.text()})
         self._mean: GradientMean | None = None
         self._loaded: Mapping[str, object] | None = None
@@ -109,11 +106,8 @@ class HookState:
     def _exchange(self) -> None:
         """One frame of every rank, for all buckets of this step."""
         core = self._mean or self._begun()
-        try:
+        with self._gather.refusing():
             message = core.message(self._laid(core.spec))
-        except FewbitsError as error:
-            self._gather.refuse(str(error))
-            raise
         try:
             found = core.take(self._gather(message, core.note, core.most_bytes))
         except FewbitsError:
@@ -131,13 +125,10 @@ class HookState:
         self._places = {id(parameter): str(i) for i, parameter in enumerate(self._parameters)}
         dtype = "float64" if any(gradient.dtype == torch.float64 for _, gradient in pairs) else "float32"
         spec = TreeSpec(tuple((str(i), Spec(tuple(x.shape), dtype)) for i, (_, x) in enumerate(pairs)))
-        try:
+        with self._gather.refusing():
             made = GradientMean(self._codec, spec, self._gather.rank, self._gather.size, self._warmup, self._key)
             if self._loaded is not None:
                 made.load_state_dict(self._loaded)
-        except FewbitsError as error:
-            self._gather.refuse(str(error))
-            raise
         self._mean, self._loaded = made, None
         return made
 

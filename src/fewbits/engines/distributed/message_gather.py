@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -77,6 +79,15 @@ class MessageGather:
             self._gather(REFUSAL, reason.encode()[:LONGEST_REFUSAL], 0, 1 << 62)
         except FewbitsError:
             return  # the caller raises its own reason
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """What the block raises is raised on all ranks, each with the sentence of the one that failed."""
+        try:
+            yield
+        except FewbitsError as error:
+            self.refuse(str(error))
+            raise
 
     def _gather(self, kind: int, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
         peers = [rank for rank in range(self.size) if rank != self.rank]

@@ -78,22 +78,11 @@ class OuterStep:
         streaming: Streaming = AT_ONCE,
     ) -> None:
         self._gather = MessageGather(group, timeout, "OuterStep")
-
-        def replica() -> Replica:
+        with self._gather.refusing():
             terms = Terms.of(method, optimizer, every, streaming, key)
-            return Replica(model, terms, self._gather.rank, self._gather.size)
-
-        self._replica: Replica = self._made(replica)
+            self._replica = Replica(model, terms, self._gather.rank, self._gather.size)
         self._messages: Callable[[], list[memoryview]] = list
         self._agree()
-
-    def _made(self, make: Callable[[], Any]) -> Any:
-        """make(), or an error on all ranks, each with the sentence of the one that failed."""
-        try:
-            return make()
-        except FewbitsError as error:
-            self._gather.refuse(str(error))
-            raise
 
     def _agree(self) -> None:
         replica = self._replica
@@ -128,7 +117,8 @@ class OuterStep:
     def _sent(self, fragment: int) -> Callable[[], list[memoryview]]:
         """Send this rank's message; what waits for those of all ranks."""
         replica = self._replica
-        message = self._made(lambda: replica.message(fragment))
+        with self._gather.refusing():
+            message = replica.message(fragment)
         gather = partial(self._gather, message, replica.note, replica.most_bytes)
         return in_background(gather) if replica.terms.streaming.delay else gather
 
