@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewbits.codecs.finiteness import all_finite
 from fewbits.errors import LocalError, WireError
 from fewbits.links import Ledger, Sender
 from fewbits.links.ledger import DIRECTIONS
@@ -81,7 +82,7 @@ def read_like(x: object, like: Tensor) -> Tensor:
     if not isinstance(x, Tensor) or x.shape != like.shape or x.dtype != like.dtype:
         got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise LocalError(f"{OWNER}: expected {like.dtype} of shape {tuple(like.shape)}; got {got}")
-    if not bool(torch.isfinite(x).all()):
+    if not all_finite(x):
         raise LocalError(f"{OWNER}: the state has values that are not finite")
     return x.detach().cpu().clone()
 

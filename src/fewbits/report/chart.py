@@ -14,7 +14,7 @@ from fewbits.json_text import json_text
 from fewbits.report.record import Record
 
 MOST = 1000  # evaluated rounds of a run on a page
-Figure = Callable[[RoundReport], float | None]
+Value = Callable[[RoundReport], float | None]
 
 
 @cache
@@ -26,8 +26,8 @@ def script() -> str:
 def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
     """The figure as HTML; `otherwise`: HTML for browsers without scripts. "" when no round was evaluated."""
     fields = _fields(records)
-    rounds = {id(record): _evaluated(record, fields) for record in records}
-    if not any(rounds.values()):
+    rounds = [_evaluated(record, fields) for record in records]
+    if not any(rounds):
         return ""
     runs = [
         {
@@ -39,8 +39,8 @@ def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
             "seconds": [round(report.seconds, 3) for report in found],
             "values": {name: [_finite(of(report)) for report in found] for name, of in fields.items()},
         }
-        for record in records
-        if (found := rounds[id(record)][:: -(-len(rounds[id(record)]) // MOST) or 1])
+        for record, seen in zip(records, rounds, strict=True)
+        if (found := seen[:: -(-len(seen) // MOST) or 1])
     ]
     first = quantity([record.reports for record in records])
     data = {
@@ -49,7 +49,7 @@ def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
         "percent": [ACCURACY],
         "runs": runs,
     }
-    longest = max(map(len, rounds.values()))
+    longest = max(map(len, rounds))
     thinned = f" It has one evaluated round of {-(-longest // MOST)}." if longest > MOST else ""
     text = json_text(data).replace("<", "\\u003c")  # no end of the script inside it
     return (
@@ -58,17 +58,17 @@ def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
     )
 
 
-def _fields(records: Sequence[Record]) -> dict[str, Figure]:
+def _fields(records: Sequence[Record]) -> dict[str, Value]:
     """The values that some round has, by name."""
     reports = [report for record in records for report in record.reports]
     metrics = dict.fromkeys(r.metric_name for r in reports if r.metric is not None and r.metric_name)
-    fields: dict[str, Figure] = {ACCURACY: lambda r: r.accuracy, LOSS: lambda r: r.loss}
+    fields: dict[str, Value] = {ACCURACY: lambda r: r.accuracy, LOSS: lambda r: r.loss}
     for name in metrics:
         fields[name] = lambda r, name=name: r.metric if r.metric_name == name else None
     return {name: of for name, of in fields.items() if any(_finite(of(r)) is not None for r in reports)}
 
 
-def _evaluated(record: Record, fields: dict[str, Figure]) -> list[RoundReport]:
+def _evaluated(record: Record, fields: dict[str, Value]) -> list[RoundReport]:
     return [r for r in record.reports if any(_finite(of(r)) is not None for of in fields.values())]
 
 
