@@ -3,8 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
-from types import ModuleType
+from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +11,6 @@ from fewbits import codecs
 from fewbits.codecs import Codec, Transform
 from fewbits.testing import as_codecs
 from fewbits.testing.ends import COMMON, PRIVATE, deliver, ends, fingerprint, flattened, payload_of, restamp, run
-from fewbits.testing.law import laws_of
 from fewbits.testing.values import SHAPES, TREE, stream, tree, vector
 
 
@@ -43,11 +41,6 @@ def each_codec(function: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.parametrize("codec", CODECS, ids=[repr(codec).replace(" ", "") for codec in CODECS])(function)
 
 
-def each_law(modules: Iterable[ModuleType]) -> Callable[..., Callable[..., None]]:
-    """Run the test for every law of these modules of `fewbits.testing`; the law's name is part of the test's."""
-    return pytest.mark.parametrize("law", laws_of(*modules), ids=lambda law: law.__name__)
-
-
 __all__ = [
     "CODECS",
     "COMMON",
@@ -57,7 +50,6 @@ __all__ = [
     "classes",
     "deliver",
     "each_codec",
-    "each_law",
     "ends",
     "fingerprint",
     "flattened",

@@ -90,7 +90,8 @@ def test_torchrun_restarts_a_run_that_lost_a_node_to_the_same_end(tmp_path):
 @pytest.mark.slow
 def test_every_process_reports_a_folder_that_is_not_free(tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
-    with torchrun(2, *ARGUMENTS, "--rounds", 2, "--out", tmp_path) as run:
+    slowly = ["--monitor-interval", "4"]  # or torchrun kills the second process when it has seen the end of the first
+    with torchrun(2, *ARGUMENTS, "--rounds", 2, "--out", tmp_path, options=slowly) as run:
         code, output = ended(run)
     assert code == 1
     assert output.count("holds other files (thesis.tex), and no run of this program") == 2, output

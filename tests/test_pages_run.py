@@ -187,7 +187,8 @@ def under_torchrun(page, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "--master-port", str(port)]
+    nodes = "4" if "ring(4)" in code else "2"
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", nodes, "--master-port", str(port)]
     found = subprocess.run([*start, "page.py"], cwd=folder, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stderr
 

@@ -1,6 +1,6 @@
 """Loss against bytes when four ranks train one language model: outer steps against data parallel.
 
-A character-level GPT of 1.25M parameters on tinyshakespeare, 8 windows of 64 characters a rank and step, AdamW. All
+A character-level GPT of 1.25M parameters on tinyshakespeare, two windows of 64 characters a rank and step, AdamW. All
 cases see the same windows in the same steps. The four ranks are played in one process (fb.distributed.Replicas); every
 byte is that of a real frame, counted once for each of its three receivers. Data parallel counts a ring all-reduce of
 float32: 2 (R - 1) / R x 4 bytes a number, rank and step.
@@ -17,7 +17,7 @@ import math
 import resource
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 import fewbits as fb
 from fewbits.files import write_atomically
 
-RANKS, WINDOWS, STEPS = 4, 8, 2400
+RANKS, WINDOWS, STEPS = 4, 2, 9600
 WARMUP, DECAY, CLIP = 100, 0.1, 1.0
 EVALUATED = 256  # windows of the loss along the way; at the end it is taken over all
 
@@ -63,9 +63,12 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="with a folder tinyshakespeare")
     parser.add_argument("--out", type=Path, default=Path("runs/slow-links"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", default="", help="one case by its name, or all whose names contain this")
     parser.add_argument("--steps", type=int, default=STEPS, help="inner steps, for a shorter look")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help="of a rank in a step")
     parser.add_argument("--lr", type=float, help="another rate of AdamW, for all cases")
+    parser.add_argument("--outer", help="another outer step: lr,momentum; with momentum by Nesterov")
+    parser.add_argument("--try", dest="tried", help="a method in place of the cases")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
@@ -74,16 +77,27 @@ def main() -> None:
     if options.data_dir is None:
         parser.error("--data-dir is needed")
     torch.set_num_threads(1)
+    cases = [Case(options.tried, options.tried)] if options.tried else chosen(options.only)
+    if options.outer:
+        lr, momentum = map(float, options.outer.split(","))
+        outer = fb.ServerSGD(lr=lr, momentum=momentum, nesterov=momentum > 0)
+        cases = [replace(case, optimizer=outer) for case in cases]
     for seed in options.seeds:
-        for case in [case for case in CASES if options.only in case.name]:
+        for case in cases:
             once(case, seed, options)
+
+
+def chosen(words: str) -> list[Case]:
+    """The case of this name, or all whose names contain the words."""
+    return [case for case in CASES if case.name == words] or [case for case in CASES if words in case.name]
 
 
 def once(case: Case, seed: int, options: argparse.Namespace) -> None:
     """One run, unless its result is there."""
     options.out.mkdir(parents=True, exist_ok=True)
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in case.name)
-    suffix = f"-{options.steps}" * (options.steps != STEPS) + (f"-lr{options.lr:g}" if options.lr else "")
+    suffix = f"-{options.steps}" * (options.steps != STEPS) + f"-w{options.windows}" * (options.windows != WINDOWS)
+    suffix += f"-lr{options.lr:g}" * bool(options.lr) + f"-outer{options.outer}" * bool(options.outer)
     path = options.out / f"{words}-seed{seed}{suffix}.json"
     if path.exists():
         return
@@ -105,7 +119,10 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     train, test, characters = load(options.data_dir)
     began = cpu_seconds()
     models = [GPT(characters, key.fold("model")) for _ in range(RANKS if case.method is not None else 1)]
-    inner = [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=DECAY) for model in models]
+    inner = [
+        torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=DECAY, fused=True)
+        for model in models
+    ]
     numel = sum(p.numel() for p in models[0].parameters())
     replicas = None
     shown = GPT(characters, key.fold("model"))  # what is evaluated
@@ -116,7 +133,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         )
     curve, sent = [], 0.0
     for step in range(options.steps):
-        batches = [windows(train, key.fold("batch", rank, step), WINDOWS) for rank in range(RANKS)]
+        batches = [windows(train, key.fold("batch", rank, step), options.windows) for rank in range(RANKS)]
         shares = batches if replicas else [torch.cat(batches)]
         for model, optimizer, batch in zip(models, inner, shares, strict=True):
             optimizer.param_groups[0]["lr"] = lr * schedule(step, options.steps)
@@ -138,6 +155,8 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "steps": options.steps,
         "every": case.every,
         "lr": lr,
+        "windows": options.windows,
+        "outer": options.outer,
         "loss": evaluated(shown, test),
         "sent": sent,
         "curve": curve,
@@ -211,9 +230,9 @@ def runs(folder: Path, name: str) -> dict[int, dict[str, Any]]:
 
 
 def results(folder: Path) -> Iterator[dict[str, Any]]:
-    """All results, those with another rate left out."""
+    """All results, those with other settings left out."""
     for path in sorted(folder.glob("*.json")):
-        if "-lr" not in path.stem:
+        if not set(path.stem.split("-seed")[1].split("-")[1:]):
             yield json.loads(path.read_text())
 
 

@@ -17,6 +17,8 @@ from fewbits.testing.ends import deliver, run
 from fewbits.testing.law import During, demand, short
 from fewbits.testing.values import HARD_INPUTS, HUGE, bounded, hard_vectors, stream, tree, vector
 
+LENGTHS = (*range(10), 15, 16, 17, 24, 31, 32, 33)  # around the ends of bytes and words
+
 
 @codec_law
 def values_that_are_not_finite_are_refused_by_name_and_change_nothing(case: Case) -> None:
@@ -74,9 +76,9 @@ def hard_values_come_out_finite(case: Case) -> None:
 
 @codec_law
 def every_length_and_shape_works(case: Case) -> None:
-    """From no entries to 33, as one tensor or several, a value of the same shape arrives."""
+    """Of no entries, of few, and around whole words, as one tensor or several: a value of the same shape arrives."""
     rounds = 2 if case.codec.stateless else 3  # a first value, one after it, and where states change once more
-    for n in () if case.only else range(34):
+    for n in () if case.only else LENGTHS:
         x = torch.from_numpy(vector(Key(n), n))
         tree, deep = {"weight": x, "bias": x.clone()}, x.reshape(1, -1, 1)
         for value in (x, tree, deep) if n <= 3 or n % 8 in (0, 1) else ((x, tree, deep)[n % 3],):
