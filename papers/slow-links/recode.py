@@ -179,18 +179,26 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def apart(work: Callable[[], Row]) -> Row:
     """The row, from a process of its own, with the memory that it took beyond what was there."""
+
+    def measured() -> Row:
+        before = resident()
+        found = work()
+        return found._replace(memory=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+    return Row(*apart_json(measured))
+
+
+def apart_json(work: Callable[[], Any]) -> Any:
+    """What the work returns, from a process of its own, through JSON."""
     read, write = os.pipe()
     if os.fork() == 0:
         try:
-            before = resident()
-            found = work()
-            took = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            os.write(write, json.dumps(found._replace(memory=took)).encode())
+            os.write(write, json.dumps(work()).encode())
         finally:
             os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as source:
-        return Row(*json.loads(source.read()))
+        return json.loads(source.read())
 
 
 def resident() -> int:

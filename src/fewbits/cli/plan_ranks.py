@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -64,9 +63,10 @@ def plan_ranks(
             refused.append(f"{method}: {error}")
         else:
             lines.append(RankForecast(**{**asdict(found), "method": str(method)}))
-    _show(f"{what}; {ranks} ranks", lines, refused, line, every, compute)
+    plan = _Plan(what, ranks, line, compute, every, lines, refused)
+    plan.show()
     if given["json"] is not None:
-        _write(given["json"], what, ranks, lines, refused, line, every, compute)
+        write_atomically(given["json"], (json_text(plan.json(), indent=2) + "\n").encode())
 
 
 def read_unit(what: str, text: str, units: Mapping[str, float]) -> float:
@@ -97,49 +97,54 @@ def _every(text: str) -> list[int]:
     return found
 
 
-def _show(
-    what: str,
-    lines: Sequence[RankForecast],
-    refused: Sequence[str],
-    line: RankLine,
-    every: Sequence[int],
-    compute: float,
-) -> None:
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for i, name in enumerate(("method", "frame", "a rank\nsends", *(f"H = {h}" for h in every), "H for\n90%")):
-        table.add_column(name, justify="right" if i else "left", vertical="bottom", no_wrap=bool(i))
-    for one in lines:
-        cells = [f"{one.seconds(line, h, compute):,.3g} s {100 * one.share(line, h, compute):3.0f}%" for h in every]
-        frame = size(one.frame_bytes) if one.frame_bytes else ""
-        least = f"{one.least_every(line, compute):,}" if one.frame_bytes else ""
-        table.add_row(one.method, frame, size(round(one.sent_bytes)), *cells, least)
-    console = screen()
-    console.print(what, markup=False, highlight=False, soft_wrap=True)
-    console.print(table)
-    notes = " ".join(NOTES.split()).format(compute=compute, line=line.bits_per_second / 1e6)
-    console.print(notes, style="dim", highlight=False)
-    for sentence in refused:
-        console.print(f"not planned: {sentence}", markup=False, style="yellow", soft_wrap=True)
+@dataclass(frozen=True)
+class _Plan:
+    """What was asked, and what was found."""
 
+    what: str
+    ranks: int
+    line: RankLine
+    compute: float
+    every: Sequence[int]
+    lines: Sequence[RankForecast]
+    refused: Sequence[str]
 
-def _write(
-    path: Path,
-    what: str,
-    ranks: int,
-    lines: Sequence[RankForecast],
-    refused: Sequence[str],
-    line: RankLine,
-    every: Sequence[int],
-    compute: float,
-) -> None:
-    found = {"model": what, "ranks": ranks, **asdict(line), "compute": compute, "not_planned": list(refused)}
-    found["methods"] = [
-        {
-            **asdict(one),
-            "exchange_seconds": one.exchange_seconds(line),
-            "seconds": {str(h): one.seconds(line, h, compute) for h in every},
-            "share": {str(h): one.share(line, h, compute) for h in every},
+    def show(self) -> None:
+        """Print the table, what its figures are, and what was refused."""
+        table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for i, name in enumerate(("method", "frame", "a rank\nsends", *(f"H = {h}" for h in self.every), "H for\n90%")):
+            table.add_column(name, justify="right" if i else "left", vertical="bottom", no_wrap=bool(i))
+        for one in self.lines:
+            found = (
+                (one.seconds(self.line, h, self.compute), one.share(self.line, h, self.compute)) for h in self.every
+            )
+            cells = [f"{seconds:,.3g} s {100 * share:3.0f}%" for seconds, share in found]
+            frame = size(one.frame_bytes) if one.frame_bytes else ""
+            least = f"{one.least_every(self.line, self.compute):,}" if one.frame_bytes else ""
+            table.add_row(one.method, frame, size(round(one.sent_bytes)), *cells, least)
+        console = screen()
+        console.print(f"{self.what}; {self.ranks} ranks", markup=False, highlight=False, soft_wrap=True)
+        console.print(table)
+        notes = " ".join(NOTES.split()).format(compute=self.compute, line=self.line.bits_per_second / 1e6)
+        console.print(notes, style="dim", highlight=False)
+        for sentence in self.refused:
+            console.print(f"not planned: {sentence}", markup=False, style="yellow", soft_wrap=True)
+
+    def json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "model": self.what,
+            "ranks": self.ranks,
+            **asdict(self.line),
+            "compute": self.compute,
+            "not_planned": list(self.refused),
+            "methods": [
+                {
+                    **asdict(one),
+                    "exchange_seconds": one.exchange_seconds(self.line),
+                    "seconds": {str(h): one.seconds(self.line, h, self.compute) for h in self.every},
+                    "share": {str(h): one.share(self.line, h, self.compute) for h in self.every},
+                }
+                for one in self.lines
+            ],
         }
-        for one in lines
-    ]
-    write_atomically(path, (json_text(found, indent=2) + "\n").encode())
