@@ -1,7 +1,9 @@
 """What the ends of a link allocate and hold: no vector beyond what they must, and nothing of the caller's."""
 
 import tracemalloc
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -82,3 +84,18 @@ def test_memory_is_the_same_where_ranges_meet():
     assert not same_memory(x[:0], x)
     assert not same_memory((1, "a", None), x)
     assert same_memory({"unknown": object()}, x)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A key of a dict that holds memory."""
+
+    x: torch.Tensor
+
+
+def test_memory_that_cannot_be_seen_counts_as_shared():
+    x, y = np.zeros(4), np.zeros(4)
+    keys = {Point(torch.from_numpy(x)): 1}
+    assert same_memory(keys, torch.from_numpy(x)) and not same_memory(keys, torch.from_numpy(y))
+    for unseen in (torch.eye(2).to_sparse(), np.array([x], object), np.ma.masked_array(x, x > 0)):
+        assert same_memory(unseen, torch.from_numpy(y))

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -117,3 +118,18 @@ def test_errors_say_whose_mistake_it_is():
     assert issubclass(DesyncError, WireError) and not issubclass(WireError, LocalError)
     assert not issubclass(LocalError, WireError)
     assert all(issubclass(error, ValueError) for error in (LocalError, WireError, DesyncError))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.uint8, torch.tensor])
+def test_any_kind_of_whole_number_gives_the_spec_of_plain_ones(kind):
+    given = Spec((kind(3),), "int8", kind(0), kind(1), (kind(3),))
+    derived = Spec((2,), "int8", 0, 1).derive(shape=[kind(3)], low=kind(0), high=True, segments=[kind(3)])
+    assert given == derived == Spec((3,), "int8", 0, 1, (3,))
+    for spec in (given, derived):
+        assert {type(n) for n in (*spec.shape, *spec.segments, spec.low, spec.high)} == {int}
+
+
+@pytest.mark.parametrize("wrong", [{"low": -1.0}, {"high": "7"}, {"shape": (2.5,)}, {"segments": (1.0, 1.0)}])
+def test_what_is_no_whole_number_is_refused(wrong):
+    with pytest.raises(LocalError, match="takes whole numbers"):
+        Spec((2,), "int8", -1, 7).derive(**wrong)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from operator import index
 from typing import Any, ClassVar
 
 import torch
@@ -52,8 +53,12 @@ class Spec:
 
     def __post_init__(self) -> None:
         check_one_of("Spec: dtype", self.dtype, [*FLOATS, *INTEGERS])
-        for name in ("shape", "segments"):  # equal Specs are the same in all that is derived from them
-            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
+        # Plain integers, whatever kind they came in: equal Specs are the same in all that is derived from them.
+        for name in ("shape", "segments"):
+            object.__setattr__(self, name, tuple(_whole(name, n) for n in getattr(self, name)))
+        for name in ("low", "high"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _whole(name, getattr(self, name)))
         if any(n < 0 for n in self.shape):
             raise LocalError(f"Spec: sizes must not be negative; got {self.shape}")
         if (self.low is None) != (self.high is None) or (self.low is not None) != self.integer:
@@ -104,7 +109,7 @@ class Spec:
         >>> Spec((4,)).derive(shape=(2,)) is Spec((4,)).derive(shape=(2,))
         True
         """
-        return _derived(self, tuple(changes.items()))
+        return _derived(self, tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in changes.items()))
 
     def split(self) -> list[Spec]:
         """Return one flat Spec per segment."""
@@ -139,6 +144,13 @@ class Spec:
 @lru_cache(maxsize=4096)
 def _derived(spec: Spec, changes: tuple[tuple[str, Any], ...]) -> Spec:
     return replace(spec, **dict(changes))
+
+
+def _whole(name: str, n: Any) -> int:
+    try:
+        return int(index(n))  # int: a bool is its own index
+    except TypeError:
+        raise LocalError(f"Spec: {name} takes whole numbers; got {n!r}") from None
 
 
 def _leaf(name: object, value: object) -> Spec:

@@ -9,9 +9,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.array_utils import byte_bounds
 from torch import Tensor
 
+_ARRAYS = (np.ndarray, np.memmap)  # other kinds may hold more, such as a mask
 _PLAIN = (bool, int, float, complex, str, bytes, np.generic, type(None))  # hold no memory that others write to
 
 
@@ -50,6 +52,8 @@ class _UnknownError(Exception):
 def _ranges(x: Any, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Append (address, end) of every tensor and array in a structure."""
     if isinstance(x, Tensor):
+        if x.layout is not torch.strided:
+            raise _UnknownError  # sparse ones have several memories
         if x.numel():
             lowest = x.data_ptr()
             reach = x.numel() - 1 if x.is_contiguous() else _reach(x)
@@ -60,10 +64,13 @@ def _ranges(x: Any, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
         for part in x:
             _ranges(part, found)
     elif isinstance(x, np.ndarray):
+        if type(x) not in _ARRAYS or x.dtype.hasobject:
+            raise _UnknownError
         if x.size:
             found.append(byte_bounds(x))
     elif isinstance(x, Mapping):
-        for part in x.values():
+        for name, part in x.items():
+            _ranges(name, found)
             _ranges(part, found)
     elif names := _names(type(x)):
         for name in names:
