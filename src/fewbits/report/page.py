@@ -20,6 +20,7 @@ STYLE = """
 body { background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; max-width: 54rem;
   margin: 3rem auto; padding: 0 1.25rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem } h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem }
+h3 { font-size: 1rem; margin: 1.8rem 0 .5rem } h1, h2 { overflow-wrap: anywhere }
 p { max-width: 44rem } .soft { color: var(--soft) } img { max-width: 100%; height: auto; display: block }
 .wide { overflow-x: auto; background: linear-gradient(to left, var(--paper) 1rem, transparent 2rem) 100% / 3rem 100%
   no-repeat local, linear-gradient(to left, var(--line), transparent) 100% / 1rem 100% no-repeat scroll }
@@ -76,7 +77,7 @@ def document(title: str, subtitle: str, picture: str, sections: Sequence[Section
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(subtitle)}</p>', picture]
     for section in sections:
-        parts += [f"<h2>{escape(section.heading)}</h2>", *section.parts]
+        parts += [f"<h2>{_breakable(section.heading)}</h2>", *section.parts]
     parts.append(f"<script>\n{script}</script>" if script else "")
     body = "\n".join(part for part in parts if part)
     return (

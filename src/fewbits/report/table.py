@@ -250,17 +250,17 @@ def fitted(columns: Mapping[str, Sequence[str]], give_way: Sequence[str]) -> Tab
 
 def _short(row: Row, name: str) -> str:
     (text,) = cells(row, [name])
-    if name == "method" and len(text) > LONG_NAME:
-        return two_lines(text)
+    if name == "method":
+        return two_lines(text) if len(text) > LONG_NAME else text
     if name == "epsilon":
         return "\n".join(text.rsplit(" ", 1))
     return text.replace(" ", "")
 
 
 def two_lines(text: str) -> str:
-    """A long name of a method, broken at its options, or else at its first plus."""
-    mark = "@" if "@" in text else "+"
-    return text.replace(mark, f"\n{mark}", 1)
+    """A long name of a method, broken at its options, or else at its settings, or at its first plus."""
+    mark = next((mark for mark in ("@", " (") if mark in text), "+")
+    return text.replace(mark, f"\n{mark.strip()}", 1)
 
 
 def _width(texts: Mapping[str, Sequence[str]]) -> int:

@@ -79,8 +79,6 @@ def report(
         at: byte counts; the table has the accuracy at them.
     """
     found = rows(records, target, at)
-    seeds = max((row.seeds for row in found), default=0)
-    band = " Lines are means over seeds, bands reach from the worst seed to the best." if seeds > 1 else ""
     return Report(
         title,
         subtitle or _subtitle(config),
@@ -88,14 +86,26 @@ def report(
         partial(figure.png, records),
         f"{figure.quantity(records).capitalize()} against bytes, a line per method",
         summary,
-        chart=partial(chart, records, f"Further left means fewer bytes.{band}"),
+        chart=partial(chart, records, caption(found)),
     )
+
+
+def caption(found: Sequence[Row]) -> str:
+    """What stands below a chart of these rows."""
+    seeds = max((row.seeds for row in found), default=0)
+    band = " Lines are means over seeds, bands reach from the worst seed to the best." if seeds > 1 else ""
+    return f"Further left means fewer bytes.{band}"
 
 
 def sections(
     records: Sequence[Record], found: Sequence[Row], config: Mapping[str, object], labels: Mapping[str, str] = {}
 ) -> list[Section]:
-    """The tables, and what their columns mean."""
+    """The tables, what their columns mean, and what was run."""
+    return [*tables(records, found, labels), Section("What is measured", [MEASURED]), configuration(config)]
+
+
+def tables(records: Sequence[Record], found: Sequence[Row], labels: Mapping[str, str] = {}) -> list[Section]:
+    """The tables of one task, and what their columns mean."""
     seeds = max((row.seeds for row in found), default=0)
     many = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
     mean = f", mean over {seeds} seeds" if seeds > 1 else ""
@@ -123,8 +133,6 @@ def sections(
         Section(
             f"Bytes received by clients{mean}", [stages([(record.method, record.down) for record in records], DOWN)]
         ),
-        Section("What is measured", [MEASURED]),
-        configuration(config),
     ]
 
 
