@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
 os.environ["QTWEBENGINE_CHROMIUM_FLAGS"] = "--no-sandbox --disable-gpu"
@@ -25,6 +26,6 @@ timer = QTimer()
 timer.timeout.connect(lambda: view.page().runJavaScript("document.documentElement.cloneNode(false).outerHTML", 0, told))
 timer.start(100)
 QTimer.singleShot(50_000, app.quit)
-view.load(QUrl.fromLocalFile(os.path.abspath(sys.argv[1])))
+view.load(QUrl.fromLocalFile(str(Path(sys.argv[1]).resolve())))
 view.show()
 app.exec()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from fewbits.cli.found_runs import FoundRun
 from fewbits.report import Record
@@ -74,7 +74,8 @@ def _places(runs: Sequence[FoundRun]) -> str:
     One is named, several by their common beginning; without one, by the first few.
     """
     names = list(dict.fromkeys(str(run.folder) for run in runs))
-    begin = os.path.commonprefix(names)
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    begin = "".join(letters[0] for letters in alike)
     if len(names) == 1 or len(begin) < LEAST:
         more = [f"{len(names) - SHOWN} more"] * (len(names) > SHOWN)
         return ", ".join([*names[:SHOWN], *more])

@@ -59,7 +59,8 @@ button, select { font: inherit; font-size: .85rem; color: inherit; background: n
   .broad tr { border-bottom: 1px solid var(--line) } .broad td:first-child { grid-column: 1 / -1 }
   .broad th, .broad td { border: 0; text-align: left; padding: .2rem .2rem .2rem 0; white-space: normal }
   .broad th { padding-right: .8rem; font-size: .75rem }
-  .broad td:not(:first-child)::before { content: attr(data-name); display: block; color: var(--soft); font-size: .7rem } }
+  .broad td:not(:first-child)::before { content: attr(data-name); display: block; color: var(--soft);
+  font-size: .7rem } }
 """
 BROAD = 7  # columns from which on a table may be wider than the text, and its rows are cards on a narrow screen
 
