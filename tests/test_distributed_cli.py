@@ -96,7 +96,7 @@ def test_every_process_reports_a_folder_that_is_not_free(tmp_path):
     assert code == 1
     said = "holds other files (thesis.tex), and no run of this program"
     assert output.partition("Failures:")[0].count(said) == 2, output
-    assert f"fewbits: {tmp_path} {said}" in output.strip().splitlines()[-2]  # below torchrun's own traceback
+    assert f"{tmp_path} {said}" in output.strip().splitlines()[-2]  # below torchrun's own traceback
     assert "fewbits/cli" not in output  # no traceback of ours
 
 
