@@ -70,7 +70,8 @@ def _of_command(folder: Path) -> FoundRun:
     if isinstance(found, dict) and "topology" in found:
         raise LocalError(f"{folder} is a run without a server; `fewbits report` takes runs with one")
     config = RunConfig.parse(found, str(folder / NAME))
-    task = {name: value for name, value in config.meant().items() if name in TASK and value}
+    meant = config.meant() | {"holdout": config.share_held_out(config.build_method())}
+    task = {name: value for name, value in meant.items() if name in TASK and value}
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in (*TASK, *NO_SETTING)}
     return FoundRun(
         folder,

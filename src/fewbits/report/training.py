@@ -18,6 +18,10 @@ PERSONAL = """
 clients, the spread over clients, and the mean of the worst tenth. For methods with personal models
 (pFedPara, FedPer, local), this is also the accuracy of the table and of the picture.</p>
 """
+BY_CLIENT = """
+<p class="soft">Each client's model on the client's held-out examples: its accuracy, or the metric where an accuracy
+means nothing. A tenth of the clients has the value at 10% or less.</p>
+"""
 SUBSPACE = """
 <p>Isotropy: (D/d)|A<sup>T</sup>u|<sup>2</sup>/|u|<sup>2</sup> of a client's update u in its subspace, mean over clients
 and rounds. It is 1 when the subspace holds as much of u as of a random vector, and more when it holds more. Step: how
@@ -127,6 +131,7 @@ def tables(records: Sequence[Record], found: Sequence[Row], labels: Mapping[str,
         Section(
             f"Bytes and accuracy{many}", [table([names, *(cells(row, names) for row in found)], "sortable"), *notes]
         ),
+        *_by_client(found, mean),
         Section(
             f"Bytes sent by clients, by stage{mean}", [stages([(record.method, record.stages) for record in records])]
         ),
@@ -134,6 +139,17 @@ def tables(records: Sequence[Record], found: Sequence[Row], labels: Mapping[str,
             f"Bytes received by clients{mean}", [stages([(record.method, record.down) for record in records], DOWN)]
         ),
     ]
+
+
+def _by_client(found: Sequence[Row], mean: str) -> list[Section]:
+    """How clients differ, where each was evaluated."""
+    shown = [
+        [row.method, *(f"{x:.4g}" if row.personal is None else f"{x:.1%}" for x in row.by_client)]
+        for row in found
+        if row.by_client is not None
+    ]
+    heading = ["method", "least", "10%", "median", "90%"]
+    return [Section(f"Clients{mean}", [BY_CLIENT, table([heading, *shown])])] * bool(shown)
 
 
 def faults(runs: Sequence[tuple[str, int, Sequence[str]]]) -> str:
