@@ -85,6 +85,6 @@ def _complain(error: Exception) -> None:
 
 def _tell_torchrun(sentence: str, file: Path) -> None:
     """Leave the sentence where torchrun looks for it: it prints a traceback of its own, and this at the end."""
-    told = {"message": sentence, "extraInfo": {"py_callstack": sentence, "timestamp": str(int(time.time()))}}
+    record = {"message": sentence, "extraInfo": {"py_callstack": sentence, "timestamp": str(int(time.time()))}}
     with suppress(OSError):
-        file.write_text(json.dumps({"message": told}), encoding="utf-8")
+        file.write_text(json.dumps({"message": record}), encoding="utf-8")

@@ -63,8 +63,8 @@ def _varied(runs: Sequence[FoundRun]) -> list[str]:
 
 
 def _with_settings(run: FoundRun, varied: Sequence[str]) -> str:
-    told = [(name, run.settings.get(name)) for name in varied]
-    text = ", ".join(f"{name.replace('_', '-')}={value}" for name, value in told if value is not None)
+    shown = [(name, run.settings.get(name)) for name in varied]
+    text = ", ".join(f"{name.replace('_', '-')}={value}" for name, value in shown if value is not None)
     return f"{run.record.method} ({text})" if text else run.record.method
 
 
