@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 
 import pytest
 
@@ -131,6 +132,17 @@ def test_tables_sort_by_numbers_and_by_names(tmp_path):
         ["dens", "topk", "lbgm"],
         ["dens", "lbgm", "topk"],
     ]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_figures_of_an_axis_stand_apart(width, tmp_path):
+    script = """
+    const texts = [...document.querySelectorAll(".chart svg text[text-anchor=middle]")].map((x) => x.getBBox());
+    return texts.map((box) => [box.x, box.x + box.width]);
+    """
+    records = [record("dense", 0, [round_report(n, 0.1 * n) for n in range(1, 5)])]  # 3 to 12 kB
+    places = drawn(records, tmp_path, width, script)
+    assert len(places) > 2 and all(one[1] < other[0] for one, other in itertools.pairwise(places))
 
 
 POINTS = """

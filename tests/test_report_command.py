@@ -97,6 +97,7 @@ def test_a_table_has_the_method_as_it_was_typed(folder):
 def test_a_folder_without_a_run_and_one_in_the_way_are_named(folder):
     (folder / "empty").mkdir()
     assert "empty holds no run" in call("report empty", code=2)
+    assert "there is no folder nowhere" in call("report nowhere", code=2)
     federated("call", "dense")
     assert "call holds" in call("report call --out call", code=2)
     call("gossip --nodes 4 --rounds 1 --out graph")

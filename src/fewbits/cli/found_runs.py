@@ -46,6 +46,8 @@ def found_runs(folders: Sequence[Path]) -> list[FoundRun]:
     found: dict[Path, FoundRun] = {}
     for folder in folders:
         places = list(_places(folder, DEEPEST))
+        if not folder.exists():
+            raise LocalError(f"there is no folder {folder}")
         if not places:
             raise LocalError(f"{folder} holds no run: there is no {METRICS} in it, or in a folder of it")
         found |= {place.resolve(): _read(place) for place in places if place.resolve() not in found}

@@ -157,9 +157,13 @@
         shape("line", { x1: EDGE.left, x2: width - EDGE.right, y1: toY(at), y2: toY(at), class: "grid" }, svg);
         shape("text", { x: EDGE.left - 8, y: toY(at) + 4, "text-anchor": "end" }, svg, showY(at));
       }
+      let taken = 0; // pixels that have a figure; one that would stand over it is left out
       for (const at of ticks(x[0], x[1], logarithmic, width / 90)) {
         shape("line", { x1: toX(at), x2: toX(at), y1: EDGE.top, y2: height - EDGE.bottom, class: "grid" }, svg);
-        shape("text", { x: toX(at), y: height - EDGE.bottom + 18, "text-anchor": "middle" }, svg, showX(at));
+        const text = shape("text", { x: toX(at), y: height - EDGE.bottom + 18, "text-anchor": "middle" }, svg, showX(at));
+        const half = text.getComputedTextLength() / 2;
+        if (toX(at) - half < taken) text.remove();
+        else taken = toX(at) + half + 8;
       }
       shape("text", { x: width - EDGE.right, y: height - 6, "text-anchor": "end", class: "name" }, svg,
         along.value + (logarithmic ? " (log scale)" : ""));

@@ -58,7 +58,7 @@ button, select { font: inherit; font-size: .85rem; color: inherit; background: n
   .broad tbody tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.3rem, 1fr)) }
   .broad tr { border-bottom: 1px solid var(--line) } .broad td:first-child { grid-column: 1 / -1 }
   .broad th, .broad td { border: 0; text-align: left; padding: .2rem .2rem .2rem 0; white-space: normal }
-  .broad th { padding-right: .8rem; font-size: .75rem }
+  .broad table:not(.sortable) thead { display: none } .broad th { padding-right: .8rem; font-size: .75rem }
   .broad td:not(:first-child)::before { content: attr(data-name); display: block; color: var(--soft);
   font-size: .7rem } }
 """
@@ -86,7 +86,7 @@ class Section(NamedTuple):
 def document(title: str, subtitle: str, picture: str, sections: Sequence[Section], script: str = "") -> str:
     """A whole page; `picture`: HTML, or "" when there is none; `script`: JavaScript that runs at its end."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(subtitle)}</p>', picture]
+    parts = [f"<h1>{_breakable(title)}</h1>", f'<p class="soft">{escape(subtitle)}</p>', picture]
     for section in sections:
         parts += [f"<h2>{_breakable(section.heading)}</h2>", *section.parts]
     parts.append(f"<script>\n{script}</script>" if script else "")
