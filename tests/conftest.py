@@ -15,6 +15,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def pytest_collection_modifyitems(items):
     """Slow tests first: they mostly wait for processes, so that one worker waits while the others compute."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -65,9 +65,16 @@ def test_names_cannot_end_the_script_or_the_caption():
 def test_a_long_run_is_thinned_and_the_page_says_so():
     long = record("dense", 0, *(report(number, loss=1.0) for number in range(1, 2 * MOST + 2)))
     html = chart([long, record("topk", 0, report(1, loss=1.0))], "Fewer.", "")
-    assert "It has one evaluated round of 3." in html
-    assert len(data_of(html)["runs"][0]["round"]) == -(-(2 * MOST + 1) // 3)
+    assert "It has one evaluated round of 3, and the last one." in html
+    rounds = data_of(html)["runs"][0]["round"]
+    assert len(rounds) == -(-(2 * MOST + 1) // 3) + 1 and rounds[-2:] == [2 * MOST - 1, 2 * MOST + 1]
     assert "It has one" not in chart([record("dense", 0, report(1, loss=1.0))], "Fewer.", "")
+
+
+def test_seeds_of_unlike_length_keep_common_rounds():
+    seeds = [record("dense", n, *(report(i, loss=1.0) for i in range(1, n * MOST + 1))) for n in (2, 3)]
+    short, long = (set(run["round"]) for run in data_of(chart(seeds, "", ""))["runs"])
+    assert len(short & long) >= len(short) - 1
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node")

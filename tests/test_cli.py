@@ -41,6 +41,9 @@ KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes
     "diverged",
     "times_fewer",
 }
+PERSONAL_KEYS = {
+    f"personal_{name}" for name in ("accuracy", "spread", "worst", "least", "tenth", "median", "ninetieth")
+}
 SMALL = ["--clients", "4", "--batch-size", "60", "--processes", "1"]
 
 
@@ -82,7 +85,7 @@ def run(tmp_path_factory):
 def test_train_leaves_everything(run):
     summary = json_of(run / "summary.json")
     assert set(summary) == KEYS
-    assert (summary["method"], summary["seed"], summary["rounds"]) == ("lbgm", 0, 3)
+    assert (summary["method"], summary["seed"], summary["rounds"]) == ("lbgm@threshold=0.5", 0, 3)
     assert summary["up_frame_bytes"] == summary["up_payload_bytes"] + 3 * 4 * 16
     text = (run / "report.html").read_text()
     assert "http:" not in text and "https:" not in text and len(text) < 1_000_000
@@ -100,7 +103,8 @@ def test_train_leaves_everything(run):
 def test_a_personal_method_is_judged_on_every_clients_held_out_rows(method, tmp_path):
     text = call("train", *SMALL, "--method", method, "--rounds", 2, "--out", tmp_path)
     summary = json_of(tmp_path / "summary.json")
-    assert set(summary) == KEYS | {"personal_accuracy", "personal_spread", "personal_worst"}
+    assert set(summary) == KEYS | PERSONAL_KEYS
+    assert "<h2>Clients</h2>" in (tmp_path / "report.html").read_text()
     assert (
         summary["accuracy"] == summary["personal_accuracy"] > summary["personal_worst"] > 0 < summary["personal_spread"]
     )
@@ -444,9 +448,7 @@ def test_all_methods_of_a_comparison_have_the_same_rows_held_out():
 def test_a_comparison_judges_every_method_alike(tmp_path):
     call("compare", *SMALL, "--methods", "dense,local", "--rounds", 1, "--out", tmp_path)
     found = json_of(tmp_path / "summary.json")
-    assert all(
-        set(s) - {"accuracy_at"} == KEYS | {"personal_accuracy", "personal_spread", "personal_worst"} for s in found
-    )
+    assert all(set(s) - {"accuracy_at"} == KEYS | PERSONAL_KEYS for s in found)
     assert (
         found[0]["accuracy"] != found[0]["personal_accuracy"] and found[1]["accuracy"] == found[1]["personal_accuracy"]
     )

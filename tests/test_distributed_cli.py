@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -94,5 +95,17 @@ def test_every_process_reports_a_folder_that_is_not_free(tmp_path):
     with torchrun(2, *ARGUMENTS, "--rounds", 2, "--out", tmp_path, options=slowly) as run:
         code, output = ended(run)
     assert code == 1
-    assert output.count("holds other files (thesis.tex), and no run of this program") == 2, output
+    said = "holds other files (thesis.tex), and no run of this program"
+    assert output.partition("Failures:")[0].count(said) == 2, output
+    assert f"{tmp_path} {said}" in output.strip().splitlines()[-2]  # below torchrun's own traceback
     assert "fewbits/cli" not in output  # no traceback of ours
+
+
+def test_the_sentence_is_left_where_torchrun_looks_for_it(tmp_path, monkeypatch):
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    wrong = "gossip", "--nodes", "3", "--topology", "torus", "--rounds", "1", "--out", tmp_path / "a"
+    call(*wrong, code=2)
+    assert json.loads(file.read_text())["message"]["message"].startswith("fewbits: topology.torus: needs")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "error.json"))
+    assert "fewbits: topology.torus: needs" in call(*wrong, code=2)

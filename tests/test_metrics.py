@@ -386,7 +386,7 @@ def test_a_metric_stands_in_log_summary_table_and_page(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["metric_name"], summary["metric"], summary["accuracy"]) == ("absolute", result.metric, None)
     page = (tmp_path / "report.html").read_text()
-    assert "<th>absolute</th>" in page and "<td>–</td>" in page and "absolute against bytes" in page.lower()
+    assert "<th>absolute</th>" in page and ">–</td>" in page and "absolute against bytes" in page.lower()
 
 
 def test_a_comparison_has_a_column_for_the_metric_and_a_dash_for_the_accuracy():

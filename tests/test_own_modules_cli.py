@@ -2,17 +2,15 @@
 
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import fewbits as fb
-from fewbits.cli.app import app
+from commands import call
 from fewbits.cli.named_object import named_model
 from fewbits.cli.optimizer_text import optimizer
 from fewbits.errors import LocalError
@@ -87,12 +85,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "own_task_of_a_user", raising=False)
     return tmp_path
-
-
-def call(command, code=0):
-    result = CliRunner().invoke(app, shlex.split(command), env={"COLUMNS": "200", "NO_COLOR": "1"})
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def weights(folder):

@@ -1,6 +1,7 @@
 """Laws of models of which a part stays with its client: nothing of it travels, and each client's lasts."""
 
 import math
+import statistics
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -381,6 +382,8 @@ def test_own_accuracy_is_each_clients_model_on_its_own_held_out_rows(tmp_path):
     assert last.personal_accuracy == pytest.approx(np.mean(found), abs=1e-6)
     assert last.personal_spread == pytest.approx(np.std(found), abs=1e-6)
     assert last.personal_worst == pytest.approx(min(found), abs=1e-6)
+    assert last.personal_least == pytest.approx(min(found), abs=1e-6)
+    assert last.personal_median == pytest.approx(statistics.median(found), abs=1e-6)
     assert last.accuracy == last.personal_accuracy
 
 
@@ -389,6 +392,8 @@ def test_the_worst_tenth_is_the_mean_of_the_tenth_of_clients_that_do_worst(monke
     monkeypatch.setattr(Pool, "evaluate_personal", lambda self, bundle: [Scores(7 * i % 20, 20) for i in range(20)])
     last = federation(local(), task=own, rounds=1).run().reports[-1]
     assert last.personal_worst == pytest.approx((0 + 1 / 20) / 2) and last.personal_accuracy == pytest.approx(9.5 / 20)
+    assert (last.personal_least, last.personal_median) == (0, pytest.approx(9.5 / 20))
+    assert (last.personal_tenth, last.personal_ninetieth) == (pytest.approx(1.9 / 20), pytest.approx(17.1 / 20))
 
 
 def test_one_model_for_all_is_judged_on_held_out_rows_and_on_the_test_set():

@@ -104,6 +104,9 @@ def test_times_fewer_compares_runs_of_one_seed_and_length():
     assert [r.times_fewer for r in found] == [1.0, 300 / 210, 300 / 210, 1.0, None]
 
 
+SCORES = {"personal_accuracy": 0.5, "personal_spread": 0.2, "personal_worst": 0.1}
+
+
 def personal(method="pfedpara", seed=0, own=(0.9, 0.12, 0.7), up=1_000_000, **more):
     """A run whose clients were judged in rounds 1 and 2 of 3."""
     mean, spread, worst = own
@@ -120,6 +123,16 @@ def test_a_summary_has_what_clients_reached_on_their_own_data():
     assert (found["personal_accuracy"], found["personal_spread"], found["personal_worst"]) == (0.9, 0.12, 0.7)
     assert found["accuracy"] == 0.9
     assert "personal_accuracy" not in record().summary() and record().personal is None
+
+
+def test_how_clients_differ_is_a_table_where_they_were_evaluated():
+    spread = {"personal_least": 0.1, "personal_tenth": 0.25, "personal_median": 0.5, "personal_ninetieth": 0.9}
+    runs = [Record("a", s, (report(1, 0.5, **spread, **SCORES),), {}, {}) for s in (0, 1)]
+    runs += [Record("b", 0, (report(1, **{k: 10 * x for k, x in spread.items()}),), {}, {}), record("c")]
+    text = text_of(runs, rows(runs))
+    assert "".join(re.findall(r"<td[^>]*>([^<]*)</td>", text)).count("a10.0%25.0%50.0%90.0%b12.559") == 1
+    assert "personal_median" in runs[0].summary() and "personal_median" not in record().summary()
+    assert "median" not in text_of([record()], rows([record()]))
 
 
 def subspace(seed=0, isotropy=(0.9, None, 1.1)):

@@ -2,26 +2,13 @@
 
 import csv
 import json
-import shlex
+import shutil
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import fewbits as fb
-from fewbits.cli.app import app
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def call(command, code=0):
-    result = CliRunner().invoke(app, shlex.split(command), env={"COLUMNS": "200", "NO_COLOR": "1"})
-    assert result.exit_code == code, result.output
-    return result.output
+from commands import call
 
 
 def federated(out, method, seed=0):
@@ -32,38 +19,85 @@ def federated(out, method, seed=0):
     return fb.federate(torch.nn.Linear(8, 3), data, method, rounds=2, test=data[0], seed=seed, out=out)
 
 
-def test_runs_of_calls_and_of_commands_stand_in_one_table(folder):
+def titles(text):
+    """The lines above the printed tables."""
+    return [line for line in text.splitlines() if "clients" in line and not line.startswith(" ")]
+
+
+def test_runs_of_unlike_tasks_stand_in_a_table_each(folder):
     result = federated("call", "topk@fraction=0.1")
+    federated("other", "dense")
     call("train --method dense --clients 3 --rounds 1 --steps 1 --out dense")
     call("compare --methods dense,lbgm --seeds 0,1 --clients 3 --rounds 1 --steps 1 --out several")
-    call("report call dense several --out page --csv runs.csv")
-    lines = list(csv.DictReader((folder / "runs.csv").read_text().splitlines()))
-    assert [line["folder"] for line in lines] == [
-        "call",
-        "dense",
-        "several/dense-seed0",
-        "several/dense-seed1",
-        "several/lbgm-seed0",
-        "several/lbgm-seed1",
+    call("train --method lbgm --clients 4 --rounds 1 --steps 1 --out more")
+    text = call("report call other dense several more --out page --csv runs.csv")
+    assert text.startswith("3 tasks, each with its own table: figures of unlike tasks cannot be held against")
+    assert titles(text) == [
+        "model of 27 numbers, 4 clients with 40 examples",
+        "digits, mlp, 3 clients, split iid",
+        "digits, mlp, 4 clients, split iid",
     ]
+    lines = list(csv.DictReader((folder / "runs.csv").read_text().splitlines()))
+    several = [f"several/{name}-seed{seed}" for name in ("dense", "lbgm") for seed in (0, 1)]
+    assert [line["folder"] for line in lines] == ["call", "other", "dense", *several, "more"]
     assert int(lines[0]["up_frame_bytes"]) == result.reports[-1].up_frame_bytes
-    assert lines[0]["method"] == "topk" and lines[4]["method"] == "lbgm" and lines[0]["times_fewer"] == ""
-    assert float(lines[4]["times_fewer"]) == pytest.approx(float(lines[5]["times_fewer"]), rel=0.1)
-    assert len(json.loads((folder / "page/summary.json").read_text())) == 6
-    assert "6 runs" in (folder / "page/report.html").read_text()
+    assert lines[0]["method"] == "topk@fraction=0.1"
+    assert float(lines[0]["times_fewer"]) > 1 == float(lines[1]["times_fewer"])
+    assert float(lines[5]["times_fewer"]) == pytest.approx(float(lines[6]["times_fewer"]), rel=0.1)
+    assert lines[7]["task"] == "digits, mlp, 4 clients, split iid" and lines[7]["times_fewer"] == ""
+    assert len(json.loads((folder / "page/summary.json").read_text())) == 8
+    page = (folder / "page/report.html").read_text()
+    assert "8 runs" in page and page.count('<figure class="chart">') == 3 and "3 tasks, each with its own table" in page
     call("report call --out page")
+    assert (folder / "page/report.html").read_text().count('<figure class="chart">') == 1
 
 
-def test_runs_that_differ_in_their_seeds_alone_are_one_row_and_others_are_not(folder):
-    for name, more in {"a": "--seed 0", "b": "--seed 1", "c": "--seed 0 --lr 0.3"}.items():
+def test_seeds_of_calls_are_one_row_and_other_data_are_another_task(folder):
+    federated("a", "dense")
+    federated("b", "dense", seed=1)
+    assert call("report a b").count("±") == 1
+    x = torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
+    fb.federate(torch.nn.Linear(8, 3), [(x[i::4], x[i::4, :3].argmax(1)) for i in range(4)], "dense", 1, out="c")
+    assert call("report a c").startswith("2 tasks")
+    (folder / "a/checkpoints").rename(folder / "gone")
+    text = call("report a b")
+    assert "\na\n" in text and titles(text) == ["model of 27 numbers, 4 clients with 40 examples"]
+
+
+def test_rows_say_the_settings_that_differ_and_seeds_alone_are_one_row(folder):
+    for name, more in {"a": "--seed 0", "b": "--seed 1", "c": "--seed 0 --lr 0.3", "d": "--lr 0.3 --rounds 2"}.items():
         call(f"train --method dense --clients 3 --rounds 1 --steps 1 {more} --out {name}")
-    text = call("report a b c")
-    assert text.count("±") == 1 and "(a)" in text and "(c)" in text and "(b)" not in text
+    text = call("report a b c d")
+    assert text.count("±") == 1 and "tasks" not in text
+    for name in ("(rounds=1, lr=0.1)", "(rounds=1, lr=0.3)", "(rounds=2, lr=0.3)"):
+        assert name in text
+    assert "(" not in call("report a b")
+
+
+def test_a_run_that_is_there_twice_is_named_by_its_folder_and_several_by_what_theirs_share(folder):
+    for seed in (0, 1):
+        call(f"train --method dense --clients 3 --rounds 1 --steps 1 --seed {seed} --out runs/first{seed}")
+    call("train --method dense --clients 3 --rounds 1 --steps 1 --out again")
+    text = call("report runs again")
+    assert "(runs/first*)" in text and "(again)" in text
+    shutil.move("runs/first0", "x")
+    shutil.move("runs/first1", "y")
+    assert "(x, y)" in call("report x y again")
+
+
+def test_a_table_has_the_method_as_it_was_typed(folder):
+    text = call("train --method intrinsic --set dim=20 --clients 2 --rounds 1 --steps 1 --out a")
+    assert "intrinsic@dim=20: round 1" in text and "\n @dim=20" in text
+    assert json.loads((folder / "a/summary.json").read_text())["method"] == "intrinsic@dim=20"
+    call("compare --methods dense,topk,b=topk --set topk.fraction=0.1 --clients 2 --rounds 1 --steps 1 --out c")
+    assert {path.name for path in (folder / "c").iterdir() if path.is_dir()} == {"dense-seed0", "topk-seed0", "b-seed0"}
+    assert "intrinsic@dim=20" in "".join(call("report a c").split())
 
 
 def test_a_folder_without_a_run_and_one_in_the_way_are_named(folder):
     (folder / "empty").mkdir()
     assert "empty holds no run" in call("report empty", code=2)
+    assert "there is no folder nowhere" in call("report nowhere", code=2)
     federated("call", "dense")
     assert "call holds" in call("report call --out call", code=2)
     call("gossip --nodes 4 --rounds 1 --out graph")

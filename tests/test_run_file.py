@@ -1,12 +1,10 @@
 """`fewbits run`: a run, a comparison or a sweep from a file, and the file that makes a run again."""
 
 import json
-import shlex
 
 import pytest
-from typer.testing import CliRunner
 
-from fewbits.cli.app import app
+from commands import call
 
 ONE = """
 method = "lbgm+topk@threshold=0.5"
@@ -25,18 +23,6 @@ rounds = 1
 steps = 2
 at = ["1kB", 2000]
 """
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def call(command, code=0):
-    result = CliRunner().invoke(app, shlex.split(command), env={"COLUMNS": "200", "NO_COLOR": "1"})
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def same(one, other):
@@ -69,7 +55,11 @@ def test_a_comparison_is_made_again_as_a_whole_and_run_by_run(folder):
 
 def test_lists_of_values_are_a_sweep_that_goes_on(folder):
     (folder / "sweep.toml").write_text("method = ['dense', 'topk']\nlr = [0.1, 0.2]\nclients = 3\nrounds = 1\n")
-    call("run sweep.toml --out a")
+    text = call("run sweep.toml --out a").partition("All runs of sweep.toml:")[2]
+    for name in ("dense (lr=0.1)", "dense (lr=0.2)", "topk (lr=0.1)", "topk (lr=0.2)"):
+        assert name in " ".join(text.split())
+    assert "report: a/report.html" in text and "next: fewbits report a --csv a/runs.csv" in text
+    assert "4 runs" in (folder / "a/report.html").read_text()
     names = {path.name for path in (folder / "a").iterdir() if path.is_dir()}
     assert names == {f"method={method},lr={lr}" for method in ("dense", "topk") for lr in (0.1, 0.2)}
     kept = (folder / "a/method=dense,lr=0.1/summary.json").stat().st_mtime_ns

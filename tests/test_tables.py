@@ -35,6 +35,35 @@ def test_a_csv_table_is_features_and_classes(folder):
     assert data.data_info("people.csv@label=income").shape == (6 - 1,)
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_columns_apart_by_another_character_hold_the_same(mark, folder):
+    text = PEOPLE.replace("city", '"the city, or town"').replace(",", mark).replace(f"city{mark} or", "city, or")
+    (folder / "other.csv").write_text(text, encoding="utf-8-sig")
+    one, other = data.load("people.csv@label=income"), data.load("other.csv@label=income")
+    assert torch.equal(one.train_x, other.train_x) and torch.equal(one.test_y, other.test_y)
+    with pytest.raises(fb.LocalError, match="unknown column 'incom'; did you mean 'income'"):
+        data.load("other.csv@label=incom")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has an empty first line; the first line of a CSV file names its columns"),
+        ("\n\n", "has an empty first line"),
+        ("x" * 200_000, "names no columns: field larger"),
+        ("age;income\n", "has the columns age, income, and no row"),
+        (
+            "age;income\n" + "1,5;high\n2;low\n" * 9,
+            "'age' has numbers with a comma, such as '1,5'; write them with a dec",
+        ),
+    ],
+)
+def test_what_makes_no_table_is_said(text, said, folder):
+    (folder / "bad.csv").write_text(text)
+    with pytest.raises(fb.LocalError, match=said):
+        data.load("bad.csv@label=income")
+
+
 def test_parquet_holds_the_same_and_a_test_file_is_scaled_by_the_training_rows(folder):
     import pyarrow.csv
     import pyarrow.parquet

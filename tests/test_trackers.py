@@ -67,7 +67,7 @@ class Fails(Observer):
 def test_an_observer_hears_of_the_start_each_round_and_the_end(tmp_path):
     heard = Heard()
     result = run(log=[heard], out=tmp_path / "a", seed=3)
-    start = ("start", "topk-seed3", 3, tmp_path / "a")
+    start = ("start", "topk@fraction=0.5-seed3", 3, tmp_path / "a")
     assert heard.told == [start, ("round", 1), ("round", 2), ("end", 2)] and result.notes == []
     again = Heard()
     run(rounds=3, log=[again], out=tmp_path / "a", seed=3)
@@ -180,7 +180,7 @@ def test_tensorboard_gets_every_figure_by_round_and_the_accuracy_by_bytes(monkey
     monkeypatch.setattr(Writer, "made", [])
     result = run(log=["tensorboard", f"tensorboard:{tmp_path / 'b'}"], out=tmp_path / "a")
     own, given = Writer.made
-    assert (own.folder, given.folder) == (str(tmp_path / "a/tensorboard"), str(tmp_path / "b/topk-seed0"))
+    assert (own.folder, given.folder) == (str(tmp_path / "a/tensorboard"), str(tmp_path / "b/topk@fraction=0.5-seed0"))
     last = result.reports[-1]
     expected = {(name, value, 2) for name, value in values(last).items()}
     expected |= {(f"by_bytes/{name}", getattr(last, name), result.bytes) for name in ("accuracy", "loss")}
@@ -200,7 +200,7 @@ def test_wandb_gets_a_run_for_each_run(monkeypatch):
     fake(monkeypatch, "wandb", init=lambda **given: calls.append(given) or Run())
     result = run(log=["wandb:mine"])
     given, *rounds, end = calls
-    assert (given["project"], given["name"], given["config"]["clients"]) == ("mine", "topk-seed0", 3)
+    assert (given["project"], given["name"], given["config"]["clients"]) == ("mine", "topk@fraction=0.5-seed0", 3)
     assert rounds == [(r.round, values(r)) for r in result.reports] and end == ("finish", 0)
 
 
@@ -213,7 +213,7 @@ def test_mlflow_gets_parameters_and_metrics(monkeypatch):
     names = ("set_experiment", "start_run", "log_params", "log_metrics", "end_run")
     fake(monkeypatch, "mlflow", **{name: keep(name) for name in names})
     result = run(log=["mlflow:mine"])
-    assert calls[:2] == [("set_experiment", "mine"), ("start_run", "topk-seed0", True)]
+    assert calls[:2] == [("set_experiment", "mine"), ("start_run", "topk@fraction=0.5-seed0", True)]
     assert calls[2][1]["seed"] == "0" and calls[-1] == ("end_run", "FINISHED")
     assert calls[3:-1] == [("log_metrics", values(r), r.round) for r in result.reports]
 
@@ -248,10 +248,12 @@ def test_the_real_wandb_runs_offline(tmp_path, monkeypatch):
 def test_the_real_mlflow_runs_offline(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")  # version 3.17 takes no more runs in folders
     result = run(log=["mlflow:mine"])
-    assert result.notes == []
+    assert result.notes == [] and mlflow.active_run() is None
     (found,) = mlflow.search_runs(experiment_names=["mine"], output_format="list")
+    assert (found.info.run_name, found.info.status) == ("topk@fraction=0.5-seed0", "FINISHED")
+    assert found.data.params["clients"] == "3" and found.data.params["rounds"] == "2"
     history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "accuracy")
     assert [(m.step, m.value) for m in history] == [(r.round, r.accuracy) for r in result.reports]
 

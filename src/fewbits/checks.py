@@ -12,7 +12,18 @@ from numbers import Integral, Real
 
 from fewbits.errors import LocalError
 
+SHORT = 80  # characters of a value's repr that a sentence shows
 _FINITE = {"(0, inf)": "a finite number above 0", "[0, inf)": "a finite number, 0 or more"}
+
+
+def shown(value: object) -> str:
+    """A value as the end of a sentence: its repr where that is short, else its kind.
+
+    >>> shown("adam"), shown([0] * 100)
+    ("'adam'", 'a value of type list')
+    """
+    text = repr(value)
+    return text if len(text) <= SHORT and "\n" not in text else f"a value of type {type(value).__name__}"
 
 
 def check_whole(

@@ -56,15 +56,11 @@ class Comparison:
     def configs(self) -> Mapping[str, RunConfig]:
         """Each method's configuration by its label; the seed is the base's."""
         given = distribute(self.settings, self.texts, self.kind.options)
-        return {
-            text.label: replace(
-                self.base,
-                method=text.name,
-                settings=given[text.label],
-                label="" if text.label == text.name else text.label,
-            )
-            for text in self.texts
-        }
+        return {text.label: self._config(text, given[text.label]) for text in self.texts}
+
+    def _config(self, text: MethodText, settings: Mapping[str, str]) -> RunConfig:
+        config = replace(self.base, method=text.name, settings=settings, label="")
+        return config if config.name == text.label else replace(config, label=text.label)
 
     @cached_property
     def built(self) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from fewbits.learn.local_report import Loss
 from fewbits.learn.metrics import Metric
 from fewbits.methods import build
 from fewbits.methods.catalogue import options
+from fewbits.methods.text import MethodText
 from fewbits.models.build import model_entry
 from fewbits.sizes import read_budget
 
@@ -52,7 +53,7 @@ class RunConfig:
     holdout: float | None = None  # share of a client's rows for testing its personal model; None: 0.2 if it has one
     method: str = "dense"  # `fewbits methods` lists them
     settings: Mapping[str, str] = field(default_factory=dict)  # the method's options, as text
-    label: str = ""  # what tables call the method; "": its name
+    label: str = ""  # what tables call the method; "": its text
     chosen: str | None = None  # why, by --method auto; None: it was given
     rounds: int | None = 50  # None: the budget alone ends the run
     budget: str | None = None  # most bytes in both directions: SIZE, or SIZE/client; None: no limit
@@ -109,7 +110,7 @@ class RunConfig:
     @property
     def name(self) -> str:
         """What tables call the run's method."""
-        return self.label or self.method
+        return self.label or str(MethodText(self.method, self.settings))
 
     def build_method(self) -> Method:
         """The method with its options, built anew; LocalError when it does not fit the local training."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from fewbits.cli.config import NAME, RunConfig, read_json
+from fewbits.engines.common.checkpoint import newest_settings
+from fewbits.engines.common.same_run import START
 from fewbits.errors import LocalError
 from fewbits.report import Record
 from fewbits.report.record import LEDGER, METRICS, against_dense
@@ -17,6 +19,9 @@ from fewbits.report.write import FIGURES
 
 DEEPEST = 3  # folders within folders that are looked at
 OF_COMPARISON = re.compile(r"(.+)-seed(\d+)")  # the name of a folder that a comparison made
+TASK = ("data", "data_dir", "model", "loss", "metric", "clients", "split", "holdout")  # what is learnt
+NO_SETTING = ("method", "settings", "label", "chosen", "seed", "processes", "checkpoint_every", "keep_frames")
+OF_CALL = ("data", "test set", "loss", "metric", "holdout", "clients")  # what is learnt, in a checkpoint's note
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,15 @@ class FoundRun:
 
     folder: Path
     record: Record
-    task: str  # runs of one task may be held against its dense run
+    task: str  # runs of one task stand in one table
+    title: str  # of that table
+    setting: str  # runs of one task and setting may be held against its dense run
     group: str  # runs of one group differ in their seeds alone
+    settings: Mapping[str, object] = field(default_factory=dict)  # how it is trained, by name; {}: not known
 
 
 def found_runs(folders: Sequence[Path]) -> list[FoundRun]:
-    """All runs in these folders, in order; two groups with one method's name get longer names.
+    """All runs in these folders, in order.
 
     Raises:
         LocalError: a folder holds no run, or one without a server, or a log cannot be read.
@@ -38,10 +46,12 @@ def found_runs(folders: Sequence[Path]) -> list[FoundRun]:
     found: dict[Path, FoundRun] = {}
     for folder in folders:
         places = list(_places(folder, DEEPEST))
+        if not folder.exists():
+            raise LocalError(f"there is no folder {folder}")
         if not places:
             raise LocalError(f"{folder} holds no run: there is no {METRICS} in it, or in a folder of it")
         found |= {place.resolve(): _read(place) for place in places if place.resolve() not in found}
-    return _named(_apart(_with_times_fewer(list(found.values()))))
+    return _apart(_with_times_fewer(list(found.values())))
 
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
@@ -54,62 +64,88 @@ def _places(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> FoundRun:
-    if (folder / NAME).is_file():
-        found = read_json(folder / NAME)
-        if isinstance(found, dict) and "topology" in found:
-            raise LocalError(f"{folder} is a run without a server; `fewbits report` takes runs with one")
-        config = RunConfig.parse(found, str(folder / NAME))
-        shared = replace(config, method="dense", settings={}, label="", seed=0, chosen=None)
-        group = repr(replace(config, seed=0, processes=1, checkpoint_every=1, keep_frames=0))
-        return FoundRun(folder, Record.read(folder, config.name, config.seed), repr(shared), group)
-    named = OF_COMPARISON.fullmatch(folder.name)
-    if named is not None:  # of fb.compare
-        place = str(folder.parent.resolve())
-        return FoundRun(folder, Record.read(folder, unquote(named[1]), int(named[2])), place, f"{place} {named[1]}")
-    place = str(folder.resolve())
-    figures = read_json(folder / FIGURES) if (folder / FIGURES).is_file() else None
-    known = figures if isinstance(figures, dict) else {}
-    method, seed = known.get("method"), known.get("seed")
+    return _of_command(folder) if (folder / NAME).is_file() else _of_call(folder)
+
+
+def _of_command(folder: Path) -> FoundRun:
+    found = read_json(folder / NAME)
+    if isinstance(found, dict) and "topology" in found:
+        raise LocalError(f"{folder} is a run without a server; `fewbits report` takes runs with one")
+    config = RunConfig.parse(found, str(folder / NAME))
+    meant = config.meant() | {"holdout": config.share_held_out(config.build_method())}
+    task = {name: value for name, value in meant.items() if name in TASK and value}
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in (*TASK, *NO_SETTING)}
     return FoundRun(
         folder,
-        Record.read(folder, method if isinstance(method, str) else folder.name, seed if isinstance(seed, int) else 0),
-        place,
-        place,
+        Record.read(folder, config.name, config.seed),
+        task=str(task),
+        title=_title(task),
+        setting=str(settings),
+        group=f"{config.method} {config.settings} {config.label} {settings}",
+        settings=settings,
     )
 
 
+def _title(task: Mapping[str, object]) -> str:
+    """What a task is called.
+
+    >>> _title({"data": "digits", "model": "mlp", "clients": 20, "split": "iid", "holdout": 0.2})
+    'digits, mlp, 20 clients, split iid, holdout 0.2'
+    """
+    plain = [f"{value} clients" if name == "clients" else str(value) for name, value in task.items() if name in PLAIN]
+    return ", ".join([*plain, *(f"{name} {value}" for name, value in task.items() if name not in PLAIN)])
+
+
+PLAIN = ("data", "data_dir", "model", "clients")  # parts of a task whose names its title leaves out
+
+
+def _of_call(folder: Path) -> FoundRun:
+    """A run that Python's calls made: its checkpoint says what was learnt, and how."""
+    method, seed = _method(folder)
+    record = Record.read(folder, method, seed)
+    note = newest_settings(folder / "checkpoints")
+    if not note:
+        place = str(folder.resolve())
+        return FoundRun(folder, record, task=place, title=str(folder), setting=place, group=place)
+    numbers = note.get(START, "").partition(",")[0]
+    setting = f"{note.get('local training')} {note.get('clients per round')} {record.last.round}"
+    return FoundRun(
+        folder,
+        record,
+        task=f"{numbers} {[note.get(name) for name in OF_CALL]}",
+        title=f"model of {numbers}, {note.get('clients', '').replace(' with', ' clients with', 1)}",
+        setting=setting,
+        group=f"{method} {note.get('method')} {setting}",
+    )
+
+
+def _method(folder: Path) -> tuple[str, int]:
+    """Method and seed of a run that a call made: of fb.compare as its folder is called, else as its figures say."""
+    named = OF_COMPARISON.fullmatch(folder.name)
+    if named is not None:
+        return unquote(named[1]), int(named[2])
+    figures = read_json(folder / FIGURES) if (folder / FIGURES).is_file() else None
+    known = figures if isinstance(figures, dict) else {}
+    method, seed = known.get("method"), known.get("seed")
+    return method if isinstance(method, str) else folder.name, seed if isinstance(seed, int) else 0
+
+
 def _with_times_fewer(runs: Sequence[FoundRun]) -> list[FoundRun]:
-    """With `times_fewer`, where the dense run of the same task is there."""
-    found = []
-    for task in dict.fromkeys(run.task for run in runs):
-        ours = [run for run in runs if run.task == task]
+    """With `times_fewer`, where the dense run of the same task and setting is there."""
+    found: dict[Path, FoundRun] = {}
+    for key in dict.fromkeys((run.task, run.setting) for run in runs):
+        ours = [run for run in runs if (run.task, run.setting) == key]
         records = against_dense([run.record for run in ours])
-        found += [replace(run, record=record) for run, record in zip(ours, records, strict=True)]
-    return found
+        found |= {run.folder: replace(run, record=record) for run, record in zip(ours, records, strict=True)}
+    return [found[run.folder] for run in runs]
 
 
 def _apart(runs: Sequence[FoundRun]) -> list[FoundRun]:
     """The same run twice is no second seed: it gets a group of its own."""
-    seen: Counter[tuple[str, int]] = Counter()
+    seen: Counter[tuple[str, str, int]] = Counter()
     found = []
     for run in runs:
-        key = run.group, run.record.seed
+        key = run.task, run.group, run.record.seed
         found.append(replace(run, group=f"{run.group} {seen[key]}") if seen[key] else run)
         seen[key] += 1
-    return found
-
-
-def _named(runs: Sequence[FoundRun]) -> list[FoundRun]:
-    """Records of different groups have different names: the folder stands behind the method's."""
-    groups: dict[str, list[str]] = {}
-    for run in runs:
-        groups.setdefault(run.record.method, [])
-        if run.group not in groups[run.record.method]:
-            groups[run.record.method].append(run.group)
-    first = {run.group: run.folder for run in reversed(runs)}
-    found = []
-    for run in runs:
-        alone = len(groups[run.record.method]) == 1
-        name = run.record.method if alone else f"{run.record.method} ({first[run.group]})"
-        found.append(replace(run, record=replace(run.record, method=name)))
     return found

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from typer.core import TyperGroup
@@ -10,6 +15,8 @@ from typer.core import TyperGroup
 from fewbits.choices import nearest
 from fewbits.cli.screen import STDOUT, believe_columns, drop_stdout, name_stdout, screen, write_anything
 from fewbits.errors import FewbitsError, LocalError
+
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # in the environment of a process that torchrun started
 
 
 class ErrorGroup(TyperGroup):
@@ -71,4 +78,13 @@ def _complain(error: Exception) -> None:
     if isinstance(error, OSError) and error.filename == STDOUT:
         drop_stdout()
     sentence = f"fewbits: {said}"
+    if file := os.environ.get(ERROR_FILE):
+        _tell_torchrun(sentence, Path(file))
     screen(stderr=True).print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell_torchrun(sentence: str, file: Path) -> None:
+    """Leave the sentence where torchrun looks for it: it prints a traceback of its own, and this at the end."""
+    record = {"message": sentence, "extraInfo": {"py_callstack": sentence, "timestamp": str(int(time.time()))}}
+    with suppress(OSError):
+        file.write_text(json.dumps({"message": record}), encoding="utf-8")

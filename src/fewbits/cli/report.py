@@ -1,4 +1,4 @@
-"""`fewbits report`: one table, page and CSV file over the runs in any folders."""
+"""`fewbits report`: a table for each task, one page and one CSV file over the runs in any folders."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from fewbits.checks import check_number
-from fewbits.cli.found_runs import FoundRun, found_runs
-from fewbits.cli.play import show_report
+from fewbits.cli.found_runs import found_runs
+from fewbits.cli.play import print_notes
+from fewbits.cli.run_tables import TaskRuns, by_task, said
 from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 from fewbits.files import check_file, check_folder, write_atomically
 from fewbits.report import rows
 from fewbits.report.record import common_bytes
 from fewbits.report.table import terminal
+from fewbits.report.tasks import report_of_tasks
 from fewbits.report.training import report as report_of
 from fewbits.report.write import FIGURES, PAGE, write
 from fewbits.sizes import read_sizes
@@ -41,9 +44,10 @@ Target = Annotated[float | None, typer.Option(help="Show the bytes to this accur
 def report(
     folders: Folders, out: Out = None, csv_file: Csv = None, at: At = None, target_accuracy: Target = None
 ) -> None:
-    """Show runs of any folders in one table: those of train, compare, run, fb.federate and fb.compare.
+    """Show runs of any folders: those of train, compare, run, fb.federate and fb.compare; a table for each task.
 
-    Runs that differ in their seeds alone become one row. Bytes are held against the dense run of the same task.
+    Runs that differ in their seeds alone become one row. Bytes are held against the dense run of the same task and
+    training.
     """
     if target_accuracy is not None:
         check_number("target_accuracy", target_accuracy, "(0, 1]", hint=", such as 0.9 for 90%")
@@ -54,27 +58,63 @@ def report(
         odd = {path.name for path in out.iterdir()} - LEFT if out.is_dir() else set[str]()
         if odd:
             raise LocalError(f"{out} holds {min(odd)}, and no report; give a new folder")
-    runs, console = found_runs(folders), screen()
-    records = [run.record for run in runs]
-    sizes = read_sizes(at) or common_bytes(records)
-    summary = [record.summary(target_accuracy, sizes) for record in records]
-    table = terminal(rows(records, target_accuracy, sizes))
+    tasks = by_task(found_runs(folders))
     if csv_file is not None:
-        write_atomically(csv_file, _csv(runs).encode())
-    if out is None:
-        console.print(table)
-        return
-    config = {"folders": [str(run.folder) for run in runs]}
-    title = f"{len(runs)} runs" if len(runs) > 1 else f"{records[0].method}"
+        write_atomically(csv_file, _csv(tasks).encode())
     line = f"From {', '.join(map(str, folders))}"
-    found = report_of(title, records, config, summary, target_accuracy, line, at=sizes)
+    show_tasks(tasks, out, screen(), line, target_accuracy, read_sizes(at))
+
+
+def show_tasks(
+    tasks: Sequence[TaskRuns],
+    out: Path | None,
+    console: Console,
+    line: str,
+    target: float | None = None,
+    at: Sequence[int] = (),
+) -> None:
+    """Print a table for each task; with a folder, write the page of all of them.
+
+    Args:
+        tasks: the runs.
+        out: folder of the page; None: there is none.
+        console: where to print.
+        line: below the page's title.
+        target: an accuracy; tables have the bytes that it took.
+        at: byte counts; tables have the accuracy at them, by default at the most that all runs of the task spent.
+    """
+    sizes = {task.title: tuple(at) or common_bytes(task.records) for task in tasks}
+    found = {task.title: (task.records, rows(task.records, target, sizes[task.title])) for task in tasks}
+    if several := said(tasks):
+        console.print(several, markup=False, highlight=False)
+    for title, (_, shown) in found.items():
+        if several:
+            console.print(f"\n{title}", markup=False, highlight=False, style="bold")
+        console.print(terminal(shown))
+    if out is None:
+        return
+    runs = [run for task in tasks for run in task.runs]
+    title = f"{len(runs)} runs" if len(runs) > 1 else f"{runs[0].record.method}"
+    summary = [
+        {"task": task.title, **run.record.summary(target, sizes[task.title])} for task in tasks for run in task.runs
+    ]
+    config = {"folders": [str(run.folder) for run in runs]}
+    if several:
+        page = report_of_tasks(title, found, config, summary, f"{line}. {several}")
+    else:
+        (only,) = tasks
+        line = f"{line}: {only.title}"
+        page = report_of(title, only.records, config, summary, target, line, at=sizes[only.title])
     out.mkdir(parents=True, exist_ok=True)
-    show_report(table, write(out, found), out, console)
+    print_notes(write(out, page), console)
+    console.print(f"report: {out / PAGE}", markup=False, highlight=False)
 
 
-def _csv(runs: Sequence[FoundRun]) -> str:
-    """A line for each run: its folder, and the figures of its summary.json."""
-    lines = [{"folder": str(run.folder), **run.record.summary()} for run in runs]
+def _csv(tasks: Sequence[TaskRuns]) -> str:
+    """A line for each run: its folder and its task, and the figures of its summary.json."""
+    lines = [
+        {"folder": str(run.folder), "task": task.title, **run.record.summary()} for task in tasks for run in task.runs
+    ]
     names = dict.fromkeys(name for line in lines for name in line)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")

@@ -11,11 +11,15 @@ from fewbits.cli import comparison, config
 from fewbits.cli import options as o
 from fewbits.cli.commands import COMPARE, TRAIN, compare, train, wanted
 from fewbits.cli.config import RunConfig
+from fewbits.cli.found_runs import found_runs
 from fewbits.cli.play import SUMMARY
+from fewbits.cli.report import show_tasks
 from fewbits.cli.run_file import NAME, RunFile, all_options, read_run_file
+from fewbits.cli.run_tables import by_task
 from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 from fewbits.files import check_folder, write_atomically
+from fewbits.sizes import read_sizes
 
 File = Annotated[Path, typer.Argument(help="A TOML file; its keys are the long options of train or compare.")]
 Out = Annotated[
@@ -48,6 +52,19 @@ def run(file: File, out: Out = None, force: Force = False) -> None:
             _play(found, given, place, force)
         elif not (place / SUMMARY).is_file():
             _play(found, {"resume": place}, place, False)
+    _show_sweep(found, folder)
+
+
+def _show_sweep(found: RunFile, folder: Path) -> None:
+    """All runs of the sweep in one report, and what can be done with them."""
+    console = screen()
+    console.print(f"\nAll runs of {found.path}:", markup=False, highlight=False)
+    tasks = by_task(found_runs([folder]))
+    at = read_sizes(found.given.get("at"))
+    show_tasks(tasks, folder, console, f"The sweep of {found.path}", found.given.get("target_accuracy"), at)
+    table = folder / "runs.csv"
+    for line in (f"folders: one for each run, in {folder}", f"next: fewbits report {folder} --csv {table}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _check(found: RunFile, given: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewbits.choices import unknown
+from fewbits.data.csv_heading import separator
 from fewbits.data.dataset import Data
 from fewbits.data.hub import holds_pictures, hub_parts, pixels
 from fewbits.data.images import EXTRA
@@ -23,6 +25,7 @@ ENDINGS = (".csv", ".parquet")
 OPTIONS = ("label", "test", "group")
 FORM = "FILE@label=COLUMN, such as people.csv@label=income,group=city, or OWNER/NAME@label=COLUMN of the hub"
 EVERY = 5  # rows; one of them is a test row where there is no test file
+DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,?\d+")  # a number as other countries write it
 MOST_WORDS = 100  # different texts of a column that becomes features, and of the labels
 
 
@@ -92,7 +95,8 @@ def table(text: str, folder: Path | None) -> Data:
         rows, test = parts["train"], parts.get(asked.test or "test")
     else:
         folder = folder or Path()
-        rows, test = _read(folder / asked.file), None if asked.test is None else _read(folder / asked.test)
+        rows = _read(folder / asked.file, asked.label)
+        test = None if asked.test is None else _read(folder / asked.test, asked.label)
     for name in (asked.label, *([asked.group] if asked.group else []), *rows.column_names):
         _check_column(rows, name, asked.file)
     classes, labels = _classes(rows, asked)
@@ -134,7 +138,7 @@ def _examples(train: pa.Table, test: pa.Table, asked: TableText) -> tuple[Tensor
     return x, test_x
 
 
-def _read(file: Path) -> pa.Table:
+def _read(file: Path, label: str) -> pa.Table:
     try:
         import pyarrow as pa
         import pyarrow.csv as csv
@@ -142,12 +146,18 @@ def _read(file: Path) -> pa.Table:
     except ImportError:
         raise LocalError(f"load: {file} needs pyarrow; {EXTRA}") from None
     try:
-        options = csv.ConvertOptions(strings_can_be_null=True)
-        return csv.read_csv(file, None, None, options) if file.suffix.lower() == ".csv" else pq.read_table(file)
+        if file.suffix.lower() == ".csv":
+            parsing = csv.ParseOptions(delimiter=separator(file, label))
+            rows = csv.read_csv(file, None, parsing, csv.ConvertOptions(strings_can_be_null=True))
+        else:
+            rows = pq.read_table(file)
     except FileNotFoundError:
         raise LocalError(f"load: there is no file {file}") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise LocalError(f"load: {file} cannot be read as {file.suffix[1:]}: {error}") from None
+    if not rows.num_rows:
+        raise LocalError(f"load: {file} has the columns {', '.join(rows.column_names)}, and no row")
+    return rows
 
 
 def _check_column(rows: pa.Table, name: str, file: str) -> None:
@@ -192,6 +202,11 @@ def _features(train: pa.Table, test: pa.Table, name: str, file: str) -> tuple[np
     if not (kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_dictionary(kind)):
         raise LocalError(f"{file}: column {name!r} is {kind}; features are numbers, truth values or texts")
     words = sorted({word for word in train.column(name).to_pylist() if word is not None})
+    if any("," in word for word in words) and all(DECIMAL_COMMA.fullmatch(word) for word in words):
+        raise LocalError(
+            f"{file}: column {name!r} has numbers with a comma, such as {next(w for w in words if ',' in w)!r}; write "
+            "them with a decimal point, and without a mark between thousands"
+        )
     if len(words) > MOST_WORDS:
         raise LocalError(
             f"{file}: column {name!r} has {len(words):,} different texts, more than {MOST_WORDS}; drop it from "

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fewbits.checks import check_number, check_one_of, check_whole
+from fewbits.checks import check_number, check_one_of, check_whole, shown
 from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.learn.batches import Batch, Call, takes_labels
 from fewbits.learn.examples import Examples
@@ -38,7 +38,7 @@ class LocalTraining:
 
     Args:
         optimizer: makes the optimizer of the parameters that it gets, which are those that train: in a subspace s, in a
-            factored model the factors.
+            factored model the factors. A class such as `torch.optim.AdamW` makes one with its defaults.
         schedule: makes a scheduler of the optimizer; None: rates are constant.
         schedule_by: "round": it is where it is after as many steps as there were rounds before; "step": it takes a
             step after each of the optimizer's, from its beginning in every round, or on and on with `keep_optimizer`.
@@ -76,12 +76,12 @@ class LocalTraining:
     keep_optimizer: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("optimizer", "schedule"):
+        examples = {"optimizer": "lambda p: torch.optim.AdamW(p, 1e-3)", "schedule": "lambda o: StepLR(o, 10)"}
+        for name, example in examples.items():
             function = getattr(self, name)
             if not callable(function) and not (function is None and name == "schedule"):
                 raise LocalError(
-                    f"LocalTraining: {name} must be a function that makes one, such as lambda p: "
-                    f"torch.optim.AdamW(p, 1e-3); got {function!r}"
+                    f"LocalTraining: {name} must be a function that makes one, such as {example}; got {shown(function)}"
                 )
         check_one_of("LocalTraining: schedule_by", self.schedule_by, ("round", "step"))
         check_whole("LocalTraining: batch_size", self.batch_size, 0, numpy=True)
@@ -224,6 +224,18 @@ class LocalTraining:
             )
         _advance(scheduler, steps)
         return optimizer, scheduler
+
+
+def optimizer_hint(local: object) -> str:
+    """The way out of giving an optimizer of torch's, or its class, in place of the local training; "": it is neither.
+
+    >>> optimizer_hint(torch.optim.AdamW)
+    '; give local=fb.LocalTraining(lambda p: AdamW(p, lr=0.01))'
+    """
+    kind = local if isinstance(local, type) else type(local)
+    if not issubclass(kind, Optimizer):
+        return ""
+    return f"; give local=fb.LocalTraining(lambda p: {kind.__name__}(p, lr=0.01))"
 
 
 def _advance(scheduler: LRScheduler, steps: int) -> None:

@@ -116,6 +116,27 @@ def titled(kind: str, function: object) -> str:
     return f"the {kind}" if name == "metric" else f"{kind} {name}"
 
 
+def tensor_hint(kind: str, function: object, outputs: object, said: str) -> str:
+    """How to give a function the tensor within an output; "" where what it said is not about the output's type.
+
+    >>> import torch
+    >>> tensor_hint("loss", functional.mse_loss, {"logits": torch.ones(1)}, "must be Tensor, not dict")
+    '; the model gives a dict: write loss=lambda output, y: mse_loss(output["logits"], y)'
+    """
+    name = type(outputs).__name__
+    if isinstance(outputs, Tensor) or name not in said:
+        return ""
+    if isinstance(outputs, tuple | list):
+        part = "output[0]"
+    elif logits(outputs) is not None:
+        part = 'output["logits"]' if type(outputs) is dict else "output.logits"
+    else:
+        return ""
+    call = "f" if metric_name(function) == "metric" else metric_name(function)
+    call = f"{call}()" if isinstance(function, nn.Module) else call
+    return f"; the model gives a {name}: write {kind}=lambda output, y: {call}({part}, y)"
+
+
 def check_mean(loss: object) -> None:
     """LocalError for a torch loss that is told to return another reduction of the batch than its mean.
 
@@ -158,7 +179,8 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
         raise
     except Exception as error:  # the user's own code may raise anything
         what = f"outputs {described(outputs)}, targets {described(targets)}"
-        raise LocalError(f"{who} fails on {what}: {type(error).__name__}: {words(error)}") from error
+        said = f"{type(error).__name__}: {words(error)}"
+        raise LocalError(f"{who} fails on {what}: {said}{tensor_hint('metric', metric, outputs, said)}") from error
     if isinstance(found, tuple | list) and len(found) == 2:
         total, count = _number(found[0]), _number(found[1])
     else:

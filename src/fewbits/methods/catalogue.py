@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations
 
+from fewbits.checks import shown
 from fewbits.choices import nearest, unknown
 from fewbits.codecs import Adaptive
 from fewbits.errors import LocalError
@@ -189,7 +190,7 @@ def named(method: str | Method, settings: Mapping[str, str] | None = None) -> Me
     if not isinstance(method, Method):
         raise LocalError(
             "a method is a text such as 'lbgm+topk', or a Method such as methods.lbgm() or Method.of(up, down); "
-            f"got {method!r}"
+            f"got {shown(method)}"
         )
     if settings:
         raise LocalError("settings are for a method given as text; pass a Method that has them")

@@ -34,19 +34,24 @@
   };
 
   // One line for each method: means over the seeds of rounds that all of them evaluated, and the least and greatest.
+  // Seeds without a common round have a line each.
   function lines(data, value, along) {
-    return data.methods.map((method, number) => {
-      const runs = data.runs.filter((run) => run.method === method && run.values[value]);
-      const at = runs.map((run) => new Map(run.round.map((round, i) => [round, i])));
-      const known = (round) => runs.every((run, k) => at[k].has(round) && run.values[value][at[k].get(round)] !== null);
-      const rounds = runs.length ? runs[0].round.filter(known) : [];
-      const mean = (numbers) => numbers.reduce((a, b) => a + b, 0) / numbers.length;
-      const points = rounds.map((round) => {
-        const values = runs.map((run, k) => run.values[value][at[k].get(round)]);
-        const x = mean(runs.map((run, k) => along(run, at[k].get(round))));
-        return { round, x, y: mean(values), low: Math.min(...values), high: Math.max(...values) };
-      });
-      return { method, number, seeds: runs.length, points };
+    return data.methods.flatMap((method, number) => {
+      const runs = data.runs.filter((run) => run.method === method && run.values[value].some((x) => x !== null));
+      const together = { method, number, seeds: runs.length, points: means(runs, value, along) };
+      if (together.points.length || runs.length < 2) return [together];
+      return runs.map((run) => ({ method, number, seeds: 1, points: means([run], value, along) }));
+    });
+  }
+  function means(runs, value, along) {
+    const at = runs.map((run) => new Map(run.round.map((round, i) => [round, i])));
+    const known = (round) => runs.every((run, k) => at[k].has(round) && run.values[value][at[k].get(round)] !== null);
+    const rounds = runs.length ? runs[0].round.filter(known) : [];
+    const mean = (numbers) => numbers.reduce((sum, x) => sum + x / numbers.length, 0); // no sum beyond the floats
+    return rounds.map((round) => {
+      const values = runs.map((run, k) => run.values[value][at[k].get(round)]);
+      const x = mean(runs.map((run, k) => along(run, at[k].get(round))));
+      return { round, x, y: mean(values), low: Math.min(...values), high: Math.max(...values) };
     });
   }
 
@@ -59,7 +64,7 @@
       for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
         for (const k of kept) found.push(k * 10 ** e);
     } else {
-      const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+      const rough = high / count - low / count, power = 10 ** Math.floor(Math.log10(rough));
       const step = [1, 2, 5, 10].map((k) => k * power).find((size) => size >= rough) || 10 * power;
       const first = Math.ceil(low / step); // of values that differ by their last bits, first + 1 may be first
       for (let k = 0; k <= 2 * count && (first + k) * step <= high; k++) found.push((first + k) * step);
@@ -68,7 +73,7 @@
   }
 
   function scale(low, high, start, stop, log) {
-    const f = log ? Math.log : (x) => x;
+    const f = log ? Math.log : (x) => x / 4; // no difference beyond the floats
     const span = f(high) - f(low) || 1;
     return (x) => start + ((f(x) - f(low)) / span) * (stop - start);
   }
@@ -106,7 +111,7 @@
       const button = element("button", { type: "button", ariaPressed: "true", title: "hide or show" });
       const dot = element("span", { className: "dot" });
       dot.style.background = COLOURS[number % COLOURS.length];
-      button.append(dot, method);
+      button.append(dot, element("span", {}, method));
       button.onclick = () => {
         if (!hidden.delete(method)) hidden.add(method);
         button.ariaPressed = String(!hidden.has(method));
@@ -143,18 +148,22 @@
       const x = [Math.min(...seen), Math.max(...seen)];
       const y = [Math.min(...points.map((p) => p.low)), Math.max(...points.map((p) => p.high))];
       if (x[0] === x[1]) x.splice(0, 2, x[0] * 0.9 - (x[0] ? 0 : 1), x[0] * 1.1 + (x[0] ? 0 : 1));
-      const room = (y[1] - y[0]) * 0.04 || Math.abs(y[0]) * 0.05 || 1;
-      y[0] -= room;
-      y[1] += room;
+      const room = y[1] * 0.04 - y[0] * 0.04 || Math.abs(y[0]) * 0.05 || 1;
+      y[0] = Math.max(-Number.MAX_VALUE, y[0] - room);
+      y[1] = Math.min(Number.MAX_VALUE, y[1] + room);
       const toX = scale(x[0], x[1], EDGE.left, width - EDGE.right, logarithmic);
       const toY = scale(y[0], y[1], height - EDGE.bottom, EDGE.top, false);
       for (const at of ticks(y[0], y[1], false, 6)) {
         shape("line", { x1: EDGE.left, x2: width - EDGE.right, y1: toY(at), y2: toY(at), class: "grid" }, svg);
         shape("text", { x: EDGE.left - 8, y: toY(at) + 4, "text-anchor": "end" }, svg, showY(at));
       }
+      let taken = 0; // pixels that have a figure; one that would stand over it is left out
       for (const at of ticks(x[0], x[1], logarithmic, width / 90)) {
         shape("line", { x1: toX(at), x2: toX(at), y1: EDGE.top, y2: height - EDGE.bottom, class: "grid" }, svg);
-        shape("text", { x: toX(at), y: height - EDGE.bottom + 18, "text-anchor": "middle" }, svg, showX(at));
+        const text = shape("text", { x: toX(at), y: height - EDGE.bottom + 18, "text-anchor": "middle" }, svg, showX(at));
+        const half = text.getComputedTextLength() / 2;
+        if (toX(at) - half < taken) text.remove();
+        else taken = toX(at) + half + 8;
       }
       shape("text", { x: width - EDGE.right, y: height - 6, "text-anchor": "end", class: "name" }, svg,
         along.value + (logarithmic ? " (log scale)" : ""));

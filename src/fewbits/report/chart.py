@@ -29,6 +29,7 @@ def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
     rounds = [_evaluated(record, fields) for record in records]
     if not any(rounds):
         return ""
+    every = -(-max(map(len, rounds)) // MOST)  # of all runs alike, so that seeds share rounds
     runs = [
         {
             "method": record.method,
@@ -40,7 +41,7 @@ def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
             "values": {name: [_finite(of(report)) for report in found] for name, of in fields.items()},
         }
         for record, seen in zip(records, rounds, strict=True)
-        if (found := seen[:: -(-len(seen) // MOST) or 1])
+        if (found := _thinned(seen, every))
     ]
     first = quantity([record.reports for record in records])
     data = {
@@ -49,8 +50,7 @@ def chart(records: Sequence[Record], caption: str, otherwise: str) -> str:
         "percent": [ACCURACY],
         "runs": runs,
     }
-    longest = max(map(len, rounds))
-    thinned = f" It has one evaluated round of {-(-longest // MOST)}." if longest > MOST else ""
+    thinned = f" It has one evaluated round of {every}, and the last one." if every > 1 else ""
     text = json_text(data).replace("<", "\\u003c")  # no end of the script inside it
     return (
         f'<figure class="chart"><script type="application/json">{text}</script>'
@@ -70,6 +70,11 @@ def _fields(records: Sequence[Record]) -> dict[str, Value]:
 
 def _evaluated(record: Record, fields: dict[str, Value]) -> list[RoundReport]:
     return [r for r in record.reports if any(_finite(of(r)) is not None for of in fields.values())]
+
+
+def _thinned(seen: Sequence[RoundReport], every: int) -> Sequence[RoundReport]:
+    """One of so many rounds, and the last one."""
+    return [report for i, report in enumerate(seen) if i % every == 0 or report is seen[-1]]
 
 
 def _finite(value: float | None) -> float | None:

@@ -39,6 +39,7 @@ class Theme:
         return colours[i % len(colours)], MARKERS[i % len(MARKERS)]
 
 
+MOST = 1e300  # a larger value is drawn as this one: sums and differences stay among the floats
 LIGHT = Theme(paper="#ffffff", ink="#24292f", grid="#e4e7eb", blue="#0072B2")
 DARK = Theme(paper="#16191e", ink="#d7dce2", grid="#2c323a", blue="#6CA8FF")
 
@@ -84,14 +85,21 @@ def dress(axes: Axes, theme: Theme, below: str, title: str = "", left: str = "",
 
 
 def accuracy_curves(axes: Axes, curves: list[Curve], label: str, style: tuple[str, str]) -> None:
-    """Accuracy against bytes: the mean over seeds at equal rounds, and a band from the least to the greatest."""
+    """Accuracy against bytes: the mean over seeds at equal rounds, and a band from the least to the greatest.
+
+    Seeds without a common round have a line each.
+    """
     curves = [curve for curve in curves if curve]
     if not curves:
         return
     colour, marker = style
     shared = set.intersection(*({n for n, _, _ in curve} for curve in curves))
+    if not shared:
+        for i, curve in enumerate(curves):
+            accuracy_curves(axes, [curve], "" if i else label, style)
+        return
     points = np.array([[(sent, accuracy) for n, sent, accuracy in curve if n in shared] for curve in curves])
-    sent, accuracy = points[:, :, 0].mean(0), points[:, :, 1]  # (rounds,), (seeds, rounds)
+    sent, accuracy = points[:, :, 0].mean(0), points[:, :, 1].clip(-MOST, MOST)  # (rounds,), (seeds, rounds)
     axes.plot(sent, accuracy.mean(0), color=colour, lw=1.8, label=label, marker=marker, markevery=[-1], ms=6)
     if len(curves) > 1:
         axes.fill_between(sent, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.18, lw=0)

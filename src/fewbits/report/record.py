@@ -17,6 +17,7 @@ from fewbits.privacy.account import PrivacyLoss
 
 METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
 PERSONAL = ("personal_accuracy", "personal_spread", "personal_worst")  # as summary.json has them
+BY_CLIENT = ("personal_least", "personal_tenth", "personal_median", "personal_ninetieth")
 PRIVACY = ("epsilon", "epsilon_kind", "neighbours", "delta", "epsilon_local")  # as summary.json has them
 Report = TypeVar("Report")
 
@@ -95,6 +96,15 @@ class Record:
             mean, spread, worst = r.personal_accuracy, r.personal_spread, r.personal_worst
             if mean is not None and spread is not None and worst is not None:
                 return mean, spread, worst
+        return None
+
+    @property
+    def by_client(self) -> tuple[float, float, float, float] | None:
+        """Least, 10%, median and 90% of the clients' accuracies, or else metrics, on their held-out examples."""
+        for r in reversed(self.reports):
+            least, tenth, median, ninetieth = (getattr(r, name) for name in BY_CLIENT)
+            if median is not None:
+                return least, tenth, median, ninetieth
         return None
 
     @property
@@ -182,6 +192,8 @@ class Record:
             found |= {"metric_name": self.metric_name, "metric": self.metric}
         if (personal := self.personal) is not None:
             found |= dict(zip(PERSONAL, personal, strict=True))
+        if (by_client := self.by_client) is not None:
+            found |= dict(zip(BY_CLIENT, by_client, strict=True))
         if self.isotropy is not None:
             found |= {"isotropy": self.isotropy, "effective_step": self.effective_step}
         if self.privacy is not None:

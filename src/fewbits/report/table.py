@@ -38,7 +38,7 @@ class Row:
     isotropy: float | None  # of updates in their subspace; 1: as much of them as of a random vector
     step: float | None  # in a subspace: how far a local step goes along an isotropic gradient
     privacy: PrivacyLoss | None  # of the whole run, the largest over seeds
-    personal: tuple[float, float, float] | None  # on clients' held-out examples: mean, spread over clients, worst tenth
+    personal: tuple[float, ...] | None  # on clients' held-out examples: mean, spread over clients, worst tenth
     seconds: float  # wall time, mean over seeds
     left_out: tuple[int, int, int]  # turns of clients in all runs: skipped, with a rejected frame, all
     diverged: int  # seeds whose run diverged
@@ -47,6 +47,7 @@ class Row:
     loss: float | None = None  # mean over seeds of the last loss on the test set
     metric: float | None = None  # mean over seeds of the last value of the user's metric
     metric_name: str | None = None  # the name of the metric's function
+    by_client: tuple[float, ...] | None = None  # least, 10%, median and 90% of the clients, mean over seeds
     # (bytes, accuracy): mean over seeds within these bytes; None: not all of them spent so much and were evaluated
     at: tuple[tuple[int, float | None], ...] = ()
 
@@ -88,6 +89,7 @@ def _row(records: Sequence[Record], target: float | None, at: Sequence[int]) -> 
         loss=_mean([r.loss for r in records if r.loss is not None]),
         metric=_mean([r.metric for r in records if r.metric is not None]),
         metric_name=next((r.metric_name for r in records if r.metric_name is not None), None),
+        by_client=_means([r.by_client for r in records if r.by_client is not None]),
         at=tuple((count, _mean_of_all([r.accuracy_at(count) for r in records])) for count in at),
     )
 
@@ -101,9 +103,8 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
     return _mean(found) if len(found) == len(values) else None
 
 
-def _means(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float] | None:
-    mean, spread, worst = zip(*values, strict=True) if values else ((), (), ())
-    return (statistics.fmean(mean), statistics.fmean(spread), statistics.fmean(worst)) if values else None
+def _means(values: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
+    return tuple(map(statistics.fmean, zip(*values, strict=True))) if values else None
 
 
 def columns(found: Sequence[Row]) -> list[str]:
@@ -250,17 +251,17 @@ def fitted(columns: Mapping[str, Sequence[str]], give_way: Sequence[str]) -> Tab
 
 def _short(row: Row, name: str) -> str:
     (text,) = cells(row, [name])
-    if name == "method" and len(text) > LONG_NAME:
-        return two_lines(text)
+    if name == "method":
+        return two_lines(text) if len(text) > LONG_NAME else text
     if name == "epsilon":
         return "\n".join(text.rsplit(" ", 1))
     return text.replace(" ", "")
 
 
 def two_lines(text: str) -> str:
-    """A long name of a method, broken at its options, or else at its first plus."""
-    mark = "@" if "@" in text else "+"
-    return text.replace(mark, f"\n{mark}", 1)
+    """A long name of a method, broken at its options, or else at its settings, or at its first plus."""
+    mark = next((mark for mark in ("@", " (") if mark in text), "+")
+    return text.replace(mark, f"\n{mark.strip()}", 1)
 
 
 def _width(texts: Mapping[str, Sequence[str]]) -> int:

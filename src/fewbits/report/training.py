@@ -18,6 +18,10 @@ PERSONAL = """
 clients, the spread over clients, and the mean of the worst tenth. For methods with personal models
 (pFedPara, FedPer, local), this is also the accuracy of the table and of the picture.</p>
 """
+BY_CLIENT = """
+<p class="soft">Each client's model on the client's held-out examples: its accuracy, or the metric where an accuracy
+means nothing. A tenth of the clients has the value at 10% or less.</p>
+"""
 SUBSPACE = """
 <p>Isotropy: (D/d)|A<sup>T</sup>u|<sup>2</sup>/|u|<sup>2</sup> of a client's update u in its subspace, mean over clients
 and rounds. It is 1 when the subspace holds as much of u as of a random vector, and more when it holds more. Step: how
@@ -79,8 +83,6 @@ def report(
         at: byte counts; the table has the accuracy at them.
     """
     found = rows(records, target, at)
-    seeds = max((row.seeds for row in found), default=0)
-    band = " Lines are means over seeds, bands reach from the worst seed to the best." if seeds > 1 else ""
     return Report(
         title,
         subtitle or _subtitle(config),
@@ -88,14 +90,26 @@ def report(
         partial(figure.png, records),
         f"{figure.quantity(records).capitalize()} against bytes, a line per method",
         summary,
-        chart=partial(chart, records, f"Further left means fewer bytes.{band}"),
+        chart=partial(chart, records, caption(found)),
     )
+
+
+def caption(found: Sequence[Row]) -> str:
+    """What stands below a chart of these rows."""
+    seeds = max((row.seeds for row in found), default=0)
+    band = " Lines are means over seeds, bands reach from the worst seed to the best." if seeds > 1 else ""
+    return f"Further left means fewer bytes.{band}"
 
 
 def sections(
     records: Sequence[Record], found: Sequence[Row], config: Mapping[str, object], labels: Mapping[str, str] = {}
 ) -> list[Section]:
-    """The tables, and what their columns mean."""
+    """The tables, what their columns mean, and what was run."""
+    return [*tables(records, found, labels), Section("What is measured", [MEASURED]), configuration(config)]
+
+
+def tables(records: Sequence[Record], found: Sequence[Row], labels: Mapping[str, str] = {}) -> list[Section]:
+    """The tables of one task, and what their columns mean."""
     seeds = max((row.seeds for row in found), default=0)
     many = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
     mean = f", mean over {seeds} seeds" if seeds > 1 else ""
@@ -117,15 +131,25 @@ def sections(
         Section(
             f"Bytes and accuracy{many}", [table([names, *(cells(row, names) for row in found)], "sortable"), *notes]
         ),
+        *_by_client(found, mean),
         Section(
             f"Bytes sent by clients, by stage{mean}", [stages([(record.method, record.stages) for record in records])]
         ),
         Section(
             f"Bytes received by clients{mean}", [stages([(record.method, record.down) for record in records], DOWN)]
         ),
-        Section("What is measured", [MEASURED]),
-        configuration(config),
     ]
+
+
+def _by_client(found: Sequence[Row], mean: str) -> list[Section]:
+    """How clients differ, where each was evaluated."""
+    shown = [
+        [row.method, *(f"{x:.4g}" if row.personal is None else f"{x:.1%}" for x in row.by_client)]
+        for row in found
+        if row.by_client is not None
+    ]
+    heading = ["method", "least", "10%", "median", "90%"]
+    return [Section(f"Clients{mean}", [BY_CLIENT, table([heading, *shown])])] * bool(shown)
 
 
 def faults(runs: Sequence[tuple[str, int, Sequence[str]]]) -> str:

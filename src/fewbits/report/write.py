@@ -23,7 +23,7 @@ class Report:
     title: str
     subtitle: str  # a line below the title
     sections: Sequence[Section]
-    draw: Callable[[Theme], bytes]  # the picture; LocalError when there is none
+    draw: Callable[[Theme], bytes] | None  # the picture, LocalError when there is none; None: charts stand in sections
     alt: str  # what the picture shows
     figures: object  # for JSON
     caption: str = ""  # below the picture
@@ -40,14 +40,21 @@ def write(folder: Path, report: Report) -> list[str]:
     notes: list[str] = []
     picture = ""
     try:
-        drawn = Picture(report.draw(LIGHT), None if report.chart else report.draw(DARK), report.alt)
+        picture = _picture(folder, report)
     except LocalError as error:
         notes.append(str(error))
-    else:
-        write_atomically(folder / report.picture_name, drawn.light)
-        picture = image(drawn, "" if report.chart else report.caption)
     if report.chart:
         picture = report.chart(picture)
-    page = document(report.title, report.subtitle, picture, report.sections, script() if report.chart else "")
+    scripted = report.chart is not None or report.draw is None
+    page = document(report.title, report.subtitle, picture, report.sections, script() if scripted else "")
     write_atomically(folder / report.page_name, page.encode())
     return notes
+
+
+def _picture(folder: Path, report: Report) -> str:
+    """The picture as a file and as HTML; "" where the report has none."""
+    if report.draw is None:
+        return ""
+    drawn = Picture(report.draw(LIGHT), None if report.chart else report.draw(DARK), report.alt)
+    write_atomically(folder / report.picture_name, drawn.light)
+    return image(drawn, "" if report.chart else report.caption)

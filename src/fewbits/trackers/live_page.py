@@ -55,11 +55,8 @@ class LivePage(Observer):
         records = [Record(name, 0, tuple(found), {}, {}) for name, found in self._runs.items() if found]
         found = rows(records, None, ())
         names = columns(found) if found else []
-        sections = [
-            Section(
-                "So far", [table([names, *(cells(row, names) for row in found)]), *(escape(x) for x in legend(found))]
-            )
-        ] * bool(found)
+        marks = [f"<p>{escape(line)}</p>" for line in legend(found)]
+        sections = [Section("So far", [table([names, *(cells(row, names) for row in found)]), *marks])] * bool(found)
         again = f'<meta http-equiv="refresh" content="{REST if over else EVERY}">'
         page = document("Live", line, again + chart(records, "The runs of this call.", ""), sections, script())
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 
-from fewbits.checks import check_count, check_seed
+from fewbits.checks import check_count, check_seed, shown
 from fewbits.errors import LocalError
 
 
@@ -17,6 +17,6 @@ def check_call(*, rounds: object = None, seed: object = 0, watch: object, out: o
         check_count("rounds", rounds)
     check_seed("seed", seed)
     if watch is not None and not callable(watch):
-        raise LocalError(f"watch must be a function of a round's report; got {watch!r}")
+        raise LocalError(f"watch must be a function of a round's report; got {shown(watch)}")
     if out is not None and not isinstance(out, str | PathLike):
-        raise LocalError(f"out must be a folder; got {out!r}")
+        raise LocalError(f"out must be a folder; got {shown(out)}")

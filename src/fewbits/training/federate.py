@@ -18,7 +18,7 @@ from fewbits.files import placed
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
 from fewbits.methods import named
-from fewbits.methods.text import folder_name
+from fewbits.methods.text import folder_name, read
 from fewbits.report import Record
 from fewbits.report.training import report
 from fewbits.report.write import FIGURES, write
@@ -120,7 +120,8 @@ def federate(
     if method == AUTO:
         choice = choose(task, schedule, key, rates=local is None)
         task, method, chosen = choice.on(task), choice.method, [choice.why]
-    method = named(method)
+    text, method = method, named(method)
+    label = str(read(text)) if isinstance(text, str) else method.name
     if out is not None:
         check_continues(Path(out))
     run = Federation(task, method, schedule, key, out)
@@ -130,7 +131,7 @@ def federate(
             write_links(run.server, run.folder)
     config = {"method": repr(method), **length.config, "per_round": per_round, "seed": seed, "local": repr(task.local)}
     observing = () if run.finished else observing
-    with watching(observing, folder_name(method.name, seed), config | shown_settings(task), run.folder) as watchers:
+    with watching(observing, folder_name(label, seed), config | shown_settings(task), run.folder) as watchers:
         watchers.result = result = run.run(watchers.watch(watch))
     result.notes[:0] = chosen
     leave_subspace(model)  # it has its own parameters again
@@ -138,7 +139,7 @@ def federate(
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
     if run.folder is not None:
         line = subtitle(task, participants(task, per_round), length.said)
-        result.notes.extend(_finish(run.folder, method.name, result, config, line))
+        result.notes.extend(_finish(run.folder, label, result, config, line))
     return result
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from fewbits.checks import shown
 from fewbits.engines.common.shares import examples_of, shares_of
 from fewbits.engines.common.task import Local, Loss, Task
 from fewbits.errors import LocalError
 from fewbits.learn.examples import Collate
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.local_function import LocalFunction
+from fewbits.learn.local_training import LocalTraining, optimizer_hint
 from fewbits.learn.metrics import Metric
 
 
@@ -41,10 +43,17 @@ def task_over(
     Raises:
         LocalError: as for Task; or a form of data is not known.
     """
+    if isinstance(local, type):
+        raise LocalError(
+            f"local is the class {local.__name__}; give one of it, such as fb.LocalSGD(lr=0.1)"
+            if local in (LocalSGD, LocalTraining)
+            else f"local must be a function of (model, data, context); got the class {local.__name__}"
+            + optimizer_hint(local)
+        )
     if local is not None and not isinstance(local, Local) and callable(local):
         local = LocalFunction(local)
     if collate is not None and not callable(collate):
-        raise LocalError(f"collate must be a function of a list of examples; got {collate!r}")
+        raise LocalError(f"collate must be a function of a list of examples; got {shown(collate)}")
     shares = shares_of(clients, population, collate, test)
     if shares is None:
         return Task.of(model, clients, test, local, loss, metric)

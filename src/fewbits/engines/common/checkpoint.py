@@ -93,6 +93,15 @@ def notes(folder: Path) -> Iterator[Note]:
             yield _read(path)[0]
 
 
+def newest_settings(folder: Path) -> dict[str, str]:
+    """What the newest note says that the run is, by name; {} where none can be read. Its tensors are not looked at."""
+    for path in sorted(folder.glob("round-*.json"), reverse=True):
+        with suppress(*UNSOUND):
+            found = Note(**json.loads(path.read_text())["note"]).settings
+            return {str(name): str(found[name]) for name in dict(found)}
+    return {}
+
+
 def restore(folder: Path, server: Server) -> tuple[Note | None, list[str]]:
     """Load the newest sound checkpoint into the server; see `newest`."""
     return newest(folder, lambda note, found: _load(server, note, found))

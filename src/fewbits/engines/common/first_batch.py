@@ -21,7 +21,7 @@ from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local_function import LocalFunction
 from fewbits.learn.local_training import LocalTraining
-from fewbits.learn.metrics import measure, titled
+from fewbits.learn.metrics import measure, tensor_hint, titled
 from fewbits.learn.outputs import (
     check_cross_entropy,
     check_labels,
@@ -140,7 +140,7 @@ def _loss(outputs: Any, x: Any, y: Any, loss: Callable[[Any, Tensor], Tensor], w
     what = f"{who}: the loss fails on {_what(x, y, outputs)}"
     with warnings.catch_warnings():
         warnings.filterwarnings("error", BROADCAST)
-        value = _called(lambda: loss(outputs, y), what, x)
+        value = _called(lambda: loss(outputs, y), what, x, lambda said: tensor_hint("loss", loss, outputs, said))
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise LocalError(
             f"{who}: {titled('loss', loss)} must return a tensor of one number, the batch's mean; "
@@ -160,14 +160,15 @@ def _one_output(outputs: object) -> bool:
     return isinstance(outputs, Tensor) and (outputs.dim() < 2 or outputs.shape[1] == 1)
 
 
-def _called(call: Callable[[], Any], what: str, x: object) -> Any:
-    """What the user's own code gives; a LocalError with its sentence when it raises."""
+def _called(call: Callable[[], Any], what: str, x: object, hint: Callable[[str], str] = lambda said: "") -> Any:
+    """What the user's own code gives; a LocalError with its sentence when it raises, and what `hint` makes of it."""
     try:
         return call()
     except FewbitsError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise LocalError(f"{what}: {type(error).__name__}: {words(error)}{_hint(x, words(error))}") from error
+        said = words(error)
+        raise LocalError(f"{what}: {type(error).__name__}: {said}{hint(said) or _hint(x, said)}") from error
 
 
 def _hint(x: object, said: str) -> str:

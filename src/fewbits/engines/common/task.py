@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fewbits.checks import shown
 from fewbits.engines.common.pairs import NO_EXAMPLE, check_unfit, pair, pairs, tensor
 from fewbits.engines.common.shares import Shares, unfit
 from fewbits.errors import LocalError
@@ -20,7 +21,7 @@ from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalSGD
 from fewbits.learn.local_function import LocalFunction
-from fewbits.learn.local_training import LocalTraining
+from fewbits.learn.local_training import LocalTraining, optimizer_hint
 from fewbits.learn.metrics import Metric, check_mean, ignored, metric_name
 from fewbits.learn.module_checks import check_module
 from fewbits.learn.outputs import cross_entropy
@@ -164,16 +165,21 @@ class Task:
         if not isinstance(self.local, LocalSGD | LocalTraining | LocalFunction):
             raise LocalError(
                 "Task: local must be a LocalSGD, such as fb.LocalSGD(lr=0.1), a fb.LocalTraining, or a function of "
-                f"(model, data, context); got {self.local!r}"
+                f"(model, data, context); got {shown(self.local)}{optimizer_hint(self.local)}"
             )
         for name in ("loss", "metric"):
             function = getattr(self, name)
             if function is not None and not callable(function):
-                raise LocalError(f"Task: {name} must be a function of (output, y); got {function!r}")
+                raise LocalError(f"Task: {name} must be a function of (output, y); got {shown(function)}")
+            if isinstance(function, type):
+                made = f"{function.__name__}(...)"
+                raise LocalError(f"Task: {name} must be a function of (output, y), not a class; give one of it: {made}")
         check_mean(self.loss)
         for name in ("parts", "holdout"):
             if not isinstance(getattr(self, name), Iterable):
-                raise LocalError(f"Task: {name} must be a list of row numbers per client; got {getattr(self, name)!r}")
+                raise LocalError(
+                    f"Task: {name} must be a list of row numbers per client; got {shown(getattr(self, name))}"
+                )
 
     def _set_tensors(self) -> None:
         """NumPy arrays become tensors; labels become int64 where cross-entropy is to take them."""

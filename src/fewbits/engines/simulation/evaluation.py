@@ -10,6 +10,8 @@ import numpy as np
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.pool import Pool
 
+QUANTILES = {"least": 0.0, "tenth": 0.1, "median": 0.5, "ninetieth": 0.9}
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -20,6 +22,10 @@ class Evaluation:
     personal_accuracy: float | None = None
     personal_spread: float | None = None
     personal_worst: float | None = None
+    personal_least: float | None = None
+    personal_tenth: float | None = None
+    personal_median: float | None = None
+    personal_ninetieth: float | None = None
     metric: float | None = None
     personal_metric: float | None = None
     notes: tuple[str, ...] = ()  # why there is no loss or no metric
@@ -42,6 +48,7 @@ def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluatio
         values = [scores.metric for scores in by_client if scores.metric is not None]
         notes = (f"client {client}, its held-out examples: {x}" for client, s in enumerate(by_client) for x in s.notes)
         personal_metric = float(np.mean(values)) if values else None
+        found = replace(found, **_quantiles([s.accuracy for s in by_client if s.accuracy is not None] or values))
         found = replace(found, personal_metric=personal_metric, notes=(*found.notes, *notes))
         if personal:
             found = replace(found, accuracy=found.personal_accuracy, metric=found.personal_metric)
@@ -59,3 +66,10 @@ def _personal_accuracy(by_client: Sequence[float | None]) -> dict[str, float]:
         "personal_spread": float(there.std()),
         "personal_worst": float(there[:tenth].mean()),
     }
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    """The least value of a client, the one at a tenth of the clients, the median, and the one at nine tenths."""
+    if not values:
+        return {}
+    return {f"personal_{name}": float(np.quantile(values, at)) for name, at in QUANTILES.items()}

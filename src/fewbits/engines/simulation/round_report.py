@@ -66,6 +66,11 @@ class RoundReport:
     # bytes of the smallest message of this round that the budget left no room for; None: all had room
     too_dear: int | None = None
     asked: int = 0  # clients that were asked to train
+    # of all clients, each one's model on its own holdout: accuracies, or the metric where an accuracy means nothing
+    personal_least: float | None = None  # the least
+    personal_tenth: float | None = None  # a tenth of the clients has this or less
+    personal_median: float | None = None  # half of the clients have this or less
+    personal_ninetieth: float | None = None  # nine tenths of the clients have this or less
 
     @staticmethod
     def of(
@@ -86,6 +91,10 @@ class RoundReport:
             personal_accuracy=evaluation.personal_accuracy,
             personal_spread=evaluation.personal_spread,
             personal_worst=evaluation.personal_worst,
+            personal_least=evaluation.personal_least,
+            personal_tenth=evaluation.personal_tenth,
+            personal_median=evaluation.personal_median,
+            personal_ninetieth=evaluation.personal_ninetieth,
             train_loss=_mean(replies.losses),
             up_frame_bytes=ledger.frame_bytes["up"],
             down_frame_bytes=ledger.frame_bytes["down"],
