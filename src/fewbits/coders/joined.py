@@ -5,7 +5,7 @@ A coder of joined bytes takes fewer steps and can use the dependence of neighbou
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -88,6 +88,7 @@ def _check_range(spec: Spec) -> None:
         raise LocalError(f"coder: levels {spec.low}..{spec.high} are not a range of {spec.dtype}")
 
 
+@cache
 def digits(levels: int) -> int:
     """Return how many levels fit in one byte: 8 of 2, 5 of 3, 4 of 4, 3 of up to 6, 2 of up to 16, else 1."""
     return next(k for k in (8, 5, 4, 3, 2, 1) if levels**k <= 256 or k == 1)
