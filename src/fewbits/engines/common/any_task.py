@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from fewbits.checks import shown
+from fewbits.data.partition import hold_out
 from fewbits.engines.common.shares import examples_of, shares_of
 from fewbits.engines.common.task import Local, Loss, Task
 from fewbits.errors import LocalError
@@ -16,6 +18,7 @@ from fewbits.learn.local import LocalSGD
 from fewbits.learn.local_function import LocalFunction
 from fewbits.learn.local_training import LocalTraining, optimizer_hint
 from fewbits.learn.metrics import Metric
+from fewbits.rng import Key
 
 
 def task_over(
@@ -27,6 +30,7 @@ def task_over(
     metric: Metric | None = None,
     collate: Collate | None = None,
     population: int | None = None,
+    holdout: float | None = None,
 ) -> Task:
     """A task from any form of data. Pairs of tensors are stored as one array for all clients, as `of` does.
 
@@ -39,9 +43,10 @@ def task_over(
         metric: as for Task.
         collate: makes a batch of a list of examples, where the data are data sets.
         population: how many clients there are, where `clients` is a function.
+        holdout: share of every client's examples for the evaluation of its own model; None: none.
 
     Raises:
-        LocalError: as for Task; or a form of data is not known.
+        LocalError: as for Task; or a form of data is not known, or none of which a share can be held out.
     """
     if isinstance(local, type):
         raise LocalError(
@@ -55,6 +60,12 @@ def task_over(
     if collate is not None and not callable(collate):
         raise LocalError(f"collate must be a function of a list of examples; got {shown(collate)}")
     shares = shares_of(clients, population, collate, test)
+    if holdout is not None:
+        if shares is not None:
+            raise LocalError(
+                "holdout takes rows from (x, y) pairs of tensors or arrays; the clients' data have another form"
+            )
+        return _held_out(Task.of(model, clients, test, local, loss), metric, holdout)
     if shares is None:
         return Task.of(model, clients, test, local, loss, metric)
     if metric is not None and test is None:
@@ -63,3 +74,9 @@ def task_over(
     if found is not None and not len(found):
         raise LocalError("test: it has no example")
     return Task(model, local=local or LocalSGD(lr=0.1), loss=loss, metric=metric, shares=shares, test=found)
+
+
+def _held_out(task: Task, metric: Metric | None, share: float) -> Task:
+    """The task with a share of every client's rows held out: the same rows whatever the run's seed is."""
+    parts, tests = hold_out(task.parts, share, Key(0).fold("holdout"))
+    return replace(task, parts=parts, holdout=tests, metric=metric)
