@@ -35,7 +35,7 @@ def test_a_metric_of_clients_has_a_spread_where_no_accuracy_means_anything():
     x = torch.arange(120.0).reshape(40, 3) % 5
     clients = [(x[i::4], x[i::4, :1] * 2 + i) for i in range(4)]
     mse = nn.functional.mse_loss
-    result = fb.federate(nn.Linear(3, 1), clients, "dense", 1, loss=mse, metric=mse, holdout=0.3)
+    result = fb.federate(nn.Linear(3, 1), clients, "dense", 1, loss=mse, metric=mse, test=clients[0], holdout=0.3)
     last = result.reports[-1]
     assert last.personal_accuracy is None and last.accuracy is None
     assert last.personal_least < last.personal_metric < last.personal_ninetieth

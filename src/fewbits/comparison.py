@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from fewbits.checks import check_number, check_seed
-from fewbits.engines.common.any_task import task_over
+from fewbits.engines.common.any_task import held_out, task_over
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import RunLock
@@ -175,7 +175,8 @@ def compare(
     if target is not None:
         check_number("compare: target", target, "(0, 1]", numpy=True, hint=", such as 0.9 for 90%")
     wanted = checked_sizes(at)
-    task = task_over(model, clients, test, local, loss, metric, collate, population, holdout)
+    task = task_over(model, clients, test, local, loss, metric, collate, population)
+    task = task if holdout is None else held_out(task, holdout)
     length = lengths(rounds, budget, task.clients)
     schedule = Schedule(length.rounds, per_round, 1, 10, processes, device, length.budget)
     check_first_batch(task, device)

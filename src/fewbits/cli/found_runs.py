@@ -120,10 +120,10 @@ def _of_call(folder: Path) -> FoundRun:
 
 def _figures(folder: Path) -> tuple[str, int, Mapping[str, object]]:
     """Method, seed and figures of a run that a call made; of fb.compare they stand one folder up."""
-    own = read_json(folder / FIGURES) if (folder / FIGURES).is_file() else None
+    alone = read_json(folder / FIGURES) if (folder / FIGURES).is_file() else None
     named = OF_COMPARISON.fullmatch(folder.name)
-    if isinstance(own, dict) or named is None:
-        known = own if isinstance(own, dict) else {}
+    if isinstance(alone, dict) or named is None:
+        known = alone if isinstance(alone, dict) else {}
         method, seed = known.get("method"), known.get("seed")
         return (method if isinstance(method, str) else folder.name), (seed if isinstance(seed, int) else 0), known
     method, seed, whole = unquote(named[1]), int(named[2]), folder.parent / FIGURES

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fewbits.engines.common.any_task import task_over
+from fewbits.engines.common.any_task import held_out, task_over
 from fewbits.engines.common.run_files import MODEL, check_continues, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Local, Loss
@@ -118,7 +118,8 @@ def federate(
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
     given = model_text(model) if isinstance(model, nn.Module) else ""  # a method may factor it
     observing = observers(log, out)
-    task, key = task_over(model, clients, test, local, loss, metric, collate, population, holdout), Key(int(seed))
+    task, key = task_over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
+    task = task if holdout is None else held_out(task, holdout)
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:

@@ -30,7 +30,6 @@ def task_over(
     metric: Metric | None = None,
     collate: Collate | None = None,
     population: int | None = None,
-    holdout: float | None = None,
 ) -> Task:
     """A task from any form of data. Pairs of tensors are stored as one array for all clients, as `of` does.
 
@@ -43,10 +42,9 @@ def task_over(
         metric: as for Task.
         collate: makes a batch of a list of examples, where the data are data sets.
         population: how many clients there are, where `clients` is a function.
-        holdout: share of every client's examples for the evaluation of its own model; None: none.
 
     Raises:
-        LocalError: as for Task; or a form of data is not known, or none of which a share can be held out.
+        LocalError: as for Task; or a form of data is not known.
     """
     if isinstance(local, type):
         raise LocalError(
@@ -60,12 +58,6 @@ def task_over(
     if collate is not None and not callable(collate):
         raise LocalError(f"collate must be a function of a list of examples; got {shown(collate)}")
     shares = shares_of(clients, population, collate, test)
-    if holdout is not None:
-        if shares is not None:
-            raise LocalError(
-                "holdout takes rows from (x, y) pairs of tensors or arrays; the clients' data have another form"
-            )
-        return _held_out(Task.of(model, clients, test, local, loss), metric, holdout)
     if shares is None:
         return Task.of(model, clients, test, local, loss, metric)
     if metric is not None and test is None:
@@ -76,7 +68,17 @@ def task_over(
     return Task(model, local=local or LocalSGD(lr=0.1), loss=loss, metric=metric, shares=shares, test=found)
 
 
-def _held_out(task: Task, metric: Metric | None, share: float) -> Task:
-    """The task with a share of every client's rows held out: the same rows whatever the run's seed is."""
+def held_out(task: Task, share: float) -> Task:
+    """The task with a share of every client's rows for the evaluation of its own model.
+
+    The rows are the same whatever the run's seed is.
+
+    Raises:
+        LocalError: the share is not between 0 and 1, a client has one row only, or the data are no pairs.
+    """
+    if task.shares is not None:
+        raise LocalError(
+            "holdout takes rows from (x, y) pairs of tensors or arrays; these clients' data have another form"
+        )
     parts, tests = hold_out(task.parts, share, Key(0).fold("holdout"))
-    return replace(task, parts=parts, holdout=tests, metric=metric)
+    return replace(task, parts=parts, holdout=tests)
