@@ -66,7 +66,7 @@ class RoundReport:
     # bytes of the smallest message of this round that the budget left no room for; None: all had room
     too_dear: int | None = None
     asked: int = 0  # clients that were asked to train
-    # least over all clients, each one's model on its own holdout: of accuracies, or of the metric where they mean nothing
+    # least over the clients, each one's model on its own holdout: of accuracies, or the metric where they mean nothing
     personal_least: float | None = None
     personal_tenth: float | None = None  # of the same values: a tenth of the clients has this or less
     personal_median: float | None = None  # of the same values: half of the clients have this or less
