@@ -81,7 +81,7 @@ def _of_command(folder: Path) -> FoundRun:
         task=str(task),
         title=_title(task),
         setting=str(settings),
-        group=f"{config.method} {config.settings} {config.label} {settings}",
+        group=f"{config.method} {config.settings} {config.name} {settings}",
         settings=settings,
     )
 
