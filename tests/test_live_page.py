@@ -51,6 +51,14 @@ def test_a_continued_run_shows_its_earlier_rounds(tmp_path, monkeypatch):
     assert figures(tmp_path) == ([("dense-seed0", [1, 2])], False)
 
 
+def test_marks_in_the_table_are_explained_in_paragraphs(tmp_path):
+    clients = [(X, Y), (torch.full_like(X, torch.nan), Y)]
+    fb.federate(torch.nn.Linear(4, 2), clients, "dense", 1, out=tmp_path, test=(X, Y), log=["live"])
+    assert re.findall(r"<p>(.*)</p>", (tmp_path / "live.html").read_text()) == [
+        "* turns of clients that do not count: dense-seed0 1 of 2 (1 skipped, 0 rejected)"
+    ]
+
+
 def test_a_comparison_has_one_page_for_all_its_runs(tmp_path):
     out = tmp_path / "runs"
     command = "compare --methods dense,topk --clients 2 --rounds 1 --processes 1 --live --out"

@@ -10,6 +10,8 @@ from browser import ask, needs_browser
 from fewbits.engines.simulation import RoundReport
 from fewbits.report.page import document
 from fewbits.report.record import Record, against_dense
+from fewbits.report.table import rows
+from fewbits.report.tasks import report_of_tasks
 from fewbits.report.training import report
 from fewbits.report.write import write
 
@@ -68,6 +70,20 @@ def drawn(records, folder, width, script):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_cut_and_the_page_never_scrolls_sideways(width, tmp_path):
     assert drawn(runs(), tmp_path, width, FITS) == [width, True, 0]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_page_of_two_tasks_has_two_charts_that_answer_apart(width, tmp_path):
+    tasks = {title: (runs(), rows(runs(), 0.3, (20,))) for title in ("a-task@" + "x" * 60, "another")}
+    write(tmp_path, report_of_tasks("10 runs", tasks, {}, [], "From somewhere"))
+    script = f"""
+    document.querySelectorAll(".legend button")[1].click();
+    const lines = [...document.querySelectorAll(".chart")].map((x) => x.querySelectorAll("polyline").length);
+    const fits = (() => {{ {FITS} }})();
+    return [...fits, lines];
+    """
+    found = ask((tmp_path / "report.html").read_text(), width, script, tmp_path)
+    assert found == [width, True, 0, [2, 3]]
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -33,7 +33,7 @@ def test_runs_of_unlike_tasks_stand_in_a_table_each(folder):
     text = call("report call other dense several more --out page --csv runs.csv")
     assert text.startswith("3 tasks, each with its own table: figures of unlike tasks cannot be held against")
     assert titles(text) == [
-        "model of 27 numbers, 4 clients with 40 examples",
+        "Linear of 27 parameters, 4 clients with 40 examples",
         "digits, mlp, 3 clients, split iid",
         "digits, mlp, 4 clients, split iid",
     ]
@@ -61,7 +61,24 @@ def test_seeds_of_calls_are_one_row_and_other_data_are_another_task(folder):
     assert call("report a c").startswith("2 tasks")
     (folder / "a/checkpoints").rename(folder / "gone")
     text = call("report a b")
-    assert "\na\n" in text and titles(text) == ["model of 27 numbers, 4 clients with 40 examples"]
+    assert "\na\n" in text and titles(text) == ["Linear of 27 parameters, 4 clients with 40 examples"]
+
+
+def test_methods_that_factor_the_model_and_comparisons_share_the_task_of_plain_runs(folder):
+    x = torch.randn(80, 8, generator=torch.Generator().manual_seed(2))
+    data = [(x[i::4], x[i::4, :3].argmax(1)) for i in range(4)]
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 3))
+    fb.compare(model, data, ["dense", "local"], rounds=1, test=data[0], out="both", holdout=0.2)
+    fb.federate(model, data, "fedpara", 1, test=data[0], out="one-seed4", seed=4, holdout=0.2)
+    text = call("report both one-seed4")
+    assert "tasks" not in text
+    assert {"dense", "local", "fedpara"} <= set(text.split()) and "one" not in text
+    fb.federate(torch.nn.Sequential(torch.nn.Linear(8, 3)), data, "dense", 1, test=data[0], out="other", holdout=0.2)
+    assert titles(call("report both other")) == [
+        "Sequential of 4,931 parameters, 4 clients with 64 examples",
+        "Sequential of 27 parameters, 4 clients with 64 examples",
+    ]
 
 
 def test_rows_say_the_settings_that_differ_and_seeds_alone_are_one_row(folder):

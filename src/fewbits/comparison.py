@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from fewbits.checks import check_number, check_seed
-from fewbits.engines.common.any_task import task_over
+from fewbits.engines.common.any_task import held_out, task_over
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import RunLock
@@ -40,7 +40,7 @@ from fewbits.sizes import checked_sizes
 from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
 from fewbits.training.length import lengths
-from fewbits.training.subtitle import participants, shown_settings, subtitle
+from fewbits.training.subtitle import MODEL_TEXT, model_text, participants, shown_settings, subtitle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,6 +119,7 @@ def compare(
     metric: Metric | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     population: int | None = None,
+    holdout: float | None = None,
     processes: int = 1,
     device: str = "cpu",
     out: Path | str | None = None,
@@ -147,6 +148,7 @@ def compare(
         metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
         collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
         population: how many clients there are, where `clients` is a function.
+        holdout: share of every client's examples for the evaluation of its own model, as `federate` takes it.
         processes: worker processes; results do not depend on it.
         device: where clients train; another than "cpu" needs one process.
         out: folder for logs, checkpoints and report.html; a stopped comparison continues there. None: nothing is left.
@@ -174,6 +176,7 @@ def compare(
         check_number("compare: target", target, "(0, 1]", numpy=True, hint=", such as 0.9 for 90%")
     wanted = checked_sizes(at)
     task = task_over(model, clients, test, local, loss, metric, collate, population)
+    task = task if holdout is None else held_out(task, holdout)
     length = lengths(rounds, budget, task.clients)
     schedule = Schedule(length.rounds, per_round, 1, 10, processes, device, length.budget)
     check_first_batch(task, device)
@@ -207,7 +210,7 @@ def compare(
         config = {**length.config, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
         line = f"{subtitle(task, participants(task, per_round), length.said)} {INITIAL}"
-        found = _report(line, config, records, target, shown, labels)
+        found = _report(line, config, records, target, shown, labels, model_text(model))
         notes += write(Path(out), found)
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes, shown)
 
@@ -280,8 +283,9 @@ def _report(
     target: float | None,
     at: Sequence[int],
     labels: Mapping[str, str],
+    model: str,
 ) -> Report:
     """The page and the figures of all runs."""
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
-    summary = [record.summary(target, at) for record in records]
+    summary = [{**record.summary(target, at), MODEL_TEXT: model} for record in records]
     return report(title, records, config, summary, target, line, labels, at)

@@ -11,11 +11,11 @@ from urllib.parse import unquote
 
 from fewbits.cli.config import NAME, RunConfig, read_json
 from fewbits.engines.common.checkpoint import newest_settings
-from fewbits.engines.common.same_run import START
 from fewbits.errors import LocalError
 from fewbits.report import Record
 from fewbits.report.record import LEDGER, METRICS, against_dense
 from fewbits.report.write import FIGURES
+from fewbits.training.subtitle import MODEL_TEXT
 
 DEEPEST = 3  # folders within folders that are looked at
 OF_COMPARISON = re.compile(r"(.+)-seed(\d+)")  # the name of a folder that a comparison made
@@ -81,7 +81,7 @@ def _of_command(folder: Path) -> FoundRun:
         task=str(task),
         title=_title(task),
         setting=str(settings),
-        group=f"{config.method} {config.settings} {config.label} {settings}",
+        group=f"{config.method} {config.settings} {config.name} {settings}",
         settings=settings,
     )
 
@@ -100,34 +100,37 @@ PLAIN = ("data", "data_dir", "model", "clients")  # parts of a task whose names 
 
 
 def _of_call(folder: Path) -> FoundRun:
-    """A run that Python's calls made: its checkpoint says what was learnt, and how."""
-    method, seed = _method(folder)
+    """A run that Python's calls made: its checkpoint and its figures say what was learnt, and how."""
+    method, seed, figures = _figures(folder)
     record = Record.read(folder, method, seed)
-    note = newest_settings(folder / "checkpoints")
-    if not note:
-        place = str(folder.resolve())
-        return FoundRun(folder, record, task=place, title=str(folder), setting=place, group=place)
-    numbers = note.get(START, "").partition(",")[0]
+    note, model = newest_settings(folder / "checkpoints"), figures.get(MODEL_TEXT)
+    if not note or not isinstance(model, str):
+        place = str((folder.parent if OF_COMPARISON.fullmatch(folder.name) else folder).resolve())
+        return FoundRun(folder, record, task=place, title=str(folder), setting=place, group=f"{place} {method}")
     setting = f"{note.get('local training')} {note.get('clients per round')} {record.last.round}"
     return FoundRun(
         folder,
         record,
-        task=f"{numbers} {[note.get(name) for name in OF_CALL]}",
-        title=f"model of {numbers}, {note.get('clients', '').replace(' with', ' clients with', 1)}",
+        task=f"{model} {[note.get(name) for name in OF_CALL]}",
+        title=f"{model}, {note.get('clients', '').replace(' with', ' clients with', 1)}",
         setting=setting,
         group=f"{method} {note.get('method')} {setting}",
     )
 
 
-def _method(folder: Path) -> tuple[str, int]:
-    """Method and seed of a run that a call made: of fb.compare as its folder is called, else as its figures say."""
+def _figures(folder: Path) -> tuple[str, int, Mapping[str, object]]:
+    """Method, seed and figures of a run that a call made; of fb.compare they stand one folder up."""
+    alone = read_json(folder / FIGURES) if (folder / FIGURES).is_file() else None
     named = OF_COMPARISON.fullmatch(folder.name)
-    if named is not None:
-        return unquote(named[1]), int(named[2])
-    figures = read_json(folder / FIGURES) if (folder / FIGURES).is_file() else None
-    known = figures if isinstance(figures, dict) else {}
-    method, seed = known.get("method"), known.get("seed")
-    return method if isinstance(method, str) else folder.name, seed if isinstance(seed, int) else 0
+    if isinstance(alone, dict) or named is None:
+        known = alone if isinstance(alone, dict) else {}
+        method, seed = known.get("method"), known.get("seed")
+        return (method if isinstance(method, str) else folder.name), (seed if isinstance(seed, int) else 0), known
+    method, seed, whole = unquote(named[1]), int(named[2]), folder.parent / FIGURES
+    found = read_json(whole) if whole.is_file() else None
+    listed = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    ours = (one for one in listed if (one.get("method"), one.get("seed")) == (method, seed))
+    return method, seed, next(ours, {})
 
 
 def _with_times_fewer(runs: Sequence[FoundRun]) -> list[FoundRun]:

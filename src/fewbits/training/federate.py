@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fewbits.engines.common.any_task import task_over
+from fewbits.engines.common.any_task import held_out, task_over
 from fewbits.engines.common.run_files import MODEL, check_continues, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Local, Loss
@@ -27,9 +27,9 @@ from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
 from fewbits.training.auto import AUTO, choose
 from fewbits.training.length import lengths
-from fewbits.training.subtitle import participants, shown_settings, subtitle
+from fewbits.training.subtitle import MODEL_TEXT, model_text, participants, shown_settings, subtitle
 
-HOLDOUT = "evaluate the clients' models on examples of theirs, by fb.simulation.Task(holdout=...)"
+HOLDOUT = "evaluate the clients' models on examples of theirs, such as a fifth of each client's by holdout=0.2"
 
 
 def federate(
@@ -46,6 +46,7 @@ def federate(
     metric: Metric | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     population: int | None = None,
+    holdout: float | None = None,
     seed: int = 0,
     processes: int = 1,
     evaluate_every: int = 1,
@@ -83,6 +84,8 @@ def federate(
         metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
         collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
         population: how many clients there are, where `clients` is a function.
+        holdout: share of every client's examples, of (x, y) pairs, for the evaluation of its own model; the report then
+            has the spread over clients. They are the same examples for every seed. None: none.
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations; the last round is always evaluated.
@@ -113,8 +116,10 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
+    given = model_text(model) if isinstance(model, nn.Module) else ""  # a method may factor it
     observing = observers(log, out)
     task, key = task_over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
+    task = task if holdout is None else held_out(task, holdout)
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:
@@ -135,18 +140,18 @@ def federate(
         watchers.result = result = run.run(watchers.watch(watch))
     result.notes[:0] = chosen
     leave_subspace(model)  # it has its own parameters again
-    if method.personal and test is not None:
+    if method.personal and test is not None and holdout is None:
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
     if run.folder is not None:
         line = subtitle(task, participants(task, per_round), length.said)
-        result.notes.extend(_finish(run.folder, label, result, config, line))
+        result.notes.extend(_finish(run.folder, label, given, result, config, line))
     return result
 
 
-def _finish(folder: Path, name: str, result: Result, config: Mapping[str, object], line: str) -> list[str]:
+def _finish(folder: Path, name: str, model: str, result: Result, config: Mapping[str, object], line: str) -> list[str]:
     """Write what only a finished run has; returns a sentence for each file that could not be made."""
     title = f"{name} on {type(result.model).__name__}"
     with placed(folder):
         write_weights(result.model, folder / MODEL)
         record = Record.read(folder, name, int(str(config["seed"])))
-        return write(folder, report(title, [record], config, record.summary(), None, line))
+        return write(folder, report(title, [record], config, {**record.summary(), MODEL_TEXT: model}, None, line))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from fewbits.engines.common.task import Task
+
+MODEL_TEXT = "model"  # its name in summary.json
 
 
 def subtitle(task: Task, clients: str, length: str) -> str:
     """A sentence about the model, the clients or nodes, and the length of the run."""
-    numbers = sum(p.numel() for p in task.model.parameters())
-    return f"{type(task.model).__name__} of {numbers:,} parameters, {clients} {length}."
+    return f"{model_text(task.model)}, {clients} {length}."
+
+
+def model_text(model: nn.Module) -> str:
+    """A model in a few words, by which a report tells unlike models apart.
+
+    >>> model_text(nn.Linear(20, 50))
+    'Linear of 1,050 parameters'
+    """
+    return f"{type(model).__name__} of {sum(p.numel() for p in model.parameters()):,} parameters"
 
 
 def participants(task: Task, per_round: int | None) -> str:

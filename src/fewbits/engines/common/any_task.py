@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from fewbits.checks import shown
+from fewbits.data.partition import hold_out
 from fewbits.engines.common.shares import examples_of, shares_of
 from fewbits.engines.common.task import Local, Loss, Task
 from fewbits.errors import LocalError
@@ -16,6 +18,7 @@ from fewbits.learn.local import LocalSGD
 from fewbits.learn.local_function import LocalFunction
 from fewbits.learn.local_training import LocalTraining, optimizer_hint
 from fewbits.learn.metrics import Metric
+from fewbits.rng import Key
 
 
 def task_over(
@@ -63,3 +66,19 @@ def task_over(
     if found is not None and not len(found):
         raise LocalError("test: it has no example")
     return Task(model, local=local or LocalSGD(lr=0.1), loss=loss, metric=metric, shares=shares, test=found)
+
+
+def held_out(task: Task, share: float) -> Task:
+    """The task with a share of every client's rows for the evaluation of its own model.
+
+    The rows are the same whatever the run's seed is.
+
+    Raises:
+        LocalError: the share is not between 0 and 1, a client has one row only, or the data are no pairs.
+    """
+    if task.shares is not None:
+        raise LocalError(
+            "holdout takes rows from (x, y) pairs of tensors or arrays; these clients' data have another form"
+        )
+    parts, tests = hold_out(task.parts, share, Key(0).fold("holdout"))
+    return replace(task, parts=parts, holdout=tests)

@@ -66,11 +66,11 @@ class RoundReport:
     # bytes of the smallest message of this round that the budget left no room for; None: all had room
     too_dear: int | None = None
     asked: int = 0  # clients that were asked to train
-    # of all clients, each one's model on its own holdout: accuracies, or the metric where an accuracy means nothing
-    personal_least: float | None = None  # the least
-    personal_tenth: float | None = None  # a tenth of the clients has this or less
-    personal_median: float | None = None  # half of the clients have this or less
-    personal_ninetieth: float | None = None  # nine tenths of the clients have this or less
+    # least over the clients, each one's model on its own holdout: of accuracies, or the metric where they mean nothing
+    personal_least: float | None = None
+    personal_tenth: float | None = None  # of the same values: a tenth of the clients has this or less
+    personal_median: float | None = None  # of the same values: half of the clients have this or less
+    personal_ninetieth: float | None = None  # of the same values: nine tenths of the clients have this or less
 
     @staticmethod
     def of(
