@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.cli.config import RunConfig
-from fewbits.cli.named_object import is_named_object, named_model
+from fewbits.cli.named_object import is_named_object, model_function, named_model
 from fewbits.cli.prepared import load_data, prepare
 from fewbits.data.table import is_table
+from fewbits.engines.common.initial_model import takes_key
 from fewbits.engines.common.run_files import NODES, of_a_call
 from fewbits.engines.simulation import Federation
 from fewbits.errors import LocalError
@@ -62,6 +63,8 @@ def loading_lines(config: RunConfig, file: Path) -> str:
     if is_named_object(config.model):
         module, _, path = config.model.partition(":")
         imports, make = f"from {module} import {path.partition('.')[0]}", f"{path}()"
+        if takes_key(model_function(config.model)):
+            imports, make = f"{imports}\nfrom fewbits import Key", f"{path}(Key(0))"
         if not is_plain(named_model(config.model, Key(0))):  # the user's function makes factors
             imports, make = f"{imports}\nfrom fewbits import merge", f"merge({make})"
     else:
