@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -149,8 +150,37 @@ def test_what_cannot_be_merged_is_a_sentence(folder):
         tied = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["lm_head"]))
     federated(tied, "tied")
     assert "lm_head.base_layer.weight is the weight of" in call("export", "tied", "--merged", "x", code=2)
-    with pytest.raises(fb.LocalError, match=r"merge: .*wte.*only one of them has the adapter"):
+    with pytest.raises(fb.LocalError, match=r"merge: .*wte.*the adapter is for one of them"):
         fb.merge(tied)
+
+
+def test_a_tied_head_that_trains_whole_is_refused(folder):
+    torch.manual_seed(0)
+    base = causal().unload()
+    options = {"target_modules": ["c_attn"], "fan_in_fan_out": True, "modules_to_save": ["lm_head"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT may say so, too
+        model = peft.get_peft_model(base, peft.LoraConfig(r=4, **options))
+    federated(model, "run")
+    assert "lm_head.original_module.weight is the weight of" in call("export", "run", "--merged", "x", code=2)
+
+
+def test_modules_of_the_user_may_have_the_names_of_adapters():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.lora_head, self.base_layer = nn.Linear(8, 6), nn.Linear(6, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.base_layer(self.lora_head(self.body(x)))
+
+    torch.manual_seed(0)
+    model, x = peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["body"])), torch.randn(20, 8)
+    fb.federate(model, [(x, x[:, :3].argmax(1))], "dense", 2, out="run")
+    call("export", "run", "--merged", "plain.safetensors")
+    plain = Net()
+    plain.load_state_dict(load_file("plain.safetensors"))
+    assert_close(plain(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"layers": 3}'])

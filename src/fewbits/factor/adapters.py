@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fewbits.errors import LocalError
 
-PARTS = ("lora_", "original_module")  # how names of modules begin whose tensors have no place in the plain model
 KINDS = {"layers": dict, "turned": list, "saved": dict, "prefix": str, "base": str, "unfit": str}
 
 
@@ -26,7 +25,7 @@ def describe_adapters(model: nn.Module) -> dict[str, Any] | None:
         >>> describe_adapters(nn.Linear(2, 1)) is None
         True
     """
-    adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "base_layer")}
+    adapted = {name: layer for name, layer in model.named_modules() if _has_adapters(layer)}
     if not adapted:
         return None
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
@@ -49,7 +48,13 @@ def tied(model: nn.Module) -> str:
     found: dict[Tensor, list[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         found.setdefault(p, []).append(name)
-    shared = ((name, names) for names in found.values() if len(names) > 1 for name in names if ".base_layer." in name)
+    marks = (".base_layer.", ".original_module.")
+    shared = (
+        (name, names)
+        for names in found.values()
+        for name in names
+        if len(names) > 1 and any(mark in name for mark in marks)
+    )
     name, names = next(shared, ("", []))
     return name and f"{name} is the weight of {next(other for other in names if other != name)}, too"
 
@@ -61,7 +66,7 @@ def merge_adapters(model: Any) -> nn.Module:
         LocalError: an adapted weight is tied to another layer's, or PEFT cannot merge an adapter of this kind.
     """
     if tied(model):
-        raise LocalError(f"merge: {tied(model)}, and only one of them has the adapter; untie them before adapting")
+        raise LocalError(f"merge: {tied(model)}, and the adapter is for one of them; untie them before adapting")
     try:
         return model.merge_and_unload()
     except (AttributeError, ValueError, TypeError, NotImplementedError) as error:
@@ -91,10 +96,7 @@ def without_adapters(state: Mapping[str, Tensor], described: Mapping[str, Any]) 
                 delta = scale * (_up(found, name, adapter) @ found[f"{name}.lora_A.{adapter}.weight"].float())
                 weight = (weight.float() + (delta.T if name in described["turned"] else delta)).to(weight.dtype)
             found[f"{name}.base_layer.weight"] = weight
-        for name, adapter in described["saved"].items():
-            for key in [key for key in found if key.startswith(f"{name}.modules_to_save.{adapter}.")]:
-                found[key.replace(f".modules_to_save.{adapter}.", ".", 1)] = found[key]
-        return dict(_renamed(found, described["prefix"]))
+        return dict(_renamed(found, described))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise LocalError(f"the adapters are not as the file describes them: {error}") from None
 
@@ -114,11 +116,19 @@ def read_description(text: str) -> dict[str, Any]:
     raise LocalError("the description of its adapters is damaged")
 
 
-def _renamed(state: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _renamed(state: Mapping[str, Tensor], described: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of adapted layers by their plain names, without the adapters; others may have any names."""
     for key, x in state.items():
-        parts = key.removeprefix(prefix).split(".")
-        if not any(part.startswith(PARTS) or part == "modules_to_save" for part in parts):
-            yield ".".join(part for part in parts if part != "base_layer"), x
+        layer = next((f"{name}." for name in described["layers"] if key.startswith(f"{name}.")), "")
+        saved = next((f"{name}." for name in described["saved"] if key.startswith(f"{name}.")), "")
+        part, _, rest = key.removeprefix(layer or saved).partition(".")
+        if layer and part != "base_layer":
+            continue
+        if saved:
+            adapter, _, rest = rest.partition(".")
+            if (part, adapter) != ("modules_to_save", described["saved"][saved[:-1]]):
+                continue
+        yield (f"{layer or saved}{rest}" if layer or saved else key).removeprefix(described["prefix"]), x
 
 
 def _up(state: Mapping[str, Tensor], name: str, adapter: str) -> Tensor:
@@ -130,8 +140,13 @@ def _up(state: Mapping[str, Tensor], name: str, adapter: str) -> Tensor:
     return state[f"{core}.0.fixed"].float() @ state[f"{core}.original"].float()
 
 
+def _has_adapters(part: nn.Module) -> bool:
+    """Whether it is a layer of PEFT's; a wrapper passes on the names of the module inside, so it is asked by class."""
+    return "base_layer" in part._modules and hasattr(type(part), "active_adapters")
+
+
 def _trains_whole(part: nn.Module) -> bool:
-    return isinstance(getattr(part, "modules_to_save", None), nn.ModuleDict) and bool(_active(part))
+    return "modules_to_save" in part._modules and hasattr(type(part), "active_adapters") and bool(_active(part))
 
 
 def _plain(adapted: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
