@@ -62,3 +62,20 @@ def test_a_new_project_runs_by_the_commands_that_are_printed(tmp_path, environme
     assert "fewbits: 2 of 2 clients removed the state of this run" in run.stdout
     assert [path for path in (tmp_path / "home" / "fewbits").rglob("*") if path.is_file()] == []
     assert shlex.split(commands)[-1] == "--stream"  # neither an option nor another step
+
+
+def test_a_language_model_runs_by_the_commands_that_are_printed(tmp_path, environment):
+    """The table has a row per round, and the bytes of both directions."""
+    pytest.importorskip("peft")
+    new = [sys.executable, "-m", "fewbits", "flower", "new", "D", "--template", "lm"]
+    printed = subprocess.run(new, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    commands = printed.split("next: ")[1].strip() + ' --run-config "rounds=2 steps=2"'
+    run = subprocess.run(
+        commands, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    rows = re.findall(r"^ +(\d) +([\d.]+) +([\d.]+) +([\d.]+)$", run.stdout, re.MULTILINE)
+    assert [row[0] for row in rows] == ["0", "1", "2"] and float(rows[2][1]) < float(rows[0][1])
+    (total,) = re.findall(r"^total +([\d.]+) +([\d.]+)  2 clients$", run.stdout, re.MULTILINE)
+    assert [round(sum(float(row[i]) for row in rows), 6) for i in (2, 3)] == [float(x) for x in total]
+    assert 0.01 < float(total[0]) < 0.05 < float(total[1])

@@ -373,5 +373,5 @@ def test_merging_gives_plain_layers_that_compute_the_same(tucker):
     assert_close(plain(waves()), model(waves()))
     assert plain.state_dict().keys() == Convolutions().state_dict().keys()
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    with pytest.raises(fb.LocalError, match="has a LoHa adapter"):
+    with pytest.raises(fb.LocalError, match="has a LoRA or LoHa adapter"):
         fb.merge(plain)

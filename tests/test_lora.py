@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import fewbits as fb
+from fewbits.engines.common.initial_model import takes_key
 
 peft = pytest.importorskip("peft")
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -105,6 +106,55 @@ def test_an_adapter_that_can_have_no_core_is_named():
     table = peft.get_peft_model(nn.Sequential(nn.Embedding(9, 4)), peft.LoraConfig(r=2, target_modules=["0"]))
     with pytest.raises(fb.LocalError, match="is an embedding or a convolution"):
         fb.factor.lora_core(table)
+
+
+def on_meta(part):
+    model = adapted()
+    model.get_submodule(f"base_model.model.2.{part}").to("meta")
+    return model
+
+
+class Empty(nn.Module):
+    """What trains has no number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.free = nn.Linear(12, 4).requires_grad_(False), nn.Parameter(torch.zeros(0, 4))
+
+    def forward(self, x):
+        return self.layer(x) + self.free.sum()
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: adapted(inference_mode=True), "trains unless its config says inference_mode=True"),
+        (Empty, "the module has no trainable parameter"),
+        (lambda: on_meta("lora_A.default"), "lora_A.default.weight is on the device meta and has no values"),
+        (lambda: on_meta("base_layer"), "base_layer.weight is on the device meta and has no values"),
+        (lambda: adapted().to(torch.bfloat16), "lora_A.default.weight is torch.bfloat16; cast the model by float()"),
+        (lambda key: adapted(rank=0), "it fails: ValueError: `r` should be a positive integer value"),
+        (lambda key: adapted(rank_pattern={"0": 0}), "it fails: ValueError: `r` should be a positive integer value"),
+    ],
+    ids=["inference", "no number", "adapter elsewhere", "base elsewhere", "half", "rank 0", "rank 0 of a layer"],
+)
+def test_what_cannot_be_federated_is_a_sentence_before_round_1(make, sentence, tmp_path):
+    model = make if takes_key(make) else make()
+    with pytest.raises(fb.LocalError) as error:
+        fb.federate(model, people(), "dense", rounds=1, out=tmp_path / "run")
+    assert sentence in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tied_base_stays_tied_and_an_adapter_that_is_not_active_stays_at_home():
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 4))
+    base[1].weight = base[0].weight
+    model = peft.get_peft_model(base, peft.LoraConfig(r=3, target_modules=["0", "2"]))
+    model.add_adapter("other", peft.LoraConfig(r=3, target_modules=["0"]))
+    result = fb.federate(model, people(), "dense", rounds=1)
+    assert result.reports[0].up_payload_bytes == 3 * 4 * (3 * 24 + 3 * 16)  # "other" does not train
+    assert base[1].weight is base[0].base_layer.weight
 
 
 def test_conv1d_of_transformers_has_its_matrix_the_other_way_round():

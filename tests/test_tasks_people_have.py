@@ -1,6 +1,8 @@
 """Tasks that people bring, each with its own loss and metric, trained by Adam on a method that compresses."""
 
 import csv
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fewbits as fb
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 ADAM = fb.LocalTraining(lambda p: torch.optim.Adam(p, 0.02), batch_size=20, epochs=2)
 
 
@@ -113,3 +116,19 @@ def test_a_table(tmp_path):
     clients = [(part[:, :3], part[:, 3].astype(np.int64)) for part in (table[table[:, 4] == c] for c in range(3))]
     test = (table[:, :3], table[:, 3].astype(np.int64))
     assert train(lambda: nn.Linear(3, 2), clients, test).accuracy > 0.85
+
+
+def test_a_sequence_classifier_of_hugging_face_is_compared_in_25_lines(tmp_path, monkeypatch):
+    """Dict batches of several lengths, AdamW with warm-up, class weights, F1, three seeds, three methods, a page."""
+    pytest.importorskip("transformers")
+    source = (EXAMPLES / "sequence_classifier.py").read_text()
+    code = [line for line in source.split('"""')[2].splitlines() if line.strip()]
+    assert len(code) <= 25 and not any(line.startswith("class ") for line in code)
+    found = runpy.run_path(str(EXAMPLES / "sequence_classifier.py"))["main"](tmp_path / "out", rounds=2)
+    assert [(record.method, record.seed) for record in found.records] == [
+        (method, seed) for seed in range(3) for method in ("dense", "lbgm+topk", "intrinsic@dim=500")
+    ]
+    assert all(0 <= report.metric <= 1 and report.metric_name == "f1" for r in found.records for report in r.reports)
+    dense, topk, inside = found.rows
+    assert dense.up > 5 * max(topk.up, inside.up)
+    assert "f1" in found.table and found.page.is_file()

@@ -16,6 +16,7 @@ from torch import nn
 from fewbits.checks import check_number, check_seed
 from fewbits.engines.common.any_task import held_out, task_over
 from fewbits.engines.common.first_batch import check_first_batch
+from fewbits.engines.common.initial_model import InitialModel, Model
 from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INITIAL = "Every run starts from the weights of the given model; seeds decide sampling, batches and dither."
+SEEDED = "Seeds decide the initial weights, sampling, batches and dither; runs of one seed start from the same weights."
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ class Comparison:
 
 
 def compare(
-    model: nn.Module,
+    model: Model,
     clients: Any,
     methods: str | Sequence[str | Method] | Mapping[str, str | Method],
     seeds: Sequence[int] = (0,),
@@ -130,10 +132,11 @@ def compare(
 ) -> Comparison:
     """Train copies of `model` by several methods and seeds, and compare their accuracy and bytes.
 
-    All runs have the same initial weights and the same data; `model` itself stays as it is.
+    All runs have the same data, and all runs of a seed the same initial weights.
 
     Args:
-        model: the initial model; `federate` trains it in place, this function does not.
+        model: the initial model, which stays as it is. Or a function that makes one, as `federate` takes it; it is
+            called once for each seed.
         clients: the data of each client, in any form that `federate` takes.
         methods: texts such as "dense", "topk@fraction=0.01" or "label=lbgm+topk", or Methods; a dict of them by labels;
             or one text with commas, as the command line takes it: "dense,a=topk@fraction=0.01,bits=8".
@@ -175,15 +178,16 @@ def compare(
     if target is not None:
         check_number("compare: target", target, "(0, 1]", numpy=True, hint=", such as 0.9 for 90%")
     wanted = checked_sizes(at)
-    task = task_over(model, clients, test, local, loss, metric, collate, population)
+    initial = InitialModel.of(model, Key(seeds[0]))
+    task = task_over(initial.module, clients, test, local, loss, metric, collate, population)
     task = task if holdout is None else held_out(task, holdout)
     length = lengths(rounds, budget, task.clients)
     schedule = Schedule(length.rounds, per_round, 1, 10, processes, device, length.budget)
     check_first_batch(task, device)
     for method in built.values():  # a mistake is found before anything is trained
         method.objective.check(task.local)
-        method.prepare(duplicate(model), Key(seeds[0]).fold("factor"))
-        check_affordable(schedule, task, method, Key(seeds[0]))
+        method.prepare(duplicate(initial.module), Key(seeds[0]).fold("factor"))
+        check_affordable(schedule, initial.started(task), method, Key(seeds[0]))
     if out is not None:
         check_continues(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
     shared = shown_settings(task) | {**length.config, "per_round": per_round, "local": repr(task.local)}
@@ -192,9 +196,11 @@ def compare(
     with _folder(out) as folder:
         _lock = RunLock.of(folder)
         for seed in seeds:
+            initial = initial if seed == seeds[0] else InitialModel.of(model, Key(seed))
             for label, method in built.items():
                 place = folder / folder_name(label, seed)
-                run = Federation(replace(task, model=duplicate(model)), method, schedule, Key(seed), place)
+                begun = initial.started(replace(task, model=duplicate(initial.module)))
+                run = Federation(begun, method, schedule, Key(seed), place)
                 config = {"method": repr(method), "seed": seed, **shared}
                 where = None if out is None else place
                 with watching(() if run.finished else observing, folder_name(label, seed), config, where) as watchers:
@@ -205,12 +211,13 @@ def compare(
                     records.append(Record.read(place, label, seed))
     records = against_dense(records)
     shown = wanted or common_bytes(records)
-    notes = [INITIAL, *faults]
+    start = INITIAL if isinstance(model, nn.Module) else SEEDED
+    notes = [start, *faults]
     if out is not None:
         config = {**length.config, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
-        line = f"{subtitle(task, participants(task, per_round), length.said)} {INITIAL}"
-        found = _report(line, config, records, target, shown, labels, model_text(model))
+        line = f"{subtitle(task, participants(task, per_round), length.said)} {start}"
+        found = _report(line, config, records, target, shown, labels, model_text(initial.module))
         notes += write(Path(out), found)
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes, shown)
 

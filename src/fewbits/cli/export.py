@@ -15,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from fewbits.cli.merged import loading_lines, merged_model
+from fewbits.cli.merged import plain_model
+from fewbits.cli.merged_call import configuration
 from fewbits.cli.screen import screen
 from fewbits.codecs import Raw, chain, flat
-from fewbits.engines.common.run_files import MODEL, NODES, write_weights
+from fewbits.engines.common.run_files import MODEL, NODES, write_tensors
 from fewbits.errors import LocalError
-from fewbits.files import check_file
+from fewbits.files import check_file, write_atomically
 from fewbits.links import Sender, save_model
 from fewbits.rng import Key
 from fewbits.spec import Spec
@@ -43,11 +44,11 @@ def export(
     `fewbits inspect` shows the content, and `fewbits.load_model` gives the state dict back, bit for bit. OUT.json has
     the names and shapes.
 
-    With --merged the weights are those of a plain module, with factors multiplied out, and the lines that load them are
-    printed.
+    With --merged the weights are those of a plain module, with factors and LoRA adapters multiplied out, and the lines
+    that load them are printed. This works for the folder of fb.federate with adapters, too.
     """
     if merged is not None:
-        _merged(run, merged, client, {"--out": out, "--node": node})
+        _export_merged(run, merged, client, {"--out": out, "--node": node})
         return
     if client is not None:
         raise LocalError("export: --client goes with --merged, such as --merged model.safetensors --client 3")
@@ -65,17 +66,19 @@ def export(
     screen().print(table)
 
 
-def _merged(run: Path, target: Path, client: int | None, others: Mapping[str, object]) -> None:
+def _export_merged(run: Path, target: Path, client: int | None, others: Mapping[str, object]) -> None:
     """Write the plain module, and print how to load it."""
     for option, value in others.items():
         if value is not None:
             raise LocalError(f"export: give --merged or {option}, not both")
     check_file(target)
-    model, config = merged_model(run, client)
-    write_weights(model, target)
-    numbers = sum(x.numel() for x in model.state_dict().values())
+    found = plain_model(run, client, target)
+    write_tensors(found.tensors, target, {})
+    if found.configuration is not None:
+        write_atomically(configuration(target), found.configuration.encode())
+    numbers = sum(x.numel() for x in found.tensors.values())
     screen().print(f"{target}: {numbers:,} numbers; it loads by", markup=False, highlight=False, soft_wrap=True)
-    screen().print(f"\n{loading_lines(config, target)}", markup=False, highlight=False, soft_wrap=True)
+    screen().print(f"\n{found.lines}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _state(run: Path) -> dict[str, Tensor]:

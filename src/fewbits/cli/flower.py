@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
+from fewbits.checks import check_one_of
 from fewbits.cli.group import ErrorGroup
 from fewbits.cli.handshake import handshake
 from fewbits.cli.screen import screen
@@ -17,14 +18,22 @@ from fewbits.errors import LocalError
 from fewbits.files import check_folder
 
 app = typer.Typer(cls=ErrorGroup, name="flower", help="Federations over Flower.", no_args_is_help=True)
-PACKAGE = "digits_app"
-PLACES = {  # in the project, by what lies in fewbits/cli/flower_app
-    "pyproject.toml": "pyproject.toml",
-    "README.md": "README.md",
-    "task.py": f"{PACKAGE}/task.py",
-    "client_app.py": f"{PACKAGE}/client_app.py",
-    "server_app.py": f"{PACKAGE}/server_app.py",
+
+
+class Template(NamedTuple):
+    """What a project is made of."""
+
+    package: str  # of the project
+    source: str  # folder in fewbits/cli
+    about: str  # docstring of the package
+    extras: str  # of fewbits, that the project needs
+
+
+TEMPLATES = {
+    "digits": Template("digits_app", "flower_app", "Digits over Flower.", "flower,data"),
+    "lm": Template("lm_app", "flower_lm_app", "A language model with LoRA over Flower.", "flower,peft"),
 }
+TOP, MODULES = ("pyproject.toml", "README.md"), ("task.py", "client_app.py", "server_app.py")
 
 FEDERATIONS = """
 [tool.flwr.federations]  # read by Flower before 1.26; a newer one reads $FLWR_HOME/config.toml
@@ -43,22 +52,28 @@ def flower() -> None:
 @app.command()
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder of the project; must be new or empty.", metavar="DIR")],
+    template: Annotated[
+        str, typer.Option(help="digits: a small network; lm: a causal language model with LoRA by PEFT.")
+    ] = "digits",
 ) -> None:
     """Write a small project for `flwr run`, in Flower's simulation or on several machines."""
+    check_one_of("--template", template, tuple(TEMPLATES))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LocalError(f"{folder} exists and is not an empty folder; give a new one")
     check_folder(folder)
-    (folder / PACKAGE).mkdir(parents=True)
-    (folder / PACKAGE / "__init__.py").write_text('"""Digits over Flower."""\n')
-    for name, place in PLACES.items():
-        (folder / place).write_text(files("fewbits.cli").joinpath("flower_app", f"{name}.txt").read_text())
+    chosen = TEMPLATES[template]
+    package, source = folder / chosen.package, files("fewbits.cli").joinpath(chosen.source)
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f'"""{chosen.about}"""\n')
+    for place in (*(folder / name for name in TOP), *(package / name for name in MODULES)):
+        place.write_text(source.joinpath(f"{place.name}.txt").read_text())
     found = flower_version.installed()
     if found and flower_version.release(found) < flower_version.APP_NAMES_FEDERATIONS:
         with (folder / "pyproject.toml").open("a") as file:
             file.write(FEDERATIONS)
     _say(f"wrote {folder}; next: cd {shlex.quote(str(folder))} && flwr run . --stream")
     if found is None:
-        _say("Flower is not installed yet: pip install 'fewbits[flower,data]'")
+        _say(f"Flower is not installed yet: pip install 'fewbits[{chosen.extras}]'")
 
 
 def _say(line: str) -> None:

@@ -7,31 +7,40 @@ from pathlib import Path
 from torch import nn
 
 from fewbits.cli.config import RunConfig
-from fewbits.cli.named_object import is_named_object, named_model
+from fewbits.cli.merged_call import Merged, merged_call
+from fewbits.cli.named_object import is_named_object, model_function, named_model
 from fewbits.cli.prepared import load_data, prepare
 from fewbits.data.table import is_table
+from fewbits.engines.common.initial_model import takes_key
 from fewbits.engines.common.run_files import NODES, of_a_call
 from fewbits.engines.simulation import Federation
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
+from fewbits.factor.layers import factored
 from fewbits.factor.merge import is_plain, merge
 from fewbits.rng import Key
 
 
-def merged_model(run: Path, client: int | None) -> tuple[nn.Module, RunConfig]:
-    """The public model of a run, or the personal one of a client, as a plain module; and the run's settings.
+def plain_model(run: Path, client: int | None, file: Path) -> Merged:
+    """A run's model as plain tensors, and the lines that load them.
 
     Args:
         run: its folder.
         client: whose model, where the method leaves each client its own.
+        file: where the caller writes the tensors.
 
     Raises:
-        LocalError: the folder holds no finished run of a command, or the run has no such client.
+        LocalError: the folder holds no finished run of a command, and none of a call with LoRA adapters; or the run has
+            no such client.
     """
     if of_a_call(run):
-        raise LocalError(
-            f"{run} holds a run of a call, such as fb.federate; there save fb.merge(result.model).state_dict()"
-        )
+        return merged_call(run, client, file)
+    model, config = _of_a_command(run, client)
+    return Merged(model.state_dict(), loading_lines(config, file))
+
+
+def _of_a_command(run: Path, client: int | None) -> tuple[nn.Module, RunConfig]:
+    """The public model, or the personal one of a client, as a plain module; and the run's settings."""
     if (run / NODES).is_file():
         raise LocalError(f"{run} is a run without a server: its model is plain; leave out --merged")
     config = RunConfig.read(run)
@@ -62,7 +71,12 @@ def loading_lines(config: RunConfig, file: Path) -> str:
     if is_named_object(config.model):
         module, _, path = config.model.partition(":")
         imports, make = f"from {module} import {path.partition('.')[0]}", f"{path}()"
-        if not is_plain(named_model(config.model, Key(0))):  # the user's function makes factors
+        if takes_key(model_function(config.model)):
+            imports, make = f"{imports}\nfrom fewbits import Key", f"{path}(Key(0))"
+        built = named_model(config.model, Key(0))
+        if hasattr(built, "merge_and_unload") and not any(factored(built)):
+            make = f"{make}.merge_and_unload()"
+        elif not is_plain(built):  # the user's function makes factors
             imports, make = f"{imports}\nfrom fewbits import merge", f"merge({make})"
     else:
         imports = "from fewbits import Key, data, models"

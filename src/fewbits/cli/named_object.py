@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from fewbits.choices import nearest
-from fewbits.errors import FewbitsError, LocalError, words
+from fewbits.engines.common import initial_model
+from fewbits.engines.common.initial_model import called
+from fewbits.errors import LocalError, words
 from fewbits.learn.outputs import described
-from fewbits.learn.seeding import seeded
 from fewbits.rng import Key
 
 
@@ -74,28 +75,28 @@ def named_function(option: str, text: str, of: str) -> Callable[..., Any]:
 
 def made(option: str, text: str, function: Callable[[], Any]) -> Any:
     """What the user's function gives; LocalError names it when it raises."""
-    try:
-        return function()
-    except FewbitsError as error:
-        raise LocalError(f"{option} {text}: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise LocalError(f"{option} {text}: it fails: {type(error).__name__}: {words(error)}") from error
+    return called(f"{option} {text}", function)
 
 
-def named_model(text: str, key: Key) -> nn.Module:
-    """What the function of a model gives, with the global generators seeded from the key.
+def model_function(text: str) -> Callable[..., Any]:
+    """The function that makes a model.
 
     Raises:
-        LocalError: as for `named_object`; the function raises, or returns no module.
+        LocalError: as for `named_object`; or it cannot be called.
     """
     function = named_object("--model", text)
     if not callable(function):
         raise LocalError(f"--model {text}: it must be a function that makes a torch module; got {described(function)}")
-    with seeded(key):
-        found = made("--model", text, function)
-    if not isinstance(found, nn.Module):
-        raise LocalError(f"--model {text}: it must return a torch module; got {described(found)}")
-    return found
+    return function
+
+
+def named_model(text: str, key: Key) -> nn.Module:
+    """What the function of a model gives; it gets the key, if it takes one, and the global generators follow the key.
+
+    Raises:
+        LocalError: as for `model_function`; the function raises, or returns no module.
+    """
+    return initial_model.made(f"--model {text}", model_function(text), key)
 
 
 def _module(option: str, text: str, name: str) -> ModuleType:

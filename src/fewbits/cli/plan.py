@@ -14,12 +14,13 @@ from fewbits.checks import check_whole
 from fewbits.cli import options as o
 from fewbits.cli.comparison import distribute
 from fewbits.cli.config import RunConfig
-from fewbits.cli.named_object import is_named_object
+from fewbits.cli.named_object import is_named_object, model_function
 from fewbits.cli.plan_model import plan_model
 from fewbits.cli.plan_ranks import EVERY, RANKS, plan_ranks
 from fewbits.cli.plan_ranks import NAMES as OF_RANKS
 from fewbits.cli.screen import screen
 from fewbits.data import check_split, data_info
+from fewbits.engines.common.initial_model import takes_key
 from fewbits.errors import LocalError
 from fewbits.files import check_file, write_atomically
 from fewbits.json_text import json_text
@@ -111,7 +112,8 @@ def plan(given: o.Given) -> None:
         check_split(given["split"], found["clients"], known.classes)
     params, shapes = given["params"], given["shapes"]
     make, what = plan_model(found["model"], given["data"], params, shapes, Key(found["seed"]))
-    seeded = params is None and shapes is None and not is_named_object(found["model"])
+    named = is_named_object(found["model"])
+    seeded = params is None and shapes is None and (not named or takes_key(model_function(found["model"])))
     sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
     if given["bandwidth"] is not None:
         plan_ranks(given, methods, distribute(given["settings"] or (), methods), make, what)

@@ -12,9 +12,10 @@ from torch import nn
 from fewbits import data, models
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
-from fewbits.cli.named_object import is_named_object, named_model
+from fewbits.cli.named_object import is_named_object, model_function, named_model
 from fewbits.cli.users_task import users_task
 from fewbits.data import Data
+from fewbits.engines.common.initial_model import seed_of
 from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
 from fewbits.engines.simulation.budget import check_affordable
@@ -135,7 +136,8 @@ def prepare(
     method = method or config.build_method()
     initial = initial or initial_model(config, found)
     if isinstance(found, Task):
-        task = replace(found, model=duplicate(initial), local=config.local())
+        seed, build = seed_of(model_function(config.model), initial, Key(config.seed))
+        task = replace(found, model=duplicate(initial), local=config.local(), seed=seed, build=build)
         return PreparedRun(config, method, task, personal_notes([method], task))
     return PreparedRun(config, method, _task(config, found, method, initial), split_notes(config, found))
 
@@ -172,7 +174,10 @@ def _task(config: RunConfig, found: Data, method: Method, initial: nn.Module) ->
     tests: list[np.ndarray] = []
     if share:
         parts, tests = data.hold_out(parts, share, key.fold("holdout"))
-    build = None if is_named_object(config.model) else ModelFromSeed(config, found, method, initial)
+    if is_named_object(config.model):
+        seed, build = seed_of(model_function(config.model), initial, key)
+    else:
+        seed, build = key, ModelFromSeed(config, found, method, initial)
     return Task(
         duplicate(initial) if build is None else build(key),
         found.train_x,
@@ -183,7 +188,7 @@ def _task(config: RunConfig, found: Data, method: Method, initial: nn.Module) ->
         config.local(),
         config.loss_function(),
         holdout=tests,
-        seed=None if build is None else key,  # a model of the user's travels at first contact
+        seed=seed,  # None: a model of the user's travels at first contact
         build=build,
         metric=config.metric_function(),
     )

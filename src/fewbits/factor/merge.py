@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
+from fewbits.factor.adapters import merge_adapters
 from fewbits.factor.coordinates import coordinates, leave_subspace
 from fewbits.factor.derived import duplicate
 from fewbits.factor.layers import DENSE, ORDER, Place, chains, factored
@@ -21,19 +22,20 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @torch.no_grad()
 def merge(model: Model) -> Model:
-    """Copy a factored model, or one inside a subspace, as plain modules; adapters of `from_loha` are merged, too.
+    """Copy a factored model, or one inside a subspace, as plain modules; adapters of PEFT are merged, too.
 
     The copy does not need fewbits, has the plain model's state_dict, and can be pickled. The factored model does not
     change.
 
     Args:
-        model: a model with factored weights.
+        model: a model with factored weights, or with adapters: a `peft.PeftModel`, or what `from_loha` made.
 
     Returns:
-        A model of the plain class.
+        A model of the plain class; of a `peft.PeftModel` the model that it was made of.
 
     Raises:
-        LocalError: no weight is factored, or a factored layer has another parametrization.
+        LocalError: there is nothing to merge, a factored layer has another parametrization, or an adapted weight is
+            tied to another layer's.
 
     Example:
         >>> from fewbits import fedpara
@@ -42,7 +44,7 @@ def merge(model: Model) -> Model:
         Linear(in_features=64, out_features=64, bias=True)
     """
     if is_plain(model):
-        raise LocalError(f"merge: no weight of this {type(model).__name__} is factored or has a LoHa adapter")
+        raise LocalError(f"merge: no weight of this {type(model).__name__} is factored or has a LoRA or LoHa adapter")
     plain = leave_subspace(duplicate(model))
     places, adapted = list(factored(plain)), list(_adapted(plain))
     for name, module in adapted:
@@ -59,7 +61,7 @@ def merge(model: Model) -> Model:
         compose_once.detach(module)
         for mark in (ORDER, DENSE, MARK):
             module.__dict__.pop(mark, None)
-    return plain
+    return cast("Model", merge_adapters(plain)) if _is_peft(plain) else plain
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -68,7 +70,11 @@ def is_plain(model: nn.Module) -> bool:
     >>> is_plain(nn.Linear(2, 1))
     True
     """
-    return coordinates(model) is None and not any(factored(model)) and not any(_adapted(model))
+    return coordinates(model) is None and not any(factored(model)) and not any(_adapted(model)) and not _is_peft(model)
+
+
+def _is_peft(model: nn.Module) -> bool:
+    return hasattr(model, "merge_and_unload")
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

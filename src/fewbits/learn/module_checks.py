@@ -27,8 +27,11 @@ def check_module(module: nn.Module) -> None:
 
 def check_tensors(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> torch.device:
     """The device of all; LocalError names one that is not float32 or elsewhere, or says that nothing is trainable."""
-    if not parameters:
-        raise LocalError("FlatModel: the module has no trainable parameter; set requires_grad on what shall train")
+    if not any(p.numel() for p in parameters.values()):
+        raise LocalError(
+            "FlatModel: the module has no trainable parameter; set requires_grad on what shall train. A PEFT adapter "
+            "trains unless its config says inference_mode=True"
+        )
     first = next(iter(parameters.values())).device
     for name, buffer in buffers.items():
         _check_type(name, buffer, "or register it with persistent=False, so that every client uses its copy")

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from fewbits.engines.common.any_task import held_out, task_over
+from fewbits.engines.common.initial_model import InitialModel, Model
 from fewbits.engines.common.run_files import MODEL, check_continues, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Local, Loss
@@ -33,7 +32,7 @@ HOLDOUT = "evaluate the clients' models on examples of theirs, such as a fifth o
 
 
 def federate(
-    model: nn.Module,
+    model: Model,
     clients: Any,
     method: str | Method,
     rounds: int | None = None,
@@ -61,7 +60,9 @@ def federate(
     theta <- theta - lr_server * weighted mean of (start - end), decoded.
 
     Args:
-        model: any module; it ends with the trained weights.
+        model: any module; it ends with the trained weights. Or a function that makes one: of a `fb.Key`, from which
+            each client makes it, too, so that start weights travel as a seed; or of no argument, called once under the
+            seed, and the weights travel. `result.model` has the trained module.
         clients: a list with the data of each client: an (x, y) pair of tensors or NumPy arrays, examples first; more
             tensors, of which the last one is y; a dict of tensors; a data set, a Hugging Face one, too; a DataLoader.
             Or a function of the client's number that returns one of these, called where the client trains; or a
@@ -107,6 +108,7 @@ def federate(
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> data = [(torch.eye(4), torch.arange(4)) for _ in range(3)]
         >>> result = federate(nn.Linear(4, 4), data, "topk@fraction=0.5", rounds=2, test=data[0])
         >>> len(result.reports), result.reports[-1].up_frame_bytes == result.ledger.frame_bytes["up"]
@@ -116,10 +118,12 @@ def federate(
     Unlike there, both directions are compressed, and a client that missed rounds is brought up to date.
     """
     check_call(rounds=rounds, seed=seed, watch=watch, out=out)
-    given = model_text(model) if isinstance(model, nn.Module) else ""  # a method may factor it
     observing = observers(log, out)
-    task, key = task_over(model, clients, test, local, loss, metric, collate, population), Key(int(seed))
-    task = task if holdout is None else held_out(task, holdout)
+    key = Key(int(seed))
+    initial = InitialModel.of(model, key)
+    task = task_over(initial.module, clients, test, local, loss, metric, collate, population)
+    given = model_text(initial.module)  # a method may factor it
+    task = initial.started(task if holdout is None else held_out(task, holdout))
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:
@@ -139,7 +143,7 @@ def federate(
     with watching(observing, folder_name(label, seed), config | shown_settings(task), run.folder) as watchers:
         watchers.result = result = run.run(watchers.watch(watch))
     result.notes[:0] = chosen
-    leave_subspace(model)  # it has its own parameters again
+    leave_subspace(result.model)  # it has its own parameters again
     if method.personal and test is not None and holdout is None:
         result.notes.append(f"{method.name} leaves each client a model of its own, so `test` says nothing; {HOLDOUT}")
     if run.folder is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -11,6 +14,7 @@ from fewbits.codecs import Lift
 from fewbits.codecs.lifts.lift import AnySpec, entries
 from fewbits.engines.common.run_lock import LOCK
 from fewbits.errors import LocalError
+from fewbits.factor.adapters import describe_adapters, read_description
 from fewbits.factor.derived import duplicate
 from fewbits.federated.server import Server
 from fewbits.files import check_folder, write_atomically
@@ -30,6 +34,7 @@ KINDS = {  # by the first file that tells them
     ON_FLOWER: "a run of a server on Flower",
     "diagnose.json": "a diagnosis",
 }
+ADAPTERS = "adapters"  # of the metadata of MODEL
 WIRE, MODEL, NODES = "wire.json", "model.safetensors", "nodes.safetensors"
 
 
@@ -103,9 +108,30 @@ def write_links(server: Server, folder: Path) -> None:
 
 
 def write_weights(model: nn.Module, path: Path) -> None:
-    """Write the model's state dict as safetensors."""
+    """Write the model's state dict as safetensors, and what merging its adapters needs to know."""
+    adapters = describe_adapters(model)
+    write_tensors(model.state_dict(), path, {} if adapters is None else {ADAPTERS: json_text(adapters)})
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors as safetensors."""
     # Parameters are views of one buffer, which safetensors refuses.
-    write_atomically(path, save({name: x.detach().clone().contiguous() for name, x in model.state_dict().items()}))
+    cloned = {name: x.detach().clone().contiguous() for name, x in tensors.items()}
+    write_atomically(path, save(cloned, dict(metadata) or None))
+
+
+def read_adapters(path: Path) -> dict[str, Any] | None:
+    """What a file of weights says of its adapters; None: nothing.
+
+    Raises:
+        LocalError: it is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(ADAPTERS)
+        return None if text is None else read_description(text)
+    except (SafetensorError, LocalError) as error:
+        raise LocalError(f"{path}: {error}") from None
 
 
 def write_nodes(model: nn.Module, models: Tensor, path: Path) -> None:

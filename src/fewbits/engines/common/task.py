@@ -83,6 +83,8 @@ class Task:
 
     def __post_init__(self) -> None:
         self._check_kinds()
+        if (self.seed is None) != (self.build is None):
+            raise LocalError(f"Task: give both seed and build, or neither; got {self.seed!r} and {self.build!r}")
         if self.shares is not None:
             self._check_shares(self.shares)
             return
@@ -97,8 +99,6 @@ class Task:
         if len(x) != len(y):
             raise LocalError(f"Task: x has {len(x)} rows and y {len(y)}")
         _check_rows("part", self.parts, len(x))
-        if (self.seed is None) != (self.build is None):
-            raise LocalError(f"Task: give both seed and build, or neither; got {self.seed!r} and {self.build!r}")
         object.__setattr__(self, "holdout", [np.asarray(rows) for rows in self.holdout])
         if self.holdout:
             if len(self.holdout) != len(self.parts) or any(len(rows) == 0 for rows in self.holdout):
