@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import typer
 
 from commands import call
+from fewbits.cli import run
 
 ONE = """
 method = "lbgm+topk@threshold=0.5"
@@ -70,6 +72,17 @@ def test_lists_of_values_are_a_sweep_that_goes_on(folder):
     assert (folder / "a/method=topk,lr=0.2/ledger.jsonl").read_bytes() == before
     (folder / "other.toml").write_text("lr = [0.1, 0.3]\nclients = 3\n")
     assert "holds no part of the sweep" in call("run other.toml --out a", code=2)
+
+
+def test_a_stopped_sweep_says_how_all_of_it_goes_on(folder, monkeypatch):
+    def stop(found, given, place, force):
+        raise typer.Exit(130)
+
+    (folder / "my sweep.toml").write_text("lr = [0.1, 0.2]\nclients = 3\nrounds = 1\n")
+    monkeypatch.setattr(run, "_play", stop)
+    assert "the whole sweep goes on with: fewbits run 'my sweep.toml' --out a" in call(
+        "run 'my sweep.toml' --out a", code=130
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,14 +46,23 @@ def run(file: File, out: Out = None, force: Force = False) -> None:
         _play(found, next(iter(runs.values())), folder, force)
         return
     _claim_sweep(found, folder, force)
-    for name, given in runs.items():
-        place = folder / name
-        screen().print(f"{name}:", markup=False, highlight=False)
-        if force or not _is_begun(place):
-            _play(found, given, place, force)
-        elif not (place / SUMMARY).is_file():
-            _play(found, {"resume": place}, place, False)
+    try:
+        for name, given in runs.items():
+            _play_part(found, given, folder / name, force)
+    except typer.Exit:  # stopped between rounds
+        words = shlex.join(["fewbits", "run", str(file), "--out", str(folder)])
+        screen().print(f"the whole sweep goes on with: {words}", markup=False, highlight=False, soft_wrap=True)
+        raise
     _show_sweep(found, folder)
+
+
+def _play_part(found: RunFile, given: dict[str, Any], place: Path, force: bool) -> None:
+    """One combination of a sweep; what is finished already stays."""
+    screen().print(f"{place.name}:", markup=False, highlight=False)
+    if force or not _is_begun(place):
+        _play(found, given, place, force)
+    elif not (place / SUMMARY).is_file():
+        _play(found, {"resume": place}, place, False)
 
 
 def _show_sweep(found: RunFile, folder: Path) -> None:
