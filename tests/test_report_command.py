@@ -119,3 +119,21 @@ def test_a_folder_without_a_run_and_one_in_the_way_are_named(folder):
     assert "call holds" in call("report call --out call", code=2)
     call("gossip --nodes 4 --rounds 1 --out graph")
     assert "is a run without a server" in call("report graph", code=2)
+
+
+def test_the_time_on_a_line_is_that_of_the_slowest_client_of_each_round(folder):
+    federated("run", "topk@fraction=0.1")
+    entries = [json.loads(line) for line in (folder / "run/ledger.jsonl").read_text().splitlines()]
+    expected = 0.0
+    for round in (1, 2):
+        seconds = [0.0] * 4
+        for entry in (entry for entry in entries if entry["round"] == round):
+            seconds[entry["client"]] += 8 * entry["frame_bytes"] / (1e6 if entry["direction"] == "up" else 4e6)
+        expected += max(seconds)
+    text = call("report run --uplink-mbps 1 --downlink-mbps 4 --out page --csv runs.csv")
+    assert "line time: of lines of 1 Mbit/s up and 4 down, the slowest client of each round" in text
+    (line,) = csv.DictReader((folder / "runs.csv").read_text().splitlines())
+    assert float(line["line_seconds"]) == pytest.approx(expected)
+    assert "of lines of 1 Mbit/s up and 4 down" in (folder / "page/report.html").read_text()
+    assert "up and 50 down" in call("report run --uplink-mbps 1") and "line time" not in call("report run")
+    assert "both rates must be > 0" in call("report run --uplink-mbps 0", code=2)

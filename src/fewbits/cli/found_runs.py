@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import unquote
 
+from fewbits.analysis.forecast import Link
 from fewbits.cli.config import NAME, RunConfig, read_json
 from fewbits.engines.common.checkpoint import newest_settings
 from fewbits.errors import LocalError
 from fewbits.report import Record
+from fewbits.report.line_time import line_seconds
 from fewbits.report.record import LEDGER, METRICS, against_dense
 from fewbits.report.write import FIGURES
 from fewbits.training.subtitle import MODEL_TEXT
@@ -35,6 +37,10 @@ class FoundRun:
     setting: str  # runs of one task and setting may be held against its dense run
     group: str  # runs of one group differ in their seeds alone
     settings: Mapping[str, object] = field(default_factory=dict)  # how it is trained, by name; {}: not known
+
+    def on(self, link: Link) -> FoundRun:
+        """With the time that its bytes would take on such lines."""
+        return replace(self, record=replace(self.record, line_seconds=line_seconds(self.folder / LEDGER, link)))
 
 
 def found_runs(folders: Sequence[Path]) -> list[FoundRun]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fewbits.analysis.forecast import Link
 from fewbits.checks import check_number
 from fewbits.cli.found_runs import found_runs
 from fewbits.cli.play import print_notes
@@ -39,15 +40,36 @@ At = Annotated[
     ),
 ]
 Target = Annotated[float | None, typer.Option(help="Show the bytes to this accuracy, such as 0.9.", show_default=False)]
+Uplink = Annotated[
+    float | None,
+    typer.Option(
+        help="Show the time that the bytes would take on such lines of the clients, Mbit/s. Default: 10, where the "
+        "other one is given.",
+        show_default=False,
+    ),
+]
+Downlink = Annotated[
+    float | None,
+    typer.Option(
+        help="The same from the server, Mbit/s. Default: 50, where the other one is given.", show_default=False
+    ),
+]
 
 
 def report(
-    folders: Folders, out: Out = None, csv_file: Csv = None, at: At = None, target_accuracy: Target = None
+    folders: Folders,
+    out: Out = None,
+    csv_file: Csv = None,
+    at: At = None,
+    target_accuracy: Target = None,
+    uplink_mbps: Uplink = None,
+    downlink_mbps: Downlink = None,
 ) -> None:
     """Show runs of any folders: those of train, compare, run, fb.federate and fb.compare; a table for each task.
 
     Runs that differ in their seeds alone become one row. Bytes are held against the dense run of the same task and
-    training.
+    training. With --uplink-mbps or --downlink-mbps, "line time" is the sum over rounds of the slowest client's seconds
+    for what it received and sent; latency and training are not in it.
     """
     if target_accuracy is not None:
         check_number("target_accuracy", target_accuracy, "(0, 1]", hint=", such as 0.9 for 90%")
@@ -58,11 +80,17 @@ def report(
         odd = {path.name for path in out.iterdir()} - LEFT if out.is_dir() else set[str]()
         if odd:
             raise LocalError(f"{out} holds {min(odd)}, and no report; give a new folder")
-    tasks = by_task(found_runs(folders))
+    given = {"up_mbps": uplink_mbps, "down_mbps": downlink_mbps}
+    rates = {name: rate for name, rate in given.items() if rate is not None}
+    link = Link(**rates) if rates else None
+    tasks = by_task([run if link is None else run.on(link) for run in found_runs(folders)])
     if csv_file is not None:
         write_atomically(csv_file, _csv(tasks).encode())
     line = f"From {', '.join(map(str, folders))}"
-    show_tasks(tasks, out, screen(), line, target_accuracy, read_sizes(at))
+    lines = "" if link is None else f"line time: of lines of {link.up_mbps:g} Mbit/s up and {link.down_mbps:g} down"
+    show_tasks(tasks, out, screen(), f"{line}; {lines}" if lines else line, target_accuracy, read_sizes(at))
+    if lines:
+        screen().print(f"{lines}, the slowest client of each round; no latency, no training", style="dim")
 
 
 def show_tasks(

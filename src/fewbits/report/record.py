@@ -47,6 +47,7 @@ class Record:
     stages: dict[str, int]  # bits sent up, by stage; "header" among them
     down: dict[str, int]  # bits received: "header", "first contact", "later rounds"
     times_fewer: float | None = None  # bytes of the dense run of the same seed over ours; None: there is no such run
+    line_seconds: float | None = None  # on lines of a given speed; None: none was given
 
     @staticmethod
     def read(folder: Path, method: str, seed: int) -> Record:
@@ -188,6 +189,8 @@ class Record:
             "diverged": self.diverged is not None,
             "seconds": last.seconds,
         }
+        if self.line_seconds is not None:
+            found["line_seconds"] = self.line_seconds
         if self.metric_name is not None:
             found |= {"metric_name": self.metric_name, "metric": self.metric}
         if (personal := self.personal) is not None:

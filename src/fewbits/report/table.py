@@ -18,7 +18,18 @@ WIDTH = 80  # of a terminal
 # Columns that may be left out; the page has all.
 GIVE_WAY = ("step", "isotropy", "time", "MB total", "recycled", "MB down", "MB up")
 # Headings that a metric's name may not take.
-TAKEN = {"method", "accuracy", "test loss", "personal data", "recycled", "epsilon", "isotropy", "step", "time"}
+TAKEN = {
+    "method",
+    "accuracy",
+    "test loss",
+    "personal data",
+    "recycled",
+    "epsilon",
+    "isotropy",
+    "step",
+    "line time",
+    "time",
+}
 DIVERGED, LEFT_OUT = "!", "*"  # marks on an accuracy; `legend` explains them
 LONG_NAME = 12  # letters of a method's name that fit one line
 
@@ -48,6 +59,7 @@ class Row:
     metric: float | None = None  # mean over seeds of the last value of the user's metric
     metric_name: str | None = None  # the name of the metric's function
     by_client: tuple[float, ...] | None = None  # least, 10%, median and 90% of the clients, mean over seeds
+    line_seconds: float | None = None  # on lines of a given speed, mean over seeds
     # (bytes, accuracy): mean over seeds within these bytes; None: not all of them spent so much and were evaluated
     at: tuple[tuple[int, float | None], ...] = ()
 
@@ -90,6 +102,7 @@ def _row(records: Sequence[Record], target: float | None, at: Sequence[int]) -> 
         metric=_mean([r.metric for r in records if r.metric is not None]),
         metric_name=next((r.metric_name for r in records if r.metric_name is not None), None),
         by_client=_means([r.by_client for r in records if r.by_client is not None]),
+        line_seconds=_mean([r.line_seconds for r in records if r.line_seconds is not None]),
         at=tuple((count, _mean_of_all([r.accuracy_at(count) for r in records])) for count in at),
     )
 
@@ -121,6 +134,7 @@ def columns(found: Sequence[Row]) -> list[str]:
     names += ["epsilon"] if any(r.privacy is not None for r in found) else []
     names += ["isotropy", "step"] if any(r.isotropy is not None for r in found) else []
     names += ["MB to target"] if any(r.reached is not None for r in found) else []
+    names += ["line time"] if any(r.line_seconds is not None for r in found) else []
     return [*names, "time"]
 
 
@@ -152,12 +166,21 @@ def cells(row: Row, names: Sequence[str]) -> list[str]:
         "isotropy": NONE if row.isotropy is None else f"{row.isotropy:.3g}",
         "step": NONE if row.step is None else f"{row.step:.2g}",
         "MB to target": _target(row),
-        "time": f"{row.seconds:.1f} s" if row.seconds < 100 else f"{row.seconds:,.0f} s",
+        "line time": NONE if row.line_seconds is None else _line_time(row.line_seconds),
+        "time": _seconds(row.seconds),
     }
     texts |= {_at(count): NONE if found is None else f"{found:.2%}" for count, found in row.at}
     for name in metric_columns([row]):
         texts[name] = NONE if row.metric is None else f"{row.metric:.4g}"
     return [texts.get(name, NONE) for name in names]
+
+
+def _seconds(x: float) -> str:
+    return f"{x:.1f} s" if x < 100 else f"{x:,.0f} s"
+
+
+def _line_time(x: float) -> str:
+    return f"{x:.3g} s" if x < 100 else _seconds(x)
 
 
 def _accuracy(row: Row) -> str:
