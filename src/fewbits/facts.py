@@ -19,7 +19,7 @@ def shown(name: str, several: Sequence[Mapping[str, object]]) -> list[str]:
 
     >>> shown("model", [{"model": "w, [3]; b, [1]"}, {"model": "w, [3]; b, [2]"}])
     ['b, [1]', 'b, [2]']
-    >>> shown("method", [{"method": "chain(raw)", "method as given": "dense"}, {"method": "x", "method as given": "topk"}])
+    >>> shown("codec", [{"codec": "raw()", "codec as given": "dense"}, {"codec": "x", "codec as given": "topk"}])
     ['dense', 'topk']
     """
     texts = [str(facts.get(name, NONE)) for facts in several]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 
 from fewbits.errors import LocalError
 from fewbits.spec import FLOATS
@@ -67,7 +67,7 @@ def changes(before: dict[str, str], now: dict[str, str]) -> Iterator[str]:
 def _check_plain(name: str, tensor: Tensor) -> None:
     if hasattr(tensor, "device_mesh"):
         raise LocalError(f"{name} is sharded over several devices (DTensor); every rank must have the whole parameter")
-    if isinstance(tensor, UninitializedTensorMixin):
+    if isinstance(tensor, UninitializedParameter):
         raise LocalError(f"{name} has no shape yet; pass a batch through the model first")
     if tensor.layout != torch.strided or tensor.is_meta:
         raise LocalError(f"{name} must hold all of its numbers; got a tensor of {tensor.layout} on {tensor.device}")

@@ -81,7 +81,8 @@ class OuterModel:
         """Take the outer step that one frame of each rank, in the order of ranks, makes.
 
         Raises:
-            WireError: as for `MeanLink.mean`, or the step would leave the range of the module's floats. Nothing has changed.
+            WireError: as for `MeanLink.mean`, or the step would leave the range of the module's floats. Nothing has
+                changed.
         """
         with one_thread():
             theta, moments = self._stepped(self.link.mean(frames, self.common))
