@@ -21,6 +21,7 @@ from torch_ranks import digest, inner_step, join
 
 BUCKET = 0.002  # MB: DDP makes several buckets, in another order from the second step on
 TIMEOUT = 15.0
+JUNK = [[1], 3, "x", None, {"facts": None}, {"facts": {"method": torch.zeros(2)}}, {"facts": 3.0}]
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +107,8 @@ def test_a_resumed_hook_gives_the_same_bits_though_ddp_orders_its_buckets_anew(t
         go(model, range(5, 9))
         seen = []
         model, state = ddp("topk", warmup=2)
-        state.load_state_dict(saved)
         try:
-            go(model, range(1))
+            state.load_state_dict(saved)
         except FewbitsError as error:
             seen = [type(error).__name__, str(error)]
         return [ends, [digest(again), state.steps], seen]
@@ -118,7 +118,8 @@ def test_a_resumed_hook_gives_the_same_bits_though_ddp_orders_its_buckets_anew(t
     for outcome in outcomes:
         (expected, *_), (found, _), seen = outcome.value
         assert found == expected
-        assert "the method is flat(codec=error_feedback(" in seen[1] and "that of the state is" in seen[1]
+        words = "the method is topk; that of the state is lbgm+topk@feedback=outside,threshold=0.9"
+        assert seen == ["LocalError", f"load_state_dict: {words}"]
 
 
 def test_a_rank_whose_gradient_points_as_before_sends_a_scalar():
@@ -184,7 +185,7 @@ def test_what_a_hook_cannot_carry_is_a_sentence_on_every_rank():
     outcomes = run_all(act, processes(2))
     for rank, outcome in enumerate(outcomes):
         sparse, unused, infinite, different, wrong = outcome.value
-        peer = "LocalError: " if rank else "PeerLostError: rank 1 stopped: "
+        peer = "LocalError: " if rank else "PeerLostError: rank 1 refused: "
         assert "comm_hook: a gradient is sparse" in sparse and "use sparse=False" in sparse
         assert unused.startswith("RuntimeError: Expected to have finished reduction")  # DDP's own
         assert infinite.startswith(f"{peer}Sender.send: ")
@@ -209,3 +210,69 @@ def test_a_rank_that_dies_in_backward_is_named():
 def test_without_a_process_group_the_sentence_says_what_to_do():
     with pytest.raises(fb.LocalError, match=r"comm_hook: call torch.distributed.init_process_group\(\) first"):
         partial(comm_hook, "dense")()
+
+
+def test_a_refused_gradient_leaves_ddp_able_to_go_on_as_if_it_had_not_been():
+    def act(process: ProcessInfo) -> list:
+        join(process)
+
+        def end(fault: bool) -> list:
+            model, state = ddp("lbgm+topk@feedback=outside,threshold=0.9", warmup=1)
+            seen = []
+            for step in range(5):
+                if fault and step in (0, 3):
+                    x = torch.full((2, 12), torch.nan if process.rank else 1.0)
+                    model.zero_grad()
+                    seen.append(said(lambda x=x: model(x).sum().backward()))
+                    seen.append([float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None])
+                inner_step(model, process.rank, step)
+            return [seen, digest(model), state.sent_bytes, state.steps]
+
+        return [end(False), end(True)]
+
+    outcomes = run_all(act, processes(2))
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    for rank, outcome in enumerate(outcomes):
+        (_, *plain), ((refused, zeros, again, more_zeros), *repaired) = outcome.value
+        assert repaired == plain
+        assert zeros == more_zeros == [0.0] * 8
+        words = "Sender.send: "
+        begin = f"LocalError: {words}" if rank else f"PeerLostError: rank 1 refused: {words}"
+        assert refused.startswith(begin) and again.startswith(begin)
+
+
+def test_states_of_anything_else_are_refused_in_a_sentence():
+    def act(process: ProcessInfo) -> list:
+        join(process)
+        model, state = ddp("topk")
+        for step in range(2):
+            inner_step(model, process.rank, step)
+        good = state.state_dict()
+        junk = [*JUNK, {**good, "links": []}, {**good, "links": [3, 4]}, {**good, "links": [{}, {"sender": "x"}]}]
+        before = repr(good)
+        seen = [said(lambda x=x: state.load_state_dict(x)) for x in junk]  # type: ignore[arg-type]
+        assert repr(state.state_dict()) == before
+        _, fresh = ddp("topk")
+        seen += [said(lambda x=x: fresh.load_state_dict(x)) for x in JUNK]  # type: ignore[arg-type]
+        fresh.load_state_dict(good)
+        assert fresh.state_dict().keys() == good.keys()
+        fresh.load_state_dict({})
+        assert fresh.state_dict() == {}
+        return seen
+
+    (outcome,) = run_all(act, processes(1))
+    assert outcome.code == 0, outcome
+    assert [x for x in outcome.value if not x.startswith("LocalError: load_state_dict: ")] == []
+
+
+def test_a_method_may_be_given_as_text_or_as_a_codec():
+    def act(process: ProcessInfo) -> list:
+        join(process)
+        same = comm_hook(
+            fb.methods.build("topk@fraction=0.1") if process.rank else "topk@fraction=0.1", timeout=TIMEOUT
+        )
+        return [same[0].steps, said(lambda: comm_hook(f"topk@fraction=0.{process.rank + 1}", timeout=TIMEOUT))]
+
+    first, second = run_all(act, processes(2))
+    assert first.value == second.value
+    assert first.value[1].endswith("method differs: rank 0 has topk@fraction=0.1; rank 1 has topk@fraction=0.2")

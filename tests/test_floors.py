@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "fewbits"
 FLOORS = [
     ["errors"],
     ["checks"],
-    ["choices", "ctrl_c", "files", "json_text", "kernels", "rng", "sizes", "spec"],
+    ["choices", "ctrl_c", "facts", "files", "json_text", "kernels", "rng", "sizes", "spec"],
     ["wire", "data", "models", "topology"],
     ["coders"],
     ["codecs.finiteness", "codecs.large", "codecs.same_memory"],

@@ -17,6 +17,7 @@ from fewbits.replicas.tensors import ReplicaTensors, fragments_of
 from fewbits.rng import Key
 
 KEY = Key(3)
+JUNK = [[1], 3, "x", None, {"facts": None}, {"facts": {"method": torch.zeros(2)}}, {"facts": 3.0}]
 CODECS = [
     "dense",
     "fedpaq@bits=4",
@@ -236,9 +237,53 @@ def test_a_state_of_another_run_is_refused_and_changes_nothing():
         ({**states[0], "steps": -1}, "'steps' must be a whole number"),
         (broken, r"expected torch.float32 of shape \(.*\); got torch.float32 of shape \(3,\)"),
         (damaged, "checksum"),
+        *((junk, "load_state_dict: ") for junk in JUNK),
+        *(({**states[0], "fragments": junk}, "load_state_dict: ") for junk in (*JUNK, [{}], [[]])),
+        *(
+            ({**states[0], "fragments": [{**states[0]["fragments"][0], name: junk}]}, "load_state_dict: ")  # type: ignore[index]
+            for name in ("theta", "sender", "receivers", "moments", "rounds")
+            for junk in (
+                *JUNK,
+                [None],
+                ["x"],
+                torch.zeros(2, 2),
+                torch.zeros(3, device="meta"),
+                torch.eye(2).to_sparse(),
+            )
+        ),
+        *(({**states[0], name: 10**400}, "must be a whole number in 0..") for name in ("steps", "exchanges", "rank")),
+        *(({**states[0], "sums": junk}, "load_state_dict: ") for junk in (*JUNK, {"frame_bytes": {"up": -1}})),
     ]:
         with pytest.raises(fb.LocalError, match=words):
             replicas.load_state_dicts([state, states[1]])
+        assert repr(replicas.state_dicts()) == before
+
+
+def test_states_are_loaded_for_all_ranks_or_for_none():
+    models = ranks(3)
+    replicas = Replicas(models, "lbgm+topk", every=1, optimizer=fb.ServerSGD(momentum=0.5))
+    play(replicas, models, range(2))
+    early, theirs = replicas.state_dicts(), copy.deepcopy(replicas.state_dicts()[1])
+    play(replicas, models, range(2, 4))
+    states = replicas.state_dicts()
+    before = repr(states)
+    theirs_now = copy.deepcopy(states[1])
+    theirs_now["fragments"][0]["theta"][0] += 1  # type: ignore[index]
+    moments = copy.deepcopy(states[2])
+    moments["fragments"][0]["moments"][0][3] += 1  # type: ignore[index]
+    ends = copy.deepcopy(states[2])
+    ends["fragments"][0]["receivers"] = early[2]["fragments"][0]["receivers"]  # type: ignore[index]
+    for given, words in [
+        ([states[0], states[1], {}], "'facts' is of type NoneType"),
+        ([states[0], theirs, states[2]], "rank 0's state is of step 4; that of rank 1 of step 2"),
+        ([states[0], theirs_now, states[2]], "in fragment 0, theta of rank 0's state and of rank 1's differ"),
+        ([states[0], states[1], moments], "in fragment 0, the optimizer's moments of rank 0's state and of rank 2's"),
+        ([states[0], states[1], ends], "in fragment 0, the ends of links of rank 0's state and of rank 2's differ"),
+        (states[:2], "3 ranks need as many states; got 2"),
+        *((junk, "Replicas: expected a list of states; got") for junk in ("abc", None, 3)),
+    ]:
+        with pytest.raises(fb.LocalError, match=words):
+            replicas.load_state_dicts(given)  # type: ignore[arg-type]
         assert repr(replicas.state_dicts()) == before
 
 

@@ -1,5 +1,7 @@
 """One model on several machines: every replica sends its pseudo-gradient to all others; bytes in, bytes out."""
 
+from fewbits.replicas.count import Counted
+from fewbits.replicas.exchanges import Exchanges, Flight, Make
 from fewbits.replicas.gradient_mean import GradientMean
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel
@@ -11,7 +13,11 @@ __all__ = [
     "AT_ONCE",
     "DENSE",
     "AnyMethod",
+    "Counted",
+    "Exchanges",
+    "Flight",
     "GradientMean",
+    "Make",
     "MeanLink",
     "OuterModel",
     "Replica",

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from fewbits.links import Entry, Ledger
 from fewbits.links.ledger import stages
 from fewbits.wire import Section
 from fewbits.wire.frame import HEADER_BYTES
+
+
+class Counted(ABC):
+    """What one rank sent and received, as its ledger counts it."""
+
+    @property
+    @abstractmethod
+    def ledger(self) -> Ledger:
+        """Every frame that this rank sent ("up", once for each receiver) and received ("down"), by exchange."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the frames that this rank sent, each as often as it has receivers."""
+        return self.ledger.frame_bytes["up"]
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of the frames that this rank received."""
+        return self.ledger.frame_bytes["down"]
 
 
 def count_messages(ledger: Ledger, round: int, rank: int, lengths: Sequence[int], sections: Sequence[Section]) -> None:

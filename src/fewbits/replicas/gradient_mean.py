@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from isal.isal_zlib import crc32
 from torch import Tensor
 
 from fewbits.codecs import Lift
 from fewbits.codecs.flat_view import flat_view
+from fewbits.errors import LocalError
 from fewbits.links import Ledger, Sender
 from fewbits.replicas.count import count_messages
 from fewbits.replicas.mean_link import MeanLink
-from fewbits.replicas.state_parts import check_same, count, ends_of, read_ends, read_sums, sums_of, taken
+from fewbits.replicas.note import noted
+from fewbits.replicas.state_parts import OWNER, check_same, count, ends_of, read_ends, read_sums, sums_of, taken
 from fewbits.replicas.tensors import digest_of
-from fewbits.replicas.terms import DENSE
+from fewbits.replicas.terms import DENSE, method_facts
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 from fewbits.wire.frame import HEADER_BYTES
 from fewbits.wire.identity import canonical
+
+
+def hook_facts(codec: Lift, given: str, warmup: int, key: Key) -> dict[str, str]:
+    """What must be equal at all ranks before the first step, as texts by name."""
+    return {**method_facts(codec, given), "warmup": str(warmup), "key": key.text()}
 
 
 class GradientMean:
@@ -31,9 +39,13 @@ class GradientMean:
         size: how many ranks there are.
         warmup: steps, 0 or more.
         key: all random numbers are drawn from it.
+        given: the method as a person wrote it, for messages.
     """
 
-    def __init__(self, codec: Lift, spec: TreeSpec, rank: int, size: int, warmup: int, key: Key) -> None:
+    def __init__(
+        self, codec: Lift, spec: TreeSpec, rank: int, size: int, warmup: int, key: Key, given: str = ""
+    ) -> None:
+        self._given = given
         self.spec, self.rank, self.size, self.warmup, self._key = spec, rank, size, warmup, key
         self.links = [MeanLink(each, spec, size) for each in (DENSE, codec)]
         private = key.fold("rank", rank)
@@ -52,8 +64,8 @@ class GradientMean:
 
     @property
     def note(self) -> int:
-        """A number that is equal at all ranks whose steps, shapes and last mean are equal."""
-        return crc32(f"{self.steps} {self._digest} {canonical(self.spec)}".encode())
+        """The step, and a checksum that is equal at all ranks whose shapes and last mean are equal."""
+        return noted(self.steps + 1, crc32(f"{self._digest} {canonical(self.spec)}".encode()))
 
     @property
     def most_bytes(self) -> int:
@@ -69,7 +81,7 @@ class GradientMean:
         phase = self._phase
         found = self.links[phase].mean(list(map(memoryview, messages)), self._common)
         laid = flat_view(found.values())
-        self._digest = 0 if laid is None else digest_of(laid)
+        self._digest = digest_of(torch.cat([x.reshape(-1) for x in found.values()]) if laid is None else laid)
         self.links[phase].commit()
         self.senders[phase].commit()
         self.steps += 1
@@ -84,9 +96,7 @@ class GradientMean:
     def facts(self) -> dict[str, str]:
         """What a state must be of."""
         return {
-            "method": canonical(self.links[1].codec),
-            "warmup": str(self.warmup),
-            "key": self._key.text(),
+            **hook_facts(self.links[1].codec, self._given, self.warmup, self._key),
             "gradients": canonical(self.spec),
         }
 
@@ -102,7 +112,7 @@ class GradientMean:
             "links": [ends_of(*pair) for pair in zip(self.senders, self.links, strict=True)],
         }
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: object) -> None:
         """Go on from what `state_dict` gave.
 
         Raises:
@@ -111,6 +121,8 @@ class GradientMean:
         check_same(state, self.facts(), {"rank": self.rank, "size": self.size})
         steps, digest, ledger = count(state, "steps"), count(state, "digest"), read_sums(state)
         links = taken(state, "links", list)
+        if len(links) != len(self.links):
+            raise LocalError(f"{OWNER}: the state has {len(links)} links; there are {len(self.links)}")
         found = [read_ends(*three) for three in zip(links, self.senders, self.links, strict=True)]
         self.steps, self._digest, self.ledger = steps, digest, ledger
         self.senders, self.links = [sender for sender, _ in found], [link for _, link in found]

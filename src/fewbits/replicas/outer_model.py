@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from isal.isal_zlib import crc32
 from torch import Tensor
 
 from fewbits.codecs.flat_view import flat_view
@@ -15,7 +16,7 @@ from fewbits.learn.optimizers import Moments
 from fewbits.learn.shared_values import with_buffers
 from fewbits.links.finite import all_finite
 from fewbits.replicas.mean_link import MeanLink
-from fewbits.replicas.tensors import ReplicaTensors, digest_of
+from fewbits.replicas.tensors import ReplicaTensors, check_finite_start, digest_of
 from fewbits.replicas.terms import Terms
 from fewbits.rng import Key
 
@@ -48,14 +49,28 @@ class OuterModel:
         self.names, self.spec = names, tensors.spec(names)
         self.codec = with_buffers(terms.codec, self.spec)
         self.link = MeanLink(self.codec, self.spec, size)
-        self._trained = sum(tensors.parameters[name].numel() for name in names if name in tensors.parameters)
+        self._trained = sum(tensors.like[name].numel() for name in names if name in tensors.trained)
+        self._tensors = tensors
         self._optimizer, self._key = terms.optimizer, terms.key.fold("outer", number)
         moments = tuple(m.to(tensors.dtype) for m in terms.optimizer.init(self._trained))
-        self.start(OuterState(tensors.read(names), moments, 0))
+        check_finite_start(tensors.pieces(theta := tensors.read(names), names))
+        self.start(OuterState(theta, moments, 0))
 
     def start(self, state: OuterState) -> None:
         """Go on from this state."""
         self.state, self.digest = state, digest_of(state.theta)
+
+    def resume(self, state: OuterState, link: MeanLink) -> None:
+        """Go on from a checkpoint; until the next step, `digest` is one of moments and links, too."""
+        self.link = link
+        self.start(state)
+        for part in (*(m.numpy() for m in state.moments), *link.dump()):
+            self.digest = crc32(part, self.digest)
+
+    def check(self, theta: Tensor) -> None:
+        """WireError naming the first tensor of the module that could not hold these finite values."""
+        if name := self._tensors.too_large(theta, self.names):
+            raise WireError(f"outer step {self.state.rounds + 1} would leave the range of {name}")
 
     @property
     def common(self) -> Key:
@@ -66,12 +81,14 @@ class OuterModel:
         """Take the outer step that one frame of each rank, in the order of ranks, makes.
 
         Raises:
-            WireError: as for `MeanLink.mean`, or the step would leave the range of floats. Nothing has changed.
+            WireError: as for `MeanLink.mean`, or the step would leave the range of the module's floats. Nothing has
+                changed.
         """
         with one_thread():
             theta, moments = self._stepped(self.link.mean(frames, self.common))
         if not all_finite(theta) or not all(all_finite(m) for m in moments):
             raise WireError(f"outer step {self.state.rounds + 1} would leave the range of {theta.dtype}")
+        self.check(theta)
         self.link.commit()
         self.start(OuterState(theta, moments, self.state.rounds + 1))
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from isal.isal_zlib import crc32
 from torch import Tensor, nn
 
-from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError, WireError
+from fewbits.facts import shown
 from fewbits.learn.shared_values import BUFFER
 from fewbits.links import Ledger, Sender
+from fewbits.links.finite import all_finite
 from fewbits.replicas import replica_state
-from fewbits.replicas.count import count_messages
-from fewbits.replicas.outer_model import OuterModel
+from fewbits.replicas.count import Counted, count_messages
+from fewbits.replicas.mean_link import MeanLink
+from fewbits.replicas.note import noted
+from fewbits.replicas.outer_model import OuterModel, OuterState
 from fewbits.replicas.state_parts import OWNER, check_same, count, read_sums, sums_of, taken
-from fewbits.replicas.tensors import ReplicaTensors, fragments_of
+from fewbits.replicas.tensors import ReplicaTensors, fragments_of, vector_of
 from fewbits.replicas.terms import Terms
 from fewbits.wire.frame import HEADER_BYTES
 
@@ -32,13 +34,25 @@ class Due(NamedTuple):
     land: int | None  # take the messages of all ranks
 
 
-class Replica:
-    """One of R equal models. After each inner step call `advance`, and do what the turn says:
+class Loaded(NamedTuple):
+    """A replica's state that was read and has not been taken yet."""
 
-        message = replica.message(turn.send)
+    steps: int
+    exchanges: int
+    ledger: Ledger
+    parts: list[tuple[OuterState, Sender, MeanLink]]  # by fragment
+
+
+class Replica(Counted):
+    """One of R equal models. After each inner step do what `due` says, and count the step:
+
+        message = replica.message(due.send)
         messages = ...                          # of all ranks, in the order of ranks
-        replica.outer[turn.land].apply(replica.frames(turn.land, messages))
-        replica.settle(turn.land, messages)
+        replica.outer[due.land].apply(replica.frames(due.land, messages))
+        replica.settle(due.land, messages)
+        replica.steps += 1
+
+    `Exchanges` does so.
 
     Args:
         model: any module; it keeps its tensors.
@@ -65,12 +79,16 @@ class Replica:
         self.senders = [
             Sender(part.codec, part.spec, terms.key.fold("rank", rank, i)) for i, part in enumerate(self.outer)
         ]
-        self.ledger = Ledger()
+        self._ledger = Ledger()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
 
     def facts(self) -> dict[str, str]:
         """What must be equal at all ranks, as texts by name."""
-        frozen = f"{self.tensors.frozen_digest():08x}"
-        return {**self.terms.facts(), "model": "; ".join(self.tensors.lines()), "frozen parameters": frozen}
+        model, frozen = "; ".join(self.tensors.lines()), "; ".join(self.tensors.frozen_lines())
+        return {**self.terms.facts(), "model": model, "frozen part of the model": frozen}
 
     def start_digest(self) -> str:
         """A checksum of all values that are equal at all ranks after the start."""
@@ -87,8 +105,10 @@ class Replica:
             data = snapshot[at : at + part.state.theta.nbytes]
             if len(data) != part.state.theta.nbytes:
                 raise WireError(f"rank 0's values for the start are too short: {len(snapshot):,} bytes")
-            thetas.append(torch.frombuffer(bytearray(data), dtype=part.state.theta.dtype))
+            thetas.append(vector_of(data, part.state.theta.dtype))
             at += len(data)
+        if not all(map(all_finite, thetas)):
+            raise WireError("rank 0's values for the start are not finite")
         self.tensors.write_whole(snapshot[at:])
         for part, theta in zip(self.outer, thetas, strict=True):
             part.start(part.state._replace(theta=theta))
@@ -102,15 +122,21 @@ class Replica:
 
     @property
     def note(self) -> int:
-        """31 bits that are equal at all ranks whose steps, parameters and moments' history are equal."""
-        text = [self.steps, self.exchanges, *(f"{part.digest} {part.state.rounds}" for part in self.outer)]
-        return crc32(repr(text).encode()) >> 1
+        """The step, and a checksum that is equal at all ranks whose outer models are equal."""
+        text = [self.exchanges, *(f"{part.digest} {part.state.rounds}" for part in self.outer)]
+        return noted(self.steps + 1, crc32(repr(text).encode()))
 
-    def advance(self) -> Due:
-        """Count an inner step; what is to be done after it."""
-        self.steps += 1
+    @property
+    def due(self) -> Due:
+        """What is to be done after the inner step that comes."""
+        step, delay = self.steps + 1, self.terms.streaming.delay
+        return Due(self._due(step), self._due(step - delay) if step > delay else None)
+
+    @property
+    def lands_in(self) -> int:
+        """How many steps later the message that travels is used."""
         delay = self.terms.streaming.delay
-        return Due(self._due(self.steps), self._due(self.steps - delay) if self.steps > delay else None)
+        return next(i for i in range(1, delay + 1) if self._due(self.steps + i - delay) is not None)
 
     def _due(self, step: int) -> int | None:
         """The fragment that is sent after this step."""
@@ -124,9 +150,9 @@ class Replica:
             LocalError: a value is not finite, as `Sender.send` says.
         """
         part = self.outer[fragment]
+        update = self.tensors.difference(part.state.theta, part.names)
         if self.terms.streaming.delay:
             self._sent = self.tensors.read(part.names)
-        update = self.tensors.difference(part.state.theta, part.names)
         pieces = self.senders[fragment].pieces(update, common=part.common)  # takes over the update
         return bytearray().join([*pieces, self._beside(fragment)])
 
@@ -168,21 +194,15 @@ class Replica:
         """Copies of the outer model's tensors, the same at all ranks, by their names in the module."""
         found: dict[str, Tensor] = {}
         for part in self.outer:
-            like = {name: self.tensors.shared[name] for name in part.names}
-            found |= {name.removeprefix(BUFFER): x.clone() for name, x in pieces(part.state.theta, like).items()}
+            parts = self.tensors.pieces(part.state.theta, part.names)
+            found |= {name.removeprefix(BUFFER): x.clone() for name, x in parts.items()}
         return found
 
     def state_dict(self) -> dict[str, object]:
         """All that a resumed run needs beside the model, its optimizer and the position in the data.
 
-        Raises LocalError while a message travels, as it does for `delay` steps.
-
-
         Tensors, texts and numbers in dicts and lists, so `torch.load(weights_only=True)` reads it.
         """
-        if any(sender.pending for sender in self.senders):
-            delay = self.terms.streaming.delay
-            raise LocalError(f"OuterStep.state_dict: a frame travels; ask again once it was used, {delay} steps later")
         return {
             "facts": self.facts(),
             "rank": self.rank,
@@ -193,11 +213,11 @@ class Replica:
             "fragments": [replica_state.write(*pair) for pair in zip(self.outer, self.senders, strict=True)],
         }
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from what `state_dict` gave; the model itself is loaded by its owner.
+    def read_state(self, state: object) -> Loaded:
+        """What `state_dict` gave, in new objects.
 
         Raises:
-            LocalError: it is the state of another rank, run or model; the text has both values. Nothing has changed.
+            LocalError: it is the state of another rank, run or model; the text has both values.
         """
         check_same(state, self.facts(), {"rank": self.rank, "size": self.size})
         steps, exchanges, ledger = count(state, "steps"), count(state, "exchanges"), read_sums(state)
@@ -205,18 +225,18 @@ class Replica:
         if len(parts) != len(self.outer):
             raise LocalError(f"{OWNER}: the state has {len(parts)} fragments; there are {len(self.outer)}")
         found = [replica_state.read(*three) for three in zip(parts, self.outer, self.senders, strict=True)]
-        self.steps, self.exchanges, self.ledger = steps, exchanges, ledger
-        for i, (after, sender, link) in enumerate(found):
-            self.senders[i], self.outer[i].link = sender, link
-            self.outer[i].start(after)
+        return Loaded(steps, exchanges, ledger, found)
+
+    def take_state(self, found: Loaded) -> None:
+        """Go on from it; the model is loaded by its owner, and the outer model by who has it."""
+        self.steps, self.exchanges, self._ledger, _ = found
+        self.senders, self._sent = [sender for _, sender, _ in found.parts], None
 
 
-def check_equal_models(first: ReplicaTensors, other: ReplicaTensors, rank: int) -> None:
+def check_equal_models(first: Replica, other: Replica) -> None:
     """LocalError naming the first tensor in which rank 0's model and another's differ."""
-    for a, b in zip(first.lines(), other.lines(), strict=False):
-        if a != b:
-            raise LocalError(f"the models differ: rank 0 has {a}; rank {rank} has {b}")
-    if len(first.lines()) != len(other.lines()):
-        raise LocalError(
-            f"the models differ: rank 0 has {len(first.lines())} tensors; rank {rank} has {len(other.lines())}"
-        )
+    facts = first.facts(), other.facts()
+    for name, text in facts[0].items():
+        if text != facts[1][name]:
+            ours, theirs = shown(name, facts)
+            raise LocalError(f"the models differ: rank 0 has {ours}; rank {other.rank} has {theirs}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, WireError
 from fewbits.links import Sender
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel, OuterState
@@ -27,4 +27,8 @@ def read(state: object, part: OuterModel, sender: Sender) -> tuple[OuterState, S
         raise LocalError(f"{OWNER}: the optimizer has {len(now.moments)} moments; the state has {len(moments)}")
     read = tuple(read_like(x, like) for x, like in zip(moments, now.moments, strict=True))
     theta = read_like(state.get("theta"), now.theta)
+    try:
+        part.check(theta)
+    except WireError as error:
+        raise LocalError(f"{OWNER}: {error}") from None
     return OuterState(theta, read, count(state, "rounds")), *read_ends(state, sender, part.link)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
+from fewbits.replicas.exchanges import Exchanges, Flight, Make
 from fewbits.replicas.replica import Replica, check_equal_models
 from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms
 from fewbits.rng import Key
@@ -64,21 +65,27 @@ class Replicas:
         others = [Replica(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
         self._replicas = [first, *others]
         for replica in others:
-            check_equal_models(first.tensors, replica.tensors, replica.rank)
+            check_equal_models(first, replica)
+        _check_apart(models)
+        for replica in others:
             replica.restart(first.snapshot())
+        self._exchanges = Exchanges(self._replicas, self._carry)
         self.messages: list[bytearray] = []
 
     def step(self) -> bool:
-        """Count an inner step of all ranks; True when an outer step was taken after it."""
-        (turn,) = {replica.advance() for replica in self._replicas}
-        if turn.send is not None:
-            self.messages = [replica.message(turn.send) for replica in self._replicas]
-        if turn.land is None:
-            return False
-        self._replicas[0].outer[turn.land].apply(self._replicas[0].frames(turn.land, self.messages))
-        for replica in self._replicas:
-            replica.settle(turn.land, self.messages)
-        return True
+        """Count an inner step of all ranks; True when an outer step was taken after it.
+
+        Raises:
+            LocalError: a rank's values are not finite, or its model is not the one of the start.
+            WireError: the outer step would leave the range of the model's floats.
+
+        Nothing has changed when it raises. Repair the models and call it again.
+        """
+        return self._exchanges.step()
+
+    def _carry(self, make: Make) -> Flight:
+        messages = self.messages = make()
+        return lambda: messages
 
     def values(self) -> dict[str, Tensor]:
         """Copies of the outer model's tensors, by their names in the module."""
@@ -92,15 +99,29 @@ class Replicas:
     @property
     def sent_bytes(self) -> list[int]:
         """Bytes that each rank sent: the length of a message for each of its receivers."""
-        return [replica.ledger.frame_bytes["up"] for replica in self._replicas]
+        return [replica.sent_bytes for replica in self._replicas]
 
     def state_dicts(self) -> list[dict[str, object]]:
         """The states of all ranks, each as `OuterStep.state_dict` gives it."""
-        return [replica.state_dict() for replica in self._replicas]
+        return self._exchanges.state_dicts()
 
-    def load_state_dicts(self, states: Sequence[dict[str, object]]) -> None:
-        """Go on from what `state_dicts` gave; the models are loaded by their owner."""
+    def load_state_dicts(self, states: Sequence[Mapping[str, object]]) -> None:
+        """Go on from what `state_dicts` gave; the models are loaded by their owner.
+
+        Raises:
+            LocalError: a state does not fit its rank, or the ranks' states are not of one step. Nothing has changed.
+        """
+        if not isinstance(states, Sequence) or isinstance(states, str | bytes):
+            raise LocalError(f"Replicas: expected a list of states; got {type(states).__name__}")
         if len(states) != len(self._replicas):
             raise LocalError(f"Replicas: {len(self._replicas)} ranks need as many states; got {len(states)}")
-        for replica, state in zip(self._replicas, states, strict=True):
-            replica.load_state_dict(state)
+        self._exchanges.load_state_dicts(states)
+
+
+def _check_apart(models: Sequence[nn.Module]) -> None:
+    """LocalError when two models have a tensor in common."""
+    owners: dict[int, int] = {}
+    for rank, model in enumerate(models):
+        for name, x in (*model.named_parameters(), *model.named_buffers()):
+            if x.requires_grad and owners.setdefault(id(x), rank) != rank:
+                raise LocalError(f"Replicas: ranks {owners[id(x)]} and {rank} share {name}; copy.deepcopy the model")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from fewbits.codecs.finiteness import all_finite
 from fewbits.errors import LocalError, WireError
+from fewbits.facts import AS_GIVEN, shown
 from fewbits.links import Ledger, Sender
 from fewbits.links.ledger import DIRECTIONS
 from fewbits.replicas.mean_link import MeanLink
 
 OWNER = "load_state_dict"
 SUMS = ("frame_bytes", "payload_bytes", "messages")  # of a ledger
-SHOWN = 200  # characters of a text in a message
+MOST = 2**53  # of a count
+SHOWN = 40  # characters of a wrong value in a message
 
 
 def taken(state: object, name: str, kind: type) -> Any:
@@ -31,21 +33,23 @@ def taken(state: object, name: str, kind: type) -> Any:
 def count(state: object, name: str) -> int:
     """An entry that is a whole number; LocalError for anything else."""
     value = state.get(name) if isinstance(state, Mapping) else None
-    if type(value) is not int or value < 0:
-        raise LocalError(f"{OWNER}: {name!r} must be a whole number, 0 or more; got {value!r}")
+    if type(value) is not int or not 0 <= value <= MOST:
+        got = repr(value)[:SHOWN] if type(value) in (int, float, bool, str) else type(value).__name__
+        raise LocalError(f"{OWNER}: {name!r} must be a whole number in 0..{MOST}; got {got}")
     return value
 
 
-def check_same(state: Mapping[str, object], facts: Mapping[str, str], numbers: Mapping[str, int]) -> None:
+def check_same(state: object, facts: Mapping[str, str], numbers: Mapping[str, int]) -> None:
     """LocalError with both values when the state is of other facts or numbers."""
     found = taken(state, "facts", dict)
+    texts = {name: text for name, text in found.items() if isinstance(text, str)}
     for name, value in facts.items():
-        if found.get(name) != value:
-            theirs = str(found.get(name))
-            raise LocalError(f"{OWNER}: the {name} is {value[:SHOWN]}; that of the state is {theirs[:SHOWN]}")
+        if not name.endswith(AS_GIVEN) and texts.get(name) != value:
+            ours, theirs = shown(name, [facts, texts])
+            raise LocalError(f"{OWNER}: the {name} is {ours}; that of the state is {theirs}")
     for name, number in numbers.items():
-        if state.get(name) != number:
-            raise LocalError(f"{OWNER}: the {name} is {number}; that of the state is {state.get(name)}")
+        if count(state, name) != number:
+            raise LocalError(f"{OWNER}: the {name} is {number}; that of the state is {count(state, name)}")
 
 
 def sums_of(ledger: Ledger) -> dict[str, dict[str, int]]:
@@ -53,7 +57,7 @@ def sums_of(ledger: Ledger) -> dict[str, dict[str, int]]:
     return {name: dict(getattr(ledger, name)) for name in SUMS}
 
 
-def read_sums(state: Mapping[str, object]) -> Ledger:
+def read_sums(state: object) -> Ledger:
     """A ledger that goes on from what `sums_of` gave under "sums"."""
     found, sums = Ledger(), taken(state, "sums", dict)
     for name in SUMS:
@@ -66,11 +70,11 @@ def ends_of(sender: Sender, link: MeanLink) -> dict[str, object]:
     return {"sender": _tensor(sender.dump()), "receivers": [_tensor(data) for data in link.dump()]}
 
 
-def read_ends(state: Mapping[str, object], sender: Sender, link: MeanLink) -> tuple[Sender, MeanLink]:
+def read_ends(state: object, sender: Sender, link: MeanLink) -> tuple[Sender, MeanLink]:
     """New ends from what `ends_of` gave; the given ones stay as they are."""
     sender, link = copy.copy(sender), copy.copy(link)
     try:
-        sender.load(_bytes(state.get("sender")))
+        sender.load(_bytes(state.get("sender") if isinstance(state, Mapping) else None))
         link.load([_bytes(x) for x in taken(state, "receivers", list)])
     except WireError as error:
         raise LocalError(f"{OWNER}: {error}") from None
@@ -79,18 +83,24 @@ def read_ends(state: Mapping[str, object], sender: Sender, link: MeanLink) -> tu
 
 def read_like(x: object, like: Tensor) -> Tensor:
     """A copy of a tensor of that shape and type, on the CPU; LocalError when it is none, or is not finite."""
-    if not isinstance(x, Tensor) or x.shape != like.shape or x.dtype != like.dtype:
-        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+    if not _plain(x) or x.shape != like.shape or x.dtype != like.dtype:
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if _plain(x) else type(x).__name__
         raise LocalError(f"{OWNER}: expected {like.dtype} of shape {tuple(like.shape)}; got {got}")
-    if not all_finite(x):
+    copied = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if not all_finite(copied):
         raise LocalError(f"{OWNER}: the state has values that are not finite")
-    return x.detach().cpu().clone()
+    return copied
 
 
 def _bytes(x: object) -> bytes:
-    if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 1:
+    if not _plain(x) or x.dtype != torch.uint8 or x.dim() != 1:
         raise LocalError(f"{OWNER}: the ends of links are vectors of uint8; got {type(x).__name__}")
     return x.cpu().contiguous().numpy().tobytes()
+
+
+def _plain(x: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor that holds all of its numbers."""
+    return isinstance(x, Tensor) and not x.is_nested and x.layout == torch.strided and not x.is_meta
 
 
 def _tensor(data: bytes) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from isal.isal_zlib import crc32
@@ -14,7 +14,9 @@ from fewbits.factor.derived import make_leaves, refresh_derived
 from fewbits.factor.names import travelling_buffers
 from fewbits.learn.shared_values import BUFFER
 from fewbits.learn.unit_vectors import unit_vectors
-from fewbits.spec import FLOATS, Spec, TreeSpec
+from fewbits.links.finite import all_finite
+from fewbits.replicas.module_tensors import ModuleTensors, changes
+from fewbits.spec import Spec, TreeSpec
 
 
 class ReplicaTensors:
@@ -24,8 +26,13 @@ class ReplicaTensors:
     rank. Frozen parameters stay, and so do buffers that are not saved, and float buffers with infinite values such as
     causal masks. All that travels is float32 here, or float64 where the module has float64. Any device will do.
 
+    Names, types and shapes are those of the start. The tensors themselves are looked up by name whenever they are
+    used, since a program may put others in their places: `load_state_dict(assign=True)`, `.to()`, a forward pass that
+    assigns a buffer.
+
     Raises:
-        LocalError: no parameter is trainable; or one is sharded, sparse, without values, or of other numbers.
+        LocalError: no parameter is trainable; one is sharded, sparse, without values, or of other numbers; or, later,
+            the tensors are not those of the start. The text has both descriptions.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -33,32 +40,49 @@ class ReplicaTensors:
             raise LocalError(f"the model must be a torch.nn.Module; got {type(module).__name__}")
         make_leaves(module)
         self.module, self._units = module, unit_vectors(module)
-        self.parameters: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        if not self.parameters:
-            raise LocalError("the model has no trainable parameter, so nothing would travel")
-        for name, tensor in self.parameters.items():
-            _check_plain(name, tensor)
-        buffers = travelling_buffers(module)
-        self.shared = self.parameters | {BUFFER + name: x for name, x in buffers.items()}
-        saved = module.state_dict(keep_vars=True).keys()
-        self._whole = {n: x for n, x in module.named_buffers() if n in saved and not x.is_floating_point()}
-        self._frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-        wide = any(x.dtype == torch.float64 for x in self.shared.values())
+        first, finite = ModuleTensors.of(module), travelling_buffers(module)
+        self._stay = [name for name in first.floats if name not in finite]
+        for name in self._stay:
+            del first.floats[name]
+        self._start = first.described()
+        self.like = {name: torch.empty_like(x, device="meta") for name, x in _shared(first).items()}
+        self.trained, self._whole = tuple(first.trained), tuple(first.whole)
+        if not any(x.numel() for x in first.trained.values()):
+            raise LocalError("the model has no trainable parameter with numbers in it, so nothing would travel")
+        self.whole_bytes = sum(x.nbytes for x in first.whole.values())
+        wide = any(x.dtype == torch.float64 for x in self.like.values())
         self.dtype = torch.float64 if wide else torch.float32
+
+    def now(self) -> ModuleTensors:
+        """The tensors of this moment; LocalError when they are not of the names, types and shapes of the start."""
+        found = ModuleTensors.of(self.module, but=self._stay)
+        described = found.described()
+        if described != self._start:
+            raise LocalError(
+                f"the model is not the one of the start: {next(changes(self._start, described))}; undo this, or make "
+                "the replicas anew on all ranks"
+            )
+        return found
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """The tensors of this moment that travel, in the order of the start."""
+        found = _shared(self.now())
+        return {name: found[name] for name in self.like}
 
     def spec(self, names: Iterable[str]) -> TreeSpec:
         """Names and shapes of what travels, as it travels."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return TreeSpec(tuple((name, Spec(tuple(self.shared[name].shape), dtype)) for name in names))
+        return TreeSpec(tuple((name, Spec(tuple(self.like[name].shape), dtype)) for name in names))
 
     def lines(self) -> list[str]:
         """The model as texts, one for each tensor, for a comparison with another rank's."""
-        shown = {**self.shared, **self._whole, **{f"frozen {name}": x for name, x in self._frozen.items()}}
-        return [f"{name}, {str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in shown.items()]
+        return [f"{name}, {text}" for name, text in self._start.items()]
 
     def read(self, names: Iterable[str]) -> Tensor:
         """The values of some of what travels, end to end, in fresh memory.  # (numel,)"""
-        chosen = {name: self.shared[name] for name in names}
+        shared = self.shared
+        chosen = {name: shared[name] for name in names}
         out = torch.empty(sum(x.numel() for x in chosen.values()), dtype=self.dtype)
         for part, tensor in zip(pieces(out, chosen).values(), chosen.values(), strict=True):
             part.copy_(tensor.detach())
@@ -67,20 +91,31 @@ class ReplicaTensors:
     def difference(self, start: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """What training changed, start - now, in fresh memory; `start` is as the module's own types hold it."""
         now = self.read(names)
-        for name, (part, begin) in self._beside(now, start, names).items():
-            kind = self.shared[name].dtype
+        found = self.pieces(now, names)
+        for (name, part), begin in zip(found.items(), self.pieces(start, names).values(), strict=True):
+            kind = self.like[name].dtype
             torch.sub(begin if kind == self.dtype else begin.to(kind).to(self.dtype), part, out=part)
-        return pieces(now, {name: self.shared[name] for name in names})
+        return found
 
-    def _beside(self, a: Tensor, b: Tensor, names: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
-        like = {name: self.shared[name] for name in names}
-        return {name: (x, y) for (name, x), y in zip(pieces(a, like).items(), pieces(b, like).values(), strict=True)}
+    def pieces(self, vector: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Views of values that lie end to end, by name."""
+        return pieces(vector, {name: self.like[name] for name in names})
 
     @torch.no_grad()
     def write(self, values: Tensor, names: Iterable[str]) -> None:
         """Put values that lie end to end into the module."""
-        for name, part in pieces(values, {name: self.shared[name] for name in names}).items():
-            self.shared[name].copy_(part)
+        shared = self.shared
+        for name, part in self.pieces(values, names).items():
+            shared[name].copy_(part)
+
+    def too_large(self, values: Tensor, names: Iterable[str]) -> str:
+        """Which tensor could not hold its part of some finite values, as "0.weight (float16)"; "" when all can."""
+        found = self.pieces(values, names)
+        for name, part in found.items():
+            kind = self.like[name].dtype
+            if torch.finfo(kind).max < torch.finfo(self.dtype).max and not bool(part.to(kind).isfinite().all()):
+                return f"{name} ({str(kind).removeprefix('torch.')})"
+        return ""
 
     def refresh(self) -> None:
         """Compute what the module derives from its parameters."""
@@ -90,12 +125,7 @@ class ReplicaTensors:
 
     def whole(self) -> bytes:
         """The buffers that travel as they are."""
-        return b"".join(_bytes(x) for x in self._whole.values())
-
-    @property
-    def whole_bytes(self) -> int:
-        """Length of `whole`."""
-        return sum(x.nbytes for x in self._whole.values())
+        return b"".join(_bytes(x) for x in self._whole_now())
 
     @torch.no_grad()
     def write_whole(self, data: bytes | memoryview) -> None:
@@ -103,17 +133,28 @@ class ReplicaTensors:
         if len(data) != self.whole_bytes:
             raise WireError(f"the buffers of integers take {self.whole_bytes} bytes; got {len(data)}")
         at = 0
-        for x in self._whole.values():
-            part = torch.frombuffer(bytearray(data[at : at + x.nbytes]), dtype=torch.uint8) if x.nbytes else x
-            x.copy_(part.view(x.dtype).reshape(x.shape))
+        for x in self._whole_now():
+            part = vector_of(data[at : at + x.nbytes], torch.uint8)
+            x.copy_((part.ne(0) if x.dtype == torch.bool else part.view(x.dtype)).reshape(x.shape))
             at += x.nbytes
 
-    def frozen_digest(self) -> int:
-        """A checksum of the frozen parameters."""
-        digest = 0
-        for x in self._frozen.values():
-            digest = crc32(_bytes(x), digest)
-        return digest
+    def _whole_now(self) -> list[Tensor]:
+        whole = self.now().whole if self._whole else {}
+        return [whole[name] for name in self._whole]
+
+    def frozen_lines(self) -> list[str]:
+        """A checksum of each frozen parameter, as a text."""
+        return [f"{name} with checksum {crc32(_bytes(x)):08x}" for name, x in self.now().frozen.items()]
+
+
+def check_finite_start(values: Mapping[str, Tensor]) -> None:
+    """LocalError naming the first tensor that is not finite: all replicas would begin with it."""
+    if all_finite(dict(values)):
+        return
+    for name, x in values.items():
+        if not all_finite(x):
+            bad = int((~torch.isfinite(x)).sum())
+            raise LocalError(f"{name} has {bad} values of {x.numel()} that are not finite; start from finite values")
 
 
 def fragments_of(tensors: ReplicaTensors, count: int) -> list[tuple[str, ...]]:
@@ -125,7 +166,7 @@ def fragments_of(tensors: ReplicaTensors, count: int) -> list[tuple[str, ...]]:
     Raises:
         LocalError: there are fewer parameters than parts.
     """
-    sizes = {name: p.numel() for name, p in tensors.parameters.items()}
+    sizes = {name: tensors.like[name].numel() for name in tensors.trained}
     if count > len(sizes):
         raise LocalError(f"OuterStep: fragments={count}, but the model has only {len(sizes)} trainable parameters")
     total, before, parts = sum(sizes.values()), 0, [[] for _ in range(count)]
@@ -137,7 +178,7 @@ def fragments_of(tensors: ReplicaTensors, count: int) -> list[tuple[str, ...]]:
             which += 1
         parts[which].append(name)
         before, left = before + size, left - 1
-    parts[-1].extend(name for name in tensors.shared if name not in sizes)
+    parts[-1].extend(name for name in tensors.like if name not in sizes)
     return [tuple(part) for part in parts]
 
 
@@ -146,13 +187,13 @@ def digest_of(vector: Tensor, beside: bytes = b"") -> int:
     return crc32(beside, crc32(vector.numpy().data))
 
 
-def _check_plain(name: str, tensor: Tensor) -> None:
-    if hasattr(tensor, "device_mesh"):
-        raise LocalError(f"{name} is sharded over several devices (DTensor); every rank must have the whole parameter")
-    if tensor.layout != torch.strided or tensor.is_meta:
-        raise LocalError(f"{name} must hold all of its numbers; got a tensor of {tensor.layout} on {tensor.device}")
-    if str(tensor.dtype).removeprefix("torch.") not in FLOATS:
-        raise LocalError(f"{name} must be of floats ({', '.join(FLOATS)}); got {tensor.dtype}")
+def vector_of(data: bytes | memoryview, dtype: torch.dtype) -> Tensor:
+    """A copy of bytes as a vector; torch.frombuffer takes no 0 bytes."""
+    return torch.frombuffer(bytearray(data), dtype=dtype) if len(data) else torch.empty(0, dtype=dtype)
+
+
+def _shared(found: ModuleTensors) -> dict[str, Tensor]:
+    return found.trained | {BUFFER + name: x for name, x in found.floats.items()}
 
 
 def _bytes(x: Tensor) -> bytes:

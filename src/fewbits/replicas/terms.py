@@ -10,6 +10,7 @@ from fewbits.checks import check_count, check_whole
 from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift, flat
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
+from fewbits.facts import AS_GIVEN
 from fewbits.learn.aggregation import NormBound
 from fewbits.learn.method import Method
 from fewbits.learn.objectives import Plain
@@ -70,6 +71,7 @@ class Terms:
         every: inner steps between two exchanges of the same tensors, 1 or more.
         streaming: parts of the model that travel in turn, and how long.
         key: all random numbers are drawn from it.
+        given: the method as a person wrote it, for messages.
 
     Raises:
         LocalError: a number is out of range.
@@ -80,6 +82,7 @@ class Terms:
     every: int
     streaming: Streaming
     key: Key
+    given: str = ""
 
     def __post_init__(self) -> None:
         check_count("OuterStep: every", self.every)
@@ -103,12 +106,12 @@ class Terms:
     ) -> Terms:
         """The terms of a method, given as for OuterStep."""
         found = optimizer_of(method, optimizer)
-        return Terms(codec_of(method, "OuterStep"), found, every, streaming, key)
+        return Terms(codec_of(method, "OuterStep"), found, every, streaming, key, text_of(method))
 
     def facts(self) -> dict[str, str]:
         """The terms as texts by name, for a comparison with another rank's."""
         return {
-            "method": canonical(self.codec),
+            **method_facts(self.codec, self.given),
             "outer optimizer": canonical(self.optimizer),
             "every": str(self.every),
             "streaming": canonical(self.streaming),
@@ -124,6 +127,18 @@ def codec_of(method: AnyMethod, owner: str) -> Lift:
     for reason in _obstacles(found):
         raise LocalError(f"{owner}: method {found.name!r} {reason}")
     return found.up
+
+
+def text_of(method: AnyMethod) -> str:
+    """The method as a person wrote it; of a codec, its text."""
+    if isinstance(method, str):
+        return method
+    return method.name if isinstance(method, Method) else canonical(method)
+
+
+def method_facts(codec: Lift, given: str) -> dict[str, str]:
+    """A codec for a comparison with another rank's, and what to show where they differ."""
+    return {"method": canonical(codec), "method" + AS_GIVEN: given or canonical(codec)}
 
 
 def optimizer_of(method: AnyMethod, optimizer: ServerOptimizer | None) -> ServerOptimizer:

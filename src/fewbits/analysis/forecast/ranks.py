@@ -96,7 +96,7 @@ def forecast_ranks(make: Callable[[], nn.Module], method: AnyMethod, ranks: int,
     generator, times, length = key.fold("forecast").generator(), [], 0
     for _ in range(TRIES):
         with torch.no_grad():
-            for p in replica.tensors.parameters.values():
+            for p in replica.tensors.now().trained.values():
                 p.add_(0.01 * torch.randn(p.shape, generator=generator).to(p))
         began = time.process_time()
         message = replica.message(0)

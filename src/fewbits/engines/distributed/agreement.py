@@ -22,7 +22,7 @@ def agree(
 
     Args:
         gather: of the group; all ranks must call this.
-        equal: facts that must be the same on every rank.
+        equal: facts that must be the same on every rank, compared in this order after the version.
         local: facts that may differ.
 
     Raises:
@@ -32,7 +32,7 @@ def agree(
     equal = {VERSION: sys.modules["fewbits"].__version__, **equal}
     messages = gather(json_text({**equal, **(local or {})}).encode(), 0, MOST_BYTES)
     found = [_facts(data, rank) for rank, data in enumerate(messages)]
-    check_equal(found, set(equal), "rank")
+    check_equal(found, equal, "rank")
     return found
 
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from fewbits.checks import check_whole
 from fewbits.engines.distributed.agreement import agree
 from fewbits.engines.distributed.message_gather import MessageGather
-from fewbits.errors import FewbitsError, LocalError
+from fewbits.errors import LocalError
 from fewbits.links import Ledger
-from fewbits.replicas import AnyMethod, GradientMean, codec_of
+from fewbits.replicas import AnyMethod, Counted, GradientMean, codec_of
+from fewbits.replicas.gradient_mean import hook_facts
+from fewbits.replicas.state_parts import check_same
+from fewbits.replicas.terms import text_of
 from fewbits.rng import Key
 from fewbits.spec import FLOATS, Spec, TreeSpec
-from fewbits.wire.identity import canonical
 
 GradBucket = dist.GradBucket  # pyright: ignore[reportPrivateImportUsage] - it is documented
 TORCH_FUTURE = torch.futures.Future[Tensor]
@@ -32,7 +34,7 @@ class _Waiting(NamedTuple):
     mean: TORCH_FUTURE
 
 
-class HookState:
+class HookState(Counted):
     """This rank's ends of the links of a communication hook; `comm_hook` makes it.
 
     All buckets of a step travel as one frame, made when the last bucket is there. The gradients' order in it is that
@@ -59,49 +61,68 @@ class HookState:
             if not isinstance(key, Key):
                 raise LocalError(f"comm_hook: key must be a Key, such as fb.Key(0); got {key!r}")
             self._codec, self._key, self._warmup = codec_of(method, "comm_hook"), key, warmup
-        agree(self._gather, {"method": canonical(self._codec), "warmup": str(warmup), "key": key.text()})
+        self._given = text_of(method)
+        self._facts = hook_facts(self._codec, self._given, warmup, key)
+        agree(self._gather, self._facts)
         self._mean: GradientMean | None = None
         self._loaded: Mapping[str, object] | None = None
         self._places: dict[int, str] = {}  # names of parameters, "0", "1" and so on, by id
         self._parameters: list[Tensor] = []  # the parameters, so that no other takes their ids
         self._waiting: list[_Waiting] = []
+        self._refused = False  # this step: its other buckets do not travel
 
     def add(self, bucket: GradBucket) -> TORCH_FUTURE:
         """Take a bucket; its future has the mean once the last bucket of the step was taken.
 
-        Raises:
+        When a rank refuses, all gradients become zero, and `backward` raises once DDP has ended its pass, so that the
+        run can go on. Nothing else has changed.
+
+        Raises, from `backward`:
             LocalError: a gradient is sparse, not of floats or not finite; or the parameters are not those of before.
-            PeerLostError: a rank was lost, is too late, or has an error of its own.
+            PeerLostError: another rank refused, was lost, or is too late.
         """
         buffer = bucket.buffer()
         devices: list[int | str | torch.device] = [buffer.device] if buffer.is_cuda else []
         mean: TORCH_FUTURE = torch.futures.Future(devices=devices)
-        if bucket.index() == 0 and self._waiting:
-            self._waiting.clear()
-            raise self._refused("comm_hook: the last backward pass did not reach all parameters of the model")
-        self._check(bucket)
+        before = [] if bucket.index() else self._begin_step()
         self._waiting.append(_Waiting(buffer, bucket.parameters(), bucket.gradients(), mean))
-        if bucket.is_last():
+        if not self._refused:
             try:
-                self._exchange()
-            finally:
-                self._waiting.clear()
+                self._check(bucket, before)
+                if bucket.is_last():
+                    self._exchange()
+            except Exception as error:  # noqa: BLE001 - it is raised once DDP has ended its pass, whatever it is
+                self._refused = True
+                _raise_after_backward(error)
+        if self._refused or bucket.is_last():
+            self._resolve()
         return mean
 
-    def _check(self, bucket: GradBucket) -> None:
-        buffer = bucket.buffer()
-        if buffer.layout != torch.strided:
-            raise self._refused(
-                "comm_hook: a gradient is sparse, as of torch.nn.Embedding(sparse=True); frames carry dense gradients, "
-                "so use sparse=False"
-            )
-        if str(buffer.dtype).removeprefix("torch.") not in FLOATS:
-            raise self._refused(f"comm_hook: gradients must be of floats ({', '.join(FLOATS)}); got {buffer.dtype}")
+    def _begin_step(self) -> list[_Waiting]:
+        """Forget the step before; the buckets that still waited in it."""
+        before, self._waiting, self._refused = self._waiting, [], False
+        return before
 
-    def _refused(self, reason: str) -> LocalError:
+    def _resolve(self) -> None:
+        """Give DDP the buckets that wait: with the mean, or zeros."""
+        for waiting in self._waiting:
+            if self._refused:
+                waiting.buffer.zero_()
+            waiting.mean.set_result(waiting.buffer)
         self._waiting.clear()
-        self._gather.refuse(reason)
-        return LocalError(reason)
+
+    def _check(self, bucket: GradBucket, before: list[_Waiting]) -> None:
+        buffer = bucket.buffer()
+        with self._gather.refusing():
+            if before:
+                raise LocalError("comm_hook: the last backward pass did not reach all parameters of the model")
+            if buffer.layout != torch.strided:
+                raise LocalError(
+                    "comm_hook: a gradient is sparse, as of torch.nn.Embedding(sparse=True); frames carry dense "
+                    "gradients, so use sparse=False"
+                )
+            if str(buffer.dtype).removeprefix("torch.") not in FLOATS:
+                raise LocalError(f"comm_hook: gradients must be of floats ({', '.join(FLOATS)}); got {buffer.dtype}")
 
     def _exchange(self) -> None:
         """One frame of every rank, for all buckets of this step."""
@@ -110,13 +131,12 @@ class HookState:
             message = core.message(self._laid(core.spec))
         try:
             found = core.take(self._gather(message, core.note, core.most_bytes))
-        except FewbitsError:
+        except BaseException:
             core.rollback()
             raise
         for waiting in self._waiting:
             for parameter, gradient in zip(waiting.parameters, waiting.gradients, strict=True):
                 gradient.copy_(found[self._places[id(parameter)]])
-            waiting.mean.set_result(waiting.buffer)
 
     def _begun(self) -> GradientMean:
         """The links, made at the first step."""
@@ -126,7 +146,9 @@ class HookState:
         dtype = "float64" if any(gradient.dtype == torch.float64 for _, gradient in pairs) else "float32"
         spec = TreeSpec(tuple((str(i), Spec(tuple(x.shape), dtype)) for i, (_, x) in enumerate(pairs)))
         with self._gather.refusing():
-            made = GradientMean(self._codec, spec, self._gather.rank, self._gather.size, self._warmup, self._key)
+            made = GradientMean(
+                self._codec, spec, self._gather.rank, self._gather.size, self._warmup, self._key, self._given
+            )
             if self._loaded is not None:
                 made.load_state_dict(self._loaded)
         self._mean, self._loaded = made, None
@@ -159,16 +181,6 @@ class HookState:
         """Every frame that this rank sent ("up", once for each receiver) and received ("down"), by step."""
         return self._mean.ledger if self._mean else Ledger()
 
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes of the frames that this rank sent, each as often as it has receivers."""
-        return self.ledger.frame_bytes["up"]
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes of the frames that this rank received."""
-        return self.ledger.frame_bytes["down"]
-
     def state_dict(self) -> dict[str, object]:
         """This rank's ends of the links for a checkpoint, error feedback among them; {} before the first step.
 
@@ -179,12 +191,28 @@ class HookState:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from this rank's `state_dict`, on all ranks; call it before the first step.
 
-        The next step checks the state, when it knows the gradients, and raises LocalError with both values.
+        The next step checks the gradients' shapes, when it knows them.
+
+        Raises:
+            LocalError: the state is of another rank or method; the text has both values. Nothing has changed.
         """
         if self._mean is not None:
             self._mean.load_state_dict(state)
-        elif state:
+        elif isinstance(state, Mapping) and not state:
+            self._loaded = None
+        else:
+            check_same(state, self._facts, {"rank": self._gather.rank, "size": self._gather.size})
             self._loaded = dict(state)
+
+
+def _raise_after_backward(error: Exception) -> None:
+    """Let `backward` raise this once DDP has ended its pass; a hook that raises leaves DDP unusable."""
+    queue = torch.autograd.Variable._execution_engine.queue_callback  # as torch's own FSDP does
+
+    def fail() -> None:
+        raise error
+
+    queue(lambda: queue(fail))  # DDP's own end of the pass is queued between the two
 
 
 def _hook(state: HookState, bucket: GradBucket) -> TORCH_FUTURE:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from itertools import zip_longest
+from collections.abc import Iterable, Mapping
 
 from fewbits.engines.distributed.process_info import ProcessInfo
 from fewbits.engines.distributed.rendezvous import POLL, RendezvousStore
 from fewbits.errors import DesyncError, LocalError, PeerLostError
+from fewbits.facts import AS_GIVEN, NONE, shown
 from fewbits.json_text import json_text
 
 READY = "all ready"
-PARTS = "; "  # between the parts of a text
-SHOWN = 400  # characters of a setting in a message
 
 
 def claim_rank(store: RendezvousStore, process: ProcessInfo) -> None:
@@ -52,38 +50,28 @@ def exchange_facts(
     return [json.loads(text) for text in store.get(keys)]
 
 
-def check_equal(facts_by_rank: list[dict[str, str]], names: set[str], who: str = "node") -> None:
+def check_equal(facts_by_rank: list[dict[str, str]], names: Iterable[str], who: str = "node") -> None:
     """DesyncError when facts of these names differ: the same sentence on every rank, with both values.
 
-    Of texts in parts, such as "a; b; c", the sentence has the first parts that differ.
+    The names are compared in their order; `shown` says what the sentence has of a text.
 
-    >>> check_equal([{"model": "w, [3]; b, [1]"}, {"model": "w, [3]; b, [2]"}], {"model"}, "rank")
+    >>> check_equal([{"model": "w, [3]; b, [1]"}, {"model": "w, [3]; b, [2]"}], ["model"], "rank")
     Traceback (most recent call last):
     ...
     fewbits.errors.DesyncError: the ranks were not started for the same run, their model differs: rank 0 has b, [1]; \
 rank 1 has b, [2]
     """
-    for name in sorted(names):
+    for name in (name for name in names if not name.endswith(AS_GIVEN)):
         groups: dict[str, list[int]] = {}
         for rank, facts in enumerate(facts_by_rank):
-            groups.setdefault(facts.get(name, "none"), []).append(rank)
+            groups.setdefault(facts.get(name, NONE), []).append(rank)
         if len(groups) > 1:
-            shown = zip(groups.values(), _first_parts(list(groups)), strict=True)
-            values = "; ".join(f"{_ranks(ranks, who)} {_short(text)}" for ranks, text in shown)
+            texts = shown(name, [facts_by_rank[ranks[0]] for ranks in groups.values()])
+            values = "; ".join(
+                f"{_ranks(ranks, who)} {text}" for ranks, text in zip(groups.values(), texts, strict=True)
+            )
             raise DesyncError(f"the {who}s were not started for the same run, their {name} differs: {values}")
-
-
-def _first_parts(texts: list[str]) -> list[str]:
-    """The first parts that are not all equal; a text that ends before has none there."""
-    if not all(PARTS in text for text in texts):
-        return texts
-    parts = zip_longest(*(text.split(PARTS) for text in texts), fillvalue="no more")
-    return list(next(several for several in parts if len(set(several)) > 1))
 
 
 def _ranks(ranks: list[int], who: str) -> str:
     return f"{who} {ranks[0]} has" if len(ranks) == 1 else f"{who}s {', '.join(map(str, ranks))} have"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def in_background(work: Callable[[], T], timeout: float | None = None) -> Callable[[], T]:
-    """Start work(); what waits for its result, once, and raises what it raised.
+    """Start work(); what waits for its result, and raises what it raised, whenever it is asked.
 
     TimeoutError when that takes more than `timeout` seconds. The thread of a call that never returns ends with the
     process.
@@ -29,11 +29,14 @@ def in_background(work: Callable[[], T], timeout: float | None = None) -> Callab
 
     threading.Thread(target=run, name="fewbits-background", daemon=True).start()
 
+    done: list[tuple[list[T], Exception | None]] = []
+
     def result() -> T:
         try:
-            values, error = results.get(timeout=timeout)
+            done[:] = done or [results.get(timeout=timeout)]
         except queue.Empty:
             raise TimeoutError from None
+        values, error = done[0]
         if error is not None:
             raise error
         return values[0]

@@ -14,13 +14,15 @@ from torch import Tensor
 from fewbits.checks import check_number
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.torch_errors import line, timed_out
-from fewbits.errors import DesyncError, FewbitsError, LocalError, PeerLostError, WireError
+from fewbits.errors import DesyncError, FewbitsError, LocalError, PeerLostError, WireError, words
+from fewbits.replicas.note import read_note
 
 ANNOUNCEMENTS, MESSAGES = range(2)  # tags: messages of one kind stay in order
 MESSAGE, REFUSAL = range(2)  # kinds of message
 LONGEST_REFUSAL = 10_000  # bytes
 STORE_TIME = 2.0  # seconds for the store to answer, after a failure
 LATE_REASON = 0.5  # seconds: a rank reports its reason before it closes its connections
+UNFINISHED = "an earlier exchange was not finished; start all ranks again from a checkpoint"
 Announcement = Tensor  # (3,) int64: kind, length in bytes, note
 
 
@@ -48,6 +50,7 @@ class MessageGather:
         self._ranks: list[int] = dist.get_process_group_ranks(group)
         self._timeout, self.rank, self.size = timeout, dist.get_rank(group), len(self._ranks)
         self._store, self._group = _store(), self._gloo(group, owner)
+        self._broken = ""  # why no exchange can follow: the ranks' messages would not be of the same one
 
     def _gloo(self, group: Any, owner: str) -> Any:
         wait = timedelta(seconds=self._timeout)
@@ -63,12 +66,13 @@ class MessageGather:
 
         Args:
             message: of this rank, 0 bytes or more; a bytearray is not copied.
-            note: 63 bits that must be equal at all ranks.
+            note: of `noted`; it must be equal at all ranks.
             most: longest message that is taken from another rank, in bytes.
 
         Raises:
             DesyncError: the notes differ. The sentence is the same on all ranks.
-            PeerLostError: a rank was lost, was too late, or sent the reason why it has no message.
+            PeerLostError: a rank was lost, was too late, or sent the reason why it has no message. After a loss, every
+                later call raises it.
             WireError: a rank announces a longer message.
         """
         return self._gather(MESSAGE, message, note, most)
@@ -85,11 +89,14 @@ class MessageGather:
         """What the block raises is raised on all ranks, each with the sentence of the one that failed."""
         try:
             yield
-        except FewbitsError as error:
-            self.refuse(str(error))
+        except Exception as error:
+            self.refuse(words(error) or type(error).__name__)
             raise
 
     def _gather(self, kind: int, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
+        if self._broken:
+            raise PeerLostError(self._broken)
+        self._broken = UNFINISHED
         peers = [rank for rank in range(self.size) if rank != self.rank]
         announced = torch.tensor([kind, len(message), note])
         heads = self._exchanged(peers, announced, {p: torch.zeros(3, dtype=torch.int64) for p in peers}, ANNOUNCEMENTS)
@@ -99,10 +106,10 @@ class MessageGather:
         local = _as_tensor(message)
         into = {rank: torch.empty(int(heads[rank][1]), dtype=torch.uint8) for rank in peers}
         found = self._exchanged(peers, local, into, MESSAGES)
-        found[self.rank] = local
+        found[self.rank], self._broken = local, ""
         for rank in (rank for rank in range(self.size) if int(heads[rank][0]) == REFUSAL):
             text = bytes(found[rank].numpy()).decode(errors="replace")
-            raise PeerLostError(f"rank {rank} stopped: {text}")
+            raise PeerLostError(f"rank {rank} refused: {text}")
         _check_notes([int(heads[rank][2]) for rank in range(self.size)])
         return [memoryview(found[rank].numpy().data) for rank in range(self.size)]
 
@@ -139,16 +146,21 @@ class MessageGather:
             first = in_background(lambda: self._store.compare_set(key, "", reason).decode(), STORE_TIME)()
         except (RuntimeError, TimeoutError):  # the store went with rank 0
             first = reason
+        self._broken = first
         return PeerLostError(first)
 
 
 def _check_notes(notes: list[int]) -> None:
-    if len(set(notes)) > 1:
-        shown = ", ".join(f"rank {rank} is at {note:08x}" for rank, note in enumerate(notes))
-        raise DesyncError(
-            f"the ranks are not at the same step of the same run, or their parameters differ: {shown}; load the states "
-            "of one step on all ranks"
-        )
+    if len(set(notes)) == 1:
+        return
+    steps, checksums = zip(*map(read_note, notes), strict=True)
+    if len(set(steps)) > 1:
+        what, kind, values = "are not at the same step", "is at step", [str(step) for step in steps]
+    else:
+        what, kind = f"are all at step {steps[0]}, but their models or histories differ", "has checksum"
+        values = [f"{checksum:08x}" for checksum in checksums]
+    shown = ", ".join(f"rank {rank} {kind} {value}" for rank, value in enumerate(values))
+    raise DesyncError(f"the ranks {what}: {shown}; load the states of one step on all ranks")
 
 
 def _check_initialised(owner: str) -> None:

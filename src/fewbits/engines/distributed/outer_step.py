@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from fewbits.engines.distributed.agreement import agree
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import MessageGather
-from fewbits.errors import FewbitsError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Replica, Streaming, Terms
+from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Counted, Exchanges, Flight, Make, Replica, Streaming, Terms
 from fewbits.rng import Key
 
 START = "values at the start"
 
 
-class OuterStep:
+class OuterStep(Counted):
     """Outer steps among the ranks of torch.distributed, each with the whole model: DiLoCo over any codec.
 
     Each rank trains its own replica. At every `every`-th call of `step` all ranks send start - now through the codec
@@ -81,7 +80,7 @@ class OuterStep:
         with self._gather.refusing():
             terms = Terms.of(method, optimizer, every, streaming, key)
             self._replica = Replica(model, terms, self._gather.rank, self._gather.size)
-        self._messages: Callable[[], list[memoryview]] = list
+        self._exchanges = Exchanges([self._replica], self._carry)
         self._agree()
 
     def _agree(self) -> None:
@@ -94,31 +93,23 @@ class OuterStep:
     def step(self) -> bool:
         """Count an inner step; True when an outer step was taken after it.
 
+        When a rank refuses, nothing has changed on any: after its repair, the next call on all ranks makes the exchange
+        anew. With a delay, all ranks raise when the frames would be used.
+
         Raises:
             DesyncError: the ranks are at different steps, or their parameters differ.
-            PeerLostError: a rank was lost; the text names it where it is known. Start again from a checkpoint.
-            LocalError: this rank's values are not finite. All ranks stop.
+            PeerLostError: another rank refused, or was lost; the text names it where it is known. After a loss, start
+                again from a checkpoint.
+            LocalError: this rank's values are not finite, or its model is not the one of the start.
+            WireError: the outer step would leave the range of the model's floats.
         """
-        replica = self._replica
-        turn = replica.advance()
-        if turn.send is not None:
-            self._messages = self._sent(turn.send)
-        if turn.land is None:
-            return False
-        try:
-            messages = self._messages()
-            replica.outer[turn.land].apply(replica.frames(turn.land, messages))
-        except FewbitsError:
-            replica.rollback(turn.land)
-            raise
-        replica.settle(turn.land, messages)
-        return True
+        return self._exchanges.step()
 
-    def _sent(self, fragment: int) -> Callable[[], list[memoryview]]:
+    def _carry(self, make: Make) -> Flight:
         """Send this rank's message; what waits for those of all ranks."""
         replica = self._replica
         with self._gather.refusing():
-            message = replica.message(fragment)
+            (message,) = make()
         gather = partial(self._gather, message, replica.note, replica.most_bytes)
         return in_background(gather) if replica.terms.streaming.delay else gather
 
@@ -136,23 +127,13 @@ class OuterStep:
         """Every frame that this rank sent ("up", once for each receiver) and received ("down"), by outer step."""
         return self._replica.ledger
 
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes of the frames that this rank sent, each as often as it has receivers."""
-        return self.ledger.frame_bytes["up"]
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes of the frames that this rank received."""
-        return self.ledger.frame_bytes["down"]
-
     def state_dict(self) -> dict[str, object]:
         """This rank's state for a checkpoint: theta, moments and the ends of links, error feedback among them.
 
         It holds tensors, texts and numbers, so `torch.load(weights_only=True)` reads it. Every rank has a state of its
         own. Save the model and the inner optimizer beside it.
         """
-        return self._replica.state_dict()
+        return self._exchanges.state_dicts()[0]
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from this rank's `state_dict`, on all ranks; the same steps then give the same bits.
@@ -160,4 +141,4 @@ class OuterStep:
         Raises:
             LocalError: the state is of another rank, model or method; the text has both values. Nothing has changed.
         """
-        self._replica.load_state_dict(state)
+        self._exchanges.load_state_dicts([state])
