@@ -235,3 +235,18 @@ def test_stacking_costs_the_sum_of_the_ranks_on_the_way_down(monkeypatch, capsys
     assert runs["stacking"][0][1][1] == up
     assert runs["stacking"][0][1][2] == pytest.approx(4 * len(ranks) * sum(ranks) * sides, rel=0.02)
     assert all(run[1][0] < 11 for (run,) in runs.values()) and "before: 11" in capsys.readouterr().out
+
+
+def test_an_adapter_made_from_a_key_travels_as_a_seed_at_first_and_frozen_weights_never():
+    clients = [{"input": x, "labels": y} for x, y in people()]
+    module, one, two = (
+        fb.federate(model, clients, "topk@fraction=0.2,down=delta8", rounds=2, processes=processes)
+        for model, processes in ((adapted(), 1), (lambda key: adapted(), 1), (lambda key: adapted(), 2))
+    )
+    assert one.ledger.frame_bytes == two.ledger.frame_bytes
+    for made in (one, two):
+        assert all(map(torch.equal, weights(module.model), weights(made.model)))
+    numbers = sum(p.numel() for p in adapted().parameters() if p.requires_grad)
+    assert module.ledger.frame_bytes["up"] == one.ledger.frame_bytes["up"]
+    spared = module.ledger.frame_bytes["down"] - one.ledger.frame_bytes["down"]
+    assert 3 * 4 * (numbers - 20) < spared < 3 * 4 * numbers
