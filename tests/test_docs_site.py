@@ -110,3 +110,20 @@ def test_the_version_stands_in_one_place():
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
     ]
     assert stated == [fewbits.__version__]
+
+
+@pytest.mark.parametrize("wanted", ["own model", "own data", "Adam", "LoRA", "GPU", "TensorBoard", "load the model"])
+def test_a_newcomer_finds_the_words_in_the_contents_and_among_the_headings(wanted):
+    """The search of the site puts pages first whose titles and headings have the words."""
+    words = [re.compile(rf"\b{word}", re.IGNORECASE) for word in wanted.split()]
+    index = (DOCS / "index.md").read_text()
+    trees = [body for kind, body in FENCE.findall(index) if kind == "{toctree}"]
+    listed = [line for body in trees for line in body.splitlines() if line and not line.startswith(":")]
+    titles = [re.sub(r" <\S+>$", "", entry) if "<" in entry else title_of(DOCS / f"{entry}.md") for entry in listed]
+    headings = [h for page in PAGES for h in HEADING.findall(FENCE.sub("", page.read_text()))]
+    for place, lines in (("contents", titles), ("headings", headings)):
+        assert any(all(word.search(line) for word in words) for line in lines), f"{wanted} is not in the {place}"
+
+
+def title_of(page):
+    return next(iter(HEADING.findall(page.read_text())), "")

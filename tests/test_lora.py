@@ -176,3 +176,77 @@ def test_the_example_says_what_each_adapter_costs(monkeypatch, capsys):
     assert up["LoRA"] > 1.8 * up["FFA-LoRA"] and up["LoRA"] > 5 * up["core (Fed-SB)"]
     assert up["LoRA, 4 bits"] < up["LoRA"] / 7 and up["core, 4 bits"] < up["LoRA"] / 40
     assert "kB up, a turn" in capsys.readouterr().out
+
+
+def pair(rank, seed, sides=(4, 6)):
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "0.lora_A.weight": torch.randn(rank, sides[1], generator=draw),
+        "0.lora_B.weight": torch.randn(sides[0], rank, generator=draw),
+    }
+
+
+def test_a_stack_of_several_ranks_is_the_sum_of_the_products():
+    clients, weights = [pair(rank, rank) for rank in (1, 3, 2)], [0.5, 0.2, -0.3]
+    stacked = fb.factor.stack_lora(clients, weights)
+    products = [one["0.lora_B.weight"] @ one["0.lora_A.weight"] for one in clients]
+    exact = sum(w * product for w, product in zip(weights, products, strict=True))
+    assert_close(stacked["0.lora_B.weight"] @ stacked["0.lora_A.weight"], exact)
+    assert stacked["0.lora_A.weight"].shape == (6, 6)
+
+
+def test_the_stack_is_an_adapter_of_peft():
+    clients = [trained(adapted(rank=rank, use_rslora=False), people()[i]) for i, rank in enumerate((2, 3, 1))]
+    states = [peft.get_peft_model_state_dict(model) for model in clients]
+    scales = [6 / rank for rank in (2, 3, 1)]  # alpha / r
+    whole = adapted(rank=6)  # of scale 1
+    peft.set_peft_model_state_dict(whole, fb.factor.stack_lora(states, [scale / 3 for scale in scales]))
+    each = zip(*map(weights, clients), strict=True)
+    for found, deltas in zip(weights(whole), each, strict=True):
+        assert_close(found, torch.stack(deltas).mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "shares", "sentence"),
+    [
+        ([], [], "give one weight for each adapter; got 0 and 0"),
+        ([pair(2, 0)], [0.5, 0.5], "give one weight for each adapter; got 2 and 1"),
+        ([pair(2, 0)], [float("nan")], "a weight"),
+        ([{}], [1.0], "adapter 0 must have pairs of lora_A and lora_B alone; see no lora_A"),
+        ([pair(2, 0), {"1.lora_A.weight": torch.ones(2, 6)}], [1, 1], "adapter 1 must have pairs"),
+        ([pair(2, 0), pair(2, 0, (4, 7))], [1, 1], "adapter 1: 0.lora_A.weight is (2, 7) with (4, 2), and adapter 0"),
+        ([pair(2, 0) | {"0.lora_B.weight": torch.ones(4, 3)}], [1], "is (2, 6) with (4, 3)"),
+    ],
+)
+def test_what_cannot_be_stacked_is_a_sentence(adapters, shares, sentence):
+    with pytest.raises(fb.LocalError) as error:
+        fb.factor.stack_lora(adapters, shares)
+    assert sentence in str(error.value)
+
+
+def test_stacking_costs_the_sum_of_the_ranks_on_the_way_down(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = runpy.run_path(str(EXAMPLES / "lora_ranks.py"))
+    runs = example["main"](rounds=2, seeds=(0,))
+    ranks, sides = example["RANKS"], (64 + 96) + (96 + 96) + (96 + 10)
+    (_, up, down), (_, fixed, _) = runs["padding"][0][1], runs["padding, A fixed"][0][1]
+    assert up == down == pytest.approx(4 * sum(ranks) * sides, rel=0.02) and fixed < up / 2
+    assert runs["stacking"][0][1][1] == up
+    assert runs["stacking"][0][1][2] == pytest.approx(4 * len(ranks) * sum(ranks) * sides, rel=0.02)
+    assert all(run[1][0] < 11 for (run,) in runs.values()) and "before: 11" in capsys.readouterr().out
+
+
+def test_an_adapter_made_from_a_key_travels_as_a_seed_at_first_and_frozen_weights_never():
+    clients = [{"input": x, "labels": y} for x, y in people()]
+    module, one, two = (
+        fb.federate(model, clients, "topk@fraction=0.2,down=delta8", rounds=2, processes=processes)
+        for model, processes in ((adapted(), 1), (lambda key: adapted(), 1), (lambda key: adapted(), 2))
+    )
+    assert one.ledger.frame_bytes == two.ledger.frame_bytes
+    for made in (one, two):
+        assert all(map(torch.equal, weights(module.model), weights(made.model)))
+    numbers = sum(p.numel() for p in adapted().parameters() if p.requires_grad)
+    assert module.ledger.frame_bytes["up"] == one.ledger.frame_bytes["up"]
+    spared = module.ledger.frame_bytes["down"] - one.ledger.frame_bytes["down"]
+    assert 3 * 4 * (numbers - 20) < spared < 3 * 4 * numbers

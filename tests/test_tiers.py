@@ -31,7 +31,7 @@ SECOND = {
     "distributed": "HookState OuterStep Replicas Streaming comm_hook",
     "factor": """
         Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lora_core lowrank merge
-        parameter_table pfedpara private shared to_loha
+        parameter_table pfedpara private shared stack_lora to_loha
     """,
     "learn": """
         Aggregator Choco CoordinateMedian DSGD DeepSqueeze FedAdam FedDyn FedDynServer FedProx FedYogi FlatModel

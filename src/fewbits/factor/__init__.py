@@ -2,8 +2,8 @@
 
 `fedpara`, `pfedpara` and `lowrank` replace the weights of a module's layers in place; `merge` makes a plain module of
 it again. `shared` and `private` name what travels and what stays with a client, `parameter_table` lists the sizes, and
-`from_loha` and `to_loha` take PEFT's LoHa adapters; `lora_core` lets its LoRA adapters train a small core. Nothing here
-knows the wire.
+`from_loha` and `to_loha` take PEFT's LoHa adapters; `lora_core` lets its LoRA adapters train a small core, and
+`stack_lora` joins those of several ranks. Nothing here knows the wire.
 """
 
 from fewbits.factor.compose import hadamard
@@ -14,6 +14,7 @@ from fewbits.factor.loha import from_loha, to_loha
 from fewbits.factor.lora_core import lora_core
 from fewbits.factor.merge import merge
 from fewbits.factor.names import private, shared
+from fewbits.factor.stack_lora import stack_lora
 from fewbits.factor.table import ParameterTable, parameter_table
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "pfedpara",
     "private",
     "shared",
+    "stack_lora",
     "to_loha",
 ]
