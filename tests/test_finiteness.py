@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from fewbits.codecs import Partial
 from fewbits.codecs.finiteness import all_finite
+from fewbits.links.finite import reach
 from fewbits.rng import Key
 
 MOST = torch.finfo(torch.float32).max
@@ -75,3 +77,21 @@ def test_random_words_are_answered_in_many_threads():
         found = list(pool.map(all_finite, values))
     assert found == [isfinite(x) for x in values]
     assert len(set(found)) == 2
+
+
+@pytest.mark.parametrize("numel", [1, 2, 7, 33, 1000, 70_000])
+@pytest.mark.parametrize("scale", [1.0, -0.7, 1e30])
+def test_no_entry_of_a_message_is_larger_than_its_reach(numel, scale):
+    for power in (-44, -30, -10, 0, 3, 7, 30, 38):
+        x = torch.from_numpy(Key(numel).normal(numel)) * 10.0**power
+        largest = abs(scale) * float(x.double().abs().max())
+        found = reach(Partial(x, scale=scale))
+        assert found >= largest * (1 - 1e-15) and (found < math.inf or largest > MOST)
+        assert found <= largest * 1.000001 * numel**0.5 or found == math.inf
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_the_reach_of_a_bad_value_is_not_finite(bad):
+    for rest in (0.0, 1.0, MOST):
+        assert not math.isfinite(reach(Partial(torch.tensor([rest] * 40 + [bad] + [rest] * 40))))
+    assert reach(Partial(torch.tensor([2e38, 1.0]), scale=2.0)) == math.inf

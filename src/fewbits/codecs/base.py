@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fewbits.codecs import large
+from fewbits.codecs import finiteness, large
 from fewbits.errors import LocalError
 from fewbits.rng import Key
 from fewbits.spec import Contract, Spec
@@ -207,6 +208,11 @@ class Partial:
     scale: float = 1.0
     side: Any = None  # what complete() needs; equal for all senders of a round
 
+    @cached_property
+    def norm(self) -> float:
+        """The 2-norm of scale * values."""
+        return abs(self.scale) * finiteness.norm(self.values)
+
 
 class Total:
     """A weighted sum of partials of one codec, expanded once at the end; sparse ones are scattered straight in.
@@ -232,8 +238,7 @@ class Total:
     def add(self, partial: Partial, weight: float) -> None:
         """Add `weight` times one message's partial; float32 (float64 for float64), in the order of the calls.
 
-        A message whose side information differs from the first one's (a link that missed rounds draws another
-        support) is expanded by itself.
+        One whose side differs from the first one's, as after missed rounds, is expanded by itself.
         """
         values, share = partial.values.to(wide(self.spec).torch_dtype), weight * partial.scale
         if self._sum is None:
@@ -250,10 +255,7 @@ class Total:
 
     @property
     def carried(self) -> Tensor:
-        """The sum as messages carry it, not expanded, for a server that steps on it.  # (m,)
-
-        Raises LocalError when nothing was added, or when the messages' sides were not all the same.
-        """
+        """The sum before it is expanded; LocalError when nothing was added, or sides were not all the same.  # (m,)"""
         if self._sum is None or self._expanded is not None:
             raise LocalError(f"Total.carried: needs one or more messages with one side of {self.codec!r}")
         return self._sum

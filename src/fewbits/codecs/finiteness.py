@@ -1,13 +1,16 @@
-"""all_finite: whether every number of a vector is finite, in one pass."""
+"""Whether every number of a vector is finite, and its 2-norm: one pass each."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewbits import kernels
+
+OVERFLOW, UNDERFLOW = 1e30, 1e-30  # squares beyond these are summed in float64
 
 
 def all_finite(x: Tensor) -> bool:
@@ -23,3 +26,17 @@ def all_finite(x: Tensor) -> bool:
             return True
         return kernels.select.first_bad(flat.numpy()) == 0  # the sum may have overflowed
     return bool(torch.isfinite(x).all())
+
+
+def norm(x: Tensor) -> float:
+    """The 2-norm.
+
+    By NumPy, whose product of a vector with itself is the same for any number of threads and any alignment.
+    """
+    values = x.detach().numpy()
+    with np.errstate(over="ignore"):
+        square = float(np.dot(values, values))
+    if not UNDERFLOW < square < OVERFLOW or values.dtype != np.float32:
+        wide = values.astype(np.float64)
+        square = float(np.dot(wide, wide))
+    return square**0.5

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fewbits.codecs import Partial
 from fewbits.codecs.lifts.lift import Group
-from fewbits.learn.aggregation import past_norms
 from fewbits.links.finite import reach
 
 
@@ -45,11 +44,6 @@ def plain_parts(update: Mapping[str, Tensor], groups: Sequence[Group]) -> tuple[
     """Tensors in the tree's order, laid end to end by group."""
     leaves = [x.detach().reshape(-1).to("cpu", torch.float32) for x in update.values()]
     return tuple(Partial(torch.cat([torch.zeros(0), *(leaves[i] for i in g.members)])) for g in groups)
-
-
-def norm(part: Partial) -> float:
-    """The 2-norm of what was sent."""
-    return abs(part.scale) * past_norms.norm(part.values)
 
 
 def _copied(part: Partial) -> Partial:

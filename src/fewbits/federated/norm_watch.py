@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewbits.errors import WireError
-from fewbits.federated.arrived import Arrived, norm
+from fewbits.federated.arrived import Arrived
 from fewbits.federated.exchange import Exchange
 from fewbits.learn import shared_values
 from fewbits.learn.aggregation import NormBound
@@ -40,7 +40,7 @@ class NormWatch:
         """The norm of an update, for each kind of tensor."""
         squares = [0.0] * len(KINDS)
         for k, part in zip(self._kinds, update.parts, strict=True):
-            squares[k] = math.hypot(squares[k], norm(part))
+            squares[k] = math.hypot(squares[k], part.norm)
         return tuple(squares)
 
     def enter(self, norms: Norms) -> bool:

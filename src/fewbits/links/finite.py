@@ -14,6 +14,9 @@ from fewbits.codecs.flat_view import flat_view
 from fewbits.errors import LocalError, WireError
 from fewbits.spec import Spec, TreeSpec
 
+FAR = 1e4  # the largest float16 is 65,504
+ROUNDED = 1 + 2.0**-20  # a sum of squares in float32 is at least the largest of them, which was rounded
+
 
 def named(x: Any) -> list[tuple[str, Tensor]]:
     """(name, tensor) for each tensor of a value; a lone one is called "tensor"."""
@@ -28,10 +31,15 @@ def all_finite(x: Any) -> bool:
 
 
 def reach(partial: Partial) -> float:
-    """The largest magnitude in scale * values; infinite or NaN when some of it is not finite."""
+    """A bound on the magnitudes in scale * values; infinite or NaN when some of them are not finite.
+
+    It is their 2-norm while that is far from any limit, since who watches norms needs it anyhow; else the largest.
+    """
     x = partial.values
     if x.numel() == 0:
         return 0.0
+    if x.dtype == torch.float32 and partial.norm < FAR:
+        return partial.norm * ROUNDED
     low, high = torch.aminmax(x)  # NaN when x has one
     largest = max(-float(low), float(high))
     product = abs(partial.scale) * largest

@@ -58,7 +58,7 @@ class Receiver:
         self.agreed: Agreed | None = None  # what key frames begin with, if the sender has it, too
         self.sections: list[Section] = []  # of the last accepted frame's payload
         self._observed: dict[str, float] = {}
-        self.reach = 0.0  # largest magnitude in the last partial
+        self.reach = 0.0  # bound on the magnitudes in the last partial
         self.peer_ack = 0  # what the last accepted frame acknowledged
 
     @property
@@ -90,7 +90,7 @@ class Receiver:
     ) -> tuple[Partial, ...]:
         """The next frame decoded only as far as a sum may be taken; for `codecs.TreeTotal`.
 
-        It may lie in the frame's memory, so use it before that memory is used again. A frame with an entry larger than
+        It may lie in the frame's memory, so use it before that memory is used again. A frame whose `reach` is more than
         `most` is refused: nothing has changed then.
         """
         parsed, message, state, src, common = self._open(frame, common)

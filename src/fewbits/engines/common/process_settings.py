@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,20 +19,25 @@ def same_settings() -> Iterator[None]:
     >>> torch.is_grad_enabled()
     True
     """
-    gradients, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
-    deterministic, only_warns = torch.are_deterministic_algorithms_enabled(), _only_warns()
-    errors = np.geterr()
+    before = _settings()
     try:
         yield
     finally:
-        torch.set_grad_enabled(gradients)
-        torch.set_default_dtype(dtype)
-        if torch.get_num_threads() != threads:
+        if _settings() != before:
+            gradients, dtype, threads, deterministic, only_warns, errors = before
+            torch.set_grad_enabled(gradients)
+            torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
-        if (torch.are_deterministic_algorithms_enabled(), _only_warns()) != (deterministic, only_warns):
             torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
-        np.seterr(**errors)
+            np.seterr(**errors)
 
 
-def _only_warns() -> bool:
-    return torch.is_deterministic_algorithms_warn_only_enabled()
+def _settings() -> tuple[Any, ...]:
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        np.geterr(),
+    )

@@ -145,7 +145,7 @@ class Pool:
             self._worker.set_bundles(dict(zip(clients, personal, strict=False)))
             self._worker.expect(clients)
             left = iter(clients)
-            while replies := [(reply, b"".join(pieces)) for reply, pieces in self._worker.play(number, left)]:
+            while replies := [(reply, _joined(pieces)) for reply, pieces in self._worker.play(number, left)]:
                 yield from replies
             return
         lengths = [len(bundle), *map(len, personal)]
@@ -260,6 +260,11 @@ def _post(reply: Reply, pieces: Sequence[bytes | memoryview], ring: SharedRing, 
     slot = ring.put(pieces) if pieces else None
     header = {"of": reply.client, "reply": vars(reply), "slot": slot, "worker": number}
     return header | {"length": sum(map(len, pieces))}, b"" if slot is not None else b"".join(pieces)
+
+
+def _joined(pieces: Sequence[bytes | memoryview]) -> memoryview:
+    """A frame in fresh memory that may be written to, so that its reader need not copy it."""
+    return memoryview(bytearray().join(pieces))
 
 
 def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:

@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import median_high
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fewbits.learn.aggregation.norm_bound import NormBound
 
-OVERFLOW, UNDERFLOW = 1e30, 1e-30  # squares beyond these are summed in float64
 FEWEST = 3  # norms that have a median worth the name
 Middle = Callable[[Sequence[float]], float]
 
@@ -51,20 +49,6 @@ class PastNorms:
             self.past.append((self._middle(self.round), len(self.round)))
             del self.past[: -self.bound.rounds]
             self.round.clear()
-
-
-def norm(x: Tensor) -> float:
-    """The 2-norm.
-
-    By NumPy, whose product of a vector with itself is the same for any number of threads and any alignment.
-    """
-    values = x.detach().numpy()
-    with np.errstate(over="ignore"):
-        square = float(np.dot(values, values))
-    if not UNDERFLOW < square < OVERFLOW or values.dtype != np.float32:
-        wide = values.astype(np.float64)
-        square = float(np.dot(wide, wide))
-    return square**0.5
 
 
 def is_entry(found: float, count: float) -> bool:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewbits.codecs.finiteness import norm
 from fewbits.learn.aggregation import NormBound
-from fewbits.learn.aggregation.past_norms import PastNorms, norm, table
+from fewbits.learn.aggregation.past_norms import PastNorms, table
 
 LARGEST, TIMES = 1e12, 1e3  # of an entry that is taken; and as a multiple of this node's largest
 
