@@ -265,7 +265,7 @@ def test_an_outer_step_that_lands_in_a_changed_model_is_given_to_it_after_the_re
     assert replicas.step()  # the other rank has moved, so this one does, too
     with pytest.raises(fb.LocalError, match="was float32"):
         replicas.state_dicts()
-    models[1].float().load_state_dict(before, assign=True)
+    models[1].float().load_state_dict(before)
     assert replicas.state_dicts()[1]["steps"] == 6
     theta = (sent[0] + sent[1]) / 2
     expected = theta + (before["0.weight"] - sent[1])
