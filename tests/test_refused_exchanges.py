@@ -248,3 +248,27 @@ def test_loaded_states_that_differ_in_anything_are_found_before_the_next_step(pa
     seen, same, stepped, _ = first.value
     assert seen.startswith("DesyncError: the ranks are all at step 3, but their models or histories differ: rank 0 has")
     assert same and stepped
+
+
+def test_an_outer_step_that_lands_in_a_changed_model_is_given_to_it_after_the_repair():
+    """theta' + (now - sent), though the model of rank 1 was another one when the frames were used."""
+    models = [plain() for _ in range(2)]
+    replicas = Replicas(models, "dense", every=4, streaming=Streaming(delay=2), optimizer=fb.ServerSGD())
+    for step in range(5):
+        for rank, model in enumerate(models):
+            inner_step(model, rank, step)
+        replicas.step()
+        if step == 3:
+            sent = [model[0].weight.detach().clone() for model in models]  # type: ignore[index]
+    before = {name: x.clone() for name, x in models[1].state_dict().items()}
+    models[1].half()
+    assert replicas.step()  # the other rank has moved, so this one does, too
+    with pytest.raises(fb.LocalError, match="was float32"):
+        replicas.state_dicts()
+    models[1].float().load_state_dict(before)
+    assert replicas.state_dicts()[1]["steps"] == 6
+    theta = (sent[0] + sent[1]) / 2
+    expected = theta + (before["0.weight"] - sent[1])
+    assert torch.allclose(models[1][0].weight, expected, atol=1e-6)  # type: ignore[index]
+    for _ in range(4):
+        replicas.step()

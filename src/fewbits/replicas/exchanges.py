@@ -32,6 +32,8 @@ class Exchanges:
 
     def step(self) -> bool:
         """Count an inner step; True when an outer step was taken after it; FewbitsError, and nothing has changed."""
+        for replica in self.replicas:
+            replica.catch_up()
         send, land = self.replicas[0].due
         if send is None and self._flight is None:
             send = land  # the frame of this fragment was refused
@@ -60,8 +62,6 @@ class Exchanges:
         first = self.replicas[0]
         try:
             messages = flight()
-            for replica in self.replicas:
-                replica.tensors.now()  # a module that is another one now is refused before anything moves
             first.outer[fragment].apply(first.frames(fragment, messages))
         except BaseException:
             self._rollback(fragment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from isal.isal_zlib import crc32
@@ -71,6 +72,7 @@ class Replica(Counted):
         self.tensors, self.terms = ReplicaTensors(model), terms
         self.rank, self.size, self.steps, self.exchanges = rank, size, 0, 0
         self._sent: Tensor | None = None  # the values in the message that travels
+        self._owed: tuple[OuterModel, Tensor] | None = None  # an outer step that the module does not have, and its sent
         if terms.streaming.delay and self.tensors.whole_bytes:
             raise LocalError("OuterStep: with a delay a model may have no saved buffers of integers, and this one has")
         parts = fragments_of(self.tensors, terms.streaming.fragments)
@@ -173,16 +175,30 @@ class Replica(Counted):
         """The outer step was taken: put the new values into the model, and count the bytes."""
         part = self.outer[fragment]
         self.senders[fragment].commit()
-        values = part.state.theta
-        if self._sent is not None:
-            values, self._sent = values + (self.tensors.read(part.names) - self._sent), None
-        self.tensors.write(values, part.names)
+        if self._sent is None:
+            self.tensors.write(part.state.theta, part.names)
+        else:
+            self._owed, self._sent = (part, self._sent), None
+            self.catch_up()
         if length := self._whole_bytes(fragment):
             self.tensors.write_whole(memoryview(messages[0])[-length:])
         self.tensors.refresh()
         self.exchanges += 1
         lengths = [len(message) for message in messages]
         count_messages(self.ledger, self.exchanges, self.rank, lengths, self.senders[fragment].sections)
+
+    def catch_up(self) -> None:
+        """Put an outer step that travelled into the module, unless that is another one now, as the next frame says."""
+        with suppress(LocalError):  # the other ranks have moved
+            self._give()
+
+    def _give(self) -> None:
+        """Put an outer step into the module that travelled while training went on: ``theta' + (now - sent)``."""
+        if self._owed is not None:
+            part, sent = self._owed
+            self.tensors.write(part.state.theta + (self.tensors.read(part.names) - sent), part.names)
+            self.tensors.refresh()
+            self._owed = None
 
     def _beside(self, fragment: int) -> bytes:
         return self.tensors.whole() if self.rank == 0 and self._whole_bytes(fragment) else b""
@@ -203,6 +219,7 @@ class Replica(Counted):
 
         Tensors, texts and numbers in dicts and lists, so `torch.load(weights_only=True)` reads it.
         """
+        self._give()
         return {
             "facts": self.facts(),
             "rank": self.rank,
@@ -230,7 +247,7 @@ class Replica(Counted):
     def take_state(self, found: Loaded) -> None:
         """Go on from it; the model is loaded by its owner, and the outer model by who has it."""
         self.steps, self.exchanges, self._ledger, _ = found
-        self.senders, self._sent = [sender for _, sender, _ in found.parts], None
+        self.senders, self._sent, self._owed = [sender for _, sender, _ in found.parts], None, None
 
 
 def check_equal_models(first: Replica, other: Replica) -> None:
