@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -257,14 +255,3 @@ def test_booleans_of_rank_0_arrive_as_booleans():
     assert models[1].flags.tolist() == [True, False, True]
     replicas._replicas[1].tensors.write_whole(b"\x02\x00\x01")
     assert models[1].flags.view(torch.uint8).tolist() == [1, 0, 1]
-
-
-def test_copies_of_replicas_are_apart():
-    models = [net(), net()]
-    replicas = Replicas(models, every=1)
-    copies = copy.deepcopy(replicas)
-    for rank, model in enumerate(models):
-        inner_step(model, rank, 0)
-    before = digest(copies._replicas[0].tensors.module)
-    replicas.step()
-    assert digest(copies._replicas[0].tensors.module) == before

@@ -138,7 +138,7 @@ def test_float_buffers_move_to_their_mean_and_integers_are_rank_0s():
     replicas.step()
     assert [int(model[1].num_batches_tracked) for model in models] == [20, 20, 20]
     assert [model[1].running_mean.unique().tolist() for model in models] == [[3.0]] * 3
-    assert replicas.messages[0].endswith((20).to_bytes(8, "little"))  # behind rank 0's frame
+    assert bytes(replicas.messages[0]).endswith((20).to_bytes(8, "little"))  # behind rank 0's frame
 
 
 def test_half_precision_replicas_move_by_what_they_trained():

@@ -11,7 +11,7 @@ from fewbits.errors import FewbitsError, LocalError
 from fewbits.replicas.replica import Loaded, Messages, Replica
 from fewbits.replicas.state_parts import OWNER
 
-Make = Callable[[], list[bytearray]]
+Make = Callable[[], list[memoryview]]
 Flight = Callable[[], Messages]
 
 

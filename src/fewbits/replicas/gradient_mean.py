@@ -13,6 +13,7 @@ from fewbits.codecs.flat_view import flat_view
 from fewbits.errors import LocalError
 from fewbits.links import Ledger, Sender
 from fewbits.replicas.count import count_messages
+from fewbits.replicas.joined import joined
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.note import noted
 from fewbits.replicas.state_parts import OWNER, check_same, count, ends_of, read_ends, read_sums, sums_of, taken
@@ -72,9 +73,9 @@ class GradientMean:
         """The longest message that may come from another rank."""
         return 8 * self.spec.numel + 4096 * HEADER_BYTES
 
-    def message(self, gradients: Mapping[str, Tensor]) -> bytearray:
+    def message(self, gradients: Mapping[str, Tensor]) -> memoryview:
         """This rank's frame, which takes over the gradients; LocalError when one is not finite."""
-        return bytearray().join(self.senders[self._phase].pieces(gradients, common=self._common))
+        return joined(self.senders[self._phase].pieces(gradients, common=self._common))
 
     def take(self, messages: Sequence[bytes | bytearray | memoryview]) -> dict[str, Tensor]:
         """The mean of all ranks' frames; WireError, and no change, when one of them is wrong."""

@@ -16,6 +16,7 @@ from fewbits.links import Ledger, Sender
 from fewbits.links.finite import all_finite
 from fewbits.replicas import replica_state
 from fewbits.replicas.count import Counted, count_messages
+from fewbits.replicas.joined import joined
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.note import noted
 from fewbits.replicas.outer_model import OuterModel, OuterState
@@ -145,7 +146,7 @@ class Replica(Counted):
         count, every = self.terms.streaming.fragments, self.terms.every
         return {(i + 1) * every // count % every: i for i in range(count)}.get(step % every)
 
-    def message(self, fragment: int) -> bytearray:
+    def message(self, fragment: int) -> memoryview:
         """This rank's message: a frame; at rank 0, buffers of integers follow the one of the last fragment.
 
         Raises:
@@ -156,7 +157,7 @@ class Replica(Counted):
         if self.terms.streaming.delay:
             self._sent = self.tensors.read(part.names)
         pieces = self.senders[fragment].pieces(update, common=part.common)  # takes over the update
-        return bytearray().join([*pieces, self._beside(fragment)])
+        return joined([*pieces, self._beside(fragment)])
 
     def rollback(self, fragment: int) -> None:
         """The message did not reach all ranks."""

@@ -70,7 +70,7 @@ class Replicas:
         for replica in others:
             replica.restart(first.snapshot())
         self._exchanges = Exchanges(self._replicas, self._carry)
-        self.messages: list[bytearray] = []
+        self.messages: list[memoryview] = []
 
     def step(self) -> bool:
         """Count an inner step of all ranks; True when an outer step was taken after it.

@@ -8,6 +8,7 @@ import torch
 from isal.isal_zlib import crc32
 from torch import Tensor, nn
 
+from fewbits.codecs import large
 from fewbits.codecs.flat_view import pieces
 from fewbits.errors import LocalError, WireError
 from fewbits.factor.derived import make_leaves, refresh_derived
@@ -83,7 +84,7 @@ class ReplicaTensors:
         """The values of some of what travels, end to end, in fresh memory.  # (numel,)"""
         shared = self.shared
         chosen = {name: shared[name] for name in names}
-        out = torch.empty(sum(x.numel() for x in chosen.values()), dtype=self.dtype)
+        out = large.empty(sum(x.numel() for x in chosen.values()), self.dtype)
         for part, tensor in zip(pieces(out, chosen).values(), chosen.values(), strict=True):
             part.copy_(tensor.detach())
         return out

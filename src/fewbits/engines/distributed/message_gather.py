@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fewbits.checks import check_number
+from fewbits.codecs import large
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.torch_errors import line, timed_out
 from fewbits.errors import DesyncError, FewbitsError, LocalError, PeerLostError, WireError, words
@@ -61,11 +62,11 @@ class MessageGather:
         except (RuntimeError, ValueError) as error:
             raise PeerLostError(f"{owner}: the ranks cannot reach each other by gloo: {line(error)}") from None
 
-    def __call__(self, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
+    def __call__(self, message: bytes | memoryview, note: int, most: int) -> list[memoryview]:
         """All messages by rank, this rank's own among them.
 
         Args:
-            message: of this rank, 0 bytes or more; a bytearray is not copied.
+            message: of this rank, 0 bytes or more; a memoryview is not copied.
             note: of `noted`; it must be equal at all ranks.
             most: longest message that is taken from another rank, in bytes.
 
@@ -93,7 +94,7 @@ class MessageGather:
             self.refuse(words(error) or type(error).__name__)
             raise
 
-    def _gather(self, kind: int, message: bytes | bytearray, note: int, most: int) -> list[memoryview]:
+    def _gather(self, kind: int, message: bytes | memoryview, note: int, most: int) -> list[memoryview]:
         if self._broken:
             raise PeerLostError(self._broken)
         self._broken = UNFINISHED
@@ -104,7 +105,7 @@ class MessageGather:
         for rank in peers:
             self._check(rank, heads[rank], most)
         local = _as_tensor(message)
-        into = {rank: torch.empty(int(heads[rank][1]), dtype=torch.uint8) for rank in peers}
+        into = {rank: large.empty(int(heads[rank][1]), torch.uint8) for rank in peers}
         found = self._exchanged(peers, local, into, MESSAGES)
         found[self.rank], self._broken = local, ""
         for rank in (rank for rank in range(self.size) if int(heads[rank][0]) == REFUSAL):
@@ -180,7 +181,7 @@ def _store() -> Any:
     return dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] - no public way
 
 
-def _as_tensor(message: bytes | bytearray) -> Tensor:
-    if not message:
+def _as_tensor(message: bytes | memoryview) -> Tensor:
+    if not len(message):
         return torch.zeros(0, dtype=torch.uint8)
-    return torch.frombuffer(message if isinstance(message, bytearray) else bytearray(message), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(message) if isinstance(message, bytes) else message, dtype=torch.uint8)
