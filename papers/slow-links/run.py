@@ -54,6 +54,7 @@ CASES = [
     Case("diloco, 4 bit, 3 fragments", FOUR_BITS, fragments=3),
     Case("diloco, top 1.56%, 4 bit", "topk@fraction=0.0156,bits=4", optimizer=fb.ServerSGD(lr=0.7)),
     Case("sparseloco", "sparseloco"),
+    Case("sparseloco@lr=4,decay=1", "sparseloco@lr=4,decay=1"),
 ]
 
 
