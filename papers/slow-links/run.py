@@ -98,7 +98,7 @@ def once(case: Case, seed: int, options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in case.name)
     suffix = f"-{options.steps}" * (options.steps != STEPS) + f"-w{options.windows}" * (options.windows != WINDOWS)
-    suffix += f"-lr{options.lr:g}" * bool(options.lr) + f"-outer{options.outer}" * bool(options.outer)
+    suffix += (f"-lr{options.lr:g}" if options.lr else "") + (f"-outer{options.outer}" if options.outer else "")
     path = options.out / f"{words}-seed{seed}{suffix}.json"
     if path.exists():
         return
