@@ -175,11 +175,13 @@ class LookBack(Wrapper):
         l, inner_state = self.look_back(spec, state)  # noqa: E741
         u = x if memory.residual is None else finite(x + memory.residual, "LookBack: the vector and the residual")
         message, inner = self.codec.encode(u, wide(spec), inner_state, memory.inner, keys)
-        v, _ = self.codec.decode(message, wide(spec), inner_state)
-        overlap = Overlap.of(v, l) if l is not None else None
-        rho = overlap.rho if overlap else None
-        if l is None or overlap is None or rho is None or not self._recycles(overlap.xx, overlap.sin2):
-            return Full(message, keys.common), LookBackMemory(inner, None, 0.0)
+        full = Full(message, keys.common), LookBackMemory(inner, None, 0.0)
+        if l is None:  # nothing to compare with
+            return full
+        overlap = Overlap.of(self.codec.decode(message, wide(spec), inner_state)[0], l)
+        rho = overlap.rho
+        if rho is None or not self._recycles(overlap.xx, overlap.sin2):
+            return full
         residual = u - l * rho if self.feedback else None
         return Recycled(rho), LookBackMemory(inner, residual, overlap.xx * overlap.sin2)
 
