@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,8 +23,7 @@ class Uplinks:
         self.store = store
         self._exchange = exchange
         self._in_memory: dict[int, Receiver] = {}
-        self._loaded = exchange.receiver()
-        self._fresh = self._loaded.dump()
+        self._loaded = self._fresh = exchange.receiver()  # the latter: of a client of which nothing came yet
         self._before: Piece | None = None  # in the store, when the receiver was loaded
 
     def expect(self, clients: Sequence[int]) -> None:
@@ -39,7 +39,9 @@ class Uplinks:
                 self._in_memory[client] = self._exchange.receiver()
             return self._in_memory[client]
         self._before = ends.restore(self.store, client, PART)
-        self._loaded.load(self._before or self._fresh)
+        self._loaded = copy.copy(self._fresh)
+        if self._before is not None:
+            self._loaded.load(self._before)
         return self._loaded
 
     def save(self, client: int, receiver: Receiver, round: int) -> None:
