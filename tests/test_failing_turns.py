@@ -391,6 +391,7 @@ WHOLE = {
     "engines/common/processes.py": "pipes between forked processes of one program, where NaN must arrive as NaN",
     "cli/run_file.py": "options of a command, as TOML",
     "engines/common/run_lock.py": "a process's number, host and command",
+    "cli/group.py": "a sentence and a time, as torchrun reads them",
     "engines/flower/carried.py": "names and shapes",
     "engines/flower/strategy_state.py": "names and types",
     "engines/flower/envelope.py": "Flower's metrics, which have NaN",
