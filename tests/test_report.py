@@ -258,6 +258,28 @@ def test_with_clients_own_data_and_long_names_every_table_fits_80_columns_uncut(
     assert "90.00%±14.14" in text and "90.0%±12.3" in text and f"{worst:.0%}" in text and "+lbgm+topk" in text
 
 
+def sweep_of_a_regression(accuracy):
+    figures = {"metric": 0.8702, "metric_name": "r2"}
+    reports = (report(1, accuracy, loss=0.045021, up=1_170, down=4_775, **figures),)
+    names = [f"{method} (lr={rate})" for rate in (0.05, 0.1) for method in ("dense", "topk@fraction=0.2")]
+    found = rows([Record(name, 0, reports, {"header": 128}, {"later rounds": 900}) for name in names])
+    out = io.StringIO()
+    table = terminal([replace(row, times_fewer=3.99) for row in found])
+    Console(file=out, width=80, color_system=None).print(table)
+    return out.getvalue()
+
+
+def test_a_name_with_options_and_settings_is_broken_where_it_gets_narrower():
+    lines = [line.split() for line in sweep_of_a_regression(0.5).splitlines()]
+    assert ["topk@fraction=0.2"] in lines and "(lr=0.05)" in [line[0] for line in lines if line]
+
+
+def test_an_accuracy_that_nobody_has_gives_way_before_the_bytes():
+    without, having = sweep_of_a_regression(None), sweep_of_a_regression(0.5)
+    assert "accuracy" not in without and all(word in without for word in ("r2", "loss", "up", "down", "total"))
+    assert "accuracy" in having and "50.00%" in having
+
+
 def test_columns_give_way_only_where_they_must():
     text = lines_of([personal()])
     assert all(heading in text for heading in ("total", "time", "personal", "worst"))

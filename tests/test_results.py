@@ -97,6 +97,15 @@ def test_a_notebook_shows_the_figures_and_notes_escaped():
     assert "<script" not in html and html.count("&lt;script&gt;") == 5 and "... and 2 more in notes" in html
 
 
+def test_a_printed_result_is_its_figures_in_a_line_and_its_first_notes():
+    result = run()
+    result.notes.extend(f"note {i}" for i in range(7))
+    line, *notes = str(result).splitlines()
+    assert repr(result) == str(result) and len(line) <= 80
+    assert line.startswith(f"rounds 3, accuracy {result.accuracy:.2%}, test loss {result.loss:.4g}, MB up ")
+    assert notes == [*(f"note {i}" for i in range(5)), "... and 2 more in notes"]
+
+
 def test_a_comparison_has_them_too():
     pandas = pytest.importorskip("pandas")
     clients, test = task()

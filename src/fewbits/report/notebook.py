@@ -1,4 +1,4 @@
-"""A table as notebooks show it."""
+"""A table as notebooks show it, and the lines below it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ def cell(grid: Grid, lines: Sequence[str]) -> str:
     >>> cell([["rounds"], ["3"]], ["a < b"]).endswith("<ul><li>a &lt; b</li></ul>")
     True
     """
-    more = [f"... and {len(lines) - MOST} more in notes"] * (len(lines) > MOST)
-    items = "".join(f"<li>{escape(line)}</li>" for line in [*lines[:MOST], *more])
+    items = "".join(f"<li>{escape(line)}</li>" for line in first(lines))
     return table(grid) + (f"<ul>{items}</ul>" if items else "")
+
+
+def first(lines: Sequence[str]) -> list[str]:
+    """The first lines, and how many more there are.
+
+    >>> first(["a"] * 7)[-1]
+    '... and 2 more in notes'
+    """
+    return [*lines[:MOST], *[f"... and {len(lines) - MOST} more in notes"] * (len(lines) > MOST)]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The trained model and what was measured on the way. A notebook shows it as a small table.
+    """The trained model and what was measured on the way. A notebook shows it as a small table, `print` as a line.
 
     Example:
         >>> import torch, fewbits as fb
@@ -75,8 +75,19 @@ class Result:
         shown = history.wanted([self.reports], what)
         return against_bytes([("", history.curve(self.reports, shown))], shown)
 
+    def __repr__(self) -> str:
+        from fewbits.report.notebook import first
+
+        shown = ", ".join(f"{name} {figure}" for name, figure in self._figures().items())
+        return "\n".join([shown, *first(self.notes)])
+
     def _repr_html_(self) -> str:
         from fewbits.report.notebook import cell
+
+        row = self._figures()
+        return cell([list(row), list(row.values())], self.notes)
+
+    def _figures(self) -> dict[str, str]:
         from fewbits.report.text import megabytes
 
         sent = self.ledger.frame_bytes
@@ -85,5 +96,4 @@ class Result:
         if self.metric is not None:
             row[str(self.reports[-1].metric_name or "metric")] = f"{self.metric:.4g}"
         row |= {} if self.loss is None else {"test loss": f"{self.loss:.4g}"}
-        row |= {"MB up": megabytes(sent["up"]), "MB down": megabytes(sent["down"])}
-        return cell([list(row), list(row.values())], self.notes)
+        return row | {"MB up": megabytes(sent["up"]), "MB down": megabytes(sent["down"])}
