@@ -280,3 +280,18 @@ def test_a_partitioner_stands_for_the_list_of_its_partitions():
     assert torch.equal(models[0].weight, models[1].weight)
     with pytest.raises(fb.LocalError, match="clients: the EveryNth fails: AttributeError"):
         fb.federate(torch.nn.Linear(4, 4), EveryNth(), "dense", rounds=1)
+
+
+def test_a_collate_function_is_used_for_stored_tensors_and_refused_where_nothing_could_use_it():
+    x, y = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    seen = []
+
+    def collate(examples):
+        seen.append(len(examples))
+        return torch.utils.data.default_collate(examples)
+
+    stored = torch.utils.data.TensorDataset(x, y)
+    fb.federate(torch.nn.Linear(3, 2), [stored], "dense", 1, collate=collate)
+    assert seen
+    with pytest.raises(fb.LocalError, match="collate makes batches of data sets; the clients' data are pairs"):
+        fb.federate(torch.nn.Linear(3, 2), [(x, y)], "dense", 1, collate=collate)

@@ -201,3 +201,11 @@ def test_a_description_of_other_tensors_is_a_sentence(folder):
     for changed in ({"layers": {"nowhere": {"default": 1.0}}}, {"layers": {next(iter(found["layers"])): 3}}):
         save_file(tensors, "run/model.safetensors", {"adapters": json.dumps(found | changed)})
         assert "not as the file describes them" in call("export", "run", "--merged", "x", code=2)
+
+
+def test_an_adapter_that_peft_cannot_merge_is_said():
+    config = peft.LoraConfig(r=2, target_modules=["0"], lora_bias=True)
+    with pytest.warns(UserWarning, match="merging LoRA weights won't be possible"):
+        model = peft.get_peft_model(nn.Sequential(nn.Linear(4, 3, bias=False)), config)
+    with pytest.raises(fb.LocalError, match="PEFT cannot merge this adapter"):
+        fb.merge(model)

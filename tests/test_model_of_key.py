@@ -151,3 +151,10 @@ def test_what_makes_no_model_is_a_sentence(task, tmp_path, model, sentence):
         train(model, task, out=tmp_path / "run")
     assert sentence in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_function_that_gives_the_same_module_twice_is_refused(task):
+    module, base = nn.Linear(5, 3), nn.Linear(5, 5).requires_grad_(False)
+    with pytest.raises(fb.LocalError, match="weight is the same tensor when it is called again"):
+        train(lambda key: module, task)
+    train(lambda key: nn.Sequential(base, nn.Linear(5, 3)), task)  # frozen weights may be those of all calls

@@ -137,3 +137,20 @@ def test_the_time_on_a_line_is_that_of_the_slowest_client_of_each_round(folder):
     assert "of lines of 1 Mbit/s up and 4 down" in (folder / "page/report.html").read_text()
     assert "up and 50 down" in call("report run --uplink-mbps 1") and "line time" not in call("report run")
     assert "both rates must be > 0" in call("report run --uplink-mbps 0", code=2)
+
+
+def test_models_of_as_many_parameters_are_unlike_tasks(folder):
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    clients = [(x, x.argmax(1)) for _ in range(2)]
+    for seed, kind in enumerate((torch.nn.ReLU, torch.nn.ReLU, torch.nn.Tanh)):
+        model = torch.nn.Sequential(torch.nn.Linear(5, 4), kind(), torch.nn.Linear(4, 5))
+        fb.federate(model, clients, "dense", 1, test=clients[0], seed=seed, out=f"calls/{seed}")
+    assert "2 tasks, each with its own table" in call("report calls")
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_shortened_ledger_gives_no_line_time(folder, kept):
+    federated("run", "dense")
+    ledger = folder / "run" / "ledger.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:kept]))
+    assert "is damaged: its entries of" in call("report run --uplink-mbps 1", code=2)

@@ -56,10 +56,27 @@ def test_columns_apart_by_another_character_hold_the_same(mark, folder):
             "age;income\n" + "1,5;high\n2;low\n" * 9,
             "'age' has numbers with a comma, such as '1,5'; write them with a dec",
         ),
+        ("age;income\n" + "1,5e-3;high\n2;low\n" * 9, "'age' has numbers with a comma, such as '1,5e-3'"),
+        ("age,income\n" + "15,high\n?,low\n" * 9, "'age' has numbers, such as '15', and '[?]'; leave missing ones"),
+        ("age,income\n" + "15,high\ninf,low\n" * 9, "'age' has values beyond 1e[+]100, or infinite ones"),
     ],
 )
 def test_what_makes_no_table_is_said(text, said, folder):
     (folder / "bad.csv").write_text(text)
+    with pytest.raises(fb.LocalError, match=said):
+        data.load("bad.csv@label=income")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (PEOPLE.encode("utf-16"), "is not UTF-8"),
+        (PEOPLE.replace("city", "größe").encode("latin-1"), "is not UTF-8"),
+        (PEOPLE.replace("Ulm", "Köln").encode("latin-1"), "is not UTF-8: see column 'city'"),
+    ],
+)
+def test_another_encoding_is_said(content, said, folder):
+    (folder / "bad.csv").write_bytes(content)
     with pytest.raises(fb.LocalError, match=said):
         data.load("bad.csv@label=income")
 

@@ -41,7 +41,7 @@ from fewbits.sizes import checked_sizes
 from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
 from fewbits.training.length import lengths
-from fewbits.training.subtitle import MODEL_TEXT, model_text, participants, shown_settings, subtitle
+from fewbits.training.subtitle import model_figures, participants, shown_settings, subtitle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -217,7 +217,7 @@ def compare(
         config = {**length.config, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
         config |= {"local": repr(task.local)}
         line = f"{subtitle(task, participants(task, per_round), length.said)} {start}"
-        found = _report(line, config, records, target, shown, labels, model_text(initial.module))
+        found = _report(line, config, records, target, shown, labels, model_figures(initial.module))
         notes += write(Path(out), found)
     return Comparison(records, target, None if out is None else Path(out) / PAGE, notes, shown)
 
@@ -290,9 +290,9 @@ def _report(
     target: float | None,
     at: Sequence[int],
     labels: Mapping[str, str],
-    model: str,
+    model: Mapping[str, str],
 ) -> Report:
     """The page and the figures of all runs."""
     title = f"Comparison of {', '.join(dict.fromkeys(record.method for record in records))}"
-    summary = [{**record.summary(target, at), MODEL_TEXT: model} for record in records]
+    summary = [{**record.summary(target, at), **model} for record in records]
     return report(title, records, config, summary, target, line, labels, at)

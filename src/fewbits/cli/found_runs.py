@@ -17,7 +17,7 @@ from fewbits.report import Record
 from fewbits.report.line_time import line_seconds
 from fewbits.report.record import LEDGER, METRICS, against_dense
 from fewbits.report.write import FIGURES
-from fewbits.training.subtitle import MODEL_TEXT
+from fewbits.training.subtitle import MODEL_PARTS, MODEL_TEXT
 
 DEEPEST = 3  # folders within folders that are looked at
 OF_COMPARISON = re.compile(r"(.+)-seed(\d+)")  # the name of a folder that a comparison made
@@ -40,7 +40,10 @@ class FoundRun:
 
     def on(self, link: Link) -> FoundRun:
         """With the time that its bytes would take on such lines."""
-        return replace(self, record=replace(self.record, line_seconds=line_seconds(self.folder / LEDGER, link)))
+        last = self.record.last
+        total = last.up_frame_bytes + last.down_frame_bytes
+        seconds = line_seconds(self.folder / LEDGER, link, last.round, total)
+        return replace(self, record=replace(self.record, line_seconds=seconds))
 
 
 def found_runs(folders: Sequence[Path]) -> list[FoundRun]:
@@ -117,7 +120,7 @@ def _of_call(folder: Path) -> FoundRun:
     return FoundRun(
         folder,
         record,
-        task=f"{model} {[note.get(name) for name in OF_CALL]}",
+        task=f"{model} {figures.get(MODEL_PARTS)} {[note.get(name) for name in OF_CALL]}",
         title=f"{model}, {note.get('clients', '').replace(' with', ' clients with', 1)}",
         setting=setting,
         group=f"{method} {note.get('method')} {setting}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from pathlib import Path
 
@@ -22,10 +23,14 @@ def separator(file: Path, label: str) -> str:
 
     Raises:
         OSError: it cannot be read.
-        LocalError: its first line is empty, or no such line.
+        LocalError: its first line is empty, no such line, or not UTF-8.
     """
     with file.open("rb") as content:
-        line = content.readline(LONGEST).decode("utf-8-sig", errors="replace").strip("\r\n")
+        first = content.readline(LONGEST)  # it may end within a character
+    try:
+        line = codecs.getincrementaldecoder("utf-8-sig")().decode(first).strip("\r\n")
+    except UnicodeDecodeError:
+        raise LocalError(f"load: {file} is not UTF-8; save it as such") from None
     if not line.strip():
         raise LocalError(f"load: {file} has an empty first line; the first line of a CSV file names its columns")
     try:

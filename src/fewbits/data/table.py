@@ -25,7 +25,9 @@ ENDINGS = (".csv", ".parquet")
 OPTIONS = ("label", "test", "group")
 FORM = "FILE@label=COLUMN, such as people.csv@label=income,group=city, or OWNER/NAME@label=COLUMN of the hub"
 EVERY = 5  # rows; one of them is a test row where there is no test file
-DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,?\d+")  # a number as other countries write it
+DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,?\d+([eE][+-]?\d+)?")  # a number as other countries write it
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+MOST = 1e100  # of a number, whose square is finite
 MOST_WORDS = 100  # different texts of a column that becomes features, and of the labels
 
 
@@ -149,6 +151,9 @@ def _read(file: Path, label: str) -> pa.Table:
         if file.suffix.lower() == ".csv":
             parsing = csv.ParseOptions(delimiter=separator(file, label))
             rows = csv.read_csv(file, None, parsing, csv.ConvertOptions(strings_can_be_null=True))
+            binary = next((column.name for column in rows.schema if pa.types.is_binary(column.type)), None)
+            if binary is not None:
+                raise LocalError(f"load: {file} is not UTF-8: see column {binary!r}; save it as such")
         else:
             rows = pq.read_table(file)
     except FileNotFoundError:
@@ -207,6 +212,13 @@ def _features(train: pa.Table, test: pa.Table, name: str, file: str) -> tuple[np
             f"{file}: column {name!r} has numbers with a comma, such as {next(w for w in words if ',' in w)!r}; write "
             "them with a decimal point, and without a mark between thousands"
         )
+    numbers = [word for word in words if NUMBER.fullmatch(word)]
+    marks = [word for word in words if not any(map(str.isalnum, word))]
+    others = marks if len(numbers) + len(marks) == len(words) else []
+    if numbers and others:
+        raise LocalError(
+            f"{file}: column {name!r} has numbers, such as {numbers[0]!r}, and {others[0]!r}; leave missing ones empty"
+        )
     if len(words) > MOST_WORDS:
         raise LocalError(
             f"{file}: column {name!r} has {len(words):,} different texts, more than {MOST_WORDS}; drop it from "
@@ -222,6 +234,9 @@ def _scaled(train: pa.Table, test: pa.Table, name: str, file: str) -> tuple[np.n
         first, second = (np.array([_number(v) for v in x.column(name).to_pylist()]) for x in (train, test))
     except ValueError:
         raise LocalError(f"{file}: column {name!r} has numbers, but text in the test rows") from None
+    for found in (first, second):
+        if (np.abs(found) > MOST).any():
+            raise LocalError(f"{file}: column {name!r} has values beyond {MOST:g}, or infinite ones; leave them empty")
     known = first[np.isfinite(first)]
     mean, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
     scale = spread if spread > 0 else 1.0

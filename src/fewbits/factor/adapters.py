@@ -69,7 +69,7 @@ def merge_adapters(model: Any) -> nn.Module:
         raise LocalError(f"merge: {tied(model)}, and the adapter is for one of them; untie them before adapting")
     try:
         return model.merge_and_unload()
-    except (AttributeError, ValueError, TypeError, NotImplementedError) as error:
+    except (AttributeError, ValueError, TypeError, RuntimeError) as error:
         raise LocalError(f"merge: PEFT cannot merge this adapter: {error}") from error
 
 

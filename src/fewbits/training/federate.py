@@ -26,7 +26,7 @@ from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
 from fewbits.training.auto import AUTO, choose
 from fewbits.training.length import lengths
-from fewbits.training.subtitle import MODEL_TEXT, model_text, participants, shown_settings, subtitle
+from fewbits.training.subtitle import model_figures, participants, shown_settings, subtitle
 
 HOLDOUT = "evaluate the clients' models on examples of theirs, such as a fifth of each client's by holdout=0.2"
 
@@ -122,7 +122,7 @@ def federate(
     key = Key(int(seed))
     initial = InitialModel.of(model, key)
     task = task_over(initial.module, clients, test, local, loss, metric, collate, population)
-    given = model_text(initial.module)  # a method may factor it
+    given = model_figures(initial.module)  # a method may factor it
     task = initial.started(task if holdout is None else held_out(task, holdout))
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
@@ -152,10 +152,12 @@ def federate(
     return result
 
 
-def _finish(folder: Path, name: str, model: str, result: Result, config: Mapping[str, object], line: str) -> list[str]:
+def _finish(
+    folder: Path, name: str, model: Mapping[str, str], result: Result, config: Mapping[str, object], line: str
+) -> list[str]:
     """Write what only a finished run has; returns a sentence for each file that could not be made."""
     title = f"{name} on {type(result.model).__name__}"
     with placed(folder):
         write_weights(result.model, folder / MODEL)
         record = Record.read(folder, name, int(str(config["seed"])))
-        return write(folder, report(title, [record], config, {**record.summary(), MODEL_TEXT: model}, None, line))
+        return write(folder, report(title, [record], config, {**record.summary(), **model}, None, line))

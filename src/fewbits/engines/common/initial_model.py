@@ -95,7 +95,8 @@ def made(who: str, function: Callable[..., Any], key: Key) -> nn.Module:
         key: of the model.
 
     Raises:
-        LocalError: it raises, returns no module, or makes other weights when it gets the same key again.
+        LocalError: it raises, returns no module, or makes other weights, or the same module, when it gets the same key
+            again.
     """
     if not takes_key(function):
         return _module(who, function, key)
@@ -106,6 +107,14 @@ def made(who: str, function: Callable[..., Any], key: Key) -> nn.Module:
         raise LocalError(
             f"{who}: {name} has other values when it is called again, so clients could not make the same model; draw "
             "from the key alone, or leave out the argument, and the model itself travels"
+        )
+    shared = next(
+        (name for name, x in _tensors(module).items() if x.requires_grad and x is _tensors(again).get(name)), None
+    )
+    if shared is not None:
+        raise LocalError(
+            f"{who}: {shared} is the same tensor when it is called again, so training would change what the key gives; "
+            "make a new module in every call, or leave out the argument, and the model itself travels"
         )
     return module
 

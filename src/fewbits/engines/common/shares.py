@@ -28,6 +28,7 @@ FORMS = (
     "an (x, y) pair, a tuple or dict of tensors, a data set, a DataLoader, or a function of the client's number "
     "that returns one of these"
 )
+NO_COLLATE = "leave it out, or give torch.utils.data.TensorDataset(x, y)"
 
 
 class Shares(ABC):
@@ -139,7 +140,7 @@ def examples_of(value: Any, who: str, collate: Collate | None = None) -> Example
         return value
     if isinstance(value, DataLoader):
         return _of_loader(value, who)
-    if isinstance(value, TensorDataset):
+    if isinstance(value, TensorDataset) and collate is None:
         value = value.tensors
     if isinstance(value, Mapping) and value and all(map(_is_array, value.values())):
         return _whose(who, lambda: FieldExamples({str(k): tensor(x, f"{k} of {who}") for k, x in value.items()}))
@@ -210,7 +211,9 @@ def shares_of(clients: Any, population: int | None, collate: Collate | None, tes
         raise LocalError(f"population={population} is for clients that a function makes; a list says how many it has")
     if not isinstance(clients, list | tuple) or not clients:
         return None  # `pairs` takes any iterable, or says what is wrong with it
-    if all(map(_is_pair, clients)) and (test is None or _is_pair(test)):
+    if all(_is_pair(one, collate) for one in clients) and (test is None or _is_pair(test, collate)):
+        if collate is not None:
+            raise LocalError(f"collate makes batches of data sets; the clients' data are pairs of arrays: {NO_COLLATE}")
         return None
     return GivenShares(clients, collate)
 
@@ -225,8 +228,8 @@ def _partitions(partitioner: Any) -> list[Any]:
         ) from error
 
 
-def _is_pair(one: Any) -> bool:
+def _is_pair(one: Any, collate: Collate | None) -> bool:
     """Whether it is two tensors, or what was meant as such."""
     if isinstance(one, TensorDataset):
-        return len(one.tensors) == 2
+        return len(one.tensors) == 2 and collate is None
     return isinstance(one, tuple | list) and len(one) == 2 and any(isinstance(x, Tensor | np.ndarray) for x in one)
