@@ -29,7 +29,7 @@ FLOORS = [
     ["privacy"],
     ["learn.aggregation", "learn.optimizers"],
     ["learn"],
-    ["learn.gossip"],
+    ["learn.gossip", "metrics"],
     ["methods"],
     ["federated", "replicas"],
     ["analysis.diagnosis", "analysis.forecast", "engines.common"],

@@ -2,14 +2,14 @@
 
 `import fewbits as fb` gives the first tier: what a program that uses fewbits needs. The next tier is in packages for
 those who build codecs, links or runs of their own: `fb.codecs`, `fb.coders`, `fb.links`, `fb.learn`, `fb.factor`,
-`fb.topology`, `fb.privacy`, `fb.simulation` and `fb.distributed`. `fewbits.flower` and `fewbits.testing` are imported
-by name.
+`fb.topology`, `fb.privacy`, `fb.metrics`, `fb.simulation` and `fb.distributed`. `fewbits.flower` and
+`fewbits.testing` are imported by name.
 """
 
 from fewbits import ctrl_c  # noqa: F401 - before all others: a command listens to Ctrl-C while they are imported
 
 # isort: split
-from fewbits import codecs, coders, distributed, factor, learn, links, methods, privacy, simulation, topology
+from fewbits import codecs, coders, distributed, factor, learn, links, methods, metrics, privacy, simulation, topology
 from fewbits.codecs import (
     Delta,
     ErrorFeedback,
@@ -89,6 +89,7 @@ __all__ = [
     "load_model",
     "merge",
     "methods",
+    "metrics",
     "pfedpara",
     "privacy",
     "route",

@@ -148,7 +148,7 @@ def compare(
             of (model, data, context). By default one epoch of SGD with learning rate 0.1 and batches of 10.
         per_round: clients sampled in each round; None: all.
         loss: loss(output, y), the batch's mean; None: cross-entropy.
-        metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
+        metric: metric(output, y), the mean over a batch or its (sum, count), or one of fb.metrics; measured on `test`.
         collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
         population: how many clients there are, where `clients` is a function.
         holdout: share of every client's examples for the evaluation of its own model, as `federate` takes it.

@@ -14,7 +14,8 @@ from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.learn.batches import Batch, Call, takes_labels
 from fewbits.learn.examples import Examples, TensorExamples
 from fewbits.learn.flat_model import FlatModel
-from fewbits.learn.metrics import Metric, count_right, finite, ignored, measure, metric_name
+from fewbits.learn.metric_sums import MetricSums
+from fewbits.learn.metrics import Metric, count_right, ignored, measure, metric_name
 from fewbits.learn.outputs import cross_entropy, default_loss, described
 
 BATCH = 500  # examples; pieces of a test set have so many, too
@@ -27,8 +28,8 @@ class Scores(NamedTuple):
     counted: int | None = 0  # targets that the accuracy counts; None: an accuracy would mean nothing
     loss_sum: float = 0.0
     loss_weight: float = 0.0
-    metric_sum: float = 0.0
-    metric_weight: float = 0.0
+    metric_kind: str = ""  # as in MetricSums; "": no metric
+    metric_sums: tuple[float, ...] = ()
     trouble: str = ""  # why there is no metric, of the first piece without one
     failure: str = ""  # why nothing could be measured, of the first piece whose model or loss failed
 
@@ -41,14 +42,20 @@ class Scores(NamedTuple):
         return found
 
     def _plus(self, part: Scores) -> Scores:
+        kind, sums, trouble = self.metric_kind, self.metric_sums, self.trouble or part.trouble
+        if part.metric_kind and not trouble:
+            try:
+                kind, sums = self._metric().plus(part._metric()) if kind else part._metric()
+            except LocalError as error:
+                trouble = str(error)
         return Scores(
             self.right + part.right,
             None if self.counted is None or part.counted is None else self.counted + part.counted,
             self.loss_sum + part.loss_sum,
             self.loss_weight + part.loss_weight,
-            self.metric_sum + part.metric_sum,
-            self.metric_weight + part.metric_weight,
-            self.trouble or part.trouble,
+            kind,
+            sums,
+            trouble,
             self.failure or part.failure,
         )
 
@@ -65,9 +72,10 @@ class Scores(NamedTuple):
     @property
     def metric(self) -> float | None:
         """The metric; None: there is none, it counted nothing, it failed, or it is not finite."""
-        if self.trouble or self.failure or not self.metric_weight:
-            return None
-        return finite(self.metric_sum / self.metric_weight)
+        return None if self.trouble or self.failure or not self.metric_kind else self._metric().figure
+
+    def _metric(self) -> MetricSums:
+        return MetricSums(self.metric_kind, tuple(self.metric_sums))
 
     @property
     def notes(self) -> list[str]:
@@ -101,7 +109,7 @@ def score(
         y: (n, ...) targets.
         batch: examples at a time.
         loss: (outputs, targets) -> mean loss, a scalar tensor.
-        metric: (outputs, targets) -> the batch's mean, or its (sum, count).
+        metric: (outputs, targets) -> the batch's mean, its (sum, count), or its MetricSums.
 
     Raises:
         LocalError: there is no example, x and y differ in length, batch < 1, or model or loss fails on a batch. A
@@ -164,11 +172,11 @@ def score_batch(
     if metric is None:
         return Scores(right, counted, mean * weight, weight)
     try:
-        total, count = measure(metric, outputs, targets)
+        kind, sums = measure(metric, outputs, targets)
     except LocalError as error:
         return Scores(right, counted, mean * weight, weight, trouble=str(error))
-    trouble = "" if math.isfinite(total) and math.isfinite(count) else f"metric {metric_name(metric)} is not finite"
-    return Scores(right, counted, mean * weight, weight, total, count, trouble)
+    trouble = "" if all(map(math.isfinite, sums)) else f"metric {metric_name(metric)} is not finite"
+    return Scores(right, counted, mean * weight, weight, kind, sums, trouble)
 
 
 def no_target(targets: Tensor, loss: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Real
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewbits.errors import FewbitsError, LocalError, words
+from fewbits.learn.metric_sums import MetricSums
 from fewbits.learn.outputs import VOID, cross_entropy, default_loss, described, logits
 
-# (outputs, targets) -> the batch's mean, or its (sum, count); outputs as the model gave them
+# (outputs, targets) -> the batch's mean, its (sum, count), or its MetricSums; outputs as the model gave them
 Metric = Callable[[Any, Tensor], Any]
 
 CROSS_ENTROPIES = (cross_entropy, default_loss, functional.cross_entropy, functional.nll_loss)
@@ -157,11 +157,11 @@ def check_mean(loss: object) -> None:
         )
 
 
-def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, float]:
-    """(sum, count) of a metric over a batch; a mean counts once per example.
+def measure(metric: Metric, outputs: object, targets: Tensor) -> MetricSums:
+    """The sums of a metric over a batch; a mean counts once per example.
 
     Args:
-        metric: metric(outputs, targets) -> the batch's mean, or its (sum, count).
+        metric: metric(outputs, targets) -> the batch's mean, its (sum, count), or MetricSums.
         outputs: as the model gave them.
         targets: (n, ...).
 
@@ -170,7 +170,7 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
 
     >>> import torch
     >>> measure(lambda o, y: (o - y).abs().mean(), torch.zeros(4), torch.full((4,), 0.5))
-    (2.0, 4.0)
+    MetricSums(kind='mean', sums=(2.0, 4.0))
     """
     who = titled("metric", metric)
     try:
@@ -181,6 +181,8 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
         what = f"outputs {described(outputs)}, targets {described(targets)}"
         said = f"{type(error).__name__}: {words(error)}"
         raise LocalError(f"{who} fails on {what}: {said}{tensor_hint('metric', metric, outputs, said)}") from error
+    if isinstance(found, MetricSums):
+        return found
     if isinstance(found, tuple | list) and len(found) == 2:
         total, count = _number(found[0]), _number(found[1])
     else:
@@ -188,7 +190,7 @@ def measure(metric: Metric, outputs: object, targets: Tensor) -> tuple[float, fl
         total = None if mean is None else mean * count
     if total is None or count is None or not count >= 0:
         raise LocalError(f"{who} must return a number, the batch's mean, or a pair (sum, count); got {_shown(found)}")
-    return total, count
+    return MetricSums("mean", (total, count))
 
 
 def _shown(found: object) -> str:
@@ -204,8 +206,3 @@ def _number(value: object) -> float | None:
         return float(value) if isinstance(value, Real) else None
     except OverflowError:  # a whole number beyond the floats
         return None
-
-
-def finite(value: float) -> float | None:
-    """The value; None when it is not finite."""
-    return value if math.isfinite(value) else None

@@ -82,7 +82,7 @@ def federate(
         per_round: clients sampled in each round; None: all.
         loss: loss(output, y), the batch's mean, of what the model gives; None: cross-entropy, of a tensor or of an
             output's logits. A model that takes labels computes its own loss then, as Hugging Face's do.
-        metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
+        metric: metric(output, y), the mean over a batch or its (sum, count), or one of fb.metrics; measured on `test`.
         collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
         population: how many clients there are, where `clients` is a function.
         holdout: share of every client's examples, of (x, y) pairs, for the evaluation of its own model; the report then

@@ -59,7 +59,7 @@ def gossip(
         local: a node's training in a round; the default is one SGD step, learning rate 0.1, 10 examples.
         inactive: probability that a node is inactive in a round, in [0, 1).
         loss: loss(output, y), the batch's mean; None: cross-entropy.
-        metric: metric(output, y), the mean over a batch, or its (sum, count); measured on `test`. None: none.
+        metric: metric(output, y), the mean over a batch or its (sum, count), or one of fb.metrics; measured on `test`.
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations.

@@ -214,7 +214,7 @@ def _check_evaluation(model: nn.Module, call: Call, task: Task, device: str, kin
         if task.loss is None and task.test_y is not None and found is not None and not y.is_floating_point():
             _check_labels(found.shape[1], task.test_y)
         if task.metric is not None:
-            total, count = measure(task.metric, outputs, y)
-            if not np.isfinite([total, count]).all():
-                name = titled("metric", task.metric)
-                raise LocalError(f"{who}: {name} gives {total} over {count} on {_what(x, y, outputs)}")
+            sums = measure(task.metric, outputs, y).sums
+            if not np.isfinite(sums).all():
+                name, said = titled("metric", task.metric), " over ".join(map(str, sums))
+                raise LocalError(f"{who}: {name} gives {said} on {_what(x, y, outputs)}")

@@ -48,7 +48,7 @@ class Task:
         holdout: each client's row numbers to evaluate its personal model on; empty: no such evaluation.
         seed: `model` is `build(seed)`. Clients then get the seed at first contact, not the model.
         build: makes the initial model from a key.
-        metric: (output, y) -> the mean over the batch, or its (sum, count); None: no metric.
+        metric: (output, y) -> the mean over the batch or its (sum, count), or one of fb.metrics; None: no metric.
         unfit: why the data of some clients cannot be used, by client; their turns are skipped, as those of clients
             without an example.
         shares: the clients' data in other forms, in place of x, y and parts.
