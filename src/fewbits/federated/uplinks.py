@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -39,9 +38,7 @@ class Uplinks:
                 self._in_memory[client] = self._exchange.receiver()
             return self._in_memory[client]
         self._before = ends.restore(self.store, client, PART)
-        self._loaded = copy.copy(self._fresh)
-        if self._before is not None:
-            self._loaded.load(self._before)
+        self._loaded = ends.lend(self._fresh, self._before)
         return self._loaded
 
     def save(self, client: int, receiver: Receiver, round: int) -> None:

@@ -5,14 +5,19 @@ A recycled LBGM round moves an end by one sequence number and leaves its look-ba
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from fewbits.links.receiver import Receiver
+from fewbits.links.sender import Sender
 from fewbits.links.slots import Piece
 from fewbits.links.store import StateStore
 from fewbits.wire.frame import HEADER_BYTES
 
+End = TypeVar("End", Sender, Receiver)
 STATE = ".state"
 FIRST = 256  # bytes that tell most states apart
 
@@ -44,6 +49,14 @@ def restore(store: StateStore, owner: int, part: str) -> Piece | None:
     """The latest version of an end, for `load`; None when there is none. A memoryview is of memory of its own."""
     head = store.get(owner, part)
     return None if head is None else store.behind(head, owner, part + STATE) or head
+
+
+def lend(fresh: End, stored: Piece | None) -> End:
+    """A copy of an end through which nothing went, become the one that `restore` gave, if it gave one."""
+    end = copy.copy(fresh)  # copies share what nobody changes
+    if stored is not None:
+        end.load(stored, lent=True)
+    return end
 
 
 def rollback(store: StateStore, round: int, owners: Iterable[int], part: str) -> None:

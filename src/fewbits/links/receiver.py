@@ -106,12 +106,15 @@ class Receiver:
         self._accept(parsed, message, state, src, common)
         return partials
 
-    def adopt(self, frame: bytes | memoryview) -> None:
-        """Take over the shared state in a snapshot frame; the next frame expected is the one after it."""
+    def adopt(self, frame: bytes | memoryview, lent: bool = False) -> None:
+        """Take over the shared state in a snapshot frame; the next frame expected is the one after it.
+
+        `lent`: nobody will change the memory of `frame` any more, so that it need not be copied.
+        """
         parsed = self._parse(frame)
         if not parsed.header.snapshot:
             raise WireError("this frame is a message, not a snapshot; use Receiver.receive")
-        src = BitReader(parsed.payload)
+        src = BitReader(parsed.payload, lent=lent)
         with src.section("state"):
             state = self.codec.read_state(self.spec, src)
         src.finish()
@@ -143,9 +146,9 @@ class Receiver:
         head, crc, *rest = Frame.seal(header, out.chunks())[0]
         return [bytes(head) + bytes(crc), *rest]
 
-    def load(self, data: bytes | memoryview) -> None:
-        """Become the end that was dumped; WireError when the bytes are damaged or another codec's."""
-        self.adopt(data)
+    def load(self, data: bytes | memoryview, lent: bool = False) -> None:
+        """Become the end that was dumped; WireError when the bytes are damaged or another codec's. `lent`: as there."""
+        self.adopt(data, lent)
 
     def _parse(self, frame: bytes | memoryview) -> Frame:
         parsed = Frame.parse(frame)

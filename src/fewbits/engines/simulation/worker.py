@@ -7,7 +7,6 @@ and stores the new state optimistically. `settle` rolls back the clients whose f
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +88,7 @@ class Worker:
         # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
         size = len(self._core.public)
         self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
-        self._fresh = copy.copy(self._core.up)  # of a client that sent nothing yet; copies share what nobody changes
+        self._fresh = self._core.up  # of a client that sent nothing yet
         self._store = StateStore(states, writer=name, durable=False)
         self._draws = not is_ours(method.objective)  # others' objectives may draw; `LocalSGD` cannot see them
 
@@ -143,10 +142,7 @@ class Worker:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
         client, core, report = one.client, self._core, one.report
         before = ends.restore(self._store, client, UP)
-        if before is None:
-            core.up = copy.copy(self._fresh)
-        else:
-            core.up.load(before, lent=True)
+        core.up = ends.lend(self._fresh, before)
         core.number, core.key = client, self.key.fold("client", client)
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
