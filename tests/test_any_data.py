@@ -295,3 +295,11 @@ def test_a_collate_function_is_used_for_stored_tensors_and_refused_where_nothing
     assert seen
     with pytest.raises(fb.LocalError, match="collate makes batches of data sets; the clients' data are pairs"):
         fb.federate(torch.nn.Linear(3, 2), [(x, y)], "dense", 1, collate=collate)
+
+
+@pytest.mark.parametrize("kind", ["loader", "dict"])
+def test_a_collate_function_that_nobody_needs_is_refused(kind):
+    x, y = torch.randn(8, 4), torch.arange(8) % 2
+    one = DataLoader(TensorDataset(x, y), batch_size=4) if kind == "loader" else {"x": x, "labels": y}
+    with pytest.raises(fb.LocalError, match=f"data are given as {type(one).__name__}: leave it out"):
+        fb.federate(nn.Linear(4, 2), [one, one], "dense", rounds=1, collate=lambda rows: rows)

@@ -43,7 +43,8 @@ def test_every_run_is_that_of_federate_and_the_model_stays(tmp_path):
     last = found.records[-1].last
     assert (last.accuracy, last.up_frame_bytes) == (alone.accuracy, alone.ledger.frame_bytes["up"])
     assert found.page is None and any("weights of the given model" in note for note in found.notes)
-    assert str(found) == found.table and "dense" in found.table and "± " not in found.table.splitlines()[0]
+    assert str(found) == found.table + "".join(f"{note}\n" for note in found.notes)
+    assert "dense" in found.table and "± " not in found.table.splitlines()[0]
 
 
 def test_with_a_folder_it_leaves_the_page_and_continues(tmp_path):

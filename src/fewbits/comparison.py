@@ -103,7 +103,7 @@ class Comparison:
         return notebook.cell([names, *(cells(row, names) for row in self.rows)], [*legend(self.rows), *self.notes])
 
     def __str__(self) -> str:
-        return self.table
+        return self.table + "".join(f"{note}\n" for note in self.notes[:5])
 
 
 def compare(

@@ -211,11 +211,11 @@ def shares_of(clients: Any, population: int | None, collate: Collate | None, tes
         raise LocalError(f"population={population} is for clients that a function makes; a list says how many it has")
     if not isinstance(clients, list | tuple) or not clients:
         return None  # `pairs` takes any iterable, or says what is wrong with it
-    if all(_is_pair(one, collate) for one in clients) and (test is None or _is_pair(test, collate)):
-        if collate is not None:
-            raise LocalError(f"collate makes batches of data sets; the clients' data are pairs of arrays: {NO_COLLATE}")
-        return None
-    return GivenShares(clients, collate)
+    data = [one for one in (*clients, test) if one is not None]
+    if collate is not None and not any(map(_is_data_set, data)):
+        what = "pairs of arrays" if _is_pair(data[0], collate) else f"given as {type(data[0]).__name__}"
+        raise LocalError(f"collate makes batches of data sets; the clients' data are {what}: {NO_COLLATE}")
+    return None if all(_is_pair(one, collate) for one in data) else GivenShares(clients, collate)
 
 
 def _partitions(partitioner: Any) -> list[Any]:
@@ -226,6 +226,13 @@ def _partitions(partitioner: Any) -> list[Any]:
         raise LocalError(
             f"clients: the {type(partitioner).__name__} fails: {type(error).__name__}: {words(error)}"
         ) from error
+
+
+def _is_data_set(one: Any) -> bool:
+    """Whether its examples come one by one, for a collate function; loaders have their own, and arrays need none."""
+    if isinstance(one, DataLoader | Mapping | Examples):
+        return False
+    return not (isinstance(one, tuple | list) and any(isinstance(x, Tensor | np.ndarray) for x in one))
 
 
 def _is_pair(one: Any, collate: Collate | None) -> bool:
