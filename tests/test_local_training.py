@@ -265,3 +265,10 @@ def test_fit_on_tensors_is_train():
     local.train(one, X, Y, torch.arange(48).numpy(), key)
     local.fit(two, TensorExamples(X, Y), key)
     assert torch.equal(one.whole, two.whole)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.SparseAdam])
+def test_optimizers_that_need_more_than_gradients_are_refused_before_a_round(kind):
+    data = [(torch.randn(8, 3), torch.arange(8) % 2)] * 2
+    with pytest.raises(fb.LocalError, match=f"optimizer made an? {kind.__name__}, wh.*take another, such as AdamW"):
+        fb.federate(nn.Linear(3, 2), data, "dense", rounds=1, local=fb.LocalTraining(lambda p: kind(p, lr=0.1)))

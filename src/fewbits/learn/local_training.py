@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -102,7 +103,9 @@ class LocalTraining:
         """Raise LocalError where the functions do not make what they should, before anything is trained."""
         if self.amp == "fp16" and device.type == "cpu":
             raise LocalError('amp="fp16" needs a GPU: its gradients are scaled there; on the CPU give amp="bf16"')
-        self._made(module, 0)
+        optimizer, _ = self._made(module, 0)
+        if wants := _wants(optimizer):
+            raise LocalError(f"LocalTraining: optimizer made {wants}; take another, such as AdamW")
 
     def fit(
         self,
@@ -224,6 +227,19 @@ class LocalTraining:
             )
         _advance(scheduler, steps)
         return optimizer, scheduler
+
+
+def _wants(optimizer: Optimizer) -> str:
+    """What an optimizer needs that a local training does not give; "": nothing.
+
+    >>> _wants(torch.optim.LBFGS([nn.Parameter(torch.ones(1))]))
+    'an LBFGS, whose step calls the loss by itself'
+    """
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        return "a SparseAdam, which takes sparse gradients alone"
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    alone = closure is not None and closure.default is inspect.Parameter.empty
+    return f"an {type(optimizer).__name__}, whose step calls the loss by itself" if alone else ""
 
 
 def optimizer_hint(local: object) -> str:
