@@ -88,7 +88,7 @@ def mse(outputs: object, targets: Tensor) -> MetricSums:
         2.0
     """
     _, missed = _residuals("mse", outputs, targets)
-    return MetricSums("mean", (float((missed * missed).sum()), float(missed.numel())))
+    return _mean(missed * missed)
 
 
 def mae(outputs: object, targets: Tensor) -> MetricSums:
@@ -106,7 +106,11 @@ def mae(outputs: object, targets: Tensor) -> MetricSums:
         1.0
     """
     _, missed = _residuals("mae", outputs, targets)
-    return MetricSums("mean", (float(missed.abs().sum()), float(missed.numel())))
+    return _mean(missed.abs())
+
+
+def _mean(errors: Tensor) -> MetricSums:
+    return MetricSums("mean", (float(errors.sum()), float(errors.numel())))
 
 
 def _logits(name: str, outputs: object, targets: Tensor) -> Tensor:

@@ -230,13 +230,15 @@ def _partitions(partitioner: Any) -> list[Any]:
 
 def _is_data_set(one: Any) -> bool:
     """Whether its examples come one by one, for a collate function; loaders have their own, and arrays need none."""
-    if isinstance(one, DataLoader | Mapping | Examples):
-        return False
-    return not (isinstance(one, tuple | list) and any(isinstance(x, Tensor | np.ndarray) for x in one))
+    return not isinstance(one, DataLoader | Mapping | Examples) and not _has_arrays(one)
 
 
 def _is_pair(one: Any, collate: Collate | None) -> bool:
     """Whether it is two tensors, or what was meant as such."""
     if isinstance(one, TensorDataset):
         return len(one.tensors) == 2 and collate is None
-    return isinstance(one, tuple | list) and len(one) == 2 and any(isinstance(x, Tensor | np.ndarray) for x in one)
+    return _has_arrays(one) and len(one) == 2
+
+
+def _has_arrays(one: Any) -> bool:
+    return isinstance(one, tuple | list) and any(isinstance(x, Tensor | np.ndarray) for x in one)
