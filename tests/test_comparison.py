@@ -43,7 +43,9 @@ def test_every_run_is_that_of_federate_and_the_model_stays(tmp_path):
     last = found.records[-1].last
     assert (last.accuracy, last.up_frame_bytes) == (alone.accuracy, alone.ledger.frame_bytes["up"])
     assert found.page is None and any("weights of the given model" in note for note in found.notes)
-    assert str(found) == found.table + "".join(f"{note}\n" for note in found.notes)
+    text = str(found)
+    assert text.startswith(found.table) and max(map(len, text.splitlines())) <= 80
+    assert text.removeprefix(found.table).split() == " ".join(found.notes).split()
     assert "dense" in found.table and "± " not in found.table.splitlines()[0]
 
 

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -205,22 +205,28 @@ def test_a_process_killed_at_random_moments_leaves_its_last_commit(tmp_path):
 
 @pytest.mark.parametrize("name", ["topk", "lbgm"])
 def test_a_run_of_large_states_killed_at_random_moments_ends_as_if_it_had_been_left_alone(name, tmp_path):
-    def run(folder, processes=1):
+    def run(folder, processes=1, told=None):
         big = task(clients=4, model=lambda: mlp(160))  # 12,000 numbers: states of 48 KB and more
-        run = federation(build(name), folder, task=big, rounds=6, checkpoint_every=2, processes=processes)
-        run.run()
+        run = federation(build(name), folder, task=big, rounds=12, checkpoint_every=2, processes=processes)
+        run.run(lambda report: told and told.send(report.round))
         return run
 
-    moments, ends = random.Random(name), []
+    moments, kills = random.Random(name), 0
     expected = evidence(run(tmp_path / "left alone"))
-    while len(ends) < 6 or ends[-1] != 0:
-        child = FORK.Process(target=run, args=(tmp_path / "killed", 1 + len(ends) % 2))
+    for attempt in range(6):
+        mine, told = FORK.Pipe(duplex=False)
+        child = FORK.Process(target=run, args=(tmp_path / "killed", 1 + attempt % 2, told))
         child.start()
-        child.join(moments.uniform(0.05, 0.4) if len(ends) < 6 else None)
+        told.close()
+        with suppress(EOFError):  # the end of a child that finished
+            for _ in range(moments.randrange(1, 5)):
+                mine.recv()
+            child.join(moments.uniform(0, 0.02))
         child.kill()
         child.join()
-        ends.append(child.exitcode)
-    assert ends.count(-signal.SIGKILL) > 1
+        assert child.exitcode in (0, -signal.SIGKILL)
+        kills += child.exitcode != 0
+    assert kills > 1
     assert list((tmp_path / "killed" / "states").glob("*.slots"))
     final = run(tmp_path / "killed", 2)
     assert evidence(final) == expected and final.notes == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,7 +104,8 @@ class Comparison:
         return notebook.cell([names, *(cells(row, names) for row in self.rows)], [*legend(self.rows), *self.notes])
 
     def __str__(self) -> str:
-        return self.table + "".join(f"{note}\n" for note in self.notes[:5])
+        wrap = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+        return self.table + "".join(f"{wrap.fill(note)}\n" for note in self.notes[:5])
 
 
 def compare(
