@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fewbits.engines.simulation import RoundReport
 from fewbits.errors import LocalError
@@ -22,19 +22,36 @@ PRIVACY = ("epsilon", "epsilon_kind", "neighbours", "delta", "epsilon_local")  #
 Report = TypeVar("Report")
 
 
-def read_reports(folder: Path, kind: Callable[..., Report]) -> tuple[Report, ...]:
-    """The reports of a run's rounds, in order; LocalError when a log is missing, empty, or not of this kind."""
+def read_reports(folder: Path, kind: type[Report]) -> tuple[Report, ...]:
+    """The reports of a run's rounds, in order; a line that is being written is none.
+
+    Raises:
+        LocalError: a log is missing or empty, or a line is not of this kind.
+    """
     metrics = folder / METRICS
     for path in (metrics, folder / LEDGER):
         if not path.exists():
             raise LocalError(f"{folder} holds no finished round: there is no {path.name}")
     try:
-        reports = tuple(kind(**json.loads(line)) for line in metrics.read_text().splitlines())
-    except (ValueError, TypeError):
+        text = metrics.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        unknown = [(i, str(name)) for i, line in enumerate(lines, 1) for name in line if name not in _names(kind)]
+        reports = () if unknown else tuple(kind(**line) for line in lines)
+    except (ValueError, TypeError, RecursionError):
         raise LocalError(f"{metrics} is not the log of such a run") from None
+    if unknown:
+        number, name = unknown[0]
+        raise LocalError(
+            f"{metrics}, line {number}: unknown figure {name!r}; it is of a later version of fewbits, or of another "
+            "kind of run"
+        )
     if not reports:
         raise LocalError(f"{folder} holds no finished round: {metrics.name} is empty")
     return reports
+
+
+def _names(kind: Any) -> set[str]:
+    return {each.name for each in fields(kind)}
 
 
 @dataclass(frozen=True)
@@ -214,7 +231,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def total(report: RoundReport) -> int:
     """Frame bytes in both directions so far."""
-    return report.up_frame_bytes + report.down_frame_bytes
+    return report.bytes
 
 
 def against_dense(records: Sequence[Record]) -> list[Record]:
