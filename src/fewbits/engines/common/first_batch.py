@@ -17,7 +17,7 @@ from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.factor.derived import duplicate
 from fewbits.learn.batches import Batch, Call, is_finite, takes_labels
 from fewbits.learn.evaluation import BATCH, all_void
-from fewbits.learn.examples import Examples, TensorExamples
+from fewbits.learn.examples import Examples
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local_function import LocalFunction
 from fewbits.learn.local_training import LocalTraining
@@ -200,8 +200,9 @@ def _check_evaluation(model: nn.Module, call: Call, task: Task, device: str, kin
     most = MOST_ROWS if task.metric is None else BATCH  # a metric may need all classes
     if task.test is not None:
         who, examples = "test", task.test
-    elif task.holdout:
-        who, examples = f"holdout of {kind} 0", TensorExamples(*task.pairs, task.holdout[0])
+    elif task.holds_out:
+        who = f"holdout of {kind} 0"
+        examples = _called(lambda: task.held_out(0), f"{who}: its data fail", None)
     else:
         return
     batch = _piece(examples, min(most, examples.batch_size or most), who).to(torch.device(device))

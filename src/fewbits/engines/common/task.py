@@ -146,8 +146,8 @@ class Task:
         """
         if self.x is None or self.y is None:
             raise LocalError(
-                "this takes an (x, y) pair of tensors for each client; other forms of data are for fb.federate and "
-                "fb.simulation.Federation"
+                "this takes an (x, y) pair of tensors for each client; other forms of data are for fb.federate, "
+                "fb.compare and fb.gossip"
             )
         return self.x, self.y
 
@@ -156,6 +156,17 @@ class Task:
         if self.shares is not None:
             return self.shares.examples(client)
         return TensorExamples(*self.pairs, self.parts[client])
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether each client's own model is evaluated on held-out examples."""
+        return bool(self.holdout) or (self.shares is not None and self.shares.share > 0)
+
+    def held_out(self, client: int) -> Examples:
+        """What a client's own model is evaluated on; what the user's function raises goes through."""
+        if self.shares is not None:
+            return self.shares.held_out(client)
+        return TensorExamples(*self.pairs, self.holdout[client])
 
     def _check_kinds(self) -> None:
         """What is given in place of a function or a value would fail much later."""
