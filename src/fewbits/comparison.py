@@ -247,7 +247,7 @@ def _labelled(methods: object) -> list[tuple[str, Any]]:
         texts = read_all(methods, options)
     elif isinstance(methods, Mapping):
         for label in methods:
-            if not isinstance(label, str) or not label:
+            if not isinstance(label, str) or not label or not label.isprintable():
                 raise LocalError(f"compare: a label of a method is text; got {label!r}")
         texts = list(methods.items())
     else:

@@ -18,6 +18,7 @@ from fewbits.report.record import LEDGER, METRICS, against_dense
 from fewbits.report.write import FIGURES
 from fewbits.training.subtitle import MODEL_PARTS, MODEL_TEXT
 
+WITHOUT_SERVER = "is a run without a server; `fewbits report` takes runs with one"
 DEEPEST = 3  # folders within folders that are looked at
 TASK = ("data", "data_dir", "model", "loss", "metric", "clients", "split", "holdout")  # what is learnt
 NO_SETTING = ("method", "settings", "label", "chosen", "seed", "processes", "checkpoint_every", "keep_frames")
@@ -77,7 +78,7 @@ def _read(folder: Path) -> FoundRun:
 def _of_command(folder: Path) -> FoundRun:
     found = read_json(folder / NAME)
     if isinstance(found, dict) and "topology" in found:
-        raise LocalError(f"{folder} is a run without a server; `fewbits report` takes runs with one")
+        raise LocalError(f"{folder} {WITHOUT_SERVER}")
     config = RunConfig.parse(found, str(folder / NAME))
     meant = config.meant() | {"holdout": config.share_held_out(config.build_method())}
     task = {name: value for name, value in meant.items() if name in TASK and value}
@@ -109,6 +110,9 @@ PLAIN = ("data", "data_dir", "model", "clients")  # parts of a task whose names 
 
 def _of_call(folder: Path) -> FoundRun:
     """A run that Python's calls made: its checkpoint and its figures say what was learnt, and how."""
+    with (folder / METRICS).open(encoding="utf-8", errors="replace") as lines:
+        if '"link_bytes"' in next(lines, ""):
+            raise LocalError(f"{folder} {WITHOUT_SERVER}")
     found = run_figures(folder)
     method, figures, notes = found.method, found.figures, found.notes or _unfinished(folder, found.figures)
     record = Record.read(folder, method, found.seed)

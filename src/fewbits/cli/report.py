@@ -85,7 +85,7 @@ def report(
     link = Link(**rates) if rates else None
     tasks = by_task([run if link is None else run.on(link) for run in found_runs(folders)])
     if csv_file is not None:
-        write_atomically(csv_file, _csv(tasks).encode())
+        write_atomically(csv_file, _csv(tasks).encode(errors="surrogateescape"))
     line = f"From {', '.join(map(str, folders))}"
     lines = "" if link is None else f"line time: of lines of {link.up_mbps:g} Mbit/s up and {link.down_mbps:g} down"
     show_tasks(tasks, out, screen(), f"{line}; {lines}" if lines else line, target_accuracy, read_sizes(at))

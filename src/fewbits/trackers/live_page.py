@@ -60,5 +60,5 @@ class LivePage(Observer):
         again = f'<meta http-equiv="refresh" content="{REST if over else EVERY}">'
         page = document("Live", line, again + chart(records, "The runs of this call.", ""), sections, script())
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / PAGE, page.encode())
+        write_atomically(self._folder / PAGE, page.encode(errors="backslashreplace"))
         self._written = time.monotonic()

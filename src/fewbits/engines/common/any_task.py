@@ -10,8 +10,9 @@ from torch import nn
 
 from fewbits.checks import shown
 from fewbits.data.partition import check_share, hold_out
+from fewbits.engines.common.given_data import shares_of
 from fewbits.engines.common.held_out import HeldOutShares
-from fewbits.engines.common.shares import examples_of, shares_of
+from fewbits.engines.common.shares import examples_of
 from fewbits.engines.common.task import Local, Loss, Task
 from fewbits.errors import LocalError
 from fewbits.learn.examples import Collate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,8 @@ def _hint(x: object, said: str) -> str:
         return way_out(said)
     if "stack expects each tensor to be equal size" in said or ("same size" in said and "batch" in said):
         return "; examples of several lengths need a collate function that pads them: give collate="
+    if _has_texts(x):
+        return "; a model takes numbers: tokenise texts in the data set, or in the function that you give as collate="
     if not isinstance(x, Tensor):
         return ""
     if x.dtype == torch.float64:
@@ -189,6 +191,13 @@ def _hint(x: object, said: str) -> str:
             "; uint8 tensors are scaled as pixels only where they are images (n, c, h, w): give x.float() or x.long()"
         )
     return ""
+
+
+def _has_texts(x: object) -> bool:
+    """Whether it is a text, a list of texts, or a dict or tuple that has such a part."""
+    if isinstance(x, Mapping):
+        x = list(x.values())
+    return isinstance(x, str) or (isinstance(x, tuple | list) and any(map(_has_texts, x)))
 
 
 def _what(x: object, y: object, outputs: object) -> str:

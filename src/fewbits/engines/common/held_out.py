@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from fewbits.data.partition import held_out_rows
 from fewbits.engines.common.shares import GivenShares, MadeShares, Shares, has_columns, is_columns
 from fewbits.errors import LocalError
+from fewbits.learn.batches import ClientDataError
 from fewbits.learn.examples import Examples
 from fewbits.learn.outputs import described
 from fewbits.rng import Key
@@ -38,8 +39,11 @@ class HeldOutShares(Shares):
             def part(given: Any, client: int) -> Any:
                 who = f"{shares.who} {client}"
                 check_by_number(given, who)
-                rows = held_out_rows(len(shares.of(given, client)), share, key.fold(client), who)[tested]
-                return part_of(given, rows)
+                size = len(shares.of(given, client))
+                try:
+                    return part_of(given, held_out_rows(size, share, key.fold(client), who)[tested])
+                except LocalError as error:
+                    raise ClientDataError(str(error)) from error
 
             return part
 

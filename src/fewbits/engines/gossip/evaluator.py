@@ -13,7 +13,7 @@ from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.task import Task, evaluation_noise
 from fewbits.factor.derived import duplicate
 from fewbits.learn import shared_values
-from fewbits.learn.batches import Call, takes_labels
+from fewbits.learn.batches import Call, ClientDataError, takes_labels
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
@@ -99,6 +99,8 @@ class Evaluator:
         model, eta = self.model, getattr(self.task.local, "lr", 1.0)  # without a proximal step eta is of no account
         try:
             gradient = self._gradient() if self.task.shares is None else self._gradient_of_shares()
+        except ClientDataError:
+            return None
         except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
             sentence(error)  # raises what is ours
             return None

@@ -26,6 +26,7 @@ from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
+from fewbits.learn.batches import ClientDataError
 from fewbits.learn.evaluation import BATCH, Scores
 from fewbits.learn.examples import Examples
 from fewbits.learn.flat_model import FlatModel
@@ -170,6 +171,8 @@ class Worker:
         self._load(client)
         try:
             examples = self.task.held_out(client)
+        except ClientDataError as error:
+            return Scores(failure=str(error))
         except Exception as error:  # noqa: BLE001 - the user's function may raise anything
             return Scores(failure=sentence(error))
         return self._score(examples, ALL, "client", client)
