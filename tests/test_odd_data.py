@@ -89,3 +89,24 @@ def test_a_place_in_another_encoding_is_as_good_as_any(folder):
 def test_a_report_names_a_run_of_a_call_without_a_server(folder):
     fb.gossip(Named(4, 3), [(X, Y)] * 4, fb.topology.ring(4), "dsgd", 1, out="graph")
     assert "graph is a run without a server" in call("report graph", code=2)
+
+
+class Noisy(TensorDataset):
+    """A test set that draws, as augmentation does."""
+
+    def __getitem__(self, row):
+        x, y = super().__getitem__(row)
+        return x + torch.randn(4), y
+
+
+def test_a_test_set_that_draws_is_evaluated_alike_on_any_number_of_processes():
+    torch.manual_seed(1)
+    model, state = Named(4, 3), torch.get_rng_state()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    found = []
+    for processes in (1, 2):
+        model.load_state_dict(start)
+        data = Noisy(X, Y)
+        result = fb.federate(model, [loader(12)] * 2, "dense", 2, test=data, processes=processes)
+        found.append([(report.loss, report.accuracy) for report in result.reports])
+    assert found[0] == found[1] and torch.equal(torch.get_rng_state(), state)

@@ -202,3 +202,23 @@ def test_a_run_that_goes_on_and_figures_of_a_later_version_are_said(folder):
     assert "a: its run has not ended; the table has the rounds so far" in call("report a")
     metrics.write_text(first.replace('"round":', '"later": 1, "round":') + "\n")
     assert "a/metrics.jsonl, line 1: unknown figure 'later'; it is of a later version" in call("report a", code=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("accuracy", "high"), ("up_frame_bytes", None), ("notes", [1]), ("diverged", 0)]
+)
+def test_a_figure_of_another_kind_is_named(folder, name, value):
+    federated("run", "dense")
+    metrics = folder / "run/metrics.jsonl"
+    first, second = map(json.loads, metrics.read_text().splitlines())
+    metrics.write_text(f"{json.dumps(first)}\n{json.dumps(second | {name: value})}\n")
+    assert f"run/metrics.jsonl, line 2: {name} is no figure of this kind" in call("report run", code=2)
+
+
+def test_a_line_that_is_being_written_is_none(folder):
+    result = federated("run", "dense")
+    for name in ("metrics.jsonl", "ledger.jsonl"):
+        with (folder / "run" / name).open("a") as file:
+            file.write('{"round": 3, "dir')
+    (figures,) = csv.DictReader((call("report run --csv runs.csv"), (folder / "runs.csv").read_text())[1].splitlines())
+    assert int(figures["up_frame_bytes"]) == result.ledger.frame_bytes["up"]

@@ -200,7 +200,7 @@ class RunConfig:
         known = [f.name for f in fields(cls)]
         for key in found:
             if key not in known:
-                raise LocalError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
+                raise LocalError(f"{where}: unknown key {key!r}; the keys of this version are {', '.join(known)}")
         hints = get_type_hints(cls)
         return cls(**{key: typed(value, hints[key], f"{where}: {key}") for key, value in found.items()})
 

@@ -14,7 +14,8 @@ from fewbits.engines.common.checkpoint import newest_settings
 from fewbits.errors import LocalError
 from fewbits.report import Record
 from fewbits.report.line_time import line_seconds
-from fewbits.report.record import LEDGER, METRICS, against_dense
+from fewbits.report.record import against_dense
+from fewbits.report.round_log import LEDGER, METRICS
 from fewbits.report.write import FIGURES
 from fewbits.training.subtitle import MODEL_PARTS, MODEL_TEXT
 

@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from fewbits.engines.simulation import RoundReport
-from fewbits.errors import LocalError
 from fewbits.links import ledger
 from fewbits.privacy.account import PrivacyLoss
+from fewbits.report.round_log import LEDGER, read_reports
 
-METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
 PERSONAL = ("personal_accuracy", "personal_spread", "personal_worst")  # as summary.json has them
 BY_CLIENT = ("personal_least", "personal_tenth", "personal_median", "personal_ninetieth")
 PRIVACY = ("epsilon", "epsilon_kind", "neighbours", "delta", "epsilon_local")  # as summary.json has them
-Report = TypeVar("Report")
-
-
-def read_reports(folder: Path, kind: type[Report]) -> tuple[Report, ...]:
-    """The reports of a run's rounds, in order; a line that is being written is none.
-
-    Raises:
-        LocalError: a log is missing or empty, or a line is not of this kind.
-    """
-    metrics = folder / METRICS
-    for path in (metrics, folder / LEDGER):
-        if not path.exists():
-            raise LocalError(f"{folder} holds no finished round: there is no {path.name}")
-    try:
-        text = metrics.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        unknown = [(i, str(name)) for i, line in enumerate(lines, 1) for name in line if name not in _names(kind)]
-        reports = () if unknown else tuple(kind(**line) for line in lines)
-    except (ValueError, TypeError, RecursionError):
-        raise LocalError(f"{metrics} is not the log of such a run") from None
-    if unknown:
-        number, name = unknown[0]
-        raise LocalError(
-            f"{metrics}, line {number}: unknown figure {name!r}; it is of a later version of fewbits, or of another "
-            "kind of run"
-        )
-    if not reports:
-        raise LocalError(f"{folder} holds no finished round: {metrics.name} is empty")
-    return reports
-
-
-def _names(kind: Any) -> set[str]:
-    return {each.name for each in fields(kind)}
 
 
 @dataclass(frozen=True)

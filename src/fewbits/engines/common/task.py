@@ -264,8 +264,9 @@ def sgd(task: Task) -> LocalSGD:
 
 
 def evaluation_noise(task: Task, key: Key, model: FlatModel, *what: str | int) -> AbstractContextManager[None]:
-    """Seed what the model and the loss draw in an evaluation, by its name: the same on any number of processes."""
-    return seeded(key.fold("evaluation", *what), model.params.device) if is_noisy(task, model) else nullcontext()
+    """Seed what model, loss and data sets draw in an evaluation, by its name: the same on any number of processes."""
+    noisy = task.shares is not None or is_noisy(task, model)
+    return seeded(key.fold("evaluation", *what), model.params.device) if noisy else nullcontext()
 
 
 def training_guard(task: Task, model: FlatModel) -> AbstractContextManager[None]:
