@@ -46,7 +46,7 @@ def is_remote(config: RunConfig) -> bool:
 
 def check_names(config: RunConfig, problems: Problems) -> None:
     """Look up each function of the user's that the run names."""
-    checks: list[Callable[[], object]] = [config.loss_function, config.metric_function]
+    checks: list[Callable[[], object]] = [config.local, config.loss_function, config.metric_function]
     if is_named_object(config.model):
         checks.append(lambda: model_function(config.model))
     if is_named_object(config.data):
@@ -185,7 +185,10 @@ def personal_notes(methods: Iterable[Method], found: Found) -> tuple[str, ...]:
     """A sentence for each method whose models the test set of the user's data does not evaluate, and nothing else."""
     if not isinstance(found, Task) or found.test is None or found.holds_out:
         return ()
-    said = "leaves each client a model of its own, so the test set of --data says nothing"
+    said = (
+        "leaves each client a model of its own, so the test set of --data says nothing; --holdout 0.2 evaluates the "
+        "clients' models on examples of theirs"
+    )
     return tuple(f"{method.name} {said}" for method in methods if method.personal)
 
 
