@@ -80,13 +80,11 @@ def checked(config: RunConfig, data: Found, method: Method) -> PreparedRun:
 
 
 def place(given: o.Given, example: str, problems: Problems) -> tuple[Path | None, list[Observer]]:
-    """The folder of all files, which is free, and what is told of the rounds."""
+    """The folder of all files, and what is told of the rounds; a folder that is given is refused before any work."""
     folder = problems.of(lambda: o.folder_of(given, example))
-    if folder is None:
-        problems.of(lambda: trackers(given, Path(example)))
-        return None, []
-    problems.of(lambda: check_free(folder, given["force"]))
-    return folder, problems.of(lambda: trackers(given, folder)) or []
+    if folder is not None:
+        check_free(folder, given["force"])
+    return folder, problems.of(lambda: trackers(given, folder or Path(example))) or []
 
 
 def found_data(config: RunConfig, problems: Problems) -> Found | None:
