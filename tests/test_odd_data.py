@@ -27,6 +27,7 @@ GOOD = loader(12)
 ODD = {
     "it has no example": loader(0),
     "its 3 examples give no batch": loader(3, drop_last=True),
+    "no example": {"input": X[:0], "labels": Y[:0]},
     "the batch has 'pixels', 'more'": {"pixels": X, "more": X, "labels": Y},
 }
 MADE = {

@@ -129,8 +129,8 @@ class FieldExamples(RowExamples):
     def __init__(self, fields: Mapping[str, Tensor] | Sequence[Tensor]) -> None:
         self._mapping = isinstance(fields, Mapping)
         self._fields: dict[Any, Tensor] = dict(fields if isinstance(fields, Mapping) else enumerate(fields))
-        self._size = parted(fields, "a client's data").size
         lengths = {str(name): len(x) for name, x in self._fields.items()}
+        self._size = parted(fields, "a client's data").size if any(lengths.values()) else 0
         if len(set(lengths.values())) > 1:
             raise LocalError(f"a client's tensors must have as many examples each; got {lengths}")
 

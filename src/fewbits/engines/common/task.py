@@ -146,8 +146,8 @@ class Task:
         """
         if self.x is None or self.y is None:
             raise LocalError(
-                "this takes an (x, y) pair of tensors for each client; other forms of data are for fb.federate, "
-                "fb.compare and fb.gossip"
+                "this takes an (x, y) pair of tensors for each client, as method auto does; with a method by its name "
+                "fb.federate, fb.compare and fb.gossip take other forms of data"
             )
         return self.x, self.y
 
