@@ -79,10 +79,13 @@ class Replica(Counted):
         parts = fragments_of(self.tensors, terms.streaming.fragments)
         made = outer or [OuterModel(self.tensors, names, i, terms, size) for i, names in enumerate(parts)]
         self.outer = list(made)
-        self.senders = [
-            Sender(part.codec, part.spec, terms.key.fold("rank", rank, i)) for i, part in enumerate(self.outer)
-        ]
+        self.senders = self._senders()
         self._ledger = Ledger()
+
+    def _senders(self) -> list[Sender]:
+        """This rank's end of the links to all others, by fragment."""
+        key = self.terms.key.fold("rank", self.rank)
+        return [Sender(part.codec, part.spec, key.fold(i)) for i, part in enumerate(self.outer)]
 
     @property
     def ledger(self) -> Ledger:
@@ -117,6 +120,11 @@ class Replica(Counted):
             part.start(part.state._replace(theta=theta))
             self.tensors.write(theta, part.names)
         self.tensors.refresh()
+
+    @property
+    def whose(self) -> str:
+        """Whose model this is, in words."""
+        return f"that of all {self.size} ranks"
 
     @property
     def most_bytes(self) -> int:

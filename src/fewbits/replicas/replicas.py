@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fewbits.checks import check_whole
@@ -11,6 +12,9 @@ from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
 from fewbits.replicas.exchanges import Exchanges, Flight, Make
+from fewbits.replicas.pair_exchanges import PairExchanges
+from fewbits.replicas.pair_replica import PairReplica
+from fewbits.replicas.partners import RandomPartner
 from fewbits.replicas.replica import Replica, check_equal_models
 from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms
 from fewbits.rng import Key
@@ -29,6 +33,7 @@ class Replicas:
         optimizer: the outer step.
         key: all random numbers are drawn from it.
         streaming: parts of the model that travel in turn, and how long they travel.
+        partner: `RandomPartner()`: each rank steps with one random other; all then have a theta of their own.
 
     Raises:
         LocalError: the models differ in their shapes, or an argument does not fit.
@@ -55,22 +60,28 @@ class Replicas:
         optimizer: ServerOptimizer | None = None,
         key: Key = Key(0),
         streaming: Streaming = AT_ONCE,
+        partner: RandomPartner | None = None,
     ) -> None:
         models = list(models)
         check_whole("Replicas: the number of models", len(models), 1)
         if len({id(model) for model in models}) < len(models):
             raise LocalError("Replicas: every rank needs a model of its own; copy.deepcopy makes one")
-        terms = Terms.of(method, optimizer, every, streaming, key)
-        first = Replica(models[0], terms, 0, len(models))
-        others = [Replica(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
-        self._replicas = [first, *others]
+        terms = Terms.of(method, optimizer, every, streaming, key, partner)
+        self.messages: list[memoryview] = []
+        if terms.partner:
+            pairs = [PairReplica(model, terms, rank, len(models)) for rank, model in enumerate(models)]
+            self._replicas, self._exchanges = [*pairs], PairExchanges(pairs, self._made, lambda prepare: prepare())
+        else:
+            first = Replica(models[0], terms, 0, len(models))
+            others = [Replica(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
+            self._replicas = [first, *others]
+            self._exchanges = Exchanges(self._replicas, self._carry)
+        first, *others = self._replicas
         for replica in others:
             check_equal_models(first, replica)
         _check_apart(models)
         for replica in others:
             replica.restart(first.snapshot())
-        self._exchanges = Exchanges(self._replicas, self._carry)
-        self.messages: list[memoryview] = []
 
     def step(self) -> bool:
         """Count an inner step of all ranks; True when an outer step was taken after it.
@@ -83,13 +94,40 @@ class Replicas:
         """
         return self._exchanges.step()
 
+    def _made(self, make: Make) -> list[memoryview]:
+        self.messages = make()
+        return self.messages
+
     def _carry(self, make: Make) -> Flight:
-        messages = self.messages = make()
+        messages = self._made(make)
         return lambda: messages
 
-    def values(self) -> dict[str, Tensor]:
-        """Copies of the outer model's tensors, by their names in the module."""
-        return self._replicas[0].values()
+    def values(self, rank: int = 0) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, by their names in the module; with a `partner`, those of a rank."""
+        return self._replicas[rank].values()
+
+    def average(self) -> float:
+        """Replace the models, which differ with a `partner`, by their mean, as `OuterStep.average` does.
+
+        Returns:
+            The consensus distance before, ``sqrt(sum_r |theta_r - mean|^2)``.
+        """
+        pairs = self._pairs
+        messages = self._made(lambda: [replica.average_message() for replica in pairs])
+        first, *_ = [replica.average(messages) for replica in pairs]
+        return first
+
+    def consensus_distance(self) -> float:
+        """``sqrt(sum_r |theta_r - mean|^2)`` of the slow weights; nothing travels for it, as this process has all."""
+        every = torch.stack([replica.outer[0].state.theta for replica in self._pairs])
+        return float(torch.linalg.vector_norm(every - every.mean(0), dtype=torch.float64))
+
+    @property
+    def _pairs(self) -> list[PairReplica]:
+        found = [replica for replica in self._replicas if isinstance(replica, PairReplica)]
+        if not found:
+            raise LocalError("Replicas: without a partner all ranks have the same model after each outer step")
+        return found
 
     @property
     def ledgers(self) -> list[Ledger]:

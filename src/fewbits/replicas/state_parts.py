@@ -67,15 +67,15 @@ def read_sums(state: object) -> Ledger:
 
 def ends_of(sender: Sender, link: MeanLink) -> dict[str, object]:
     """This rank's end of its link and the receiving ends of all links, as uint8 tensors."""
-    return {"sender": _tensor(sender.dump()), "receivers": [_tensor(data) for data in link.dump()]}
+    return {"sender": tensor_of(sender.dump()), "receivers": [tensor_of(data) for data in link.dump()]}
 
 
 def read_ends(state: object, sender: Sender, link: MeanLink) -> tuple[Sender, MeanLink]:
     """New ends from what `ends_of` gave; the given ones stay as they are."""
     sender, link = copy.copy(sender), copy.copy(link)
     try:
-        sender.load(_bytes(state.get("sender") if isinstance(state, Mapping) else None))
-        link.load([_bytes(x) for x in taken(state, "receivers", list)])
+        sender.load(bytes_of(state.get("sender") if isinstance(state, Mapping) else None))
+        link.load([bytes_of(x) for x in taken(state, "receivers", list)])
     except WireError as error:
         raise LocalError(f"{OWNER}: {error}") from None
     return sender, link
@@ -92,7 +92,8 @@ def read_like(x: object, like: Tensor) -> Tensor:
     return copied
 
 
-def _bytes(x: object) -> bytes:
+def bytes_of(x: object) -> bytes:
+    """The bytes in a tensor that `tensor_of` made; LocalError for anything else."""
     if not _plain(x) or x.dtype != torch.uint8 or x.dim() != 1:
         raise LocalError(f"{OWNER}: the ends of links are vectors of uint8; got {type(x).__name__}")
     return x.cpu().contiguous().numpy().tobytes()
@@ -103,5 +104,6 @@ def _plain(x: object) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and not x.is_nested and x.layout == torch.strided and not x.is_meta
 
 
-def _tensor(data: bytes) -> Tensor:
+def tensor_of(data: bytes) -> Tensor:
+    """Bytes as a vector of uint8, for a state."""
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)

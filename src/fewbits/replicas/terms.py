@@ -16,6 +16,9 @@ from fewbits.learn.method import Method
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
 from fewbits.methods import named
+from fewbits.replicas.noloco import OPTIMIZER as NOLOCO
+from fewbits.replicas.noloco import preset
+from fewbits.replicas.partners import RandomPartner, differences
 from fewbits.rng import Key
 from fewbits.wire.identity import canonical
 
@@ -72,6 +75,7 @@ class Terms:
         streaming: parts of the model that travel in turn, and how long.
         key: all random numbers are drawn from it.
         given: the method as a person wrote it, for messages.
+        partner: how a rank steps with one other rank; None: all ranks step together.
 
     Raises:
         LocalError: a number is out of range.
@@ -83,6 +87,7 @@ class Terms:
     streaming: Streaming
     key: Key
     given: str = ""
+    partner: RandomPartner | None = None
 
     def __post_init__(self) -> None:
         check_count("OuterStep: every", self.every)
@@ -95,6 +100,11 @@ class Terms:
             )
         if not isinstance(self.key, Key):
             raise LocalError(f"OuterStep: key must be a Key, such as fb.Key(0); got {self.key!r}")
+        if self.partner is not None and self.streaming != AT_ONCE:
+            raise LocalError(
+                "OuterStep: with a random partner the whole model travels at once, and training waits for it; got "
+                f"{self.partner!r} and {self.streaming!r}"
+            )
 
     @staticmethod
     def of(
@@ -103,10 +113,19 @@ class Terms:
         every: int,
         streaming: Streaming = AT_ONCE,
         key: Key = Key(0),
+        partner: RandomPartner | None = None,
     ) -> Terms:
         """The terms of a method, given as for OuterStep."""
-        found = optimizer_of(method, optimizer)
-        return Terms(codec_of(method, "OuterStep"), found, every, streaming, key, text_of(method))
+        found, chosen = preset(method), optimizer
+        if found is not None:
+            chosen, partner = optimizer or found.optimizer, partner or found.partner
+        elif partner is not None and not isinstance(method, str | Method):
+            chosen = optimizer or NOLOCO
+        step = optimizer_of(method, chosen)
+        if partner is not None and not isinstance(partner, RandomPartner):
+            raise LocalError(f"OuterStep: partner must be a RandomPartner, such as RandomPartner(); got {partner!r}")
+        codec = found.codec if found else codec_of(method, "OuterStep")
+        return Terms(differences(codec) if partner else codec, step, every, streaming, key, text_of(method), partner)
 
     def facts(self) -> dict[str, str]:
         """The terms as texts by name, for a comparison with another rank's."""
@@ -115,6 +134,7 @@ class Terms:
             "outer optimizer": canonical(self.optimizer),
             "every": str(self.every),
             "streaming": canonical(self.streaming),
+            "partner": canonical(self.partner) if self.partner else "all ranks",
             "key": self.key.text(),
         }
 

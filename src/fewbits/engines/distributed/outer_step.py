@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from fewbits.engines.distributed.agreement import agree
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import MessageGather
+from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
 from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Counted, Exchanges, Flight, Make, Replica, Streaming, Terms
+from fewbits.replicas.pair_exchanges import PairExchanges
+from fewbits.replicas.pair_replica import PairReplica
+from fewbits.replicas.partners import RandomPartner
 from fewbits.rng import Key
 
 START = "values at the start"
@@ -45,6 +49,9 @@ class OuterStep(Counted):
         timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
         streaming: parts of the model that travel in turn, each every `every` steps, while training goes on. With
             several parts the replicas are equal only in the one that travelled last; see `values`.
+        partner: `RandomPartner()`, or the method "noloco": one frame travels to one random rank, in place of all. The
+            replicas then differ, each with slow weights and momentum of its own, until `average` is called. A codec
+            takes NoLoCo's step, ServerSGD(lr=0.7, momentum=0.5). Buffers of integers stay each rank's own.
 
     Raises:
         LocalError: torch.distributed is not initialised, or an argument does not fit.
@@ -75,12 +82,17 @@ class OuterStep(Counted):
         key: Key = Key(0),
         timeout: float = 1800.0,
         streaming: Streaming = AT_ONCE,
+        partner: RandomPartner | None = None,
     ) -> None:
         self._gather = MessageGather(group, timeout, "OuterStep")
         with self._gather.refusing():
-            terms = Terms.of(method, optimizer, every, streaming, key)
-            self._replica = Replica(model, terms, self._gather.rank, self._gather.size)
-        self._exchanges = Exchanges([self._replica], self._carry)
+            terms = Terms.of(method, optimizer, every, streaming, key, partner)
+            kind = PairReplica if terms.partner else Replica
+            self._replica = kind(model, terms, self._gather.rank, self._gather.size)
+        if isinstance(self._replica, PairReplica):
+            self._exchanges = PairExchanges([self._replica], self._swap, self._confirm)
+        else:
+            self._exchanges = Exchanges([self._replica], self._carry)
         self._agree()
 
     def _agree(self) -> None:
@@ -113,8 +125,59 @@ class OuterStep(Counted):
         gather = partial(self._gather, message, replica.note, replica.most_bytes)
         return in_background(gather) if replica.terms.streaming.delay else gather
 
+    def _swap(self, make: Make) -> list[memoryview]:
+        """Exchange messages with the partner alone."""
+        replica = self._pair
+        with self._gather.refusing(replica.peers):
+            (message,) = make()
+        return self._gather(message, replica.note, replica.most_bytes, replica.peers)
+
+    def _confirm(self, prepare: Callable[[], object]) -> None:
+        """A step that one of the partners cannot take is taken by neither."""
+        replica = self._pair
+        with self._gather.refusing(replica.peers):
+            prepare()
+        self._gather(b"", replica.note, 0, replica.peers)
+
+    @property
+    def _pair(self) -> PairReplica:
+        if isinstance(self._replica, PairReplica):
+            return self._replica
+        raise LocalError("OuterStep: without a partner all ranks have the same model after each outer step")
+
+    def average(self) -> float:
+        """Replace the models of all ranks, which differ with a `partner`, by their mean; call it on all of them.
+
+        Every rank sends its model in float32 to all others, which the ledger counts. Slow weights become the mean, too,
+        and buffers of integers rank 0's. The outer optimizer's moments stay, so training may go on.
+
+        Returns:
+            The consensus distance before, ``sqrt(sum_r |theta_r - mean|^2)``.
+
+        Raises:
+            LocalError: there is no `partner`, or a value is not finite.
+            PeerLostError: another rank refused, or was lost.
+        """
+        with self._gather.refusing():
+            replica = self._pair
+            message = replica.average_message()
+        return replica.average(self._gather(message, replica.note, replica.most_bytes))
+
+    @property
+    def whose(self) -> str:
+        """Whose model this rank has: "rank 2's own, one of 4", or the mean's; its states say it, too."""
+        return self._replica.whose
+
+    @property
+    def partner_distance(self) -> float:
+        """2-norm of the difference between what this rank and its last partner sent; 0 before the first exchange."""
+        return self._pair.distance
+
     def values(self) -> dict[str, Tensor]:
-        """Copies of the outer model's tensors, the same at all ranks, by name: what to evaluate with `streaming`."""
+        """Copies of the outer model's tensors by name: what to evaluate with `streaming`.
+
+        They are the same at all ranks; with a `partner` they are this rank's slow weights.
+        """
         return self._replica.values()
 
     @property
