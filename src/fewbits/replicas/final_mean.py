@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fewbits.errors import WireError
 from fewbits.links import Receiver, Sender
-from fewbits.replicas.outer_model import end_to_end
 from fewbits.replicas.terms import DENSE
+from fewbits.replicas.vectors import end_to_end
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 

@@ -10,18 +10,20 @@ from isal.isal_zlib import crc32
 from torch import Tensor
 
 from fewbits.codecs import Delta
-from fewbits.codecs.flat_view import flat_view
 from fewbits.errors import WireError
 from fewbits.learn.one_thread import one_thread
 from fewbits.learn.optimizers import Moments
 from fewbits.learn.shared_values import CHANGED, with_buffers
 from fewbits.links.finite import all_finite
 from fewbits.replicas.mean_link import MeanLink
+from fewbits.replicas.slices import SliceLink
 from fewbits.replicas.tensors import ReplicaTensors, check_finite_start, digest_of
 from fewbits.replicas.terms import Terms
+from fewbits.replicas.vectors import end_to_end
 from fewbits.rng import Key
 
 Frames = Sequence[bytes | memoryview]
+Link = MeanLink | SliceLink
 
 
 class OuterState(NamedTuple):
@@ -49,7 +51,11 @@ class OuterModel:
     def __init__(self, tensors: ReplicaTensors, names: tuple[str, ...], number: int, terms: Terms, size: int) -> None:
         self.names, self.spec = names, tensors.spec(names)
         self.codec = with_buffers(terms.codec, self.spec, Delta(CHANGED) if terms.partner else CHANGED)
-        self.link = MeanLink(self.codec, self.spec, 0 if terms.partner else size)
+        self.link: Link = (
+            SliceLink(self.spec, size)
+            if terms.sliced(size)
+            else MeanLink(self.codec, self.spec, 0 if terms.partner else size)
+        )
         self.trained = sum(tensors.like[name].numel() for name in names if name in tensors.trained)
         self._tensors = tensors
         self._optimizer, self._key = terms.optimizer, terms.key.fold("outer", number)
@@ -61,7 +67,7 @@ class OuterModel:
         """Go on from this state."""
         self.state, self.digest = state, digest_of(state.theta)
 
-    def resume(self, state: OuterState, link: MeanLink) -> None:
+    def resume(self, state: OuterState, link: Link) -> None:
         """Go on from a checkpoint; until the next step, `digest` is one of moments and links, too."""
         self.link = link
         self.start(state)
@@ -101,9 +107,3 @@ class OuterModel:
             raise WireError(f"outer step {before.rounds + 1} would leave the range of {theta.dtype}")
         self.check(theta)
         return OuterState(theta, moments, before.rounds + 1)
-
-
-def end_to_end(values: dict[str, Tensor]) -> Tensor:
-    """The tensors as one vector, without a copy where they are one.  # (numel,)"""
-    laid = flat_view(values.values())
-    return torch.cat([x.reshape(-1) for x in values.values()]) if laid is None else laid

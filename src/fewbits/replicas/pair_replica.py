@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,18 +11,19 @@ from torch import Tensor, nn
 
 from fewbits.errors import WireError
 from fewbits.learn.one_thread import one_thread
-from fewbits.links import Ledger, Receiver, Sender
+from fewbits.links import Ledger, Receiver
 from fewbits.links.finite import check_finite
 from fewbits.replicas import final_mean, replica_state
 from fewbits.replicas.count import count_exchange, count_messages
 from fewbits.replicas.joined import joined
 from fewbits.replicas.note import noted
-from fewbits.replicas.outer_model import OuterState, end_to_end
+from fewbits.replicas.outer_model import OuterState
 from fewbits.replicas.pair_ends import PairEnds
 from fewbits.replicas.partners import partner_of
 from fewbits.replicas.replica import Messages, Replica
-from fewbits.replicas.state_parts import check_same, count, read_like, read_sums, sums_of
+from fewbits.replicas.state_parts import RankEnds, check_same, count, read_like, read_sums, sums_of
 from fewbits.replicas.terms import Terms
+from fewbits.replicas.vectors import end_to_end
 
 
 class LoadedPair(NamedTuple):
@@ -73,7 +74,7 @@ class PairReplica(Replica):
         self.distance = 0.0  # 2-norm of the difference to the last partner, of what both sent
         self._averaged = -1  # the step after which the models became their mean
 
-    def _senders(self) -> list[Sender]:
+    def _senders(self) -> Sequence[RankEnds]:
         return []  # one for each peer, in `PairEnds`
 
     @property

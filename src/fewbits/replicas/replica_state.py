@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fewbits.errors import LocalError, WireError
-from fewbits.links import Sender
-from fewbits.replicas.mean_link import MeanLink
-from fewbits.replicas.outer_model import OuterModel, OuterState
-from fewbits.replicas.state_parts import OWNER, count, ends_of, read_ends, read_like, taken
+from fewbits.replicas.outer_model import Link, OuterModel, OuterState
+from fewbits.replicas.state_parts import OWNER, RankEnds, count, ends_of, read_ends, read_like, taken
 
 
 def values(part: OuterModel) -> dict[str, object]:
@@ -17,7 +15,7 @@ def values(part: OuterModel) -> dict[str, object]:
     return {"theta": theta.clone(), "moments": [m.clone() for m in moments], "rounds": rounds}
 
 
-def write(part: OuterModel, sender: Sender) -> dict[str, object]:
+def write(part: OuterModel, sender: RankEnds) -> dict[str, object]:
     """The state of a fragment at one replica."""
     return values(part) | ends_of(sender, part.link)
 
@@ -38,6 +36,6 @@ def read_values(state: object, part: OuterModel) -> OuterState:
     return OuterState(theta, read, count(state, "rounds"))
 
 
-def read(state: object, part: OuterModel, sender: Sender) -> tuple[OuterState, Sender, MeanLink]:
+def read(state: object, part: OuterModel, sender: RankEnds) -> tuple[OuterState, RankEnds, Link]:
     """The state that `write` gave, in new objects; LocalError when it does not fit."""
     return read_values(state, part), *read_ends(state, sender, part.link)

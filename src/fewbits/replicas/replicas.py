@@ -11,11 +11,12 @@ from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas.exchanges import Exchanges, Flight, Make
+from fewbits.replicas.exchanges import Exchanges, Flight, Make, MakeParts, Parts
+from fewbits.replicas.kinds import kind_of
 from fewbits.replicas.pair_exchanges import PairExchanges
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.partners import RandomPartner
-from fewbits.replicas.replica import Replica, check_equal_models
+from fewbits.replicas.replica import check_equal_models
 from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms
 from fewbits.rng import Key
 
@@ -72,10 +73,11 @@ class Replicas:
             pairs = [PairReplica(model, terms, rank, len(models)) for rank, model in enumerate(models)]
             self._replicas, self._exchanges = [*pairs], PairExchanges(pairs, self._made, lambda prepare: prepare())
         else:
-            first = Replica(models[0], terms, 0, len(models))
-            others = [Replica(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
+            kind = kind_of(terms, len(models))
+            first = kind(models[0], terms, 0, len(models))
+            others = [kind(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
             self._replicas = [first, *others]
-            self._exchanges = Exchanges(self._replicas, self._carry)
+            self._exchanges = Exchanges(self._replicas, self._carry, _transposed)
         first, *others = self._replicas
         for replica in others:
             check_equal_models(first, replica)
@@ -154,6 +156,11 @@ class Replicas:
         if len(states) != len(self._replicas):
             raise LocalError(f"Replicas: {len(self._replicas)} ranks need as many states; got {len(states)}")
         self._exchanges.load_state_dicts(states)
+
+
+def _transposed(make: MakeParts) -> Parts:
+    """What every rank made for each, as what each has from every rank."""
+    return list(zip(*make(), strict=True))
 
 
 def _check_apart(models: Sequence[nn.Module]) -> None:

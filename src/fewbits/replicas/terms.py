@@ -127,6 +127,14 @@ class Terms:
         codec = found.codec if found else codec_of(method, "OuterStep")
         return Terms(differences(codec) if partner else codec, step, every, streaming, key, text_of(method), partner)
 
+    def sliced(self, size: int) -> bool:
+        """Whether each of so many ranks takes the mean of a slice and sends it to all: two legs of dense frames.
+
+        A rank then sends 2 (R - 1) / R times its vector, as in a ring, in place of R - 1 times; for two ranks that is
+        the same. With a delay, frames go to all, since the first leg is computed with before the second one travels.
+        """
+        return size > 2 and self.codec == DENSE and not self.streaming.delay and self.partner is None
+
     def facts(self) -> dict[str, str]:
         """The terms as texts by name, for a comparison with another rank's."""
         return {

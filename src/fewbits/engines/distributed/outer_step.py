@@ -14,7 +14,9 @@ from fewbits.engines.distributed.message_gather import MessageGather
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Counted, Exchanges, Flight, Make, Replica, Streaming, Terms
+from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Counted, Exchanges, Flight, Make, Streaming, Terms
+from fewbits.replicas.exchanges import MakeParts, Parts
+from fewbits.replicas.kinds import kind_of
 from fewbits.replicas.pair_exchanges import PairExchanges
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.partners import RandomPartner
@@ -28,12 +30,13 @@ class OuterStep(Counted):
 
     Each rank trains its own replica. At every `every`-th call of `step` all ranks send start - now through the codec
     as a frame to each of the others. All decode all frames, in the order of ranks, and take the same outer step:
-    ``u = mean_r decode(start - now_r)``, ``theta = optimizer(theta, u)``. Then every replica has the same bits.
+    ``u = mean_r decode(start - now_r)``, ``theta = optimizer(theta, u)``. Then every replica has the same bits. Dense
+    frames of three ranks or more travel in slices: each rank takes the mean of one, and sends it to all.
 
     Parameters and float buffers travel as float32, whatever their type; buffers losslessly, and their mean is taken.
     Saved buffers of integers become rank 0's. Frozen parameters must be equal. The inner optimizer is yours and stays
-    as it is. Each R - 1 frames that a rank sends are counted in `ledger`; 24 bytes before each of them are not, nor
-    is the start.
+    as it is. Every frame that a rank sends is counted in `ledger`; 24 bytes before each of them are not, nor is the
+    start.
 
     At the start all ranks compare model, method, `every`, optimizer, key and version. Where their values differ,
     rank 0's are sent to all. Only the uplink of a method is used: there is no server, and no bound on norms.
@@ -87,12 +90,11 @@ class OuterStep(Counted):
         self._gather = MessageGather(group, timeout, "OuterStep")
         with self._gather.refusing():
             terms = Terms.of(method, optimizer, every, streaming, key, partner)
-            kind = PairReplica if terms.partner else Replica
-            self._replica = kind(model, terms, self._gather.rank, self._gather.size)
+            self._replica = kind_of(terms, self._gather.size)(model, terms, self._gather.rank, self._gather.size)
         if isinstance(self._replica, PairReplica):
             self._exchanges = PairExchanges([self._replica], self._swap, self._confirm)
         else:
-            self._exchanges = Exchanges([self._replica], self._carry)
+            self._exchanges = Exchanges([self._replica], self._carry, self._scatter)
         self._agree()
 
     def _agree(self) -> None:
@@ -124,6 +126,13 @@ class OuterStep(Counted):
             (message,) = make()
         gather = partial(self._gather, message, replica.note, replica.most_bytes)
         return in_background(gather) if replica.terms.streaming.delay else gather
+
+    def _scatter(self, make: MakeParts) -> Parts:
+        """Send each rank its part; what all ranks sent to this one."""
+        replica = self._replica
+        with self._gather.refusing():
+            (parts,) = make()
+        return [self._gather.scatter(parts, replica.note, replica.most_bytes)]
 
     def _swap(self, make: Make) -> list[memoryview]:
         """Exchange messages with the partner alone."""
