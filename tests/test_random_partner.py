@@ -53,7 +53,7 @@ def test_the_dense_step_is_nolocos_formula(pull):
     size, alpha, beta = 5, 0.5, 0.7
     models = [nn.Linear(6, 3) for _ in range(size)]
     key, generator = fb.Key(7), torch.Generator().manual_seed(1)
-    replicas = Replicas(models, every=1, key=key, partner=RandomPartner(pull))
+    replicas = Replicas(models, RandomPartner(pull=pull), every=1, key=key)
     theta = vectors(models).double()
     m = torch.zeros_like(theta)
     for exchange in range(6):
@@ -75,7 +75,7 @@ def test_the_dense_step_is_nolocos_formula(pull):
 @pytest.mark.parametrize("codec", [fb.Raw(), fb.chain(fb.Quantize(bits=4), fb.Rans()), fb.TopK(0.1)], ids=str)
 def test_whatever_the_codec_the_mean_of_all_models_moves_by_the_exact_mean(codec):
     models = [nn.Linear(9, 4) for _ in range(4)]
-    replicas = Replicas(models, codec, every=1, optimizer=fb.ServerSGD(), partner=RandomPartner(0.5))
+    replicas = Replicas(models, RandomPartner(codec, 0.5), every=1, optimizer=fb.ServerSGD())
     for step in range(5):
         before = vectors(models).double()
         for rank, model in enumerate(models):
@@ -173,19 +173,19 @@ def test_a_wrong_state_or_a_value_that_is_not_finite_changes_nothing():
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        ("topk", {"partner": RandomPartner()}, "RandomPartner sends differences to what the partner has: Delta around"),
+        (RandomPartner("topk"), {}, "RandomPartner sends differences to what the partner has: Delta around"),
         ("noloco", {"streaming": Streaming(2)}, "with a random partner the whole model travels at once"),
         ("noloco", {"streaming": Streaming(delay=1)}, "and training waits for it; got RandomPartner"),
         ("noloco@bits=2", {}, "use 3 bits or more"),
         ("noloco@gamma=1", {}, "method 'noloco' has no option 'gamma'"),
-        ("dense", {"partner": 2}, "partner must be a RandomPartner"),
+        (RandomPartner("fedpara"), {}, "method 'fedpara' factors the model"),
     ],
 )
 def test_what_does_not_go_with_a_partner_is_refused_in_a_sentence(method, options, words):
     with pytest.raises(fb.LocalError, match=words):
         Replicas([net(), net()], method, **options)
     with pytest.raises(fb.LocalError, match="pull must be a finite number above 0"):
-        RandomPartner(0)
+        RandomPartner(pull=0)
     with pytest.raises(fb.LocalError, match="without a partner all ranks have the same model"):
         Replicas([net(), net()]).average()
 

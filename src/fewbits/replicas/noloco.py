@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import NamedTuple
 
-from fewbits.codecs import Lift, Quantize, Raw, chain, flat
+from fewbits.codecs import Quantize, Raw, chain, flat
 from fewbits.coders import Rans
 from fewbits.learn.optimizers import ServerSGD
 from fewbits.methods.catalogue import parse_all
@@ -20,16 +19,8 @@ NAME = "noloco"
 OPTIMIZER = ServerSGD(lr=0.7, momentum=0.5)
 
 
-class Preset(NamedTuple):
-    """A method of replicas alone."""
-
-    codec: Lift
-    optimizer: ServerSGD
-    partner: RandomPartner
-
-
-def noloco(bits: int = 4, lr: float = 0.7, momentum: float = 0.5, pull: float = 1.0) -> Preset:
-    """NoLoCo: each rank and one random partner exchange differences of their models.
+def noloco(bits: int = 4, lr: float = 0.7, momentum: float = 0.5, pull: float = 1.0) -> tuple[RandomPartner, ServerSGD]:
+    """NoLoCo: each rank and one random partner exchange differences of their models; and the outer step.
 
     Args:
         bits: of each number of a difference, 3 to 15, dithered and entropy-coded; 32: float32, as in the paper.
@@ -38,16 +29,16 @@ def noloco(bits: int = 4, lr: float = 0.7, momentum: float = 0.5, pull: float = 
         pull: gamma / beta in the paper.
 
     Example:
-        >>> noloco().optimizer
-        ServerSGD(lr=0.7, momentum=0.5)
+        >>> noloco(bits=32)
+        (RandomPartner(method=flat(chain(Raw())), pull=1.0), ServerSGD(lr=0.7, momentum=0.5))
 
     Source: Kolehmainen et al., NoLoCo, 2025.
     """
     codec = flat(Raw() if bits == 32 else chain(Quantize(bits=bits), Rans()))
-    return Preset(codec, ServerSGD(lr=lr, momentum=momentum), RandomPartner(pull))
+    return RandomPartner(codec, pull), ServerSGD(lr=lr, momentum=momentum)
 
 
-def preset(method: object) -> Preset | None:
+def preset(method: object) -> tuple[RandomPartner, ServerSGD] | None:
     """The preset that a text such as "noloco@bits=8" names; None for any other method.
 
     Raises:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from fewbits.checks import check_number
-from fewbits.codecs import Delta, Each, Flat, Lift, Route
+from fewbits.codecs import Codec, Delta, Each, Flat, Lift, Raw, Route, Transform, flat
+from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
+from fewbits.learn.method import Method
 from fewbits.rng import Key
+
+AnyCodec = str | Method | Codec | Transform | Coder
+DENSE = flat(Raw())
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class RandomPartner:
     one steps alone.
 
     Args:
+        method: what carries the differences: a codec, or a method as for `OuterStep`, without error feedback.
         pull: how strongly the partners draw each other, gamma / beta of the paper, above 0. With 1, v is the trained
             model itself.
 
@@ -30,8 +35,8 @@ class RandomPartner:
         LocalError: pull is not above 0 and finite.
 
     Example:
-        >>> RandomPartner(pull=0.5)
-        RandomPartner(pull=0.5)
+        >>> RandomPartner("fedpaq@bits=8", pull=0.5)
+        RandomPartner(method='fedpaq@bits=8', pull=0.5)
 
     References:
         Kolehmainen et al., NoLoCo: No-all-reduce Low Communication Training Method for Large Models, arXiv 2506.10911;
@@ -39,8 +44,7 @@ class RandomPartner:
         place of two in float32.
     """
 
-    wire_name: ClassVar[str] = "random_partner"
-
+    method: AnyCodec = DENSE  # of differences
     pull: float = 1.0  # gamma / beta; larger: models closer to each other, and more of the codec's noise
 
     def __post_init__(self) -> None:

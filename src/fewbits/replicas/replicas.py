@@ -34,7 +34,6 @@ class Replicas:
         optimizer: the outer step.
         key: all random numbers are drawn from it.
         streaming: parts of the model that travel in turn, and how long they travel.
-        partner: `RandomPartner()`: each rank steps with one random other; all then have a theta of their own.
 
     Raises:
         LocalError: the models differ in their shapes, or an argument does not fit.
@@ -56,18 +55,17 @@ class Replicas:
     def __init__(
         self,
         models: Sequence[nn.Module],
-        method: AnyMethod = DENSE,
+        method: AnyMethod | RandomPartner = DENSE,
         every: int = 30,
         optimizer: ServerOptimizer | None = None,
         key: Key = Key(0),
         streaming: Streaming = AT_ONCE,
-        partner: RandomPartner | None = None,
     ) -> None:
         models = list(models)
         check_whole("Replicas: the number of models", len(models), 1)
         if len({id(model) for model in models}) < len(models):
             raise LocalError("Replicas: every rank needs a model of its own; copy.deepcopy makes one")
-        terms = Terms.of(method, optimizer, every, streaming, key, partner)
+        terms = Terms.of(method, optimizer, every, streaming, key)
         self.messages: list[memoryview] = []
         if terms.partner:
             pairs = [PairReplica(model, terms, rank, len(models)) for rank, model in enumerate(models)]
@@ -105,11 +103,11 @@ class Replicas:
         return lambda: messages
 
     def values(self, rank: int = 0) -> dict[str, Tensor]:
-        """Copies of the outer model's tensors, by their names in the module; with a `partner`, those of a rank."""
+        """Copies of the outer model's tensors, by their names in the module; with a RandomPartner, those of a rank."""
         return self._replicas[rank].values()
 
     def average(self) -> float:
-        """Replace the models, which differ with a `partner`, by their mean, as `OuterStep.average` does.
+        """Replace the models, which differ with a RandomPartner, by their mean, as `OuterStep.average` does.
 
         Returns:
             The consensus distance before, ``sqrt(sum_r |theta_r - mean|^2)``.

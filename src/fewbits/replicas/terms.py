@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewbits.checks import check_count, check_whole
-from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift, flat
+from fewbits.codecs import Codec, Lift, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.facts import AS_GIVEN
@@ -18,13 +18,12 @@ from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
 from fewbits.methods import named
 from fewbits.replicas.noloco import OPTIMIZER as NOLOCO
 from fewbits.replicas.noloco import preset
-from fewbits.replicas.partners import RandomPartner, differences
+from fewbits.replicas.partners import DENSE, AnyCodec, RandomPartner, differences
 from fewbits.rng import Key
 from fewbits.wire.identity import canonical
 
 DILOCO = ServerSGD(lr=0.7, momentum=0.9, nesterov=True)
-AnyMethod = str | Method | Codec | Transform | Coder
-DENSE = flat(Raw())
+AnyMethod = AnyCodec
 
 
 @dataclass(frozen=True)
@@ -108,24 +107,23 @@ class Terms:
 
     @staticmethod
     def of(
-        method: AnyMethod,
+        method: AnyMethod | RandomPartner,
         optimizer: ServerOptimizer | None,
         every: int,
         streaming: Streaming = AT_ONCE,
         key: Key = Key(0),
-        partner: RandomPartner | None = None,
     ) -> Terms:
         """The terms of a method, given as for OuterStep."""
-        found, chosen = preset(method), optimizer
-        if found is not None:
-            chosen, partner = optimizer or found.optimizer, partner or found.partner
-        elif partner is not None and not isinstance(method, str | Method):
-            chosen = optimizer or NOLOCO
-        step = optimizer_of(method, chosen)
-        if partner is not None and not isinstance(partner, RandomPartner):
-            raise LocalError(f"OuterStep: partner must be a RandomPartner, such as RandomPartner(); got {partner!r}")
-        codec = found.codec if found else codec_of(method, "OuterStep")
-        return Terms(differences(codec) if partner else codec, step, every, streaming, key, text_of(method), partner)
+        given, partner = text_of(method), None
+        if (found := preset(method)) is not None:
+            partner, optimizer = found[0], optimizer or found[1]
+        elif isinstance(method, RandomPartner):
+            partner = method
+            optimizer = optimizer or (None if isinstance(method.method, str | Method) else NOLOCO)
+        inner = partner.method if partner else method
+        assert not isinstance(inner, RandomPartner)
+        step, codec = optimizer_of(inner, optimizer), codec_of(inner, "OuterStep")
+        return Terms(differences(codec) if partner else codec, step, every, streaming, key, given, partner)
 
     def sliced(self, size: int) -> bool:
         """Whether each of so many ranks takes the mean of a slice and sends it to all: two legs of dense frames.
@@ -142,7 +140,7 @@ class Terms:
             "outer optimizer": canonical(self.optimizer),
             "every": str(self.every),
             "streaming": canonical(self.streaming),
-            "partner": canonical(self.partner) if self.partner else "all ranks",
+            "partner": f"a random rank, pull={float(self.partner.pull)!r}" if self.partner else "all ranks",
             "key": self.key.text(),
         }
 
@@ -157,8 +155,10 @@ def codec_of(method: AnyMethod, owner: str) -> Lift:
     return found.up
 
 
-def text_of(method: AnyMethod) -> str:
+def text_of(method: AnyMethod | RandomPartner) -> str:
     """The method as a person wrote it; of a codec, its text."""
+    if isinstance(method, RandomPartner):
+        return text_of(method.method)
     if isinstance(method, str):
         return method
     return method.name if isinstance(method, Method) else canonical(method)

@@ -61,18 +61,19 @@ class SlicedExchange(RankExchange):
     """Slices go to the ranks that take their means."""
 
     def __init__(self, module: nn.Module, terms: Terms, ranks: int) -> None:
-        self.replica, self._ranks = SlicedReplica(module, terms, 0, ranks), ranks
+        self.replica = self._sliced = SlicedReplica(module, terms, 0, ranks)
+        self._ranks = ranks
         slices = slices_of(self.replica.outer[0].spec, ranks)[1:]
-        self._others = [Sender(DENSE, part, terms.key) for part in slices]
+        self._others = [(part, Sender(DENSE, part, terms.key)) for part in slices]
 
     def play(self) -> float:
-        began, replica = time.thread_time(), self.replica
+        began, replica = time.thread_time(), self._sliced
         parts, common = replica.parts(0), replica.outer[0].common
         messages = [replica.message_of(0, [parts[0]] * self._ranks)]
         first = time.thread_time() - began
-        for sender in self._others:  # the work of other ranks
-            zeros = torch.zeros(sender.spec.numel, dtype=replica.tensors.dtype)
-            messages.append(joined(sender.pieces(named_views(zeros, sender.spec), common=common)))
+        for part, sender in self._others:  # the work of other ranks
+            zeros = torch.zeros(part.numel, dtype=replica.tensors.dtype)
+            messages.append(joined(sender.pieces(named_views(zeros, part), common=common)))
             sender.commit()
         began = time.thread_time()
         replica.outer[0].apply(replica.frames(0, messages))

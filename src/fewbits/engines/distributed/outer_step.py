@@ -43,7 +43,10 @@ class OuterStep(Counted):
 
     Args:
         model: any module. It may be on a GPU; frames are made on the CPU.
-        method: as text (`"topk@fraction=0.01"`), a Method, or a codec; by default float32 as it is.
+        method: as text (`"topk@fraction=0.01"`), a Method, or a codec; by default float32 as it is. With
+            RandomPartner(codec), or "noloco", a frame travels to one random rank, in place of all. The replicas then
+            differ, each with slow weights and momentum of its own, until `average` is called. A codec takes NoLoCo's
+            step, ServerSGD(lr=0.7, momentum=0.5). Buffers of integers stay each rank's own.
         every: inner steps between two exchanges of the same tensors, H.
         optimizer: the outer step; None: the method's own, which for most is the plain mean of FedAvg; or for a codec
             that of DiLoCo, ServerSGD(lr=0.7, momentum=0.9, nesterov=True).
@@ -52,9 +55,6 @@ class OuterStep(Counted):
         timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
         streaming: parts of the model that travel in turn, each every `every` steps, while training goes on. With
             several parts the replicas are equal only in the one that travelled last; see `values`.
-        partner: `RandomPartner()`, or the method "noloco": one frame travels to one random rank, in place of all. The
-            replicas then differ, each with slow weights and momentum of its own, until `average` is called. A codec
-            takes NoLoCo's step, ServerSGD(lr=0.7, momentum=0.5). Buffers of integers stay each rank's own.
 
     Raises:
         LocalError: torch.distributed is not initialised, or an argument does not fit.
@@ -78,18 +78,17 @@ class OuterStep(Counted):
     def __init__(
         self,
         model: nn.Module,
-        method: AnyMethod = DENSE,
+        method: AnyMethod | RandomPartner = DENSE,
         every: int = 30,
         optimizer: ServerOptimizer | None = None,
         group: Any = None,
         key: Key = Key(0),
         timeout: float = 1800.0,
         streaming: Streaming = AT_ONCE,
-        partner: RandomPartner | None = None,
     ) -> None:
         self._gather = MessageGather(group, timeout, "OuterStep")
         with self._gather.refusing():
-            terms = Terms.of(method, optimizer, every, streaming, key, partner)
+            terms = Terms.of(method, optimizer, every, streaming, key)
             self._replica = kind_of(terms, self._gather.size)(model, terms, self._gather.rank, self._gather.size)
         if isinstance(self._replica, PairReplica):
             self._exchanges = PairExchanges([self._replica], self._swap, self._confirm)
@@ -155,7 +154,7 @@ class OuterStep(Counted):
         raise LocalError("OuterStep: without a partner all ranks have the same model after each outer step")
 
     def average(self) -> float:
-        """Replace the models of all ranks, which differ with a `partner`, by their mean; call it on all of them.
+        """Replace the models of all ranks, which differ with a RandomPartner, by their mean; call it on all of them.
 
         Every rank sends its model in float32 to all others, which the ledger counts. Slow weights become the mean, too,
         and buffers of integers rank 0's. The outer optimizer's moments stay, so training may go on.
@@ -164,7 +163,7 @@ class OuterStep(Counted):
             The consensus distance before, ``sqrt(sum_r |theta_r - mean|^2)``.
 
         Raises:
-            LocalError: there is no `partner`, or a value is not finite.
+            LocalError: there is no RandomPartner, or a value is not finite.
             PeerLostError: another rank refused, or was lost.
         """
         with self._gather.refusing():
@@ -185,7 +184,7 @@ class OuterStep(Counted):
     def values(self) -> dict[str, Tensor]:
         """Copies of the outer model's tensors by name: what to evaluate with `streaming`.
 
-        They are the same at all ranks; with a `partner` they are this rank's slow weights.
+        They are the same at all ranks; with a RandomPartner they are this rank's slow weights.
         """
         return self._replica.values()
 
