@@ -7,6 +7,6 @@ common model are `fb.gossip`.
 """
 
 from fewbits.engines.distributed import HookState, OuterStep, comm_hook
-from fewbits.replicas import Replicas, Streaming
+from fewbits.replicas import RandomPartner, Replicas, Streaming
 
-__all__ = ["HookState", "OuterStep", "Replicas", "Streaming", "comm_hook"]
+__all__ = ["HookState", "OuterStep", "RandomPartner", "Replicas", "Streaming", "comm_hook"]

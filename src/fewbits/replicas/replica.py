@@ -17,10 +17,9 @@ from fewbits.links.finite import all_finite
 from fewbits.replicas import replica_state
 from fewbits.replicas.count import Counted, count_messages
 from fewbits.replicas.joined import joined
-from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.note import noted
-from fewbits.replicas.outer_model import OuterModel, OuterState
-from fewbits.replicas.state_parts import OWNER, check_same, count, read_sums, sums_of, taken
+from fewbits.replicas.outer_model import Link, OuterModel, OuterState
+from fewbits.replicas.state_parts import OWNER, RankEnds, check_same, count, read_sums, sums_of, taken
 from fewbits.replicas.tensors import ReplicaTensors, fragments_of, vector_of
 from fewbits.replicas.terms import Terms
 from fewbits.wire.frame import HEADER_BYTES
@@ -42,7 +41,7 @@ class Loaded(NamedTuple):
     steps: int
     exchanges: int
     ledger: Ledger
-    parts: list[tuple[OuterState, Sender, MeanLink]]  # by fragment
+    parts: list[tuple[OuterState, RankEnds, Link]]  # by fragment
 
 
 class Replica(Counted):
@@ -79,10 +78,13 @@ class Replica(Counted):
         parts = fragments_of(self.tensors, terms.streaming.fragments)
         made = outer or [OuterModel(self.tensors, names, i, terms, size) for i, names in enumerate(parts)]
         self.outer = list(made)
-        self.senders = [
-            Sender(part.codec, part.spec, terms.key.fold("rank", rank, i)) for i, part in enumerate(self.outer)
-        ]
+        self.senders = self._senders()
         self._ledger = Ledger()
+
+    def _senders(self) -> Sequence[RankEnds]:
+        """This rank's end of the links to all others, by fragment."""
+        key = self.terms.key.fold("rank", self.rank)
+        return [Sender(part.codec, part.spec, key.fold(i)) for i, part in enumerate(self.outer)]
 
     @property
     def ledger(self) -> Ledger:
@@ -117,6 +119,11 @@ class Replica(Counted):
             part.start(part.state._replace(theta=theta))
             self.tensors.write(theta, part.names)
         self.tensors.refresh()
+
+    @property
+    def whose(self) -> str:
+        """Whose model this is, in words."""
+        return f"that of all {self.size} ranks"
 
     @property
     def most_bytes(self) -> int:
@@ -156,7 +163,9 @@ class Replica(Counted):
         update = self.tensors.difference(part.state.theta, part.names)
         if self.terms.streaming.delay:
             self._sent = self.tensors.read(part.names)
-        pieces = self.senders[fragment].pieces(update, common=part.common)  # takes over the update
+        sender = self.senders[fragment]
+        assert isinstance(sender, Sender)
+        pieces = sender.pieces(update, common=part.common)  # takes over the update
         return joined([*pieces, self._beside(fragment)])
 
     def rollback(self, fragment: int) -> None:
