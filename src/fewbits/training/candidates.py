@@ -26,11 +26,11 @@ def inside(numbers: int, bits: int, down: int) -> list[str]:
 
 
 def beside(one: Candidate, numbers: int, rates: bool) -> list[Candidate]:
-    """Candidates that differ in one thing.
+    """Candidates that differ a little.
 
     A higher or lower learning rate, where `rates` are to be chosen; a rate that is constant, or one that falls; and in
-    a subspace of a model of so many numbers more or fewer numbers, fewer or more bits up, and coarser or finer ones
-    down.
+    a subspace of a model of so many numbers more or fewer numbers, or other bits up and down, at either kind of rate:
+    coarse steps may want another kind than fine ones.
 
     >>> at = Candidate("topk", 0.1)
     >>> [(other.lr, other.falls) for other in beside(at, 1000, rates=True)]
@@ -38,7 +38,11 @@ def beside(one: Candidate, numbers: int, rates: bool) -> list[Candidate]:
     """
     lrs = (rounded(one.lr * FACTOR), rounded(one.lr / FACTOR)) if rates else ()
     found = [*(Candidate(one.method, lr, one.falls) for lr in lrs), Candidate(one.method, one.lr, not one.falls)]
-    return found + [Candidate(method, one.lr, one.falls) for method in _methods(one.method, numbers)]
+    return found + [
+        Candidate(method, one.lr, falls)
+        for method in _methods(one.method, numbers)
+        for falls in (one.falls, not one.falls)
+    ]
 
 
 def rounded(lr: float) -> float:
@@ -47,11 +51,11 @@ def rounded(lr: float) -> float:
 
 
 def _methods(method: str, numbers: int) -> list[str]:
-    """Subspaces that differ from this one in one option."""
+    """Subspaces that differ from this one in their dimension, or in their bits."""
     tables = {(bits, times): inside(numbers, bits, times * bits) for bits in (2, 1) for times in (2, 1)}
-    for (bits, times), table in tables.items():
+    for table in tables.values():
         if method in table:
             at = table.index(method)
-            others = [tables[3 - bits, times][at], tables[bits, 3 - times][at]]
+            others = [other[at] for other in tables.values() if other is not table]
             return [*others, *table[max(0, at - 1) : at], *table[at + 1 : at + 2]]
     return []
