@@ -12,7 +12,8 @@ from fewbits.cli import play
 from fewbits.cli.choice import rehearsal_of, with_choice
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
-from fewbits.cli.folder import check_free, claim, take_up
+from fewbits.cli.folder import check_free, claim, is_ours, take_up
+from fewbits.cli.instead import instead, with_instead
 from fewbits.cli.prepared import Found, PreparedRun, check_names, counted, is_remote, load_data, prepare
 from fewbits.cli.problems import Problems
 from fewbits.cli.screen import screen
@@ -24,6 +25,7 @@ from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
 from fewbits.trackers import Observer, observers
 from fewbits.training.auto import AUTO, Choice
+from fewbits.training.federate import INSTEAD
 from fewbits.training.rehearsal import ROUNDS
 
 C = TypeVar("C", bound=Comparison)
@@ -44,7 +46,7 @@ def train(given: o.Given) -> None:
         log = trackers(given, folder)
         config = extended(RunConfig.read(folder), o.configured(given))
         take_up(folder, config)
-        play.train(prepare(config, load_data(config)), folder, screen(), log)
+        play_all(prepare(config, data := load_data(config)), data, folder, log)
         return
     found = o.ended_by(o.configured(given))
     auto = check_auto(found, given["rehearsal"])
@@ -69,7 +71,20 @@ def train(given: o.Given) -> None:
         run = checked(config, data, config.build_method())
     assert run is not None
     claim(folder, given["force"], config)
-    play.train(run, folder, screen(), log)
+    play_all(run, data, folder, log)
+
+
+def play_all(run: PreparedRun, data: Found, folder: Path, log: list[Observer]) -> None:
+    """The run in its folder, and another one in a folder of it when it diverges and the choice was auto's."""
+    record = play.train(run, folder, screen(), log)
+    config, inner = instead(run.config, record), folder / INSTEAD
+    if config is None:
+        return
+    if is_ours(inner):
+        take_up(inner, config)
+    else:
+        claim(inner, False, config)
+    play.train(prepare(config, data), inner, screen(), log)
 
 
 def checked(config: RunConfig, data: Found, method: Method) -> PreparedRun:
@@ -121,7 +136,8 @@ def chosen(config: RunConfig, data: Found, rehearsal: int, rates: bool) -> RunCo
     played = rehearsal_of(
         config, data, rehearsal, rates, lambda line: console.print(line, markup=False, style="dim", soft_wrap=True)
     )
-    return with_choice(config, Choice.of(played, played.search()))
+    choice = Choice.of(played)
+    return with_instead(with_choice(config, choice), choice.instead)
 
 
 @o.command(COMPARE, {"settings": o.OF_SEVERAL})

@@ -56,6 +56,7 @@ class RunConfig:
     settings: Mapping[str, str] = field(default_factory=dict)  # the method's options, as text
     label: str = ""  # what tables call the method; "": its text
     chosen: str | None = None  # why, by --method auto; None: it was given
+    instead: Mapping[str, str] = field(default_factory=dict)  # the same when a run by that choice diverges
     rounds: int | None = 50  # None: the budget alone ends the run
     budget: str | None = None  # most bytes in both directions: SIZE, or SIZE/client; None: no limit
     seed: int = 0  # of all randomness: partition, initial model, sampling, batches, dither
@@ -165,7 +166,8 @@ class RunConfig:
     def schedule(self) -> Schedule:
         """Length, clients per round, and intervals."""
         every, rounds = (self.evaluate_every, self.checkpoint_every), NO_CAP if self.rounds is None else self.rounds
-        return Schedule(rounds, self.per_round, *every, self.processes, self.device, self.budget_bytes)
+        where = self.processes, self.device
+        return Schedule(rounds, self.per_round, *every, *where, self.budget_bytes, bool(self.instead))
 
     @property
     def budget_bytes(self) -> int | None:
@@ -174,7 +176,7 @@ class RunConfig:
 
     def asdict(self) -> dict[str, Any]:
         """All fields, for JSON."""
-        return asdict(self) | {"settings": dict(self.settings)}
+        return asdict(self) | {"settings": dict(self.settings), "instead": dict(self.instead)}
 
     def meant(self) -> dict[str, Any]:
         """The fields that have a meaning in this run, for its page."""

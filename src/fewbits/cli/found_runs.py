@@ -22,7 +22,8 @@ from fewbits.training.subtitle import MODEL_PARTS, MODEL_TEXT
 WITHOUT_SERVER = "is a run without a server; `fewbits report` takes runs with one"
 DEEPEST = 3  # folders within folders that are looked at
 TASK = ("data", "data_dir", "model", "loss", "metric", "clients", "split", "holdout")  # what is learnt
-NO_SETTING = ("method", "settings", "label", "chosen", "seed", "processes", "checkpoint_every", "keep_frames")
+AUTO = "chosen", "instead"
+NO_SETTING = ("method", "settings", "label", *AUTO, "seed", "processes", "checkpoint_every", "keep_frames")
 OF_CALL = ("data", "test set", "loss", "metric", "holdout", "clients")  # what is learnt, in a checkpoint's note
 
 

@@ -75,8 +75,8 @@ def write_summary(summary: Mapping[str, object], folder: Path) -> None:
     write_atomically(folder / SUMMARY, (json_text(summary, indent=2) + "\n").encode())
 
 
-def train(run: PreparedRun, folder: Path, console: Console, log: Sequence[Observer] = ()) -> None:
-    """One run with its report."""
+def train(run: PreparedRun, folder: Path, console: Console, log: Sequence[Observer] = ()) -> Record:
+    """One run with its report; returns its record."""
     config = run.config
     _print_estimate(run, console)
     print_notes(run.notes, console)
@@ -89,6 +89,7 @@ def train(run: PreparedRun, folder: Path, console: Console, log: Sequence[Observ
         raise stopped(console, again(folder, config))
     found = report(f"{config.name} on {config.data}", [record], noted(config.meant(), run.notes), record.summary())
     show_report(terminal(rows([record])), write(folder, found), folder, console)
+    return record
 
 
 def print_notes(notes: Sequence[str], console: Console) -> None:

@@ -39,7 +39,7 @@ def recommend(given: o.Given) -> None:
         config, load_data(config), rounds, "lr" not in found,
         lambda line: console.print(line, markup=False, style="dim", soft_wrap=True),
     )  # fmt: skip
-    choice = None if at is None else Choice.of(played, played.search())
+    choice = None if at is None else Choice.of(played)
     best = frontier(played.best_rates)
     console.print()
     console.print(table(played, best, at))
@@ -58,7 +58,8 @@ def recommend(given: o.Given) -> None:
 
 def named(one: Rehearsed, played: Rehearsal) -> tuple[str, float, int | None]:
     """The method, its rate, and the rounds of a budget over which it falls."""
-    falling = None if played.budget is None else one.rounds(played.budget, played.most)
+    falls = played.budget is not None and one.candidate.falls
+    falling = one.rounds(played.budget, played.most) if falls else None
     return one.candidate.method, one.candidate.lr, falling
 
 

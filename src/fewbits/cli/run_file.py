@@ -36,7 +36,7 @@ KINDS: Mapping[str, Any] = {
     "live": bool,
 }
 NOT_IN_A_FILE = ("resume", "force")
-VARIED = ("method", "settings", "seed", "label", "chosen")  # what the runs of a comparison do not share
+VARIED = ("method", "settings", "seed", "label", "chosen", "instead")  # what the runs of a comparison do not share
 
 
 @dataclass(frozen=True)

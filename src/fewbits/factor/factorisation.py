@@ -14,6 +14,7 @@ from fewbits.checks import check_flag, check_number, check_one_of, check_whole
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
 from fewbits.factor.factors import Factors
+from fewbits.factor.few_rows import multiply_with_factors
 from fewbits.factor.initial import INITS, draw
 from fewbits.factor.layers import DENSE, ORDER, factored, weights
 from fewbits.factor.names import mark_private, staying
@@ -183,6 +184,7 @@ def _place(planned: Planned, how: Factorisation, variance: float, key: Key) -> N
         parametrize.register_parametrization(place.module, place.attribute, factors)
         if isinstance(place.module, nn.RNNBase):
             read_weights_afresh(place.module)
+        multiply_with_factors(place.module)
     factors.placing = False
 
 

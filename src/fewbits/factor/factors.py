@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from fewbits.errors import LocalError
 from fewbits.factor import compose_once
-from fewbits.factor.compose import hadamard, without_autocast
+from fewbits.factor.compose import Parts, hadamard_of_halves, right, without_autocast
 from fewbits.factor.rank import Grid
-
-Parts = tuple[Tensor, ...]  # X, Y and, in Tucker form, T of one half
 
 
 class Factors(nn.Module):
@@ -114,20 +112,11 @@ def compose(form: str, halves: list[Parts], tanh: bool = False) -> Tensor:
     the kernel's order in memory.
     """
     shift = 1.0 if form == "pfedpara" else 0.0
+    if form != "lowrank" and not tanh:
+        return hadamard_of_halves(halves[0], halves[1], shift)
     with without_autocast(halves[0][0]):
-        pairs = [(x, right(*rest)) for x, *rest in halves]
+        products = [x @ right(*rest) for x, *rest in halves]
         if form == "lowrank":
-            return pairs[0][0] @ pairs[0][1]
-        if tanh:
-            first, second = (torch.tanh(left @ right) for left, right in pairs)
-            return first * (second + shift) if shift else first * second
-    return hadamard(*pairs[0], *pairs[1], shift)
-
-
-def right(y: Tensor, core: Tensor | None = None) -> Tensor:
-    """Return the right factor of a half: Y^T, or the core times Y.  # (r, columns*taps)"""
-    if core is None:
-        return y.T
-    r, s, columns = core.shape[0], core.shape[1], y.shape[0]
-    by_tap = core.flatten(2).transpose(1, 2).reshape(-1, s) @ y.T  # (r*taps, columns)
-    return by_tap.view(r, -1, columns).transpose(1, 2).reshape(r, -1)
+            return products[0]
+        first, second = map(torch.tanh, products)
+        return first * (second + shift) if shift else first * second

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fewbits.errors import LocalError
-from fewbits.factor.compose import hadamard
-from fewbits.factor.factors import right
+from fewbits.factor.compose import hadamard_of_halves
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -54,8 +53,9 @@ class LoHaWeight(nn.Module):
 
     def forward(self, frozen: Tensor) -> Tensor:
         """Compute the adapted weight, in the shape and type of W0.  # (O, I, ...)"""
-        right1, right2 = right(self.Y1, self.T1), right(self.Y2, self.T2)
-        delta = hadamard(self.X1, right1, self.X2, right2).reshape(frozen.shape)
+        halves = (self.X1, self.Y1, self.T1), (self.X2, self.Y2, self.T2)
+        one, two = (tuple(part for part in half if part is not None) for half in halves)
+        delta = hadamard_of_halves(one, two).reshape(frozen.shape)
         return torch.add(frozen, delta, alpha=self.scale).to(frozen.dtype)
 
     def extra_repr(self) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from fewbits.engines.common.any_task import ClientData, held_out, task_over
 from fewbits.engines.common.initial_model import InitialModel, Model
@@ -12,7 +15,9 @@ from fewbits.engines.common.run_files import MODEL, check_continues, write_links
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Local, Loss
 from fewbits.engines.simulation import Federation, Result, RoundReport
+from fewbits.errors import LocalError
 from fewbits.factor.coordinates import leave_subspace
+from fewbits.factor.derived import duplicate
 from fewbits.files import placed
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
@@ -24,10 +29,12 @@ from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
 from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
-from fewbits.training.auto import AUTO, choose
+from fewbits.training.auto import AUTO, choose, rest
 from fewbits.training.length import lengths
 from fewbits.training.subtitle import model_figures, participants, shown_settings, subtitle
 
+INSTEAD = "instead"  # folder of what is played with the rest of a budget, in that of the run that diverged
+OTHER_MODEL = "result.model, the reports and the bytes are those of the second run; the model that was given is not"
 HOLDOUT = "evaluate the clients' models on examples of theirs, such as a fifth of each client's by holdout=0.2"
 
 
@@ -125,11 +132,14 @@ def federate(
     task = held_out(task_over(initial.module, data, test, local, loss, metric), holdout)
     given = model_figures(initial.module)  # a method may factor it
     task = initial.started(task)
-    length, chosen = lengths(rounds, budget, task.clients), list[str]()
+    length, chosen, choice = lengths(rounds, budget, task.clients), list[str](), None
+    again = model
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:
         choice = choose(task, schedule, key, rates=local is None)
+        again = duplicate(model) if isinstance(model, nn.Module) else model
         task, method, chosen = choice.on(task), choice.method, [choice.why]
+        schedule = replace(schedule, give_up=True)
     text, method = method, named(method)
     label = str(read(text)) if isinstance(text, str) else method.name
     if out is not None:
@@ -150,6 +160,21 @@ def federate(
     if run.folder is not None:
         line = subtitle(task, participants(task, per_round), length.said)
         result.notes.extend(_finish(run.folder, label, given, result, config, line))
+    left = rest(length.budget, result.bytes) if run.gave_up and length.budget is not None else None
+    if left is not None and choice is not None and choice.instead is not None:
+        coming = choice.instead
+        try:
+            found = federate(
+                again, clients, coming.method, rounds, budget=left, test=test, local=coming.on(task).local,
+                per_round=per_round, loss=loss, metric=metric, collate=collate, population=population, holdout=holdout,
+                seed=seed, processes=processes, evaluate_every=evaluate_every, device=device, watch=watch, log=log,
+                out=None if out is None else Path(out) / INSTEAD,
+            )  # fmt: skip
+        except LocalError as error:  # it fits no round
+            result.notes.append(f"nothing is played instead: {error}")
+            return result
+        found.notes[:0] = [*result.notes, coming.why, OTHER_MODEL]
+        return found
     return result
 
 

@@ -18,39 +18,18 @@ from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.methods import build
 from fewbits.rng import Key
-from fewbits.training.rehearsed import WORST, Candidate, Play, Rehearsed, best_methods
+from fewbits.training.candidates import FACTOR, beside, candidates, rounded
+from fewbits.training.rehearsed import WORST, Candidate, Merit, Play, Rehearsed, best_methods
 
 ROUNDS = 8  # of every candidate's first rehearsal, by default
 LONGEST = 16  # times as many rounds the longest rehearsal has
-SHARES = (4, 16, 64, 256)  # a subspace has this part of the model's numbers
-LEAST = 64  # numbers of a subspace, where the model has many times as many
-FACTOR = 3.0  # from one learning rate to the next
 NEARLY = 0.9  # of the rounds that a budget seems to buy: a rehearsal of so many stands for all
+REPEATED = 4  # so many candidates at most are repeated
+SEEDS = 3  # rehearsals to the end of each of them
 HELD_OUT = 0.2  # of a client's examples: what rehearsals are judged by, as a run never trains on its test set
 FEW = 5  # a client with fewer examples holds none out
 
 Say = Callable[[str], None]
-
-
-def candidates(numbers: int) -> list[str]:
-    """What is tried at first for a model of so many numbers, fine and coarse.
-
-    >>> candidates(100_000)[3:5]
-    ['intrinsic+deadzone@dim=25000,bits=2,down=own4', 'intrinsic+deadzone@dim=6250,bits=2,down=own4']
-    """
-    sparse = "topk@fraction=0.01,down=own4"
-    return ["dense", sparse, f"fedpara+{sparse}", *inside(numbers, 2)]
-
-
-def inside(numbers: int, bits: int) -> list[str]:
-    """Subspaces of a model of so many numbers, the largest first; downlinks are finer than what is sent up."""
-    dims = [numbers // share for share in SHARES if numbers // share >= min(LEAST, numbers // SHARES[0])]
-    return [f"intrinsic+deadzone@dim={dim},bits={bits},down=own{2 * bits}" for dim in dims]
-
-
-def rounded(lr: float) -> float:
-    """A rate in six digits, so that three times a third of it is the same one."""
-    return float(f"{lr:.6g}")
 
 
 class Rehearsal:
@@ -58,9 +37,9 @@ class Rehearsal:
 
     A candidate is a method at a learning rate. `open` plays all of them for few rounds. `search` plays each method to
     the end of the budget, at the rate whose loss may become lowest. From the best of the two best methods each, it
-    plays what is beside them to the end, too: higher and lower rates, more and fewer bits and numbers. It moves to a
-    better one, until there is none. What it ends with is played once more, with other clients in each round. Rounds
-    beyond the longest rehearsal count for nothing. No byte travels.
+    plays what is `beside` them to the end, too, and moves to a better one, until there is none. The best are played
+    twice more, from other initial models and with other clients in each round, and the worst of the three counts: a
+    rate at the edge shows there. Rounds beyond the longest rehearsal count for nothing. No byte travels.
 
     Args:
         task: the run's; its model and its test set are not touched.
@@ -88,8 +67,8 @@ class Rehearsal:
         self._task, self._schedule, self._key = held_out(task, key), schedule, key
         self._rates, self._say = rates, say
         self._plays: dict[Candidate, tuple[Play, ...]] = {}
-        numbers = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
-        self._methods, self._inside = candidates(numbers), (inside(numbers, 2), inside(numbers, 1))
+        self._numbers = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+        self._methods = candidates(self._numbers)
         self.refused: dict[str, str] = {}  # why a method could not be played
 
     @property
@@ -114,31 +93,55 @@ class Rehearsal:
         if not self.done:
             raise LocalError("no candidate could be rehearsed: " + "; ".join(self.refused.values()))
 
-    def search(self) -> Rehearsed:
-        """The candidate that is best at the end of the budget, better than all that are beside it."""
+    def search(self) -> list[Rehearsed]:
+        """The best candidates at the end of the budget; the first one is better than all that are beside it."""
         for method in self._methods:  # each to its end: a loss may stand still for long before it falls
             if rates := [one for one in self.done if one.candidate.method == method]:
                 self._whole(min(rates, key=lambda one: one.hope(self._end(one))).candidate)
         complete = [one for one in self.done if self.is_complete(one)]
         if not complete:
             raise LocalError("no candidate could be rehearsed to its end: " + "; ".join(self.refused.values()))
-        climbed = [self._climb(one) for one in best_methods(complete)]
-        return max(climbed, key=lambda one: self._repeated(one).merit)
+        for one in best_methods(complete):
+            self._climb(one)
+        return self._ranked()
+
+    def _ranked(self) -> list[Rehearsed]:
+        """The best candidates, each by the worst of its rehearsals to the end.
+
+        They are repeated in the order of their first rehearsal, as a repetition can only lower what counts: the search
+        stops where the next one's first rehearsal is below the best that was found, or after `REPEATED`.
+        """
+        complete = [one for one in self.done if self.is_complete(one)]
+        found: list[tuple[Merit, Rehearsed]] = []
+        for one in sorted(complete, key=lambda one: one.last.merit, reverse=True)[:REPEATED]:
+            best = max((merit for merit, _ in found), default=WORST.merit)
+            if one.last.merit <= best:
+                break
+            found.append((self._worst(one, best), one))
+        return [one for _, one in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
     def _climb(self, best: Rehearsed) -> Rehearsed:
         """From one to a better one beside it, until there is none."""
         while True:
             self._say(f"rehearsal: what is beside {best.candidate}")
-            found = [Rehearsed(one, plays) for one in self._beside(best.candidate) if (plays := self._whole(one))]
+            found = [
+                Rehearsed(one, plays)
+                for one in beside(best.candidate, self._numbers, self._rates)
+                if (plays := self._whole(one))
+            ]
             better = max([best, *found], key=lambda one: one.last.merit)  # ties: the one that was
             if better is best:
                 return best
             best = better
 
-    def _repeated(self, one: Rehearsed) -> Play:
-        """Its longest rehearsal together with one of other clients: good luck, and a rate at the edge, show there."""
-        again = self._played(one.candidate, one.last.rounds, self._key.fold("again"))
-        return WORST if again is None else one.last.mean(again)
+    def _worst(self, one: Rehearsed, best: Merit) -> Merit:
+        """The worst of its longest rehearsal and of repetitions; these end where they are below the best."""
+        worst = one.last.merit
+        for number in range(1, SEEDS):
+            if worst > best:
+                again = self._played(one.candidate, one.last.rounds, self._key.fold("again", number), anew=True)
+                worst = min(worst, (again or WORST).merit)
+        return worst
 
     def _whole(self, one: Candidate) -> tuple[Play, ...]:
         """The rehearsals of a candidate, after one to its end; none: it diverges, or was refused."""
@@ -147,16 +150,6 @@ class Rehearsal:
         if found.plays and not self.is_complete(found):
             self._play(one, self._end(found))
         return self._plays[one]
-
-    def _beside(self, one: Candidate) -> list[Candidate]:
-        """Candidates that differ in one thing: a higher or lower rate; in a subspace fewer or more bits or numbers."""
-        methods = list[str]()
-        for this, other in (self._inside, self._inside[::-1]):
-            if one.method in this:
-                at = this.index(one.method)
-                methods += [other[at], *this[max(0, at - 1) : at], *this[at + 1 : at + 2]]
-        rates = (rounded(one.lr * FACTOR), rounded(one.lr / FACTOR)) if self._rates else ()
-        return [*(Candidate(one.method, lr) for lr in rates), *(Candidate(method, one.lr) for method in methods)]
 
     def _end(self, one: Rehearsed) -> int:
         """Rounds of its longest rehearsal."""
@@ -180,11 +173,13 @@ class Rehearsal:
         played = self._played(one, rounds, self._key)
         self._plays[one] = () if played is None else (*self._plays[one], played)
 
-    def _played(self, one: Candidate, rounds: int, key: Key) -> Play | None:
-        """One rehearsal; None, and `refused` says why: it fails or diverges."""
+    def _played(self, one: Candidate, rounds: int, key: Key, anew: bool = False) -> Play | None:
+        """One rehearsal, `anew` from another initial model; None, and `refused` says why: it fails or diverges."""
         self._say(f"rehearsal: {one}, {rounds} rounds")
-        local = replace(sgd(self._task), lr=one.lr, falling=rounds)
+        local = replace(sgd(self._task), lr=one.lr, falling=rounds if one.falls else None)
         task = replace(self._task, model=duplicate(self._task.model), local=local)
+        if anew and task.build is not None:
+            task = replace(task, seed=key, model=task.build(key))
         schedule = replace(self._schedule, rounds=rounds, evaluate_every=rounds)
         try:
             reports = Federation(task, build(one.method), schedule, key).run().reports

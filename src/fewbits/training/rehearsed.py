@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fewbits.engines.common.schedule import NO_CAP
 
 HOPE = 2.0  # a loss is expected to fall so many times as fast as it did, so that few good candidates are given up
 METHODS = 2  # so many methods are climbed from: the best one's rate may not be found yet
 
+Merit = tuple[float, float]  # the larger the better
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method as text, and the clients' learning rate in its first round."""
+    """A method as text, and the clients' learning rate in its first round.
+
+    >>> str(Candidate("topk", 0.1)), str(Candidate("topk", 0.1, falls=False))
+    ('topk at learning rate 0.1', 'topk at the constant learning rate 0.1')
+    """
 
     method: str
     lr: float
+    falls: bool = True  # to a tenth, over all rounds; else the rate is constant
 
     def __str__(self) -> str:
-        return f"{self.method} at learning rate {self.lr:.3g}"
+        return f"{self.method} at {'' if self.falls else 'the constant '}learning rate {self.lr:.3g}"
 
 
 @dataclass(frozen=True)
 class Play:
-    """One rehearsal: a whole short run, in which the learning rate falls to a tenth."""
+    """One rehearsal: a whole short run."""
 
     rounds: int
     loss: float  # of the model at the end, on examples that were held out
@@ -35,14 +42,9 @@ class Play:
     ended: bool = False  # by the budget
 
     @property
-    def merit(self) -> tuple[float, float]:
+    def merit(self) -> Merit:
         """What makes one of several rehearsals the best: the accuracy, where there is one, and then the loss."""
         return (-1.0 if self.accuracy is None else self.accuracy, -self.loss)
-
-    def mean(self, other: Play) -> Play:
-        """This one with the mean loss and accuracy of both."""
-        both = None if self.accuracy is None or other.accuracy is None else (self.accuracy + other.accuracy) / 2
-        return replace(self, loss=(self.loss + other.loss) / 2, accuracy=both)
 
 
 WORST = Play(0, math.inf, None, 0, 0)
@@ -96,11 +98,20 @@ class Rehearsed:
         return last.loss * (last.rounds / rounds) ** (HOPE * max(0.0, slope))
 
 
+def family(method: str) -> str:
+    """A method without its options.
+
+    >>> family("topk@fraction=0.01")
+    'topk'
+    """
+    return method.partition("@")[0]
+
+
 def best_methods(complete: Sequence[Rehearsed]) -> list[Rehearsed]:
     """The best rehearsals of different methods, whatever their dimensions and bits; two at most, the best first."""
     found: dict[str, Rehearsed] = {}
     for one in sorted(complete, key=lambda one: one.last.merit, reverse=True):
-        found.setdefault(one.candidate.method.partition("@")[0], one)
+        found.setdefault(family(one.candidate.method), one)
     return list(found.values())[:METHODS]
 
 

@@ -25,6 +25,7 @@ class Schedule:
         processes: worker processes; results do not depend on it.
         device: where clients train, such as "cuda". All else happens on the CPU.
         budget: most bytes of the run, both directions together; the run ends close to them. None: no limit.
+        give_up: end a run that diverges, so that the rest of its budget may be spent otherwise.
 
     Raises:
         LocalError: a number is out of range, or there is no such device here.
@@ -41,6 +42,7 @@ class Schedule:
     processes: int = 2  # results do not depend on it
     device: str = "cpu"  # where clients train; all else happens on the CPU
     budget: int | None = None  # most bytes of the run, both directions; None: no limit
+    give_up: bool = False  # end a run that diverges
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "checkpoint_every", "processes"):

@@ -150,9 +150,14 @@ class Budget:
         if clients:
             self._recent.append(Turns(clients, up, down))
 
-    def end(self, rounds: int) -> str:
-        """How the budget ended a run, and why more than 1% of it is left, if so."""
+    def end(self, rounds: int, gave_up: bool) -> str:
+        """How the budget ended a run, and why more than 1% of it is left, if so; or that the run was given up."""
         assert self.limit is not None
+        if gave_up:
+            return (
+                f"the run was given up after {rounds:,} rounds, as it diverges: {short_size(self.spent)} of "
+                f"{short_size(self.limit)} spent"
+            )
         left = f"; {self._why}, and {short_size(self.left)} are left" if ENOUGH * self.left > self.limit else ""
         return (
             f"the budget ended the run after {rounds:,} round{'s' * (rounds > 1)}: {short_size(self.spent)} of "

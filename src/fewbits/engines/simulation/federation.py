@@ -14,6 +14,7 @@ from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
+from fewbits.engines.simulation import divergence
 from fewbits.engines.simulation.budget import Budget, check_affordable
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
@@ -102,6 +103,7 @@ class Federation:
         if not self.reports:
             check_affordable(schedule, task, method, key)
         self.finished = self.server.round >= schedule.rounds  # no round is left to be played
+        self.gave_up = False  # it ended because it diverges
         self._disk: Disk | None = None  # while rounds are played
         self._saved_round = self.server.round  # of the last checkpoint
         self._between_rounds = True  # else the model, the ledger and the clients' states do not fit together
@@ -143,7 +145,7 @@ class Federation:
                     break
         self.server.flat.release()
         ended = self.finished and self.schedule.budget and self.server.round < self.schedule.rounds
-        notes = [self.budget.end(self.server.round)] if ended else []
+        notes = [self.budget.end(self.server.round, self.gave_up)] if ended else []
         return Result(self.task.model, self.reports, self.ledger, notes + self.notes + totals(self.reports))
 
     def __iter__(self) -> Generator[RoundReport]:
@@ -198,7 +200,8 @@ class Federation:
         """The clients that the next round asks; None: the run has ended."""
         self._traffic.begin(self.tap)
         round, found = self.server.round, None
-        if round < self.schedule.rounds:
+        self.gave_up = self.schedule.give_up and divergence.diverges(self.reports[: round - 1])  # of a resumed run, too
+        if round < self.schedule.rounds and not self.gave_up:
             found = self.budget.clients(self._sample(round), self._traffic.down_bytes)
         self.finished = found is None
         return found
@@ -261,7 +264,11 @@ class Federation:
         if self._privacy is not None:
             self._privacy.add([reply.client for reply in replies.replies], replies.used)
             loss = self._privacy.loss()
-        return RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, loss, notes, name)
+        found = RoundReport.of(number, replies, evaluation, self.ledger, self._seconds, loss, notes, name)
+        late = self._said.new(divergence.sentences([*self.reports, found]))
+        notes += late  # the report's own list
+        self.notes += late
+        return found
 
     def _account(self) -> PrivacyAccount | None:
         """What the rounds so far have cost; None: the run has no noise."""
