@@ -51,7 +51,7 @@ class SignStep(ServerOptimizer):
     wire_name: ClassVar[str] = "sign_step"
 
     lr: float
-    steps: int
+    steps: int = STEPS
     decay: float = 0.1
 
     def init(self, numel: int) -> tuple[Tensor, ...]:
@@ -64,8 +64,10 @@ class SignStep(ServerOptimizer):
         return theta * (1 - lr * self.decay) - lr * update.sign(), (moments[0] + 1,)
 
 
-NESTEROV = fb.ServerSGD(lr=0.7, momentum=0.9, nesterov=True)
 FOUR_BITS = fb.chain(fb.Quantize(bits=4), fb.Rans())
+PARAMETERS = 1_258_080
+SMALL = PARAMETERS // 64
+PROJECTED = fb.ErrorFeedback(fb.chain(fb.Subspace(SMALL, seed=None, basis="sparse"), fb.Quantize(bits=4), fb.Rans()))
 CASES = [
     Case("data parallel", way="data parallel"),
     Case("diloco, float32", fb.Raw()),
@@ -74,4 +76,12 @@ CASES = [
     Case("diloco, top 1.56%, 4 bit", "topk@fraction=0.0156,bits=4", optimizer=fb.ServerSGD(lr=0.7)),
     Case("sparseloco", "sparseloco"),
     Case("sparseloco@lr=4,decay=1", "sparseloco@lr=4,decay=1"),
+    Case("inside a subspace, d = D / 64, 4 bit", FOUR_BITS, lr=4e-3, dim=SMALL),
+    Case("pseudo-gradients in subspaces, d = D / 64", PROJECTED, optimizer=fb.ServerSGD()),
+    Case("powersgd, rank 4", "powersgd"),
+    Case("demo, outer steps", "demo@lr=4"),
+    Case("demo, every step", "demo", every=1, optimizer=SignStep(1e-3), gradients=True),
+    Case("lbgm over 4 bit", fb.LookBack(FOUR_BITS, threshold=0.98, feedback=True)),
+    Case("predict over 4 bit", fb.Predict(FOUR_BITS, silent=0.2)),
+    Case("gossip on a ring, choco, 4 bit", "choco@bits=4", way="gossip"),
 ]

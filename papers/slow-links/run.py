@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import CASES, RANKS, STEPS, WINDOWS, Case, schedule
+from cases import CASES, RANKS, STEPS, WINDOWS, Case, SignStep, schedule
 from table import print_tables
 from text import evaluated, load, loss_of, windows
 from torch import nn
@@ -95,6 +95,8 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     key, lr = fb.Key(seed), options.lr or case.lr
     train, test, characters = load(options.data_dir)
+    if isinstance(case.optimizer, SignStep):
+        case = replace(case, optimizer=replace(case.optimizer, steps=options.steps))
     way = WAYS[case.way](case, characters, key)
     inner = [optimizer_of(case, model, lr, DECAY) for model in way.models]
     curve, computed = [], 0.0
@@ -128,6 +130,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "loss": evaluated(way.shown, test),
         "sent": way.sent,
         "exchanges": way.exchanges,
+        "silent": way.silent,
         "messages": way.messages,
         "curve": curve,
         "step_seconds": computed / options.steps / len(way.models),

@@ -20,6 +20,7 @@ from fewbits.factor.coordinates import enter_subspace
 from fewbits.methods.gossip import gossip_method
 
 BASIS = fb.Key(7)  # of the subspace; everybody's
+COEFFICIENT = 21  # bytes of a frame that has one number
 
 
 def made(case: Case, characters: int, key: fb.Key) -> nn.Module:
@@ -40,6 +41,7 @@ class Way(ABC):
         self.shown = made(case, characters, key)  # what is evaluated
         self.models: Sequence[nn.Module] = [copy.deepcopy(self.shown) for _ in range(RANKS)]
         self.sent, self.exchanges = 0.0, 0  # bytes of the first rank, to all its receivers
+        self.silent = 0  # exchanges in which the first rank sent a coefficient alone
 
     @abstractmethod
     def exchange(self) -> None:
@@ -93,7 +95,9 @@ class OuterSteps(Way):
         )
 
     def exchange(self) -> None:
-        self.exchanges += self._replicas.step()
+        if self._replicas.step():
+            self.exchanges += 1
+            self.silent += len(self._replicas.messages[0]) <= COEFFICIENT
         self.sent = self._replicas.sent_bytes[0]
 
     def values(self) -> dict[str, Tensor]:
