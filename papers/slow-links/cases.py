@@ -28,13 +28,13 @@ class Case:
     """One way to train."""
 
     name: str
-    method: Any = None  # of OuterStep, or without a server; None: data parallel
+    method: Any = None  # of OuterStep, or without a server; a function of the number of parameters; None: data parallel
     every: int = 30
     optimizer: Any = None  # None: the method's own; of a codec DiLoCo's
     fragments: int = 1
     lr: float = 2e-3  # AdamW's, the same for all whose ranks train the model itself
     way: str = "outer"  # a name in ways.WAYS
-    dim: int = 0  # numbers of the subspace that the ranks train in; 0: they train the model itself
+    inside: int = 0  # ranks train in a subspace of so many times fewer numbers; 0: they train the model itself
     gradients: bool = False  # whether ranks send gradients instead of what AdamW made of them
 
 
@@ -64,10 +64,13 @@ class SignStep(ServerOptimizer):
         return theta * (1 - lr * self.decay) - lr * update.sign(), (moments[0] + 1,)
 
 
+def projected(numel: int) -> fb.codecs.Codec:
+    """Pseudo-gradients in another subspace in each outer step, with feedback of what is outside."""
+    subspace = fb.Subspace(numel // 64, seed=None, basis="sparse")
+    return fb.ErrorFeedback(fb.chain(subspace, fb.Quantize(bits=4), fb.Rans()))
+
+
 FOUR_BITS = fb.chain(fb.Quantize(bits=4), fb.Rans())
-PARAMETERS = 1_258_080
-SMALL = PARAMETERS // 64
-PROJECTED = fb.ErrorFeedback(fb.chain(fb.Subspace(SMALL, seed=None, basis="sparse"), fb.Quantize(bits=4), fb.Rans()))
 CASES = [
     Case("data parallel", way="data parallel"),
     Case("diloco, float32", fb.Raw()),
@@ -76,8 +79,8 @@ CASES = [
     Case("diloco, top 1.56%, 4 bit", "topk@fraction=0.0156,bits=4", optimizer=fb.ServerSGD(lr=0.7)),
     Case("sparseloco", "sparseloco"),
     Case("sparseloco@lr=4,decay=1", "sparseloco@lr=4,decay=1"),
-    Case("inside a subspace, d = D / 64, 4 bit", FOUR_BITS, lr=4e-3, dim=SMALL),
-    Case("pseudo-gradients in subspaces, d = D / 64", PROJECTED, optimizer=fb.ServerSGD()),
+    Case("inside a subspace, d = D / 64, 4 bit", FOUR_BITS, lr=4e-3, inside=64),
+    Case("pseudo-gradients in subspaces, d = D / 64", projected, optimizer=fb.ServerSGD()),
     Case("powersgd, rank 4", "powersgd"),
     Case("demo, outer steps", "demo@lr=4"),
     Case("demo, every step", "demo", every=1, optimizer=SignStep(1e-3), gradients=True),

@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 from cases import CASES, RANKS, STEPS, WINDOWS, Case, SignStep, schedule
-from table import print_tables
+from gpt import GPT, SIZES
+from table import print_tables, suffix_of
 from text import evaluated, load, loss_of, windows
 from torch import nn
 from ways import WAYS, optimizer_of
@@ -43,7 +44,8 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="with a folder tinyshakespeare")
     parser.add_argument("--out", type=Path, default=Path("runs/slow-links"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="one case by its name, or all whose names contain this")
+    parser.add_argument("--only", nargs="+", default=[""], help="cases by their names, or all whose names contain this")
+    parser.add_argument("--model", choices=list(SIZES), default="gpt", help="small: a tenth of the parameters")
     parser.add_argument("--steps", type=int, default=STEPS, help="inner steps")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="of a rank in a step")
     parser.add_argument("--lr", type=float, help="another rate of AdamW, for all cases")
@@ -52,11 +54,15 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
-        print_tables(options.out, options.steps)
+        print_tables(options.out, options.model, options.steps)
         return
     if options.data_dir is None:
         parser.error("--data-dir is needed")
-    cases = [Case(options.tried, options.tried)] if options.tried else chosen(options.only)
+    cases = (
+        [Case(options.tried, options.tried)]
+        if options.tried
+        else [case for words in options.only for case in chosen(words)]
+    )
     if options.outer:
         lr, momentum = map(float, options.outer.split(","))
         outer = fb.ServerSGD(lr=lr, momentum=momentum, nesterov=momentum > 0)
@@ -75,12 +81,12 @@ def once(case: Case, seed: int, options: argparse.Namespace) -> None:
     """One run in a process of its own, unless its result is there."""
     options.out.mkdir(parents=True, exist_ok=True)
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in case.name)
-    suffix = f"-{options.steps}" * (options.steps != STEPS) + f"-w{options.windows}" * (options.windows != WINDOWS)
+    suffix = suffix_of(options.model, options.steps) + f"-w{options.windows}" * (options.windows != WINDOWS)
     suffix += (f"-lr{options.lr:g}" if options.lr else "") + (f"-outer{options.outer}" if options.outer else "")
     path = options.out / f"{words}-seed{seed}{suffix}.json"
     if path.exists():
         return
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
         result = pool.submit(play, case, seed, options).result()
     write_atomically(path, json.dumps(result).encode())
     print(
@@ -97,7 +103,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     train, test, characters = load(options.data_dir)
     if isinstance(case.optimizer, SignStep):
         case = replace(case, optimizer=replace(case.optimizer, steps=options.steps))
-    way = WAYS[case.way](case, characters, key)
+    way = WAYS[case.way](case, GPT(characters, key.fold("model"), options.model), key)
     inner = [optimizer_of(case, model, lr, DECAY) for model in way.models]
     curve, computed = [], 0.0
     for step in range(options.steps):
@@ -118,10 +124,11 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             curve.append([step + 1, way.exchanges, way.sent, evaluated(way.shown, test[:EVALUATED])])
     return {
         "case": case.name,
-        "method": str(case.method),
+        "method": str(way.case.method),
         "optimizer": str(case.optimizer),
         "seed": seed,
-        "parameters": sum(p.numel() for p in way.shown.parameters()),
+        "model": options.model,
+        "parameters": way.numel,
         "steps": options.steps,
         "every": case.every,
         "lr": lr,
@@ -134,7 +141,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "messages": way.messages,
         "curve": curve,
         "step_seconds": computed / options.steps / len(way.models),
-        "own_step": bool(case.dim or case.gradients or len(way.models) == 1),
+        "own_step": bool(case.inside or case.gradients or len(way.models) == 1),
         "cpu_seconds": cpu_seconds(),
         "state_bytes": way.state_bytes(),
         "largest_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean, median, stdev
 from typing import Any
 
 from cases import CASES, RANKS, STEPS
@@ -14,19 +14,24 @@ from line_seconds import LATENCY, LINES, MBIT, seconds
 Runs = dict[str, dict[int, dict[str, Any]]]  # by case, by seed
 
 
-def print_tables(folder: Path, steps: int) -> None:
-    """Of all complete runs of so many inner steps whose seed data parallel has, too."""
-    found = read(folder, steps)
+def print_tables(folder: Path, model: str, steps: int) -> None:
+    """Of all complete runs of a model and so many inner steps whose seed data parallel has, too."""
+    found = read(folder, model, steps)
     if "data parallel" not in found:
-        print(f"{folder} has no run of data parallel with {steps} steps")
+        print(f"{folder} has no run of data parallel of the model {model} with {steps} steps")
         return
     print_losses(found)
     print_lines(found)
 
 
-def read(folder: Path, steps: int) -> Runs:
+def suffix_of(model: str, steps: int) -> str:
+    """What the name of a result says of these."""
+    return f"-{model}" * (model != "gpt") + f"-{steps}" * (steps != STEPS)
+
+
+def read(folder: Path, model: str, steps: int) -> Runs:
     """The runs with the settings of their cases, in the order of the cases."""
-    suffix = f"-{steps}" * (steps != STEPS)
+    suffix = suffix_of(model, steps)
     found: Runs = {case.name: {} for case in CASES}
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text())
@@ -47,43 +52,38 @@ def print_losses(found: Runs) -> None:
         fewer = [base[seed]["sent"] / run["sent"] for seed, run in seeds.items()]
         print(
             f"| {name} | {len(seeds)} | {spread(values(seeds, 'loss'), '.4f')} | {spread(worse, '+.2f')}% | "
-            f"{statistics.mean(values(seeds, 'sent')) / 1e6:,.3f} | {spread(fewer, ',.0f')} | "
-            f"{statistics.mean(values(seeds, 'cpu_seconds')):.0f} |"
+            f"{mean(values(seeds, 'sent')) / 1e6:,.3f} | {spread(fewer, ',.0f')} | "
+            f"{mean(values(seeds, 'cpu_seconds')):.0f} |"
         )
 
 
 def print_lines(found: Runs) -> None:
-    """Hours on lines, and memory; means over the seeds."""
-    compute = common_step(found)
+    """Seconds of whole runs on lines, and memory; means over the seeds."""
+    common = common_step(found)
     print(
-        f"\nHours are computed, for an inner step of {1e3 * compute:.1f} ms (measured) and {1e3 * LATENCY:g} ms of "
-        "latency. Memory is measured.\n"
+        f"\nSeconds on lines are computed, for an inner step of {1e3 * common:.1f} ms and {1e3 * LATENCY:g} ms of "
+        "latency. All else is measured.\n"
     )
-    heads = [f"h at {speed:,} Mbit/s" for speed in MBIT]
-    heads += ["computing, h", "codec, ms an exchange", "state of a rank, MB", "process of four, MB"]
-    print(f"| method | exchanges | {' | '.join(heads)} |")
-    print("|---" * (2 + len(heads)) + "|")
+    heads = ["exchanges", "one number alone", "ms of an inner step", "ms of codec an exchange"]
+    heads += [f"s at {speed:,} Mbit/s" for speed in MBIT]
+    heads += ["MB of state a rank", "MB of the process of four"]
+    print(f"| method | {' | '.join(heads)} |")
+    print("|---" * (1 + len(heads)) + "|")
     for name, seeds in found.items():
         runs = list(seeds.values())
-        steps = [step_of(run, compute) for run in runs]
-        hours = [
-            statistics.mean(seconds(run, line, step) / 3600 for run, step in zip(runs, steps, strict=True))
-            for line in LINES
-        ]
-        cells = [f"{x:.3g}" for x in hours]
-        cells.append(f"{statistics.mean(steps) * runs[0]['steps'] / 3600:.3g}")
-        cells.append(f"{1e3 * statistics.mean(values(seeds, 'codec_seconds')):.1f}")
-        cells += [
-            f"{statistics.mean(values(seeds, key)) / 1e6:,.1f}" for key in ("state_bytes", "largest_memory_bytes")
-        ]
-        print(f"| {name} | {runs[0]['exchanges']:,} | {' | '.join(cells)} |")
+        cells = [f"{runs[0]['exchanges']:,}", f"{mean(values(seeds, 'silent')):.0f}"]
+        cells += [f"{1e3 * mean(step_of(run, common) for run in runs):.1f}"]
+        cells += [f"{1e3 * mean(values(seeds, 'codec_seconds')):.1f}"]
+        cells += [f"{mean(seconds(run, line, step_of(run, common)) for run in runs):,.0f}" for line in LINES]
+        cells += [f"{mean(values(seeds, key)) / 1e6:,.1f}" for key in ("state_bytes", "largest_memory_bytes")]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def common_step(found: Runs) -> float:
     """Seconds of an inner step of one rank: the median of all runs whose ranks take the same one."""
     every = [run for seeds in found.values() for run in seeds.values()]
     alike = [run["step_seconds"] for run in every if not run["own_step"]]
-    return statistics.median(alike or [run["step_seconds"] / RANKS for run in every])
+    return median(alike or [run["step_seconds"] / RANKS for run in every])
 
 
 def step_of(run: dict[str, Any], common: float) -> float:
@@ -99,5 +99,5 @@ def values(seeds: dict[int, dict[str, Any]], name: str) -> list[float]:
 def spread(found: Iterable[float], form: str) -> str:
     """Mean, and standard deviation where there are several."""
     listed = list(found)
-    mean = format(statistics.mean(listed), form)
-    return f"{mean} ± {format(statistics.stdev(listed), form.replace('+', ''))}" if len(listed) > 1 else mean
+    middle = format(mean(listed), form)
+    return f"{middle} ± {format(stdev(listed), form.replace('+', ''))}" if len(listed) > 1 else middle

@@ -6,11 +6,11 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from cases import RANKS, Case
-from gpt import GPT
 from torch import Tensor, nn
 
 import fewbits as fb
@@ -23,12 +23,9 @@ BASIS = fb.Key(7)  # of the subspace; everybody's
 COEFFICIENT = 21  # bytes of a frame that has one number
 
 
-def made(case: Case, characters: int, key: fb.Key) -> nn.Module:
-    """The model of a rank, the same at all of them."""
-    model = GPT(characters, key.fold("model"))
-    if not case.dim:
-        return model
-    return enter_subspace(model, lambda numel: [Basis(numel, case.dim, BASIS, "sparse", "unbiased")])
+def inside(model: nn.Module, fewer: int) -> nn.Module:
+    """The model, which trains in a subspace from now on."""
+    return enter_subspace(model, lambda numel: [Basis(numel, numel // fewer, BASIS, "sparse", "unbiased")])
 
 
 class Way(ABC):
@@ -36,9 +33,11 @@ class Way(ABC):
 
     messages = 2  # that follow each other in an exchange: an announcement, and a frame
 
-    def __init__(self, case: Case, characters: int, key: fb.Key) -> None:
-        self.case, self.key = case, key
-        self.shown = made(case, characters, key)  # what is evaluated
+    def __init__(self, case: Case, model: nn.Module, key: fb.Key) -> None:
+        self.numel = sum(p.numel() for p in model.parameters())
+        method = case.method(self.numel) if callable(case.method) else case.method
+        self.case = replace(case, method=method)
+        self.shown = inside(model, case.inside) if case.inside else model  # what is evaluated
         self.models: Sequence[nn.Module] = [copy.deepcopy(self.shown) for _ in range(RANKS)]
         self.sent, self.exchanges = 0.0, 0  # bytes of the first rank, to all its receivers
         self.silent = 0  # exchanges in which the first rank sent a coefficient alone
@@ -65,10 +64,10 @@ class DataParallel(Way):
 
     messages = 2 * (RANKS - 1)
 
-    def __init__(self, case: Case, characters: int, key: fb.Key) -> None:
-        super().__init__(case, characters, key)
+    def __init__(self, case: Case, model: nn.Module, key: fb.Key) -> None:
+        super().__init__(case, model, key)
         self.models = self.models[:1]
-        self._ring = all_reduce(sum(p.numel() for p in self.shown.parameters()), RANKS)
+        self._ring = all_reduce(self.numel, RANKS)
 
     def exchange(self) -> None:
         self.exchanges += 1
@@ -87,11 +86,11 @@ class DataParallel(Way):
 class OuterSteps(Way):
     """Outer steps of all ranks with one another."""
 
-    def __init__(self, case: Case, characters: int, key: fb.Key) -> None:
-        super().__init__(case, characters, key)
+    def __init__(self, case: Case, model: nn.Module, key: fb.Key) -> None:
+        super().__init__(case, model, key)
         streaming = fb.distributed.Streaming(case.fragments)
         self._replicas = fb.distributed.Replicas(
-            self.models, case.method, case.every, case.optimizer, key.fold("outer"), streaming
+            self.models, self.case.method, case.every, case.optimizer, key.fold("outer"), streaming
         )
 
     def exchange(self) -> None:
@@ -113,8 +112,8 @@ class OuterSteps(Way):
 class Gossip(Way):
     """A ring without a common model: each rank sends to its two neighbours. Evaluated is the mean of all models."""
 
-    def __init__(self, case: Case, characters: int, key: fb.Key) -> None:
-        super().__init__(case, characters, key)
+    def __init__(self, case: Case, model: nn.Module, key: fb.Key) -> None:
+        super().__init__(case, model, key)
         method, ring = gossip_method(case.method), fb.topology.ring(RANKS)
         self.nodes = [fb.learn.Node(model, method, ring, me, key.fold("outer")) for me, model in enumerate(self.models)]
         self._steps, self._seconds = 0, 0.0
@@ -164,5 +163,5 @@ def optimizer_of(case: Case, model: nn.Module, lr: float, decay: float) -> Any:
     """AdamW; where gradients are sent, a step that leaves them as the model's change."""
     if case.gradients:
         return torch.optim.SGD(model.parameters(), lr=1.0)
-    decay = 0.0 if case.dim else decay  # s = 0 is where the model began
+    decay = 0.0 if case.inside else decay  # s = 0 is where the model began
     return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=decay, fused=True)
