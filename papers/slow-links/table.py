@@ -11,6 +11,7 @@ from typing import Any
 from cases import CASES, RANKS, STEPS
 from line_seconds import LATENCY, LINES, MBIT, seconds
 
+BASIS = 4 + 4 + 1  # bytes a number of the model: theta0, and the sparse basis' place and sign
 Runs = dict[str, dict[int, dict[str, Any]]]  # by case, by seed
 
 
@@ -59,7 +60,8 @@ def print_losses(found: Runs) -> None:
 
 def print_lines(found: Runs) -> None:
     """Seconds of whole runs on lines, and memory; means over the seeds."""
-    common = common_step(found)
+    common, inside = common_step(found), {case.name for case in CASES if case.inside}
+    basis = BASIS * next(iter(found["data parallel"].values()))["parameters"] / 1e6  # MB
     print(
         f"\nSeconds on lines are computed, for an inner step of {1e3 * common:.1f} ms and {1e3 * LATENCY:g} ms of "
         "latency. All else is measured.\n"
@@ -75,7 +77,8 @@ def print_lines(found: Runs) -> None:
         cells += [f"{1e3 * mean(step_of(run, common) for run in runs):.1f}"]
         cells += [f"{1e3 * mean(values(seeds, 'codec_seconds')):.1f}"]
         cells += [f"{mean(seconds(run, line, step_of(run, common)) for run in runs):,.0f}" for line in LINES]
-        cells += [f"{mean(values(seeds, key)) / 1e6:,.1f}" for key in ("state_bytes", "largest_memory_bytes")]
+        cells += [f"{mean(values(seeds, 'state_bytes')) / 1e6 + basis * (name in inside):,.1f}"]
+        cells += [f"{mean(values(seeds, 'largest_memory_bytes')) / 1e6:,.0f}"]
         print(f"| {name} | {' | '.join(cells)} |")
 
 
