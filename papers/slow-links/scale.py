@@ -1,6 +1,6 @@
 """GPT-2's 124,439,808 parameters through every method: bytes both ways, seconds of each step, memory.
 
-    python papers/slow-links/scale.py [--width 768] [--only METHOD ...]    # 10 GB of memory, about half an hour
+    python papers/slow-links/scale.py [--width 768] [--only METHOD ...]    # 13 GB of memory, about half an hour
 
 The weights are random. In each of three rounds a server sends its bundle, a client moves its model as training would,
 replies with a frame, and the server takes it and steps. The move of a round is a fixed direction with noise, so that
