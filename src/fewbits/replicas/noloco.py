@@ -29,8 +29,8 @@ def noloco(bits: int = 4, lr: float = 0.7, momentum: float = 0.5, pull: float = 
         pull: gamma / beta in the paper.
 
     Example:
-        >>> noloco(bits=32)
-        (RandomPartner(method=flat(chain(Raw())), pull=1.0), ServerSGD(lr=0.7, momentum=0.5))
+        >>> noloco(bits=32)[0]
+        RandomPartner(method=flat(chain(Raw())), pull=1.0)
 
     Source: Kolehmainen et al., NoLoCo, 2025.
     """
