@@ -86,5 +86,6 @@ CASES = [
     Case("demo, every step", "demo", every=1, optimizer=SignStep(1e-3), gradients=True),
     Case("lbgm over 4 bit", fb.LookBack(FOUR_BITS, threshold=0.98, feedback=True)),
     Case("predict over 4 bit", fb.Predict(FOUR_BITS, silent=0.2)),
+    Case("noloco, 4 bit", "noloco", way="partners"),
     Case("gossip on a ring, choco, 4 bit", "choco@bits=4", way="gossip"),
 ]

@@ -119,6 +119,8 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             optimizer.step()
         computed += time.process_time() - began
         way.exchange()
+        if step + 1 == options.steps:
+            way.finish()
         if shown(step + 1, options.steps):
             way.shown.load_state_dict(way.values())
             curve.append([step + 1, way.exchanges, way.sent, evaluated(way.shown, test[:EVALUATED])])

@@ -46,6 +46,10 @@ class Way(ABC):
     def exchange(self) -> None:
         """Count an inner step, and exchange frames when it is time."""
 
+    def finish(self) -> None:
+        """After the last inner step: what is left to exchange for the model that is evaluated; mostly nothing."""
+        return
+
     @abstractmethod
     def values(self) -> dict[str, Tensor]:
         """The tensors of the model that is evaluated."""
@@ -109,6 +113,21 @@ class OuterSteps(Way):
         return forecast_ranks(lambda: copy.deepcopy(self.shown), self.case.method, RANKS).codec_seconds
 
 
+class RandomPartners(OuterSteps):
+    """Outer steps with one random rank at a time. Evaluated is the mean of all models, sent once at the end."""
+
+    def finish(self) -> None:
+        self._replicas.average()
+        self.sent = self._replicas.sent_bytes[0]
+
+    def values(self) -> dict[str, Tensor]:
+        return mean_of([self._replicas.values(rank) for rank in range(RANKS)])
+
+    def state_bytes(self) -> int:
+        state = self._replicas.state_dicts()[0]
+        return stored({name: x for name, x in state.items() if name not in ("facts", "whose", "sums")})
+
+
 class Gossip(Way):
     """A ring without a common model: each rank sends to its two neighbours. Evaluated is the mean of all models."""
 
@@ -133,8 +152,7 @@ class Gossip(Way):
         self.sent += len(frames[0]) * len(self.nodes[0].neighbours)
 
     def values(self) -> dict[str, Tensor]:
-        states = [model.state_dict() for model in self.models]
-        return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+        return mean_of([model.state_dict() for model in self.models])
 
     def state_bytes(self) -> int:
         return stored({name: x for name, x in self.nodes[0].dump().items() if name != "vector.x"})  # x is the model
@@ -143,7 +161,11 @@ class Gossip(Way):
         return self._seconds / max(1, self.exchanges) / RANKS
 
 
-WAYS = {"data parallel": DataParallel, "outer": OuterSteps, "gossip": Gossip}
+WAYS = {"data parallel": DataParallel, "outer": OuterSteps, "partners": RandomPartners, "gossip": Gossip}
+
+
+def mean_of(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
 
 
 def stored(state: object) -> int:
