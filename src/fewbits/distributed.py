@@ -6,7 +6,7 @@ them. `Replicas` plays all ranks in one process, with the same frames and the sa
 common model are `fb.gossip`.
 """
 
-from fewbits.engines.distributed import HookState, OuterStep, comm_hook
-from fewbits.replicas import Replicas, Streaming
+from fewbits.engines.distributed import Elastic, HookState, OuterStep, comm_hook
+from fewbits.replicas import RankChange, Replicas, Streaming
 
-__all__ = ["HookState", "OuterStep", "Replicas", "Streaming", "comm_hook"]
+__all__ = ["Elastic", "HookState", "OuterStep", "RankChange", "Replicas", "Streaming", "comm_hook"]

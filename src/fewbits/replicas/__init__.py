@@ -5,6 +5,7 @@ from fewbits.replicas.exchanges import Exchanges, Flight, Make
 from fewbits.replicas.gradient_mean import GradientMean
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel
+from fewbits.replicas.present import RankChange
 from fewbits.replicas.replica import Replica
 from fewbits.replicas.replicas import Replicas
 from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms, codec_of, optimizer_of
@@ -20,6 +21,7 @@ __all__ = [
     "Make",
     "MeanLink",
     "OuterModel",
+    "RankChange",
     "Replica",
     "Replicas",
     "Streaming",

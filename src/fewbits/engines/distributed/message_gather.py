@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -111,7 +111,7 @@ class MessageGather:
         for rank in (rank for rank in range(self.size) if int(heads[rank][0]) == REFUSAL):
             text = bytes(found[rank].numpy()).decode(errors="replace")
             raise PeerLostError(f"rank {rank} refused: {text}")
-        _check_notes([int(heads[rank][2]) for rank in range(self.size)])
+        check_notes({rank: int(heads[rank][2]) for rank in range(self.size)})
         return [memoryview(found[rank].numpy().data) for rank in range(self.size)]
 
     def _exchanged(self, peers: list[int], local: Tensor, into: dict[int, Tensor], tag: int) -> dict[int, Tensor]:
@@ -151,16 +151,17 @@ class MessageGather:
         return PeerLostError(first)
 
 
-def _check_notes(notes: list[int]) -> None:
-    if len(set(notes)) == 1:
+def check_notes(notes: Mapping[int, int]) -> None:
+    """DesyncError, the same sentence on every rank, unless all ranks' notes are equal."""
+    if len(set(notes.values())) == 1:
         return
-    steps, checksums = zip(*map(read_note, notes), strict=True)
+    steps, checksums = zip(*map(read_note, notes.values()), strict=True)
     if len(set(steps)) > 1:
         what, kind, values = "are not at the same step", "is at step", [str(step) for step in steps]
     else:
         what, kind = f"are all at step {steps[0]}, but their models or histories differ", "has checksum"
         values = [f"{checksum:08x}" for checksum in checksums]
-    shown = ", ".join(f"rank {rank} {kind} {value}" for rank, value in enumerate(values))
+    shown = ", ".join(f"rank {rank} {kind} {value}" for rank, value in zip(notes, values, strict=True))
     raise DesyncError(f"the ranks {what}: {shown}; load the states of one step on all ranks")
 
 

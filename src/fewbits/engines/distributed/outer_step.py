@@ -9,11 +9,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewbits.engines.distributed.agreement import agree
+from fewbits.engines.distributed.elastic import Elastic, ElasticRanks, elastic_options
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import MessageGather
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Counted, Exchanges, Flight, Make, Replica, Streaming, Terms
+from fewbits.replicas import (
+    AT_ONCE,
+    DENSE,
+    AnyMethod,
+    Counted,
+    Exchanges,
+    Flight,
+    Make,
+    RankChange,
+    Replica,
+    Streaming,
+    Terms,
+)
 from fewbits.rng import Key
 
 START = "values at the start"
@@ -45,6 +58,8 @@ class OuterStep(Counted):
         timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
         streaming: parts of the model that travel in turn, each every `every` steps, while training goes on. With
             several parts the replicas are equal only in the one that travelled last; see `values`.
+        elastic: let the run go on when ranks die, and let ranks join it; no process group is needed. `timeout` is then
+            how long a rank may be silent before the others go on without it. None: the death of a rank ends the run.
 
     Raises:
         LocalError: torch.distributed is not initialised, or an argument does not fit.
@@ -75,7 +90,15 @@ class OuterStep(Counted):
         key: Key = Key(0),
         timeout: float = 1800.0,
         streaming: Streaming = AT_ONCE,
+        elastic: Elastic | None = None,
     ) -> None:
+        self._elastic: ElasticRanks | None = None
+        if elastic is not None:
+            options = elastic_options(elastic, group, timeout)
+            self._replica = Replica(model, Terms.of(method, optimizer, every, streaming, key), options.rank or 0, 1)
+            self._elastic = ElasticRanks(options, self._replica, timeout)
+            self._exchanges = Exchanges([self._replica], self._elastic.carry)
+            return
         self._gather = MessageGather(group, timeout, "OuterStep")
         with self._gather.refusing():
             terms = Terms.of(method, optimizer, every, streaming, key)
@@ -103,7 +126,13 @@ class OuterStep(Counted):
             LocalError: this rank's values are not finite, or its model is not the one of the start.
             WireError: the outer step would leave the range of the model's floats.
         """
-        return self._exchanges.step()
+        if self._elastic is None:
+            return self._exchanges.step()
+        self._elastic.admit()  # where the last step was refused
+        landed = self._exchanges.step()
+        if landed:
+            self._elastic.admit()
+        return landed
 
     def _carry(self, make: Make) -> Flight:
         """Send this rank's message; what waits for those of all ranks."""
@@ -121,6 +150,21 @@ class OuterStep(Counted):
     def steps(self) -> int:
         """Inner steps so far."""
         return self._replica.steps
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that are there."""
+        return self._replica.ranks
+
+    @property
+    def changes(self) -> list[RankChange]:
+        """Which ranks left and joined, and why; empty without `elastic`."""
+        return list(self._elastic.changes) if self._elastic is not None else []
+
+    def leave(self) -> None:
+        """Leave a run with `elastic`; the others go on at once. Without it, nothing happens."""
+        if self._elastic is not None:
+            self._elastic.leave()
 
     @property
     def ledger(self) -> Ledger:
