@@ -48,15 +48,8 @@ class Decisions:
             check: called again and again; LostRankError when a rank is lost.
         """
         key = _decision(quorum, exchange)
-        if self._store.count(f"votes/{quorum.number}/{exchange}") == len(quorum.members):
-            if not self._begun:
-                self._store.set(BEGUN, "yes")
-            joining = self._of.admission.waiting(quorum.members)
-            members = dict(sorted({**quorum.members, **joining}.items()))
-            following = Quorum(quorum.number + 1, members, {}) if joining else None
-            self._store.swap(key, "", Decision.commit_text(following))
-            if exchange > 1:  # all ranks have read it, since they have voted again
-                self._store.forget(_decision(quorum, exchange - 1), f"votes/{quorum.number}/{exchange - 1}")
+        if self._counted(quorum, exchange) == len(quorum.members):
+            self._commit(quorum, exchange)
         while (text := self._store.get(key)) is None:
             try:
                 check()
@@ -65,6 +58,21 @@ class Decisions:
             time.sleep(POLL)
         self._begun = True
         return Decision.parse(quorum.number, text)
+
+    def _counted(self, quorum: Quorum, exchange: int) -> int:
+        """Votes so far, with this rank's."""
+        return self._store.count(f"votes/{quorum.number}/{exchange}")
+
+    def _commit(self, quorum: Quorum, exchange: int) -> None:
+        """All have voted: let all take the outer step, and take in those that wait."""
+        if not self._begun:
+            self._store.set(BEGUN, "yes")
+        joining = self._of.admission.waiting(quorum.members)
+        members = dict(sorted({**quorum.members, **joining}.items()))
+        following = Quorum(quorum.number + 1, members, {}) if joining else None
+        self._store.swap(_decision(quorum, exchange), "", Decision.commit_text(following))
+        if exchange > 1:  # all ranks have read it, since they have voted again
+            self._store.forget(_decision(quorum, exchange - 1), f"votes/{quorum.number}/{exchange - 1}")
 
     def abort(self, quorum: Quorum, exchange: int, lost: LostRankError) -> Decision:
         """End the quorum, unless its ranks have decided otherwise."""
@@ -92,7 +100,7 @@ class Decisions:
             PeerLostError: this rank was left out, or there are fewer than `min_ranks`.
         """
         number, me = quorum.number + 1, self._of.member
-        self._store.set(f"here/{number}/{me}", HOLDS if holds else NEW)
+        self._store.set(_here(number, me), HOLDS if holds else NEW)
         end, last = time.monotonic() + self._of.timeout, time.monotonic() + 2 * self._of.timeout
         while (text := self._store.get(f"quorum/{number}")) is None:
             self._of.liveness.check()
@@ -105,7 +113,8 @@ class Decisions:
             time.sleep(POLL)
         found = Quorum.parse(number, text)
         for rank, reason in found.left.items():
-            self._store.swap(f"gone/{quorum.members.get(rank)}", "", reason)
+            if self._store.get(_here(number, quorum.members.get(rank))) is None:
+                self._store.swap(f"gone/{quorum.members.get(rank)}", "", reason)
         if me in found.members.values():
             return found
         if not holds:
@@ -118,7 +127,7 @@ class Decisions:
         here: dict[int, str] = {}
         left: dict[int, str] = {}
         for rank, member in quorum.members.items():
-            if text := self._store.get(f"here/{quorum.number + 1}/{member}"):
+            if text := self._store.get(_here(quorum.number + 1, member)):
                 here[rank] = text
             elif reason := self._store.get(f"gone/{member}"):
                 left[rank] = reason
@@ -132,6 +141,7 @@ class Decisions:
         if not holders:
             raise PeerLostError(f"no rank that has the model is left: {'; '.join(left.values())}")
         members: dict[int, int] = {rank: quorum.members[rank] for rank in holders}
+        left |= {rank: f"rank {rank} got no snapshot and waits again" for rank in here if rank not in members}
         if len(members) < self._of.elastic.min_ranks:
             members |= self._of.admission.waiting(members)
         if len(members) >= self._of.elastic.min_ranks:
@@ -148,6 +158,10 @@ class Decisions:
         self._store.swap(f"gone/{self._of.member}", "", reason)
         if quorum.members:
             self.abort(quorum, exchange, LostRankError(reason))
+
+def _here(number: int, member: int | None) -> str:
+    return f"here/{number}/{member}"
+
 
 def _decision(quorum: Quorum, exchange: int) -> str:
     return f"decision/{quorum.number}/{exchange}"

@@ -158,6 +158,8 @@ class ElasticRanks:
         if group is not None:
             group.close()
         self._tries = 0 if following and following.left else self._tries + 1
+        if self._tries:
+            log.warning("fewbits: the same ranks begin anew: %s", lost)
         if self._tries >= TRIES:
             raise PeerLostError(f"{TRIES} quorums of the same ranks have ended: {lost}")
         self._enter(following or self._members.admitted())
