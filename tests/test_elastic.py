@@ -297,7 +297,7 @@ def test_a_rank_that_is_silent_is_left_out_and_reads_so_when_it_wakes(store, how
 
         model, outer = run.begin(process.rank)
         if how == "late":
-            outer._elastic._timeout = outer._elastic._members.timeout = 0.5  # type: ignore[union-attr] - the start may take longer
+            outer._elastic._session.timeout = outer._elastic._session.members.timeout = 0.5  # type: ignore[union-attr] - the start may take longer
         return run.go_on(process.rank, model, outer, LAST, {5: sleep} if process.rank == 1 else None)
 
     def disturb(pids: list[int]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
+from weakref import finalize
 
 from fewbits.engines.distributed.agreement import MOST_BYTES
-from fewbits.engines.distributed.elastic.decisions import Decisions
-from fewbits.engines.distributed.elastic.members import Members
 from fewbits.engines.distributed.elastic.options import Elastic
 from fewbits.engines.distributed.elastic.quorum import Quorum
-from fewbits.engines.distributed.elastic.quorum_group import Gathered, LostRankError, QuorumGroup
+from fewbits.engines.distributed.elastic.quorum_group import Gathered, LostRankError
+from fewbits.engines.distributed.elastic.session import Session
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import check_notes
 from fewbits.errors import DesyncError, PeerLostError
@@ -21,9 +20,7 @@ from fewbits.replicas import Flight, Make, Replica
 from fewbits.replicas.present import RankChange, addressed, count_snapshot, regroup
 from fewbits.replicas.snapshot import begin_from, most_snapshot_bytes, read_snapshot, resume_from, write_snapshot
 
-POLL = 0.05  # seconds between two looks at those that are waited for
-CONNECT = 10.0  # seconds to connect, beside those without a heartbeat
-TRIES = 3  # quorums that end before an outer step, with nobody lost
+POLL = 0.05  # seconds between two looks at the store's silence
 UNFINISHED = "an earlier exchange was not finished; make OuterStep anew to join the run again"
 T = TypeVar("T")
 log = logging.getLogger("fewbits")
@@ -49,22 +46,19 @@ class ElasticRanks:
     """
 
     def __init__(self, elastic: Elastic, replica: Replica, timeout: float) -> None:
-        self._replica, self._timeout, self._elastic = replica, timeout, elastic
+        self._replica = replica
         self.changes: list[RankChange] = []
         self._holds = False  # whether this rank has the model of the run
         self._start = replica.start_digest()
-        self._quorum = Quorum(-1, {}, {})
-        self._exchanged = 0  # in this quorum
-        self._group: QuorumGroup | None = None
         self._joining: Quorum | None = None  # what follows the outer step that was just taken
-        self._broken, self._tries, self._left = "", 0, dict[int, str]()
-        self._members = Members(elastic, replica.facts(), timeout)
-        self._decisions = Decisions(self._members)
+        self._broken = ""  # why no exchange can follow
+        self._session = Session(elastic, replica.facts(), timeout)
+        self._leave = finalize(self, self._session.leave)  # at the latest when the program ends, before its threads
         try:
-            self._enter(self._members.admitted())
+            self._session.enter(self._session.members.admitted())
             self._guarded(self._open)()
         except BaseException:
-            self.leave()
+            self._leave()
             raise
 
     def carry(self, make: Make) -> Flight:
@@ -83,14 +77,8 @@ class ElasticRanks:
 
     def leave(self) -> None:
         """Leave the run; the others go on at once."""
-        try:
-            self._decisions.leave(self._quorum, self._exchanged + 1)
-        except PeerLostError:
-            pass  # the store went first
         self._broken = self._broken or f"rank {self._replica.rank} has left the run; make OuterStep anew to join it"
-        if self._group is not None:
-            self._group.close()
-        self._members.stop()
+        self._leave()
 
     def _guarded(self, work: Callable[[], T]) -> Callable[[], T]:
         """Start work(); what waits for it, and raises PeerLostError when the store no longer answers."""
@@ -104,7 +92,7 @@ class ElasticRanks:
                 try:
                     found = wait()
                 except TimeoutError:
-                    self._members.liveness.check()
+                    self._session.members.liveness.check()
                     continue
                 except Exception as error:
                     self._broken = "" if isinstance(error, DesyncError) else str(error)  # the ranks are there
@@ -114,83 +102,29 @@ class ElasticRanks:
 
         return result
 
-    def _enter(self, quorum: Quorum) -> None:
-        if quorum.number == 0:
-            self._members.check_start(quorum)
-        self._quorum, self._exchanged = quorum, 0
-        self._members.liveness.watch(*quorum.members.values())
-        self._left |= quorum.left
-
     def _follow(self, quorum: Quorum) -> None:
-        before, self._group = self._group, None
-        self._enter(self._decisions.adopt(quorum))
-        if before is not None:
-            before.close()
+        self._session.follow(quorum)
         self._open()
 
     def _exchange(self, fragment: int, message: memoryview) -> list[memoryview]:
         """The messages of all ranks that are there, in their order; all have them, and nobody has moved."""
-        replica = self._replica
+        replica, session = self._replica, self._session
         while True:
-            first, number = replica.first, self._exchanged + 1
+            first = replica.first
             try:
-                assert self._group is not None
-                found = self._watched(partial(self._group.gather, message, replica.note, replica.most_bytes))
+                assert session.group is not None
+                found = session.watched(partial(session.group.gather, message, replica.note, replica.most_bytes))
                 check_notes(found.notes)
-                end = time.monotonic() + self._timeout
-                decision = self._decisions.vote(self._quorum, number, lambda end=end: self._check(end))
-                if decision.committed:
-                    self._exchanged, self._joining, self._tries = number, decision.joining, 0
-                    return list(found.messages.values())
-                self._next(LostRankError(decision.reason))
+                decision = session.vote()
             except LostRankError as lost:
-                self._next(lost)
+                session.end(lost, self._holds)
+            else:
+                if decision.committed:
+                    self._joining = decision.joining
+                    return list(found.messages.values())
+                session.end(LostRankError(decision.reason), self._holds)
             self._open()
             message = addressed(replica, fragment, message, first)
-
-    def _next(self, lost: LostRankError) -> None:
-        """Go into the quorum after one that has ended."""
-        quorum, group = self._quorum, self._group
-        self._decisions.abort(quorum, self._exchanged + 1, lost)
-        late = dict.fromkeys(lost.ranks, str(lost))
-        following = self._decisions.following(quorum, lambda: late | self._lost(), self._holds)
-        self._group = None
-        if group is not None:
-            group.close()
-        self._tries = 0 if following and following.left else self._tries + 1
-        if self._tries:
-            log.warning("fewbits: the same ranks begin anew: %s", lost)
-        if self._tries >= TRIES:
-            raise PeerLostError(f"{TRIES} quorums of the same ranks have ended: {lost}")
-        self._enter(following or self._members.admitted())
-
-    def _lost(self) -> dict[int, str]:
-        """The ranks of the quorum that are known to be lost, and why."""
-        timeout = self._elastic.heartbeat_timeout
-        members = self._quorum.members.items()
-        silent = [rank for rank, member in members if self._members.liveness.lost(member)]
-        closed = self._group.closed if self._group is not None else {}
-        return {**{rank: f"rank {rank} was lost: no heartbeat for {timeout:g} s" for rank in silent}, **closed}
-
-    def _check(self, end: float) -> None:
-        """LostRankError when a rank of the quorum is lost, when the quorum has ended, or at the end."""
-        if (reason := self._decisions.aborted(self._quorum, self._exchanged + 1)) is not None:
-            raise LostRankError(reason)
-        for rank, reason in self._lost().items():
-            raise LostRankError(reason, [rank])
-        if time.monotonic() > end:
-            rank = self._group.waits_for if self._group is not None else None
-            who = "the store" if rank is None else f"rank {rank}"
-            raise LostRankError(f"{who} has sent nothing for {self._timeout:g} s", [] if rank is None else [rank])
-
-    def _watched(self, work: Callable[[], T]) -> T:
-        """The result of work that waits for other ranks; LostRankError as for `_check`."""
-        wait, end = in_background(work, POLL), time.monotonic() + self._timeout
-        while True:
-            try:
-                return wait()
-            except TimeoutError:
-                self._check(end)
 
     def _open(self) -> None:
         """Connect with all ranks of the quorum, and give or take the snapshot that newcomers need."""
@@ -198,31 +132,30 @@ class ElasticRanks:
             try:
                 return self._opened()
             except LostRankError as lost:
-                self._next(lost)
+                self._session.end(lost, self._holds)
 
     def _opened(self) -> None:
-        replica, quorum = self._replica, self._quorum
-        ranks, before = list(quorum.members), replica.ranks
-        store, wait = self._members.store.group_store(str(quorum.number)), CONNECT + self._elastic.heartbeat_timeout
-        self._group = group = self._watched(lambda: QuorumGroup(store, ranks, replica.rank, wait))
+        replica, session = self._replica, self._session
+        ranks = list(session.quorum.members)
+        group = session.connect()
         hello = replica.exchanges + 1 if self._holds else 0
-        found = self._watched(partial(group.gather, self._start.encode(), hello, MOST_BYTES))
+        found = session.watched(partial(group.gather, self._start.encode(), hello, MOST_BYTES))
         holders, begins = self._holders(found)
         newcomers = [rank for rank in ranks if rank not in holders]
         if replica.rank in holders:
             regroup([replica], holders, joined=holders if begins else ())
             if newcomers and replica.rank == holders[0]:
                 frame = write_snapshot(replica)
-                self._watched(partial(group.send, frame, newcomers))
+                session.watched(partial(group.send, frame, newcomers))
                 self._count(newcomers, "up", len(frame), begins)
         else:
-            frame = self._watched(partial(group.receive, holders[0], most_snapshot_bytes(replica, len(holders))))
+            frame = session.watched(partial(group.receive, holders[0], most_snapshot_bytes(replica, len(holders))))
             snapshot = read_snapshot(frame, replica, holders)
             begin_from(replica, snapshot)
             resume_from(replica.outer, snapshot)
             self._count(holders[:1], "down", len(frame), begins)
         regroup([replica], ranks, newcomers)
-        self._note(before, newcomers, begins)
+        self._note(newcomers, begins)
 
     def _holders(self, found: Gathered) -> tuple[list[int], bool]:
         """The ranks that have the model, and whether the run begins with them: with the values of the lowest."""
@@ -231,8 +164,8 @@ class ElasticRanks:
             if len({found.notes[rank] for rank in holders}) > 1:
                 raise DesyncError(f"the ranks have taken different numbers of outer steps: {found.notes}")
             return holders, False
-        if self._decisions.begun:
-            raise PeerLostError(f"no rank that has the model is left: {'; '.join(self._left.values())}")
+        if self._session.begun:
+            raise PeerLostError(f"no rank that has the model is left: {'; '.join(self._session.left.values())}")
         start = found.messages[min(found.messages)]
         return [rank for rank, message in found.messages.items() if message == start], True
 
@@ -241,9 +174,9 @@ class ElasticRanks:
         for peer in () if begins else peers:
             count_snapshot(self._replica, peer, direction, length)
 
-    def _note(self, before: tuple[int, ...], joined: list[int], begins: bool) -> None:
+    def _note(self, joined: list[int], begins: bool) -> None:
         """Say who has left and who has joined."""
-        held, self._holds, left, self._left = self._holds, True, self._left, {}
+        held, self._holds, left, self._session.left = self._holds, True, self._session.left, {}
         if not held or begins or not (left or joined):
             return
         change = RankChange(self._replica.exchanges, tuple(joined), left, self._replica.ranks)

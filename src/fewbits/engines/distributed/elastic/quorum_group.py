@@ -18,6 +18,7 @@ from fewbits.errors import FewbitsError, WireError
 LENGTHS, MESSAGES, SNAPSHOT_LENGTHS, SNAPSHOTS, NOTHING = range(5)  # tags: messages of one kind stay in order
 FOREVER = timedelta(days=1000)  # whoever waits in the background is watched by the one that asks
 AT_ONCE = timedelta(milliseconds=1)
+GRACE = 3.0  # seconds for a thread to end
 
 
 class LostRankError(FewbitsError):
@@ -63,6 +64,7 @@ class QuorumGroup:
         self.closed: dict[int, str] = {}
         self.waits_for: int | None = None  # the peer whose message comes next
         self._group: Any = None
+        self._threads: list[threading.Thread] = []
         if not self.peers:
             return
         kind: Any = dist.ProcessGroupGloo  # pyright: ignore[reportPrivateImportUsage] - a class of torch's own back end
@@ -73,7 +75,9 @@ class QuorumGroup:
         for peer in self.peers:
             nothing = torch.zeros(1, dtype=torch.uint8)
             arguments = (peer, self._receive(nothing, peer, NOTHING), nothing)
-            threading.Thread(target=self._watch, args=arguments, name="fewbits-watch", daemon=True).start()
+            thread = threading.Thread(target=self._watch, args=arguments, name="fewbits-watch", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def gather(self, message: bytes | memoryview, note: int, most: int) -> Gathered:
         """All messages, of at most `most` bytes, this rank's own among them.
@@ -119,6 +123,8 @@ class QuorumGroup:
                 group.recv([torch.zeros(1, dtype=torch.uint8)], self.ranks.index(peer), NOTHING).wait(AT_ONCE)
             except RuntimeError:
                 continue
+        for thread in self._threads:
+            thread.join(GRACE)
 
     def _watch(self, peer: int, work: Any, nothing: Tensor) -> None:
         try:
