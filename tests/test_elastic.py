@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import fewbits as fb
 from fewbits.distributed import Elastic, OuterStep, RankChange, Replicas, Streaming
 from fewbits.engines.distributed import ProcessInfo
 from fewbits.engines.distributed.elastic.decisions import Decisions
@@ -161,7 +160,6 @@ def test_a_rank_dies_and_another_takes_its_number_and_all_have_the_bits_of_one_p
     check_same(left, 3, {2}, {2}, streaming=streaming, until=last)
 
 
-
 def dying(owner: Any, name: str, calls: int, wait: float = 0.0, after: bool = False) -> None:
     """Let this process die at a call of a method."""
     inner, left = getattr(owner, name), [calls]
@@ -280,7 +278,9 @@ def test_fewer_ranks_than_needed_wait_for_another_or_end_with_a_sentence(store, 
         check_same({0: one, 5: newcomer}, 2, {1}, {5})
     else:
         assert one.error == "PeerLostError"
-        assert "ranks [0] are left, fewer than min_ranks=2, and nobody has joined within 1 s: rank 1 was lost" in one.text
+        assert (
+            "ranks [0] are left, fewer than min_ranks=2, and nobody has joined within 1 s: rank 1 was lost" in one.text
+        )
 
 
 @pytest.mark.parametrize("how", ["stopped", "late"])
@@ -386,8 +386,10 @@ def test_ranks_that_differ_or_are_missing_at_the_start_end_with_one_sentence(sto
         return [*seen, refusal(lambda: (outer.step(), outer.step()))]
 
     zero, one = run_all(act, processes(0, 1))
-    assert zero.value[0] == one.value[0] == (
-        "DesyncError: the ranks were not started for the same run, their every differs: rank 0 has 2; rank 1 has 3"
+    assert (
+        zero.value[0]
+        == one.value[0]
+        == ("DesyncError: the ranks were not started for the same run, their every differs: rank 0 has 2; rank 1 has 3")
     )
     assert zero.value[1] == "PeerLostError: the run begins with 3 ranks, and after 0.5 s there are [0]"
 

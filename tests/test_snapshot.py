@@ -143,9 +143,9 @@ def test_ranks_leave_and_join_only_while_no_frame_travels():
     replicas = Replicas(models, "dense", every=3, streaming=Streaming(delay=1))
     for _ in range(3):
         replicas.step()
-    with pytest.raises(fb.LocalError, match="Replicas.leave: a frame travels; ask again once it was used, 1 steps"):
+    with pytest.raises(fb.LocalError, match=r"Replicas\.leave: a frame travels; ask again once it was used, 1 steps"):
         replicas.leave(0)
-    with pytest.raises(fb.LocalError, match="Replicas.join: a frame travels"):
+    with pytest.raises(fb.LocalError, match=r"Replicas\.join: a frame travels"):
         replicas.join(torch.nn.Linear(3, 2), 5)
     replicas.step()
     replicas.leave(0)

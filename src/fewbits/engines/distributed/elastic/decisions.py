@@ -1,7 +1,7 @@
 """Decisions: what the ranks of a quorum agree on, each by one text in the store.
 
-The first that writes such a text decides: which ranks are in a quorum, and whether its ranks take an outer step. All that
-read it agree, whoever dies.
+The first that writes such a text decides: which ranks are in a quorum, and whether its ranks take an outer step. All
+that read it agree, whoever dies.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Decisions:
             missing = [rank for rank in quorum.members if rank not in here and rank not in left]
             if late or not missing:
                 left |= {rank: f"rank {rank} has sent nothing for {self._of.timeout:g} s" for rank in missing}
-                self._decide(number, quorum, here, left, late=time.monotonic() > last or late and not missing)
+                self._decide(number, quorum, here, left, late=time.monotonic() > last or (late and not missing))
             time.sleep(POLL)
         found = Quorum.parse(number, text)
         for rank, reason in found.left.items():
@@ -120,7 +120,9 @@ class Decisions:
         if not holds:
             return None
         reason = found.left.get(self._of.rank, "it was silent for too long")
-        raise PeerLostError(f"the others go on without rank {self._of.rank}: {reason}. Make OuterStep anew to join again")
+        raise PeerLostError(
+            f"the others go on without rank {self._of.rank}: {reason}. Make OuterStep anew to join again"
+        )
 
     def _here(self, quorum: Quorum, lost: Mapping[int, str]) -> tuple[dict[int, str], dict[int, str]]:
         """What the ranks that are there have, and why others are gone, by rank."""
@@ -158,6 +160,7 @@ class Decisions:
         self._store.swap(f"gone/{self._of.member}", "", reason)
         if quorum.members:
             self.abort(quorum, exchange, LostRankError(reason))
+
 
 def _here(number: int, member: int | None) -> str:
     return f"here/{number}/{member}"

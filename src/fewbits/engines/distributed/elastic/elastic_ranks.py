@@ -182,4 +182,6 @@ class ElasticRanks:
         change = RankChange(self._replica.exchanges, tuple(joined), left, self._replica.ranks)
         self.changes.append(change)
         said = [*left.values(), *(f"rank {rank} has joined" for rank in joined)]
-        log.warning("fewbits: after %d outer steps, %s; ranks %s go on", change.exchanges, "; ".join(said), change.ranks)
+        log.warning(
+            "fewbits: after %d outer steps, %s; ranks %s go on", change.exchanges, "; ".join(said), change.ranks
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -118,11 +119,11 @@ class QuorumGroup:
     def close(self) -> None:
         """Leave the group; the store must know before. All that waits in it ends, here and at the peers."""
         group, self._group = self._group, None
-        for peer in self.peers if group is not None else ():
-            try:  # a wait that takes too long is the one way to close a gloo group's connections
+        if group is None:
+            return
+        for peer in self.peers:
+            with suppress(RuntimeError):  # a wait that takes too long is the one way to close gloo's connections
                 group.recv([torch.zeros(1, dtype=torch.uint8)], self.ranks.index(peer), NOTHING).wait(AT_ONCE)
-            except RuntimeError:
-                continue
         for thread in self._threads:
             thread.join(GRACE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from fewbits.engines.distributed.elastic.decisions import Decisions
@@ -120,10 +121,8 @@ class Session:
 
     def leave(self) -> None:
         """Leave the run; the others go on at once. No thread goes on."""
-        try:
+        with suppress(PeerLostError):  # the store may be gone before
             self._decisions.leave(self.quorum, self._exchanged + 1)
-        except PeerLostError:
-            pass  # the store went first
         if self.group is not None:
             self.group.close()
         self.members.stop()
