@@ -1,4 +1,4 @@
-"""OuterStep with elastic, among real processes: ranks die and join, and all that are there have the same bits."""
+"""OuterStep with Elastic, among real processes: ranks die and join, and all that are there have the same bits."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Run:
         options = {"method": METHOD, "every": 2, "timeout": 10.0, **self.options, **more}
         chosen = {name: options.pop(name) for name in ("min_ranks", "heartbeat_timeout", "run") if name in options}
         chosen = {"heartbeat_timeout": 3.0, "ranks": self.size, **chosen}
-        return model, OuterStep(model, elastic=Elastic(rank, store=self.address, **chosen), **options)
+        return model, OuterStep(model, group=Elastic(rank, store=self.address, **chosen), **options)
 
     def train(self, rank: int, until: int = LAST, at: dict[int, Callable[[], None]] | None = None, **more: Any) -> list:
         """Train until a step; `at` has what happens before an inner step."""

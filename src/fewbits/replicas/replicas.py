@@ -95,7 +95,7 @@ class Replicas:
         return self._replicas[0].ranks
 
     def leave(self, rank: int) -> None:
-        """Go on without a rank, as `OuterStep` with `elastic` does when it dies before it has sent its next frame.
+        """Go on without a rank, as `OuterStep` with `Elastic` does when it dies before it has sent its next frame.
 
         Raises:
             LocalError: it is not there, is the last one, or a frame travels.
@@ -106,7 +106,7 @@ class Replicas:
         self._go_on([replica for replica in self._replicas if replica.rank != rank])
 
     def join(self, model: nn.Module, rank: int) -> None:
-        """Take in a rank, which gets the lowest rank's snapshot, as `OuterStep` with `elastic` does.
+        """Take in a rank, which gets the lowest rank's snapshot, as `OuterStep` with `Elastic` does.
 
         Args:
             model: of the newcomer; it takes over the values of the others.

@@ -20,7 +20,7 @@ from fewbits.replicas.state_parts import MOST
 from fewbits.replicas.tensors import vector_of
 from fewbits.wire import BitReader, BitWriter, Frame, Header
 
-KIND = "snapshot of replicas of "
+KIND = "replicas of "  # of frame, for `codec_hash`
 STATE_BYTES = 32  # of a link's end, for each number that travels: two vectors of float64, and what lies beside them
 
 

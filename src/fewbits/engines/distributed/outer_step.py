@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fewbits.checks import check_number
 from fewbits.engines.distributed.agreement import agree
-from fewbits.engines.distributed.elastic import Elastic, ElasticRanks, elastic_options
+from fewbits.engines.distributed.elastic import Elastic, ElasticRanks
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import MessageGather
 from fewbits.learn.optimizers import ServerOptimizer
@@ -53,13 +54,13 @@ class OuterStep(Counted):
         every: inner steps between two exchanges of the same tensors, H.
         optimizer: the outer step; None: the method's own, which for most is the plain mean of FedAvg; or for a codec
             that of DiLoCo, ServerSGD(lr=0.7, momentum=0.9, nesterov=True).
-        group: the ranks, of any backend; None: all. Frames travel over a gloo group of the same ranks.
+        group: the ranks, of any backend; None: all. Frames travel over a gloo group of the same ranks. Or an `Elastic`:
+            ranks may die and join, and no process group is needed.
         key: all random numbers are drawn from it.
-        timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
+        timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once. With `Elastic`
+            the others then go on without it.
         streaming: parts of the model that travel in turn, each every `every` steps, while training goes on. With
             several parts the replicas are equal only in the one that travelled last; see `values`.
-        elastic: let the run go on when ranks die, and let ranks join it; no process group is needed. `timeout` is then
-            how long a rank may be silent before the others go on without it. None: the death of a rank ends the run.
 
     Raises:
         LocalError: torch.distributed is not initialised, or an argument does not fit.
@@ -90,11 +91,11 @@ class OuterStep(Counted):
         key: Key = Key(0),
         timeout: float = 1800.0,
         streaming: Streaming = AT_ONCE,
-        elastic: Elastic | None = None,
     ) -> None:
         self._elastic: ElasticRanks | None = None
-        if elastic is not None:
-            options = elastic_options(elastic, group, timeout)
+        if isinstance(group, Elastic):
+            check_number("OuterStep: timeout", timeout, "(0, inf)")
+            options = group.filled()
             self._replica = Replica(model, Terms.of(method, optimizer, every, streaming, key), options.rank or 0, 1)
             self._elastic = ElasticRanks(options, self._replica, timeout)
             self._exchanges = Exchanges([self._replica], self._elastic.carry)
@@ -158,11 +159,11 @@ class OuterStep(Counted):
 
     @property
     def changes(self) -> list[RankChange]:
-        """Which ranks left and joined, and why; empty without `elastic`."""
+        """Which ranks left and joined, and why; empty without `Elastic`."""
         return list(self._elastic.changes) if self._elastic is not None else []
 
     def leave(self) -> None:
-        """Leave a run with `elastic`; the others go on at once. Without it, nothing happens."""
+        """Leave a run with `Elastic`; the others go on at once. Without it, nothing happens."""
         if self._elastic is not None:
             self._elastic.leave()
 

@@ -176,8 +176,8 @@ class ElasticRanks:
 
     def _note(self, joined: list[int], begins: bool) -> None:
         """Say who has left and who has joined."""
-        held, self._holds, left, self._session.left = self._holds, True, self._session.left, {}
-        if not held or begins or not (left or joined):
+        knew, self._holds, left, self._session.left = self._holds, True, self._session.left, {}
+        if not knew or begins or not (left or joined):
             return
         change = RankChange(self._replica.exchanges, tuple(joined), left, self._replica.ranks)
         self.changes.append(change)

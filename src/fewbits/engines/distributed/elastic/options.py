@@ -16,7 +16,9 @@ STORE = "a torch.distributed.TCPStore, or its address as 'host:port'"
 
 @dataclass(frozen=True)
 class Elastic:
-    """Let a run of outer steps go on when ranks die, and let ranks join it.
+    """Ranks that come and go, in place of a process group: `OuterStep(model, group=Elastic(min_ranks=2))`.
+
+    The run goes on when ranks die, and others join it.
 
     The ranks meet in a TCPStore, and need no process group. It must outlive them: torchrun's agent has one, which
     survives its workers; without torchrun host one in a process of its own. When the store is lost, all ranks end.
@@ -103,13 +105,3 @@ def number(option: str, name: str, environment: Mapping[str, str]) -> int:
     if not found.isdecimal():
         raise LocalError(f"{OWNER}: {name} must be a whole number; got {found!r}")
     return int(found)
-
-
-def elastic_options(elastic: object, group: Any, timeout: float) -> Elastic:
-    """The options, filled; LocalError for what cannot be."""
-    if not isinstance(elastic, Elastic):
-        raise LocalError(f"OuterStep: elastic must be an Elastic, such as Elastic(min_ranks=2); got {elastic!r}")
-    if group is not None:
-        raise LocalError("OuterStep: with elastic the ranks need no process group; give elastic or group, not both")
-    check_number("OuterStep: timeout", timeout, "(0, inf)")
-    return elastic.filled()
