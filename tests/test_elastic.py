@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+import fewbits as fb
 from fewbits.distributed import Elastic, OuterStep, RankChange, Replicas, Streaming
 from fewbits.engines.distributed import ProcessInfo
 from fewbits.engines.distributed.elastic.decisions import Decisions
@@ -56,7 +57,9 @@ class Run:
     def begin(self, rank: int, model: nn.Module | None = None, **more: Any) -> tuple[nn.Module, OuterStep]:
         model = model or net(seed=rank)  # the lowest rank's values are sent to all
         options = {"method": METHOD, "every": 2, "timeout": 10.0, **self.options, **more}
-        chosen = {name: options.pop(name) for name in ("min_ranks", "heartbeat_timeout", "run") if name in options}
+        chosen = {
+            name: options.pop(name) for name in ("min_ranks", "heartbeat_timeout", "run", "ranks") if name in options
+        }
         chosen = {"heartbeat_timeout": 3.0, "ranks": self.size, **chosen}
         return model, OuterStep(model, group=Elastic(rank, store=self.address, **chosen), **options)
 
@@ -241,23 +244,26 @@ def test_a_newcomer_that_does_not_fit_reads_why_and_the_run_goes_on(store):
         if process.rank < 2:
             model, outer = run.begin(process.rank)
             shared = run.client()
-            while shared.add("refused", 0) < 4:
+            while shared.add("refused", 0) < 5:
                 run.go_on(process.rank, model, outer, outer.steps + 1)
                 time.sleep(0.01)
             return [*run.go_on(process.rank, model, outer, 4 * (outer.steps // 4) + 8), outer.steps]
         wide = nn.Sequential(nn.Linear(12, 17))
         seen = []
-        for more in ({"method": "topk"}, {"model": wide}, {"every": 3}, {"rank": 1}):
+        for more in ({"method": "topk"}, {"model": wide}, {"every": 3}, {"rank": 1}, {}):
+            if not more:
+                fb.__version__ = "0.0.9"
             seen.append(refusal(lambda more=more: run.begin(**{"rank": 7, **more})))
             run.client().add("refused", 1)
         return seen
 
     outcomes = run_all(act, processes(0, 1, 2))
     check_same(dict(enumerate(outcomes[:2])), 2, set(), set(), until=outcomes[0].value[4])
-    begin, (method, model, every, rank) = "DesyncError: rank 7 does not fit the run, their", outcomes[2].value
+    begin, (method, model, every, rank, version) = "DesyncError: rank 7 does not fit the run, their", outcomes[2].value
     assert method == f"{begin} method differs: the run has {METHOD}; it has topk"
     assert model == f"{begin} model differs: the run has 0.weight, float32 [16, 12]; it has 0.weight, float32 [17, 12]"
     assert every == f"{begin} every differs: the run has 2; it has 3"
+    assert version == f"{begin} version of fewbits differs: the run has {fb.__version__}; it has 0.0.9"
     assert rank.startswith("LocalError: Elastic: rank 1 is in the run already (process ")
 
 
@@ -368,6 +374,27 @@ def test_frames_that_travel_while_a_rank_dies_and_one_that_leaves(store):
     assert [zero.value[:3], two.value[:3]] == [
         [digest(model), values, sent] for model, sent in zip(models.values(), replicas.sent_bytes, strict=True)
     ]
+
+
+def test_a_run_begins_again_from_the_states_of_the_ranks_that_were_there(store):
+    run = Run(store, 3)
+
+    def act(process: ProcessInfo) -> list:
+        rank = process.rank
+        model, outer = run.begin(rank)
+        run.go_on(rank, model, outer, 8, {3: die} if rank == 1 else None)
+        state, values = outer.state_dict(), model.state_dict()
+        outer.leave()
+        again, following = run.begin(rank, run="again", ranks=2)
+        wrong = refusal(lambda: following.load_state_dict({**state, "size": 3}))
+        again.load_state_dict(values)
+        following.load_state_dict(state)
+        return [*run.go_on(rank, again, following, LAST)[:3], [], wrong]
+
+    zero, dead, two = run_all(act, processes(0, 1, 2))
+    assert dead.code == -signal.SIGKILL and "the size is 2; that of the state is 3" in zero.value[4]
+    expected = simulated(3, [RankChange(1, (), {1: ""}, (0, 2))])
+    assert {0: zero.value[:3], 2: two.value[:3]} == expected
 
 
 def test_ranks_that_differ_or_are_missing_at_the_start_end_with_one_sentence(store):

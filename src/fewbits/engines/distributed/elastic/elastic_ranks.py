@@ -108,31 +108,29 @@ class ElasticRanks:
 
     def _exchange(self, fragment: int, message: memoryview) -> list[memoryview]:
         """The messages of all ranks that are there, in their order; all have them, and nobody has moved."""
-        replica, session = self._replica, self._session
-        while True:
-            first = replica.first
-            try:
-                assert session.group is not None
-                found = session.watched(partial(session.group.gather, message, replica.note, replica.most_bytes))
-                check_notes(found.notes)
-                decision = session.vote()
-            except LostRankError as lost:
-                session.end(lost, self._holds)
-            else:
-                if decision.committed:
-                    self._joining = decision.joining
-                    return list(found.messages.values())
-                session.end(LostRankError(decision.reason), self._holds)
+        replica, first = self._replica, self._replica.first
+        while isinstance(found := _attempted(partial(self._agreed, message)), LostRankError):
+            self._session.end(found, self._holds)
             self._open()
-            message = addressed(replica, fragment, message, first)
+            message, first = addressed(replica, fragment, message, first), replica.first
+        return found
+
+    def _agreed(self, message: memoryview) -> list[memoryview]:
+        """The messages of all ranks of the quorum, once all have them; LostRankError when it has ended."""
+        replica, session = self._replica, self._session
+        assert session.group is not None
+        found = session.watched(partial(session.group.gather, message, replica.note, replica.most_bytes))
+        check_notes(found.notes)
+        decision = session.vote()
+        if not decision.committed:
+            raise LostRankError(decision.reason)
+        self._joining = decision.joining
+        return list(found.messages.values())
 
     def _open(self) -> None:
         """Connect with all ranks of the quorum, and give or take the snapshot that newcomers need."""
-        while True:
-            try:
-                return self._opened()
-            except LostRankError as lost:
-                self._session.end(lost, self._holds)
+        while isinstance(lost := _attempted(self._opened), LostRankError):
+            self._session.end(lost, self._holds)
 
     def _opened(self) -> None:
         replica, session = self._replica, self._session
@@ -185,3 +183,11 @@ class ElasticRanks:
         log.warning(
             "fewbits: after %d outer steps, %s; ranks %s go on", change.exchanges, "; ".join(said), change.ranks
         )
+
+
+def _attempted(work: Callable[[], T]) -> T | LostRankError:
+    """What work() gives, or the rank that was lost meanwhile."""
+    try:
+        return work()
+    except LostRankError as lost:
+        return lost

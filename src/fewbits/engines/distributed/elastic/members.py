@@ -14,7 +14,7 @@ from fewbits.engines.distributed.elastic.liveness import Liveness
 from fewbits.engines.distributed.elastic.options import Elastic
 from fewbits.engines.distributed.elastic.quorum import MemberInfo, Quorum
 from fewbits.engines.distributed.elastic.run_store import RunStore
-from fewbits.errors import DesyncError, LocalError, PeerLostError
+from fewbits.errors import DesyncError, LocalError, PeerLostError, WireError
 
 POLL = 0.02  # seconds between two reads
 CONNECT = 60.0  # seconds for the store to answer
@@ -54,6 +54,8 @@ class Members:
         """Take this rank's number; LocalError when a living process has it."""
         key, me = f"rank/{self.rank}", str(self.member)
         while (holder := self.store.swap(key, "", me)) != me:
+            if not holder.isdecimal():
+                raise WireError(f"the store has no process with rank {self.rank}, but {holder[:80]!r}")
             if self._alive(int(holder)):
                 other = MemberInfo.parse(self.store.get(f"member/{holder}") or "")
                 raise LocalError(
