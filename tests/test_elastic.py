@@ -268,20 +268,20 @@ def test_a_newcomer_that_does_not_fit_reads_why_and_the_run_goes_on(store):
 
 
 @pytest.mark.parametrize("joins", [True, False])
-def test_fewer_ranks_than_needed_wait_for_another_or_end_with_a_sentence(store, joins):
+def test_fewer_ranks_than_needed_wait_for_another_of_the_same_number_or_end_with_a_sentence(store, joins):
     run = Run(store, 2, min_ranks=2, timeout=10.0 if joins else 1.0)
 
     def act(process: ProcessInfo) -> Any:
-        if process.rank == 5:
+        if process.rank == 11:
             shared = run.client()
             wait_for(lambda: shared.check(["dead"]))
-            return run.train(5) if joins else None
+            return run.train(1) if joins else None
         return run.train(process.rank, at={5: lambda: (run.client().set("dead", ""), die())} if process.rank else None)  # type: ignore[dict-item]
 
-    one, dead, newcomer = run_all(act, processes(0, 1, 5))
+    one, dead, newcomer = run_all(act, processes(0, 1, 11))
     assert dead.code == -signal.SIGKILL
     if joins:
-        check_same({0: one, 5: newcomer}, 2, {1}, {5})
+        check_same({0: one, 1: newcomer}, 2, {1}, {1})
     else:
         assert one.error == "PeerLostError"
         assert (

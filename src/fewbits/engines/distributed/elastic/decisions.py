@@ -112,9 +112,7 @@ class Decisions:
                 self._decide(number, quorum, here, left, late=time.monotonic() > last or (late and not missing))
             time.sleep(POLL)
         found = Quorum.parse(number, text)
-        for rank, reason in found.left.items():
-            if self._store.get(_here(number, quorum.members.get(rank))) is None:
-                self._store.swap(f"gone/{quorum.members.get(rank)}", "", reason)
+        self._report_gone(quorum, number, found.left)
         if me in found.members.values():
             return found
         if not holds:
@@ -137,6 +135,12 @@ class Decisions:
                 left[rank] = lost[rank]
         return here, left
 
+    def _report_gone(self, quorum: Quorum, number: int, left: Mapping[int, str]) -> None:
+        """Say that ranks are gone, but for those that are there and only wait."""
+        for rank, reason in left.items():
+            if self._store.get(_here(number, quorum.members.get(rank))) is None:
+                self._store.swap(f"gone/{quorum.members.get(rank)}", "", reason)
+
     def _decide(self, number: int, quorum: Quorum, here: dict[int, str], left: dict[int, str], late: bool) -> None:
         """Decide on the next quorum, of those that have the model; others join it only where they are needed."""
         holders = [rank for rank, what in here.items() if what == HOLDS] if self.begun else list(here)
@@ -145,6 +149,7 @@ class Decisions:
         members: dict[int, int] = {rank: quorum.members[rank] for rank in holders}
         left |= {rank: f"rank {rank} got no snapshot and waits again" for rank in here if rank not in members}
         if len(members) < self._of.elastic.min_ranks:
+            self._report_gone(quorum, number, left)  # so that others may take their numbers
             members |= self._of.admission.waiting(members)
         if len(members) >= self._of.elastic.min_ranks:
             self.adopt(Quorum(number, dict(sorted(members.items())), left))
