@@ -18,6 +18,7 @@ from torch import nn
 import fewbits as fb
 from fewbits.distributed import Elastic, OuterStep, RankChange, Replicas, Streaming
 from fewbits.engines.distributed import ProcessInfo
+from fewbits.engines.distributed.elastic import elastic_ranks
 from fewbits.engines.distributed.elastic.decisions import Decisions
 from fewbits.engines.distributed.elastic.quorum_group import QuorumGroup
 from fewbits.errors import FewbitsError
@@ -53,6 +54,11 @@ class Run:
         """A connection of this process's own."""
         host, _, port = self.address.partition(":")
         return dist.TCPStore(host, int(port), None, False, timedelta(seconds=20), wait_for_workers=False)  # type: ignore[attr-defined]
+
+    def wait(self, key: str) -> None:
+        """Wait for a text in the store."""
+        shared = self.client()
+        wait_for(lambda: shared.check([key if key == "dead" else f"fewbits/elastic//{key}"]))
 
     def begin(self, rank: int, model: nn.Module | None = None, **more: Any) -> tuple[nn.Module, OuterStep]:
         model = model or net(seed=rank)  # the lowest rank's values are sent to all
@@ -224,6 +230,8 @@ def test_the_sender_of_a_snapshot_dies_and_the_newcomer_gets_it_from_another(sto
     def act(process: ProcessInfo) -> list:
         if process.rank == 0:
             dying(QuorumGroup, "send", 2)  # the first has the values for the start
+        if process.rank == 5:
+            run.wait("quorum/0")
         model, outer = run.begin(process.rank)
         while process.rank != 5 and outer.ranks != (1, 2, 5):
             run.go_on(process.rank, model, outer, outer.steps + 1)
@@ -248,6 +256,7 @@ def test_a_newcomer_that_does_not_fit_reads_why_and_the_run_goes_on(store):
                 run.go_on(process.rank, model, outer, outer.steps + 1)
                 time.sleep(0.01)
             return [*run.go_on(process.rank, model, outer, 4 * (outer.steps // 4) + 8), outer.steps]
+        run.wait("quorum/0")
         wide = nn.Sequential(nn.Linear(12, 17))
         seen = []
         for more in ({"method": "topk"}, {"model": wide}, {"every": 3}, {"rank": 1}, {}):
@@ -273,8 +282,7 @@ def test_fewer_ranks_than_needed_wait_for_another_of_the_same_number_or_end_with
 
     def act(process: ProcessInfo) -> Any:
         if process.rank == 11:
-            shared = run.client()
-            wait_for(lambda: shared.check(["dead"]))
+            run.wait("dead")
             return run.train(1) if joins else None
         return run.train(process.rank, at={5: lambda: (run.client().set("dead", ""), die())} if process.rank else None)  # type: ignore[dict-item]
 
@@ -296,8 +304,7 @@ def test_a_rank_that_is_silent_is_left_out_and_reads_so_when_it_wakes(store, how
     def act(process: ProcessInfo) -> list:
         def sleep() -> None:
             if how == "late":  # with heartbeats
-                shared = run.client()
-                wait_for(lambda: shared.check(["fewbits/elastic//quorum/1"]))
+                run.wait("quorum/1")
             else:
                 os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -395,6 +402,31 @@ def test_a_run_begins_again_from_the_states_of_the_ranks_that_were_there(store):
     assert dead.code == -signal.SIGKILL and "the size is 2; that of the state is 3" in zero.value[4]
     expected = simulated(3, [RankChange(1, (), {1: ""}, (0, 2))])
     assert {0: zero.value[:3], 2: two.value[:3]} == expected
+
+
+@pytest.mark.parametrize(("change", "words"), [("damaged", "checksum is"), ("long", "rank 0 announces")])
+def test_a_newcomer_refuses_a_snapshot_that_is_damaged_or_too_long_and_the_run_goes_on(store, change, words):
+    run = Run(store, 2)
+
+    def act(process: ProcessInfo) -> list:
+        if process.rank == 0:
+            write = elastic_ranks.write_snapshot
+
+            def wrong(replica: Any) -> memoryview:
+                frame = bytearray(write(replica))
+                frame[len(frame) // 2] ^= 1
+                return memoryview(frame if change == "damaged" else bytearray(1 << 22))
+
+            elastic_ranks.write_snapshot = wrong  # type: ignore[assignment]
+        if process.rank == 5:
+            run.wait("quorum/0")
+        return run.train(process.rank, model=net(), at={3: lambda: run.wait("member/3")})
+
+    zero, one, newcomer = run_all(act, processes(0, 1, 5))
+    assert newcomer.error == "WireError" and words in newcomer.text
+    assert zero.value[0] == one.value[0]  # the sender of the snapshot may know of the newcomer only that it has left
+    assert changes(zero)[-1].left == changes(one)[-1].left == {5: "rank 5 left"}
+    assert changes(zero)[-1].ranks == changes(one)[-1].ranks == (0, 1)
 
 
 def test_ranks_that_differ_or_are_missing_at_the_start_end_with_one_sentence(store):

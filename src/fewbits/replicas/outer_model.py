@@ -68,10 +68,9 @@ class OuterModel:
             self.digest = crc32(part, self.digest)
 
     def regroup(self, ranks: Sequence[int], joined: Collection[int] = ()) -> None:
-        """Take the means over these ranks from now on."""
+        """Take the means over these ranks from now on; `digest` is then one of moments and links, too."""
         self.link.regroup(ranks, joined)
-        if joined:  # `digest` compares moments and links, too, so that no newcomer differs in them
-            self.resume(self.state, self.link)
+        self.resume(self.state, self.link)
 
     def check(self, theta: Tensor) -> None:
         """WireError naming the first tensor of the module that could not hold these finite values."""

@@ -123,7 +123,8 @@ class OuterStep(Counted):
         Raises:
             DesyncError: the ranks are at different steps, or their parameters differ.
             PeerLostError: another rank refused, or was lost; the text names it where it is known. After a loss, start
-                again from a checkpoint.
+                again from a checkpoint. With `Elastic`: the others went on without this rank, or the store, all ranks
+                that have the model, or more than `min_ranks` allows were lost; make OuterStep anew.
             LocalError: this rank's values are not finite, or its model is not the one of the start.
             WireError: the outer step would leave the range of the model's floats.
         """
