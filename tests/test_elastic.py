@@ -429,6 +429,25 @@ def test_a_newcomer_refuses_a_snapshot_that_is_damaged_or_too_long_and_the_run_g
     assert changes(zero)[-1].ranks == changes(one)[-1].ranks == (0, 1)
 
 
+@pytest.mark.parametrize(("name", "calls"), [("receive", 1), ("_receive", 11)], ids=["before its length", "after it"])
+def test_one_of_two_newcomers_dies_before_it_has_its_snapshot(store, name, calls):
+    """The sender of the snapshots then does not know whether the other has it."""
+    run = Run(store, 2)
+
+    def act(process: ProcessInfo) -> list:
+        if process.rank == 6:
+            dying(QuorumGroup, name, calls)
+        if process.rank > 1:
+            run.wait("quorum/0")
+        return run.train(process.rank, at={3: lambda: (run.wait("member/3"), run.wait("member/4"))})  # type: ignore[dict-item]
+
+    *outcomes, dead = run_all(act, processes(0, 1, 5, 6))
+    assert dead.code == -signal.SIGKILL and [outcome.code for outcome in outcomes] == [0] * 3, outcomes
+    expected = simulated(2, changes(outcomes[1]))
+    assert {outcome.value[0] for outcome in outcomes} == {values[0] for values in expected.values()}
+    assert list(expected) == [0, 1, 5]
+
+
 def test_ranks_that_differ_or_are_missing_at_the_start_end_with_one_sentence(store):
     def act(process: ProcessInfo) -> list[str]:
         odd = process.rank == 1

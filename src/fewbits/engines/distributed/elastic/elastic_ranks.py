@@ -51,6 +51,7 @@ class ElasticRanks:
         self._holds = False  # whether this rank has the model of the run
         self._start = replica.start_digest()
         self._joining: Quorum | None = None  # what follows the outer step that was just taken
+        self._linked: dict[int, int] = {}  # the processes whose links this rank has ends of, by rank
         self._broken = ""  # why no exchange can follow
         self._session = Session(elastic, replica.facts(), timeout)
         self._leave = finalize(self, self._session.leave)  # at the latest when the program ends, before its threads
@@ -141,7 +142,7 @@ class ElasticRanks:
         holders, begins = self._holders(found)
         newcomers = [rank for rank in ranks if rank not in holders]
         if replica.rank in holders:
-            regroup([replica], holders, joined=holders if begins else ())
+            self._regroup(holders)
             if newcomers and replica.rank == holders[0]:
                 frame = write_snapshot(replica)
                 session.watched(partial(group.send, frame, newcomers))
@@ -151,9 +152,16 @@ class ElasticRanks:
             snapshot = read_snapshot(frame, replica, holders)
             begin_from(replica, snapshot)
             resume_from(replica.outer, snapshot)
+            self._linked = {rank: session.quorum.members[rank] for rank in holders}
             self._count(holders[:1], "down", len(frame), begins)
-        regroup([replica], ranks, newcomers)
+        self._regroup(ranks)
         self._note(newcomers, begins)
+
+    def _regroup(self, ranks: list[int]) -> None:
+        """Go on among these ranks; the links of processes that this one has no frames of begin."""
+        members = {rank: self._session.quorum.members[rank] for rank in ranks}
+        regroup([self._replica], ranks, [rank for rank in ranks if self._linked.get(rank) != members[rank]])
+        self._linked = members
 
     def _holders(self, found: Gathered) -> tuple[list[int], bool]:
         """The ranks that have the model, and whether the run begins with them: with the values of the lowest."""
