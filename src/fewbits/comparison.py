@@ -15,14 +15,15 @@ from rich.console import Console
 from torch import nn
 
 from fewbits.checks import check_number, check_seed
-from fewbits.engines.common.any_task import held_out, task_over
+from fewbits.engines.common import history
+from fewbits.engines.common.any_task import ClientData, held_out, task_over
 from fewbits.engines.common.first_batch import check_first_batch
 from fewbits.engines.common.initial_model import InitialModel, Model
 from fewbits.engines.common.run_files import check_continues
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Local, Loss
-from fewbits.engines.simulation import Federation, RoundReport, history
+from fewbits.engines.simulation import Federation, RoundReport
 from fewbits.engines.simulation.budget import check_affordable
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -181,8 +182,8 @@ def compare(
         check_number("compare: target", target, "(0, 1]", numpy=True, hint=", such as 0.9 for 90%")
     wanted = checked_sizes(at)
     initial = InitialModel.of(model, Key(seeds[0]))
-    task = task_over(initial.module, clients, test, local, loss, metric, collate, population)
-    task = task if holdout is None else held_out(task, holdout)
+    given = ClientData(clients, collate, population)
+    task = held_out(task_over(initial.module, given, test, local, loss, metric), holdout)
     length = lengths(rounds, budget, task.clients)
     schedule = Schedule(length.rounds, per_round, 1, 10, processes, device, length.budget)
     check_first_batch(task, device)
@@ -212,8 +213,7 @@ def compare(
                 with placed(place):
                     records.append(Record.read(place, label, seed))
     records = against_dense(records)
-    shown = wanted or common_bytes(records)
-    start = INITIAL if isinstance(model, nn.Module) else SEEDED
+    shown, start = wanted or common_bytes(records), INITIAL if isinstance(model, nn.Module) else SEEDED
     notes = [start, *faults]
     if out is not None:
         config = {**length.config, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
@@ -247,7 +247,7 @@ def _labelled(methods: object) -> list[tuple[str, Any]]:
         texts = read_all(methods, options)
     elif isinstance(methods, Mapping):
         for label in methods:
-            if not isinstance(label, str) or not label:
+            if not isinstance(label, str) or not label or not label.isprintable():
                 raise LocalError(f"compare: a label of a method is text; got {label!r}")
         texts = list(methods.items())
     else:
