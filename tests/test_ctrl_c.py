@@ -46,8 +46,7 @@ def test_while_libraries_are_loaded(command, library, tmp_path):
 @pytest.mark.parametrize(
     ("command", "moment", "processes"),
     [
-        (TRAIN, "config.json", 1),
-        (TRAIN, "wire.json", 2),
+        (TRAIN, "wire.json", 1),
         (TRAIN, "states", 2),
         (COMPARE, "compare.json", 2),
         (GOSSIP, "*/lock", 1),

@@ -45,7 +45,7 @@ def no_hang():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_does_not_depend_on_the_number_of_processes(name, tmp_path):
     found, momentum = [], 0.0 if name == "scaffold" else 0.5  # scaffold refuses it
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         run = federation(
             build(name, {"dim": "64"} if name == "intrinsic" else {}),
             tmp_path / str(processes),
@@ -55,7 +55,7 @@ def test_a_run_does_not_depend_on_the_number_of_processes(name, tmp_path):
         )
         run.run()
         found.append(evidence(run))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
     assert len(found[0][2]) == 4 and all(m["rejected"] == m["skipped"] == 0 for m in found[0][2])
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import importlib.util
 import json
 import sys
 import warnings
@@ -14,10 +15,11 @@ from torch import nn
 from torch.testing import assert_close
 
 import fewbits as fb
+from late import Late
 from test_cli import call
 
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the extra `peft`")
+peft, transformers = Late("peft"), Late("transformers")
 IDS = torch.randint(50, (6, 12), generator=torch.Generator().manual_seed(0))
 OWN = """
 import torch

@@ -1,6 +1,7 @@
 """`fewbits flower new --template lm`: a language model with LoRA on Flower, whose table has the frames' bytes."""
 
 import importlib
+import importlib.util
 import re
 import sys
 import tomllib
@@ -14,7 +15,7 @@ from fewbits.cli.app import app as cli
 from fewbits.engines.flower import envelope
 from flower_task import DirectGrid, Node
 
-peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the extra `peft`")
 CLIENTS, ROUNDS = 3, 2
 ROW = re.compile(r"^ *(\d+|total) +([\d.]+) +([\d.]+)(?: +([\d.]+))?", re.MULTILINE)
 

@@ -133,7 +133,7 @@ before, refused = resource.getrlimit(resource.RLIMIT_NOFILE), dict.fromkeys(call
 for call, processes in itertools.product(calls, (1, 2)):
     calls[call](f"{tmp_path}/warm-{{call}}-{{processes}}", processes)
     used, enough = max(map(int, os.listdir("/proc/self/fd"))), 0
-    for files in range(0, 24, 2):
+    for files in range(0, 24, 3):
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + files, before[1]))
         try:
             calls[call](f"{tmp_path}/{{call}}-{{processes}}-{{files}}", processes)

@@ -200,12 +200,6 @@ def test_scaffold_needs_sgd():
         run(fb.LocalTraining(lambda p: torch.optim.Adam(p, 0.1)), method="scaffold")
 
 
-def test_gossip_needs_sgd():
-    local = fb.LocalTraining(lambda p: torch.optim.Adam(p, 0.1))
-    with pytest.raises(fb.LocalError, match="LocalSGD"):
-        fb.gossip(net(), CLIENTS, fb.topology.ring(4), "dsgd", 1, local=local)
-
-
 def test_a_comparison_says_what_its_runs_note():
     local = fb.LocalTraining(
         lambda p: torch.optim.SGD(p, 0.1),

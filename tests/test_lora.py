@@ -1,6 +1,7 @@
 """LoRA, FFA-LoRA and a core between fixed factors, on PEFT models as they are."""
 
 import copy
+import importlib.util
 import runpy
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from torch.testing import assert_close
 
 import fewbits as fb
 from fewbits.engines.common.initial_model import takes_key
+from late import Late
 
-peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs the extra `peft`")
+peft = Late("peft")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

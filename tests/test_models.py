@@ -76,7 +76,12 @@ def test_every_parameter_is_trained(name):
 
 @pytest.mark.parametrize(
     "name,task,match",
-    [("vgg", MNIST, "mlp, cnn"), ("cnn", TEXT, "images"), ("charlstm", MNIST, "text"), ("cnn", Task((1, 3, 3)), "4x4")],
+    [
+        ("vgg", MNIST, "linear, cnn"),
+        ("cnn", TEXT, "images"),
+        ("charlstm", MNIST, "text"),
+        ("cnn", Task((1, 3, 3)), "4x4"),
+    ],
 )
 def test_bad_names_and_shapes_are_sentences(name, task, match):
     with pytest.raises(LocalError, match=match):

@@ -5,11 +5,9 @@ PRELUDES has them. Every command is parsed by the program itself, and the quick 
 """
 
 import math
+import os
 import re
 import shlex
-import socket
-import subprocess
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import pairwise
@@ -25,6 +23,7 @@ from fewbits.methods import named
 from fewbits.methods.catalogue import options
 from fewbits.methods.gossip import gossip_method
 from fewbits.methods.text import read_all
+from nodes import processes, run_all
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *(page for page in sorted(ROOT.glob("docs/**/*.md")) if "_ext" not in page.parts)]
@@ -152,7 +151,7 @@ def test_an_indented_block_is_noticed():
 def test_python_of_a_page_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if re.search(r"World\(\)|init_process_group", page.read_text()):  # a process per node or rank
-        under_torchrun(page, tmp_path)
+        on_ranks(page)
         return
     scope = {"__name__": "__main__"}
     code = [block for block in blocks(page) if block.kind in ("python", "output")]
@@ -181,16 +180,18 @@ def run(text, scope, name):
     return out.getvalue()
 
 
-def under_torchrun(page, folder):
+def on_ranks(page):
+    """Fork the processes that torchrun would start."""
     code = "\n".join(block.text for block in blocks(page) if block.kind == "python")
-    (folder / "page.py").write_text(TORCH + PRELUDES[name_of(page)] + code)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    nodes = "4" if "ring(4)" in code else "2"
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", nodes, "--master-port", str(port)]
-    found = subprocess.run([*start, "page.py"], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert found.returncode == 0, found.stderr
+
+    def act(process):
+        names = {"RANK": process.rank, "LOCAL_RANK": process.rank, "WORLD_SIZE": process.size}
+        os.environ |= {name: str(value) for name, value in names.items()}
+        os.environ |= {"MASTER_ADDR": process.host, "MASTER_PORT": str(process.port)}
+        run(TORCH + PRELUDES[name_of(page)] + code, {"__name__": "__main__"}, name_of(page))
+
+    for outcome in run_all(act, processes(4 if "ring(4)" in code else 2)):
+        assert outcome.code == 0, outcome.text
 
 
 def assert_like(printed, shown):

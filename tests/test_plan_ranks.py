@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -18,7 +19,7 @@ def build() -> nn.Module:
     return nn.Sequential(nn.Linear(30, 40), nn.BatchNorm1d(40), nn.Linear(40, 5))
 
 
-@pytest.mark.parametrize("method", ["dense", "fedpaq@bits=4", "signsgd"])
+@pytest.mark.parametrize("method", ["dense", "fedpaq@bits=4", "signsgd", "noloco@bits=32"])
 def test_a_frame_is_as_long_as_the_one_that_replicas_send(method):
     models = [build() for _ in range(4)]
     replicas = Replicas(models, method, every=1)
@@ -29,7 +30,15 @@ def test_a_frame_is_as_long_as_the_one_that_replicas_send(method):
     found = forecast_ranks(build, method, 4)
     assert found.frame_bytes == len(replicas.messages[0])
     assert found.sent_bytes == replicas.sent_bytes[0]
-    assert found.codec_seconds > 0
+    assert found.codec_seconds > 0 and found.transport_seconds > 0
+    assert found.messages == {"dense": 4, "noloco@bits=32": 3}.get(method, 2)
+
+
+def test_ranks_that_share_a_core_wait_for_each_others_work():
+    one = RankForecast("topk", 0, 0, 0, codec_seconds=0.4, transport_seconds=0.1)
+    seconds = [replace(one, ranks_per_core=n).exchange_seconds(SLOW) for n in (0.5, 1, 2, 2.5)]
+    assert seconds == pytest.approx([0.5, 0.5, 1.0, 1.25])
+    assert forecast_ranks(build, "signsgd", 4, ranks_per_core=2.5).ranks_per_core == 2.5
 
 
 def test_seconds_are_computing_latency_bytes_and_codec():
@@ -54,6 +63,7 @@ def run(*words: str):
 def test_the_command_prints_a_line_for_each_method_and_writes_all_figures(tmp_path):
     file = tmp_path / "plan.json"
     words = ["--params", "10000", "--bandwidth", "1Mbit", "--latency", "10ms", "--compute", "500ms", "--every", "1,20"]
+    words += ["--ranks-per-core", "1.5"]
     result = run(*words, "--method", "dense,signsgd,intrinsic", "--ranks", "3", "--json", str(file))
     assert result.exit_code == 0, result.output
     assert "10,000 parameters; 3 ranks" in result.output and "H = 20" in result.output
@@ -61,7 +71,8 @@ def test_the_command_prints_a_line_for_each_method_and_writes_all_figures(tmp_pa
     found = json.loads(file.read_text())
     ring, dense, signs = found["methods"]
     assert (found["bits_per_second"], found["latency"], found["compute"]) == (1e6, 0.01, 0.5)
-    assert dense["frame_bytes"] == 16 + 4 * 10_000 and dense["sent_bytes"] == 2 * dense["frame_bytes"]
+    assert dense["sent_bytes"] == 4 * 16 + 4 * (3333 + 3334) + 2 * 4 * 3333  # two slices, and a mean to two ranks
+    assert dense["ranks_per_core"] == 1.5
     assert math.isclose(dense["seconds"]["20"], 10 + dense["exchange_seconds"])
     assert math.isclose(ring["seconds"]["20"], 20 * ring["seconds"]["1"])
     assert signs["share"]["20"] > dense["share"]["20"] > dense["share"]["1"]
@@ -71,6 +82,8 @@ def test_the_command_prints_a_line_for_each_method_and_writes_all_figures(tmp_pa
     ("words", "sentence"),
     [
         (["--latency", "5ms"], "--latency is for ranks of torch.distributed; give --bandwidth"),
+        (["--ranks-per-core", "2"], "--ranks-per-core is for ranks of torch.distributed; give --bandwidth"),
+        (["--bandwidth", "1Mbit", "--ranks-per-core", "0"], "ranks-per-core must be a finite number above 0; got 0"),
         (["--bandwidth", "1Mbit", "--clients", "3"], "--clients is for clients; give one"),
         (["--bandwidth", "1Mbit", "--uplink-mbps", "3"], "--uplink-mbps is for clients; give one"),
         (["--bandwidth", "100"], "bandwidth must be a number with one of the units bit, kbit, Mbit, Gbit"),

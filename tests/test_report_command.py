@@ -1,7 +1,9 @@
 """`fewbits report` over folders of runs of any origin."""
 
 import csv
+import html
 import json
+import re
 import shutil
 
 import pytest
@@ -154,3 +156,69 @@ def test_a_shortened_ledger_gives_no_line_time(folder, kept):
     ledger = folder / "run" / "ledger.jsonl"
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:kept]))
     assert "is damaged: its entries of" in call("report run --uplink-mbps 1", code=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "must hold a JSON object; got [1]"),
+        ('{"method": 3, "seed": 0}', "method must be text; got 3"),
+        ('{"method": "topk", "seed": "a"}', "seed must be a whole number; got 'a'"),
+    ],
+)
+def test_a_damaged_summary_is_named_in_the_terminal_and_on_the_page(folder, text, why):
+    federated("run", "topk")
+    (folder / "run/summary.json").write_text(text)
+    shown = call("report run --out page")
+    assert "note: run/summary.json" in shown and why in shown and "The folder's name stands for" in shown
+    (note,) = json.loads(html_code((folder / "page/report.html").read_text()))["notes"]
+    assert why in note and note in shown
+
+
+def html_code(page):
+    return html.unescape(re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)[-1])
+
+
+def test_a_damaged_summary_of_a_comparison_and_a_run_without_one_are_said(folder):
+    x = torch.eye(3)
+    fb.compare(torch.nn.Linear(3, 3), [(x, torch.arange(3))] * 2, ["dense", "topk"], rounds=1, out="both")
+    assert "note" not in call("report both")
+    whole = folder / "both/summary.json"
+    whole.write_text(json.dumps(json.loads(whole.read_text())[:1]))
+    assert "both/summary.json has no figures of topk, seed 0" in call("report both")
+    whole.write_text("{}")
+    assert "must hold a JSON list" in call("report both")
+    whole.unlink()
+    assert "both/topk-seed0: its run has not ended" in call("report both")
+
+
+def test_a_run_that_goes_on_and_figures_of_a_later_version_are_said(folder):
+    call("train --method dense --clients 2 --rounds 2 --steps 1 --out a")
+    metrics = folder / "a/metrics.jsonl"
+    first, second = metrics.read_text().splitlines()
+    (folder / "a/summary.json").unlink()
+    metrics.write_text(f"{first}\n{second[:40]}")  # as another process may find it
+    assert "a: its run has not ended; the table has the rounds so far" in call("report a")
+    metrics.write_text(first.replace('"round":', '"later": 1, "round":') + "\n")
+    assert "a/metrics.jsonl, line 1: unknown figure 'later'; it is of a later version" in call("report a", code=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("accuracy", "high"), ("up_frame_bytes", None), ("notes", [1]), ("diverged", 0)]
+)
+def test_a_figure_of_another_kind_is_named(folder, name, value):
+    federated("run", "dense")
+    metrics = folder / "run/metrics.jsonl"
+    first, second = map(json.loads, metrics.read_text().splitlines())
+    metrics.write_text(f"{json.dumps(first)}\n{json.dumps(second | {name: value})}\n")
+    assert f"run/metrics.jsonl, line 2: {name} is no figure of this kind" in call("report run", code=2)
+
+
+def test_a_line_that_is_being_written_is_none(folder):
+    result = federated("run", "dense")
+    for name in ("metrics.jsonl", "ledger.jsonl"):
+        with (folder / "run" / name).open("a") as file:
+            file.write('{"round": 3, "dir')
+    (figures,) = csv.DictReader((call("report run --csv runs.csv"), (folder / "runs.csv").read_text())[1].splitlines())
+    assert int(figures["up_frame_bytes"]) == result.ledger.frame_bytes["up"]

@@ -30,7 +30,7 @@ from fewbits.methods import build, dense, intrinsic, lbgm, topk
 from fewbits.spec import Spec
 
 ROUNDS = 9
-KILLS, LONG = (16, 25) if THOROUGH else (10, 16)  # of a run at random moments, and its rounds
+KILLS, LONG = (16, 25) if THOROUGH else (6, 13)  # of a run at random moments, and its rounds
 METHODS = {
     "lbgm+topk": (build("lbgm+topk"), {}),
     "topk": (replace(topk(momentum=0.9)), {}),

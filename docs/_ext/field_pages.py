@@ -23,7 +23,15 @@ def fields(path: str) -> str:
 
 
 def _attributes(cls: type) -> dict[str, tuple[str, str]]:
-    """Name -> (type, meaning), in the order of the source."""
+    """Name -> (type, meaning), in the order of the source; what a base class of the package adds stands last."""
+    found: dict[str, tuple[str, str]] = {}
+    for each in cls.__mro__:
+        if each is cls or each.__module__.startswith("fewbits."):
+            found = found | {name: what for name, what in _of_class(each).items() if name not in found}
+    return found
+
+
+def _of_class(cls: type) -> dict[str, tuple[str, str]]:
     source = textwrap.dedent(inspect.getsource(cls))
     (tree,) = ast.parse(source).body
     assert isinstance(tree, ast.ClassDef)

@@ -55,6 +55,8 @@ CASES = [
     Case("diloco, top 1.56%, 4 bit", "topk@fraction=0.0156,bits=4", optimizer=fb.ServerSGD(lr=0.7)),
     Case("sparseloco", "sparseloco"),
     Case("sparseloco@lr=4,decay=1", "sparseloco@lr=4,decay=1"),
+    Case("noloco, float32", "noloco@bits=32"),
+    Case("noloco, 4 bit", "noloco"),
 ]
 
 
@@ -102,7 +104,7 @@ def once(case: Case, seed: int, options: argparse.Namespace) -> None:
     path = options.out / f"{words}-seed{seed}{suffix}.json"
     if path.exists():
         return
-    if isinstance(case.method, str) and not fb.methods.METHODS.get(case.method.partition("@")[0]):
+    if isinstance(case.method, str) and case.method.partition("@")[0] not in (*fb.methods.METHODS, "noloco"):
         print(f"{case.name}: this fewbits has no method {case.method!r}; left out")
         return
     result = play(case, seed, options)
@@ -132,7 +134,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         replicas = fb.distributed.Replicas(
             models, case.method, case.every, case.optimizer, key.fold("outer"), streaming
         )
-    curve, sent = [], 0.0
+    curve, sent, distance = [], 0.0, 0.0
     for step in range(options.steps):
         batches = [windows(train, key.fold("batch", rank, step), options.windows) for rank in range(RANKS)]
         shares = batches if replicas else [torch.cat(batches)]
@@ -144,7 +146,9 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             optimizer.step()
         if replicas:
             replicas.step()
-        sent = replicas.sent_bytes[0] if replicas else 2 * (RANKS - 1) / RANKS * 4 * numel * (step + 1)
+        if replicas and noloco(case) and step + 1 == options.steps:
+            distance = replicas.average()
+        sent = statistics.mean(replicas.sent_bytes) if replicas else 2 * (RANKS - 1) / RANKS * 4 * numel * (step + 1)
         if (step + 1) % (5 * case.every) == 0 or step + 1 == options.steps:
             shown.load_state_dict(replicas.values() if replicas else models[0].state_dict())
             curve.append([step + 1, sent, evaluated(shown, test[:EVALUATED])])
@@ -160,10 +164,16 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "outer": options.outer,
         "loss": evaluated(shown, test),
         "sent": sent,
+        "consensus_distance": distance,
         "curve": curve,
         "cpu_seconds": cpu_seconds() - began,
         "largest_memory_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def noloco(case: Case) -> bool:
+    """Whether the models differ until their mean is taken, in float32 and counted, after the last step."""
+    return str(case.method).startswith("noloco")
 
 
 def cpu_seconds() -> float:

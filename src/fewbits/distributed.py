@@ -7,6 +7,6 @@ Nodes of a graph without a common model are `fb.gossip`.
 """
 
 from fewbits.engines.distributed import Elastic, HookState, OuterStep, comm_hook
-from fewbits.replicas import RankChange, Replicas, Streaming
+from fewbits.replicas import RandomPartner, RankChange, Replicas, Streaming
 
-__all__ = ["Elastic", "HookState", "OuterStep", "RankChange", "Replicas", "Streaming", "comm_hook"]
+__all__ = ["Elastic", "HookState", "OuterStep", "RandomPartner", "RankChange", "Replicas", "Streaming", "comm_hook"]

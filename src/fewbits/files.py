@@ -31,6 +31,8 @@ def placed(path: Path | str) -> Iterator[None]:
 
 def check_folder(path: Path) -> None:
     """LocalError unless `path` is a folder that can be written to, or one that can be made; it is not made here."""
+    if "\0" in str(path):
+        raise LocalError(f"{str(path)!r} cannot be the name of a folder: it has a zero character")
     _check(path, next((parent for parent in (path, *path.parents) if parent.exists()), path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +13,13 @@ from fewbits.cli.choice import rehearsal_of, with_choice
 from fewbits.cli.comparison import Comparison
 from fewbits.cli.config import RunConfig
 from fewbits.cli.folder import check_free, claim, take_up
-from fewbits.cli.prepared import Found, counted, load_data, prepare
+from fewbits.cli.prepared import Found, PreparedRun, check_names, counted, is_remote, load_data, prepare
+from fewbits.cli.problems import Problems
 from fewbits.cli.screen import screen
 from fewbits.engines.common.same_run import check_longer
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
+from fewbits.learn.method import Method
 from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
 from fewbits.trackers import Observer, observers
@@ -45,21 +48,48 @@ def train(given: o.Given) -> None:
         return
     found = o.ended_by(o.configured(given))
     auto = check_auto(found, given["rehearsal"])
-    config = RunConfig(**found)
-    method = config.build_method()  # a wrong option is said before a missing folder
-    folder = o.folder_of(given, "runs/first")
-    log = trackers(given, folder)
-    check_free(folder, given["force"])
-    data = load_data(config)
-    config = counted(config, data)
+    problems = Problems()
+    config = problems.of(lambda: RunConfig(**found))
+    folder, log = place(given, "runs/first", problems)
+    if config is None:
+        problems.stop()
+    assert config is not None
+    method = problems.of(config.build_method)
+    check_names(config, problems)
+    data = found_data(config, problems)
+    run = None
+    if data is not None and method is not None:
+        config = counted(config, data)
+        run = None if auto else problems.of(partial(checked, config, data, method))
+    problems.stop()  # a mistake is found before anything is trained, or removed
+    assert folder is not None and data is not None
     if auto:
         rounds = ROUNDS if given["rehearsal"] is None else given["rehearsal"]
         config = chosen(config, data, rounds, rates="lr" not in found)
-        method = config.build_method()
-    run = prepare(config, data, method)  # a mistake is found before anything is removed
-    run.check()
+        run = checked(config, data, config.build_method())
+    assert run is not None
     claim(folder, given["force"], config)
     play.train(run, folder, screen(), log)
+
+
+def checked(config: RunConfig, data: Found, method: Method) -> PreparedRun:
+    """The run, whose first batch and budget were tried."""
+    run = prepare(config, data, method)
+    run.check()
+    return run
+
+
+def place(given: o.Given, example: str, problems: Problems) -> tuple[Path | None, list[Observer]]:
+    """The folder of all files, and what is told of the rounds; a folder that is given is refused before any work."""
+    folder = problems.of(lambda: o.folder_of(given, example))
+    if folder is not None:
+        check_free(folder, given["force"])
+    return folder, problems.of(lambda: trackers(given, folder or Path(example))) or []
+
+
+def found_data(config: RunConfig, problems: Problems) -> Found | None:
+    """The data; None where they have a problem, or where there is one already and they would come over a network."""
+    return None if problems and is_remote(config) else problems.of(lambda: load_data(config))
 
 
 def trackers(given: o.Given, folder: Path) -> list[Observer]:
@@ -109,15 +139,21 @@ def compare(given: o.Given) -> None:
     else:
         if given["methods"] is None:
             raise LocalError("compare: give --methods, such as --methods dense,topk,lbgm, or --resume")
-        comparison = wanted(Comparison, given, given["methods"])
-        folder = o.folder_of(given, "runs/compare")
-        log = trackers(given, folder)
-        check_free(folder, given["force"])
-        data = load_data(comparison.base)
+        problems = Problems()
+        comparison = problems.of(lambda: wanted(Comparison, given, given["methods"]))
+        folder, log = place(given, "runs/compare", problems)
+        if comparison is None:
+            problems.stop()
+        assert comparison is not None
+        check_names(comparison.base, problems)
+        data = found_data(comparison.base, problems)
         if isinstance(data, Task):
             comparison = replace(comparison, base=counted(comparison.base, data))
-        compared = play.Compared(comparison, data)
-        compared.check()  # a mistake is found before anything is removed
+        compared = None if data is None else play.Compared(comparison, data)
+        if compared is not None:
+            problems.of(compared.check)
+        problems.stop()  # a mistake is found before anything is removed
+        assert folder is not None and compared is not None
         claim(folder, given["force"], comparison)
     title = f"{', '.join(comparison.labels)} on {comparison.base.data}"
     play.compare(compared, folder, screen(), title, log)

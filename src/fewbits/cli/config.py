@@ -10,7 +10,8 @@ from types import UnionType
 from typing import Any, ClassVar, Self, get_origin, get_type_hints
 
 from fewbits.checks import check_number, check_whole
-from fewbits.cli.named_object import is_named_object, named_function
+from fewbits.cli.named_object import is_named_object
+from fewbits.cli.objective_text import loss_function, metric_function
 from fewbits.cli.optimizer_text import optimizer
 from fewbits.data.load import check_name
 from fewbits.data.partition import check_split
@@ -32,7 +33,7 @@ from fewbits.sizes import read_budget
 NAME = "config.json"
 HOLDOUT = 0.2  # for methods with personal models
 REPLACED = {  # options that have no meaning beside one of the user's own
-    "data": ("data_dir", "clients", "split", "holdout"),
+    "data": ("data_dir", "clients", "split"),
     "optimizer": ("lr", "falling", "momentum", "weight_decay"),
 }
 
@@ -44,8 +45,8 @@ class RunConfig:
     data: str = "digits"  # `fewbits data` lists them; a table, or module:function, which gives (clients, test)
     data_dir: str | None = None  # folder with the data set's files; None: the default source
     model: str = "mlp"  # `fewbits models` lists them; or module:function, which makes one
-    loss: str | None = None  # module:name of (output, y); None: cross-entropy, or the model's own
-    metric: str | None = None  # module:name of (output, y), measured beside the accuracy
+    loss: str | None = None  # mse, or module:name of (output, y); None: what the data need, or the model's own
+    metric: str | None = None  # r2, or module:name of (output, y), measured beside the accuracy
     optimizer: str | None = None  # such as adamw@lr=0.001, or module:function of the parameters; None: SGD
     clients: int = 20
     per_round: int | None = None  # clients sampled in each round; None: all
@@ -138,11 +139,11 @@ class RunConfig:
 
     def loss_function(self) -> Loss | None:
         """The function of (output, y); None: the default."""
-        return None if self.loss is None else named_function("--loss", self.loss, "(output, y)")
+        return loss_function(self.loss)
 
     def metric_function(self) -> Metric | None:
         """The function of (output, y); None: there is none."""
-        return None if self.metric is None else named_function("--metric", self.metric, "(output, y)")
+        return metric_function(self.metric)
 
     def local(self) -> LocalSGD | LocalTraining:
         """How a client trains."""
@@ -199,7 +200,7 @@ class RunConfig:
         known = [f.name for f in fields(cls)]
         for key in found:
             if key not in known:
-                raise LocalError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
+                raise LocalError(f"{where}: unknown key {key!r}; the keys of this version are {', '.join(known)}")
         hints = get_type_hints(cls)
         return cls(**{key: typed(value, hints[key], f"{where}: {key}") for key, value in found.items()})
 

@@ -66,6 +66,8 @@ def diagnose(given: o.Given) -> None:
     check_listed("diagnose", config)
     folder = check_place(given["out"], given["force"])
     found = sets.load(config.data, config.data_dir, limit=given["limit"])
+    if found.scale is not None:
+        raise LocalError(f"fewbits diagnose takes classes; {config.data} has numbers to predict")
     key, epochs, basis = Key(config.seed), given["epochs"], given["basis"] or "fastfood"
     epochs = EPOCHS if epochs is None else epochs
     central = Central(

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from urllib.parse import unquote
 
 from fewbits.analysis.forecast import Link
 from fewbits.cli.config import NAME, RunConfig, read_json
+from fewbits.cli.run_figures import OF_COMPARISON, run_figures
 from fewbits.engines.common.checkpoint import newest_settings
 from fewbits.errors import LocalError
 from fewbits.report import Record
 from fewbits.report.line_time import line_seconds
-from fewbits.report.record import LEDGER, METRICS, against_dense
+from fewbits.report.record import against_dense
+from fewbits.report.round_log import LEDGER, METRICS
 from fewbits.report.write import FIGURES
 from fewbits.training.subtitle import MODEL_PARTS, MODEL_TEXT
 
+WITHOUT_SERVER = "is a run without a server; `fewbits report` takes runs with one"
 DEEPEST = 3  # folders within folders that are looked at
-OF_COMPARISON = re.compile(r"(.+)-seed(\d+)")  # the name of a folder that a comparison made
 TASK = ("data", "data_dir", "model", "loss", "metric", "clients", "split", "holdout")  # what is learnt
 NO_SETTING = ("method", "settings", "label", "chosen", "seed", "processes", "checkpoint_every", "keep_frames")
 OF_CALL = ("data", "test set", "loss", "metric", "holdout", "clients")  # what is learnt, in a checkpoint's note
@@ -37,12 +37,12 @@ class FoundRun:
     setting: str  # runs of one task and setting may be held against its dense run
     group: str  # runs of one group differ in their seeds alone
     settings: Mapping[str, object] = field(default_factory=dict)  # how it is trained, by name; {}: not known
+    notes: tuple[str, ...] = ()  # what of its files is missing or damaged
 
     def on(self, link: Link) -> FoundRun:
         """With the time that its bytes would take on such lines."""
         last = self.record.last
-        total = last.up_frame_bytes + last.down_frame_bytes
-        seconds = line_seconds(self.folder / LEDGER, link, last.round, total)
+        seconds = line_seconds(self.folder / LEDGER, link, last.round, last.bytes)
         return replace(self, record=replace(self.record, line_seconds=seconds))
 
 
@@ -79,7 +79,7 @@ def _read(folder: Path) -> FoundRun:
 def _of_command(folder: Path) -> FoundRun:
     found = read_json(folder / NAME)
     if isinstance(found, dict) and "topology" in found:
-        raise LocalError(f"{folder} is a run without a server; `fewbits report` takes runs with one")
+        raise LocalError(f"{folder} {WITHOUT_SERVER}")
     config = RunConfig.parse(found, str(folder / NAME))
     meant = config.meant() | {"holdout": config.share_held_out(config.build_method())}
     task = {name: value for name, value in meant.items() if name in TASK and value}
@@ -92,6 +92,7 @@ def _of_command(folder: Path) -> FoundRun:
         setting=str(settings),
         group=f"{config.method} {config.settings} {config.name} {settings}",
         settings=settings,
+        notes=_unfinished(folder, (folder / FIGURES).is_file()),
     )
 
 
@@ -110,12 +111,17 @@ PLAIN = ("data", "data_dir", "model", "clients")  # parts of a task whose names 
 
 def _of_call(folder: Path) -> FoundRun:
     """A run that Python's calls made: its checkpoint and its figures say what was learnt, and how."""
-    method, seed, figures = _figures(folder)
-    record = Record.read(folder, method, seed)
+    with (folder / METRICS).open(encoding="utf-8", errors="replace") as lines:
+        if '"link_bytes"' in next(lines, ""):
+            raise LocalError(f"{folder} {WITHOUT_SERVER}")
+    found = run_figures(folder)
+    method, figures, notes = found.method, found.figures, found.notes or _unfinished(folder, found.figures)
+    record = Record.read(folder, method, found.seed)
     note, model = newest_settings(folder / "checkpoints"), figures.get(MODEL_TEXT)
     if not note or not isinstance(model, str):
         place = str((folder.parent if OF_COMPARISON.fullmatch(folder.name) else folder).resolve())
-        return FoundRun(folder, record, task=place, title=str(folder), setting=place, group=f"{place} {method}")
+        group = f"{place} {method}"
+        return FoundRun(folder, record, task=place, title=str(folder), setting=place, group=group, notes=notes)
     setting = f"{note.get('local training')} {note.get('clients per round')} {record.last.round}"
     return FoundRun(
         folder,
@@ -124,22 +130,13 @@ def _of_call(folder: Path) -> FoundRun:
         title=f"{model}, {note.get('clients', '').replace(' with', ' clients with', 1)}",
         setting=setting,
         group=f"{method} {note.get('method')} {setting}",
+        notes=notes,
     )
 
 
-def _figures(folder: Path) -> tuple[str, int, Mapping[str, object]]:
-    """Method, seed and figures of a run that a call made; of fb.compare they stand one folder up."""
-    alone = read_json(folder / FIGURES) if (folder / FIGURES).is_file() else None
-    named = OF_COMPARISON.fullmatch(folder.name)
-    if isinstance(alone, dict) or named is None:
-        known = alone if isinstance(alone, dict) else {}
-        method, seed = known.get("method"), known.get("seed")
-        return (method if isinstance(method, str) else folder.name), (seed if isinstance(seed, int) else 0), known
-    method, seed, whole = unquote(named[1]), int(named[2]), folder.parent / FIGURES
-    found = read_json(whole) if whole.is_file() else None
-    listed = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    ours = (one for one in listed if (one.get("method"), one.get("seed")) == (method, seed))
-    return method, seed, next(ours, {})
+def _unfinished(folder: Path, figures: object) -> tuple[str, ...]:
+    """That a run has not ended; () where it has figures, as only a finished one does."""
+    return () if figures else (f"{folder}: its run has not ended; the table has the rounds so far",)
 
 
 def _with_times_fewer(runs: Sequence[FoundRun]) -> list[FoundRun]:

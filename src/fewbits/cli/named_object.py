@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from fewbits.choices import nearest
+from fewbits.choices import nearest, unknown
 from fewbits.engines.common import initial_model
 from fewbits.engines.common.initial_model import called
 from fewbits.errors import LocalError, words
@@ -54,17 +54,24 @@ def named_object(option: str, text: str) -> Any:
     return found
 
 
-def named_function(option: str, text: str, of: str) -> Callable[..., Any]:
+def named_function(
+    option: str, text: str, of: str, listed: Mapping[str, Callable[..., Any]] = {}
+) -> Callable[..., Any]:
     """The function of that name; a class of criteria, such as torch.nn:MSELoss, gives one of them.
 
     Args:
         option: what errors call it.
         text: module:name.
         of: what the function takes, in words.
+        listed: functions by short names.
 
     Raises:
         LocalError: as for `named_object`; or it cannot be called.
     """
+    if text in listed:
+        return listed[text]
+    if listed and not is_named_object(text):
+        raise LocalError(f"{option} {text}: {unknown('name', text, listed, ', or give module:name')}")
     found = named_object(option, text)
     if isinstance(found, type) and issubclass(found, nn.Module):
         return made(option, text, found)

@@ -52,14 +52,22 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "target_accuracy": Option("Report the bytes to this accuracy, such as 0.9.", kind=float),
     "data": Option(
-        "Data set; `fewbits data` lists them. A table: FILE.csv@label=COLUMN. Or module:function, which returns "
-        "(clients, test).",
+        "Data set; `fewbits data` lists them. A table: FILE.csv@label=COLUMN, or @target=COLUMN for numbers. Or "
+        "module:function, which returns (clients, test).",
         TASK,
     ),
     "data_dir": Option("Folder with the data set's files.", TASK, Path),
     "model": Option("Model; `fewbits models` lists them. Or module:function, which makes one.", TASK),
-    "loss": Option("module:name of a function of (output, y); by default cross-entropy, or the model's own.", TASK),
-    "metric": Option("module:name of a function of (output, y), measured on the test set.", TASK),
+    "loss": Option(
+        "mse, mae, huber, bce, or module:name of a function of (output, y); by default cross-entropy, the model's own, "
+        "or for numbers mse.",
+        TASK,
+    ),
+    "metric": Option(
+        "f1, r2, mse, mae, or module:name of a function of (output, y), measured on the test set; for numbers r2 by "
+        "default.",
+        TASK,
+    ),
     "clients": Option("Number of clients.", TASK),
     "per_round": Option("Clients sampled in each round; all when not given.", TASK),
     "split": Option("iid, dirichlet:A, classes:K or natural.", TASK),

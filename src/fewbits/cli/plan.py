@@ -66,6 +66,7 @@ SPECIAL = {
     "latency": o.Option("With --bandwidth: one way, such as 50ms. Default: 0ms.", None, str),
     "compute": o.Option("With --bandwidth: time of one training step, such as 1.2s. Default: 1s.", None, str),
     "ranks": o.Option(f"With --bandwidth: how many ranks there are. Default: {RANKS}.", None, int),
+    "ranks_per_core": o.Option("With --bandwidth: how many ranks share a core. Default: 1.", None, float),
     "every": o.Option(f"With --bandwidth: steps between two exchanges. Default: {EVERY}.", None, str, (), "H,H,..."),
     "json": o.Option("Write all figures to this file.", None, Path),
 }
@@ -130,7 +131,8 @@ def _check_ranks(given: o.Given) -> None:
     """LocalError where options for ranks and for clients meet."""
     ranks = [name for name in OF_RANKS if given[name] is not None]
     if ranks and given["bandwidth"] is None:
-        raise LocalError(f"--{ranks[0]} is for ranks of torch.distributed; give --bandwidth, such as 100Mbit, with it")
+        name = ranks[0].replace("_", "-")
+        raise LocalError(f"--{name} is for ranks of torch.distributed; give --bandwidth, such as 100Mbit, with it")
     clients = [name for name in ("clients", "per_round", "rounds", "uplink_mbps", "downlink_mbps") if given[name]]
     if ranks and clients:
         raise LocalError(f"--bandwidth plans for ranks, and --{clients[0].replace('_', '-')} is for clients; give one")

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import nn
 
 from fewbits.analysis.forecast.ranks import RankForecast, RankLine, all_reduce, forecast_ranks
-from fewbits.checks import check_whole
+from fewbits.checks import check_number, check_whole
 from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 from fewbits.files import write_atomically
@@ -22,17 +22,17 @@ from fewbits.methods.text import MethodText
 from fewbits.report.text import size
 from fewbits.rng import Key
 
-NAMES = ("bandwidth", "latency", "compute", "ranks", "every")
+NAMES = ("bandwidth", "latency", "compute", "ranks", "ranks_per_core", "every")
 RANKS, EVERY, LATENCY, COMPUTE = 4, "1,30,100", "0ms", "1s"
 BANDWIDTHS = {"bit": 1.0, "kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
 TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 NOTES = """
-A rank sends its frame to each of the others, through fb.distributed.OuterStep; an all-reduce is a ring's. Frames are
-those of Gaussian updates; real ones are often shorter. Seconds are those of H steps of {compute:g} s and one exchange:
-twice the latency, the bytes on a line of {line:g} Mbit/s, and encoding and decoding on one core of this machine. In
-percent: the share that computes. How many steps a model can take between two exchanges without harm, only training
-says.
+A rank sends its frame to each of the others, through fb.distributed.OuterStep; dense ones travel in slices, in two legs
+as in a ring's all-reduce. Frames are those of Gaussian updates; real ones are often shorter. Seconds are those of H
+steps of {compute:g} s and one exchange: latency for each message, the bytes on a line of {line:g} Mbit/s, and a rank's
+work in processor time of this machine, {shared}. In percent: the share that computes. How many steps a model can take
+between two exchanges without harm, only training says.
 """
 
 
@@ -47,6 +47,8 @@ def plan_ranks(
     ranks = RANKS if given["ranks"] is None else given["ranks"]
     check_whole("ranks", ranks, 2)
     every = _every(given["every"] or EVERY)
+    per_core = 1.0 if given["ranks_per_core"] is None else given["ranks_per_core"]
+    check_number("ranks-per-core", per_core, "(0, inf)")
     line = RankLine(
         read_unit("bandwidth", given["bandwidth"], BANDWIDTHS), read_unit("latency", given["latency"] or LATENCY, TIMES)
     )
@@ -58,12 +60,12 @@ def plan_ranks(
     for method in methods:
         try:
             built = build(method.name, settings[method.label])
-            found = forecast_ranks(make, built, ranks, Key(given["seed"] or 0))
+            found = forecast_ranks(make, built, ranks, Key(given["seed"] or 0), per_core)
         except LocalError as error:
             refused.append(f"{method}: {error}")
         else:
             lines.append(RankForecast(**{**asdict(found), "method": str(method)}))
-    plan = _Plan(what, ranks, line, compute, every, lines, refused)
+    plan = _Plan(what, ranks, per_core, line, compute, every, lines, refused)
     plan.show()
     if given["json"] is not None:
         write_atomically(given["json"], (json_text(plan.json(), indent=2) + "\n").encode())
@@ -103,6 +105,7 @@ class _Plan:
 
     what: str
     ranks: int
+    per_core: float
     line: RankLine
     compute: float
     every: Sequence[int]
@@ -125,7 +128,10 @@ class _Plan:
         console = screen()
         console.print(f"{self.what}; {self.ranks} ranks", markup=False, highlight=False, soft_wrap=True)
         console.print(table)
-        notes = " ".join(NOTES.split()).format(compute=self.compute, line=self.line.bits_per_second / 1e6)
+        shared = f"a core for {self.per_core:g} ranks" if self.per_core > 1 else "a core for each rank"
+        notes = " ".join(NOTES.split()).format(
+            compute=self.compute, line=self.line.bits_per_second / 1e6, shared=shared
+        )
         console.print(notes, style="dim", highlight=False)
         for sentence in self.refused:
             console.print(f"not planned: {sentence}", markup=False, style="yellow", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,12 @@ from torch import nn
 from fewbits import data, models
 from fewbits.cli.config import RunConfig
 from fewbits.cli.frame_recorder import FrameRecorder
-from fewbits.cli.named_object import is_named_object, model_function, named_model
+from fewbits.cli.named_object import is_named_object, model_function, named_model, named_object
+from fewbits.cli.objective_text import objective, scale_note
+from fewbits.cli.problems import Problems
 from fewbits.cli.users_task import users_task
 from fewbits.data import Data
+from fewbits.data.table import is_file
 from fewbits.engines.common.initial_model import seed_of
 from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
@@ -33,6 +36,23 @@ def load_data(config: RunConfig) -> Found:
     if is_named_object(config.data):
         return users_task(config)
     return data.load(config.data, config.data_dir)
+
+
+def is_remote(config: RunConfig) -> bool:
+    """Whether loading the data may ask a network for them."""
+    local = config.data == "digits" or is_named_object(config.data) or is_file(config.data)
+    return not local and config.data_dir is None
+
+
+def check_names(config: RunConfig, problems: Problems) -> None:
+    """Look up each function of the user's that the run names."""
+    checks: list[Callable[[], object]] = [config.local, config.loss_function, config.metric_function]
+    if is_named_object(config.model):
+        checks.append(lambda: model_function(config.model))
+    if is_named_object(config.data):
+        checks.append(lambda: named_object("--data", config.data))
+    for check in checks:
+        problems.of(check)
 
 
 def counted(config: RunConfig, found: Found) -> RunConfig:
@@ -154,17 +174,21 @@ def partition(config: RunConfig, found: Data) -> list[np.ndarray]:
 
 
 def split_notes(config: RunConfig, found: Found) -> tuple[str, ...]:
-    """Sentences about what the run's split leaves out, for terminal and page."""
+    """Sentences about a scaled target and what the run's split leaves out, for terminal and page."""
     if isinstance(found, Task):
         return ()
-    return tuple(data.split_notes(found.train_y, config.split, partition(config, found), found.groups))
+    left_out = data.split_notes(found.train_y, config.split, partition(config, found), found.groups)
+    return (*scale_note(found), *left_out)
 
 
 def personal_notes(methods: Iterable[Method], found: Found) -> tuple[str, ...]:
-    """A sentence for each method whose models the test set of the user's data does not evaluate."""
-    if not isinstance(found, Task) or found.test is None:
+    """A sentence for each method whose models the test set of the user's data does not evaluate, and nothing else."""
+    if not isinstance(found, Task) or found.test is None or found.holds_out:
         return ()
-    said = "leaves each client a model of its own, so the test set of --data says nothing"
+    said = (
+        "leaves each client a model of its own, so the test set of --data says nothing; --holdout 0.2 evaluates the "
+        "clients' models on examples of theirs"
+    )
     return tuple(f"{method.name} {said}" for method in methods if method.personal)
 
 
@@ -178,6 +202,7 @@ def _task(config: RunConfig, found: Data, method: Method, initial: nn.Module) ->
         seed, build = seed_of(model_function(config.model), initial, key)
     else:
         seed, build = key, ModelFromSeed(config, found, method, initial)
+    loss, metric = objective(config.loss, config.metric, found)
     return Task(
         duplicate(initial) if build is None else build(key),
         found.train_x,
@@ -186,9 +211,9 @@ def _task(config: RunConfig, found: Data, method: Method, initial: nn.Module) ->
         found.test_x,
         found.test_y,
         config.local(),
-        config.loss_function(),
+        loss,
         holdout=tests,
         seed=seed,  # None: a model of the user's travels at first contact
         build=build,
-        metric=config.metric_function(),
+        metric=metric,
     )

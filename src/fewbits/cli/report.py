@@ -14,7 +14,7 @@ from rich.console import Console
 from fewbits.analysis.forecast import Link
 from fewbits.checks import check_number
 from fewbits.cli.found_runs import found_runs
-from fewbits.cli.play import print_notes
+from fewbits.cli.play import noted, print_notes
 from fewbits.cli.run_tables import TaskRuns, by_task, said
 from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
@@ -85,7 +85,7 @@ def report(
     link = Link(**rates) if rates else None
     tasks = by_task([run if link is None else run.on(link) for run in found_runs(folders)])
     if csv_file is not None:
-        write_atomically(csv_file, _csv(tasks).encode())
+        write_atomically(csv_file, _csv(tasks).encode(errors="surrogateescape"))
     line = f"From {', '.join(map(str, folders))}"
     lines = "" if link is None else f"line time: of lines of {link.up_mbps:g} Mbit/s up and {link.down_mbps:g} down"
     show_tasks(tasks, out, screen(), f"{line}; {lines}" if lines else line, target_accuracy, read_sizes(at))
@@ -119,14 +119,16 @@ def show_tasks(
         if several:
             console.print(f"\n{title}", markup=False, highlight=False, style="bold")
         console.print(terminal(shown))
+    runs = [run for task in tasks for run in task.runs]
+    notes = list(dict.fromkeys(note for run in runs for note in run.notes))
+    print_notes(notes, console)
     if out is None:
         return
-    runs = [run for task in tasks for run in task.runs]
     title = f"{len(runs)} runs" if len(runs) > 1 else f"{runs[0].record.method}"
     summary = [
         {"task": task.title, **run.record.summary(target, sizes[task.title])} for task in tasks for run in task.runs
     ]
-    config = {"folders": [str(run.folder) for run in runs]}
+    config = noted({"folders": [str(run.folder) for run in runs]}, notes)
     if several:
         page = report_of_tasks(title, found, config, summary, f"{line}. {several}")
     else:

@@ -10,7 +10,7 @@ from torch import nn
 from fewbits.choices import unknown
 from fewbits.cli.config import RunConfig
 from fewbits.cli.named_object import made, named_object
-from fewbits.engines.common.any_task import task_over
+from fewbits.engines.common.any_task import ClientData, held_out, task_over
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn.outputs import described
@@ -40,16 +40,9 @@ def users_task(config: RunConfig) -> Task:
         found = _parts(text, made("--data", text, function))
     local, loss, metric = config.local(), config.loss_function(), config.metric_function()
     try:
-        return task_over(
-            nn.Identity(),
-            found["clients"],
-            found.get("test"),
-            local,
-            loss,
-            metric,
-            found.get("collate"),
-            found.get("population"),
-        )
+        data = ClientData(found["clients"], found.get("collate"), found.get("population"))
+        task = task_over(nn.Identity(), data, found.get("test"), local, loss, metric)
+        return held_out(task, config.holdout or None)
     except LocalError as error:
         raise LocalError(f"--data {text}: {error}") from None
 

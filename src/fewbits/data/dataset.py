@@ -10,6 +10,15 @@ from torch import Tensor
 from fewbits.checks import check_whole
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What a column of numbers to predict was scaled by: y = (value - mean) / deviation."""
+
+    column: str
+    mean: float  # of the training rows
+    deviation: float  # their standard deviation
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """Training and test examples as whole arrays; a client is a list of rows.
@@ -20,12 +29,13 @@ class Data:
     """
 
     train_x: Tensor  # (n, ...)
-    train_y: Tensor  # (n,) int64 class numbers, or (n, time)
+    train_y: Tensor  # (n,) int64 class numbers, or (n, time); (n, 1) float32 numbers to predict
     test_x: Tensor  # (m, ...)
-    test_y: Tensor  # (m,) or (m, time)
-    classes: int  # number of classes, or of characters
+    test_y: Tensor  # (m,) or (m, time), or (m, 1)
+    classes: int  # number of classes, or of characters; 1: a number is predicted
     name: str
     groups: np.ndarray | None = None  # (n,) int64: the natural owner of each training example
+    scale: Scale | None = None  # of the number to predict; None: classes
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -55,8 +55,9 @@ def load(name: str, data_dir: str | PathLike[str] | None = None, *, limit: int |
     """Load a data set.
 
     Args:
-        name: one of `NAMES`; or a table, FILE.csv@label=COLUMN or FILE.parquet@label=COLUMN. More options stand behind
-            a comma: test=FILE, else every fifth row is a test row; group=COLUMN, each row's natural owner.
+        name: one of `NAMES`; or a table, FILE.csv@label=COLUMN or FILE.parquet@label=COLUMN; with target=COLUMN instead
+            of label=, numbers are predicted. More options stand behind a comma: test=FILE, else every fifth row is a
+            test row; group=COLUMN, each row's natural owner.
         data_dir: folder with the files, anywhere below `data_dir/name`, or below `data_dir` when there is no such
             folder. mnist and cifar10 are train-*.parquet and test-*.parquet as published; None fetches them through
             the `datasets` library. shakespeare is a text file input.txt. femnist and leaf-shakespeare are train/*.json
@@ -67,7 +68,7 @@ def load(name: str, data_dir: str | PathLike[str] | None = None, *, limit: int |
     Returns:
         Whole arrays that all clients share; `groups` are the speaking parts of shakespeare, the users of LEAF, or a
         table's group column. Numbers of a table are scaled by mean and deviation of the training rows, and each text of
-        a column is a feature of 0 and 1.
+        a column is a feature of 0 and 1. `scale` says by what a column of numbers to predict was scaled.
 
     Raises:
         LocalError: the name is unknown, a file is missing or cannot be read, or a library is missing.

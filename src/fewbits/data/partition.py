@@ -60,6 +60,8 @@ def partition(
         parts = np.array_split(key.permutation(len(labels)), clients)
     elif split == "natural":
         parts = _natural(groups, len(labels), clients, key)
+    elif name in ("dirichlet", "classes") and labels.ndim == 2 and labels.dtype.kind == "f":
+        raise LocalError(f"partition: {split} goes by classes, and here a number is predicted; give iid or natural")
     elif name == "dirichlet":
         parts = _dirichlet(_class_numbers(labels, split), _number(split, value), clients, key)
     elif name == "classes":
@@ -145,16 +147,41 @@ def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[
     >>> len(train[0]), len(test[0])
     (8, 2)
     """
-    check_number("holdout", share, "(0, 1)", numpy=True, hint=", such as 0.2")
     train, test = [], []
     for client, rows in enumerate(parts):
-        if len(rows) < 2:
-            raise LocalError(f"holdout: client {client} has {len(rows)} example; to hold one out it needs two")
-        count = min(len(rows) - 1, max(1, round(share * len(rows))))
-        order = key.fold(client).permutation(len(rows))
-        test.append(np.sort(rows[order[:count]]))
-        train.append(np.sort(rows[order[count:]]))
+        left, taken = held_out_rows(len(rows), share, key.fold(client), f"client {client}")
+        train.append(np.sort(rows[left]))
+        test.append(np.sort(rows[taken]))
     return train, test
+
+
+def check_share(share: object) -> None:
+    """LocalError unless this is a share of a client's examples, between 0 and 1."""
+    check_number("holdout", share, "(0, 1)", numpy=True, hint=", such as 0.2")
+
+
+def held_out_rows(size: int, share: float, key: Key, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of examples that are left, and of those that are held out; both ascend.
+
+    Args:
+        size: examples of one client.
+        share: between 0 and 1; at least one is taken and one is left.
+        key: decides which ones.
+        who: whose they are.
+
+    Raises:
+        LocalError: as for `hold_out`.
+
+    >>> [len(rows) for rows in held_out_rows(10, 0.2, Key(0), "client 0")]
+    [8, 2]
+    """
+    check_share(share)
+    if size < 2:
+        examples = f"{size} example{'' if size == 1 else 's'}"
+        raise LocalError(f"holdout: {who} has {examples}; to hold one out it needs two")
+    count = min(size - 1, max(1, round(share * size)))
+    order = key.permutation(size)
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _bad(split: object) -> LocalError:

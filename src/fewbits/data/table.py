@@ -1,8 +1,7 @@
-"""Tables: CSV and parquet files and data sets of the hub, with a column of labels; the others are features."""
+"""Tables: CSV and parquet files and data sets of the hub, with a column of labels or numbers to predict."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewbits.choices import unknown
+from fewbits.data.columns import MOST_WORDS, features, scaled_targets
 from fewbits.data.csv_heading import separator
 from fewbits.data.dataset import Data
 from fewbits.data.hub import holds_pictures, hub_parts, pixels
@@ -22,13 +22,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ENDINGS = (".csv", ".parquet")
-OPTIONS = ("label", "test", "group")
+OPTIONS = ("label", "target", "test", "group")
 FORM = "FILE@label=COLUMN, such as people.csv@label=income,group=city, or OWNER/NAME@label=COLUMN of the hub"
+NUMBERS = "for numbers to predict write target=COLUMN instead of label="
 EVERY = 5  # rows; one of them is a test row where there is no test file
-DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,?\d+([eE][+-]?\d+)?")  # a number as other countries write it
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-MOST = 1e100  # of a number, whose square is finite
-MOST_WORDS = 100  # different texts of a column that becomes features, and of the labels
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class TableText:
     """What a text such as people.csv@label=income names."""
 
     file: str  # or owner/name on the hub
-    label: str  # the column of the classes
+    label: str  # the column of the classes, or of the numbers to predict
+    regression: bool = False  # whether it has numbers to predict
     test: str | None = None  # the file of the test rows; on the hub the split
     group: str | None = None  # the column of a row's natural owner; no feature
 
@@ -59,7 +57,7 @@ def read_text(text: str) -> TableText:
     """The parts of the text; LocalError names an unknown one.
 
     >>> read_text("people.csv@label=income,group=city")
-    TableText(file='people.csv', label='income', test=None, group='city')
+    TableText(file='people.csv', label='income', regression=False, test=None, group='city')
     """
     file, _, rest = text.partition("@")
     found: dict[str, str] = {}
@@ -70,24 +68,29 @@ def read_text(text: str) -> TableText:
         if not (equals and value.strip()) or name.strip() in found:
             raise LocalError(f"a table is {FORM}; got {text!r}")
         found[name.strip()] = value.strip()
-    if "label" not in found:
-        raise LocalError(f"a table needs the column of its labels: {FORM}; got {text!r}")
-    return TableText(file, **found)
+    label, target = found.pop("label", None), found.pop("target", None)
+    if label and target:
+        raise LocalError(f"a table has label= for classes, or target= for numbers, not both; got {text!r}")
+    column = label or target
+    if column is None:
+        raise LocalError(f"a table needs the column of its labels: {FORM}; {NUMBERS}; got {text!r}")
+    return TableText(file, column, target is not None, **found)
 
 
 def table(text: str, folder: Path | None) -> Data:
-    """Read a table, or a data set of the hub, as features (n, d) float32 or pixels (n, c, h, w), and classes (n,).
+    """Read a table, or a data set of the hub: features (n, d) float32 or pixels (n, c, h, w), and classes or numbers.
 
     Numbers and truth values are features as they are, minus the mean and divided by the standard deviation of the
     training rows; a missing one is the mean. A text column becomes one feature for each of its values in the training
-    rows. A column of encoded images stands alone. Classes are the labels in their order.
+    rows. A column of encoded images stands alone. Classes are the labels in their order, (n,) int64. Numbers to predict
+    are (n, 1) float32, less the mean and divided by the standard deviation of the training rows.
 
     Args:
         text: as `read_text` takes it.
         folder: where the files are; None: the current directory.
 
     Raises:
-        LocalError: a file cannot be read, a column is missing or cannot be a feature, or a label is missing.
+        LocalError: a file cannot be read, a column is missing or cannot be a feature, or a label or number is missing.
     """
     asked = read_text(text)
     if not is_file(asked.file):
@@ -101,21 +104,26 @@ def table(text: str, folder: Path | None) -> Data:
         test = None if asked.test is None else _read(folder / asked.test, asked.label)
     for name in (asked.label, *([asked.group] if asked.group else []), *rows.column_names):
         _check_column(rows, name, asked.file)
-    classes, labels = _classes(rows, asked)
+    names = [] if asked.regression else _classes(rows, asked)
+    where = asked.test or (asked.file if test is None else "test")
     if test is None:
         tested = np.arange(rows.num_rows) % EVERY == EVERY - 1
         train, test = rows.filter(~tested), rows.filter(tested)
-        train_y, test_y = labels[~tested], labels[tested]
     else:
-        train, where = rows, asked.test or "test"
+        train = rows
         for name in (name for name in rows.column_names if name != asked.group):
             _check_column(test, name, where)
-        train_y, test_y = labels, _numbers(test, asked.label, where, classes)
     if not (train.num_rows and test.num_rows):
         raise LocalError(f"{asked.file} has {rows.num_rows} rows; a table needs {EVERY}, or rows in a test file, too")
-    x, test_x = _examples(train, test, asked)
     groups = None if asked.group is None else _owners(train, asked.group)
-    return Data(x, torch.from_numpy(train_y), test_x, torch.from_numpy(test_y), len(classes), asked.file, groups)
+    if asked.regression:
+        y, test_y, scale = scaled_targets(train, test, asked.label, (asked.file, where))
+        classes = 1
+    else:
+        y, test_y = _numbers(train, asked.label, asked.file, names), _numbers(test, asked.label, where, names)
+        classes, scale = len(names), None
+    x, test_x = _examples(train, test, asked)
+    return Data(x, torch.from_numpy(y), test_x, torch.from_numpy(test_y), classes, asked.file, groups, scale)
 
 
 def _examples(train: pa.Table, test: pa.Table, asked: TableText) -> tuple[Tensor, Tensor]:
@@ -135,7 +143,7 @@ def _examples(train: pa.Table, test: pa.Table, asked: TableText) -> tuple[Tensor
                 f"{asked.file}: images are {tuple(x.shape[1:])}; in the test rows {tuple(test_x.shape[1:])}"
             )
         return x, test_x
-    columns = [_features(train, test, name, asked.file) for name in names]
+    columns = [features(train, test, name, asked.file) for name in names]
     x, test_x = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in zip(*columns, strict=True))
     return x, test_x
 
@@ -173,18 +181,17 @@ def _check_column(rows: pa.Table, name: str, file: str) -> None:
         raise LocalError(f"{file}: {count} columns are called {name!r}; rename all but one")
 
 
-def _classes(rows: pa.Table, asked: TableText) -> tuple[list[object], np.ndarray]:
-    """The different labels in order, and every row's number among them."""
+def _classes(rows: pa.Table, asked: TableText) -> list[object]:
+    """The different labels in order."""
     values = rows.column(asked.label).unique().to_pylist()
     if any(value is None or value != value for value in values):
         raise LocalError(f"{asked.file}: column {asked.label!r} has rows without a label")
     if not 2 <= len(values) <= MOST_WORDS:
         raise LocalError(
             f"{asked.file}: column {asked.label!r} has {len(values):,} different labels; classes are 2 to "
-            f"{MOST_WORDS}. For a regression give --data module:function and --loss"
+            f"{MOST_WORDS}; {NUMBERS}"
         )
-    classes = sorted(values)
-    return classes, _numbers(rows, asked.label, asked.file, classes)
+    return sorted(values)
 
 
 def _numbers(rows: pa.Table, label: str, file: str, classes: list[object]) -> np.ndarray:
@@ -195,58 +202,6 @@ def _numbers(rows: pa.Table, label: str, file: str, classes: list[object]) -> np
     if strange not in number:
         raise LocalError(f"{file}: label {strange!r} is none of the training rows' {len(classes)} classes")
     return np.array([number[value] for value in values], np.int64)
-
-
-def _features(train: pa.Table, test: pa.Table, name: str, file: str) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k) and (m, k) float32 of one column."""
-    import pyarrow.types as kinds
-
-    kind = train.schema.field(name).type
-    if kinds.is_boolean(kind) or kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
-        return _scaled(train, test, name, file)
-    if not (kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_dictionary(kind)):
-        raise LocalError(f"{file}: column {name!r} is {kind}; features are numbers, truth values or texts")
-    words = sorted({word for word in train.column(name).to_pylist() if word is not None})
-    if any("," in word for word in words) and all(DECIMAL_COMMA.fullmatch(word) for word in words):
-        raise LocalError(
-            f"{file}: column {name!r} has numbers with a comma, such as {next(w for w in words if ',' in w)!r}; write "
-            "them with a decimal point, and without a mark between thousands"
-        )
-    numbers = [word for word in words if NUMBER.fullmatch(word)]
-    marks = [word for word in words if not any(map(str.isalnum, word))]
-    others = marks if len(numbers) + len(marks) == len(words) else []
-    if numbers and others:
-        raise LocalError(
-            f"{file}: column {name!r} has numbers, such as {numbers[0]!r}, and {others[0]!r}; leave missing ones empty"
-        )
-    if len(words) > MOST_WORDS:
-        raise LocalError(
-            f"{file}: column {name!r} has {len(words):,} different texts, more than {MOST_WORDS}; drop it from "
-            "the file, or use it as group="
-        )
-    both = (np.array([[word == each for each in words] for word in x.column(name).to_pylist()]) for x in (train, test))
-    first, second = (x.reshape(len(x), len(words)).astype(np.float32) for x in both)
-    return first, second
-
-
-def _scaled(train: pa.Table, test: pa.Table, name: str, file: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        first, second = (np.array([_number(v) for v in x.column(name).to_pylist()]) for x in (train, test))
-    except ValueError:
-        raise LocalError(f"{file}: column {name!r} has numbers, but text in the test rows") from None
-    for found in (first, second):
-        if (np.abs(found) > MOST).any():
-            raise LocalError(f"{file}: column {name!r} has values beyond {MOST:g}, or infinite ones; leave them empty")
-    known = first[np.isfinite(first)]
-    mean, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
-    scale = spread if spread > 0 else 1.0
-    scaled = (np.where(np.isfinite(x), (x - mean) / scale, 0.0).astype(np.float32)[:, None] for x in (first, second))
-    one, other = scaled
-    return one, other
-
-
-def _number(value: object) -> float:
-    return float("nan") if value is None else float(value)  # pyright: ignore[reportArgumentType] - ValueError says it
 
 
 def _owners(rows: pa.Table, name: str) -> np.ndarray:

@@ -16,6 +16,15 @@ LABELS = ("labels", "label", "targets", "target", "y")  # keys that hold the tar
 FORM = "(x, y), (x, more, ..., y), or a dict with the targets under one of " + ", ".join(LABELS)
 
 
+class ClientDataError(LocalError):
+    """What is wrong with the data of one client: it costs the client's turn, not the run.
+
+    Example:
+        >>> isinstance(ClientDataError("it has no example"), LocalError)
+        True
+    """
+
+
 class Inputs(tuple[Any, ...]):
     """Several inputs, which a model takes one after the other."""
 
@@ -56,15 +65,15 @@ def parted(value: object, who: str = "a batch") -> Batch:
         name = next((name for name in LABELS if name in value), None)
         if name is None or len(value) < 2:
             names = ", ".join(map(repr, value)) or "none"
-            raise LocalError(f"{who} must be {FORM}; got a {type(value).__name__} with the keys {names}")
+            raise ClientDataError(f"{who} must be {FORM}; got a {type(value).__name__} with the keys {names}")
         inputs, targets = value, value[name]
     elif isinstance(value, tuple | list) and len(value) >= 2:
         inputs, targets = (value[0] if len(value) == 2 else Inputs(value[:-1])), value[-1]
     else:
-        raise LocalError(f"{who} must be {FORM}; got {described(value)}")
+        raise ClientDataError(f"{who} must be {FORM}; got {described(value)}")
     size = rows(targets)
     if not size:
-        raise LocalError(f"{who} must have one example or more; its targets are {described(targets)}")
+        raise ClientDataError(f"{who} must have one example or more; its targets are {described(targets)}")
     return Batch(inputs, targets, size)
 
 
@@ -157,7 +166,7 @@ class Call:
         if not found and len(others) == 1:
             return others[0]
         if not found:
-            raise LocalError(
+            raise ClientDataError(
                 f"the model's forward takes {', '.join(map(repr, taken)) or 'no argument by name'}, and the batch has "
                 f"{', '.join(map(repr, others))}; rename the columns, or give a collate function that returns the "
                 "model's names"

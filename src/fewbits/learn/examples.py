@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate
 
 from fewbits.errors import LocalError
-from fewbits.learn.batches import Batch, parted
+from fewbits.learn.batches import Batch, ClientDataError, parted
 from fewbits.learn.outputs import described
 from fewbits.learn.select import select
 from fewbits.rng import Key
@@ -60,7 +60,7 @@ class Examples(ABC):
                 if taken == steps:
                     return
             if taken == before:
-                raise LocalError(f"{self.summary()[0]} of {len(self)} examples gives no batch")
+                raise ClientDataError(f"its {len(self)} examples give no batch")
             epoch += 1
 
     def summary(self) -> list[str]:
@@ -129,8 +129,8 @@ class FieldExamples(RowExamples):
     def __init__(self, fields: Mapping[str, Tensor] | Sequence[Tensor]) -> None:
         self._mapping = isinstance(fields, Mapping)
         self._fields: dict[Any, Tensor] = dict(fields if isinstance(fields, Mapping) else enumerate(fields))
-        self._size = parted(fields, "a client's data").size
         lengths = {str(name): len(x) for name, x in self._fields.items()}
+        self._size = parted(fields, "a client's data").size if any(lengths.values()) else 0
         if len(set(lengths.values())) > 1:
             raise LocalError(f"a client's tensors must have as many examples each; got {lengths}")
 

@@ -90,9 +90,9 @@ class Ledger:
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """The entries of a ledger file; LocalError names the first line that is no entry."""
+    """The entries of a ledger file; LocalError names a line that is no entry. One without its end is none yet."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate((line for line in file if line.endswith("\n")), 1):
             try:
                 entry = Entry(**json.loads(line))
             except (ValueError, TypeError, RecursionError):

@@ -13,7 +13,7 @@ from fewbits.choices import unknown
 from fewbits.errors import LocalError
 from fewbits.models.char_lstm import CharLSTM
 from fewbits.models.convolutional import cnn, simcnn
-from fewbits.models.mlp import mlp
+from fewbits.models.mlp import linear, mlp
 from fewbits.models.resnet import resnet8
 from fewbits.models.vgg16 import VGG16
 from fewbits.rng import Key
@@ -32,6 +32,7 @@ class Entry:
 
 MODELS: Mapping[str, Entry] = {
     "mlp": Entry(mlp, "digits", None),
+    "linear": Entry(linear, "digits", None),
     "cnn": Entry(cnn, "mnist"),
     "simcnn": Entry(simcnn, "cifar10"),
     "resnet8": Entry(resnet8, "cifar10"),

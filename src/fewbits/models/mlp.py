@@ -1,4 +1,4 @@
-"""A multilayer perceptron."""
+"""A linear model, and a multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import math
 from torch import nn
 
 HIDDEN = 128
+
+
+def linear(shape: tuple[int, ...], classes: int) -> nn.Sequential:
+    """One linear layer, for examples of any shape: logistic or linear regression."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))  # (batch, classes)
 
 
 def mlp(shape: tuple[int, ...], classes: int) -> nn.Sequential:

@@ -5,6 +5,7 @@ from fewbits.replicas.exchanges import Exchanges, Flight, Make
 from fewbits.replicas.gradient_mean import GradientMean
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel
+from fewbits.replicas.partners import RandomPartner
 from fewbits.replicas.present import RankChange
 from fewbits.replicas.replica import Replica
 from fewbits.replicas.replicas import Replicas
@@ -21,6 +22,7 @@ __all__ = [
     "Make",
     "MeanLink",
     "OuterModel",
+    "RandomPartner",
     "RankChange",
     "Replica",
     "Replicas",

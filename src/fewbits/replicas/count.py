@@ -42,7 +42,13 @@ def count_messages(
         lengths: of the messages of all ranks, in bytes, by rank.
         sections: of this rank's frame.
     """
-    found = stages(sections)
     for peer in (peer for peer in lengths if peer != rank):
-        ledger.add(Entry(round, peer, "up", lengths[rank], lengths[rank] - HEADER_BYTES, found))
-        ledger.add(Entry(round, peer, "down", lengths[peer], lengths[peer] - HEADER_BYTES))
+        count_exchange(ledger, round, peer, lengths[rank], lengths[peer], sections)
+
+
+def count_exchange(
+    ledger: Ledger, round: int, peer: int, sent: int, received: int, sections: Sequence[Section] = ()
+) -> None:
+    """Add a frame that was sent to a rank, and one that came from it; lengths in bytes, with headers."""
+    ledger.add(Entry(round, peer, "up", sent, sent - HEADER_BYTES, stages(sections)))
+    ledger.add(Entry(round, peer, "down", received, received - HEADER_BYTES))

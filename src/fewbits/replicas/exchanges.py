@@ -9,9 +9,12 @@ import torch
 
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.replicas.replica import Loaded, Messages, Replica
+from fewbits.replicas.sliced_replica import SlicedReplica
 from fewbits.replicas.state_parts import OWNER
 
 Make = Callable[[], list[memoryview]]
+Parts = Sequence[Messages]
+MakeParts = Callable[[], list[list[memoryview]]]
 Flight = Callable[[], Messages]
 
 
@@ -24,10 +27,14 @@ class Exchanges:
     Args:
         replicas: of this process, with one outer model in common.
         carry: calls what makes the messages of these replicas, and returns what waits for those of all ranks.
+        scatter: calls what makes the first leg of these replicas, for each a part for every rank; returns what came for
+            each of them.
     """
 
-    def __init__(self, replicas: Sequence[Replica], carry: Callable[[Make], Flight]) -> None:
-        self.replicas, self._carry = list(replicas), carry
+    def __init__(
+        self, replicas: Sequence[Replica], carry: Callable[[Make], Flight], scatter: Callable[[MakeParts], Parts]
+    ) -> None:
+        self.replicas, self._carry, self._scatter = list(replicas), carry, scatter
         self._flight: Flight | None = None  # what waits for the messages that travel
 
     def step(self) -> bool:
@@ -50,13 +57,21 @@ class Exchanges:
     def _sent(self, fragment: int) -> Flight:
         """Make the messages; what waits for those of all ranks, or raises why there are none."""
         try:
-            return self._carry(lambda: [replica.message(fragment) for replica in self.replicas])
+            return self._carry(self._maker(fragment))
         except FewbitsError as error:
             self._rollback(fragment)
             return _raising(error)
         except BaseException:
             self._rollback(fragment)
             raise
+
+    def _maker(self, fragment: int) -> Make:
+        """What makes the messages for all ranks; of slices the first leg travels before."""
+        sliced = [replica for replica in self.replicas if isinstance(replica, SlicedReplica)]
+        if not sliced:
+            return lambda: [replica.message(fragment) for replica in self.replicas]
+        parts = self._scatter(lambda: [replica.parts(fragment) for replica in sliced])
+        return lambda: [replica.message_of(fragment, part) for replica, part in zip(sliced, parts, strict=True)]
 
     def _land(self, fragment: int, flight: Flight) -> None:
         first = self.replicas[0]

@@ -9,18 +9,21 @@ import torch
 from isal.isal_zlib import crc32
 from torch import Tensor
 
-from fewbits.codecs.flat_view import flat_view
+from fewbits.codecs import Delta
 from fewbits.errors import WireError
 from fewbits.learn.one_thread import one_thread
 from fewbits.learn.optimizers import Moments
-from fewbits.learn.shared_values import with_buffers
+from fewbits.learn.shared_values import CHANGED, with_buffers
 from fewbits.links.finite import all_finite
 from fewbits.replicas.mean_link import MeanLink
+from fewbits.replicas.slices import SliceLink
 from fewbits.replicas.tensors import ReplicaTensors, check_finite_start, digest_of
 from fewbits.replicas.terms import Terms
+from fewbits.replicas.vectors import end_to_end
 from fewbits.rng import Key
 
 Frames = Sequence[bytes | memoryview]
+Link = MeanLink | SliceLink
 
 
 class OuterState(NamedTuple):
@@ -47,12 +50,16 @@ class OuterModel:
 
     def __init__(self, tensors: ReplicaTensors, names: tuple[str, ...], number: int, terms: Terms, size: int) -> None:
         self.names, self.spec = names, tensors.spec(names)
-        self.codec = with_buffers(terms.codec, self.spec)
-        self.link = MeanLink(self.codec, self.spec, size)
-        self._trained = sum(tensors.like[name].numel() for name in names if name in tensors.trained)
+        self.codec = with_buffers(terms.codec, self.spec, Delta(CHANGED) if terms.partner else CHANGED)
+        self.link: Link = (
+            SliceLink(self.spec, size)
+            if terms.sliced(size)
+            else MeanLink(self.codec, self.spec, 0 if terms.partner else size)
+        )
+        self.trained = sum(tensors.like[name].numel() for name in names if name in tensors.trained)
         self._tensors = tensors
         self._optimizer, self._key = terms.optimizer, terms.key.fold("outer", number)
-        moments = tuple(m.to(tensors.dtype) for m in terms.optimizer.init(self._trained))
+        moments = tuple(m.to(tensors.dtype) for m in terms.optimizer.init(self.trained))
         check_finite_start(tensors.pieces(theta := tensors.read(names), names))
         self.start(OuterState(theta, moments, 0))
 
@@ -60,7 +67,7 @@ class OuterModel:
         """Go on from this state."""
         self.state, self.digest = state, digest_of(state.theta)
 
-    def resume(self, state: OuterState, link: MeanLink) -> None:
+    def resume(self, state: OuterState, link: Link) -> None:
         """Go on from a checkpoint; until the next step, `digest` is one of moments and links, too."""
         self.link = link
         self.start(state)
@@ -69,6 +76,7 @@ class OuterModel:
 
     def regroup(self, ranks: Sequence[int], joined: Collection[int] = ()) -> None:
         """Take the means over these ranks from now on; `digest` is then one of moments and links, too."""
+        assert isinstance(self.link, MeanLink)
         self.link.regroup(ranks, joined)
         self.resume(self.state, self.link)
 
@@ -90,18 +98,18 @@ class OuterModel:
                 changed.
         """
         with one_thread():
-            theta, moments = self._stepped(self.link.mean(frames, self.common))
-        if not all_finite(theta) or not all(all_finite(m) for m in moments):
-            raise WireError(f"outer step {self.state.rounds + 1} would leave the range of {theta.dtype}")
-        self.check(theta)
+            state = self.stepped(end_to_end(self.link.mean(frames, self.common)))
         self.link.commit()
-        self.start(OuterState(theta, moments, self.state.rounds + 1))
+        self.start(state)
 
-    def _stepped(self, mean: dict[str, Tensor]) -> tuple[Tensor, Moments]:
-        laid, before, n = flat_view(mean.values()), self.state, self._trained
-        update = torch.cat([x.reshape(-1) for x in mean.values()]) if laid is None else laid
+    def stepped(self, update: Tensor) -> OuterState:
+        """The state after the outer step along an update; WireError when it would leave the range of floats."""
+        before, n = self.state, self.trained
         update = update.to(before.theta.dtype)
         theta, moments = self._optimizer.step(before.theta[:n], update[:n], before.moments)
-        if n == len(update):
-            return theta, moments
-        return torch.cat([theta, before.theta[n:] - update[n:]]), moments
+        if n < len(update):
+            theta = torch.cat([theta, before.theta[n:] - update[n:]])
+        if not all_finite(theta) or not all(all_finite(m) for m in moments):
+            raise WireError(f"outer step {before.rounds + 1} would leave the range of {theta.dtype}")
+        self.check(theta)
+        return OuterState(theta, moments, before.rounds + 1)

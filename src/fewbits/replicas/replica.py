@@ -17,10 +17,9 @@ from fewbits.links.finite import all_finite
 from fewbits.replicas import replica_state
 from fewbits.replicas.count import Counted, count_messages
 from fewbits.replicas.joined import joined
-from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.note import noted
-from fewbits.replicas.outer_model import OuterModel, OuterState
-from fewbits.replicas.state_parts import OWNER, check_same, count, read_sums, sums_of, taken
+from fewbits.replicas.outer_model import Link, OuterModel, OuterState
+from fewbits.replicas.state_parts import OWNER, RankEnds, check_same, count, read_sums, sums_of, taken
 from fewbits.replicas.tensors import ReplicaTensors, fragments_of, vector_of
 from fewbits.replicas.terms import Terms
 from fewbits.wire.frame import HEADER_BYTES
@@ -42,7 +41,7 @@ class Loaded(NamedTuple):
     steps: int
     exchanges: int
     ledger: Ledger
-    parts: list[tuple[OuterState, Sender, MeanLink]]  # by fragment
+    parts: list[tuple[OuterState, RankEnds, Link]]  # by fragment
 
 
 class Replica(Counted):
@@ -82,7 +81,7 @@ class Replica(Counted):
         self.senders = self.begin_links()
         self._ledger = Ledger()
 
-    def begin_links(self) -> list[Sender]:
+    def begin_links(self) -> Sequence[RankEnds]:
         """This rank's ends, by fragment; a rank that joined later draws other random numbers than one of its number."""
         later = ("joined", self.exchanges) if self.exchanges else ()
         private = self.terms.key.fold("rank", self.rank)
@@ -133,6 +132,11 @@ class Replica(Counted):
         self.tensors.refresh()
 
     @property
+    def whose(self) -> str:
+        """Whose model this is, in words."""
+        return f"that of all {self.size} ranks"
+
+    @property
     def most_bytes(self) -> int:
         """The longest message that may come from another rank."""
         return 8 * sum(part.state.theta.numel() for part in self.outer) + self.tensors.whole_bytes + MARGIN
@@ -177,7 +181,9 @@ class Replica(Counted):
         update = self.tensors.difference(part.state.theta, part.names)
         if self.terms.streaming.delay:
             self._sent = self.tensors.read(part.names)
-        pieces = self.senders[fragment].pieces(update, common=part.common)  # takes over the update
+        sender = self.senders[fragment]
+        assert isinstance(sender, Sender)
+        pieces = sender.pieces(update, common=part.common)  # takes over the update
         return joined([*pieces, self.beside(fragment)])
 
     def rollback(self, fragment: int) -> None:

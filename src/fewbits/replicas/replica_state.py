@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fewbits.errors import LocalError, WireError
-from fewbits.links import Sender
-from fewbits.replicas.mean_link import MeanLink
-from fewbits.replicas.outer_model import OuterModel, OuterState
-from fewbits.replicas.state_parts import OWNER, count, ends_of, read_ends, read_like, taken
+from fewbits.replicas.outer_model import Link, OuterModel, OuterState
+from fewbits.replicas.state_parts import OWNER, RankEnds, count, ends_of, read_ends, read_like, taken
 
 
-def write(part: OuterModel, sender: Sender) -> dict[str, object]:
-    """The state of a fragment at one replica."""
+def values(part: OuterModel) -> dict[str, object]:
+    """Theta, moments and the number of outer steps of a fragment."""
     theta, moments, rounds = part.state
-    values = {"theta": theta.clone(), "moments": [m.clone() for m in moments], "rounds": rounds}
-    return values | ends_of(sender, part.link)
+    return {"theta": theta.clone(), "moments": [m.clone() for m in moments], "rounds": rounds}
 
 
-def read(state: object, part: OuterModel, sender: Sender) -> tuple[OuterState, Sender, MeanLink]:
-    """The state that `write` gave, in new objects; LocalError when it does not fit."""
+def write(part: OuterModel, sender: RankEnds) -> dict[str, object]:
+    """The state of a fragment at one replica."""
+    return values(part) | ends_of(sender, part.link)
+
+
+def read_values(state: object, part: OuterModel) -> OuterState:
+    """What `values` gave; LocalError when it does not fit."""
     if not isinstance(state, Mapping):
         raise LocalError(f"{OWNER}: a fragment is a dict; got {type(state).__name__}")
     moments, now = taken(state, "moments", list), part.state
@@ -31,4 +33,9 @@ def read(state: object, part: OuterModel, sender: Sender) -> tuple[OuterState, S
         part.check(theta)
     except WireError as error:
         raise LocalError(f"{OWNER}: {error}") from None
-    return OuterState(theta, read, count(state, "rounds")), *read_ends(state, sender, part.link)
+    return OuterState(theta, read, count(state, "rounds"))
+
+
+def read(state: object, part: OuterModel, sender: RankEnds) -> tuple[OuterState, RankEnds, Link]:
+    """The state that `write` gave, in new objects; LocalError when it does not fit."""
+    return read_values(state, part), *read_ends(state, sender, part.link)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas.exchanges import Exchanges, Flight, Make
+from fewbits.replicas.exchanges import Exchanges, Flight, Make, MakeParts, Parts
+from fewbits.replicas.kinds import kind_of
+from fewbits.replicas.pair_exchanges import PairExchanges
+from fewbits.replicas.pair_replica import PairReplica
+from fewbits.replicas.partners import RandomPartner
 from fewbits.replicas.present import count_snapshot, regroup
 from fewbits.replicas.replica import Replica, check_equal_models
+from fewbits.replicas.sliced_replica import SlicedReplica
 from fewbits.replicas.snapshot import begin_from, read_snapshot, write_snapshot
 from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms
 from fewbits.rng import Key
@@ -52,7 +58,7 @@ class Replicas:
     def __init__(
         self,
         models: Sequence[nn.Module],
-        method: AnyMethod = DENSE,
+        method: AnyMethod | RandomPartner = DENSE,
         every: int = 30,
         optimizer: ServerOptimizer | None = None,
         key: Key = Key(0),
@@ -63,16 +69,22 @@ class Replicas:
         if len({id(model) for model in models}) < len(models):
             raise LocalError("Replicas: every rank needs a model of its own; copy.deepcopy makes one")
         terms = Terms.of(method, optimizer, every, streaming, key)
-        first = Replica(models[0], terms, 0, len(models))
-        others = [Replica(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
-        self._replicas = [first, *others]
+        self.messages: list[memoryview] = []
+        if terms.partner:
+            pairs = [PairReplica(model, terms, rank, len(models)) for rank, model in enumerate(models)]
+            self._replicas, self._exchanges = [*pairs], PairExchanges(pairs, self._made, lambda prepare: prepare())
+        else:
+            kind = kind_of(terms, len(models))
+            first = kind(models[0], terms, 0, len(models))
+            others = [kind(m, terms, rank, len(models), first.outer) for rank, m in enumerate(models[1:], 1)]
+            self._replicas = [first, *others]
+            self._exchanges = Exchanges(self._replicas, self._carry, _transposed)
+        first, *others = self._replicas
         for replica in others:
             check_equal_models(first, replica)
         _check_apart(models)
         for replica in others:
             replica.restart(first.snapshot())
-        self._exchanges = Exchanges(self._replicas, self._carry)
-        self.messages: list[memoryview] = []
 
     def step(self) -> bool:
         """Count an inner step of all ranks; True when an outer step was taken after it.
@@ -85,8 +97,12 @@ class Replicas:
         """
         return self._exchanges.step()
 
+    def _made(self, make: Make) -> list[memoryview]:
+        self.messages = make()
+        return self.messages
+
     def _carry(self, make: Make) -> Flight:
-        messages = self.messages = make()
+        messages = self._made(make)
         return lambda: messages
 
     @property
@@ -130,17 +146,44 @@ class Replicas:
         self._go_on(sorted([*self._replicas, newcomer], key=lambda replica: replica.rank), [rank])
 
     def _check_settled(self, what: str) -> None:
-        self._exchanges.check_landed(what)
+        exchanges = self._exchanges
+        if not isinstance(exchanges, Exchanges) or any(isinstance(each, SlicedReplica) for each in self._replicas):
+            raise LocalError(f"{what}: ranks leave and join where frames go to all, not in slices or to one partner")
+        exchanges.check_landed(what)
         for replica in self._replicas:
             replica.catch_up()
 
     def _go_on(self, replicas: list[Replica], joined: Sequence[int] = ()) -> None:
+        assert isinstance(self._exchanges, Exchanges)
         self._replicas = self._exchanges.replicas = replicas
         regroup(replicas, [replica.rank for replica in replicas], joined)
 
-    def values(self) -> dict[str, Tensor]:
-        """Copies of the outer model's tensors, by their names in the module."""
-        return self._replicas[0].values()
+    def values(self, rank: int = 0) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, by their names in the module; with a RandomPartner, those of a rank."""
+        return self._replicas[rank].values()
+
+    def average(self) -> float:
+        """Replace the models, which differ with a RandomPartner, by their mean, as `OuterStep.average` does.
+
+        Returns:
+            The consensus distance before, ``sqrt(sum_r |theta_r - mean|^2)``.
+        """
+        pairs = self._pairs
+        messages = self._made(lambda: [replica.average_message() for replica in pairs])
+        first, *_ = [replica.average(messages) for replica in pairs]
+        return first
+
+    def consensus_distance(self) -> float:
+        """``sqrt(sum_r |theta_r - mean|^2)`` of the slow weights; nothing travels for it, as this process has all."""
+        every = torch.stack([replica.outer[0].state.theta for replica in self._pairs])
+        return float(torch.linalg.vector_norm(every - every.mean(0), dtype=torch.float64))
+
+    @property
+    def _pairs(self) -> list[PairReplica]:
+        found = [replica for replica in self._replicas if isinstance(replica, PairReplica)]
+        if not found:
+            raise LocalError("Replicas: without a partner all ranks have the same model after each outer step")
+        return found
 
     @property
     def ledgers(self) -> list[Ledger]:
@@ -167,6 +210,11 @@ class Replicas:
         if len(states) != len(self._replicas):
             raise LocalError(f"Replicas: {len(self._replicas)} ranks need as many states; got {len(states)}")
         self._exchanges.load_state_dicts(states)
+
+
+def _transposed(make: MakeParts) -> Parts:
+    """What every rank made for each, as what each has from every rank."""
+    return list(zip(*make(), strict=True))
 
 
 def _check_apart(models: Sequence[nn.Module]) -> None:

@@ -111,6 +111,7 @@ def _write_part(part: OuterModel, out: BitWriter) -> None:
     write_delta(rounds + 1, out)
     for vector in (theta, *moments):
         out.write_bytes(vector.numpy())
+    assert isinstance(part.link, MeanLink)
     for end in part.link.dump():
         write_delta(len(end) + 1, out)
         out.write_bytes(end)

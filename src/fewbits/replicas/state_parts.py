@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from fewbits.codecs.finiteness import all_finite
 from fewbits.errors import LocalError, WireError
 from fewbits.facts import AS_GIVEN, shown
-from fewbits.links import Ledger, Sender
+from fewbits.links import Ledger
 from fewbits.links.ledger import DIRECTIONS
-from fewbits.replicas.mean_link import MeanLink
+from fewbits.wire import Section
 
 OWNER = "load_state_dict"
 SUMS = ("frame_bytes", "payload_bytes", "messages")  # of a ledger
@@ -65,17 +65,59 @@ def read_sums(state: object) -> Ledger:
     return found
 
 
-def ends_of(sender: Sender, link: MeanLink) -> dict[str, object]:
+class RankEnds(Protocol):
+    """A rank's own ends of the links that its frames travel on: a `Sender`, or several."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a frame is neither committed nor rolled back."""
+        ...
+
+    @property
+    def sections(self) -> list[Section]:
+        """Of the payload of the last frame to all ranks."""
+        ...
+
+    def commit(self) -> None:
+        """All ranks have the last frame."""
+
+    def rollback(self) -> None:
+        """The last frame does not count."""
+
+    def dump(self) -> bytes:
+        """These ends as bytes."""
+        ...
+
+    def load(self, data: bytes) -> None:
+        """Become the ends that were dumped."""
+
+
+class CommonEnds(Protocol):
+    """The receiving ends that all ranks have in common."""
+
+    def dump(self) -> list[bytes]:
+        """The ends of all ranks as bytes."""
+        ...
+
+    def load(self, ends: Sequence[bytes]) -> None:
+        """Take over the ends that were dumped."""
+
+
+R = TypeVar("R", bound=RankEnds)
+C = TypeVar("C", bound=CommonEnds)
+
+
+def ends_of(sender: RankEnds, link: CommonEnds) -> dict[str, object]:
     """This rank's end of its link and the receiving ends of all links, as uint8 tensors."""
-    return {"sender": _tensor(sender.dump()), "receivers": [_tensor(data) for data in link.dump()]}
+    return {"sender": tensor_of(sender.dump()), "receivers": [tensor_of(data) for data in link.dump()]}
 
 
-def read_ends(state: object, sender: Sender, link: MeanLink) -> tuple[Sender, MeanLink]:
+def read_ends(state: object, sender: R, link: C) -> tuple[R, C]:
     """New ends from what `ends_of` gave; the given ones stay as they are."""
     sender, link = copy.copy(sender), copy.copy(link)
     try:
-        sender.load(_bytes(state.get("sender") if isinstance(state, Mapping) else None))
-        link.load([_bytes(x) for x in taken(state, "receivers", list)])
+        sender.load(bytes_of(state.get("sender") if isinstance(state, Mapping) else None))
+        link.load([bytes_of(x) for x in taken(state, "receivers", list)])
     except WireError as error:
         raise LocalError(f"{OWNER}: {error}") from None
     return sender, link
@@ -92,7 +134,8 @@ def read_like(x: object, like: Tensor) -> Tensor:
     return copied
 
 
-def _bytes(x: object) -> bytes:
+def bytes_of(x: object) -> bytes:
+    """The bytes in a tensor that `tensor_of` made; LocalError for anything else."""
     if not _plain(x) or x.dtype != torch.uint8 or x.dim() != 1:
         raise LocalError(f"{OWNER}: the ends of links are vectors of uint8; got {type(x).__name__}")
     return x.cpu().contiguous().numpy().tobytes()
@@ -103,5 +146,6 @@ def _plain(x: object) -> TypeGuard[Tensor]:
     return isinstance(x, Tensor) and not x.is_nested and x.layout == torch.strided and not x.is_meta
 
 
-def _tensor(data: bytes) -> Tensor:
+def tensor_of(data: bytes) -> Tensor:
+    """Bytes as a vector of uint8, for a state."""
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fewbits.checks import check_count, check_whole
-from fewbits.codecs import Codec, Lift, Raw, Transform, as_lift, flat
+from fewbits.codecs import Codec, Lift, Transform, as_lift
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.facts import AS_GIVEN
@@ -16,12 +16,14 @@ from fewbits.learn.method import Method
 from fewbits.learn.objectives import Plain
 from fewbits.learn.optimizers import ServerOptimizer, ServerSGD
 from fewbits.methods import named
+from fewbits.replicas.noloco import OPTIMIZER as NOLOCO
+from fewbits.replicas.noloco import preset
+from fewbits.replicas.partners import DENSE, AnyCodec, RandomPartner, differences
 from fewbits.rng import Key
 from fewbits.wire.identity import canonical
 
 DILOCO = ServerSGD(lr=0.7, momentum=0.9, nesterov=True)
-AnyMethod = str | Method | Codec | Transform | Coder
-DENSE = flat(Raw())
+AnyMethod = AnyCodec
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Terms:
         streaming: parts of the model that travel in turn, and how long.
         key: all random numbers are drawn from it.
         given: the method as a person wrote it, for messages.
+        partner: how a rank steps with one other rank; None: all ranks step together.
 
     Raises:
         LocalError: a number is out of range.
@@ -83,6 +86,7 @@ class Terms:
     streaming: Streaming
     key: Key
     given: str = ""
+    partner: RandomPartner | None = None
 
     def __post_init__(self) -> None:
         check_count("OuterStep: every", self.every)
@@ -95,18 +99,39 @@ class Terms:
             )
         if not isinstance(self.key, Key):
             raise LocalError(f"OuterStep: key must be a Key, such as fb.Key(0); got {self.key!r}")
+        if self.partner is not None and self.streaming != AT_ONCE:
+            raise LocalError(
+                "OuterStep: with a random partner the whole model travels at once, and training waits for it; got "
+                f"{self.partner!r} and {self.streaming!r}"
+            )
 
     @staticmethod
     def of(
-        method: AnyMethod,
+        method: AnyMethod | RandomPartner,
         optimizer: ServerOptimizer | None,
         every: int,
         streaming: Streaming = AT_ONCE,
         key: Key = Key(0),
     ) -> Terms:
         """The terms of a method, given as for OuterStep."""
-        found = optimizer_of(method, optimizer)
-        return Terms(codec_of(method, "OuterStep"), found, every, streaming, key, text_of(method))
+        given, partner = text_of(method), None
+        if (found := preset(method)) is not None:
+            partner, optimizer = found[0], optimizer or found[1]
+        elif isinstance(method, RandomPartner):
+            partner = method
+            optimizer = optimizer or (None if isinstance(method.method, str | Method) else NOLOCO)
+        inner = partner.method if partner else method
+        assert not isinstance(inner, RandomPartner)
+        step, codec = optimizer_of(inner, optimizer), codec_of(inner, "OuterStep")
+        return Terms(differences(codec) if partner else codec, step, every, streaming, key, given, partner)
+
+    def sliced(self, size: int) -> bool:
+        """Whether each of so many ranks takes the mean of a slice and sends it to all: two legs of dense frames.
+
+        A rank then sends 2 (R - 1) / R times its vector, as in a ring, in place of R - 1 times; for two ranks that is
+        the same. With a delay, frames go to all, since the first leg is computed with before the second one travels.
+        """
+        return size > 2 and self.codec == DENSE and not self.streaming.delay and self.partner is None
 
     def facts(self) -> dict[str, str]:
         """The terms as texts by name, for a comparison with another rank's."""
@@ -115,6 +140,7 @@ class Terms:
             "outer optimizer": canonical(self.optimizer),
             "every": str(self.every),
             "streaming": canonical(self.streaming),
+            "partner": f"a random rank, pull={float(self.partner.pull)!r}" if self.partner else "all ranks",
             "key": self.key.text(),
         }
 
@@ -129,8 +155,10 @@ def codec_of(method: AnyMethod, owner: str) -> Lift:
     return found.up
 
 
-def text_of(method: AnyMethod) -> str:
+def text_of(method: AnyMethod | RandomPartner) -> str:
     """The method as a person wrote it; of a codec, its text."""
+    if isinstance(method, RandomPartner):
+        return text_of(method.method)
     if isinstance(method, str):
         return method
     return method.name if isinstance(method, Method) else canonical(method)

@@ -8,8 +8,8 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
+from fewbits.engines.common.history import ACCURACY, LOSS, quantity
 from fewbits.engines.simulation import RoundReport
-from fewbits.engines.simulation.history import ACCURACY, LOSS, quantity
 from fewbits.json_text import json_text
 from fewbits.report.record import Record
 

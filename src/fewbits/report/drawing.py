@@ -105,13 +105,16 @@ def accuracy_curves(axes: Axes, curves: list[Curve], label: str, style: tuple[st
         axes.fill_between(sent, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.18, lw=0)
 
 
-def against_bytes(curves: Sequence[tuple[str, Curve]], what: str, theme: Theme = LIGHT) -> Figure:
+def against_bytes(
+    curves: Sequence[tuple[str, Curve]], what: str, theme: Theme = LIGHT, counted: str = "both directions"
+) -> Figure:
     """A value against bytes, one line per method; several curves of a method become their mean and a band.
 
     Args:
         curves: (method, curve) of every run; one that is called "" has no legend.
         what: the name of the value.
         theme: colours.
+        counted: which bytes.
 
     Raises:
         LocalError: matplotlib is missing, or all curves are empty.
@@ -126,7 +129,7 @@ def against_bytes(curves: Sequence[tuple[str, Curve]], what: str, theme: Theme =
     bytes_axis(axes)
     if what == "test accuracy":
         percent(axes.yaxis)
-    below = "bytes sent so far, both directions, headers included (log scale)"
+    below = f"bytes sent so far, {counted}, headers included (log scale)"
     dress(axes, theme, below, left=what)
     if any(methods):
         place = {"loc": "outside upper left", "ncols": min(len(methods), 5), "frameon": False}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewbits.engines.simulation import history
+from fewbits.engines.common import history
 from fewbits.report import drawing
 from fewbits.report.drawing import LIGHT, Theme
 from fewbits.report.record import Record

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from fewbits.engines.simulation import RoundReport
-from fewbits.errors import LocalError
 from fewbits.links import ledger
 from fewbits.privacy.account import PrivacyLoss
+from fewbits.report.round_log import LEDGER, read_reports
 
-METRICS, LEDGER = "metrics.jsonl", "ledger.jsonl"
 PERSONAL = ("personal_accuracy", "personal_spread", "personal_worst")  # as summary.json has them
 BY_CLIENT = ("personal_least", "personal_tenth", "personal_median", "personal_ninetieth")
 PRIVACY = ("epsilon", "epsilon_kind", "neighbours", "delta", "epsilon_local")  # as summary.json has them
-Report = TypeVar("Report")
-
-
-def read_reports(folder: Path, kind: Callable[..., Report]) -> tuple[Report, ...]:
-    """The reports of a run's rounds, in order; LocalError when a log is missing, empty, or not of this kind."""
-    metrics = folder / METRICS
-    for path in (metrics, folder / LEDGER):
-        if not path.exists():
-            raise LocalError(f"{folder} holds no finished round: there is no {path.name}")
-    try:
-        reports = tuple(kind(**json.loads(line)) for line in metrics.read_text().splitlines())
-    except (ValueError, TypeError):
-        raise LocalError(f"{metrics} is not the log of such a run") from None
-    if not reports:
-        raise LocalError(f"{folder} holds no finished round: {metrics.name} is empty")
-    return reports
 
 
 @dataclass(frozen=True)
@@ -214,7 +195,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def total(report: RoundReport) -> int:
     """Frame bytes in both directions so far."""
-    return report.up_frame_bytes + report.down_frame_bytes
+    return report.bytes
 
 
 def against_dense(records: Sequence[Record]) -> list[Record]:

@@ -47,7 +47,9 @@ def write(folder: Path, report: Report) -> list[str]:
         picture = report.chart(picture)
     scripted = report.chart is not None or report.draw is None
     page = document(report.title, report.subtitle, picture, report.sections, script() if scripted else "")
-    write_atomically(folder / report.page_name, page.encode())
+    write_atomically(
+        folder / report.page_name, page.encode(errors="backslashreplace")
+    )  # a folder's name may be no text
     return notes
 
 

@@ -11,7 +11,8 @@ from fewbits.engines.simulation import Result, RoundReport
 from fewbits.files import write_atomically
 from fewbits.report.chart import chart, script
 from fewbits.report.page import Section, document, table
-from fewbits.report.record import METRICS, Record, read_reports
+from fewbits.report.record import Record
+from fewbits.report.round_log import METRICS, read_reports
 from fewbits.report.table import cells, columns, legend, rows
 from fewbits.trackers.observer import Observer
 
@@ -60,5 +61,5 @@ class LivePage(Observer):
         again = f'<meta http-equiv="refresh" content="{REST if over else EVERY}">'
         page = document("Live", line, again + chart(records, "The runs of this call.", ""), sections, script())
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / PAGE, page.encode())
+        write_atomically(self._folder / PAGE, page.encode(errors="backslashreplace"))
         self._written = time.monotonic()

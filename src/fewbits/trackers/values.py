@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from fewbits.engines.common.history import figures
 from fewbits.engines.simulation import RoundReport
-from fewbits.engines.simulation.history import figures
 
 
 def values(report: RoundReport) -> dict[str, float]:

@@ -20,3 +20,5 @@ def check_call(*, rounds: object = None, seed: object = 0, watch: object, out: o
         raise LocalError(f"watch must be a function of a round's report; got {shown(watch)}")
     if out is not None and not isinstance(out, str | PathLike):
         raise LocalError(f"out must be a folder; got {shown(out)}")
+    if out is not None and "\0" in str(out):
+        raise LocalError(f"out must be a folder, and {str(out)!r} has a zero character")

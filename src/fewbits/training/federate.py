@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewbits.engines.common.any_task import held_out, task_over
+from fewbits.engines.common.any_task import ClientData, held_out, task_over
 from fewbits.engines.common.initial_model import InitialModel, Model
 from fewbits.engines.common.run_files import MODEL, check_continues, write_links, write_weights
 from fewbits.engines.common.schedule import Schedule
@@ -85,8 +85,8 @@ def federate(
         metric: metric(output, y), the mean over a batch or its (sum, count), or one of fb.metrics; measured on `test`.
         collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
         population: how many clients there are, where `clients` is a function.
-        holdout: share of every client's examples, of (x, y) pairs, for the evaluation of its own model; the report then
-            has the spread over clients. They are the same examples for every seed. None: none.
+        holdout: share of every client's examples for the evaluation of its own model; the report then has the spread
+            over clients. They are the same examples for every seed. Loaders and streams are refused. None: none.
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations; the last round is always evaluated.
@@ -121,9 +121,10 @@ def federate(
     observing = observers(log, out)
     key = Key(int(seed))
     initial = InitialModel.of(model, key)
-    task = task_over(initial.module, clients, test, local, loss, metric, collate, population)
+    data = ClientData(clients, collate, population)
+    task = held_out(task_over(initial.module, data, test, local, loss, metric), holdout)
     given = model_figures(initial.module)  # a method may factor it
-    task = initial.started(task if holdout is None else held_out(task, holdout))
+    task = initial.started(task)
     length, chosen = lengths(rounds, budget, task.clients), list[str]()
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
-
+from fewbits.engines.common.any_task import ClientData, task_over
+from fewbits.engines.common.initial_model import InitialModel, Model
 from fewbits.engines.common.run_files import MODEL, NODES, check_continues, write_nodes, write_weights
 from fewbits.engines.common.schedule import Schedule
-from fewbits.engines.common.task import Loss, Task
+from fewbits.engines.common.task import Local, Loss
 from fewbits.engines.gossip.report import GossipReport
 from fewbits.engines.gossip.result import GossipResult
 from fewbits.engines.gossip.run import GossipRun
@@ -28,17 +29,18 @@ from fewbits.training.subtitle import subtitle
 
 
 def gossip(
-    model: nn.Module,
-    nodes: Iterable[tuple[Tensor, Tensor]],
+    model: Model,
+    nodes: Any,
     network: Network,
     method: str | GossipMethod,
     rounds: int = 50,
     *,
-    test: tuple[Tensor, Tensor] | None = None,
-    local: LocalSGD | None = None,
+    test: Any = None,
+    local: Local | Callable[..., Any] | None = None,
     inactive: float = 0.0,
     loss: Loss | None = None,
     metric: Metric | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
     seed: int = 0,
     processes: int = 1,
     evaluate_every: int = 1,
@@ -50,16 +52,19 @@ def gossip(
     Every round: local steps; one compressed frame to all neighbours; x = x_half + gamma sum_j w_ij (xhat_j - xhat_i).
 
     Args:
-        model: the initial model; its weights become the mean of all nodes' models.
-        nodes: one (x, y) pair of tensors per node, each with the examples first.
+        model: the initial model; its weights become the mean of all nodes' models. Or a function that makes one, of a
+            `fb.Key` or of no argument, as `federate` takes it; `result.model` has the module.
+        nodes: the data of each node, in any form that `federate` takes; or a function of the node's number.
         network: a graph, such as `fb.topology.torus(16)`.
         method: text such as "malcom" or "choco@bits=3", or a `GossipMethod` such as `fb.learn.Malcom()`.
         rounds: rounds of the run; the same call with more rounds and the same `out` extends it, fewer are refused.
-        test: (x, y) for the accuracy of every node's own model; None: no evaluation.
-        local: a node's training in a round; the default is one SGD step, learning rate 0.1, 10 examples.
+        test: what every node's own model is evaluated on, in any of these forms; None: no evaluation.
+        local: a node's training in a round: a `fb.LocalSGD`, a `fb.LocalTraining`, or a function of (model, data,
+            context). By default one SGD step, learning rate 0.1, 10 examples. A proximal step, as Malcom's, needs SGD.
         inactive: probability that a node is inactive in a round, in [0, 1).
-        loss: loss(output, y), the batch's mean; None: cross-entropy.
+        loss: loss(output, y), the batch's mean; None: cross-entropy, or the model's own, as in `federate`.
         metric: metric(output, y), the mean over a batch or its (sum, count), or one of fb.metrics; measured on `test`.
+        collate: makes a batch of a list of examples, for data sets; it pads texts of several lengths.
         seed: same seed, same bytes, for any number of processes.
         processes: worker processes; results do not depend on it.
         evaluate_every: rounds between two evaluations.
@@ -68,7 +73,7 @@ def gossip(
         watch: a function that gets every report.
 
     Returns:
-        A `fb.simulation.GossipResult`: the models, the reports and the ledger.
+        A `fb.simulation.GossipResult`: the models, the reports and the ledger; the history as a table, and a picture.
 
     Raises:
         LocalError: the arguments do not fit each other, the model or a function of yours fails on one batch before
@@ -87,9 +92,11 @@ def gossip(
     check_call(seed=seed, watch=watch, out=out)
     schedule, key = Schedule(rounds, processes=processes, evaluate_every=evaluate_every), Key(int(seed))
     local = LocalSGD(lr=0.1, steps=1) if local is None else local
-    task = Task.of(model, nodes, test, local, loss, metric, "node")
     if not isinstance(network, Network):
         raise LocalError(f"gossip: network must be a Topology, such as fb.topology.torus(16); got {network!r}")
+    initial = InitialModel.of(model, key)
+    made = network.n if callable(nodes) and not isinstance(nodes, Iterable) else None
+    task = task_over(initial.module, ClientData(nodes, collate, made, "node"), test, local, loss, metric)
     varying = IntermittentNodes(network, inactive, key.fold("inactive")) if inactive != 0 else network
     if out is not None:
         check_continues(Path(out))

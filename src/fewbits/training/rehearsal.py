@@ -191,7 +191,7 @@ class Rehearsal:
         except LocalError as error:
             self.refused[one.method] = f"{one.method}: {error}"
             return None
-        last, sums = reports[-1], [report.up_frame_bytes + report.down_frame_bytes for report in reports]
+        last, sums = reports[-1], [report.bytes for report in reports]
         if last.loss is None or not math.isfinite(last.loss):
             self.refused[one.method] = f"{one}: its loss is not finite after {last.round} rounds"
             return None

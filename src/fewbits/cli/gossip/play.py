@@ -13,6 +13,7 @@ from fewbits.cli.config import RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Position, ProgressRow
+from fewbits.cli.objective_text import objective
 from fewbits.cli.play import (
     NOTES_SHOWN,
     SUMMARY,
@@ -57,7 +58,9 @@ def build_task(config: RunConfig, found: Data, initial: nn.Module | None = None)
     """Partition and initial model: they depend on the seed alone; `initial` is copied."""
     parts = partition(config, found)
     model = initial_model(config, found) if initial is None else duplicate(initial)
-    return Task(model, found.train_x, found.train_y, parts, found.test_x, found.test_y, config.local())
+    loss, metric = objective(config.loss, config.metric, found)
+    tests = found.test_x, found.test_y
+    return Task(model, found.train_x, found.train_y, parts, *tests, config.local(), loss, metric=metric)
 
 
 class Compared:

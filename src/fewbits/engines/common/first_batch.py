@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fewbits.errors import FewbitsError, LocalError, words
 from fewbits.factor.derived import duplicate
 from fewbits.learn.batches import Batch, Call, is_finite, takes_labels
 from fewbits.learn.evaluation import BATCH, all_void
-from fewbits.learn.examples import Examples, TensorExamples
+from fewbits.learn.examples import Examples
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local_function import LocalFunction
 from fewbits.learn.local_training import LocalTraining
@@ -180,6 +180,8 @@ def _hint(x: object, said: str) -> str:
         return way_out(said)
     if "stack expects each tensor to be equal size" in said or ("same size" in said and "batch" in said):
         return "; examples of several lengths need a collate function that pads them: give collate="
+    if _has_texts(x):
+        return "; a model takes numbers: tokenise texts in the data set, or in the function that you give as collate="
     if not isinstance(x, Tensor):
         return ""
     if x.dtype == torch.float64:
@@ -191,6 +193,13 @@ def _hint(x: object, said: str) -> str:
     return ""
 
 
+def _has_texts(x: object) -> bool:
+    """Whether it is a text, a list of texts, or a dict or tuple that has such a part."""
+    if isinstance(x, Mapping):
+        x = list(x.values())
+    return isinstance(x, str) or (isinstance(x, tuple | list) and any(map(_has_texts, x)))
+
+
 def _what(x: object, y: object, outputs: object) -> str:
     return f"x {described(x)}, y {described(y)}, output {described(outputs)}"
 
@@ -200,8 +209,9 @@ def _check_evaluation(model: nn.Module, call: Call, task: Task, device: str, kin
     most = MOST_ROWS if task.metric is None else BATCH  # a metric may need all classes
     if task.test is not None:
         who, examples = "test", task.test
-    elif task.holdout:
-        who, examples = f"holdout of {kind} 0", TensorExamples(*task.pairs, task.holdout[0])
+    elif task.holds_out:
+        who = f"holdout of {kind} 0"
+        examples = _called(lambda: task.held_out(0), f"{who}: its data fail", None)
     else:
         return
     batch = _piece(examples, min(most, examples.batch_size or most), who).to(torch.device(device))

@@ -13,6 +13,7 @@ from fewbits.engines.common.failed_turn import sentence
 from fewbits.engines.common.process_settings import same_settings
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
+from fewbits.learn.batches import ClientDataError
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction, LocalReport, LocalSGD
 from fewbits.learn.local_function import LocalFunction
@@ -50,6 +51,9 @@ def train_locally(
     try:
         with same_settings(), seeded(key.fold("noise"), model.params.device) if draws else nullcontext():
             report = _trained(task, model, client, round, key, correct, state)
+    except ClientDataError as error:
+        model.repair()
+        return str(error)
     except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
         failed = sentence(error)
         model.repair()

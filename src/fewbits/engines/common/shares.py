@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from fewbits.checks import check_count
 from fewbits.engines.common.pairs import NO_EXAMPLE, check_unfit, pair, tensor
-from fewbits.errors import LocalError, words
+from fewbits.errors import LocalError
+from fewbits.learn.batches import ClientDataError
 from fewbits.learn.examples import (
     Collate,
     DatasetExamples,
     Examples,
     FieldExamples,
     LoaderExamples,
+    RowExamples,
     StreamExamples,
     TensorExamples,
 )
@@ -28,25 +29,30 @@ FORMS = (
     "an (x, y) pair, a tuple or dict of tensors, a data set, a DataLoader, or a function of the client's number "
     "that returns one of these"
 )
-NO_COLLATE = "leave it out, or give torch.utils.data.TensorDataset(x, y)"
 
 
 class Shares(ABC):
     """The clients' data. Arguments of all methods: a client's number, from 0."""
 
     count: int  # clients
+    share: float = 0.0  # of each client's examples that `held_out` has
+    who: str = "client"  # what errors call one
 
     @abstractmethod
     def given(self, client: int) -> Any:
         """A client's data as the caller gave them."""
 
+    @abstractmethod
     def of(self, given: Any, client: int) -> Examples:
         """The examples of what `given` gave."""
-        return self.examples(client)
 
     @abstractmethod
     def examples(self, client: int) -> Examples:
         """A client's data as examples."""
+
+    def held_out(self, client: int) -> Examples:
+        """What its own model is evaluated on, where `share` is above 0."""
+        raise LocalError(f"no example of client {client} is held out")
 
     @abstractmethod
     def sizes(self) -> list[int] | None:
@@ -63,19 +69,23 @@ class GivenShares(Shares):
     Args:
         clients: a form of data for each client.
         collate: makes a batch of a list of examples, where a client's data are a data set.
+        who: "client" or "node".
 
     Raises:
         LocalError: the data of a client have no known form.
     """
 
-    def __init__(self, clients: Sequence[Any], collate: Collate | None = None) -> None:
-        self._given = list(clients)
-        self._examples = [examples_of(one, f"client {c}", collate) for c, one in enumerate(self._given)]
+    def __init__(self, clients: Sequence[Any], collate: Collate | None = None, who: str = "client") -> None:
+        self._given, self.collate, self.who = list(clients), collate, who
+        self._examples = [examples_of(one, f"{who} {c}", collate) for c, one in enumerate(self._given)]
         self._sizes = [len(one) for one in self._examples]
         self.count = len(self._given)
 
     def given(self, client: int) -> Any:
         return self._given[client]
+
+    def of(self, given: Any, client: int) -> Examples:
+        return self._examples[client]
 
     def examples(self, client: int) -> Examples:
         return self._examples[client]
@@ -94,16 +104,25 @@ class MadeShares(Shares):
         make: client's number -> its data, in any form. Called in a worker process, and the same each time.
         count: how many clients there are.
         collate: as for GivenShares.
+        who: likewise.
     """
 
-    def __init__(self, make: Callable[[int], Any], count: int, collate: Collate | None = None) -> None:
-        self._make, self.count, self._collate = make, count, collate
+    def __init__(
+        self, make: Callable[[int], Any], count: int, collate: Collate | None = None, who: str = "client"
+    ) -> None:
+        self._make, self.count, self.collate, self.who = make, count, collate, who
 
     def given(self, client: int) -> Any:
         return self._make(client)
 
     def of(self, given: Any, client: int) -> Examples:
-        return examples_of(given, f"client {client}", self._collate)
+        try:
+            found = examples_of(given, f"{self.who} {client}", self.collate)
+        except LocalError as error:
+            raise ClientDataError(str(error)) from error
+        if isinstance(found, RowExamples) and not len(found):
+            raise ClientDataError(NO_EXAMPLE)
+        return found
 
     def examples(self, client: int) -> Examples:
         return self.of(self._make(client), client)
@@ -122,7 +141,7 @@ def unfit(shares: Shares) -> dict[int, str]:
         LocalError: so it is with more than half of them.
     """
     found = {client: NO_EXAMPLE for client, size in enumerate(shares.sizes() or ()) if not size}
-    check_unfit(found, shares.count)
+    check_unfit(found, shares.count, shares.who)
     return found
 
 
@@ -142,15 +161,20 @@ def examples_of(value: Any, who: str, collate: Collate | None = None) -> Example
         return _of_loader(value, who)
     if isinstance(value, TensorDataset) and collate is None:
         value = value.tensors
-    if isinstance(value, Mapping) and value and all(map(_is_array, value.values())):
+    if has_columns(value):
         return _whose(who, lambda: FieldExamples({str(k): tensor(x, f"{k} of {who}") for k, x in value.items()}))
-    if isinstance(value, tuple | list) and len(value) >= 2 and all(map(_is_array, value)):
+    if is_columns(value):
         if len(value) == 2:
             x, y = pair(value, who)
             if len(x) != len(y):
                 raise LocalError(f"{who}: it has {len(x)} rows of x and {len(y)} of y")
             return TensorExamples(x, y)
         return _whose(who, lambda: FieldExamples([tensor(x, f"part {i} of {who}") for i, x in enumerate(value)]))
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, list) for part in value):
+        raise LocalError(
+            f"{who}: its data are a pair of lists; give tensors or NumPy arrays, or for examples of several lengths "
+            "list(zip(x, y)), with collate= that pads them"
+        )
     if isinstance(value, IterableDataset):
         return StreamExamples(value, None, collate)
     if isinstance(value, str | bytes | Mapping | Tensor | np.ndarray) or not hasattr(value, "__getitem__"):
@@ -176,6 +200,16 @@ def _tensors(value: Any) -> Any:
     return value
 
 
+def has_columns(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether it is a dict of arrays alone."""
+    return isinstance(value, Mapping) and bool(value) and all(map(_is_array, value.values()))
+
+
+def is_columns(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a tuple or list of two arrays or more: columns, not examples."""
+    return isinstance(value, tuple | list) and len(value) >= 2 and all(map(_is_array, value))
+
+
 def _is_array(value: object) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
 
@@ -185,60 +219,3 @@ def _whose(who: str, make: Callable[[], Examples]) -> Examples:
         return make()
     except LocalError as error:
         raise LocalError(f"{who}: {error}") from None
-
-
-def shares_of(clients: Any, population: int | None, collate: Collate | None, test: Any) -> Shares | None:
-    """The clients' data in their own form; None: all have an (x, y) pair of tensors, and so has the test set.
-
-    Args:
-        clients: a list with a form of data for each client, a function of the client's number, or a partitioner of
-            flwr-datasets with its data set.
-        population: how many clients a function has.
-        collate: makes a batch of a list of examples.
-        test: any form of data, or None.
-
-    Raises:
-        LocalError: `population` does not fit the clients, or a partitioner fails.
-    """
-    if hasattr(clients, "load_partition"):
-        clients = _partitions(clients)
-    if callable(clients) and not isinstance(clients, Iterable):
-        if population is None:
-            raise LocalError("clients is a function of the client's number; say how many there are: population=100")
-        check_count("population", population)
-        return MadeShares(clients, population, collate)
-    if population is not None:
-        raise LocalError(f"population={population} is for clients that a function makes; a list says how many it has")
-    if not isinstance(clients, list | tuple) or not clients:
-        return None  # `pairs` takes any iterable, or says what is wrong with it
-    data = [one for one in (*clients, test) if one is not None]
-    if collate is not None and not any(map(_is_data_set, data)):
-        what = "pairs of arrays" if _is_pair(data[0], collate) else f"given as {type(data[0]).__name__}"
-        raise LocalError(f"collate makes batches of data sets; the clients' data are {what}: {NO_COLLATE}")
-    return None if all(_is_pair(one, collate) for one in data) else GivenShares(clients, collate)
-
-
-def _partitions(partitioner: Any) -> list[Any]:
-    """Each client's data set, by a partitioner of flwr-datasets."""
-    try:
-        return [partitioner.load_partition(number) for number in range(partitioner.num_partitions)]
-    except Exception as error:  # somebody else's code: without a data set it raises an AttributeError
-        raise LocalError(
-            f"clients: the {type(partitioner).__name__} fails: {type(error).__name__}: {words(error)}"
-        ) from error
-
-
-def _is_data_set(one: Any) -> bool:
-    """Whether its examples come one by one, for a collate function; loaders have their own, and arrays need none."""
-    return not isinstance(one, DataLoader | Mapping | Examples) and not _has_arrays(one)
-
-
-def _is_pair(one: Any, collate: Collate | None) -> bool:
-    """Whether it is two tensors, or what was meant as such."""
-    if isinstance(one, TensorDataset):
-        return len(one.tensors) == 2 and collate is None
-    return _has_arrays(one) and len(one) == 2
-
-
-def _has_arrays(one: Any) -> bool:
-    return isinstance(one, tuple | list) and any(isinstance(x, Tensor | np.ndarray) for x in one)

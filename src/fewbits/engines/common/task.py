@@ -146,8 +146,8 @@ class Task:
         """
         if self.x is None or self.y is None:
             raise LocalError(
-                "this takes an (x, y) pair of tensors for each client; other forms of data are for fb.federate and "
-                "fb.simulation.Federation"
+                "this takes an (x, y) pair of tensors for each client, as method auto does; with a method by its name "
+                "fb.federate, fb.compare and fb.gossip take other forms of data"
             )
         return self.x, self.y
 
@@ -156,6 +156,17 @@ class Task:
         if self.shares is not None:
             return self.shares.examples(client)
         return TensorExamples(*self.pairs, self.parts[client])
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether each client's own model is evaluated on held-out examples."""
+        return bool(self.holdout) or (self.shares is not None and self.shares.share > 0)
+
+    def held_out(self, client: int) -> Examples:
+        """What a client's own model is evaluated on; what the user's function raises goes through."""
+        if self.shares is not None:
+            return self.shares.held_out(client)
+        return TensorExamples(*self.pairs, self.holdout[client])
 
     def _check_kinds(self) -> None:
         """What is given in place of a function or a value would fail much later."""
@@ -253,8 +264,9 @@ def sgd(task: Task) -> LocalSGD:
 
 
 def evaluation_noise(task: Task, key: Key, model: FlatModel, *what: str | int) -> AbstractContextManager[None]:
-    """Seed what the model and the loss draw in an evaluation, by its name: the same on any number of processes."""
-    return seeded(key.fold("evaluation", *what), model.params.device) if is_noisy(task, model) else nullcontext()
+    """Seed what model, loss and data sets draw in an evaluation, by its name: the same on any number of processes."""
+    noisy = task.shares is not None or is_noisy(task, model)
+    return seeded(key.fold("evaluation", *what), model.params.device) if noisy else nullcontext()
 
 
 def training_guard(task: Task, model: FlatModel) -> AbstractContextManager[None]:

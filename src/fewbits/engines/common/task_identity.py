@@ -33,6 +33,8 @@ def task_settings(task: Task) -> dict[str, str]:
     }
     if task.holdout:
         found["holdout"] = _digest(_arrays(task.holdout))
+    elif task.shares is not None and task.shares.share:
+        found["holdout"] = f"{task.shares.share:g} of each client's examples"
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -62,13 +62,16 @@ class MessageGather:
         except (RuntimeError, ValueError) as error:
             raise PeerLostError(f"{owner}: the ranks cannot reach each other by gloo: {line(error)}") from None
 
-    def __call__(self, message: bytes | memoryview, note: int, most: int) -> list[memoryview]:
+    def __call__(
+        self, message: bytes | memoryview, note: int, most: int, peers: Collection[int] | None = None
+    ) -> list[memoryview]:
         """All messages by rank, this rank's own among them.
 
         Args:
             message: of this rank, 0 bytes or more; a memoryview is not copied.
             note: of `noted`; it must be equal at all ranks.
             most: longest message that is taken from another rank, in bytes.
+            peers: the other ranks that take part; None: all. The rest have messages of 0 bytes.
 
         Raises:
             DesyncError: the notes differ. The sentence is the same on all ranks.
@@ -76,54 +79,64 @@ class MessageGather:
                 later call raises it.
             WireError: a rank announces a longer message.
         """
-        return self._gather(MESSAGE, message, note, most)
+        return self._gather(MESSAGE, dict.fromkeys(self._taking_part(peers), message), note, most)
 
-    def refuse(self, reason: str) -> None:
-        """Tell all other ranks, in place of a message, why this one has none."""
+    def scatter(self, messages: Sequence[bytes | memoryview], note: int, most: int) -> list[memoryview]:
+        """As a call, with a message for each rank: what each rank has for this one, by rank."""
+        return self._gather(MESSAGE, dict(enumerate(messages)), note, most)
+
+    def refuse(self, reason: str, peers: Collection[int] | None = None) -> None:
+        """Tell the other ranks, in place of a message, why this one has none."""
+        text = reason.encode()[:LONGEST_REFUSAL]
         try:
-            self._gather(REFUSAL, reason.encode()[:LONGEST_REFUSAL], 0, 1 << 62)
+            self._gather(REFUSAL, dict.fromkeys(self._taking_part(peers), text), 0, 1 << 62)
         except FewbitsError:
             return  # the caller raises its own reason
 
     @contextmanager
-    def refusing(self) -> Iterator[None]:
-        """What the block raises is raised on all ranks, each with the sentence of the one that failed."""
+    def refusing(self, peers: Collection[int] | None = None) -> Iterator[None]:
+        """What the block raises is raised on all ranks taking part, each with the sentence of the one that failed."""
         try:
             yield
         except Exception as error:
-            self.refuse(words(error) or type(error).__name__)
+            self.refuse(words(error) or type(error).__name__, peers)
             raise
 
-    def _gather(self, kind: int, message: bytes | memoryview, note: int, most: int) -> list[memoryview]:
+    def _taking_part(self, peers: Collection[int] | None) -> list[int]:
+        return sorted({*range(self.size)} if peers is None else {self.rank, *peers})
+
+    def _gather(self, kind: int, messages: Mapping[int, bytes | memoryview], note: int, most: int) -> list[memoryview]:
+        """Exchange messages, by the rank that each is for; this rank's own among them."""
         if self._broken:
             raise PeerLostError(self._broken)
         self._broken = UNFINISHED
-        peers = [rank for rank in range(self.size) if rank != self.rank]
-        announced = torch.tensor([kind, len(message), note])
-        heads = self._exchanged(peers, announced, {p: torch.zeros(3, dtype=torch.int64) for p in peers}, ANNOUNCEMENTS)
-        heads[self.rank] = announced
-        for rank in peers:
+        local = {rank: _as_tensor(message) for rank, message in messages.items()}
+        announced = {rank: torch.tensor([kind, len(message), note]) for rank, message in messages.items()}
+        heads = self._exchanged(announced, dict.fromkeys(announced, 3), torch.int64, ANNOUNCEMENTS)
+        for rank in heads:
             self._check(rank, heads[rank], most)
-        local = _as_tensor(message)
-        into = {rank: large.empty(int(heads[rank][1]), torch.uint8) for rank in peers}
-        found = self._exchanged(peers, local, into, MESSAGES)
-        found[self.rank], self._broken = local, ""
-        for rank in (rank for rank in range(self.size) if int(heads[rank][0]) == REFUSAL):
+        found = self._exchanged(local, {rank: int(heads[rank][1]) for rank in heads}, torch.uint8, MESSAGES)
+        self._broken = ""
+        for rank in (rank for rank in heads if int(heads[rank][0]) == REFUSAL):
             text = bytes(found[rank].numpy()).decode(errors="replace")
             raise PeerLostError(f"rank {rank} refused: {text}")
-        check_notes({rank: int(heads[rank][2]) for rank in range(self.size)})
-        return [memoryview(found[rank].numpy().data) for rank in range(self.size)]
+        check_notes({rank: int(head[2]) for rank, head in heads.items()})
+        return [memoryview(found[rank].numpy().data if rank in found else b"") for rank in range(self.size)]
 
-    def _exchanged(self, peers: list[int], local: Tensor, into: dict[int, Tensor], tag: int) -> dict[int, Tensor]:
-        """Send `local` to all peers while all of `into` arrives; nothing of no bytes travels."""
+    def _exchanged(
+        self, local: Mapping[int, Tensor], lengths: Mapping[int, int], dtype: torch.dtype, tag: int
+    ) -> dict[int, Tensor]:
+        """Send a tensor to each rank while those of the given lengths arrive; nothing of no bytes travels."""
+        peers = [rank for rank in local if rank != self.rank]
+        into = {rank: large.empty(lengths[rank], dtype) for rank in peers}
         works = [(rank, self._started(dist.irecv, x, rank, tag)) for rank, x in into.items() if len(x)]
-        works += [(rank, self._started(dist.isend, local, rank, tag)) for rank in peers if len(local)]
+        works += [(rank, self._started(dist.isend, local[rank], rank, tag)) for rank in peers if len(local[rank])]
         for rank, work in works:
             try:
                 work.wait()
             except RuntimeError as error:
                 raise self._lost(rank, error) from None
-        return into
+        return {rank: into.get(rank, local[rank]) for rank in local}
 
     def _started(self, start: Any, tensor: Tensor, rank: int, tag: int) -> Any:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from fewbits.engines.distributed.agreement import agree
 from fewbits.engines.distributed.elastic import Elastic, ElasticRanks
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import MessageGather
+from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
 from fewbits.replicas import (
@@ -28,6 +29,11 @@ from fewbits.replicas import (
     Streaming,
     Terms,
 )
+from fewbits.replicas.exchanges import MakeParts, Parts
+from fewbits.replicas.kinds import kind_of
+from fewbits.replicas.pair_exchanges import PairExchanges
+from fewbits.replicas.pair_replica import PairReplica
+from fewbits.replicas.partners import RandomPartner
 from fewbits.rng import Key
 
 START = "values at the start"
@@ -38,19 +44,23 @@ class OuterStep(Counted):
 
     Each rank trains its own replica. At every `every`-th call of `step` all ranks send start - now through the codec
     as a frame to each of the others. All decode all frames, in the order of ranks, and take the same outer step:
-    ``u = mean_r decode(start - now_r)``, ``theta = optimizer(theta, u)``. Then every replica has the same bits.
+    ``u = mean_r decode(start - now_r)``, ``theta = optimizer(theta, u)``. Then every replica has the same bits. Dense
+    frames of three ranks or more travel in slices: each rank takes the mean of one, and sends it to all.
 
     Parameters and float buffers travel as float32, whatever their type; buffers losslessly, and their mean is taken.
     Saved buffers of integers become rank 0's. Frozen parameters must be equal. The inner optimizer is yours and stays
-    as it is. Each R - 1 frames that a rank sends are counted in `ledger`; 24 bytes before each of them are not, nor
-    is the start.
+    as it is. Every frame that a rank sends is counted in `ledger`; 24 bytes before each of them are not, nor is the
+    start.
 
     At the start all ranks compare model, method, `every`, optimizer, key and version. Where their values differ,
     rank 0's are sent to all. Only the uplink of a method is used: there is no server, and no bound on norms.
 
     Args:
         model: any module. It may be on a GPU; frames are made on the CPU.
-        method: as text (`"topk@fraction=0.01"`), a Method, or a codec; by default float32 as it is.
+        method: as text (`"topk@fraction=0.01"`), a Method, or a codec; by default float32 as it is. With
+            RandomPartner(codec), or "noloco", a frame travels to one random rank, in place of all. The replicas then
+            differ, each with slow weights and momentum of its own, until `average` is called. A codec takes NoLoCo's
+            step, ServerSGD(lr=0.7, momentum=0.5). Buffers of integers stay each rank's own.
         every: inner steps between two exchanges of the same tensors, H.
         optimizer: the outer step; None: the method's own, which for most is the plain mean of FedAvg; or for a codec
             that of DiLoCo, ServerSGD(lr=0.7, momentum=0.9, nesterov=True).
@@ -84,7 +94,7 @@ class OuterStep(Counted):
     def __init__(
         self,
         model: nn.Module,
-        method: AnyMethod = DENSE,
+        method: AnyMethod | RandomPartner = DENSE,
         every: int = 30,
         optimizer: ServerOptimizer | None = None,
         group: Any = None,
@@ -96,15 +106,21 @@ class OuterStep(Counted):
         if isinstance(group, Elastic):
             check_number("OuterStep: timeout", timeout, "(0, inf)")
             options = group.filled()
-            self._replica = Replica(model, Terms.of(method, optimizer, every, streaming, key), options.rank or 0, 1)
+            terms = Terms.of(method, optimizer, every, streaming, key)
+            if terms.partner is not None:
+                raise LocalError("OuterStep: with Elastic frames go to all ranks; give RandomPartner a process group")
+            self._replica = Replica(model, terms, options.rank or 0, 1)
             self._elastic = ElasticRanks(options, self._replica, timeout)
-            self._exchanges = Exchanges([self._replica], self._elastic.carry)
+            self._exchanges = Exchanges([self._replica], self._elastic.carry, self._scatter)
             return
         self._gather = MessageGather(group, timeout, "OuterStep")
         with self._gather.refusing():
             terms = Terms.of(method, optimizer, every, streaming, key)
-            self._replica = Replica(model, terms, self._gather.rank, self._gather.size)
-        self._exchanges = Exchanges([self._replica], self._carry)
+            self._replica = kind_of(terms, self._gather.size)(model, terms, self._gather.rank, self._gather.size)
+        if isinstance(self._replica, PairReplica):
+            self._exchanges = PairExchanges([self._replica], self._swap, self._confirm)
+        else:
+            self._exchanges = Exchanges([self._replica], self._carry, self._scatter)
         self._agree()
 
     def _agree(self) -> None:
@@ -144,8 +160,66 @@ class OuterStep(Counted):
         gather = partial(self._gather, message, replica.note, replica.most_bytes)
         return in_background(gather) if replica.terms.streaming.delay else gather
 
+    def _scatter(self, make: MakeParts) -> Parts:
+        """Send each rank its part; what all ranks sent to this one."""
+        replica = self._replica
+        with self._gather.refusing():
+            (parts,) = make()
+        return [self._gather.scatter(parts, replica.note, replica.most_bytes)]
+
+    def _swap(self, make: Make) -> list[memoryview]:
+        """Exchange messages with the partner alone."""
+        replica = self._pair
+        with self._gather.refusing(replica.peers):
+            (message,) = make()
+        return self._gather(message, replica.note, replica.most_bytes, replica.peers)
+
+    def _confirm(self, prepare: Callable[[], object]) -> None:
+        """A step that one of the partners cannot take is taken by neither."""
+        replica = self._pair
+        with self._gather.refusing(replica.peers):
+            prepare()
+        self._gather(b"", replica.note, 0, replica.peers)
+
+    @property
+    def _pair(self) -> PairReplica:
+        if isinstance(self._replica, PairReplica):
+            return self._replica
+        raise LocalError("OuterStep: without a partner all ranks have the same model after each outer step")
+
+    def average(self) -> float:
+        """Replace the models of all ranks, which differ with a RandomPartner, by their mean; call it on all of them.
+
+        Every rank sends its model in float32 to all others, which the ledger counts. Slow weights become the mean, too,
+        and buffers of integers rank 0's. The outer optimizer's moments stay, so training may go on.
+
+        Returns:
+            The consensus distance before, ``sqrt(sum_r |theta_r - mean|^2)``.
+
+        Raises:
+            LocalError: there is no RandomPartner, or a value is not finite.
+            PeerLostError: another rank refused, or was lost.
+        """
+        with self._gather.refusing():
+            replica = self._pair
+            message = replica.average_message()
+        return replica.average(self._gather(message, replica.note, replica.most_bytes))
+
+    @property
+    def whose(self) -> str:
+        """Whose model this rank has: "rank 2's own, one of 4", or the mean's; its states say it, too."""
+        return self._replica.whose
+
+    @property
+    def partner_distance(self) -> float:
+        """2-norm of the difference between what this rank and its last partner sent; 0 before the first exchange."""
+        return self._pair.distance
+
     def values(self) -> dict[str, Tensor]:
-        """Copies of the outer model's tensors, the same at all ranks, by name: what to evaluate with `streaming`."""
+        """Copies of the outer model's tensors by name: what to evaluate with `streaming`.
+
+        They are the same at all ranks; with a RandomPartner they are this rank's slow weights.
+        """
         return self._replica.values()
 
     @property

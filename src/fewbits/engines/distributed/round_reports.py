@@ -124,7 +124,7 @@ class RoundReports:
     def _scores(self) -> Scores | None:
         """The sums of this node's own model over the test set; None: there is no test set."""
         task = self._setup.task
-        if task.test_y is None:
+        if task.test is None:
             return None
         with evaluation_noise(task, self._setup.key, self._node.flat, "node", self._node.me):
             return score_on_test(self._node.flat, task)

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from fewbits.engines.common.evaluation import score_or_say
 from fewbits.engines.common.failed_turn import sentence
-from fewbits.engines.common.task import Task, evaluation_noise, sgd
+from fewbits.engines.common.task import Task, evaluation_noise
 from fewbits.factor.derived import duplicate
 from fewbits.learn import shared_values
+from fewbits.learn.batches import Call, ClientDataError, takes_labels
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
-from fewbits.learn.local import backward
-from fewbits.learn.outputs import cross_entropy
+from fewbits.learn.local import backward, gradient
+from fewbits.learn.outputs import cross_entropy, default_loss
 from fewbits.rng import Key
 
 EXAMPLES = 1000  # training examples for the stationarity, equally many of every node
@@ -70,8 +71,9 @@ class Evaluator:
         self.task, self.prox, self._key = task, method.prox, key
         self.model = FlatModel(duplicate(task.model))
         self._spec = shared_values.spec(self.model)
-        count = max(1, EXAMPLES // len(task.parts))
-        self._examples = torch.from_numpy(np.concatenate([part[:count] for part in task.parts]).astype(np.int64))
+        self._count = max(1, EXAMPLES // task.clients)
+        parts = [part[: self._count] for part in task.parts] or [np.zeros(0)]  # none: the data have another form
+        self._examples = torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
     def __call__(self, mean: Tensor) -> tuple[dict[str, float | None], Scores | None]:
         """Accuracy, loss and metric on the test set, penalty and stationarity of the mean model (S,); its scores."""
@@ -94,9 +96,11 @@ class Evaluator:
 
         None: the model or the loss raises on one of the examples.
         """
-        model, eta = self.model, sgd(self.task).lr
+        model, eta = self.model, getattr(self.task.local, "lr", 1.0)  # without a proximal step eta is of no account
         try:
-            gradient = self._gradient()
+            gradient = self._gradient() if self.task.shares is None else self._gradient_of_shares()
+        except ClientDataError:
+            return None
         except Exception as error:  # noqa: BLE001 - the user's model, loss and data may raise anything
             sentence(error)  # raises what is ours
             return None
@@ -115,3 +119,16 @@ class Evaluator:
             backward(model, *task.pairs, batch, task.loss or cross_entropy)
             total.add_(model.grads, alpha=len(batch) / len(self._examples))
         return total
+
+    def _gradient_of_shares(self) -> Tensor:
+        """The same over data in other forms; a fault of one node's data is one of the sum.  # (P,)"""
+        model, task = self.model, self.task
+        total, seen = torch.zeros_like(model.params), 0
+        model.module.eval()
+        call = Call(model.module, labels=task.loss is None and takes_labels(model.module))
+        for node in (node for node in range(task.clients) if node not in task.unfit):
+            for batch in task.examples(node).piece(0, self._count, BATCH):
+                gradient(model, batch, task.loss or default_loss, call)
+                total.add_(model.grads, alpha=batch.size)
+                seen += batch.size
+        return total / max(1, seen)

@@ -48,6 +48,11 @@ class GossipReport:
     diverged: bool = False  # the loss of the mean model was not finite, or no node's training was
     notes: list[str] = field(default_factory=list)  # sentences about faults; each kind is said once in a run
 
+    @property
+    def bytes(self) -> int:
+        """All frames so far, each counted once."""
+        return self.frame_bytes
+
     @staticmethod
     def of(
         round: int,
@@ -114,7 +119,7 @@ def totals(reports: Sequence[GossipReport]) -> list[str]:
 def check_first(round: int, steps: Sequence[StepReport], task: Task) -> None:
     """LocalError when every node of the first round raised the same."""
     raised = [step.trouble for step in steps if step.raised and step.node not in task.unfit]
-    fault = common_failure(raised, len(steps), len(task.parts)) if round == 1 and steps else None
+    fault = common_failure(raised, len(steps), task.clients) if round == 1 and steps else None
     if fault is not None:
         raise LocalError(
             f"every node failed alike in round 1, so the model, the loss or the data is at fault. Node "

@@ -223,7 +223,7 @@ class GossipRun:
         if round % self.schedule.evaluate_every and round != self.schedule.rounds:
             return ModelMeasures(sparsity, consensus)
         evaluation, of_mean = self._evaluator(mean)
-        scores = pool.evaluate() if self.task.test_y is not None else []
+        scores = pool.evaluate() if self.task.test is not None else []
         return ModelMeasures(sparsity, consensus, evaluation, scores, of_mean, self.task.metric_name)
 
     def _save(self, pool: NodePool) -> None:

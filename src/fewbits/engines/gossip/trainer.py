@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewbits.engines.common.failed_turn import data_fault
 from fewbits.engines.common.local_turn import train_locally
-from fewbits.engines.common.task import Task, sgd
+from fewbits.engines.common.task import Task
 from fewbits.engines.gossip.level_bits import level_bits
 from fewbits.errors import LocalError
 from fewbits.learn import shared_values
@@ -66,6 +66,7 @@ class Trainer:
         self.local_tensors = LocalTensors(model)
         self._unknown = shared_values.unknown_buffers(model)
         self._before: dict[str, Tensor] = {}  # the unknown buffers before a node's training
+        self._heard: Sequence[str] = ()  # sentences of the local training about the data
 
     def step(self, node: Node) -> tuple[bytes, StepReport]:
         """An active node's frame and report. LocalError names the node and the round."""
@@ -91,8 +92,8 @@ class Trainer:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences about tensors that training changed and that do not travel."""
-        return tuple(self.local_tensors.remarks.values())
+        """Sentences about tensors that training changed and that do not travel, and about the node's data."""
+        return (*self.local_tensors.remarks.values(), *self._heard)
 
     def _frame(self, node: Node, steps: LocalSteps) -> bytes:
         try:
@@ -109,11 +110,12 @@ class Trainer:
         self.local_tensors.restore_all()  # no node may see another's
         current = shared_values.values(model)
         self._before = {name: current[name].clone() for name in self._unknown}
-        key, local = self.key.fold("round", node.round + 1, "node", node.me), sgd(task).at(node.round + 1)
+        key, local = self.key.fold("round", node.round + 1, "node", node.me), task.local.at(node.round + 1)
         report = train_locally(task, model, node.me, node.round + 1, key)
         if isinstance(report, str):
             return steps.fail(report, raised=True)
         if not all_finite(model.whole):
-            return steps.fail(f"the trained model is not finite{data_fault(task.x, task.parts[node.me])}")
-        steps.loss, steps.loss_note = report.loss, report.loss_note
-        return local.lr * report.steps
+            fault = "" if task.x is None else data_fault(task.x, task.parts[node.me])
+            return steps.fail(f"the trained model is not finite{fault}")
+        steps.loss, steps.loss_note, self._heard = report.loss, report.loss_note, report.remarks
+        return getattr(local, "lr", 1.0) * report.steps  # without a proximal step eta says only that there was a step

@@ -42,7 +42,7 @@ def evaluate(pool: Pool, task: Task, bundle: bytes, personal: bool) -> Evaluatio
         found = replace(found, loss=whole.loss, notes=tuple(f"the test set: {x}" for x in whole.notes))
         if not personal:
             found = replace(found, accuracy=whole.accuracy, metric=whole.metric)
-    if task.holdout:
+    if task.holds_out:
         by_client = pool.evaluate_personal(bundle)
         found = replace(found, **_personal_accuracy([scores.accuracy for scores in by_client]))
         values = [scores.metric for scores in by_client if scores.metric is not None]

@@ -165,7 +165,7 @@ class Pool:
 
     def evaluate_personal(self, bundle: bytes) -> list[Scores]:
         """Every client's sums over its holdout, with its personal model and the newest public part."""
-        return self._results("evaluate_personal", len(self._task.holdout), bundle)
+        return self._results("evaluate_personal", self._task.clients, bundle)
 
     def _results(self, what: str, count: int, bundle: bytes) -> list[Scores]:
         if self._worker is not None:

@@ -72,6 +72,11 @@ class RoundReport:
     personal_median: float | None = None  # of the same values: half of the clients have this or less
     personal_ninetieth: float | None = None  # of the same values: nine tenths of the clients have this or less
 
+    @property
+    def bytes(self) -> int:
+        """All frames so far, both directions."""
+        return self.up_frame_bytes + self.down_frame_bytes
+
     @staticmethod
     def of(
         round: int,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fewbits.engines.common.evaluation import score_or_say
-from fewbits.engines.common.failed_turn import data_fault
+from fewbits.engines.common.failed_turn import data_fault, sentence
 from fewbits.engines.common.local_turn import train_locally
 from fewbits.engines.common.schedule import NO_CAP
 from fewbits.engines.common.task import Local, Task, evaluation_noise, training_guard
@@ -26,8 +26,9 @@ from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
+from fewbits.learn.batches import ClientDataError
 from fewbits.learn.evaluation import BATCH, Scores
-from fewbits.learn.examples import Examples, TensorExamples
+from fewbits.learn.examples import Examples
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import LocalReport, LocalSGD
 from fewbits.learn.local_training import LocalTraining
@@ -168,7 +169,13 @@ class Worker:
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""
         self._load(client)
-        return self._score(TensorExamples(*self.task.pairs, self.task.holdout[client]), ALL, "client", client)
+        try:
+            examples = self.task.held_out(client)
+        except ClientDataError as error:
+            return Scores(failure=str(error))
+        except Exception as error:  # noqa: BLE001 - the user's function may raise anything
+            return Scores(failure=sentence(error))
+        return self._score(examples, ALL, "client", client)
 
     def evaluate(self, chunk: int) -> Scores:
         """The sums of the public model over one piece of the test set."""

@@ -33,6 +33,11 @@ class Prox(ABC):
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
         """r(x)."""
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether prox(z) = z for every eta."""
+        return False
+
 
 @dataclass(frozen=True)
 class NoProx(Prox):
@@ -52,6 +57,10 @@ class NoProx(Prox):
 
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
         return 0.0
+
+    @property
+    def is_identity(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,10 @@ class L1(Prox):
 
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
         return self.mu * float(x[: _parameters(spec)].abs().sum(dtype=torch.float64))
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.mu
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,10 @@ class GroupL1(Prox):
     def penalty(self, x: Tensor, spec: TreeSpec) -> float:
         norms = (math.sqrt(g.shape[1]) * float(torch.linalg.vector_norm(g, dim=1).sum()) for g in _groups(x, spec))
         return self.mu * sum(norms)
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.mu
 
 
 def _check(name: str, mu: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fewbits.engines.gossip import GossipReport
 from fewbits.links import ledger
-from fewbits.report.record import LEDGER, read_reports
+from fewbits.report.round_log import LEDGER, read_reports
 
 
 @dataclass(frozen=True)

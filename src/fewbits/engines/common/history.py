@@ -5,19 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from fewbits.checks import check_one_of
-from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
 
 ACCURACY, LOSS = "test accuracy", "test loss"
 CHOICES = ("accuracy", "loss", "metric")
 
 
-def figures(report: RoundReport) -> dict[str, Any]:
-    """All figures of a round by name; `bytes` are the frame bytes of both directions so far."""
-    return {"round": report.round, "bytes": report.up_frame_bytes + report.down_frame_bytes} | asdict(report)
+class Measured(Protocol):
+    """What a report of a round has, of whatever engine."""
+
+    @property
+    def round(self) -> int: ...
+    @property
+    def accuracy(self) -> float | None: ...
+    @property
+    def loss(self) -> float | None: ...
+    @property
+    def metric(self) -> float | None: ...
+    @property
+    def metric_name(self) -> str | None: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def figures(report: Measured) -> dict[str, Any]:
+    """All figures of a round by name; `bytes` are the frame bytes so far."""
+    return {"round": report.round, "bytes": report.bytes} | asdict(report)  # pyright: ignore[reportArgumentType]
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -29,7 +45,7 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     return DataFrame([dict(row) for row in rows])
 
 
-def quantity(runs: Sequence[Sequence[RoundReport]]) -> str:
+def quantity(runs: Sequence[Sequence[Measured]]) -> str:
     """What a picture shows of these runs: the accuracy, or else the metric, or else the loss.
 
     >>> quantity([])
@@ -44,7 +60,7 @@ def quantity(runs: Sequence[Sequence[RoundReport]]) -> str:
     return LOSS if any(r.loss is not None for r in reports) else ACCURACY
 
 
-def wanted(runs: Sequence[Sequence[RoundReport]], what: str | None) -> str:
+def wanted(runs: Sequence[Sequence[Measured]], what: str | None) -> str:
     """What a picture shows when a caller wants one of `CHOICES`; None: what `quantity` says."""
     if what is None:
         return quantity(runs)
@@ -55,12 +71,8 @@ def wanted(runs: Sequence[Sequence[RoundReport]], what: str | None) -> str:
     return {"accuracy": ACCURACY, "loss": LOSS}.get(what) or names[0]
 
 
-def curve(reports: Sequence[RoundReport], what: str) -> list[tuple[int, int, float]]:
-    """(round, bytes up and down so far, value) of each round that has the value."""
+def curve(reports: Sequence[Measured], what: str) -> list[tuple[int, int, float]]:
+    """(round, frame bytes so far, value) of each round that has the value."""
     field = {ACCURACY: "accuracy", LOSS: "loss"}.get(what, "metric")
     values = [(r, getattr(r, field)) for r in reports]
-    return [
-        (r.round, r.up_frame_bytes + r.down_frame_bytes, value)
-        for r, value in values
-        if value is not None and math.isfinite(value)
-    ]
+    return [(r.round, r.bytes, value) for r, value in values if value is not None and math.isfinite(value)]

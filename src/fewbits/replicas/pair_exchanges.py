@@ -1,0 +1,62 @@
+"""PairExchanges: outer steps with random partners, of the replicas that one process has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fewbits.errors import LocalError
+from fewbits.replicas.exchanges import Make
+from fewbits.replicas.pair_replica import PairReplica
+from fewbits.replicas.replica import Messages
+from fewbits.replicas.state_parts import OWNER
+
+
+class PairExchanges:
+    """When a rank and its partner exchange frames; a refused exchange changes nothing, and is made anew.
+
+    Args:
+        replicas: of this process.
+        swap: calls what makes the messages of these replicas; returns those for them, by the rank that sent them.
+        confirm: calls what may still refuse; it raises on a rank and its partner, or on neither.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[PairReplica],
+        swap: Callable[[Make], Messages],
+        confirm: Callable[[Callable[[], object]], object],
+    ) -> None:
+        self.replicas, self._swap, self._confirm = list(replicas), swap, confirm
+
+    def step(self) -> bool:
+        """Count an inner step; True when an outer step was taken after it; FewbitsError, and nothing has changed."""
+        due = self.replicas[0].exchange_due
+        if due:
+            try:
+                messages = self._swap(lambda: [replica.message() for replica in self.replicas])
+                self._confirm(lambda: [replica.prepare(messages) for replica in self.replicas])
+            except BaseException:
+                for replica in self.replicas:
+                    replica.rollback()
+                raise
+            for replica in self.replicas:
+                replica.settle()
+        for replica in self.replicas:
+            replica.steps += 1
+        return due
+
+    def state_dicts(self) -> list[dict[str, object]]:
+        """The states of the replicas."""
+        return [replica.state_dict() for replica in self.replicas]
+
+    def load_state_dicts(self, states: Sequence[object]) -> None:
+        """Go on from these states; LocalError, and nothing has changed, when one of them does not fit."""
+        found = [replica.read_pair(state) for replica, state in zip(self.replicas, states, strict=True)]
+        for rank, other in enumerate(found):
+            if (found[0].steps, found[0].exchanges) != (other.steps, other.exchanges):
+                steps = found[0].steps, other.steps
+                raise LocalError(
+                    f"{OWNER}: rank 0's state is of step {steps[0]}; that of rank {rank} of step {steps[1]}"
+                )
+        for replica, loaded in zip(self.replicas, found, strict=True):
+            replica.take_pair(loaded)
