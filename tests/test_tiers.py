@@ -28,7 +28,7 @@ SECOND = {
         Auto Coder Elias Fixed Golomb Rans Zstd delta_bits gamma_bits predicted_bits read_delta read_gamma
         read_support write_delta write_gamma write_support
     """,
-    "distributed": "HookState OuterStep RandomPartner Replicas Streaming comm_hook",
+    "distributed": "Elastic HookState OuterStep RandomPartner RankChange Replicas Streaming comm_hook",
     "factor": """
         Factorisation ParameterTable fedpara from_loha hadamard jacobian_correction lora_core lowrank merge
         parameter_table pfedpara private shared stack_lora to_loha

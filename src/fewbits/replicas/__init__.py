@@ -6,6 +6,7 @@ from fewbits.replicas.gradient_mean import GradientMean
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.outer_model import OuterModel
 from fewbits.replicas.partners import RandomPartner
+from fewbits.replicas.present import RankChange
 from fewbits.replicas.replica import Replica
 from fewbits.replicas.replicas import Replicas
 from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms, codec_of, optimizer_of
@@ -22,6 +23,7 @@ __all__ = [
     "MeanLink",
     "OuterModel",
     "RandomPartner",
+    "RankChange",
     "Replica",
     "Replicas",
     "Streaming",

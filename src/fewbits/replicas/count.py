@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fewbits.links import Entry, Ledger
 from fewbits.links.ledger import stages
@@ -30,17 +30,19 @@ class Counted(ABC):
         return self.ledger.frame_bytes["down"]
 
 
-def count_messages(ledger: Ledger, round: int, rank: int, lengths: Sequence[int], sections: Sequence[Section]) -> None:
+def count_messages(
+    ledger: Ledger, round: int, rank: int, lengths: Mapping[int, int], sections: Sequence[Section]
+) -> None:
     """Add what this rank sent, "up" once for each receiver, and what it received, "down".
 
     Args:
         ledger: of this rank.
         round: number of the exchange, from 1.
         rank: this rank.
-        lengths: of the messages of all ranks, in bytes.
+        lengths: of the messages of all ranks, in bytes, by rank.
         sections: of this rank's frame.
     """
-    for peer in (peer for peer in range(len(lengths)) if peer != rank):
+    for peer in (peer for peer in lengths if peer != rank):
         count_exchange(ledger, round, peer, lengths[rank], lengths[peer], sections)
 
 

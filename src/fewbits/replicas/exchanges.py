@@ -90,10 +90,14 @@ class Exchanges:
 
     def state_dicts(self) -> list[dict[str, object]]:
         """The states of the replicas; LocalError while a message travels, as it does for `delay` steps."""
+        self.check_landed("OuterStep.state_dict")
+        return [replica.state_dict() for replica in self.replicas]
+
+    def check_landed(self, what: str) -> None:
+        """LocalError while a message travels."""
         if self._flight is not None:
             later = self.replicas[0].lands_in
-            raise LocalError(f"OuterStep.state_dict: a frame travels; ask again once it was used, {later} steps later")
-        return [replica.state_dict() for replica in self.replicas]
+            raise LocalError(f"{what}: a frame travels; ask again once it was used, {later} steps later")
 
     def load_state_dicts(self, states: Sequence[object]) -> None:
         """Go on from these states; LocalError, and nothing has changed, when one of them does not fit."""

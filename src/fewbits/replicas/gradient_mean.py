@@ -86,7 +86,8 @@ class GradientMean:
         self.links[phase].commit()
         self.senders[phase].commit()
         self.steps += 1
-        count_messages(self.ledger, self.steps, self.rank, [len(x) for x in messages], self.senders[phase].sections)
+        lengths = {rank: len(message) for rank, message in enumerate(messages)}
+        count_messages(self.ledger, self.steps, self.rank, lengths, self.senders[phase].sections)
         return found
 
     def rollback(self) -> None:

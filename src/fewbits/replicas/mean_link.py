@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,8 +33,8 @@ class MeanLink:
     """
 
     def __init__(self, codec: Lift, spec: TreeSpec, size: int) -> None:
-        self.codec, self.spec = codec, spec
-        self.receivers = [Receiver(codec, spec) for _ in range(size)]
+        self.codec, self.spec, self.ranks = codec, spec, tuple(range(size))
+        self.receivers = [Receiver(codec, spec) for _ in self.ranks]
         self._after: list[Receiver] = []
 
     def mean(self, frames: Sequence[bytes | memoryview], common: Key) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ class MeanLink:
         """
         after, total = [copy.copy(receiver) for receiver in self.receivers], TreeTotal(self.codec, self.spec)
         with one_thread():
-            for rank, (receiver, frame) in enumerate(zip(after, frames, strict=True)):
+            for rank, receiver, frame in zip(self.ranks, after, frames, strict=True):
                 try:
                     total.add(receiver.receive_partial(frame, common), 1.0)
                 except WireError as error:
@@ -61,6 +61,12 @@ class MeanLink:
     def commit(self) -> None:
         """The last mean counts."""
         self.receivers = self._after
+
+    def regroup(self, ranks: Sequence[int], joined: Collection[int] = ()) -> None:
+        """Go on among these ranks, in this order; links of those that joined begin, of those that left end."""
+        known = dict(zip(self.ranks, self.receivers, strict=True))
+        fresh = [Receiver(self.codec, self.spec) if rank in joined else known[rank] for rank in ranks]
+        self.ranks, self.receivers = tuple(ranks), fresh
 
     def dump(self) -> list[bytes]:
         """The ends of all ranks as bytes."""

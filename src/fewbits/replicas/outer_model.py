@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -73,6 +73,12 @@ class OuterModel:
         self.start(state)
         for part in (*(m.numpy() for m in state.moments), *link.dump()):
             self.digest = crc32(part, self.digest)
+
+    def regroup(self, ranks: Sequence[int], joined: Collection[int] = ()) -> None:
+        """Take the means over these ranks from now on; `digest` is then one of moments and links, too."""
+        assert isinstance(self.link, MeanLink)
+        self.link.regroup(ranks, joined)
+        self.resume(self.state, self.link)
 
     def check(self, theta: Tensor) -> None:
         """WireError naming the first tensor of the module that could not hold these finite values."""

@@ -74,7 +74,7 @@ class PairReplica(Replica):
         self.distance = 0.0  # 2-norm of the difference to the last partner, of what both sent
         self._averaged = -1  # the step after which the models became their mean
 
-    def _senders(self) -> Sequence[RankEnds]:
+    def begin_links(self) -> Sequence[RankEnds]:
         return []  # one for each peer, in `PairEnds`
 
     @property
@@ -172,7 +172,7 @@ class PairReplica(Replica):
         part = self._part
         self._update = self.tensors.read(part.names)
         check_finite(values := self.tensors.pieces(self._update, part.names), "OuterStep.average")
-        return joined([*final_mean.pieces(values, part.spec), self._beside(0)])
+        return joined([*final_mean.pieces(values, part.spec), self.beside(0)])
 
     def average(self, messages: Messages) -> float:
         """Take the mean of what all ranks sent, as module and as slow weights; how far the models were from it.
@@ -189,7 +189,8 @@ class PairReplica(Replica):
             self.tensors.write_whole(memoryview(messages[0])[-self.tensors.whole_bytes :])
         self.tensors.refresh()
         self._averaged = self.steps
-        count_messages(self.ledger, self.exchanges, self.rank, [len(message) for message in messages], ())
+        lengths = {rank: len(message) for rank, message in enumerate(messages)}
+        count_messages(self.ledger, self.exchanges, self.rank, lengths, ())
         return distance
 
     def state_dict(self) -> dict[str, object]:

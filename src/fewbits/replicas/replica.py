@@ -70,7 +70,7 @@ class Replica(Counted):
         self, model: nn.Module, terms: Terms, rank: int, size: int, outer: Sequence[OuterModel] | None = None
     ) -> None:
         self.tensors, self.terms = ReplicaTensors(model), terms
-        self.rank, self.size, self.steps, self.exchanges = rank, size, 0, 0
+        self.rank, self.ranks, self.steps, self.exchanges = rank, tuple(range(size)), 0, 0
         self._sent: Tensor | None = None  # the values in the message that travels
         self._owed: tuple[OuterModel, Tensor] | None = None  # an outer step that the module does not have, and its sent
         if terms.streaming.delay and self.tensors.whole_bytes:
@@ -78,13 +78,24 @@ class Replica(Counted):
         parts = fragments_of(self.tensors, terms.streaming.fragments)
         made = outer or [OuterModel(self.tensors, names, i, terms, size) for i, names in enumerate(parts)]
         self.outer = list(made)
-        self.senders = self._senders()
+        self.senders = self.begin_links()
         self._ledger = Ledger()
 
-    def _senders(self) -> Sequence[RankEnds]:
-        """This rank's end of the links to all others, by fragment."""
-        key = self.terms.key.fold("rank", self.rank)
-        return [Sender(part.codec, part.spec, key.fold(i)) for i, part in enumerate(self.outer)]
+    def begin_links(self) -> Sequence[RankEnds]:
+        """This rank's ends, by fragment; a rank that joined later draws other random numbers than one of its number."""
+        later = ("joined", self.exchanges) if self.exchanges else ()
+        private = self.terms.key.fold("rank", self.rank)
+        return [Sender(part.codec, part.spec, private.fold(i, *later)) for i, part in enumerate(self.outer)]
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return len(self.ranks)
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank is the lowest of those that are there, whose buffers of integers all ranks get."""
+        return self.rank == self.ranks[0]
 
     @property
     def ledger(self) -> Ledger:
@@ -148,6 +159,13 @@ class Replica(Counted):
         delay = self.terms.streaming.delay
         return next(i for i in range(1, delay + 1) if self._due(self.steps + i - delay) is not None)
 
+    @property
+    def round_start(self) -> int:
+        """The step after which the last outer step was taken; 0 before the first."""
+        delay = self.terms.streaming.delay
+        ends = range(self.steps, max(self.steps - self.terms.every, delay), -1)
+        return next((step for step in ends if self._due(step - delay) is not None), 0)
+
     def _due(self, step: int) -> int | None:
         """The fragment that is sent after this step."""
         count, every = self.terms.streaming.fragments, self.terms.every
@@ -166,7 +184,7 @@ class Replica(Counted):
         sender = self.senders[fragment]
         assert isinstance(sender, Sender)
         pieces = sender.pieces(update, common=part.common)  # takes over the update
-        return joined([*pieces, self._beside(fragment)])
+        return joined([*pieces, self.beside(fragment)])
 
     def rollback(self, fragment: int) -> None:
         """The message did not reach all ranks."""
@@ -176,9 +194,10 @@ class Replica(Counted):
 
     def frames(self, fragment: int, messages: Messages) -> list[memoryview]:
         """The frames in the messages; WireError when rank 0's is too short."""
-        length = self._whole_bytes(fragment)
+        length = self.whole_bytes(fragment)
         if len(messages[0]) < length + HEADER_BYTES:
-            raise WireError(f"the message of rank 0 has {len(messages[0])} bytes; {length + HEADER_BYTES} is the least")
+            least = length + HEADER_BYTES
+            raise WireError(f"the message of rank {self.ranks[0]} has {len(messages[0])} bytes; {least} is the least")
         return [memoryview(messages[0])[: len(messages[0]) - length], *map(memoryview, messages[1:])]
 
     def settle(self, fragment: int, messages: Messages) -> None:
@@ -190,11 +209,11 @@ class Replica(Counted):
         else:
             self._owed, self._sent = (part, self._sent), None
             self.catch_up()
-        if length := self._whole_bytes(fragment):
+        if length := self.whole_bytes(fragment):
             self.tensors.write_whole(memoryview(messages[0])[-length:])
         self.tensors.refresh()
         self.exchanges += 1
-        lengths = [len(message) for message in messages]
+        lengths = {rank: len(message) for rank, message in zip(self.ranks, messages, strict=True)}
         count_messages(self.ledger, self.exchanges, self.rank, lengths, self.senders[fragment].sections)
 
     def catch_up(self) -> None:
@@ -210,10 +229,11 @@ class Replica(Counted):
             self.tensors.refresh()
             self._owed = None
 
-    def _beside(self, fragment: int) -> bytes:
-        return self.tensors.whole() if self.rank == 0 and self._whole_bytes(fragment) else b""
+    def beside(self, fragment: int) -> bytes:
+        """What follows this rank's frame."""
+        return self.tensors.whole() if self.first and self.whole_bytes(fragment) else b""
 
-    def _whole_bytes(self, fragment: int) -> int:
+    def whole_bytes(self, fragment: int) -> int:
         return self.tensors.whole_bytes if fragment == len(self.outer) - 1 else 0
 
     def values(self) -> dict[str, Tensor]:
@@ -261,9 +281,9 @@ class Replica(Counted):
 
 
 def check_equal_models(first: Replica, other: Replica) -> None:
-    """LocalError naming the first tensor in which rank 0's model and another's differ."""
+    """LocalError naming the first tensor in which two ranks' models differ."""
     facts = first.facts(), other.facts()
     for name, text in facts[0].items():
         if text != facts[1][name]:
             ours, theirs = shown(name, facts)
-            raise LocalError(f"the models differ: rank 0 has {ours}; rank {other.rank} has {theirs}")
+            raise LocalError(f"the models differ: rank {first.rank} has {ours}; rank {other.rank} has {theirs}")

@@ -16,7 +16,10 @@ from fewbits.replicas.kinds import kind_of
 from fewbits.replicas.pair_exchanges import PairExchanges
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.partners import RandomPartner
-from fewbits.replicas.replica import check_equal_models
+from fewbits.replicas.present import count_snapshot, regroup
+from fewbits.replicas.replica import Replica, check_equal_models
+from fewbits.replicas.sliced_replica import SlicedReplica
+from fewbits.replicas.snapshot import begin_from, read_snapshot, write_snapshot
 from fewbits.replicas.terms import AT_ONCE, DENSE, AnyMethod, Streaming, Terms
 from fewbits.rng import Key
 
@@ -101,6 +104,59 @@ class Replicas:
     def _carry(self, make: Make) -> Flight:
         messages = self._made(make)
         return lambda: messages
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that are there, in the order of `messages`, `ledgers` and states."""
+        return self._replicas[0].ranks
+
+    def leave(self, rank: int) -> None:
+        """Go on without a rank, as `OuterStep` with `Elastic` does when it dies before it has sent its next frame.
+
+        Raises:
+            LocalError: it is not there, is the last one, or a frame travels.
+        """
+        self._check_settled("Replicas.leave")
+        if rank not in self.ranks or len(self.ranks) == 1:
+            raise LocalError(f"Replicas.leave: rank {rank} cannot leave; the ranks are {list(self.ranks)}")
+        self._go_on([replica for replica in self._replicas if replica.rank != rank])
+
+    def join(self, model: nn.Module, rank: int) -> None:
+        """Take in a rank, which gets the lowest rank's snapshot, as `OuterStep` with `Elastic` does.
+
+        Args:
+            model: of the newcomer; it takes over the values of the others.
+            rank: a number that no rank has now.
+
+        Raises:
+            LocalError: the model differs, the number is taken, or a frame travels.
+        """
+        self._check_settled("Replicas.join")
+        check_whole("Replicas.join: rank", rank, 0)
+        first = self._replicas[0]
+        if rank in self.ranks:
+            raise LocalError(f"Replicas.join: rank {rank} is there already; the ranks are {list(self.ranks)}")
+        newcomer = Replica(model, first.terms, rank, 1, first.outer)
+        check_equal_models(first, newcomer)
+        _check_apart([replica.tensors.module for replica in self._replicas] + [model])
+        frame = write_snapshot(first)
+        begin_from(newcomer, read_snapshot(frame, newcomer, self.ranks))
+        count_snapshot(first, rank, "up", len(frame))
+        count_snapshot(newcomer, first.rank, "down", len(frame))
+        self._go_on(sorted([*self._replicas, newcomer], key=lambda replica: replica.rank), [rank])
+
+    def _check_settled(self, what: str) -> None:
+        exchanges = self._exchanges
+        if not isinstance(exchanges, Exchanges) or any(isinstance(each, SlicedReplica) for each in self._replicas):
+            raise LocalError(f"{what}: ranks leave and join where frames go to all, not in slices or to one partner")
+        exchanges.check_landed(what)
+        for replica in self._replicas:
+            replica.catch_up()
+
+    def _go_on(self, replicas: list[Replica], joined: Sequence[int] = ()) -> None:
+        assert isinstance(self._exchanges, Exchanges)
+        self._replicas = self._exchanges.replicas = replicas
+        regroup(replicas, [replica.rank for replica in replicas], joined)
 
     def values(self, rank: int = 0) -> dict[str, Tensor]:
         """Copies of the outer model's tensors, by their names in the module; with a RandomPartner, those of a rank."""

@@ -21,7 +21,7 @@ class SlicedReplica(Replica):
     The means travel as they are, so all replicas have the same bits, and those that frames to all would give.
     """
 
-    def _senders(self) -> Sequence[SliceEnds]:
+    def begin_links(self) -> Sequence[SliceEnds]:
         key = self.terms.key.fold("rank", self.rank)
         return [SliceEnds(part.spec, self.rank, self.size, key.fold(i)) for i, part in enumerate(self.outer)]
 
@@ -38,7 +38,7 @@ class SlicedReplica(Replica):
     def message_of(self, fragment: int, parts: Messages) -> memoryview:
         """The second leg, for all ranks: the mean of this rank's slice; WireError when a part is damaged."""
         pieces = self._slices(fragment).mean_pieces(list(map(memoryview, parts)), self.outer[fragment].common)
-        return joined([*pieces, self._beside(fragment)])
+        return joined([*pieces, self.beside(fragment)])
 
     def settle(self, fragment: int, messages: Messages) -> None:
         super().settle(fragment, messages)

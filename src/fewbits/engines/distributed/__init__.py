@@ -1,6 +1,7 @@
 """Engine `distributed`: one process per node, frames over torch.distributed (gloo; NCCL or MPI by option)."""
 
 from fewbits.engines.distributed.comm_hook import HookState, comm_hook
+from fewbits.engines.distributed.elastic import Elastic
 from fewbits.engines.distributed.frame_exchange import FrameExchange
 from fewbits.engines.distributed.outer_step import OuterStep
 from fewbits.engines.distributed.process_info import ProcessInfo
@@ -10,6 +11,7 @@ from fewbits.errors import PeerLostError
 
 __all__ = [
     "DistributedRun",
+    "Elastic",
     "FrameExchange",
     "HookState",
     "OuterStep",

@@ -120,7 +120,7 @@ class MessageGather:
         for rank in (rank for rank in heads if int(heads[rank][0]) == REFUSAL):
             text = bytes(found[rank].numpy()).decode(errors="replace")
             raise PeerLostError(f"rank {rank} refused: {text}")
-        _check_notes({rank: int(head[2]) for rank, head in heads.items()})
+        check_notes({rank: int(head[2]) for rank, head in heads.items()})
         return [memoryview(found[rank].numpy().data if rank in found else b"") for rank in range(self.size)]
 
     def _exchanged(
@@ -164,7 +164,8 @@ class MessageGather:
         return PeerLostError(first)
 
 
-def _check_notes(notes: Mapping[int, int]) -> None:
+def check_notes(notes: Mapping[int, int]) -> None:
+    """DesyncError, the same sentence on every rank, unless all ranks' notes are equal."""
     if len(set(notes.values())) == 1:
         return
     steps, checksums = zip(*map(read_note, notes.values()), strict=True)

@@ -8,13 +8,27 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fewbits.checks import check_number
 from fewbits.engines.distributed.agreement import agree
+from fewbits.engines.distributed.elastic import Elastic, ElasticRanks
 from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import MessageGather
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
-from fewbits.replicas import AT_ONCE, DENSE, AnyMethod, Counted, Exchanges, Flight, Make, Streaming, Terms
+from fewbits.replicas import (
+    AT_ONCE,
+    DENSE,
+    AnyMethod,
+    Counted,
+    Exchanges,
+    Flight,
+    Make,
+    RankChange,
+    Replica,
+    Streaming,
+    Terms,
+)
 from fewbits.replicas.exchanges import MakeParts, Parts
 from fewbits.replicas.kinds import kind_of
 from fewbits.replicas.pair_exchanges import PairExchanges
@@ -50,9 +64,11 @@ class OuterStep(Counted):
         every: inner steps between two exchanges of the same tensors, H.
         optimizer: the outer step; None: the method's own, which for most is the plain mean of FedAvg; or for a codec
             that of DiLoCo, ServerSGD(lr=0.7, momentum=0.9, nesterov=True).
-        group: the ranks, of any backend; None: all. Frames travel over a gloo group of the same ranks.
+        group: the ranks, of any backend; None: all. Frames travel over a gloo group of the same ranks. Or an `Elastic`:
+            ranks may die and join, and no process group is needed.
         key: all random numbers are drawn from it.
-        timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once.
+        timeout: seconds to wait for another rank at an exchange. One that has died is noticed at once. With `Elastic`
+            the others then go on without it.
         streaming: parts of the model that travel in turn, each every `every` steps, while training goes on. With
             several parts the replicas are equal only in the one that travelled last; see `values`.
 
@@ -86,6 +102,17 @@ class OuterStep(Counted):
         timeout: float = 1800.0,
         streaming: Streaming = AT_ONCE,
     ) -> None:
+        self._elastic: ElasticRanks | None = None
+        if isinstance(group, Elastic):
+            check_number("OuterStep: timeout", timeout, "(0, inf)")
+            options = group.filled()
+            terms = Terms.of(method, optimizer, every, streaming, key)
+            if terms.partner is not None:
+                raise LocalError("OuterStep: with Elastic frames go to all ranks; give RandomPartner a process group")
+            self._replica = Replica(model, terms, options.rank or 0, 1)
+            self._elastic = ElasticRanks(options, self._replica, timeout)
+            self._exchanges = Exchanges([self._replica], self._elastic.carry, self._scatter)
+            return
         self._gather = MessageGather(group, timeout, "OuterStep")
         with self._gather.refusing():
             terms = Terms.of(method, optimizer, every, streaming, key)
@@ -112,11 +139,18 @@ class OuterStep(Counted):
         Raises:
             DesyncError: the ranks are at different steps, or their parameters differ.
             PeerLostError: another rank refused, or was lost; the text names it where it is known. After a loss, start
-                again from a checkpoint.
+                again from a checkpoint. With `Elastic`: the others went on without this rank, or the store, all ranks
+                that have the model, or more than `min_ranks` allows were lost; make OuterStep anew.
             LocalError: this rank's values are not finite, or its model is not the one of the start.
             WireError: the outer step would leave the range of the model's floats.
         """
-        return self._exchanges.step()
+        if self._elastic is None:
+            return self._exchanges.step()
+        self._elastic.admit()  # where the last step was refused
+        landed = self._exchanges.step()
+        if landed:
+            self._elastic.admit()
+        return landed
 
     def _carry(self, make: Make) -> Flight:
         """Send this rank's message; what waits for those of all ranks."""
@@ -192,6 +226,21 @@ class OuterStep(Counted):
     def steps(self) -> int:
         """Inner steps so far."""
         return self._replica.steps
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that are there."""
+        return self._replica.ranks
+
+    @property
+    def changes(self) -> list[RankChange]:
+        """Which ranks left and joined, and why; empty without `Elastic`."""
+        return list(self._elastic.changes) if self._elastic is not None else []
+
+    def leave(self) -> None:
+        """Leave a run with `Elastic`; the others go on at once. Without it, nothing happens."""
+        if self._elastic is not None:
+            self._elastic.leave()
 
     @property
     def ledger(self) -> Ledger:
