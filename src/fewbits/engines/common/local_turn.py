@@ -33,12 +33,11 @@ def train_locally(
     correct: Correction | None = None,
     draws: bool = False,
     state: bytes = b"",
-    at_once: bool = False,
 ) -> LocalReport | str:
     """Train in place; the report, or why the turn failed. The module is whole afterwards.
 
     Where a turn runs the code of torch and of this package alone, it changes no setting of the process and no layer of
-    the model, and nobody looks.
+    the model, and nobody looks. Then `model.undisturbed` is True, and whoever takes the update sets it to False.
 
     Args:
         task: with the client's examples.
@@ -49,16 +48,13 @@ def train_locally(
         correct: what the objective adds to gradients.
         draws: whether the objective may draw random numbers, which `LocalSGD` cannot see.
         state: the optimizer's, where it stays with the client; b"": it begins.
-        at_once: the caller computes the update next, by `LocalRound.finish`, and lets no other code run before it.
     """
     if client in task.unfit:
         return task.unfit[client]
     model.undisturbed = not draws and _is_known(task, model)
     try:
         if model.undisturbed:
-            report = _trained(task, model, client, round, key, correct, state)
-            model.undisturbed = at_once
-            return report
+            return _trained(task, model, client, round, key, correct, state)
         with same_settings(), seeded(key.fold("noise"), model.params.device) if draws else nullcontext():
             report = _trained(task, model, client, round, key, correct, state)
     except ClientDataError as error:

@@ -67,6 +67,7 @@ class TrainedClient(NamedTuple):
     trained: Trained
     report: LocalReport
     down: bytes | None  # its end of the downlink, where it has personal updates
+    room: FrameRoom  # where its update lies; a frame that is the update itself is whole there
 
 
 class Worker:
@@ -119,8 +120,8 @@ class Worker:
         """
         with training_guard(self.task, self.model):
             turns = [self.train(round, client, room) for room, client in zip(self._rooms, clients, strict=False)]
-        for turn, room in zip(turns, self._rooms, strict=False):
-            yield (turn, []) if isinstance(turn, Reply) else self.encode(round, turn, room)
+        for turn in turns:
+            yield (turn, []) if isinstance(turn, Reply) else self.encode(round, turn)
 
     def train(self, round: int, client: int, room: FrameRoom) -> TrainedClient | Reply:
         """Train one client from what it holds; `room` takes start - end.
@@ -133,17 +134,14 @@ class Worker:
             core.receive(self._bundles[client])
         self._load(client)
         key, state = self.key.fold("round", round, "client", client), _optimizer_state(task.local, self._store, client)
-        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state, at_once=True)
+        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, getattr(local, "lr", 0.0), room.update)
-        return TrainedClient(client, trained, report, core.down.dump() if self._personal else None)
+        return TrainedClient(client, trained, report, core.down.dump() if self._personal else None, room)
 
-    def encode(self, round: int, one: TrainedClient, room: FrameRoom) -> tuple[Reply, Pieces]:
-        """Load the client's end, encode its update, and store the end as it is once the frame has arrived.
-
-        `room`: where the update lies; a frame that is the update itself is whole there.
-        """
+    def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
+        """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
         client, core, report = one.client, self._core, one.report
         before = ends.restore(self._store, client, UP)
         core.up = ends.lend(self._fresh, before)
@@ -160,7 +158,7 @@ class Worker:
             if state:
                 self._store.put(client, part, round, state)
         weight, remarks = self.method.weight(report.examples), [*core.remarks, *report.remarks]
-        return Reply(client, weight, figures, "", False, report.loss_note, remarks), room.joined(frame)
+        return Reply(client, weight, figures, "", False, report.loss_note, remarks), one.room.joined(frame)
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
