@@ -93,7 +93,7 @@ class Run:
         correct = local.correction(public, own)
         report = sgd.train(self.model, x, y, np.arange(len(y)), Key(0), loss=loss, correct=correct)
         out = torch.empty_like(public)
-        own = local.finish(public, own, report.steps, self.lr, out)
+        own, _ = local.finish(public, own, report.steps, self.lr, out)
         self.kept[k] = tuple(torch.split(own, DIM)) if self.objective.client_vectors else ()
         update, *extra = torch.split(out, DIM)
         return update, tuple(extra)

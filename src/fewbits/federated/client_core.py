@@ -40,6 +40,7 @@ class Trained(NamedTuple):
     epoch: int  # of the subspace's matrices
     steps: int  # local steps taken; 0: not said
     lr: float  # their size; 0: not said
+    finite: bool = False  # whether the update is known to be
 
 
 class ClientCore:
@@ -157,9 +158,9 @@ class ClientCore:
         if steps and self._adaptive:
             check_adaptive(self.method.up, self.number, steps, lr)
         update = torch.empty_like(self.public) if out is None else out
-        state = self.local.finish(self.public, self.client_state, steps, lr, update)
+        state, finite = self.local.finish(self.public, self.client_state, steps, lr, update)
         tree = self._views(update, vectors, lent=out is not None)
-        return Trained(update, tree, state, self.down.version, self.down.epoch, steps, lr)
+        return Trained(update, tree, state, self.down.version, self.down.epoch, steps, lr, finite)
 
     def _views(self, update: Tensor, vectors: int, lent: bool) -> dict[str, Tensor]:
         """The parts of an update by wire name; made once for memory that is lent again and again."""
@@ -181,7 +182,7 @@ class ClientCore:
         `clients`: the numbers of all clients of this round, for central dp; under masks they are the members
         of `secure`, this client's end of the round's secure sum. LocalError names a tensor that is not finite.
         """
-        if len(trained.client_state):
+        if trained.client_state.numel():
             check_finite({"client state": trained.client_state}, "a client's training")
         if self.method.masking is not None:
             self._check_secure(secure, trained.round)
@@ -192,7 +193,8 @@ class ClientCore:
             self.cut = self.method.masking.cut(sent)
             sent = self.method.masking.hide(sent, secure, self.key.fold("field", trained.round))
         self.up.key, self._next = self.key.fold("up"), trained.client_state
-        return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round))
+        checked = trained.finite and sent is trained.tree  # of the exchange's own names and shapes
+        return self.up.pieces(sent, trained.round % 2**16, self.exchange.of_round(trained.round), checked)
 
     def _shortened(self, trained: Trained, asked: int) -> dict[str, Tensor]:
         """The update as the server sums it: A^T of its parameters in a subspace; clipped, with noise, under dp."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewbits.codecs.finiteness import all_finite
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.local_tensors import LocalTensors
 from fewbits.learn.objective import Objective
+from fewbits.learn.objectives import Plain
 from fewbits.links import StateStore
 from fewbits.links.client_state import dump_client_state, load_client_state
 from fewbits.wire.identity import canonical
@@ -27,6 +29,7 @@ class LocalRound:
     def __init__(self, model: FlatModel, objective: Objective) -> None:
         self.model, self.objective = model, objective
         self.local_tensors = LocalTensors(model)
+        self._plain, self._size = type(objective) is Plain, model.shared.numel()
         self._layout = f"{sorted(model.private_names)} {canonical(objective)}"
 
     def new_state(self) -> Tensor:
@@ -36,9 +39,10 @@ class LocalRound:
 
     def load(self, public: Tensor, state: Tensor) -> None:
         """Make the model this client's; buffers that are not exchanged, such as batch counters, begin anew."""
+        self.model.undisturbed = False
         self.model.attach()  # first, so that no tensor which the training before replaced comes back
-        self.model.shared.copy_(public[: len(self.model.shared)])
-        if len(state):
+        self.model.shared.copy_(self._of_model(public))
+        if state.numel():
             parameters, buffers = self.model.private
             parameters.copy_(state[: len(parameters)])
             buffers.copy_(state[len(parameters) : len(parameters) + len(buffers)])
@@ -49,25 +53,36 @@ class LocalRound:
 
         public: the values that the round began with; they must not change while the client trains.
         """
+        if self._plain:
+            return None
         start = public[: len(self.model.shared_params)]
         term = self.objective.term(start, self._server_vectors(public), self._client_vectors(state))
         return None if term is None else lambda model: term(model.shared_params, model.shared_grads)
 
-    def finish(self, public: Tensor, state: Tensor, steps: int, lr: float, out: Tensor) -> Tensor:
-        """Write start - end of all that travels into `out`, laid out like `public`; return the next client state."""
-        size = len(self.model.shared)
-        self.model.leave_out(self.model.attach(), public[:size])
+    def finish(self, public: Tensor, state: Tensor, steps: int, lr: float, out: Tensor) -> tuple[Tensor, bool]:
+        """Write start - end of all that travels into `out`, laid out like `public`.
+
+        Returns:
+            The next client state, and whether `out` is known to be finite: it lies in the caches now, and not later.
+        """
+        start, difference = self._of_model(public), self._of_model(out)
+        self.model.leave_out(self.model.attach(), start)
+        self.model.undisturbed = False
         self.local_tensors.look()
-        torch.sub(public[:size], self.model.shared, out=out[:size])
-        if not len(state) and not self.objective.server_vectors:
-            return state
+        torch.sub(start, self.model.shared, out=difference)
+        if not state.numel() and not self.objective.server_vectors:
+            return state, all_finite(difference)
         start, end = public[: len(self.model.shared_params)], self.model.shared_params
         vectors, update = self.objective.finish(
             start, end, self._server_vectors(public), self._client_vectors(state), steps, lr
         )
         for place, x in zip(self._server_vectors(out), update, strict=True):
             place.copy_(x)
-        return torch.cat([*self.model.private, *vectors])
+        return torch.cat([*self.model.private, *vectors]), False
+
+    def _of_model(self, public: Tensor) -> Tensor:
+        """What lies before the objective's vectors."""
+        return public if public.numel() == self._size else public[: self._size]
 
     def dump(self, state: Tensor) -> bytes:
         """A client state as bytes with a checksum."""
@@ -79,12 +94,12 @@ class LocalRound:
 
     def recall(self, store: StateStore, client: int, new: Tensor) -> Tensor:
         """The client's state in a store; `new`, which `new_state` gave, before its first round.  # (state,)"""
-        stored = store.get(client, PART) if len(new) else None
+        stored = store.get(client, PART) if new.numel() else None
         return new if stored is None else self.load_state(stored, len(new)).to(new.device)
 
     def remember(self, store: StateStore, client: int, round: int, state: Tensor) -> None:
         """Store the client's state after its training in a round."""
-        if len(state):
+        if state.numel():
             store.put(client, PART, round, self.dump(state))
 
     def _server_vectors(self, public: Tensor) -> tuple[Tensor, ...]:

@@ -81,6 +81,7 @@ class FlatModel:
         self._grad_views = _views(self.grads, parameters.values())
         self.units = unit_vectors(module)
         self._mark = _Mark(self)
+        self.undisturbed = False  # nobody else's code has run since the last `attach`, and none will before it is False
         self.left_out: dict[str, str] = {}  # buffers that training made something else, and what; they do not travel
         self._take(self._tensors)
 
@@ -133,6 +134,8 @@ class FlatModel:
                 device, or another FlatModel has the module by now. Nothing has changed then.
         """
         changed: tuple[str, ...] = ()
+        if self.undisturbed:
+            return changed
         if not self._laid_out.unchanged():
             changed = self._take_over()
         for tensor, grad in self._gradients:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from operator import methodcaller
+from operator import attrgetter, is_, methodcaller
 from typing import Any
 
 from torch import Tensor, nn
 
 from fewbits.errors import LocalError
 
-VALUES = methodcaller("values")
+VALUES, POINTER = methodcaller("values"), methodcaller("data_ptr")
+TRAINABLE, SHAPE = attrgetter("requires_grad"), attrgetter("shape")
 LATER = "Set up the module before the Server, the Client or the Node is made, or make it anew"
 
 
@@ -29,8 +30,7 @@ class LaidOut:
         parts = list(module.modules())
         self._tables: list[Any] = [table for part in parts for table in (part._modules, part._parameters)]
         self._first = [dict(table.items()) for table in self._tables]
-        self._parts = self._listed()  # alive, so that no other object gets their ids
-        self._ids = list(map(id, self._parts))
+        self._parts = self._listed()
         self._all = [x for x in self._parts if isinstance(x, Tensor)]  # frozen ones, too
         self._trainable = [x.requires_grad for x in self._all]
         self._tensors = [*self.parameters.values(), *self.buffers.values()]
@@ -44,11 +44,13 @@ class LaidOut:
 
     def unchanged(self) -> bool:
         """Whether every submodule and tensor is the same object, at the same address, and trained or not as before."""
+        now = self._listed()
         return (
-            list(map(id, self._listed())) == self._ids
-            and [x.requires_grad for x in self._all] == self._trainable
-            and [x.data_ptr() for x in self._tensors] == self._pointers
-            and [x.shape for x in self._tensors] == self._shapes
+            len(now) == len(self._parts)
+            and all(map(is_, now, self._parts))
+            and list(map(TRAINABLE, self._all)) == self._trainable
+            and list(map(POINTER, self._tensors)) == self._pointers
+            and list(map(SHAPE, self._tensors)) == self._shapes
             and all(get(name) is x for get, name, x in self._places)
         )
 

@@ -129,7 +129,7 @@ class LocalSGD:
         """
         rows = _rows(x, y, indices)
         steps = (_batch(x, y, found) for found in self.batches(rows, key))
-        return self._descend(model, steps, model.module, loss, correct, key, self._draws(model, loss), len(rows))
+        return self._descend(model, steps, model.module, loss, correct, key, self.draws(model, loss), rows.size)
 
     def fit(
         self,
@@ -163,7 +163,7 @@ class LocalSGD:
         module, device, counted = model.module, model.params.device, loss or default_loss
         call = Call(module, labels=loss is None and takes_labels(module))
         steps = (batch.to(device) for batch in examples.passes(self.batch_size, self.epochs, self.steps, key))
-        noisy = examples.noisy or self._draws(model, counted)
+        noisy = examples.noisy or self.draws(model, counted)
         found = self._descend(model, steps, call, counted, correct, key, noisy, 0)
         return replace(found, examples=len(examples), remarks=call.remarks)
 
@@ -195,8 +195,11 @@ class LocalSGD:
                 mean.add(value, batch.targets, batch.size)
         return mean.report(taken, examples)
 
-    def _draws(self, model: FlatModel, loss: Loss) -> bool:
-        """Whether random functions may be called in a step: by the model, its hooks, the loss or a subclass of this."""
+    def draws(self, model: FlatModel, loss: Loss) -> bool:
+        """Whether random functions may be called in a step: by the model, its hooks, the loss or a subclass of this.
+
+        Where not, a step runs the code of torch and of this package alone.
+        """
         if model.hooks != (hooks := hooks_registered()):
             model.draws, model.hooks = draws(model.module), hooks
         return model.draws or loss_draws(loss) or type(self) is not LocalSGD
@@ -254,16 +257,17 @@ def gradient(model: FlatModel, batch: Batch, loss: Loss, call: Callable[[Any], A
 
 def _batch(x: Tensor, y: Tensor, rows: Tensor) -> Batch:
     rows = rows.to(x.device)
-    return Batch(select(x, rows), y.index_select(0, rows), len(rows))
+    return Batch(select(x, rows), y.index_select(0, rows), rows.shape[0])
 
 
 def _rows(x: Tensor, y: Tensor, indices: np.ndarray) -> np.ndarray:
     indices = np.asarray(indices)
     if indices.ndim != 1 or not len(indices) or indices.dtype.kind not in "iu":
         raise LocalError(f"train: expected a client's row numbers, one or more; got {indices.dtype} {indices.shape}")
-    if len(x) != len(y):
-        raise LocalError(f"train: expected as many targets as inputs; got {len(y)} and {len(x)}")
+    count = x.shape[0]  # `len` of a tensor calls ten functions
+    if count != y.shape[0]:
+        raise LocalError(f"train: expected as many targets as inputs; got {len(y)} and {count}")
     indices = indices.astype(np.int64, copy=False)
-    if np.maximum.reduce(indices.view(np.uint64)) >= len(x):  # one pass: as unsigned, a negative number is very large
-        raise LocalError(f"train: row numbers must be in 0..{len(x) - 1}; got {indices.min()}..{indices.max()}")
+    if np.maximum.reduce(indices.view(np.uint64)) >= count:  # one pass: as unsigned, a negative number is very large
+        raise LocalError(f"train: row numbers must be in 0..{count - 1}; got {indices.min()}..{indices.max()}")
     return indices

@@ -69,6 +69,7 @@ class Sender:
         self.codec.check(spec)
         contract = self.codec.contract(spec)
         self._bounded, self._linear = contract.bounded, contract.linear
+        self._stateless = self.codec.stateless
         leaves = [leaf for _, leaf in spec] if isinstance(spec, TreeSpec) else [spec]
         self._most = min((torch.finfo(leaf.torch_dtype).max for leaf in leaves if not leaf.integer), default=math.inf)
         self._hash = codec_hash(self.codec, spec)
@@ -116,17 +117,20 @@ class Sender:
             self._pending = self._pending._replace(state=state, memory=memory)
         return frame
 
-    def pieces(self, x: Any, ack: int = 0, common: Key | None = None) -> list[bytes | memoryview]:
+    def pieces(
+        self, x: Any, ack: int = 0, common: Key | None = None, checked: bool = False
+    ) -> list[bytes | memoryview]:
         """The pieces of the frame that `send` makes, for carriers that can write them; use them before the next call.
 
-        The sender takes over `x`, which must not be changed any more.
+        The sender takes over `x`, which must not be changed any more. `checked`: it fits the Spec and is finite.
         """
         if self._pending is not None:
             raise LocalError("Sender: the last frame is still pending; commit() it or rollback() first")
         if self.sequence >= MAX_SEQUENCE:  # a stored end names its next frame, so the last number stays unused
             raise LocalError(f"Sender: a link carries {MAX_SEQUENCE} frames; open a new one (sequence {self.sequence})")
-        check_tree(x, self.spec, "Sender.send")
-        check_finite(x, "Sender.send")
+        if not checked:
+            check_tree(x, self.spec, "Sender.send")
+            check_finite(x, "Sender.send")
         common = common or self.common.fold(self.sequence)
         state, history = self.state, self._history
         if self._key_frame:
@@ -139,7 +143,7 @@ class Sender:
         if self._linear:  # it may leave the range when it is expanded
             value, state = self.codec.decode(message, self.spec, before)
             check_finite(value, DECODING)
-        elif not (self._bounded and self.codec.stateless):  # else the receiver gets finite values and keeps nothing
+        elif not (self._bounded and self._stateless):  # else the receiver gets finite values and keeps nothing
             partials, state = self.codec.partials(message, self.spec, before)  # decoded, but not spread out
             # The receiver would refuse the frame if its sum, expanded and in the value's own dtype, were not finite.
             if max(map(reach, partials), default=0.0) > self._most or any(p.side is not None for p in partials):

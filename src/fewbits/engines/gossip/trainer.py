@@ -111,6 +111,7 @@ class Trainer:
         self._before = {name: current[name].clone() for name in self._unknown}
         key, local = self.key.fold("round", node.round + 1, "node", node.me), sgd(task).at(node.round + 1)
         report = train_locally(task, model, node.me, node.round + 1, key)
+        model.undisturbed = False
         if isinstance(report, str):
             return steps.fail(report, raised=True)
         if not all_finite(model.whole):
