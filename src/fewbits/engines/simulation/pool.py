@@ -263,8 +263,9 @@ def _post(reply: Reply, pieces: Sequence[bytes | memoryview], ring: SharedRing, 
 
 
 def _joined(pieces: Sequence[bytes | memoryview]) -> memoryview:
-    """A frame in fresh memory that may be written to, so that its reader need not copy it."""
-    return memoryview(bytearray().join(pieces))
+    """A frame in memory that may be written to, so that its reader need not copy it."""
+    whole = pieces[0] if len(pieces) == 1 else None
+    return whole if isinstance(whole, memoryview) else memoryview(bytearray().join(pieces))
 
 
 def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:

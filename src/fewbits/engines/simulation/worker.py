@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from fewbits.engines.common.evaluation import score_or_say
 from fewbits.engines.common.failed_turn import data_fault
 from fewbits.engines.common.local_turn import train_locally
 from fewbits.engines.common.schedule import NO_CAP
 from fewbits.engines.common.task import Local, Task, evaluation_noise, training_guard
+from fewbits.engines.simulation.frame_room import FrameRoom
 from fewbits.engines.simulation.secure_worker import SecureWorker
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -66,6 +66,7 @@ class TrainedClient(NamedTuple):
     trained: Trained
     report: LocalReport
     down: bytes | None  # its end of the downlink, where it has personal updates
+    room: FrameRoom  # where its update lies; a frame that is the update itself is whole there
 
 
 class Worker:
@@ -87,7 +88,7 @@ class Worker:
         self.secure = SecureWorker(self._core, key)  # under masks
         # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
         size = len(self._core.public)
-        self._updates = [torch.empty(size, device=self.device) for _ in range(burst(4 * size))]
+        self._rooms = [FrameRoom(size, self.device) for _ in range(burst(4 * size))]
         self._fresh = self._core.up  # of a client that sent nothing yet
         self._store = StateStore(states, writer=name, durable=False)
         self._draws = not is_ours(method.objective)  # others' objectives may draw; `LocalSGD` cannot see them
@@ -117,12 +118,12 @@ class Worker:
         then takes ten times as long. In a row, only the first client pays that.
         """
         with training_guard(self.task, self.model):
-            turns = [self.train(round, client, out) for out, client in zip(self._updates, clients, strict=False)]
+            turns = [self.train(round, client, room) for room, client in zip(self._rooms, clients, strict=False)]
         for turn in turns:
             yield (turn, []) if isinstance(turn, Reply) else self.encode(round, turn)
 
-    def train(self, round: int, client: int, out: Tensor) -> TrainedClient | Reply:
-        """Train one client from what it holds; `out` takes start - end.
+    def train(self, round: int, client: int, room: FrameRoom) -> TrainedClient | Reply:
+        """Train one client from what it holds; `room` takes start - end.
 
         A Reply: the turn failed. What the client stores stays as it was, and its next turn loads all anew.
         """
@@ -135,8 +136,8 @@ class Worker:
         report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
-        trained = core.finish(report.steps, getattr(local, "lr", 0.0), out)
-        return TrainedClient(client, trained, report, core.down.dump() if self._personal else None)
+        trained = core.finish(report.steps, getattr(local, "lr", 0.0), room.update)
+        return TrainedClient(client, trained, report, core.down.dump() if self._personal else None, room)
 
     def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
@@ -156,7 +157,7 @@ class Worker:
             if state:
                 self._store.put(client, part, round, state)
         weight, remarks = self.method.weight(report.examples), [*core.remarks, *report.remarks]
-        return Reply(client, weight, figures, "", False, report.loss_note, remarks), frame
+        return Reply(client, weight, figures, "", False, report.loss_note, remarks), one.room.joined(frame)
 
     def _load(self, client: int) -> None:
         """Load the public values and the client's state into the model."""
