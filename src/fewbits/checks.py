@@ -41,7 +41,7 @@ def check_whole(
     Traceback (most recent call last):
     fewbits.errors.LocalError: Quantize: bits must be a whole number in 2..16; got 1
     """
-    if isinstance(value, Integral if numpy else int) and not isinstance(value, bool):
+    if type(value) is int or (isinstance(value, Integral if numpy else int) and not isinstance(value, bool)):
         number = int(value)  # pyright: ignore
         if (least is None or least <= number) and (most is None or number <= most):
             return

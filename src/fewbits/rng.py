@@ -44,13 +44,14 @@ class Key:
 
     def __post_init__(self) -> None:
         check_whole("Key: the seed", self.seed)
-        for label in self.path:  # True == 1, so a bool would make equal keys with different streams
-            if not isinstance(label, int | str) or isinstance(label, bool):
-                raise LocalError(f"Key.fold: labels are integers and strings; got {label!r}")
+        _check_labels(self.path)
 
     def fold(self, *labels: Label) -> Key:
         """Derive the key of a sub-purpose; labels are integers and strings."""
-        return Key(self.seed, self.path + labels)
+        _check_labels(labels)
+        key = object.__new__(Key)  # the seed and the other labels were checked: a client's turn folds six keys
+        key.__dict__.update(seed=self.seed, path=self.path + labels)
+        return key
 
     def text(self) -> str:
         """Write this key as JSON, for `Key.parse`."""
@@ -71,9 +72,12 @@ class Key:
 
     def digest(self, size: int = 16) -> bytes:
         """Hash this key to `size` bytes."""
+        if size in (known := self.__dict__.setdefault("_digests", {})):
+            return known[size]
         parts = [f"i{self.seed}", *(f"{'s' if isinstance(x, str) else 'i'}{x}" for x in self.path)]
         text = b"".join(len(p.encode()).to_bytes(4, "little") + p.encode() for p in parts)
-        return hashlib.blake2b(text, digest_size=size, person=b"fewbits.key").digest()
+        known[size] = hashlib.blake2b(text, digest_size=size, person=b"fewbits.key").digest()
+        return known[size]
 
     def word(self) -> int:
         """Hash this key to a 64-bit integer, for generators that take a seed."""
@@ -167,6 +171,12 @@ class Key:
 LOG2 = 0.6931471805599453
 CENTRE = (3.3871327179, 50.434271938, 159.29113202, 59.109374720), (1.0, 17.895169469, 78.757757664, 67.187563600)
 TAIL = (1.4234372777, 2.7568153900, 1.3067284816, 0.17023821103), (1.0, 0.73700164250, 0.12021132975)
+
+
+def _check_labels(labels: tuple[Label, ...]) -> None:
+    for label in labels:  # True == 1, so a bool would make equal keys with different streams
+        if not isinstance(label, int | str) or isinstance(label, bool):
+            raise LocalError(f"Key.fold: labels are integers and strings; got {label!r}")
 
 
 def _normal(words: np.ndarray) -> np.ndarray:

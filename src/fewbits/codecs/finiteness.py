@@ -34,9 +34,8 @@ def norm(x: Tensor) -> float:
     By NumPy, whose product of a vector with itself is the same for any number of threads and any alignment.
     """
     values = x.detach().numpy()
-    with np.errstate(over="ignore"):
-        square = float(np.dot(values, values))
+    square = float(np.vdot(values, values))  # as `np.dot`, which would warn of an overflow
     if not UNDERFLOW < square < OVERFLOW or values.dtype != np.float32:
         wide = values.astype(np.float64)
-        square = float(np.dot(wide, wide))
+        square = float(np.vdot(wide, wide))
     return square**0.5

@@ -16,20 +16,17 @@ def flat_view(tensors: Iterable[Tensor]) -> Tensor | None:
 
     A flat model's parameters do; one pass over the whole costs less than one per tensor.
     """
-    first: Tensor | None = None
-    start = end = 0
-    for x in tensors:
-        if first is None:
-            first, start = x, x.data_ptr()
-            end = start
-        if x.data_ptr() != end or x.dtype != first.dtype or not x.is_cpu or not x.is_contiguous():
-            return None
-        end += x.nbytes
-    if first is None:
+    found = list(tensors)
+    if not found:
         return None
-    numel = (end - start) // first.element_size()
+    first, numel = found[0], 0
+    start, size, dtype = first.data_ptr(), first.element_size(), first.dtype
+    for x in found:
+        if x.data_ptr() != start + numel * size or x.dtype != dtype or not x.is_cpu or not x.is_contiguous():
+            return None
+        numel += x.numel()
     offset = first.storage_offset()
-    if offset * first.element_size() + end - start > first.untyped_storage().nbytes():
+    if (offset + numel) * size > first.untyped_storage().nbytes():
         return None  # neighbours by chance: tensors of different allocations
     return first.detach().as_strided((numel,), (1,), offset)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class Exchange:
 
     def of_round(self, round: int) -> Key:
         """The common key of the frames that answer version `round` of the model."""
-        return self.common.fold("round", round, "common")
+        return _of_round(self.common, round)
 
     def sender(self, key: Key) -> Sender:
         """A client's end of the uplink; `key` is the client's."""
@@ -165,6 +165,11 @@ class Exchange:
             return self._starts[build, key]
 
         return made
+
+
+@lru_cache(maxsize=16)  # all of a round's clients ask, and its digest stays with it
+def _of_round(common: Key, round: int) -> Key:
+    return common.fold("round", round, "common")
 
 
 def _up(method: Method) -> Lift:

@@ -5,7 +5,6 @@ A recycled LBGM round moves an end by one sequence number and leaves its look-ba
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -53,7 +52,8 @@ def restore(store: StateStore, owner: int, part: str) -> Piece | None:
 
 def lend(fresh: End, stored: Piece | None) -> End:
     """A copy of an end through which nothing went, become the one that `restore` gave, if it gave one."""
-    end = copy.copy(fresh)  # copies share what nobody changes
+    end = object.__new__(type(fresh))
+    end.__dict__.update(fresh.__dict__)  # what `copy.copy` does, in a tenth of its calls; nobody changes what is shared
     if stored is not None:
         end.load(stored, lent=True)
     return end

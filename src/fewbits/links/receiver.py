@@ -51,6 +51,7 @@ class Receiver:
         self.codec: Lift = as_lift(codec, "Receiver")
         self.spec, self.common = spec, common
         self.codec.check(spec)
+        self._stateless = self.codec.stateless
         self.hash = codec_hash(self.codec, spec)
         self.expects = 0  # sequence number of the next frame
         self.state: Any = self.codec.init(spec)
@@ -178,7 +179,7 @@ class Receiver:
                 "a key frame heals it"
             )
         common = common or self.common.fold(header.sequence)
-        src = BitReader(parsed.payload, lent=self.codec.stateless)  # else the state keeps what was read
+        src = BitReader(parsed.payload, lent=self._stateless)  # else the state keeps what was read
         message = None
         if not header.snapshot:
             message = self.codec.read(self.spec, src, common)

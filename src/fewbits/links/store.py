@@ -119,7 +119,8 @@ class StateStore:
         self._fetched.pop((owner, part), None)
         self._waiting.add((owner, part))
         row = {"run": self.run, "owner": owner, "part": part, "round": round, "data": data}
-        self._deferred.append(row | {"horizon": self.horizon, "saved": self.saved})
+        row["horizon"], row["saved"] = self.horizon, self.saved
+        self._deferred.append(row)
         if len(self._deferred) == MOST_DEFERRED:
             self._write()
 

@@ -28,6 +28,7 @@ from fewbits.errors import LocalError, WireError
 MAGIC = 0xFB
 VERSION = 1
 HEADER_BYTES = 16
+HEAD = struct.Struct(">BBHBHHBH")  # before the checksum; numbers of 24 bits in two
 MAX_SEQUENCE = 2**24 - 1
 
 
@@ -59,19 +60,17 @@ class Header:
         """Pack the 12 bytes before the checksum; LocalError for a field that is too large."""
         if self.sequence > MAX_SEQUENCE:
             raise LocalError(f"frame: a link carries {MAX_SEQUENCE} frames; open a new one (sequence {self.sequence})")
-        for name, bits in (("codec", 16), ("sequence", 24), ("ack", 16), ("history", 24)):
-            if not 0 <= getattr(self, name) < 2**bits:
-                raise LocalError(f"frame: {name} must fit in {bits} bits; got {getattr(self, name)}")
         flags = VERSION << 4 | self.key << 3 | self.snapshot << 2
-        return struct.pack(
-            ">BBH3sH3s",
-            MAGIC,
-            flags,
-            self.codec,
-            self.sequence.to_bytes(3, "big"),
-            self.ack,
-            self.history.to_bytes(3, "big"),
-        )
+        try:
+            return HEAD.pack(
+                *(MAGIC, flags, self.codec, self.sequence >> 16, self.sequence & 0xFFFF),
+                *(self.ack, self.history >> 16, self.history & 0xFFFF),
+            )
+        except struct.error:
+            for name, bits in (("codec", 16), ("sequence", 24), ("ack", 16), ("history", 24)):
+                if not 0 <= getattr(self, name) < 2**bits:
+                    raise LocalError(f"frame: {name} must fit in {bits} bits; got {getattr(self, name)}") from None
+            raise
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class Frame:
         data = memoryview(data).cast("B")  # before len(): the length of a memoryview counts items, not bytes
         if len(data) < HEADER_BYTES:
             raise WireError(f"a frame has at least {HEADER_BYTES} bytes; got {len(data)}")
-        magic, flags, codec, sequence, ack, history = struct.unpack(">BBH3sH3s", data[:12])
+        magic, flags, codec, high, sequence, ack, older, history = HEAD.unpack_from(data)
         if magic != MAGIC:
             raise WireError(f"not a fewbits frame: first byte is 0x{magic:02X}, expected 0x{MAGIC:02X}")
         if flags >> 4 != VERSION:
@@ -136,8 +135,8 @@ class Frame:
             raise WireError("reserved header bits are not zero")
         header = Header(
             codec=codec,
-            sequence=int.from_bytes(sequence, "big"),
-            history=int.from_bytes(history, "big"),
+            sequence=high << 16 | sequence,
+            history=older << 16 | history,
             ack=ack,
             key=bool(flags & 8),
             snapshot=bool(flags & 4),

@@ -29,7 +29,7 @@ class BitReader:
         self._data = np.frombuffer(data, dtype=np.uint8)
         if not lent:
             self._data.flags.writeable = False  # a caller that stores a view must copy it
-        self._at = 0  # in bits
+        self._at, self._end = 0, 8 * len(self._data)  # in bits
         self._aligned: list[int] = []  # where `align` was called
         self.names: list[str] = []  # of the open sections
         self.sections: list[Section] = []
@@ -42,7 +42,7 @@ class BitReader:
     @property
     def remaining(self) -> int:
         """Bits left, including the zero fill of the last byte."""
-        return 8 * len(self._data) - self._at
+        return self._end - self._at
 
     def need(self, nbits: int, what: str) -> None:
         """Raise WireError unless `nbits` more bits are left."""
@@ -56,7 +56,8 @@ class BitReader:
     def read(self, nbits: int) -> int:
         """Read `nbits` bits as an unsigned integer."""
         nbits = int(nbits)
-        self.need(nbits, "a field")
+        if not 0 <= nbits <= self._end - self._at:
+            self.need(nbits, "a field")
         first, last = self._at // 8, -(-(self._at + nbits) // 8)
         word = int.from_bytes(self._data[first:last].tobytes(), "big")
         self._at += nbits

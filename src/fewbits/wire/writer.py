@@ -44,9 +44,9 @@ class Sectioning:
         self._of.names.append(self._name)
 
     def __exit__(self, *_: object) -> None:
-        path = "/".join(self._of.names)
-        self._of.names.pop()
-        self._of.sections.append(Section(path, self._start, self._of.bits))
+        of = self._of
+        of.sections.append(Section("/".join(of.names), self._start, of.bits))
+        of.names.pop()
 
 
 class BitWriter:
