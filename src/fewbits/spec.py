@@ -17,6 +17,7 @@ from fewbits.errors import LocalError
 
 FLOATS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
 INTEGERS = {"int8": 8, "uint8": 8, "int16": 16, "int32": 32, "int64": 64}
+MOST_DERIVATIVES = 64  # that a Spec remembers
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,16 @@ class Spec:
         >>> Spec((4,)).derive(shape=(2,)) is Spec((4,)).derive(shape=(2,))
         True
         """
-        return _derived(self, tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in changes.items()))
+        asked = tuple(changes.items())
+        known = self.__dict__.setdefault("_derivatives", {})  # a look there hashes no Spec
+        try:
+            return known[asked]
+        except (KeyError, TypeError):
+            hashable = tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in asked)
+        if len(known) >= MOST_DERIVATIVES:
+            known.clear()
+        known[hashable] = found = _derived(self, hashable)
+        return found
 
     def split(self) -> list[Spec]:
         """Return one flat Spec per segment."""

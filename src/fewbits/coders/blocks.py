@@ -93,8 +93,8 @@ def read_coded(n: int, frequency: np.ndarray, src: BitReader) -> np.ndarray:
 def model_bits(counts: np.ndarray, frequency: np.ndarray) -> float:
     """Estimate the length of rANS output in bits, states included: sum of counts * log2(total / frequency)."""
     some = counts > 0
-    lanes = _lanes(int(counts.sum()))
-    return float(np.dot(counts[some], np.log2(frequency.sum() / frequency[some]))) + 16 * lanes
+    lanes = _lanes(int(np.add.reduce(counts)))
+    return float(np.dot(counts[some], np.log2(np.add.reduce(frequency) / frequency[some]))) + 16 * lanes
 
 
 def _models(levels: int) -> tuple[int, ...]:
@@ -110,7 +110,7 @@ def _frequency_bits(n: int) -> int:
 
 
 def _scale(frequency: np.ndarray) -> int:
-    return int(frequency.sum()).bit_length() - 1
+    return int(np.add.reduce(frequency)).bit_length() - 1
 
 
 def _mantissa(model: int, n: int) -> int:
@@ -154,8 +154,8 @@ def _frequencies(model: int, weights: np.ndarray, levels: int, n: int) -> np.nda
 
 def symbol_cost(counts: np.ndarray) -> float:
     """Estimate the length in bits of a block of single-digit symbols with these counts, table included."""
-    n = int(counts.sum())
-    if n == 0 or counts.max() == n:
+    n = int(np.add.reduce(counts))  # `counts.sum()` without its wrapper in Python
+    if n == 0 or np.maximum.reduce(counts) == n:
         return 2.0 * TAG_BITS
     table, frequency = _weigh(JOINT, counts, len(counts), n)
     return min(8.0 * n, model_bits(counts, frequency) + 8 * len(table)) + TAG_BITS

@@ -127,10 +127,17 @@ def _costs(indices: np.ndarray, n: int) -> list[float]:
 
 
 def _clustered_cost(counts: np.ndarray, fine: int) -> float:
-    lowest = _lowest(len(counts), FINE)
-    spare = np.maximum(0, _bit_length(lowest) - 1 - fine)
-    merged = np.bincount((spare << fine) + (lowest >> spare), counts, 17).astype(np.int64)
+    spare, into = _merged(len(counts), fine)
+    merged = np.bincount(into, counts, 17).astype(np.int64)
     return float(np.dot(counts, spare)) + symbol_cost(merged)
+
+
+@lru_cache(maxsize=64)  # callers must not write to the result
+def _merged(buckets: int, fine: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each bucket, its raw bits with fewer fine bits, and the bucket it falls into.  # (buckets,) int64 each"""
+    lowest = _lowest(buckets, FINE)
+    spare = np.maximum(0, _bit_length(lowest) - 1 - fine)
+    return spare, (spare << fine) + (lowest >> spare)
 
 
 def _write_runs(indices: np.ndarray, n: int, out: BitWriter) -> None:
@@ -190,6 +197,7 @@ def _buckets(n: int, fine: int) -> int:
     return max(17, (spare << fine) + ((n - 1) >> spare) + 1)
 
 
+@lru_cache(maxsize=64)  # as above
 def _spare(buckets: int, fine: int) -> np.ndarray:
     """Return the raw bits of each bucket.  # (buckets,) int64"""
     return np.maximum(0, (np.arange(buckets) >> fine) - 1)

@@ -108,7 +108,7 @@ def stretches(x: np.ndarray, dtype: type[np.generic], offsets: np.ndarray) -> tu
     """Both as compiled loops take them; LocalError unless the offsets ascend from 0 to len(x)."""
     x, offsets = read_only(x, dtype), read_only(offsets, np.int64)
     ends = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(x)
-    if not ends or bool(np.any(offsets[1:] < offsets[:-1])):  # compiled loops check no bounds
+    if not ends or bool(np.logical_or.reduce(offsets[1:] < offsets[:-1])):  # compiled loops check no bounds
         raise LocalError(f"kernels: offsets must ascend from 0 to {len(x)}; got {offsets[:3]}..{offsets[-1:]}")
     return x, offsets
 

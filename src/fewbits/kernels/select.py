@@ -41,7 +41,9 @@ def read_only(x: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
     """
     if x.ndim != 1:
         raise LocalError(f"kernels: expected a 1-D array; got shape {x.shape}")
-    view = np.require(x, dtype, ["C", "A"]).view()
+    flags = x.flags
+    fits = x.dtype == dtype and flags.c_contiguous and flags.aligned  # `require` takes eight calls to find that out
+    view = (x if fits else np.require(x, dtype, ["C", "A"])).view()
     view.flags.writeable = False
     return view
 

@@ -50,7 +50,7 @@ class Sparse(Transform):
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
         """k values; the tensors' boundaries are lost."""
-        k = self.most(spec) if side is None else len(side)
+        k = self.most(spec) if side is None else side.shape[0]
         return spec.derive(shape=(k,), segments=())
 
     def write(self, side: Tensor, spec: Spec, out: BitWriter) -> None:

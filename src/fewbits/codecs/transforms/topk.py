@@ -66,6 +66,8 @@ class TopK(Sparse):
 
     def most(self, spec: Spec) -> int:
         """k = ceil(fraction*n), of each piece."""
+        if self.chunk is None:
+            return count(self.fraction, spec.numel)
         return sum(pieces * k for pieces, _, k in self._pieces(spec))
 
     def select(self, x: Tensor, spec: Spec, keys: Keys) -> np.ndarray:
