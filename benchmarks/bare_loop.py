@@ -19,7 +19,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fewbits.data import load
+from fewbits.data import Data, load
 from fewbits.models import build
 from fewbits.rng import Key
 
@@ -73,6 +73,20 @@ def flatten(module: nn.Module) -> tuple[Tensor, Tensor]:
     return flat, grads
 
 
+def channels_last(images: Data) -> Tensor:
+    """The training images as floats in -1..1.  # (n, h, w, c)"""
+    return images.train_x.permute(0, 2, 3, 1).float().div_(127.5).sub_(1)
+
+
+def train(module: nn.Module, flat: Tensor, grads: Tensor, x: Tensor, y: Tensor, rows: Tensor, work: Workload) -> None:
+    """One client's steps, in place."""
+    for batch in rows[torch.randperm(work.examples)].split(work.batch):
+        grads.zero_()
+        images = x.index_select(0, batch).permute(0, 3, 1, 2)
+        cross_entropy(module(images), y.index_select(0, batch)).backward()
+        flat.add_(grads, alpha=-LR)
+
+
 def worker(rank: int, work: Workload, shared: Shared, module: nn.Module, lock, start, end) -> None:
     torch.set_num_threads(1)
     flat, grads = flatten(module)
@@ -89,12 +103,7 @@ def worker(rank: int, work: Workload, shared: Shared, module: nn.Module, lock, s
             if position >= work.per_round:
                 break
             flat.copy_(shared.weights)
-            rows = shared.rows[shared.chosen[position]]
-            for batch in rows[torch.randperm(work.examples)].split(work.batch):
-                grads.zero_()
-                images = shared.x.index_select(0, batch).permute(0, 3, 1, 2)
-                cross_entropy(module(images), shared.y.index_select(0, batch)).backward()
-                flat.add_(grads, alpha=-LR)
+            train(module, flat, grads, shared.x, shared.y, shared.rows[shared.chosen[position]], work)
             total.add_(flat).sub_(shared.weights)
         end.wait()
 
@@ -106,7 +115,7 @@ def run(workload: str, data_dir: str, rounds: int) -> list[float]:
     module = build("simcnn", data, Key(0))
     weights, _ = flatten(module)
     shared = Shared(
-        x=data.train_x.permute(0, 2, 3, 1).float().div_(127.5).sub_(1).share_memory_(),
+        x=channels_last(data).share_memory_(),
         y=data.train_y.share_memory_(),
         rows=torch.randperm(len(data.train_y))[: work.clients * work.examples].view(work.clients, -1).share_memory_(),
         weights=weights.clone().share_memory_(),
