@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import textwrap
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
