@@ -699,7 +699,7 @@ def test_the_help_of_a_command_says_what_its_argument_is(command, words):
 def test_the_help_of_train_has_every_field_of_a_configuration_with_its_default():
     text = " ".join(call("train", "--help").replace("│", " ").split())
     for field in fields(RunConfig):
-        if field.name in ("settings", "label", "chosen"):  # the last: what --method auto found
+        if field.name in ("settings", "label", "chosen", "instead"):  # the last: what --method auto found
             continue
         assert f"--{field.name.replace('_', '-')} " in text
         if isinstance(field.default, str | int | float):
