@@ -240,7 +240,7 @@ def test_the_sender_of_a_snapshot_dies_and_the_newcomer_gets_it_from_another(sto
 
     outcomes = run_all(act, processes(0, 1, 2, 5))
     assert outcomes[0].code == -signal.SIGKILL
-    left = dict(zip((1, 2, 5), outcomes[1:], strict=True))
+    left = {1: outcomes[1], 2: outcomes[2], 5: outcomes[3]}
     check_same(left, 3, {0, 5}, {5}, until=outcomes[1].value[4])
     assert changes(outcomes[1])[1].left[5] == "rank 5 got no snapshot and waits again"
 
