@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "myst_parser",
     "sphinx_copybutton",
+    "builtin_names",
     "plain_docstrings",
     "expand_blocks",
 ]
