@@ -61,26 +61,26 @@ def test_flowers_simulation_makes_the_frames_and_the_model_of_the_engine_memory(
 
 
 def test_a_real_federation_over_tls_survives_deaths_within_a_turn_and_within_a_round(tmp_path, monkeypatch):
-    """While both clients are in their turns of round 3, the ServerApp gets SIGKILL, and so does a SuperNode with its
+    """While both clients are in their turns of round 4, the ServerApp gets SIGKILL, and so does a SuperNode with its
     app. Both come back, the round is played once more: the model and the frames are the engine memory's, to the bit.
     """
     for name, value in environment(tmp_path / "unused").items():
         monkeypatch.setenv(name, value)
     project, server = storm.project(tmp_path / "project"), tmp_path / "server"
-    plan = storm.Plan(*(str(tmp_path / "storm"), str(server / "metrics.jsonl")), percent=0, death=(3, 1), crash=(3, 0))
+    plan = storm.Plan(*(str(tmp_path / "storm"), str(server / "metrics.jsonl")), percent=0, death=(4, 1), crash=(4, 0))
     config = {"clients": 2, "per_round": 2, "state": str(server), "timeout": 300.0}
     with storm.Storm(tmp_path, 2, plan) as real:
-        run = real.begin(project, rounds=3, **config)
+        run = real.begin(project, rounds=4, **config)
         marks = ("in-the-turn", "in-the-round")
-        faults.wait(lambda: run.poll() is not None or all(map(plan.marked, marks)), "round 3")
+        faults.wait(lambda: run.poll() is not None or all(map(plan.marked, marks)), "round 4")
         assert run.poll() is None, real.log("run")
         exchanges, entries = real.exchanges(), list(read(server / "ledger.jsonl"))
         real.kill_server()
         loopback.end(run)
         real.kill_node(1)
         assert plan.closed() == 3
-        real.run(project, 600, rounds=3, **config)
-        assert theta(server, 3) == in_memory(3, summary(server))
+        real.run(project, 600, rounds=4, **config)
+        assert theta(server, 4) == in_memory(4, summary(server))
     assert loopback.started_with(real.environment["FLWR_HOME"]) == []
     ends = storm.both_ends(server, tmp_path, 2, METHOD, 0)
     assert [each.newest for each in ends] == [each.server for each in ends]
@@ -115,7 +115,7 @@ def transport_is_as_documented(taps, entries) -> None:
     for way, bound in (("up", 12_000), ("down", 4_000)):
         found = transport.price(closed, entries, way)
         _, _, requests, _, overhead = page[f"fewbits, one transfer at a time, {way}"]
-        assert len(found.requests) == 2  # round 2 of two clients
+        assert len(found.requests) == 4  # rounds 2 and 3 of two clients
         assert median(found.requests) == pytest.approx(requests, rel=0.1)
         assert median(found.requests) + min(filter(None, found.opening), default=0) <= bound
         assert overhead <= bound
