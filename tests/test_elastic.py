@@ -467,7 +467,7 @@ def test_ranks_that_differ_or_are_missing_at_the_start_end_with_one_sentence(sto
         lost = Run(end, 1)
         model, outer = lost.begin(0)
         lost.go_on(0, model, outer, 1)
-        return [*seen, refusal(lambda: (outer.step(), outer.step()))]
+        return [*seen, refusal(outer.average), refusal(lambda: (outer.step(), outer.step()))]
 
     zero, one = run_all(act, processes(0, 1))
     assert (
@@ -476,6 +476,22 @@ def test_ranks_that_differ_or_are_missing_at_the_start_end_with_one_sentence(sto
         == ("DesyncError: the ranks were not started for the same run, their every differs: rank 0 has 2; rank 1 has 3")
     )
     assert zero.value[1] == "PeerLostError: the run begins with 3 ranks, and after 0.5 s there are [0]"
+    assert "LocalError: OuterStep: without a partner all ranks have the same model" in zero.value[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"heartbeat_timeout": 1e-9}, "heartbeat_timeout must be a number in"),
+        ({"heartbeat_timeout": 1e300}, "heartbeat_timeout must be a number in"),
+        ({"run": "\ud800"}, "run must be a text of printable characters"),
+        ({"rank": True}, "rank must be a whole number in 0"),
+        ({"store": "10.0.0.1:0"}, "or its address as 'host:port'; got '10.0.0.1:0'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, words):
+    with pytest.raises(fb.LocalError, match=words):
+        Elastic(**options)
 
 
 def refusal(make: Callable[[], object]) -> str:

@@ -234,6 +234,8 @@ def test_a_group_of_some_ranks_and_one_rank_alone():
         outer = OuterStep(model, "signsgd", every=1, group=alone if process.rank == 2 else pair, timeout=TIMEOUT)
         for step in range(3):
             inner_step(model, process.rank, step)
+            if process.rank == 0:  # the others are not told, and go on
+                assert refusal(outer.average).startswith("LocalError: OuterStep: without a partner")
             outer.step()
         return [seen, digest(model), outer.sent_bytes]
 
@@ -248,3 +250,8 @@ def test_a_group_of_some_ranks_and_one_rank_alone():
 def test_without_a_process_group_the_sentence_says_what_to_do():
     with pytest.raises(fb.LocalError, match=r"init_process_group\(\) first, in a program that torchrun starts"):
         OuterStep(copy.deepcopy(net()))
+    with pytest.raises(fb.LocalError, match=r"group must be a process group of torch\.distributed, or None; got 5"):
+        OuterStep(net(), group=5)
+    for timeout in (1e300, torch.nan):
+        with pytest.raises(fb.LocalError, match=r"timeout must be a number in \(0, 1e9\]"):
+            OuterStep(net(), timeout=timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from fractions import Fraction
 
 import pytest
 import torch
@@ -179,15 +180,42 @@ def test_a_wrong_state_or_a_value_that_is_not_finite_changes_nothing():
         ("noloco@bits=2", {}, "use 3 bits or more"),
         ("noloco@gamma=1", {}, "method 'noloco' has no option 'gamma'"),
         (RandomPartner("fedpara"), {}, "method 'fedpara' factors the model"),
+        (RandomPartner("noloco"), {}, "RandomPartner: 'noloco' has a random partner and its own step"),
     ],
 )
 def test_what_does_not_go_with_a_partner_is_refused_in_a_sentence(method, options, words):
     with pytest.raises(fb.LocalError, match=words):
         Replicas([net(), net()], method, **options)
-    with pytest.raises(fb.LocalError, match="pull must be a finite number above 0"):
+    with pytest.raises(fb.LocalError, match=r"pull must be a number in \[1e-6, 1e6\]; got 0"):
         RandomPartner(pull=0)
     with pytest.raises(fb.LocalError, match="without a partner all ranks have the same model"):
         Replicas([net(), net()]).average()
+
+
+def test_options_beyond_their_range_and_ranks_that_are_not_there_are_named():
+    with pytest.raises(fb.LocalError, match="method must be a codec or a method; got RandomPartner"):
+        RandomPartner(RandomPartner())
+    for pull in (1e-300, 10**400, torch.nan):
+        with pytest.raises(fb.LocalError, match="pull must be a number in"):
+            RandomPartner(pull=pull)
+    models = [nn.Linear(2, 2) for _ in range(2)]
+    replicas = Replicas(models, RandomPartner(pull=Fraction(1, 2)), every=1)
+    models[0].weight.data.add_(1)
+    assert replicas.step() and replicas.values(1).keys() == {"weight", "bias"}
+    for rank in (2, -1, True, "1"):
+        with pytest.raises(fb.LocalError, match=r"Replicas\.values: "):
+            replicas.values(rank)
+
+
+def test_a_mean_beyond_the_range_of_floats_changes_nothing():
+    models = [nn.Linear(2, 2) for _ in range(2)]
+    replicas = Replicas(models, "noloco", every=1)
+    for model in models:
+        model.weight.data.fill_(3e38)
+    before = repr(replicas.state_dicts()), [digest(model) for model in models]
+    with pytest.raises(fb.WireError, match=r"the mean of 2 models would leave the range of torch\.float32"):
+        replicas.average()
+    assert (repr(replicas.state_dicts()), [digest(model) for model in models]) == before
 
 
 def test_processes_send_what_one_process_plays_and_a_refusal_reaches_the_partner_alone():

@@ -255,3 +255,21 @@ def test_booleans_of_rank_0_arrive_as_booleans():
     assert models[1].flags.tolist() == [True, False, True]
     replicas._replicas[1].tensors.write_whole(b"\x02\x00\x01")
     assert models[1].flags.view(torch.uint8).tolist() == [1, 0, 1]
+
+
+def test_a_rank_that_joins_between_two_exchanges_counts_steps_with_the_others():
+    """Even as the lowest rank, and its number is one that a snapshot can hold."""
+    replicas = Replicas([net() for _ in range(3)], "fedpaq@bits=8", every=3)
+    assert [replicas.step() for _ in range(4)] == [False, False, True, False]
+    replicas.leave(0)
+    replicas.join(net(), 0)
+    replicas.load_state_dicts(replicas.state_dicts())
+    assert [replicas.step() for _ in range(4)] == [False, True, False, False]
+    for call in (
+        lambda: replicas.join(net(), 2**31),
+        lambda: replicas.leave(True),
+        lambda: replicas.leave(1.0),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(fb.LocalError, match="rank must be a whole number"):
+            call()
+    assert replicas.ranks == (0, 1, 2)

@@ -11,7 +11,8 @@ from torch import nn
 import fewbits as fb
 from fewbits.distributed import OuterStep, Replicas, Streaming
 from fewbits.engines.distributed import ProcessInfo
-from fewbits.replicas import Terms
+from fewbits.replicas import Replica, Terms
+from fewbits.replicas.sliced_replica import SlicedReplica
 from fewbits.replicas.slices import slices_of
 from fewbits.spec import Spec, TreeSpec
 from nodes import processes, run_all
@@ -121,6 +122,16 @@ def test_processes_send_slices_as_one_process_does_and_repair_and_resume():
         assert outcome.value[:3] == [digests[rank], ledger.frame_bytes["up"], ledger.frame_bytes["down"]]
         begin = "LocalError: " if rank == 1 else "PeerLostError: rank 1 refused: "
         assert outcome.value[3].startswith(f"{begin}Sender.send: 0.weight has 1 NaN")
+
+
+@pytest.mark.parametrize("first", ["in slices", "to all ranks"])
+def test_a_state_of_frames_on_another_path_is_refused_with_both(first):
+    """A run with Elastic sends dense frames to all, whatever the number of ranks."""
+    terms = Terms.of("dense", None, 1)
+    sliced, to_all = SlicedReplica(net(), terms, 0, 3), Replica(net(), terms, 0, 3)
+    ours, other = (sliced, to_all) if first == "in slices" else (to_all, sliced)
+    with pytest.raises(fb.LocalError, match=f"the path of frames is {first}; that of the state is {other.path}"):
+        ours.read_state(other.state_dict())
 
 
 def test_a_damaged_part_or_mean_names_its_rank_and_moves_nothing():

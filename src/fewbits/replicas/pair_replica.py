@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fewbits.errors import WireError
 from fewbits.learn.one_thread import one_thread
 from fewbits.links import Ledger, Receiver
-from fewbits.links.finite import check_finite
+from fewbits.links.finite import all_finite, check_finite
 from fewbits.replicas import final_mean, replica_state
 from fewbits.replicas.count import count_exchange, count_messages
 from fewbits.replicas.joined import joined
@@ -63,6 +63,8 @@ class PairReplica(Replica):
         rank: 0 to size - 1.
         size: how many ranks there are.
     """
+
+    path = "to one partner"
 
     def __init__(self, model: nn.Module, terms: Terms, rank: int, size: int) -> None:
         super().__init__(model, terms, rank, size)
@@ -120,7 +122,7 @@ class PairReplica(Replica):
         assert self.terms.partner is not None
         if (pull := self.terms.partner.pull) != 1:
             n = part.trained
-            torch.sub(part.state.theta[:n], self._update[:n], alpha=1 / pull, out=sent[:n])
+            torch.sub(part.state.theta[:n], self._update[:n], alpha=1 / float(pull), out=sent[:n])
         message = joined(sender.pieces(self.tensors.pieces(sent, part.names), common=part.common))
         self._length = len(message)
         return message
@@ -144,7 +146,7 @@ class PairReplica(Replica):
                 apart = end_to_end(self._ends.senders[peer].value).sub(end_to_end(theirs))
                 distance = float(torch.linalg.vector_norm(apart, dtype=torch.float64))
                 assert self.terms.partner is not None
-                apart[: part.trained].mul_(self.terms.partner.pull)  # buffers go to their mean
+                apart[: part.trained].mul_(float(self.terms.partner.pull))  # buffers go to their mean
                 update = update.add(apart, alpha=0.5)
             self._prepared = _Prepared(part.stepped(update), receiver, received, distance)
 
@@ -177,11 +179,13 @@ class PairReplica(Replica):
     def average(self, messages: Messages) -> float:
         """Take the mean of what all ranks sent, as module and as slow weights; how far the models were from it.
 
-        Moments and links stay. WireError, and no change, when a frame is damaged.
+        Moments and links stay. WireError, and no change, when a frame is damaged or the mean exceeds the floats' range.
         """
         part = self._part
         with one_thread():
             mean, distance = final_mean.mean_of(self.frames(0, messages), part.spec)
+        if not all_finite(mean):
+            raise WireError(f"the mean of {self.size} models would leave the range of {mean.dtype}")
         part.check(mean)
         part.state = part.state._replace(theta=mean)
         self.tensors.write(mean, part.names)

@@ -32,7 +32,7 @@ class RandomPartner:
             model itself.
 
     Raises:
-        LocalError: pull is not above 0 and finite.
+        LocalError: pull is not in [1e-6, 1e6], or the method is a RandomPartner.
 
     Example:
         >>> RandomPartner("fedpaq@bits=8", pull=0.5)
@@ -48,7 +48,9 @@ class RandomPartner:
     pull: float = 1.0  # gamma / beta; larger: models closer to each other, and more of the codec's noise
 
     def __post_init__(self) -> None:
-        check_number("RandomPartner: pull", self.pull, "(0, inf)", numpy=True)
+        check_number("RandomPartner: pull", self.pull, "[1e-6, 1e6]", numpy=True)
+        if isinstance(self.method, RandomPartner):
+            raise LocalError(f"RandomPartner: method must be a codec or a method; got {self.method!r}")
 
 
 def partner_of(key: Key, exchange: int, rank: int, size: int) -> int:

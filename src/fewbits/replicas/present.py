@@ -10,6 +10,8 @@ from fewbits.replicas.joined import joined as end_to_end
 from fewbits.replicas.replica import Replica
 from fewbits.wire.frame import HEADER_BYTES
 
+MOST_RANK = 2**31 - 1
+
 
 class RankChange(NamedTuple):
     """Ranks that left or joined a run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from isal.isal_zlib import crc32
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class Replica(Counted):
         LocalError: the model or the codec does not fit; see `ReplicaTensors` and `Terms`.
     """
 
+    path: ClassVar[str] = "to all ranks"  # of its frames, in words
+
     def __init__(
         self, model: nn.Module, terms: Terms, rank: int, size: int, outer: Sequence[OuterModel] | None = None
     ) -> None:
@@ -104,7 +106,7 @@ class Replica(Counted):
     def facts(self) -> dict[str, str]:
         """What must be equal at all ranks, as texts by name."""
         model, frozen = "; ".join(self.tensors.lines()), "; ".join(self.tensors.frozen_lines())
-        return {**self.terms.facts(), "model": model, "frozen part of the model": frozen}
+        return {**self.terms.facts(), "path of frames": self.path, "model": model, "frozen part of the model": frozen}
 
     def start_digest(self) -> str:
         """A checksum of all values that are equal at all ranks after the start."""

@@ -16,7 +16,7 @@ from fewbits.replicas.kinds import kind_of
 from fewbits.replicas.pair_exchanges import PairExchanges
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.partners import RandomPartner
-from fewbits.replicas.present import count_snapshot, regroup
+from fewbits.replicas.present import MOST_RANK, count_snapshot, regroup
 from fewbits.replicas.replica import Replica, check_equal_models
 from fewbits.replicas.sliced_replica import SlicedReplica
 from fewbits.replicas.snapshot import begin_from, read_snapshot, write_snapshot
@@ -117,6 +117,7 @@ class Replicas:
             LocalError: it is not there, is the last one, or a frame travels.
         """
         self._check_settled("Replicas.leave")
+        check_whole("Replicas.leave: rank", rank, 0)
         if rank not in self.ranks or len(self.ranks) == 1:
             raise LocalError(f"Replicas.leave: rank {rank} cannot leave; the ranks are {list(self.ranks)}")
         self._go_on([replica for replica in self._replicas if replica.rank != rank])
@@ -132,7 +133,7 @@ class Replicas:
             LocalError: the model differs, the number is taken, or a frame travels.
         """
         self._check_settled("Replicas.join")
-        check_whole("Replicas.join: rank", rank, 0)
+        check_whole("Replicas.join: rank", rank, 0, MOST_RANK)
         first = self._replicas[0]
         if rank in self.ranks:
             raise LocalError(f"Replicas.join: rank {rank} is there already; the ranks are {list(self.ranks)}")
@@ -141,6 +142,7 @@ class Replicas:
         _check_apart([replica.tensors.module for replica in self._replicas] + [model])
         frame = write_snapshot(first)
         begin_from(newcomer, read_snapshot(frame, newcomer, self.ranks))
+        newcomer.steps = first.steps  # all ranks' inner steps are counted together
         count_snapshot(first, rank, "up", len(frame))
         count_snapshot(newcomer, first.rank, "down", len(frame))
         self._go_on(sorted([*self._replicas, newcomer], key=lambda replica: replica.rank), [rank])
@@ -158,9 +160,20 @@ class Replicas:
         self._replicas = self._exchanges.replicas = replicas
         regroup(replicas, [replica.rank for replica in replicas], joined)
 
-    def values(self, rank: int = 0) -> dict[str, Tensor]:
-        """Copies of the outer model's tensors, by their names in the module; with a RandomPartner, those of a rank."""
-        return self._replicas[rank].values()
+    def values(self, rank: int | None = None) -> dict[str, Tensor]:
+        """Copies of the outer model's tensors, by their names in the module.
+
+        Args:
+            rank: whose, which matters with a RandomPartner; None: of the lowest rank.
+
+        Raises:
+            LocalError: it is not there.
+        """
+        rank = self.ranks[0] if rank is None else rank
+        check_whole("Replicas.values: rank", rank, 0)
+        if rank not in self.ranks:
+            raise LocalError(f"Replicas.values: there is no rank {rank}; the ranks are {list(self.ranks)}")
+        return self._replicas[self.ranks.index(rank)].values()
 
     def average(self) -> float:
         """Replace the models, which differ with a RandomPartner, by their mean, as `OuterStep.average` does.

@@ -21,6 +21,8 @@ class SlicedReplica(Replica):
     The means travel as they are, so all replicas have the same bits, and those that frames to all would give.
     """
 
+    path = "in slices"
+
     def begin_links(self) -> Sequence[SliceEnds]:
         key = self.terms.key.fold("rank", self.rank)
         return [SliceEnds(part.spec, self.rank, self.size, key.fold(i)) for i, part in enumerate(self.outer)]

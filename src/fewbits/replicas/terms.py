@@ -122,7 +122,8 @@ class Terms:
             optimizer = optimizer or (None if isinstance(method.method, str | Method) else NOLOCO)
         inner = partner.method if partner else method
         assert not isinstance(inner, RandomPartner)
-        step, codec = optimizer_of(inner, optimizer), codec_of(inner, "OuterStep")
+        codec = codec_of(inner, "RandomPartner" if partner else "OuterStep")
+        step = optimizer_of(inner, optimizer)
         return Terms(differences(codec) if partner else codec, step, every, streaming, key, given, partner)
 
     def sliced(self, size: int) -> bool:
@@ -149,6 +150,8 @@ def codec_of(method: AnyMethod, owner: str) -> Lift:
     """The uplink codec of a method, or the codec itself; LocalError for a method that does more than send updates."""
     if isinstance(method, Codec | Transform | Coder):
         return as_lift(method, owner)
+    if preset(method) is not None:
+        raise LocalError(f"{owner}: {method!r} has a random partner and its own step; give it to OuterStep or Replicas")
     found = named(method)
     for reason in _obstacles(found):
         raise LocalError(f"{owner}: method {found.name!r} {reason}")

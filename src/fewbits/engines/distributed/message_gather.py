@@ -21,6 +21,7 @@ from fewbits.replicas.note import read_note
 ANNOUNCEMENTS, MESSAGES = range(2)  # tags: messages of one kind stay in order
 MESSAGE, REFUSAL = range(2)  # kinds of message
 LONGEST_REFUSAL = 10_000  # bytes
+TIMEOUTS = "(0, 1e9]"  # seconds; torch counts in 64 bits of nanoseconds
 STORE_TIME = 2.0  # seconds for the store to answer, after a failure
 LATE_REASON = 0.5  # seconds: a rank reports its reason before it closes its connections
 UNFINISHED = "an earlier exchange was not finished; start all ranks again from a checkpoint"
@@ -44,8 +45,8 @@ class MessageGather:
     """
 
     def __init__(self, group: Any, timeout: float, owner: str) -> None:
-        check_number(f"{owner}: timeout", timeout, "(0, inf)")
-        _check_initialised(owner)
+        check_number(f"{owner}: timeout", timeout, TIMEOUTS)
+        _check_initialised(owner, group)
         if group is not None and dist.get_rank(group) < 0:
             raise LocalError(f"{owner}: this process (rank {dist.get_rank()}) is not in the group")
         self._ranks: list[int] = dist.get_process_group_ranks(group)
@@ -178,9 +179,11 @@ def check_notes(notes: Mapping[int, int]) -> None:
     raise DesyncError(f"the ranks {what}: {shown}; load the states of one step on all ranks")
 
 
-def _check_initialised(owner: str) -> None:
+def _check_initialised(owner: str, group: Any) -> None:
     if not dist.is_available():
         raise LocalError(f"{owner}: this torch was built without torch.distributed")
+    if not (group is None or group is dist.GroupMember.NON_GROUP_MEMBER or isinstance(group, dist.ProcessGroup)):
+        raise LocalError(f"{owner}: group must be a process group of torch.distributed, or None; got {group!r}")
     if not dist.is_initialized():
         raise LocalError(
             f"{owner}: call torch.distributed.init_process_group() first, in a program that torchrun starts; for one "

@@ -12,7 +12,7 @@ from fewbits.checks import check_number
 from fewbits.engines.distributed.agreement import agree
 from fewbits.engines.distributed.elastic import Elastic, ElasticRanks
 from fewbits.engines.distributed.in_background import in_background
-from fewbits.engines.distributed.message_gather import MessageGather
+from fewbits.engines.distributed.message_gather import TIMEOUTS, MessageGather
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
@@ -104,7 +104,7 @@ class OuterStep(Counted):
     ) -> None:
         self._elastic: ElasticRanks | None = None
         if isinstance(group, Elastic):
-            check_number("OuterStep: timeout", timeout, "(0, inf)")
+            check_number("OuterStep: timeout", timeout, TIMEOUTS)
             options = group.filled()
             terms = Terms.of(method, optimizer, every, streaming, key)
             if terms.partner is not None:
@@ -199,9 +199,10 @@ class OuterStep(Counted):
         Raises:
             LocalError: there is no RandomPartner, or a value is not finite.
             PeerLostError: another rank refused, or was lost.
+            WireError: the mean would leave the range of the model's floats. Nothing has changed.
         """
+        replica = self._pair
         with self._gather.refusing():
-            replica = self._pair
             message = replica.average_message()
         return replica.average(self._gather(message, replica.note, replica.most_bytes))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
+from fewbits.replicas.present import MOST_RANK
 
 OWNER = "Elastic"
 STORE = "a torch.distributed.TCPStore, or its address as 'host:port'"
@@ -29,8 +30,8 @@ class Elastic:
         min_ranks: fewest ranks that take an outer step; fewer wait for others, for at most `timeout` seconds.
         store: a torch.distributed.TCPStore, or its address as "host:port"; None: MASTER_ADDR and MASTER_PORT.
         run: a name, where several runs share a store.
-        heartbeat_timeout: seconds without a heartbeat after which a rank counts as lost. A process that ends is noticed
-            at once; this is for machines that vanish.
+        heartbeat_timeout: seconds without a heartbeat after which a rank counts as lost, 0.1 or more. A process that
+            ends is noticed at once; this is for machines that vanish.
 
     Raises:
         LocalError: a number is out of range.
@@ -53,13 +54,13 @@ class Elastic:
 
     def __post_init__(self) -> None:
         if self.rank is not None:
-            check_whole(f"{OWNER}: rank", self.rank, 0, 2**31 - 1)
+            check_whole(f"{OWNER}: rank", self.rank, 0, MOST_RANK)
         if self.ranks is not None:
             check_whole(f"{OWNER}: ranks", self.ranks, 1, 2**16)
         check_whole(f"{OWNER}: min_ranks", self.min_ranks, 1, 2**16)
-        check_number(f"{OWNER}: heartbeat_timeout", self.heartbeat_timeout, "(0, inf)")
-        if not isinstance(self.run, str):
-            raise LocalError(f"{OWNER}: run must be a text; got {self.run!r}")
+        check_number(f"{OWNER}: heartbeat_timeout", self.heartbeat_timeout, "[0.1, 1e9]")
+        if not isinstance(self.run, str) or not self.run.isprintable():
+            raise LocalError(f"{OWNER}: run must be a text of printable characters; got {self.run!r}")
         if isinstance(self.store, str):
             address_of(self.store)
 
