@@ -73,7 +73,7 @@ def test_the_next_choice_gets_what_is_left_of_the_budget(make, tmp_path, monkeyp
     given = make() if make is model else make
 
     def play():
-        return fb.federate(given, clients(), "auto", budget="30kB", test=clients()[0], out=tmp_path)
+        return fb.federate(given, iter(clients()), "auto", budget="30kB", test=clients()[0], out=tmp_path)
 
     result = play()
     first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in (".", "instead"))
