@@ -60,7 +60,7 @@ def partition(
         parts = np.array_split(key.permutation(len(labels)), clients)
     elif split == "natural":
         parts = _natural(groups, len(labels), clients, key)
-    elif name in ("dirichlet", "classes") and labels.ndim == 2 and labels.dtype.kind == "f":
+    elif name in ("dirichlet", "classes") and labels.shape[1:] == (1,) and labels.dtype.kind == "f":
         raise LocalError(f"partition: {split} goes by classes, and here a number is predicted; give iid or natural")
     elif name == "dirichlet":
         parts = _dirichlet(_class_numbers(labels, split), _number(split, value), clients, key)
