@@ -73,7 +73,7 @@ def test_the_next_choice_gets_what_is_left_of_the_budget(make, tmp_path, monkeyp
     given = make() if make is model else make
 
     def play():
-        return fb.federate(given, clients(), "auto", budget="30kB", test=clients()[0], out=tmp_path)
+        return fb.federate(given, iter(clients()), "auto", budget="30kB", test=clients()[0], out=tmp_path)
 
     result = play()
     first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in (".", "instead"))
@@ -98,6 +98,8 @@ def test_the_command_line_does_the_same_and_goes_on_after_a_stop(tmp_path, monke
     assert "given up after 6 rounds, as it diverges" in said and GOOD.why in said
     sizes = [json.loads((tmp_path / name / "summary.json").read_text()) for name in (".", "instead")]
     assert 57_000 < sum(one["up_frame_bytes"] + one["down_frame_bytes"] for one in sizes) <= 60_000
+    rows = CliRunner().invoke(app, ["report", str(tmp_path)]).output
+    assert "lr=1000000000.0" in rows and "lr=0.1" in rows
     (tmp_path / "instead" / "summary.json").unlink()
     assert CliRunner().invoke(app, ["train", "--resume", str(tmp_path)]).exit_code == 0
     assert json.loads((tmp_path / "instead" / "summary.json").read_text())["rounds"] == sizes[1]["rounds"]

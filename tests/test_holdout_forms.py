@@ -161,3 +161,12 @@ def test_the_command_line_takes_holdout_with_data_of_the_users(folder, monkeypat
     text = call(f"train {task} --method local --holdout 0.3 --out a")
     assert "personal" in text and "note:" not in text
     assert "personal" in call(f"compare {task} --methods dense,local --holdout 0.3 --out b")
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_client_whose_pair_does_not_fit_loses_its_turns_and_the_others_hold_out(bad):
+    parts = [pair(client) for client in range(CLIENTS)]
+    parts[bad] = (parts[bad][0][:, :3], parts[bad][1][:4])  # of another width, and of two lengths
+    result = fb.federate(nn.Linear(4, 3), parts, "dense", 1, holdout=0.2, processes=1)
+    assert result.reports[0].clients == CLIENTS - 1
+    assert f"client {bad} was skipped: it has 10 rows of x and 4 of y" in " ".join(result.notes)

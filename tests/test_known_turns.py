@@ -47,12 +47,39 @@ class Doubled(nn.Linear):
     """Somebody's layer."""
 
 
+class Weight(nn.Parameter):
+    """Somebody's tensor: its operations may run anything."""
+
+
+def of_somebody(*sizes):
+    layer = nn.Linear(*sizes)
+    layer.weight = Weight(layer.weight.data)
+    return layer
+
+
+def with_own(name):
+    def make(*sizes):
+        layer = nn.Linear(*sizes)
+        setattr(layer, name, getattr(layer, name))
+        return layer
+
+    return make
+
+
 def somebodys_loss(output, y):
     return nn.functional.cross_entropy(output, y)
 
 
 @pytest.mark.parametrize(
-    "layer, loss, known", [(nn.Linear, None, True), (Doubled, None, False), (nn.Linear, somebodys_loss, False)]
+    "layer, loss, known",
+    [
+        (nn.Linear, None, True),
+        (Doubled, None, False),
+        (of_somebody, None, False),
+        (with_own("train"), None, False),
+        (with_own("_call_impl"), None, False),
+        (nn.Linear, somebodys_loss, False),
+    ],
 )
 def test_only_turns_of_known_code_go_unwatched(layer, loss, known):
     task = Task(layer(3, 2), torch.randn(4, 3), torch.arange(4) % 2, [np.arange(4)], local=LocalSGD(lr=0.1), loss=loss)

@@ -70,18 +70,29 @@ def test_nodes_without_a_server_predict_numbers_too(folder):
 @pytest.mark.parametrize(
     ("data", "more", "said"),
     [
-        ("homes.csv@target=city", "", "column 'city' is string; target= takes numbers, label= classes"),
+        ("homes.csv@target=city", "", "; target= takes numbers, label= classes"),
         ("homes.csv@label=city,target=price", "", "not both"),
         ("homes.csv@label=price", "", "for numbers to predict write target=COLUMN instead of label="),
         ("homes.csv@target=price", "--split classes:2", "classes:2 goes by classes, and here a number is predicted"),
         ("homes.csv@label=city", "--loss mse", "write target=COLUMN instead of label="),
         ("homes.csv@target=price", "--loss msee", "unknown name 'msee'; did you mean 'mse'?"),
         ("gap.csv@target=y", "", "column 'y' has rows without a number"),
-        ("same.csv@target=y", "", "column 'y' has 3 in all training rows; there is nothing to predict"),
+        ("same.csv@target=y", "", "column 'y' has 0.1 in all training rows; there is nothing to predict"),
+        ("homes.csv@target=city", "", "is string, such as "),
+        ("far.csv@target=y", "", "column 'y' has 1e+90, and the training rows have "),
+        ("far.csv@target=x", "", "column 'y' has 1e+90, and the training rows have "),
     ],
 )
 def test_what_cannot_be_predicted_is_said(folder, data, more, said):
     homes(folder)
     (folder / "gap.csv").write_text("x,y\n" + "1,2\n3,\n" * 5)
-    (folder / "same.csv").write_text("x,y\n" + "1,3\n2,3\n" * 5)
+    (folder / "same.csv").write_text("x,y\n" + "1,0.1\n2,0.1\n" * 5)
+    (folder / "far.csv").write_text("x,y\n" + "1,3\n2,4\n" * 2 + "3,1e90\n")
     assert said in call(f"train --data {data} --clients 2 {more} --out a", code=2)
+
+
+def test_a_feature_that_is_constant_in_the_training_rows_stays_of_the_same_size_in_the_test_rows(folder):
+    rows = [f"{0.2 if row % 5 == 4 else 0.1},{row}" for row in range(60)]
+    (folder / "same.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    found = data.load("same.csv@target=y")
+    assert not found.train_x.any() and float(found.test_x.max()) == pytest.approx(0.1)

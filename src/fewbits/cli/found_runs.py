@@ -17,6 +17,7 @@ from fewbits.report.line_time import line_seconds
 from fewbits.report.record import against_dense
 from fewbits.report.round_log import LEDGER, METRICS
 from fewbits.report.write import FIGURES
+from fewbits.training.federate import INSTEAD
 from fewbits.training.subtitle import MODEL_PARTS, MODEL_TEXT
 
 WITHOUT_SERVER = "is a run without a server; `fewbits report` takes runs with one"
@@ -67,6 +68,7 @@ def found_runs(folders: Sequence[Path]) -> list[FoundRun]:
 def _places(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / METRICS).is_file() and (folder / LEDGER).is_file():
         yield folder
+        yield from _places(folder / INSTEAD, 0)  # what came after it diverged
     elif folder.is_dir() and depth:
         for child in sorted(folder.iterdir()):
             if child.is_dir():

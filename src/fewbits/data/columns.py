@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DECIMAL_COMMA = re.compile(r"[+-]?[\d.]*,?\d+([eE][+-]?\d+)?")  # a number as other countries write it
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 MOST = 1e100  # of a number, whose square is finite
+MOST_SCALED = 1e18  # standard deviations from the mean; float32 has its square
 MOST_WORDS = 100  # different texts of a column that becomes features, and of the labels
 
 
@@ -63,33 +64,63 @@ def scaled_targets(
         files: where they are from.
 
     Raises:
-        LocalError: the column has no numbers, a number is missing or infinite, or all training rows have the same.
+        LocalError: the column has no numbers, a number is missing, infinite or far beyond the training rows,
+            or all training rows have the same.
     """
     import pyarrow.types as kinds
 
     for rows, file in zip((train, test), files, strict=True):
         kind = rows.schema.field(name).type
         if not _holds_numbers(kind) or kinds.is_boolean(kind):
-            raise LocalError(f"{file}: column {name!r} is {kind}; target= takes numbers, label= classes")
+            raise LocalError(
+                f"{file}: column {name!r} is {kind}{_first_text(rows, name)}; target= takes numbers, label= classes"
+            )
     found = [_numbers(rows, name, file) for rows, file in zip((train, test), files, strict=True)]
     for numbers, file in zip(found, files, strict=True):
         if not np.isfinite(numbers).all():
             raise LocalError(f"{file}: column {name!r} has rows without a number, so there is nothing to predict")
-    mean, spread = float(found[0].mean()), float(found[0].std())
+    mean, spread = _mean_and_spread(found[0])
     if not spread > 0:
         raise LocalError(f"{files[0]}: column {name!r} has {mean:g} in all training rows; there is nothing to predict")
-    y, test_y = (((numbers - mean) / spread).astype(np.float32)[:, None] for numbers in found)
+    y, test_y = (_by_scale(one, mean, spread, name, file) for one, file in zip(found, files, strict=True))
     return y, test_y, Scale(name, mean, spread)
 
 
 def _scaled(train: pa.Table, test: pa.Table, name: str, file: str) -> tuple[np.ndarray, np.ndarray]:
     first, second = (_numbers(rows, name, file) for rows in (train, test))
-    known = first[np.isfinite(first)]
-    mean, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
-    scale = spread if spread > 0 else 1.0
-    scaled = (np.where(np.isfinite(x), (x - mean) / scale, 0.0).astype(np.float32)[:, None] for x in (first, second))
-    one, other = scaled
+    mean, spread = _mean_and_spread(first[np.isfinite(first)])
+    one, other = (_by_scale(np.nan_to_num(x, nan=mean), mean, spread or 1.0, name, file) for x in (first, second))
     return one, other
+
+
+def _mean_and_spread(x: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation; the latter is 0 where all are equal, which rounding of the mean would hide."""
+    if not len(x) or x.min() == x.max():
+        return float(x[0]) if len(x) else 0.0, 0.0
+    return float(x.mean()), float(x.std())
+
+
+def _by_scale(x: np.ndarray, mean: float, spread: float, name: str, file: str) -> np.ndarray:
+    """(x - mean) / spread as (n, 1) float32; LocalError where that is beyond what float32 can square."""
+    found = (x - mean) / spread
+    if (np.abs(found) > MOST_SCALED).any():
+        raise LocalError(
+            f"{file}: column {name!r} has {x[np.abs(found).argmax()]:g}, and the training rows have {mean:.6g} with a "
+            f"standard deviation of {spread:.6g}; leave out that row"
+        )
+    return found.astype(np.float32)[:, None]
+
+
+def _first_text(rows: pa.Table, name: str) -> str:
+    """ ", such as 'none'": the first text of a column that is no number; "" where there is none."""
+    import pyarrow.types as kinds
+
+    if not kinds.is_string(rows.schema.field(name).type):
+        return ""
+    found = next(
+        (word for word in rows.column(name).to_pylist() if word is not None and not NUMBER.fullmatch(word)), ""
+    )
+    return f", such as {found[:40]!r}" if found else ""
 
 
 def _numbers(rows: pa.Table, name: str, file: str) -> np.ndarray:

@@ -7,7 +7,7 @@ table. They give up when a skewed Dirichlet draw leaves a client without example
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -132,13 +132,16 @@ def _class_numbers(labels: np.ndarray, split: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def hold_out(
+    parts: Sequence[np.ndarray], share: float, key: Key, unfit: Collection[int] = ()
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Take a share of every client's rows as test rows of its personal model: (the rest, the test rows).
 
     Args:
         parts: row numbers of each client.
         share: between 0 and 1; at least one row is taken and one is left.
         key: decides which rows.
+        unfit: clients whose turns are skipped; they keep their rows.
 
     Raises:
         LocalError: the share is not between 0 and 1, or a client has one row only.
@@ -149,6 +152,10 @@ def hold_out(parts: Sequence[np.ndarray], share: float, key: Key) -> tuple[list[
     """
     train, test = [], []
     for client, rows in enumerate(parts):
+        if client in unfit:
+            train.append(rows)
+            test.append(rows)
+            continue
         left, taken = held_out_rows(len(rows), share, key.fold(client), f"client {client}")
         train.append(np.sort(rows[left]))
         test.append(np.sort(rows[taken]))

@@ -39,6 +39,7 @@ QUIET_CRITERIA = {
 }
 # Where a module, and a tensor, lists the functions of others that it calls.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+PLAIN = (torch.Tensor, nn.Parameter)
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 OURS = "fewbits."  # how the modules of this package begin, which draw from keys alone
 
@@ -55,17 +56,21 @@ def draws(module: nn.Module) -> bool:
     """Return False only when no part of the module, and nothing hooked to it, can draw random numbers."""
     if any(getattr(every_module, f"_global{hooks}") for hooks in HOOKS):
         return True
-    return any(_part_draws(part, QUIET) for part in module.modules()) or any(map(_is_hooked, module.parameters()))
+    tensors = [*module.parameters(), *module.buffers()]
+    return any(_part_draws(part, QUIET) for part in module.modules()) or any(map(_runs_code, tensors))
 
 
 def _part_draws(part: nn.Module, quiet: set[Any]) -> bool:
-    if parametrize.type_before_parametrizations(part) not in quiet or "forward" in vars(part):
+    if parametrize.type_before_parametrizations(part) not in quiet:
+        return True
+    if any(callable(value) and not is_ours(value) for value in vars(part).values()):  # such as a forward of its own
         return True
     return any(not is_ours(hook) for hooks in HOOKS for hook in vars(part)[hooks].values())
 
 
-def _is_hooked(tensor: torch.Tensor) -> bool:
-    return any(getattr(tensor, hooks, None) for hooks in TENSOR_HOOKS)
+def _runs_code(tensor: torch.Tensor) -> bool:
+    """Whether it has hooks, or is of somebody's class, whose operations may be anything."""
+    return type(tensor) not in PLAIN or any(getattr(tensor, hooks, None) for hooks in TENSOR_HOOKS)
 
 
 def is_ours(part: object) -> bool:

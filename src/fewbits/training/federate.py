@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,7 @@ def federate(
     observing = observers(log, out)
     key = Key(int(seed))
     initial = InitialModel.of(model, key)
+    clients = list(clients) if isinstance(clients, Iterator) else clients  # a second run may need them again
     data = ClientData(clients, collate, population)
     task = held_out(task_over(initial.module, data, test, local, loss, metric), holdout)
     given = model_figures(initial.module)  # a method may factor it

@@ -92,5 +92,5 @@ def held_out(task: Task, share: float | None) -> Task:
     if task.shares is not None:
         check_share(share)
         return replace(task, shares=HeldOutShares(task.shares, float(share), key))
-    parts, tests = hold_out(task.parts, share, key)
+    parts, tests = hold_out(task.parts, share, key, task.unfit)
     return replace(task, parts=parts, holdout=tests)

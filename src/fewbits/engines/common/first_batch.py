@@ -205,13 +205,14 @@ def _what(x: object, y: object, outputs: object) -> str:
 
 
 def _check_evaluation(model: nn.Module, call: Call, task: Task, device: str, kind: str) -> None:
-    """The test set, or else what the first client's personal model is evaluated on."""
+    """The test set, or else what the personal model of the first client with fit data is evaluated on."""
     most = MOST_ROWS if task.metric is None else BATCH  # a metric may need all classes
     if task.test is not None:
         who, examples = "test", task.test
     elif task.holds_out:
-        who = f"holdout of {kind} 0"
-        examples = _called(lambda: task.held_out(0), f"{who}: its data fail", None)
+        first = next(number for number in range(task.clients) if number not in task.unfit)
+        who = f"holdout of {kind} {first}"
+        examples = _called(lambda: task.held_out(first), f"{who}: its data fail", None)
     else:
         return
     batch = _piece(examples, min(most, examples.batch_size or most), who).to(torch.device(device))

@@ -101,8 +101,8 @@ class Task:
         _check_rows("part", self.parts, len(x))
         object.__setattr__(self, "holdout", [np.asarray(rows) for rows in self.holdout])
         if self.holdout:
-            if len(self.holdout) != len(self.parts) or any(len(rows) == 0 for rows in self.holdout):
-                without = [c for c, rows in enumerate(self.holdout) if len(rows) == 0]
+            without = [c for c, rows in enumerate(self.holdout) if len(rows) == 0 and c not in self.unfit]
+            if len(self.holdout) != len(self.parts) or without:
                 raise LocalError(
                     f"Task: holdout needs one or more rows for each of {len(self.parts)} clients; got "
                     f"{len(self.holdout)} clients, without any: {without}"

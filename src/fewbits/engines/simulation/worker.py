@@ -169,6 +169,8 @@ class Worker:
 
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""
+        if client in self.task.unfit:
+            return Scores(failure=self.task.unfit[client])
         self._load(client)
         try:
             examples = self.task.held_out(client)
