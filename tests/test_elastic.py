@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 import fewbits as fb
+from effort import THOROUGH
 from fewbits.distributed import Elastic, OuterStep, RankChange, Replicas, Streaming
 from fewbits.engines.distributed import ProcessInfo
 from fewbits.engines.distributed.elastic import elastic_ranks
@@ -36,8 +38,21 @@ def loopback(monkeypatch):
 
 @pytest.fixture
 def store():
-    """A store that outlives the ranks."""
-    return dist.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=20), wait_for_workers=False)  # type: ignore[attr-defined]
+    """A store that outlives the ranks, in a process of its own: a fork beside its threads may inherit a locked lock."""
+    mine, told = os.pipe()
+    host = os.fork()
+    if not host:
+        with contextlib.suppress(BaseException):
+            held = dist.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=20), wait_for_workers=False)  # type: ignore[attr-defined]
+            os.write(told, str(held.port).encode())
+            signal.pause()
+        os._exit(1)
+    port = int(os.read(mine, 16))
+    os.close(mine)
+    os.close(told)
+    yield dist.TCPStore("127.0.0.1", port, None, False, timedelta(seconds=20), wait_for_workers=False)  # type: ignore[attr-defined]
+    os.kill(host, signal.SIGKILL)
+    os.waitpid(host, 0)
 
 
 def die() -> None:
@@ -278,7 +293,11 @@ def test_a_newcomer_that_does_not_fit_reads_why_and_the_run_goes_on(store):
     assert rank.startswith("LocalError: Elastic: rank 1 is in the run already (process ")
 
 
-@pytest.mark.parametrize("joins", [True, False])
+# Its store must answer within a second, which a busy machine's does not always.
+SHORT = pytest.mark.skipif(not THOROUGH, reason="times of a second; FEWBITS_THOROUGH=1 has them")
+
+
+@pytest.mark.parametrize("joins", [True, pytest.param(False, marks=SHORT)])
 def test_fewer_ranks_than_needed_wait_for_another_of_the_same_number_or_end_with_a_sentence(store, joins):
     run = Run(store, 2, min_ranks=2, timeout=10.0 if joins else 1.0)
 
