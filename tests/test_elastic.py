@@ -109,7 +109,7 @@ def processes(*ranks: int) -> list[ProcessInfo]:
 
 
 def wait_for(there: Callable[[], bool]) -> None:
-    end = time.monotonic() + 15
+    end = time.monotonic() + 30
     while not there():
         assert time.monotonic() < end
         time.sleep(0.01)
