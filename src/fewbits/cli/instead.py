@@ -22,10 +22,10 @@ def with_instead(config: RunConfig, choice: Choice | None) -> RunConfig:
 
 def instead(config: RunConfig, record: Record) -> RunConfig | None:
     """The run that comes after this one; None: it did not diverge, or too little of its budget is left."""
-    found, budget, last = config.instead, config.budget_bytes, record.last
+    found, budget = config.instead, config.budget_bytes
     if not found or budget is None or not gave_up(record.reports, config.schedule()):
         return None
-    left = rest(budget, last.up_frame_bytes + last.down_frame_bytes)
+    left = rest(budget, record.last.bytes)
     if left is None:
         return None
     falling = int(found["falling"]) if "falling" in found else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -29,10 +29,14 @@ class RunFigures:
 def run_figures(folder: Path) -> RunFigures:
     """Of the run in a folder; those of fb.compare stand one folder up."""
     by_name = _by_name(folder)
-    if (folder / FIGURES).is_file():
-        return _alone(folder / FIGURES, by_name)
-    if OF_COMPARISON.fullmatch(folder.name) and (folder.parent / FIGURES).is_file():
-        return _of_several(folder.parent / FIGURES, by_name)
+    try:
+        if (folder / FIGURES).is_file():
+            return _alone(folder / FIGURES)
+        if OF_COMPARISON.fullmatch(folder.name) and (folder.parent / FIGURES).is_file():
+            return _of_several(folder.parent / FIGURES, by_name)
+    except LocalError as error:
+        said = f"{error}. The folder's name stands for the method and the seed: {by_name.method}, {by_name.seed}"
+        return replace(by_name, notes=(said,))
     return by_name
 
 
@@ -46,36 +50,24 @@ def _by_name(folder: Path) -> RunFigures:
     return RunFigures(folder.name, 0) if named is None else RunFigures(unquote(named[1]), int(named[2]))
 
 
-def _alone(path: Path, by_name: RunFigures) -> RunFigures:
-    try:
-        found = read_json(path)
-    except LocalError as error:
-        return _noted(by_name, str(error))
+def _alone(path: Path) -> RunFigures:
+    found = read_json(path)
     if not isinstance(found, dict):
-        return _noted(by_name, f"{path} must hold a JSON object; got {shown(found)}")
+        raise LocalError(f"{path} must hold a JSON object; got {shown(found)}")
     method, seed = found.get("method"), found.get("seed")
     if not isinstance(method, str):
-        return _noted(by_name, f"{path}: method must be text; got {shown(method)}")
+        raise LocalError(f"{path}: method must be text; got {shown(method)}")
     if type(seed) is not int:
-        return _noted(by_name, f"{path}: seed must be a whole number; got {shown(seed)}")
+        raise LocalError(f"{path}: seed must be a whole number; got {shown(seed)}")
     return RunFigures(method, seed, found)
 
 
 def _of_several(path: Path, by_name: RunFigures) -> RunFigures:
-    try:
-        found = read_json(path)
-    except LocalError as error:
-        return _noted(by_name, str(error))
+    found = read_json(path)
     if not isinstance(found, list):
-        return _noted(by_name, f"{path} must hold a JSON list with a run's figures in each place; got {shown(found)}")
+        raise LocalError(f"{path} must hold a JSON list with a run's figures in each place; got {shown(found)}")
     key = by_name.method, by_name.seed
-    ours = (one for one in found if isinstance(one, dict) and (one.get("method"), one.get("seed")) == key)
-    figures = next(ours, None)
-    if figures is None:
-        return _noted(by_name, f"{path} has no figures of {by_name.method}, seed {by_name.seed}")
-    return RunFigures(*key, figures)
-
-
-def _noted(by_name: RunFigures, why: str) -> RunFigures:
-    said = f"{why}. The folder's name stands for the method and the seed: {by_name.method}, {by_name.seed}"
-    return RunFigures(by_name.method, by_name.seed, notes=(said,))
+    for one in found:
+        if isinstance(one, dict) and (one.get("method"), one.get("seed")) == key:
+            return RunFigures(*key, one)
+    raise LocalError(f"{path} has no figures of {by_name.method}, seed {by_name.seed}")

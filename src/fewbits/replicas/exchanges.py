@@ -8,6 +8,7 @@ from contextlib import suppress
 import torch
 
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.replicas.pair_replica import LoadedPair
 from fewbits.replicas.replica import Loaded, Messages, Replica
 from fewbits.replicas.sliced_replica import SlicedReplica
 from fewbits.replicas.state_parts import OWNER
@@ -121,10 +122,15 @@ def _raising(error: FewbitsError) -> Flight:
     return flight
 
 
-def _check_alike(first: Loaded, other: Loaded, rank: int) -> None:
-    """LocalError unless two ranks' states agree in all that ranks have in common."""
+def check_one_step(first: Loaded | LoadedPair, other: Loaded | LoadedPair, rank: int) -> None:
+    """LocalError unless two ranks' states are of the same step."""
     if (first.steps, first.exchanges) != (other.steps, other.exchanges):
         raise LocalError(f"{OWNER}: rank 0's state is of step {first.steps}; that of rank {rank} of step {other.steps}")
+
+
+def _check_alike(first: Loaded, other: Loaded, rank: int) -> None:
+    """LocalError unless two ranks' states agree in all that ranks have in common."""
+    check_one_step(first, other, rank)
     for i, ((a, _, ends), (b, _, others)) in enumerate(zip(first.parts, other.parts, strict=True)):
         same = {
             "theta": torch.equal(a.theta, b.theta),

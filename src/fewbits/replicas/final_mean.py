@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewbits.errors import WireError
 from fewbits.links import Receiver, Sender
+from fewbits.replicas.from_rank import from_rank
 from fewbits.replicas.terms import DENSE
 from fewbits.replicas.vectors import end_to_end
 from fewbits.rng import Key
@@ -39,7 +39,5 @@ def mean_of(frames: Sequence[bytes | memoryview], spec: TreeSpec) -> tuple[Tenso
 
 
 def _model(frame: bytes | memoryview, spec: TreeSpec, rank: int) -> Tensor:
-    try:
+    with from_rank(rank):
         return end_to_end(Receiver(DENSE, spec).receive(frame))
-    except WireError as error:
-        raise type(error)(f"the frame of rank {rank}: {error}") from None

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from isal.isal_zlib import crc32
 from torch import Tensor
 
 from fewbits.codecs import Lift
-from fewbits.codecs.flat_view import flat_view
 from fewbits.errors import LocalError
 from fewbits.links import Ledger, Sender
 from fewbits.replicas.count import count_messages
@@ -19,6 +17,7 @@ from fewbits.replicas.note import noted
 from fewbits.replicas.state_parts import OWNER, check_same, count, ends_of, read_ends, read_sums, sums_of, taken
 from fewbits.replicas.tensors import digest_of
 from fewbits.replicas.terms import DENSE, method_facts
+from fewbits.replicas.vectors import end_to_end
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 from fewbits.wire.frame import HEADER_BYTES
@@ -81,8 +80,7 @@ class GradientMean:
         """The mean of all ranks' frames; WireError, and no change, when one of them is wrong."""
         phase = self._phase
         found = self.links[phase].mean(list(map(memoryview, messages)), self._common)
-        laid = flat_view(found.values())
-        self._digest = digest_of(torch.cat([x.reshape(-1) for x in found.values()]) if laid is None else laid)
+        self._digest = digest_of(end_to_end(found))
         self.links[phase].commit()
         self.senders[phase].commit()
         self.steps += 1

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fewbits.codecs import Lift, TreeTotal
 from fewbits.codecs.flat_view import flat_view
-from fewbits.errors import WireError
 from fewbits.learn.one_thread import one_thread
 from fewbits.links import Receiver
+from fewbits.replicas.from_rank import from_rank
+from fewbits.replicas.loaded_ends import loaded_ends
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 
@@ -48,10 +49,8 @@ class MeanLink:
         after, total = [copy.copy(receiver) for receiver in self.receivers], TreeTotal(self.codec, self.spec)
         with one_thread():
             for rank, receiver, frame in zip(self.ranks, after, frames, strict=True):
-                try:
+                with from_rank(rank):
                     total.add(receiver.receive_partial(frame, common), 1.0)
-                except WireError as error:
-                    raise type(error)(f"the frame of rank {rank}: {error}") from None
             found: dict[str, Tensor] = total.value()
             for x in _vectors(found):
                 x.div_(len(after))
@@ -74,12 +73,7 @@ class MeanLink:
 
     def load(self, ends: Sequence[bytes]) -> None:
         """Take over the ends that were dumped; WireError when they are damaged or another codec's."""
-        if len(ends) != len(self.receivers):
-            raise WireError(f"the state has the ends of {len(ends)} ranks; there are {len(self.receivers)}")
-        after = [copy.copy(receiver) for receiver in self.receivers]
-        for receiver, data in zip(after, ends, strict=True):
-            receiver.load(data)
-        self.receivers = after
+        self.receivers = loaded_ends(self.receivers, ends, "ranks")
 
 
 def _vectors(found: dict[str, Tensor]) -> list[Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fewbits.errors import LocalError
-from fewbits.replicas.exchanges import Make
+from fewbits.replicas.exchanges import Make, check_one_step
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.replica import Messages
-from fewbits.replicas.state_parts import OWNER
 
 
 class PairExchanges:
@@ -53,10 +51,6 @@ class PairExchanges:
         """Go on from these states; LocalError, and nothing has changed, when one of them does not fit."""
         found = [replica.read_pair(state) for replica, state in zip(self.replicas, states, strict=True)]
         for rank, other in enumerate(found):
-            if (found[0].steps, found[0].exchanges) != (other.steps, other.exchanges):
-                steps = found[0].steps, other.steps
-                raise LocalError(
-                    f"{OWNER}: rank 0's state is of step {steps[0]}; that of rank {rank} of step {steps[1]}"
-                )
+            check_one_step(found[0], other, rank)
         for replica, loaded in zip(self.replicas, found, strict=True):
             replica.take_pair(loaded)

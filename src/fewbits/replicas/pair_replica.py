@@ -15,6 +15,7 @@ from fewbits.links import Ledger, Receiver
 from fewbits.links.finite import all_finite, check_finite
 from fewbits.replicas import final_mean, replica_state
 from fewbits.replicas.count import count_exchange, count_messages
+from fewbits.replicas.from_rank import from_rank
 from fewbits.replicas.joined import joined
 from fewbits.replicas.note import noted
 from fewbits.replicas.outer_model import OuterState
@@ -139,10 +140,8 @@ class PairReplica(Replica):
         with one_thread():
             if peer != self.rank:
                 receiver, received = copy.copy(self._ends.receivers[peer]), len(messages[peer])
-                try:
+                with from_rank(peer):
                     theirs = receiver.receive(memoryview(messages[peer]), part.common)
-                except WireError as error:
-                    raise type(error)(f"the frame of rank {peer}: {error}") from None
                 apart = end_to_end(self._ends.senders[peer].value).sub(end_to_end(theirs))
                 distance = float(torch.linalg.vector_norm(apart, dtype=torch.float64))
                 assert self.terms.partner is not None

@@ -5,23 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
 
 from torch import Tensor
 
 from fewbits.codecs import large
-from fewbits.errors import WireError
 from fewbits.links import Receiver, Sender
 from fewbits.links.bundle import pack, unpack
+from fewbits.replicas.from_rank import from_rank
 from fewbits.replicas.joined import joined
+from fewbits.replicas.loaded_ends import loaded_ends
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.terms import DENSE
 from fewbits.replicas.vectors import end_to_end, named_views
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import Section
-
-End = TypeVar("End", Sender, Receiver)
 
 
 def slices_of(spec: TreeSpec, size: int) -> list[TreeSpec]:
@@ -64,10 +62,8 @@ class SliceLink:
         after, at = [copy.copy(receiver) for receiver in self.receivers], 0
         out = large.empty(self.spec.numel, self.spec.entries[0][1].torch_dtype)
         for rank, (receiver, frame) in enumerate(zip(after, frames, strict=True)):
-            try:
+            with from_rank(rank):
                 (partial,) = receiver.receive_partial(frame, common)
-            except WireError as error:
-                raise type(error)(f"the frame of rank {rank}: {error}") from None
             out[at : at + len(partial.values)] = partial.values
             at += len(partial.values)
         self._after = after
@@ -83,7 +79,7 @@ class SliceLink:
 
     def load(self, ends: Sequence[bytes]) -> None:
         """Take over the ends that were dumped; WireError when they are damaged or of another model."""
-        self.receivers = _loaded(self.receivers, ends)
+        self.receivers = loaded_ends(self.receivers, ends, "links")
 
 
 class SliceEnds:
@@ -149,16 +145,6 @@ class SliceEnds:
         """Become the ends that were dumped; WireError when the bytes are damaged or another model's."""
         senders = [*self._to, self._out]
         ends = unpack(data)
-        *self._to, self._out = _loaded(senders, ends[: len(senders)])
+        *self._to, self._out = loaded_ends(senders, ends[: len(senders)], "links")
         self._mean = copy.copy(self._mean)
         self._mean.load(ends[len(senders) :])
-
-
-def _loaded(ends: Sequence[End], stored: Sequence[bytes]) -> list[End]:
-    """Copies of the ends, as they were stored."""
-    if len(stored) != len(ends):
-        raise WireError(f"the state has the ends of {len(stored)} links; there are {len(ends)}")
-    found = [copy.copy(end) for end in ends]
-    for end, data in zip(found, stored, strict=True):
-        end.load(data)
-    return found

@@ -32,7 +32,7 @@ def agree(
     equal = {VERSION: sys.modules["fewbits"].__version__, **equal}
     messages = gather(json_text({**equal, **(local or {})}).encode(), 0, MOST_BYTES)
     found = [_facts(data, rank) for rank, data in enumerate(messages)]
-    check_equal(found, equal, "rank")
+    check_equal(dict(enumerate(found)), equal, "rank")
     return found
 
 

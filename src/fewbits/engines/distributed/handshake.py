@@ -50,12 +50,12 @@ def exchange_facts(
     return [json.loads(text) for text in store.get(keys)]
 
 
-def check_equal(facts_by_rank: list[dict[str, str]], names: Iterable[str], who: str = "node") -> None:
+def check_equal(facts_by_rank: Mapping[int, Mapping[str, str]], names: Iterable[str], who: str = "node") -> None:
     """DesyncError when facts of these names differ: the same sentence on every rank, with both values.
 
     The names are compared in their order; `shown` says what the sentence has of a text.
 
-    >>> check_equal([{"model": "w, [3]; b, [1]"}, {"model": "w, [3]; b, [2]"}], ["model"], "rank")
+    >>> check_equal({0: {"model": "w, [3]; b, [1]"}, 1: {"model": "w, [3]; b, [2]"}}, ["model"], "rank")
     Traceback (most recent call last):
     ...
     fewbits.errors.DesyncError: the ranks were not started for the same run, their model differs: rank 0 has b, [1]; \
@@ -63,7 +63,7 @@ rank 1 has b, [2]
     """
     for name in (name for name in names if not name.endswith(AS_GIVEN)):
         groups: dict[str, list[int]] = {}
-        for rank, facts in enumerate(facts_by_rank):
+        for rank, facts in facts_by_rank.items():
             groups.setdefault(facts.get(name, NONE), []).append(rank)
         if len(groups) > 1:
             texts = shown(name, [facts_by_rank[ranks[0]] for ranks in groups.values()])

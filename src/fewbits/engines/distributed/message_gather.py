@@ -111,7 +111,7 @@ class MessageGather:
         if self._broken:
             raise PeerLostError(self._broken)
         self._broken = UNFINISHED
-        local = {rank: _as_tensor(message) for rank, message in messages.items()}
+        local = {rank: as_tensor(message) for rank, message in messages.items()}
         announced = {rank: torch.tensor([kind, len(message), note]) for rank, message in messages.items()}
         heads = self._exchanged(announced, dict.fromkeys(announced, 3), torch.int64, ANNOUNCEMENTS)
         for rank in heads:
@@ -198,7 +198,8 @@ def _store() -> Any:
     return dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] - no public way
 
 
-def _as_tensor(message: bytes | memoryview) -> Tensor:
+def as_tensor(message: bytes | memoryview) -> Tensor:
+    """A message as torch sends it; a memoryview is not copied.  # (len(message),) uint8"""
     if not len(message):
         return torch.zeros(0, dtype=torch.uint8)
     return torch.frombuffer(bytearray(message) if isinstance(message, bytes) else message, dtype=torch.uint8)

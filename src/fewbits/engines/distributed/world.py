@@ -87,7 +87,7 @@ class World:
             DesyncError: facts in `equal` differ; the message is the same on every rank and shows both values.
         """
         found = self._exchange_facts({**equal, **(local or {})}, self._frame_timeout)
-        check_equal(found, sorted(equal))
+        check_equal(dict(enumerate(found)), sorted(equal))
         return found
 
     def _connect(self, backend: str) -> None:

@@ -15,6 +15,9 @@ from fewbits.links import Ledger
 class GossipResult(RunResult):
     """The nodes' models and what was measured on the way. A notebook shows it as a small table, `print` as a line.
 
+    `accuracy` and `metric` are means over the nodes' own models. `loss` is that of the mean model, without the
+    regulariser.
+
     Example:
         >>> import torch, fewbits as fb
         >>> nodes = [(torch.eye(3), torch.arange(3))] * 4
@@ -28,21 +31,6 @@ class GossipResult(RunResult):
     reports: list[GossipReport]  # one per round
     ledger: Ledger  # "up": a node's frame, counted once; "down": what a node received from all its neighbours
     notes: list[str]  # sentences about damage that the run repaired
-
-    @property
-    def accuracy(self) -> float | None:
-        """The last measured accuracy: the mean over the nodes' own models."""
-        return self._last("accuracy")
-
-    @property
-    def metric(self) -> float | None:
-        """The last value of the run's metric, likewise a mean over the nodes; None: it was not measured."""
-        return self._last("metric")
-
-    @property
-    def loss(self) -> float | None:
-        """The last finite loss of the mean model on the test set, without the regulariser; None: there is none."""
-        return self._last("loss")
 
     @property
     def bytes(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fewbits.engines.distributed.elastic.liveness import Liveness
 from fewbits.engines.distributed.elastic.quorum import MemberInfo, Quorum
 from fewbits.engines.distributed.elastic.run_store import RunStore
-from fewbits.errors import DesyncError
+from fewbits.engines.distributed.handshake import check_equal
 from fewbits.facts import AS_GIVEN, NONE, shown
 
 
@@ -83,14 +83,7 @@ class Admission:
         """DesyncError, the same at all ranks, when ranks of a quorum have other facts than its lowest."""
         infos = {rank: self._infos.get(member) or self._read(member) for rank, member in quorum.members.items()}
         facts = {rank: info.facts if info else {} for rank, info in infos.items()}
-        first, *others = facts
-        for rank in others:
-            name, texts = difference(facts[first], facts[rank])
-            if name:
-                raise DesyncError(
-                    f"the ranks were not started for the same run, their {name} differs: rank {first} has {texts[0]}; "
-                    f"rank {rank} has {texts[1]}"
-                )
+        check_equal(facts, facts[min(facts)], "rank")
 
 
 def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[str, list[str]]:

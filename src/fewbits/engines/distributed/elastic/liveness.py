@@ -36,10 +36,6 @@ class Liveness:
         """Watch these, too; they must have written a heartbeat."""
         self._watched |= {*members} - {self._member}
 
-    def forget(self, *members: int) -> None:
-        """Watch these no more."""
-        self._watched -= {*members}
-
     def lost(self, member: int) -> bool:
         """Whether a watched member has been silent for too long."""
         seen = self._seen.get(member)

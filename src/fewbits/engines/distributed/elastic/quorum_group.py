@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fewbits.codecs import large
+from fewbits.engines.distributed.message_gather import as_tensor
 from fewbits.engines.distributed.torch_errors import line
 from fewbits.errors import FewbitsError, WireError
 
@@ -87,7 +88,7 @@ class QuorumGroup:
             LostRankError: a connection was closed.
             WireError: a rank announces a longer message.
         """
-        announced, local = torch.tensor([len(message), note]), _as_tensor(message)
+        announced, local = torch.tensor([len(message), note]), as_tensor(message)
         works = [(peer, self._send(announced, peer, LENGTHS)) for peer in self.peers]
         heads = {peer: torch.zeros(2, dtype=torch.int64) for peer in self.peers}
         self._finish([*((p, self._receive(x, p, LENGTHS)) for p, x in heads.items()), *works])
@@ -103,7 +104,7 @@ class QuorumGroup:
 
     def send(self, frame: memoryview, receivers: Sequence[int]) -> None:
         """Send a snapshot to these ranks; LostRankError as for `gather`."""
-        data, length = _as_tensor(frame), torch.tensor([len(frame)])
+        data, length = as_tensor(frame), torch.tensor([len(frame)])
         for tensor, tag in ((length, SNAPSHOT_LENGTHS), (data, SNAPSHOTS)):
             self._finish([(peer, self._send(tensor, peer, tag)) for peer in receivers])
 
@@ -168,17 +169,6 @@ class QuorumGroup:
         return LostRankError(f"rank {peer} was lost: {line(error)}", [peer])
 
 
-def equal_notes(notes: Mapping[int, int]) -> bool:
-    """Whether all ranks are at the same step, with the same outer model."""
-    return len(set(notes.values())) == 1
-
-
 def _check_length(peer: int, length: int, most: int) -> None:
     if not 0 <= length <= most:
         raise WireError(f"rank {peer} announces {length:,} bytes; at most {most:,} are taken")
-
-
-def _as_tensor(message: bytes | memoryview) -> Tensor:
-    if not len(message):
-        return torch.zeros(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(message) if isinstance(message, bytes) else message, dtype=torch.uint8)
