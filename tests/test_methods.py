@@ -9,8 +9,11 @@ import fewbits as fb
 from fewbits.learn import FlatModel
 from fewbits.methods import METHODS, build, fedpara, gossip, named, topk
 from fewbits.methods.catalogue import OVER, options, source
+from fewbits.methods.gossip import GOSSIP, gossip_method
+from fewbits.methods.homes import played_elsewhere
 from fewbits.methods.text import read, read_all
 from fewbits.privacy import DifferentialPrivacy, PairwiseMasking
+from fewbits.replicas.noloco import RANK_METHODS
 
 STACK = "chain(TopK(fraction=0.05), Quantize(bits=4), Rans())"
 UP = {
@@ -262,3 +265,19 @@ def test_a_label_stands_before_its_method():
 def test_text_that_is_no_method_gets_a_sentence(wrong, said):
     with pytest.raises(fb.LocalError, match=said):
         wrong()
+
+
+@pytest.mark.parametrize("name", [*GOSSIP, *RANK_METHODS])
+def test_a_method_without_a_server_says_who_plays_it(name):
+    sentence = "fb.gossip" if name in GOSSIP else "fb.distributed.OuterStep"
+    assert sentence in str(played_elsewhere(name))
+    for text in (name, f"fedpara+{name}"):
+        with pytest.raises(fb.LocalError, match=f"method '{name}' .*{sentence}"):
+            build(text)
+
+
+def test_without_a_server_a_method_that_needs_one_says_who_plays_it():
+    with pytest.raises(fb.LocalError, match=r"method 'lbgm' needs a server; play it with fb\.federate"):
+        gossip_method("lbgm@threshold=0.3")
+    with pytest.raises(fb.LocalError, match="method 'noloco' is for ranks"):
+        gossip_method("noloco")

@@ -98,3 +98,20 @@ def test_options_that_make_no_sense_are_refused_in_a_sentence(words, sentence):
     result = run("--params", "1000", *words)
     assert result.exit_code != 0
     assert sentence in " ".join(result.output.split())
+
+
+def test_the_command_plans_for_a_random_partner(tmp_path):
+    file = tmp_path / "plan.json"
+    words = ["--params", "10000", "--bandwidth", "1Mbit", "--json", str(file)]
+    result = run(*words, "--method", "noloco,fine=noloco@bits=8,fedpaq@bits=4", "--set", "noloco.pull=2")
+    assert result.exit_code == 0, result.output
+    _, pair, fine, mean = json.loads(file.read_text())["methods"]
+    assert [pair["method"], fine["method"]] == ["noloco@pull=2", "fine"]
+    assert pair["sent_bytes"] == pair["frame_bytes"] < fine["sent_bytes"]
+    assert mean["sent_bytes"] == 3 * mean["frame_bytes"] > 2 * pair["sent_bytes"]
+
+
+def test_a_random_partner_is_for_ranks_alone():
+    result = run("--params", "1000", "--method", "noloco")
+    assert result.exit_code == 2
+    assert "method 'noloco' is for ranks of torch.distributed" in result.output

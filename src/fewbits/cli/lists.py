@@ -19,12 +19,14 @@ from fewbits.methods.gossip import options as gossip_options
 from fewbits.methods.meaning import meanings
 from fewbits.methods.text import Options
 from fewbits.models.build import MODELS
+from fewbits.replicas.noloco import RANK_METHODS
+from fewbits.replicas.noloco import options as rank_options
 
 Names = Annotated[str | None, typer.Argument(help="One method, such as lbgm+topk.", metavar="[NAME]")]
 
 
 def methods(name: Names = None) -> None:
-    """List the methods, with a server and without, their options with defaults, and their papers.
+    """List the methods, with a server, without, and for ranks; their options with defaults, and their papers.
 
     With a NAME, show that one method, and what each of its options means.
     """
@@ -34,6 +36,7 @@ def methods(name: Names = None) -> None:
         return
     console.print(_methods("method", METHODS, options))
     console.print(_methods("fewbits gossip", GOSSIP, gossip_options))
+    console.print(_methods("ranks alone", RANK_METHODS, rank_options))
     console.print("What the options of one mean: fewbits methods NAME", markup=False, highlight=False)
 
 
@@ -42,6 +45,9 @@ def _show(name: str, console: Console) -> None:
     if name in GOSSIP:
         makers: Sequence[Callable[..., object]] = [GOSSIP[name]]
         known, command = gossip_options(name), "gossip"
+    elif name in RANK_METHODS:
+        makers = [RANK_METHODS[name]]
+        known, command = rank_options(name), "plan --bandwidth 100Mbit"
     else:
         known, makers, command = options(name), layers(name), "train"
     said = meanings(makers)
@@ -58,7 +64,7 @@ def _show(name: str, console: Console) -> None:
         console.print(table)
         option, default = next(iter(known.items()))
         example += f"@{option}={short(default)}" if str(default) else ""
-    example += f" --out runs/{name.replace('+', '-')}"
+    example += f" --out runs/{name.replace('+', '-')}" if name not in RANK_METHODS else ""
     console.print(example, markup=False, highlight=False, soft_wrap=True)
 
 

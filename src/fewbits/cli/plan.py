@@ -27,8 +27,10 @@ from fewbits.json_text import json_text
 from fewbits.learn.intrinsic_space import MODES
 from fewbits.methods import METHODS, build
 from fewbits.methods.catalogue import options
-from fewbits.methods.text import MethodText, read_all
+from fewbits.methods.text import MethodText, Options, read_all
 from fewbits.models.build import model_entry
+from fewbits.replicas.noloco import RANK_METHODS
+from fewbits.replicas.noloco import options as rank_options
 from fewbits.report.forecast import figures, terminal
 from fewbits.rng import Key
 
@@ -103,7 +105,8 @@ def plan(given: o.Given) -> None:
     if (found["per_round"] or 0) > found["clients"]:
         raise LocalError(f"per_round is {found['per_round']}, but there are {found['clients']} clients")
     link = Link(found["uplink_mbps"], found["downlink_mbps"])
-    methods = _methods(given["method"])
+    known = options if given["bandwidth"] is None else rank_options
+    methods = _methods(given["method"], known)
     if given["json"] is not None:
         check_file(given["json"])
     if given["split"] is not None and is_named_object(found["model"]):
@@ -117,7 +120,7 @@ def plan(given: o.Given) -> None:
     seeded = params is None and shapes is None and (not named or takes_key(model_function(found["model"])))
     sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
     if given["bandwidth"] is not None:
-        plan_ranks(given, methods, distribute(given["settings"] or (), methods), make, what)
+        plan_ranks(given, methods, distribute(given["settings"] or (), methods, rank_options), make, what)
         return
     lines, refused = _lines(make, methods, distribute(given["settings"] or (), methods), sizes)
     if not lines:
@@ -179,14 +182,15 @@ def _lines(
     return lines, refused
 
 
-def _methods(given: Sequence[str] | None) -> list[MethodText]:
+def _methods(given: Sequence[str] | None, known: Options) -> list[MethodText]:
     """The methods, each once; LocalError names one that there is not."""
     text = ",".join(given or [DEFAULT])
-    methods = [MethodText(name) for name in METHODS] if text == "all" else read_all(text, options)
+    names = [*METHODS, *(RANK_METHODS if known is rank_options else ())]
+    methods = [MethodText(name) for name in names] if text == "all" else read_all(text, known)
     if not methods:
         raise LocalError("plan: give one method or more, such as --method dense,topk")
     for method in methods:
-        options(method.name)
+        known(method.name)
     return list({method.label: method for method in methods}.values())
 
 

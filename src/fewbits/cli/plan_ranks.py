@@ -19,6 +19,7 @@ from fewbits.files import write_atomically
 from fewbits.json_text import json_text
 from fewbits.methods import build
 from fewbits.methods.text import MethodText
+from fewbits.replicas.noloco import RANK_METHODS
 from fewbits.report.text import size
 from fewbits.rng import Key
 
@@ -29,10 +30,10 @@ TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
 NOTES = """
 A rank sends its frame to each of the others, through fb.distributed.OuterStep; dense ones travel in slices, in two legs
-as in a ring's all-reduce. Frames are those of Gaussian updates; real ones are often shorter. Seconds are those of H
-steps of {compute:g} s and one exchange: latency for each message, the bytes on a line of {line:g} Mbit/s, and a rank's
-work in processor time of this machine, {shared}. In percent: the share that computes. How many steps a model can take
-between two exchanges without harm, only training says.
+as in a ring's all-reduce, and those of noloco to one random rank. Frames are those of Gaussian updates; real ones are
+often shorter. Seconds are those of H steps of {compute:g} s and one exchange: latency for each message, the bytes on a
+line of {line:g} Mbit/s, and a rank's work in processor time of this machine, {shared}. In percent: the share that
+computes. How many steps a model can take between two exchanges without harm, only training says.
 """
 
 
@@ -58,13 +59,14 @@ def plan_ranks(
     numel = sum(p.numel() for p in make().parameters())
     lines, refused = [all_reduce(numel, ranks)], list[str]()
     for method in methods:
+        full = MethodText(method.name, settings[method.label], method.given)
         try:
-            built = build(method.name, settings[method.label])
+            built = str(full) if method.name in RANK_METHODS else build(full.name, full.settings)
             found = forecast_ranks(make, built, ranks, Key(given["seed"] or 0), per_core)
         except LocalError as error:
-            refused.append(f"{method}: {error}")
+            refused.append(f"{full.label}: {error}")
         else:
-            lines.append(RankForecast(**{**asdict(found), "method": str(method)}))
+            lines.append(RankForecast(**{**asdict(found), "method": full.label}))
     plan = _Plan(what, ranks, per_core, line, compute, every, lines, refused)
     plan.show()
     if given["json"] is not None:

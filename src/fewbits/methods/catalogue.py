@@ -18,6 +18,7 @@ from fewbits.methods.diloco import diloco
 from fewbits.methods.eden import eden
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
 from fewbits.methods.fetchsgd import fetchsgd
+from fewbits.methods.homes import played_elsewhere
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
@@ -113,6 +114,8 @@ def _layers(name: str) -> tuple[str, str]:
     elif not plus:
         inner = "dense"
     if outer not in METHODS or (outer in OVER and not inner) or _too_deep(outer, inner):
+        if sentence := played_elsewhere(name):
+            raise LocalError(sentence)
         layers = (
             f", or put one of {', '.join(OVER)} over another of them, as in fedpara+lbgm+topk; "
             f"{', '.join((*OUTERMOST[2:], *OUTERMOST[:2]))} may stand over these, as in dp+fedpara+topk"

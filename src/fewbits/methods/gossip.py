@@ -12,7 +12,8 @@ from fewbits.coders import Elias, Fixed, Golomb, Rans, Zstd
 from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import DSGD, L1, Choco, DeepSqueeze, GossipMethod, GroupL1, Malcom
-from fewbits.methods.catalogue import parse_all
+from fewbits.methods.catalogue import is_method, parse_all
+from fewbits.methods.homes import HOMES, RANKS, played_elsewhere
 from fewbits.methods.text import read
 
 CODERS: Mapping[str, Coder] = {
@@ -130,6 +131,13 @@ def _stack(bits: int, coder: str, norm: str, mode: str, fraction: float) -> Chai
 def options(name: str) -> dict[str, object]:
     """A method's options with their defaults; for an unknown name, LocalError lists the methods."""
     if name not in GOSSIP:
+        if HOMES.get(name) == RANKS:
+            raise LocalError(played_elsewhere(name))
+        if is_method(name):
+            raise LocalError(
+                f"method {name!r} needs a server; play it with fb.federate or fewbits train. "
+                f"Without a server there are {', '.join(GOSSIP)}"
+            )
         raise unknown("method without a server", name, GOSSIP)
     return {p.name: p.default for p in inspect.signature(GOSSIP[name]).parameters.values()}
 

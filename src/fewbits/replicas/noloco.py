@@ -5,12 +5,13 @@ Kolehmainen et al., NoLoCo: No-all-reduce Low Communication Training Method for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 
 from fewbits.codecs import Quantize, Raw, chain, flat
 from fewbits.coders import Rans
 from fewbits.learn.optimizers import ServerSGD
+from fewbits.methods import catalogue
 from fewbits.methods.catalogue import parse_all
 from fewbits.methods.text import read
 from fewbits.replicas.partners import RandomPartner
@@ -46,5 +47,18 @@ def preset(method: object) -> tuple[RandomPartner, ServerSGD] | None:
     """
     if not isinstance(method, str) or method.partition("@")[0].strip() != NAME:
         return None
-    known: Mapping[str, object] = {p.name: p.default for p in signature(noloco).parameters.values()}
-    return noloco(**parse_all(NAME, read(method).settings, known))  # pyright: ignore[reportArgumentType]
+    return noloco(**parse_all(NAME, read(method).settings, options(NAME)))  # pyright: ignore[reportArgumentType]
+
+
+RANK_METHODS: Mapping[str, Callable[..., object]] = {NAME: noloco}
+
+
+def options(name: str) -> dict[str, object]:
+    """The options of a method that ranks play, with their defaults; also of those that have a server elsewhere.
+
+    >>> options("noloco")["bits"]
+    4
+    """
+    if name not in RANK_METHODS:
+        return catalogue.options(name)
+    return {p.name: p.default for p in signature(RANK_METHODS[name]).parameters.values()}
