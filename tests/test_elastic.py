@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import nn
 
 import fewbits as fb
-from effort import THOROUGH
 from fewbits.distributed import Elastic, OuterStep, RankChange, Replicas, Streaming
 from fewbits.engines.distributed import ProcessInfo
 from fewbits.engines.distributed.elastic import elastic_ranks
@@ -81,7 +80,7 @@ class Run:
         chosen = {
             name: options.pop(name) for name in ("min_ranks", "heartbeat_timeout", "run", "ranks") if name in options
         }
-        chosen = {"heartbeat_timeout": 3.0, "ranks": self.size, **chosen}
+        chosen = {"heartbeat_timeout": 5.0, "ranks": self.size, **chosen}
         return model, OuterStep(model, group=Elastic(rank, store=self.address, **chosen), **options)
 
     def train(self, rank: int, until: int = LAST, at: dict[int, Callable[[], None]] | None = None, **more: Any) -> list:
@@ -293,13 +292,9 @@ def test_a_newcomer_that_does_not_fit_reads_why_and_the_run_goes_on(store):
     assert rank.startswith("LocalError: Elastic: rank 1 is in the run already (process ")
 
 
-# Its store must answer within a second, which a busy machine's does not always.
-SHORT = pytest.mark.skipif(not THOROUGH, reason="times of a second; FEWBITS_THOROUGH=1 has them")
-
-
-@pytest.mark.parametrize("joins", [True, pytest.param(False, marks=SHORT)])
+@pytest.mark.parametrize("joins", [True, False])
 def test_fewer_ranks_than_needed_wait_for_another_of_the_same_number_or_end_with_a_sentence(store, joins):
-    run = Run(store, 2, min_ranks=2, timeout=10.0 if joins else 1.0)
+    run = Run(store, 2, min_ranks=2, timeout=10.0 if joins else 4.0)
 
     def act(process: ProcessInfo) -> Any:
         if process.rank == 11:
@@ -314,13 +309,13 @@ def test_fewer_ranks_than_needed_wait_for_another_of_the_same_number_or_end_with
     else:
         assert one.error == "PeerLostError"
         assert (
-            "ranks [0] are left, fewer than min_ranks=2, and nobody has joined within 1 s: rank 1 was lost" in one.text
+            "ranks [0] are left, fewer than min_ranks=2, and nobody has joined within 4 s: rank 1 was lost" in one.text
         )
 
 
 @pytest.mark.parametrize("how", ["stopped", "late"])
 def test_a_rank_that_is_silent_is_left_out_and_reads_so_when_it_wakes(store, how):
-    run = Run(store, 3, heartbeat_timeout=2.0)
+    run = Run(store, 3, heartbeat_timeout=4.0)
 
     def act(process: ProcessInfo) -> list:
         def sleep() -> None:
@@ -344,7 +339,7 @@ def test_a_rank_that_is_silent_is_left_out_and_reads_so_when_it_wakes(store, how
 
     first, silent, third = run_all(act, processes(0, 1, 2), disturb)
     check_same({0: first, 2: third}, 3, {1}, set())
-    why = "rank 1 was lost: no heartbeat for 2 s" if how == "stopped" else "rank 1 has sent nothing for 0.5 s"
+    why = "rank 1 was lost: no heartbeat for 4 s" if how == "stopped" else "rank 1 has sent nothing for 0.5 s"
     assert changes(first)[0].left == {1: why}
     assert silent.error == "PeerLostError"
     assert f"the others go on without rank 1: {why}. Make OuterStep anew to join again" in silent.text
@@ -505,6 +500,7 @@ def test_ranks_that_differ_or_are_missing_at_the_start_end_with_one_sentence(sto
         ({"heartbeat_timeout": 1e300}, "heartbeat_timeout must be a number in"),
         ({"run": "\ud800"}, "run must be a text of printable characters"),
         ({"rank": True}, "rank must be a whole number in 0"),
+        ({"store": 5}, "store must be a torch.distributed.TCPStore, or its address as 'host:port'; got 5"),
         ({"store": "10.0.0.1:0"}, "or its address as 'host:port'; got '10.0.0.1:0'"),
     ],
 )

@@ -186,6 +186,8 @@ def _classes(rows: pa.Table, asked: TableText) -> list[object]:
     values = rows.column(asked.label).unique().to_pylist()
     if any(value is None or value != value for value in values):
         raise LocalError(f"{asked.file}: column {asked.label!r} has rows without a label")
+    for value in (value for value in values if isinstance(value, float) and not value.is_integer()):
+        raise LocalError(f"{asked.file}: column {asked.label!r} has {value!r}, which is no class; {NUMBERS}")
     if not 2 <= len(values) <= MOST_WORDS:
         raise LocalError(
             f"{asked.file}: column {asked.label!r} has {len(values):,} different labels; classes are 2 to "

@@ -17,7 +17,7 @@ from fewbits.engines.distributed.elastic.run_store import RunStore
 from fewbits.errors import DesyncError, LocalError, PeerLostError, WireError
 
 POLL = 0.02  # seconds between two reads
-CONNECT = 60.0  # seconds for the store to answer
+CONNECT = (10.0, 60.0)  # seconds for the store to answer, at least and at most: ranks may be more impatient
 
 
 class Members:
@@ -36,7 +36,7 @@ class Members:
     def __init__(self, elastic: Elastic, facts: Mapping[str, str], timeout: float) -> None:
         assert elastic.rank is not None and elastic.ranks is not None
         self.rank, self.elastic, self.timeout = elastic.rank, elastic, timeout
-        self.store = RunStore.connect(elastic.store, elastic.run, min(timeout, CONNECT))
+        self.store = RunStore.connect(elastic.store, elastic.run, sorted((timeout, *CONNECT))[1])
         self.member = self.store.count("announced")
         self.liveness = Liveness(self.store, self.member, elastic.heartbeat_timeout)
         facts = {VERSION: sys.modules["fewbits"].__version__, **facts, "min_ranks": str(elastic.min_ranks)}

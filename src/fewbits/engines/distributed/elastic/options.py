@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
+
 from fewbits.checks import check_number, check_whole
 from fewbits.errors import LocalError
 from fewbits.replicas.present import MOST_RANK
@@ -63,6 +65,8 @@ class Elastic:
             raise LocalError(f"{OWNER}: run must be a text of printable characters; got {self.run!r}")
         if isinstance(self.store, str):
             address_of(self.store)
+        elif self.store is not None and not isinstance(self.store, getattr(dist, "TCPStore", ())):
+            raise LocalError(f"{OWNER}: store must be {STORE}; got {self.store!r}")
 
     def filled(self, environment: Mapping[str, str] = os.environ) -> Elastic:
         """With torchrun's values for what was not given.

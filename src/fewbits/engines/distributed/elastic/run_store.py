@@ -9,9 +9,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from fewbits.engines.distributed.elastic.options import OWNER, STORE, address_of
+from fewbits.engines.distributed.elastic.options import address_of
 from fewbits.engines.distributed.in_background import in_background
-from fewbits.errors import FewbitsError, LocalError, PeerLostError
+from fewbits.errors import FewbitsError, PeerLostError
 
 CONNECT_MARGIN = 1.0  # seconds beyond torch's own timeout
 MOST = 1 << 24  # characters of a text that are read
@@ -28,12 +28,7 @@ class RunStore:
     def connect(store: Any, run: str, timeout: float) -> RunStore:
         """A connection of our own, so that no call waits for the program's; PeerLostError when nothing answers."""
         kind: Any = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage] - it is documented
-        if isinstance(store, str):
-            host, port = address_of(store)
-        elif isinstance(store, kind):
-            host, port = store.host, store.port
-        else:
-            raise LocalError(f"{OWNER}: store must be {STORE}; got {store!r}")
+        host, port = address_of(store) if isinstance(store, str) else (store.host, store.port)
         wait = timedelta(seconds=timeout)
 
         def connected() -> Any:
