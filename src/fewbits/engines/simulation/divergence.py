@@ -23,8 +23,8 @@ def diverges(reports: Sequence[RoundReport]) -> bool:
 
 
 def gave_up(reports: Sequence[RoundReport], schedule: Schedule) -> bool:
-    """Whether a run of these rounds ends because it diverges; the round that was about to begin is played."""
-    return schedule.give_up and len(reports) < schedule.rounds and diverges(reports[:-1])
+    """Whether a run diverged by the round before its last one; the round that was about to begin is played."""
+    return schedule.give_up and diverges(reports[:-1])
 
 
 def sentences(reports: Sequence[RoundReport]) -> list[str]:
