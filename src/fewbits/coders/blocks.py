@@ -52,11 +52,9 @@ def best_block(data: np.ndarray, levels: int) -> Block:
     empty = np.zeros(0, np.uint8)
     if counts[data[0]] == len(data):
         return Block(CONSTANT, empty, data[:1])
-    tables = [(model, *_weigh(model, counts, levels, len(data))) for model in _models(levels)]
-    costs = [model_bits(counts, frequency) + 8 * len(table) for _, table, frequency in tables]
-    if min(costs) + TAG_BITS >= 8 * len(data):
+    model, table, frequency, bits = _cheapest(counts, levels, len(data))
+    if bits + TAG_BITS >= 8 * len(data):
         return Block(RAW, empty, data)
-    model, table, frequency = tables[costs.index(min(costs))]
     return Block(model, table, coded(data, frequency))
 
 
@@ -90,15 +88,9 @@ def read_coded(n: int, frequency: np.ndarray, src: BitReader) -> np.ndarray:
     return data
 
 
-def model_bits(counts: np.ndarray, frequency: np.ndarray) -> float:
-    """Estimate the length of rANS output in bits, states included: sum of counts * log2(total / frequency)."""
-    some = counts > 0
-    lanes = _lanes(int(np.add.reduce(counts)))
-    return float(np.dot(counts[some], np.log2(np.add.reduce(frequency) / frequency[some]))) + 16 * lanes
-
-
-def _models(levels: int) -> tuple[int, ...]:
-    return (JOINT, PRODUCT) if digits(levels) > 1 else (JOINT,)
+def model_terms(n: int) -> tuple[int, int, int]:
+    """What a JOINT model of n bytes costs beside its code: (mantissa, bits of frequencies, bits of states)."""
+    return _mantissa(JOINT, n), _frequency_bits(n), 16 * _lanes(n)
 
 
 def _lanes(n: int) -> int:
@@ -118,16 +110,13 @@ def _mantissa(model: int, n: int) -> int:
     return 7 if model == PRODUCT else 5 if n >= VERY_LONG else 3
 
 
-def _weigh(model: int, counts: np.ndarray, levels: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the table to send for these counts, and the frequencies that both ends derive from it."""
-    if model == PRODUCT:
-        columns = digit_table(levels)[: len(counts)].T
-        counts = np.sum([np.bincount(column, counts, levels) for column in columns], axis=0).astype(np.int64)
-    mantissa = _mantissa(model, n)
-    weights = kernels.rans.round_weights(counts, mantissa)
-    words = np.zeros(len(counts) // 2 + 2, np.uint64)  # at most 13 + 7 bits each
-    nbits = int(kernels.rans.write_weights(weights, mantissa, words))
-    return kernels.bits.tobytes(words, nbits), _frequencies(model, weights, levels, n)
+def _cheapest(counts: np.ndarray, levels: int, n: int) -> tuple[int, np.ndarray, np.ndarray, float]:
+    """(the better of JOINT and PRODUCT, the table to send, the frequencies that follow from it, bits of both)."""
+    words = np.zeros((2, len(counts) // 2 + 2), np.uint64)  # at most 13 + 7 bits a weight
+    frequency = np.empty((2, len(counts)), np.int64)
+    mantissas, table = (_mantissa(JOINT, n), _mantissa(PRODUCT, n)), digit_table(levels)
+    which, size, bits = kernels.models.cheapest(counts, table, levels, mantissas, _frequency_bits(n), words, frequency)
+    return (JOINT, PRODUCT)[which], kernels.bits.tobytes(words[which], size), frequency[which], bits + 16 * _lanes(n)
 
 
 def _read_frequency(model: int, n: int, levels: int, src: BitReader) -> np.ndarray:
@@ -150,12 +139,3 @@ def _frequencies(model: int, weights: np.ndarray, levels: int, n: int) -> np.nda
             products = products * shares[column]
         shares = products
     return kernels.rans.normalise(shares, _frequency_bits(n))
-
-
-def symbol_cost(counts: np.ndarray) -> float:
-    """Estimate the length in bits of a block of single-digit symbols with these counts, table included."""
-    n = int(np.add.reduce(counts))  # `counts.sum()` without its wrapper in Python
-    if n == 0 or np.maximum.reduce(counts) == n:
-        return 2.0 * TAG_BITS
-    table, frequency = _weigh(JOINT, counts, len(counts), n)
-    return min(8.0 * n, model_bits(counts, frequency) + 8 * len(table)) + TAG_BITS
