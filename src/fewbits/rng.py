@@ -175,6 +175,8 @@ TAIL = (1.4234372777, 2.7568153900, 1.3067284816, 0.17023821103), (1.0, 0.737001
 
 def _check_labels(labels: tuple[Label, ...]) -> None:
     for label in labels:  # True == 1, so a bool would make equal keys with different streams
+        if type(label) is str or type(label) is int:  # at once: a client's turn asks sixteen times
+            continue
         if not isinstance(label, int | str) or isinstance(label, bool):
             raise LocalError(f"Key.fold: labels are integers and strings; got {label!r}")
 

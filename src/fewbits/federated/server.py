@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fewbits.checks import check_bytes
-from fewbits.errors import WireError
+from fewbits.errors import DesyncError, WireError
 from fewbits.federated.arrived import Arrived
 from fewbits.federated.downlinks import Downlinks
 from fewbits.federated.exchange import Exchange
@@ -187,8 +187,11 @@ class Server:
         if space is not None:
             space.check_epoch(version, self.broadcast.version)
         self._clients.check(client, version)
-        with self.uplinks.healing(client, receiver, frame, self.round + 1):
+        try:
             partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
+        except DesyncError:
+            self.uplinks.heal(client, receiver, frame, self.round + 1)
+            raise
         self._sum.add(client, partials, weight, receiver.reach, space.which(version, client) if space else 0)
         self._keep(client, receiver, version)
         self._clients.arrive(client)
@@ -203,8 +206,11 @@ class Server:
         """
         receiver = self.uplinks.receiver(client)
         version = self.downlinks.version(acknowledged(frame))
-        with self.uplinks.healing(client, receiver, frame, self.round + 1):
+        try:
             update = receiver.receive(frame, self.exchange.of_round(version), check)
+        except DesyncError:
+            self.uplinks.heal(client, receiver, frame, self.round + 1)
+            raise
         self._keep(client, receiver, version)
         return receiver, update
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from fewbits.checks import check_whole
-from fewbits.errors import DesyncError
 from fewbits.federated.exchange import Exchange
 from fewbits.links import Receiver, StateStore, ends
 from fewbits.links.slots import Piece
@@ -46,13 +44,8 @@ class Uplinks:
         if self.store is not None:
             ends.save(self.store, client, PART, round, receiver.pieces_of_dump(), self._before)
 
-    @contextmanager
-    def healing(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> Iterator[None]:
-        """Ask for a key frame by the next acknowledgement, when the frame's number fits and its history does not."""
-        try:
-            yield
-        except DesyncError:
-            if Frame.parse(frame).header.sequence == receiver.expects:
-                receiver.skip()
-                self.save(client, receiver, round)
-            raise
+    def heal(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> None:
+        """After a DesyncError: ask for a key frame by the next acknowledgement, where the frame's number fits."""
+        if Frame.parse(frame).header.sequence == receiver.expects:
+            receiver.skip()
+            self.save(client, receiver, round)
