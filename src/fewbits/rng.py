@@ -74,8 +74,10 @@ class Key:
         """Hash this key to `size` bytes."""
         if size in (known := self.__dict__.setdefault("_digests", {})):
             return known[size]
-        parts = [f"i{self.seed}", *(f"{'s' if isinstance(x, str) else 'i'}{x}" for x in self.path)]
-        text = b"".join(len(p.encode()).to_bytes(4, "little") + p.encode() for p in parts)
+        text = b""
+        for x in (self.seed, *self.path):
+            part = f"s{x}".encode() if isinstance(x, str) else b"i%d" % x
+            text += len(part).to_bytes(4, "little") + part
         known[size] = hashlib.blake2b(text, digest_size=size, person=b"fewbits.key").digest()
         return known[size]
 

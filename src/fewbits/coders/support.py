@@ -158,7 +158,7 @@ def _write_buckets(indices: np.ndarray, n: int, form: int, out: BitWriter) -> No
     words = np.zeros(len(indices) * n.bit_length() // 64 + 2, np.uint64)
     nbits = int(kernels.golomb.bucket_encode(indices, fine, symbols, words))
     if form == RANDOM:
-        out.write_bytes(coded(symbols, _geometric(len(indices), n)))
+        out.write_bytes(coded(symbols, _geometric(len(indices), n), MODEL_BITS))
     else:
         best_block(symbols, _buckets(n, fine)).write(out)
     write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
@@ -166,7 +166,9 @@ def _write_buckets(indices: np.ndarray, n: int, form: int, out: BitWriter) -> No
 
 def _read_buckets(k: int, n: int, form: int, src: BitReader) -> np.ndarray:
     fine = FINE if form == RANDOM else form - CLUSTERED
-    symbols = read_coded(k, _geometric(k, n), src) if form == RANDOM else read_block(k, _buckets(n, fine), src)
+    symbols = (
+        read_coded(k, _geometric(k, n), MODEL_BITS, src) if form == RANDOM else read_block(k, _buckets(n, fine), src)
+    )
     raw = read_packed(int(kernels.golomb.bucket_bits(symbols, fine)), src)
     found = np.empty(k, np.int64)
     if not kernels.golomb.bucket_decode(symbols, fine, kernels.bits.words(raw), n, found):

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
-from fewbits.kernels.rans import normalise, round_weights, write_weights
+from fewbits.kernels.rans import normalise, read_weights, round_weights, write_weights
 
 
 @njit(cache=True, nogil=True)
@@ -52,14 +52,31 @@ def joint(counts, mantissa, precision, words, frequency):
 def product(counts, table, levels, mantissa, precision, words, frequency):
     """Weigh each digit, as `joint` weighs bytes. The order of products is fixed, so that every machine rounds alike."""
     weights = round_weights(digit_counts(counts, table, levels), mantissa)
-    shares = np.empty(len(counts), np.float64)
-    for s in range(len(counts)):
+    frequency[:] = normalise(products(weights, table, len(counts)), precision)
+    return write_weights(weights, mantissa, words)
+
+
+@njit(cache=True, nogil=True)
+def products(weights, table, size):
+    """Multiply the weights of each byte's digits.  # (size,) float64"""
+    shares = np.empty(size, np.float64)
+    for s in range(size):
         share = np.float64(weights[table[s, 0]])
         for digit in table[s, 1:]:
             share *= np.float64(weights[digit])
         shares[s] = share
-    frequency[:] = normalise(shares, precision)
-    return write_weights(weights, mantissa, words)
+    return shares
+
+
+@njit(cache=True, nogil=True)
+def read(words, nbits, count, table, digits, mantissa, precision, frequency):
+    """Read a table of `count` weights, of digits or of bytes, and set the frequencies; return bits used, or -1."""
+    weights = np.zeros(count, np.int64)
+    used = read_weights(words, nbits, mantissa, weights)
+    if used >= 0:
+        shares = products(weights, table, len(frequency)) if digits else weights.astype(np.float64)
+        frequency[:] = normalise(shares, precision)
+    return used
 
 
 @njit(cache=True, nogil=True)
