@@ -64,7 +64,7 @@ def test_forms_are_estimated_by_the_buckets_that_they_write(fine):
     _, frequency, used = plain_model(counts, lambda w: w, 3, 12)
     geometric = np.full(int(_bucket(np.array([n - 1]), 2)[0]) + 1, 64, np.int64)
     costs = np.empty(5, np.float64)
-    kernels.golomb.form_bits(positions, 23, 2, geometric, 3, 12, 16, 8, costs)
+    kernels.golomb.form_bits(positions, 23, 2, geometric, (3, 12, 16), 8, costs)
     assert costs[0] == kernels.golomb.golomb_bits(positions, 23)
     table = 8 * -(-used // 8)
     assert costs[2 + fine] == pytest.approx(raw + plain_length(counts, frequency) + 16 + table + 8)

@@ -119,7 +119,7 @@ def _costs(indices: np.ndarray, n: int) -> np.ndarray:
     """Estimate the length of each form in bits from counts: RUNS exactly, the others within a few bits.  # (FORMS,)"""
     k, costs = len(indices), np.empty(FORMS, np.float64)
     terms = model_terms(k)
-    kernels.golomb.form_bits(indices, parameter(k, n), FINE, _geometric(k, n), *terms, TAG_BITS, costs)
+    kernels.golomb.form_bits(indices, parameter(k, n), FINE, _geometric(k, n), terms, TAG_BITS, costs)
     return costs
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from fewbits.checks import check_bytes
-from fewbits.errors import DesyncError, WireError
+from fewbits.errors import WireError
 from fewbits.federated.arrived import Arrived
 from fewbits.federated.downlinks import Downlinks
 from fewbits.federated.exchange import Exchange
@@ -187,11 +188,8 @@ class Server:
         if space is not None:
             space.check_epoch(version, self.broadcast.version)
         self._clients.check(client, version)
-        try:
-            partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
-        except DesyncError:
-            self.uplinks.heal(client, receiver, frame, self.round + 1)
-            raise
+        receive = partial(receiver.receive_partial, frame, self.exchange.of_round(version), self._sum.most(weight))
+        partials = self.uplinks.received(client, receiver, frame, self.round + 1, receive)
         self._sum.add(client, partials, weight, receiver.reach, space.which(version, client) if space else 0)
         self._keep(client, receiver, version)
         self._clients.arrive(client)
@@ -206,11 +204,8 @@ class Server:
         """
         receiver = self.uplinks.receiver(client)
         version = self.downlinks.version(acknowledged(frame))
-        try:
-            update = receiver.receive(frame, self.exchange.of_round(version), check)
-        except DesyncError:
-            self.uplinks.heal(client, receiver, frame, self.round + 1)
-            raise
+        receive = partial(receiver.receive, frame, self.exchange.of_round(version), check)
+        update = self.uplinks.received(client, receiver, frame, self.round + 1, receive)
         self._keep(client, receiver, version)
         return receiver, update
 

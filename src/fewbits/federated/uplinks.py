@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from fewbits.checks import check_whole
+from fewbits.errors import DesyncError
 from fewbits.federated.exchange import Exchange
 from fewbits.links import Receiver, StateStore, ends
 from fewbits.links.slots import Piece
 from fewbits.wire import Frame
 
 PART = "server.up"
+Found = TypeVar("Found")
 
 
 class Uplinks:
@@ -44,8 +47,17 @@ class Uplinks:
         if self.store is not None:
             ends.save(self.store, client, PART, round, receiver.pieces_of_dump(), self._before)
 
-    def heal(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> None:
-        """After a DesyncError: ask for a key frame by the next acknowledgement, where the frame's number fits."""
-        if Frame.parse(frame).header.sequence == receiver.expects:
-            receiver.skip()
-            self.save(client, receiver, round)
+    def received(
+        self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int, receive: Callable[[], Found]
+    ) -> Found:
+        """What `receive` gives; when the frame's number fits and its history does not, ask for a key frame.
+
+        The next acknowledgement asks for it.
+        """
+        try:
+            return receive()
+        except DesyncError:
+            if Frame.parse(frame).header.sequence == receiver.expects:
+                receiver.skip()
+                self.save(client, receiver, round)
+            raise

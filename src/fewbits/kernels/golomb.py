@@ -132,10 +132,10 @@ def bucket_counts(positions, fine):
 
 
 @njit(cache=True, nogil=True)
-def form_bits(positions, m, fine, geometric, mantissa, precision, states, tag, out):
+def form_bits(positions, m, fine, geometric, terms, tag, out):
     """Estimate all forms of a support at once: runs, buckets under `geometric`, buckets of 0 to `fine` fine bits.
 
-    m: the Golomb parameter; geometric: (buckets,) frequencies; the rest describes blocks, see `models.block_bits`.
+    m: the Golomb parameter; geometric: (buckets,) frequencies; terms: see `models.block_bits`; tag: bits of a block's.
     out: (fine + 3,) float64.
     """
     counts = bucket_counts(positions, fine)[: len(geometric)]
@@ -143,7 +143,7 @@ def form_bits(positions, m, fine, geometric, mantissa, precision, states, tag, o
     raw = 0
     for b in range(len(counts)):
         raw += counts[b] * max(0, (b >> fine) - 1)
-    out[1] = raw + (length(counts, geometric) + states)
+    out[1] = raw + (length(counts, geometric) + terms[2])
     for fewer in range(fine + 1):
         merged, raw = np.zeros(max(17, len(counts)), np.int64), 0
         used = 0
@@ -155,7 +155,7 @@ def form_bits(positions, m, fine, geometric, mantissa, precision, states, tag, o
             merged[into] += counts[b]
             raw += counts[b] * spare
             used = max(used, into + 1)
-        out[2 + fewer] = raw + (block_bits(merged[: max(17, used)], len(positions), mantissa, precision, states) + tag)
+        out[2 + fewer] = raw + (block_bits(merged[: max(17, used)], len(positions), terms) + tag)
 
 
 @njit(cache=True, nogil=True)

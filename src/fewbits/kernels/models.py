@@ -96,8 +96,12 @@ def cheapest(counts, table, levels, mantissas, precision, words, frequency):
 
 
 @njit(cache=True, nogil=True)
-def block_bits(counts, n, mantissa, precision, states):
-    """Estimate the length of n > 0 symbols with these counts as a block without its tag, `states` bits included."""
+def block_bits(counts, n, terms):
+    """Estimate the length of n > 0 symbols with these counts as a block without its tag.
+
+    terms: the mantissa of weights, the bits of frequencies, and those of the rANS states.
+    """
+    mantissa, precision, states = terms
     most = 0
     for c in counts:
         most = max(most, c)
