@@ -81,6 +81,7 @@ def exercise_forms() -> None:
     if not kernels.golomb.form_bits.signatures:
         return
     indices, n = np.array([3, 70, 71]), 1000
+    _geometric.__wrapped__(len(indices), n)  # the table may be remembered, and its kernel is needed for others
     for form in range(FORMS):
         out = BitWriter()
         _write(indices, n, form, out)
