@@ -178,6 +178,10 @@ class Codec(ABC):
         x, state = self.decode(message, spec, state)
         return Partial(x), state
 
+    def follow(self, message: Any, spec: Spec, state: Any) -> Any:
+        """The shared state after a message, without its value."""
+        return state if self.stateless else self.partial(message, spec, state)[1]
+
     def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
         """Finish the decoding of a sum of partials."""
         return total
@@ -275,10 +279,6 @@ def wide(spec: Spec) -> Spec:
 
 def same(a: Any, b: Any) -> bool:
     """Equality of messages, states and sides: nested tuples of tensors (compared bit for bit) and plain values.
-
-    Args:
-        a: a message, a state or a side.
-        b: another one.
 
     Example:
         >>> import torch

@@ -52,12 +52,10 @@ def best_block(data: np.ndarray, levels: int) -> Block:
     empty = np.zeros(0, np.uint8)
     if counts[data[0]] == len(data):
         return Block(CONSTANT, empty, data[:1])
-    tables = [(model, *_weigh(model, counts, levels, len(data))) for model in _models(levels)]
-    costs = [model_bits(counts, frequency) + 8 * len(table) for _, table, frequency in tables]
-    if min(costs) + TAG_BITS >= 8 * len(data):
+    model, table, frequency, bits = _cheapest(counts, levels, len(data))
+    if bits + TAG_BITS >= 8 * len(data):
         return Block(RAW, empty, data)
-    model, table, frequency = tables[costs.index(min(costs))]
-    return Block(model, table, coded(data, frequency))
+    return Block(model, table, coded(data, frequency, _frequency_bits(len(data))))
 
 
 def read_block(n: int, levels: int, src: BitReader) -> np.ndarray:
@@ -68,37 +66,31 @@ def read_block(n: int, levels: int, src: BitReader) -> np.ndarray:
         if int(data.max()) >= levels ** digits(levels):
             raise WireError(f"byte {data.max()} holds no {digits(levels)} digits below {levels}")
         return data if model == RAW else np.full(n, data[0])
-    return read_coded(n, _read_frequency(model, n, levels, src), src)
+    return read_coded(n, _read_frequency(model, n, levels, src), _frequency_bits(n), src)
 
 
-def coded(data: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-    """Encode bytes with rANS; frequencies sum to a power of two and are positive for each byte present.  # uint8"""
+def coded(data: np.ndarray, frequency: np.ndarray, precision: int) -> np.ndarray:
+    """Encode bytes with rANS; frequencies sum to 2^precision and are positive for each byte present.  # uint8"""
     words = np.empty(len(data) + 8, np.uint16)
-    first = kernels.rans.encode(data, frequency, _scale(frequency), _lanes(len(data)), words)
+    first = kernels.rans.encode(data, frequency, precision, _lanes(len(data)), words)
     return words[first:].astype(">u2").view(np.uint8)
 
 
-def read_coded(n: int, frequency: np.ndarray, src: BitReader) -> np.ndarray:
+def read_coded(n: int, frequency: np.ndarray, precision: int, src: BitReader) -> np.ndarray:
     """Decode `n` bytes that `coded` wrote under the same frequencies; WireError otherwise.  # (n,) uint8"""
     rest = src.rest()[: 2 * (n + 8)]
     words = rest[: len(rest) & ~1].view(">u2").astype(np.uint16)
     data = np.empty(n, np.uint8)
-    used = kernels.rans.decode(words, frequency, _scale(frequency), _lanes(n), data)
+    used = kernels.rans.decode(words, frequency, precision, _lanes(n), data)
     if used < 0:
         raise WireError(f"the bytes that came are not {n} rANS-coded symbols")
     src.skip(16 * used)
     return data
 
 
-def model_bits(counts: np.ndarray, frequency: np.ndarray) -> float:
-    """Estimate the length of rANS output in bits, states included: sum of counts * log2(total / frequency)."""
-    some = counts > 0
-    lanes = _lanes(int(np.add.reduce(counts)))
-    return float(np.dot(counts[some], np.log2(np.add.reduce(frequency) / frequency[some]))) + 16 * lanes
-
-
-def _models(levels: int) -> tuple[int, ...]:
-    return (JOINT, PRODUCT) if digits(levels) > 1 else (JOINT,)
+def model_terms(n: int) -> tuple[int, int, int]:
+    """What a JOINT model of n bytes costs beside its code: (mantissa, bits of frequencies, bits of states)."""
+    return _mantissa(JOINT, n), _frequency_bits(n), 16 * _lanes(n)
 
 
 def _lanes(n: int) -> int:
@@ -109,53 +101,30 @@ def _frequency_bits(n: int) -> int:
     return 15 if n >= LONG else 12
 
 
-def _scale(frequency: np.ndarray) -> int:
-    return int(np.add.reduce(frequency)).bit_length() - 1
-
-
 def _mantissa(model: int, n: int) -> int:
     """Number of bits sent of each weight after the leading one: an error of 2^-4 costs 0.001 bit per symbol."""
     return 7 if model == PRODUCT else 5 if n >= VERY_LONG else 3
 
 
-def _weigh(model: int, counts: np.ndarray, levels: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the table to send for these counts, and the frequencies that both ends derive from it."""
-    if model == PRODUCT:
-        columns = digit_table(levels)[: len(counts)].T
-        counts = np.sum([np.bincount(column, counts, levels) for column in columns], axis=0).astype(np.int64)
-    mantissa = _mantissa(model, n)
-    weights = kernels.rans.round_weights(counts, mantissa)
-    words = np.zeros(len(counts) // 2 + 2, np.uint64)  # at most 13 + 7 bits each
-    nbits = int(kernels.rans.write_weights(weights, mantissa, words))
-    return kernels.bits.tobytes(words, nbits), _frequencies(model, weights, levels, n)
+def _cheapest(counts: np.ndarray, levels: int, n: int) -> tuple[int, np.ndarray, np.ndarray, float]:
+    """(the better of JOINT and PRODUCT, the table to send, the frequencies that follow from it, bits of both)."""
+    words = np.zeros((2, len(counts) // 2 + 2), np.uint64)  # at most 13 + 7 bits a weight
+    frequency = np.empty((2, len(counts)), np.int64)
+    mantissas, table = (_mantissa(JOINT, n), _mantissa(PRODUCT, n)), digit_table(levels)
+    which, size, bits = kernels.models.cheapest(counts, table, levels, mantissas, _frequency_bits(n), words, frequency)
+    return (JOINT, PRODUCT)[which], kernels.bits.tobytes(words[which], size), frequency[which], bits + 16 * _lanes(n)
 
 
 def _read_frequency(model: int, n: int, levels: int, src: BitReader) -> np.ndarray:
-    weights = np.zeros(levels if model == PRODUCT else levels ** digits(levels), np.int64)
-    data = src.rest()[: 4 * len(weights) + 8]
-    nbits = int(kernels.rans.read_weights(kernels.bits.words(data), 8 * len(data), _mantissa(model, n), weights))
+    """Read the table of a model; the frequencies that follow from it.  # (m,) int64"""
+    table, bytes_of = digit_table(levels), levels ** digits(levels)
+    count, frequency = levels if model == PRODUCT else bytes_of, np.empty(bytes_of, np.int64)
+    data = src.rest()[: 4 * count + 8]
+    terms = _mantissa(model, n), _frequency_bits(n)
+    words = kernels.bits.words(data)
+    nbits = int(kernels.models.read(words, 8 * len(data), count, table, model == PRODUCT, *terms, frequency))
     if nbits < 0:
-        raise WireError(f"the bytes that came are no table of {len(weights)} weights")
-    src.skip(int(nbits))
+        raise WireError(f"the bytes that came are no table of {count} weights")
+    src.skip(nbits)
     src.align()
-    return _frequencies(model, weights, levels, n)
-
-
-def _frequencies(model: int, weights: np.ndarray, levels: int, n: int) -> np.ndarray:
-    shares = weights.astype(np.float64)
-    if model == PRODUCT:
-        first, *others = digit_table(levels)[: levels ** digits(levels)].T
-        products = shares[first]
-        for column in others:  # a fixed order of products, so that every machine rounds alike
-            products = products * shares[column]
-        shares = products
-    return kernels.rans.normalise(shares, _frequency_bits(n))
-
-
-def symbol_cost(counts: np.ndarray) -> float:
-    """Estimate the length in bits of a block of single-digit symbols with these counts, table included."""
-    n = int(np.add.reduce(counts))  # `counts.sum()` without its wrapper in Python
-    if n == 0 or np.maximum.reduce(counts) == n:
-        return 2.0 * TAG_BITS
-    table, frequency = _weigh(JOINT, counts, len(counts), n)
-    return min(8.0 * n, model_bits(counts, frequency) + 8 * len(table)) + TAG_BITS
+    return frequency

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from fewbits import kernels
-from fewbits.coders.blocks import best_block, coded, model_bits, read_block, read_coded, symbol_cost
+from fewbits.coders.blocks import TAG_BITS, best_block, coded, model_terms, read_block, read_coded
 from fewbits.coders.fixed import read_packed, write_packed
 from fewbits.coders.golomb import parameter
 from fewbits.errors import LocalError, WireError
@@ -49,8 +49,7 @@ def write_support(indices: np.ndarray, n: int, out: BitWriter) -> None:
         return
     if 2 * len(indices) > n:
         indices = _complement(indices, n)
-    costs = _costs(indices, n)
-    _write(indices, n, costs.index(min(costs)), out)
+    _write(indices, n, int(_costs(indices, n).argmin()), out)
 
 
 def read_support(k: int, n: int, src: BitReader) -> np.ndarray:
@@ -79,9 +78,10 @@ def read_support(k: int, n: int, src: BitReader) -> np.ndarray:
 
 def exercise_forms() -> None:
     """Write and read a small support in every form, if one was written at all: then all their kernels are compiled."""
-    if not kernels.golomb.bucket_counts.signatures:
+    if not kernels.golomb.form_bits.signatures:
         return
     indices, n = np.array([3, 70, 71]), 1000
+    _geometric.__wrapped__(len(indices), n)  # the table may be remembered, and its kernel is needed for others
     for form in range(FORMS):
         out = BitWriter()
         _write(indices, n, form, out)
@@ -116,28 +116,12 @@ def _complement(indices: np.ndarray, n: int) -> np.ndarray:
     return np.flatnonzero(missing)
 
 
-def _costs(indices: np.ndarray, n: int) -> list[float]:
-    """Estimate the length of each form in bits from counts: RUNS exactly, the others within a few bits."""
-    k = len(indices)
-    runs = float(kernels.golomb.golomb_bits(indices, parameter(k, n)))
-    counts = kernels.golomb.bucket_counts(indices, FINE)[: _buckets(n, FINE)]
-    raw = float(np.dot(counts, _spare(len(counts), FINE)))
-    random = raw + model_bits(counts, _geometric(k, n))
-    return [runs, random, *(_clustered_cost(counts, fine) for fine in range(FINE + 1))]
-
-
-def _clustered_cost(counts: np.ndarray, fine: int) -> float:
-    spare, into = _merged(len(counts), fine)
-    merged = np.bincount(into, counts, 17).astype(np.int64)
-    return float(np.dot(counts, spare)) + symbol_cost(merged)
-
-
-@lru_cache(maxsize=64)  # callers must not write to the result
-def _merged(buckets: int, fine: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each bucket, its raw bits with fewer fine bits, and the bucket it falls into.  # (buckets,) int64 each"""
-    lowest = _lowest(buckets, FINE)
-    spare = np.maximum(0, _bit_length(lowest) - 1 - fine)
-    return spare, (spare << fine) + (lowest >> spare)
+def _costs(indices: np.ndarray, n: int) -> np.ndarray:
+    """Estimate the length of each form in bits from counts: RUNS exactly, the others within a few bits.  # (FORMS,)"""
+    k, costs = len(indices), np.empty(FORMS, np.float64)
+    terms = model_terms(k)
+    kernels.golomb.form_bits(indices, parameter(k, n), FINE, _geometric(k, n), terms, TAG_BITS, costs)
+    return costs
 
 
 def _write_runs(indices: np.ndarray, n: int, out: BitWriter) -> None:
@@ -175,7 +159,7 @@ def _write_buckets(indices: np.ndarray, n: int, form: int, out: BitWriter) -> No
     words = np.zeros(len(indices) * n.bit_length() // 64 + 2, np.uint64)
     nbits = int(kernels.golomb.bucket_encode(indices, fine, symbols, words))
     if form == RANDOM:
-        out.write_bytes(coded(symbols, _geometric(len(indices), n)))
+        out.write_bytes(coded(symbols, _geometric(len(indices), n), MODEL_BITS))
     else:
         best_block(symbols, _buckets(n, fine)).write(out)
     write_packed(kernels.bits.tobytes(words, nbits), nbits, out)
@@ -183,7 +167,9 @@ def _write_buckets(indices: np.ndarray, n: int, form: int, out: BitWriter) -> No
 
 def _read_buckets(k: int, n: int, form: int, src: BitReader) -> np.ndarray:
     fine = FINE if form == RANDOM else form - CLUSTERED
-    symbols = read_coded(k, _geometric(k, n), src) if form == RANDOM else read_block(k, _buckets(n, fine), src)
+    symbols = (
+        read_coded(k, _geometric(k, n), MODEL_BITS, src) if form == RANDOM else read_block(k, _buckets(n, fine), src)
+    )
     raw = read_packed(int(kernels.golomb.bucket_bits(symbols, fine)), src)
     found = np.empty(k, np.int64)
     if not kernels.golomb.bucket_decode(symbols, fine, kernels.bits.words(raw), n, found):
@@ -207,10 +193,6 @@ def _lowest(buckets: int, fine: int) -> np.ndarray:
     """Return the shortest run of each bucket.  # (buckets,) int64"""
     spare = _spare(buckets, fine)
     return (np.arange(buckets) - (spare << fine)) << spare
-
-
-def _bit_length(values: np.ndarray) -> np.ndarray:
-    return np.frexp(values.astype(np.float64))[1].astype(np.int64)  # exact below 2^53
 
 
 @lru_cache(maxsize=64)  # a link sends supports of one size; callers must not write to the result

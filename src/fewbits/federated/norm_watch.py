@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import le
 from statistics import median_high
 
 import torch
@@ -35,6 +36,7 @@ class NormWatch:
     def __init__(self, bound: NormBound, exchange: Exchange) -> None:
         self.bound, self._kinds = bound, kinds_of(exchange)
         self._seen = [PastNorms(bound) for _ in KINDS]
+        self._most: list[float] | None = None  # of each kind, by the past rounds; they change between rounds alone
 
     def norms(self, update: Arrived) -> Norms:
         """The norm of an update, for each kind of tensor."""
@@ -51,7 +53,9 @@ class NormWatch:
         trained = norms[0] > 0
         for k, (seen, found) in enumerate(zip(self._seen, norms, strict=True)):
             seen.enter(found, zero=trained and k in self._kinds and k > 0)
-        return all(found <= self.bound.times * seen.usual for seen, found in zip(self._seen, norms, strict=True))
+        if self._most is None:
+            self._most = [self.bound.times * seen.usual for seen in self._seen]
+        return all(map(le, norms, self._most))
 
     def check(self, norms: Norms) -> None:
         """WireError for an update beyond the bound of the past rounds and of this one."""
@@ -65,6 +69,7 @@ class NormWatch:
 
     def close(self) -> None:
         """End the round."""
+        self._most = None
         for seen in self._seen:
             seen.close()
 
@@ -80,6 +85,6 @@ class NormWatch:
 
     def load(self, dumped: Sequence[Tensor]) -> None:
         """Become the watch that was dumped; a new one, when nothing was."""
-        self._seen = [PastNorms(self.bound) for _ in KINDS]
+        self._seen, self._most = [PastNorms(self.bound) for _ in KINDS], None
         for k, found, count in (row for table in dumped for row in table.tolist()):
             self._seen[int(k)].past.append((found, int(count)))

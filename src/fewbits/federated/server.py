@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -187,8 +188,8 @@ class Server:
         if space is not None:
             space.check_epoch(version, self.broadcast.version)
         self._clients.check(client, version)
-        with self.uplinks.healing(client, receiver, frame, self.round + 1):
-            partials = receiver.receive_partial(frame, self.exchange.of_round(version), self._sum.most(weight))
+        receive = partial(receiver.receive_partial, frame, self.exchange.of_round(version), self._sum.most(weight))
+        partials = self.uplinks.received(client, receiver, frame, self.round + 1, receive)
         self._sum.add(client, partials, weight, receiver.reach, space.which(version, client) if space else 0)
         self._keep(client, receiver, version)
         self._clients.arrive(client)
@@ -203,8 +204,8 @@ class Server:
         """
         receiver = self.uplinks.receiver(client)
         version = self.downlinks.version(acknowledged(frame))
-        with self.uplinks.healing(client, receiver, frame, self.round + 1):
-            update = receiver.receive(frame, self.exchange.of_round(version), check)
+        receive = partial(receiver.receive, frame, self.exchange.of_round(version), check)
+        update = self.uplinks.received(client, receiver, frame, self.round + 1, receive)
         self._keep(client, receiver, version)
         return receiver, update
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from fewbits.checks import check_whole
 from fewbits.errors import DesyncError
@@ -13,6 +13,7 @@ from fewbits.links.slots import Piece
 from fewbits.wire import Frame
 
 PART = "server.up"
+Found = TypeVar("Found")
 
 
 class Uplinks:
@@ -46,11 +47,15 @@ class Uplinks:
         if self.store is not None:
             ends.save(self.store, client, PART, round, receiver.pieces_of_dump(), self._before)
 
-    @contextmanager
-    def healing(self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int) -> Iterator[None]:
-        """Ask for a key frame by the next acknowledgement, when the frame's number fits and its history does not."""
+    def received(
+        self, client: int, receiver: Receiver, frame: bytes | memoryview, round: int, receive: Callable[[], Found]
+    ) -> Found:
+        """What `receive` gives; when the frame's number fits and its history does not, ask for a key frame.
+
+        The next acknowledgement asks for it.
+        """
         try:
-            yield
+            return receive()
         except DesyncError:
             if Frame.parse(frame).header.sequence == receiver.expects:
                 receiver.skip()

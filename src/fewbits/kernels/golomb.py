@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from fewbits.kernels.bits import leading_zeros, peek
+from fewbits.kernels.models import block_bits, length
 
 U = np.uint64
 
@@ -128,6 +129,33 @@ def bucket_counts(positions, fine):
         spare = spare_bits(run, fine)
         counts[(spare << fine) + (run >> spare)] += 1
     return counts
+
+
+@njit(cache=True, nogil=True)
+def form_bits(positions, m, fine, geometric, terms, tag, out):
+    """Estimate all forms of a support at once: runs, buckets under `geometric`, buckets of 0 to `fine` fine bits.
+
+    m: the Golomb parameter; geometric: (buckets,) frequencies; terms: see `models.block_bits`; tag: bits of a block's.
+    out: (fine + 3,) float64.
+    """
+    counts = bucket_counts(positions, fine)[: len(geometric)]
+    out[0] = golomb_bits(positions, m)
+    raw = 0
+    for b in range(len(counts)):
+        raw += counts[b] * max(0, (b >> fine) - 1)
+    out[1] = raw + (length(counts, geometric) + terms[2])
+    for fewer in range(fine + 1):
+        merged, raw = np.zeros(max(17, len(counts)), np.int64), 0
+        used = 0
+        for b in range(len(counts)):
+            spare = max(0, (b >> fine) - 1)
+            run = (b - (spare << fine)) << spare  # the shortest of the bucket
+            spare = spare_bits(run, fewer)
+            into = (spare << fewer) + (run >> spare)
+            merged[into] += counts[b]
+            raw += counts[b] * spare
+            used = max(used, into + 1)
+        out[2 + fewer] = raw + (block_bits(merged[: max(17, used)], len(positions), terms) + tag)
 
 
 @njit(cache=True, nogil=True)

@@ -15,6 +15,8 @@ is cut. Sums go to LANES partial sums whose order is fixed, so that the result i
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numba import njit
 
@@ -74,11 +76,8 @@ def undither(levels: np.ndarray, offsets: np.ndarray, scales: np.ndarray, s: int
     if levels.dtype not in (np.int8, np.int16) or s < 1:
         raise LocalError(f"undither: expected int8 or int16 levels and s >= 1; got {levels.dtype} and s={s}")
     levels, offsets = stretches(levels, levels.dtype.type, offsets)
-    exact = np.float64(one_each(scales, offsets)) * factor / s
-    steps = np.minimum(exact, LARGEST).astype(np.float32)
-    steps = np.where(np.float64(steps) * s > LARGEST, np.nextafter(np.float32(LARGEST / s), np.float32(0)), steps)
     out = np.empty(len(levels), np.float32)
-    _undither(out, levels, offsets, steps)
+    _undither(out, levels, offsets, one_each(scales, offsets), float(factor), int(s), _largest_step(int(s)))
     return out
 
 
@@ -108,7 +107,8 @@ def stretches(x: np.ndarray, dtype: type[np.generic], offsets: np.ndarray) -> tu
     """Both as compiled loops take them; LocalError unless the offsets ascend from 0 to len(x)."""
     x, offsets = read_only(x, dtype), read_only(offsets, np.int64)
     ends = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(x)
-    if not ends or bool(np.logical_or.reduce(offsets[1:] < offsets[:-1])):  # compiled loops check no bounds
+    # Compiled loops check no bounds. Two ends ascend by themselves.
+    if not ends or (len(offsets) > 2 and bool(np.logical_or.reduce(offsets[1:] < offsets[:-1]))):
         raise LocalError(f"kernels: offsets must ascend from 0 to {len(x)}; got {offsets[:3]}..{offsets[-1:]}")
     return x, offsets
 
@@ -224,11 +224,19 @@ def _dither16(out, x, offsets, scales, s, first, odd):
             levels[i] = np.int16(np.int32(np.int32(level ^ sign) - sign))
 
 
+@lru_cache(maxsize=64)
+def _largest_step(s: int) -> np.float32:
+    """A step of which s are finite."""
+    return np.nextafter(np.float32(LARGEST / s), np.float32(0))
+
+
 @njit(cache=True, nogil=True)
-def _undither(out, levels, offsets, steps):
-    for j in range(len(steps)):
+def _undither(out, levels, offsets, scales, factor, s, most):
+    for j in range(len(scales)):
         values, part = out[offsets[j] : offsets[j + 1]], levels[offsets[j] : offsets[j + 1]]
-        step = steps[j]
+        step = np.float32(min(np.float64(scales[j]) * factor / s, LARGEST))
+        if np.float64(step) * s > LARGEST:
+            step = most
         for i in range(len(part)):
             values[i] = np.float32(part[i]) * step
 

@@ -55,18 +55,7 @@ def largest(x: np.ndarray, k: int) -> np.ndarray:
     those; where the guess fails (ties), a radix select finds the threshold in the whole vector.
     """
     words = read_only(x, np.float32).view(np.uint32)
-    k = min(int(k), len(words))
-    if k <= 0:
-        return np.zeros(0, np.int64)
-    if len(words) < SHORT or k > len(words) // 8:
-        return _choose(words, k)
-    low, room = _guess(words, k)
-    candidates = np.empty(room + BLOCK, np.int64)
-    found = int(_collect(words, low, ALL, 0, candidates, room))
-    if found < 0 or (found < k and low > 1):
-        return _choose(words, k)
-    candidates = candidates[:found]
-    return candidates[_choose(words[candidates], k)]
+    return _largest(words, max(0, min(int(k), len(words))))
 
 
 def above(x: np.ndarray, tau: float) -> np.ndarray:
@@ -118,29 +107,6 @@ def _pairs(indices: np.ndarray, values: np.ndarray, n: int) -> tuple[np.ndarray,
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < n:  # compiled loops check no bounds
         raise LocalError(f"scatter: indices must be in 0..{n - 1}; got {indices.min()}..{indices.max()}")
     return indices, values
-
-
-def _guess(words: np.ndarray, k: int) -> tuple[int, int]:
-    """Estimate a threshold that about k + 4 sigma entries reach, and three times the room that they need."""
-    n = len(words)
-    size = max(n // 1000, 2048)
-    expected = k / n * size
-    rank = math.ceil(expected + 4 * math.sqrt(expected) + 4)
-    low, _ = _kth(_sample(words, size), min(rank, size))
-    return max(int(low), 1), min(3 * rank * (n // size + 1), n)
-
-
-def _choose(words: np.ndarray, k: int) -> np.ndarray:
-    """Find the top-k by radix select: all entries larger than the k-th size, then the first equal ones."""
-    k = min(k, len(words))
-    if k == 0:
-        return np.zeros(0, np.int64)
-    words = read_only(words, np.uint32)
-    level, larger = _kth(words, k)
-    out = np.empty(k + BLOCK, np.int64)
-    cut = _cut(words, level, k - larger) if level else 0  # entries equal to `level` are taken before this index
-    found = int(_collect(words[:cut], level, ALL, 0, out, k))
-    return out[: found + int(_collect(words[cut:], level + 1, ALL, cut, out[found:], k - found))]
 
 
 @njit(cache=True, nogil=True)
@@ -286,3 +252,41 @@ def _scatter(out, indices, values):
 def _scatter_add(acc, indices, values, weight):
     for i in range(len(indices)):
         acc[indices[i]] += np.float32(weight * values[i])
+
+
+@njit(cache=True, nogil=True)
+def _largest(words, k):
+    """Find the top-k of 0 <= k <= n entries: one call, for the way from Python costs more than a small vector."""
+    if len(words) < SHORT or k > len(words) // 8 or k == 0:
+        return _choose(words, k)
+    low, room = _guess(words, k)
+    candidates = np.empty(room + BLOCK, np.int64)
+    found = _collect(words, low, ALL, 0, candidates, room)
+    if found < 0 or (found < k and low > 1):
+        return _choose(words, k)
+    candidates = candidates[:found]
+    return candidates[_choose(words[candidates], k)]
+
+
+@njit(cache=True, nogil=True)
+def _guess(words, k):
+    """Estimate a threshold that about k + 4 sigma entries reach, and three times the room that they need."""
+    n = len(words)
+    size = max(n // 1000, 2048)
+    expected = k / n * size
+    rank = np.int64(math.ceil(expected + 4 * math.sqrt(expected) + 4))
+    low, _ = _kth(_sample(words, size), min(rank, size))
+    return max(low, 1), min(3 * rank * (n // size + 1), n)
+
+
+@njit(cache=True, nogil=True)
+def _choose(words, k):
+    """Find the top-k by radix select: all entries larger than the k-th size, then the first equal ones."""
+    k = min(k, len(words))
+    if k == 0:
+        return np.zeros(0, np.int64)
+    level, larger = _kth(words, k)
+    out = np.empty(k + BLOCK, np.int64)
+    cut = _cut(words, level, k - larger) if level else 0  # entries equal to `level` are taken before this index
+    found = _collect(words[:cut], level, ALL, 0, out, k)
+    return out[: found + _collect(words[cut:], level + 1, ALL, cut, out[found:], k - found)]

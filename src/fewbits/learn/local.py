@@ -129,7 +129,8 @@ class LocalSGD:
         """
         rows = _rows(x, y, indices)
         steps = (_batch(x, y, found) for found in self.batches(rows, key))
-        return self._descend(model, steps, model.module, loss, correct, key, self.draws(model, loss), rows.size)
+        noisy = not model.undisturbed and self.draws(model, loss)  # where it is, somebody has asked already
+        return self._descend(model, steps, model.module, loss, correct, key, noisy, rows.size)
 
     def fit(
         self,

@@ -25,7 +25,7 @@ def save(store: StateStore, owner: int, part: str, round: int, pieces: Sequence[
     """Store what `pieces_of_dump` gave; `before` is what `restore` gave, or None when there was nothing."""
     store.defer(owner, part, round, bytes(pieces[0]))
     if not _same(pieces[1:], memoryview(before or b"")[HEADER_BYTES:]):
-        store.put(owner, part + STATE, round, pieces[1:])
+        store.put(owner, part + STATE, round, pieces[1:], now=False)
 
 
 def _same(pieces: Sequence[Piece], state: memoryview) -> bool:

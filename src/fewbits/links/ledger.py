@@ -68,6 +68,11 @@ class Ledger:
                 for entry in read(path):
                     self._count(entry)
 
+    @property
+    def written(self) -> bool:
+        """Whether entries go to a file; else only their sums stay."""
+        return self._path is not None
+
     def add(self, entry: Entry) -> None:
         """Count one message; `flush` writes it."""
         self._count(entry)

@@ -52,9 +52,12 @@ class Receiver:
         self.spec, self.common = spec, common
         self.codec.check(spec)
         self._stateless = self.codec.stateless
+        self._written: list[bytes | memoryview] | None = None  # its state, where that never changes
         self.hash = codec_hash(self.codec, spec)
         self.expects = 0  # sequence number of the next frame
         self.state: Any = self.codec.init(spec)
+        if self._stateless:
+            self._written = self._write_state()
         self.history = self._first = first_history(self.codec, spec)
         self.agreed: Agreed | None = None  # what key frames begin with, if the sender has it, too
         self.sections: list[Section] = []  # of the last accepted frame's payload
@@ -141,11 +144,14 @@ class Receiver:
 
     def pieces_of_dump(self) -> list[bytes | memoryview]:
         """The header and the pieces of the rest, which may lie in this end's own memory."""
+        header = Header(self.hash, self.expects, self.history, snapshot=True)
+        head, crc, *rest = Frame.seal(header, self._write_state() if self._written is None else self._written)[0]
+        return [bytes(head) + bytes(crc), *rest]
+
+    def _write_state(self) -> list[bytes | memoryview]:
         out = BitWriter()
         self.codec.write_state(self.state, self.spec, out)
-        header = Header(self.hash, self.expects, self.history, snapshot=True)
-        head, crc, *rest = Frame.seal(header, out.chunks())[0]
-        return [bytes(head) + bytes(crc), *rest]
+        return out.chunks()
 
     def load(self, data: bytes | memoryview, lent: bool = False) -> None:
         """Become the end that was dumped; WireError when the bytes are damaged or another codec's. `lent`: as there."""

@@ -143,7 +143,9 @@ class Sender:
         if self._linear:  # it may leave the range when it is expanded
             value, state = self.codec.decode(message, self.spec, before)
             check_finite(value, DECODING)
-        elif not (self._bounded and self._stateless):  # else the receiver gets finite values and keeps nothing
+        elif self._bounded:  # what the receiver gets is finite
+            state = state if self._stateless else self.codec.follow(message, self.spec, before)
+        else:
             partials, state = self.codec.partials(message, self.spec, before)  # decoded, but not spread out
             # The receiver would refuse the frame if its sum, expanded and in the value's own dtype, were not finite.
             if max(map(reach, partials), default=0.0) > self._most or any(p.side is not None for p in partials):

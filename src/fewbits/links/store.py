@@ -37,7 +37,7 @@ FETCH = "SELECT owner, round, data FROM states WHERE run=? AND part=? AND owner 
 NEWEST = "SELECT round, data FROM states WHERE run=? AND owner=? AND part=? ORDER BY round DESC LIMIT 1"
 FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM  # the disk or memory, no mistake of the caller
 LARGE = 32 * 1024  # bytes of a blob that gets a slot beside the database: SQLite would write it twice, page by page
-MOST_DEFERRED = 1024  # rows in memory before they are written
+MOST_DEFERRED, MOST_BYTES = 1024, 256 * 1024  # rows, and bytes of them, in memory before they are written
 PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
 CACHE_KIB = 16 * 1024  # the most page cache per file and process
@@ -81,14 +81,15 @@ class StateStore:
         self._fetched: dict[tuple[int, str], bytes | None] = {}  # fetched, until the next commit
         self._deferred: list[dict[str, object]] = []  # deferred: what `PUT` takes
         self._waiting: set[tuple[int, str]] = set()  # owner and part of each
+        self._bytes = 0  # in all of them
         self._files: dict[str, sqlite3.Connection] = {}
         self._slots: dict[str, Slots] = {}  # beside each
         self._locked, self._seen = False, 0  # `_lock` was called since the commit; SQLite's count of others' commits
         self._writing = self._open(self._name)
         self.refresh()
 
-    def put(self, owner: int, part: str, round: int, data: bytes | Sequence[Piece]) -> None:
-        """Store a version, in one or more pieces.
+    def put(self, owner: int, part: str, round: int, data: bytes | Sequence[Piece], now: bool = True) -> None:
+        """Store a version, in one or more pieces; unless `now`, a small one may wait for others, as for `defer`.
 
         It replaces one of the same round, and drops those that no checkpoint leads back to.
         """
@@ -98,7 +99,8 @@ class StateStore:
             self.defer(owner, part, round, self._slots[self._name].write(pieces).text)
         else:
             self.defer(owner, part, round, b"".join(pieces))
-            self._write()
+            if now:
+                self._write()
 
     def _lock(self) -> None:
         """Take SQLite's lock until the commit, and look anew for what is free when others wrote this file since."""
@@ -121,7 +123,8 @@ class StateStore:
         row = {"run": self.run, "owner": owner, "part": part, "round": round, "data": data}
         row["horizon"], row["saved"] = self.horizon, self.saved
         self._deferred.append(row)
-        if len(self._deferred) == MOST_DEFERRED:
+        self._bytes += len(data)
+        if len(self._deferred) == MOST_DEFERRED or self._bytes > MOST_BYTES:
             self._write()
 
     def _write(self) -> None:
@@ -132,6 +135,7 @@ class StateStore:
                     self._writing.executemany(statement, self._deferred)
             self._deferred.clear()
             self._waiting.clear()
+            self._bytes = 0
 
     def get(self, owner: int, part: str) -> bytes | None:
         """The latest version by any writer, or None."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fewbits.codecs import Keys, TreeTotal, as_lift
+from fewbits.codecs import Keys, TreeTotal, as_lift, same
 from fewbits.rng import Key
 from fewbits.spec import Spec
 from fewbits.testing.case import Case, codec_law
@@ -44,6 +44,18 @@ def _added(case: Case, total: TreeTotal, xs: list[Any], weight: float) -> Any:
         partial=receiver.dump(),
     )
     return values[-1]
+
+
+@codec_law
+def following_a_message_gives_the_state_of_decoding_it(case: Case) -> None:
+    """`follow` gives the state that `decode` gives, without the value."""
+    codec = as_lift(case.codec, "testing")
+    state, memory = codec.init(case.spec), codec.memory(case.spec)
+    for i, x in enumerate(case.stream(3)):
+        message, memory = codec.encode(x, case.spec, state, memory, Keys(PRIVATE.fold(i), COMMON.fold(i)))
+        followed, after = codec.follow(message, case.spec, state), codec.decode(message, case.spec, state)[1]
+        demand(same(followed, after), "`follow` gives another state than `decode`", input=x)
+        state = after
 
 
 @codec_law

@@ -93,8 +93,11 @@ class BitWriter:
 
     def write_bytes(self, data: bytes | np.ndarray) -> None:
         """Align, then append whole bytes. An array is copied only by `chunks` or `finish`: do not change it before."""
-        self.align()
-        self._flush()
+        self._aligned.append(8 * self._bytes + self._pending_bits)
+        if self._pending_bits:
+            fill = -self._pending_bits % 8
+            self._pending, self._pending_bits = self._pending << fill, self._pending_bits + fill
+            self._flush()
         chunk = np.ascontiguousarray(data).data.cast("B") if isinstance(data, np.ndarray) else bytes(data)
         self._chunks.append(chunk)
         self._bytes += len(chunk)

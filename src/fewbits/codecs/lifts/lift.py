@@ -138,6 +138,9 @@ class Lift(Codec):
         pairs = [g.codec.partial(m, g.spec, s) for g, m, s in zip(self.groups(spec), message, state, strict=True)]
         return tuple(p for p, _ in pairs), tuple(new for _, new in pairs)
 
+    def follow(self, message: Any, spec: Any, state: Any) -> Any:
+        return tuple(g.codec.follow(m, g.spec, s) for g, m, s in zip(self.groups(spec), message, state, strict=True))
+
     def observe(self, message: Any, memory: Any | None = None) -> dict[str, float]:
         """Each figure over all groups: the mean, but the largest floor."""
         memories = memory if memory is not None else [None] * len(message)

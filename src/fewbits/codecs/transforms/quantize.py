@@ -103,7 +103,8 @@ class Quantize(Scaled):
         return torch.from_numpy(values).to(spec.torch_dtype)
 
     def carrier(self, side: Any, spec: Spec) -> Spec:
-        return spec.derive(dtype="int8" if self.s <= 127 else "int16", low=-self.s, high=self.s)
+        s = self.s
+        return spec.derive(dtype="int8" if s <= 127 else "int16", low=-s, high=s)
 
     def contract(self, spec: Spec) -> Contract:
         """Unbiased with omega (a contraction too when omega < 1), or a contraction with 1/(1+omega)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from fewbits.checks import check_whole
 from fewbits.errors import LocalError, WireError
 from fewbits.spec import Spec
 from fewbits.wire import BitReader, BitWriter
+
+FEW = 8  # numbers; so many are looked at sooner one by one than by NumPy
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,16 @@ class ScaleBlocks:
             scales = kernels.quantise.from_16(np.frombuffer(raw, "<u2").astype(np.uint16))
         else:
             scales = np.frombuffer(raw, "<f4").astype(np.float32)
-        if not bool(np.all(np.isfinite(scales))) or bool(np.any(np.signbit(scales))):
+        if not _are_scales(scales):
             raise WireError("a scale is negative or not finite")
         return scales
+
+
+def _are_scales(scales: np.ndarray) -> bool:
+    """Whether none is negative, not even a zero, and all are finite."""
+    if len(scales) <= FEW:
+        return all(math.isfinite(x) and math.copysign(1.0, x) > 0 for x in scales.tolist())
+    return bool(np.all(np.isfinite(scales))) and not bool(np.any(np.signbit(scales)))
 
 
 def per_option(owner: str, per: str | int) -> ScaleBlocks:

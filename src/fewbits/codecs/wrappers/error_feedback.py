@@ -123,6 +123,9 @@ class ErrorFeedback(Wrapper):
     def partial(self, message: Any, spec: Spec, state: Any) -> tuple[Partial, Any]:
         return self.codec.partial(message, wide(spec), state)
 
+    def follow(self, message: Any, spec: Spec, state: Any) -> Any:
+        return self.codec.follow(message, wide(spec), state)
+
     def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
         return self.codec.complete(total, side, wide(spec))
 

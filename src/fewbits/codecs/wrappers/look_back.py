@@ -24,7 +24,7 @@ from fewbits.codecs.wrappers.wrapper import Wrapper, finite, read_optional, writ
 from fewbits.coders import Rans
 from fewbits.errors import WireError
 from fewbits.rng import Key
-from fewbits.spec import Spec
+from fewbits.spec import Contract, Spec
 from fewbits.wire import BitReader, BitWriter, Passage
 from fewbits.wire.values import read_key, read_scalar, write_key, write_scalar
 
@@ -202,9 +202,18 @@ class LookBack(Wrapper):
         if isinstance(message, Recycled):
             part, _ = self.codec.partial(_known(state.last).message, wide(spec), state.before)
             return Partial(part.values, part.support, part.scale * message.rho, part.side), state
-        _, inner_state = self.look_back(spec, state) if not self.codec.stateless else (None, state.before)
-        part, _ = self.codec.partial(message.message, wide(spec), inner_state)
-        return part, LookBackState(message, inner_state)
+        after = self.follow(message, spec, state)
+        return self.codec.partial(message.message, wide(spec), after.before)[0], after
+
+    def follow(self, message: Full | Recycled, spec: Spec, state: LookBackState) -> LookBackState:
+        if isinstance(message, Recycled):
+            return state
+        return LookBackState(message, state.before if self.codec.stateless else self.look_back(spec, state)[1])
+
+    def contract(self, spec: Spec) -> Contract:
+        """rho * l is finite, too: a larger rho is not sent."""
+        inner = self.codec.contract(wide(spec))
+        return Contract(portable=inner.portable, bounded=inner.bounded and wide(spec) == spec)
 
     def complete(self, total: Tensor, side: Any, spec: Spec) -> Tensor:
         return self.codec.complete(total, side, wide(spec))

@@ -21,7 +21,7 @@ from fewbits.engines.common.allocator import keep_memory
 from fewbits.engines.common.processes import Children, Message, checked, one_thread, pack, starting, unpack
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.shared_memory import SharedBuffer, SharedRing
-from fewbits.engines.simulation.worker import Reply, Worker, burst, chunks
+from fewbits.engines.simulation.worker import ALONE, Reply, Worker, burst, chunks
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.method import Method
 from fewbits.learn.seeding import guarded
@@ -60,7 +60,7 @@ class Pool:
         keep_memory()  # before forking: the workers inherit it
         try:
             if self._count == 1:
-                self._worker = Worker(*self._arguments, "0")
+                self._worker = Worker(*self._arguments, "0", ALONE)
             else:
                 self._start()
         except BaseException:

@@ -37,7 +37,7 @@ class Traffic:
         unasked: list[int] = []
         for i, (reply, frame) in enumerate(arriving):
             client, bundle = reply.client, personal[i] if personal else None
-            if self._budget.refuses(self.down_bytes(client, bundle)):
+            if self._budget.limit is not None and self._budget.refuses(self.down_bytes(client, bundle)):
                 unasked.append(client)
                 continue
             self.down(number, client, bundle)
@@ -54,7 +54,7 @@ class Traffic:
     def up(self, number: int, client: int, frame: bytes | memoryview, receiver: Receiver | None) -> None:
         """Enter a client's frame; one that was left out has travelled, too."""
         payload = max(0, len(frame) - HEADER_BYTES)
-        found = stages(receiver.sections) if receiver else {}
+        found = stages(receiver.sections) if receiver and self._ledger.written else {}
         self._ledger.add(Entry(number, client, "up", len(frame), payload, found))
         if self._tap:
             self._tap(number, client, "up", bytes(frame))

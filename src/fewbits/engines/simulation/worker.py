@@ -43,7 +43,8 @@ OPTIMIZER = "client.optimizer"  # a client's optimizer, where its state stays wi
 OF_RATE = ("floor", "effective_step")  # figures that are computed from SGD's learning rate
 ALL = slice(0, NO_CAP)
 CHUNK = BATCH  # test examples per piece of an evaluation
-BURST = 4  # clients that train before the first of them is encoded
+BURST = 4  # clients that train before the first of them is encoded, where a server in another process waits for them
+ALONE = 16  # the same in one process, where nobody waits
 BURST_BYTES = 16 * 2**20  # of their updates; a larger model's training hides what a burst would save
 
 
@@ -73,8 +74,13 @@ class TrainedClient(NamedTuple):
 class Worker:
     """Trains clients and evaluates pieces of the test set."""
 
-    def __init__(self, task: Task, method: Method, key: Key, states: Path, device: str, name: str) -> None:
-        """`states` is the StateStore's folder, `name` this worker's file in it; training happens on `device`."""
+    def __init__(
+        self, task: Task, method: Method, key: Key, states: Path, device: str, name: str, most: int | None = None
+    ) -> None:
+        """`states` is the StateStore's folder, `name` this worker's file in it; training happens on `device`.
+
+        most: clients of a burst; None: as few as other processes can wait for.
+        """
         self.device = torch.device(device)
         task = task if self.device.type == "cpu" else task.on(self.device)
         self.task, self.method, self.key, self.number = task, method, key, int(name)
@@ -89,7 +95,7 @@ class Worker:
         self.secure = SecureWorker(self._core, key)  # under masks
         # Written anew in each burst, once the ends of the last one are stored: the sender is lent, and keeps nothing.
         size = len(self._core.public)
-        self._rooms = [FrameRoom(size, self.device) for _ in range(burst(4 * size))]
+        self._rooms = [FrameRoom(size, self.device) for _ in range(burst(4 * size, most))]
         self._fresh = self._core.up  # of a client that sent nothing yet
         self._store = StateStore(states, writer=name, durable=False)
         self._draws = not is_ours(method.objective)  # others' objectives may draw; `LocalSGD` cannot see them
@@ -230,6 +236,6 @@ def chunks(task: Task) -> int:
     return 0 if task.test is None else -(-len(task.test) // CHUNK)
 
 
-def burst(update_bytes: int) -> int:
+def burst(update_bytes: int, most: int | None = None) -> int:
     """How many clients train before the first of them is encoded."""
-    return max(1, min(BURST, BURST_BYTES // max(1, update_bytes)))
+    return max(1, min(most or BURST, BURST_BYTES // max(1, update_bytes)))
