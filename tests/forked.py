@@ -33,6 +33,7 @@ class Forked:
 
     def __init__(self, words: Sequence[object], captured: bool = True) -> None:
         self.returncode: int | None = None
+        self._said: list[str] = []
         self._texts = [tempfile.TemporaryFile("w+") for _ in range(2 * captured)]  # noqa: SIM115
         self.pid = os.fork()
         if not self.pid:
@@ -60,12 +61,11 @@ class Forked:
     def communicate(self, timeout: float = 120.0) -> tuple[str, str]:
         """Its stdout and stderr, once it has ended."""
         self.wait(timeout)
-        found = []
-        for text in self._texts:
-            with text:
+        while self._texts:
+            with self._texts.pop(0) as text:
                 text.seek(0)
-                found.append(text.read())
-        return found[0], found[1]
+                self._said.append(text.read())
+        return self._said[0], self._said[1]
 
     def kill(self) -> None:
         """End it at once."""

@@ -104,22 +104,28 @@ def test_python_refuses_them_too(call, tmp_path, read_only):
 # A folder that a live run has
 
 
-@pytest.mark.slow
-def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, idle):
-    folder = tmp_path / "run"
-    process = Forked(["-m", "fewbits", "train", *SMALL, "--rounds", 100_000, "--out", folder])
+@pytest.fixture
+def live(tmp_path):
+    """A run's process, which has tmp_path / "run"; it was forked before the test changed anything."""
+    process = Forked(["-m", "fewbits", "train", *SMALL, "--rounds", 100_000, "--out", tmp_path / "run"])
     try:
-        wait_for_round(folder, process)
-        before = json_of(folder / "config.json")
-        for arguments in (["--out", folder], ["--out", folder, "--force"], ["--resume", folder]):
-            text = call("train", *arguments, code=2)
-            assert f"{folder} is in use by process {process.pid} on " in text
-            assert "--resume" not in text.partition("since")[2] and "--force" not in text
-        assert "is in use by process" in call(*RUNS["compare"], "--out", folder, "--force", code=2)
-        assert json_of(folder / "config.json") == before
+        wait_for_round(tmp_path / "run", process)
+        yield process
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.slow
+def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, live, idle):
+    folder = tmp_path / "run"
+    before = json_of(folder / "config.json")
+    for arguments in (["--out", folder], ["--out", folder, "--force"], ["--resume", folder]):
+        text = call("train", *arguments, code=2)
+        assert f"{folder} is in use by process {live.pid} on " in text
+        assert "--resume" not in text.partition("since")[2] and "--force" not in text
+    assert "is in use by process" in call(*RUNS["compare"], "--out", folder, "--force", code=2)
+    assert json_of(folder / "config.json") == before
 
 
 @pytest.mark.slow
