@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import fields, replace
@@ -31,6 +29,7 @@ from fewbits.methods import METHODS, build
 from fewbits.methods.text import MethodText
 from fewbits.models.build import MODELS
 from fewbits.rng import Key
+from forked import Forked
 
 KEYS = {"method", "seed", "rounds", "accuracy", "best_accuracy", "up_frame_bytes", "down_frame_bytes", "seconds"} | {
     "up_payload_bytes",
@@ -319,12 +318,6 @@ def test_variants_of_one_method_are_compared_under_their_labels(tmp_path):
 # Ctrl-C
 
 
-def start(*arguments):
-    warnings = ["-W", "error", "-W", "ignore:'click:DeprecationWarning"]  # the second is typer's
-    command = [sys.executable, *warnings, "-m", "fewbits", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
 def wait_for_round(folder, process, rounds=2):
     """Until the run has logged so many rounds."""
     until = time.monotonic() + 60
@@ -340,8 +333,8 @@ def wait_for_round(folder, process, rounds=2):
 @pytest.mark.slow
 @pytest.mark.parametrize("presses", [1, 2])
 def test_after_ctrl_c_the_run_goes_on_as_if_nothing_had_happened(tmp_path, presses):
-    settings = ["--clients", 8, "--processes", 2, "--batch-size", 20, "--method", "topk", "--checkpoint-every", 4]
-    process = start("train", *settings, "--rounds", 100_000, "--out", tmp_path / "cut")
+    settings = ["--clients", 8, "--processes", 2, "--steps", 1, "--method", "topk", "--checkpoint-every", 4]
+    process = Forked(["-m", "fewbits", "train", *settings, "--rounds", 100_000, "--out", tmp_path / "cut"])
     wait_for_round(tmp_path / "cut", process, rounds=5)
     for _ in range(presses):
         if process.poll() is None:

@@ -13,7 +13,8 @@ import pytest
 from fewbits.cli.app import main
 from fewbits.ctrl_c import EXIT_CODE, Stop
 from fewbits.engines.common.processes import Children
-from test_cli import call, start
+from forked import Forked
+from test_cli import call
 
 WITHIN = 120.0  # seconds
 NOTHING = "stopped before anything was written\n"
@@ -21,7 +22,13 @@ TRAIN, COMPARE = ["train"], ["compare", "--methods", "dense,topk"]
 GOSSIP = ["gossip", "--nodes", "4", "--topology", "ring"]
 
 
-def press(process: subprocess.Popen, folder: Path, moment: str) -> tuple[str, str]:
+def start(*arguments):
+    warnings = ["-W", "error", "-W", "ignore:'click:DeprecationWarning"]  # the second is typer's
+    command = [sys.executable, *warnings, "-m", "fewbits", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def press(process: subprocess.Popen | Forked, folder: Path, moment: str) -> tuple[str, str]:
     """Send SIGINT to all processes once the moment has come: a file of the run, or a library that is loaded."""
     maps, until = Path(f"/proc/{process.pid}/maps"), time.monotonic() + WITHIN
     while not (any(folder.glob(moment)) or moment in maps.read_text()):
@@ -55,14 +62,14 @@ def test_while_libraries_are_loaded(command, library, tmp_path):
 def test_before_the_first_round_the_run_is_kept(command, moment, processes, tmp_path):
     folder = tmp_path / "run"
     settings = ["--processes", processes, "--rounds", 100_000, "--out", folder]
-    out, _ = press(start(*command, *settings), folder, moment)
+    out, _ = press(Forked(["-m", "fewbits", *command, *settings]), folder, moment)
     assert out.splitlines()[-1].endswith(f"; continue with: fewbits {command[0]} --resume {folder}")
 
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_before_its_first_round_goes_on(tmp_path):
     settings = ["--clients", 4, "--batch-size", 60, "--processes", 1, "--rounds", 2]
-    press(start(*TRAIN, *settings, "--out", tmp_path / "cut"), tmp_path / "cut", "config.json")
+    press(Forked(["-m", "fewbits", *TRAIN, *settings, "--out", tmp_path / "cut"]), tmp_path / "cut", "config.json")
     out, _ = press(start("train", "--resume", tmp_path / "cut"), tmp_path, "libtorch_cpu")
     assert out == NOTHING
     call("train", "--resume", tmp_path / "cut")
@@ -81,32 +88,6 @@ def test_short_work_is_ended_first(monkeypatch):
         stop()
         done.append("work")
     assert done == ["work", b"stopped here\n", EXIT_CODE]
-
-
-def test_the_line_is_said_while_something_is_being_printed():
-    program = """
-import os, signal, sys
-from fewbits.ctrl_c import STOP, listen
-class Busy:
-    def flush(self):
-        raise RuntimeError("reentrant call")
-listen()
-sys.stdout = Busy()
-os.kill(os.getpid(), signal.SIGINT)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (EXIT_CODE, NOTHING, "")
-
-
-def test_a_program_that_imports_fewbits_keeps_its_own_way(tmp_path):
-    program = """
-import gc, signal
-before = signal.getsignal(2)
-import fewbits
-assert signal.getsignal(2) is before and gc.isenabled()
-"""
-    (tmp_path / "mine.py").write_text(program)
-    subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True)
 
 
 def test_a_command_collects_garbage_once_all_is_imported(monkeypatch):

@@ -1,7 +1,5 @@
 """The engine `flower` against the engine `memory` and against Flower's own strategies, without a network."""
 
-import subprocess
-import sys
 from contextlib import closing
 
 import numpy as np
@@ -320,22 +318,6 @@ def test_methods_that_change_training_are_refused_by_name():
         fewbits.flower.compress(FedAvg(), 7)
     with pytest.raises(LocalError, match="settings are for a method given as text"):
         fewbits.flower.compress(FedAvg(), methods.dense(), settings={"bits": "8"})
-
-
-def test_without_flower_the_sentence_says_what_to_install():
-    code = """
-import sys
-
-sys.modules["flwr"] = sys.modules["flwr.app"] = None
-import fewbits
-
-try:
-    import fewbits.flower
-except fewbits.LocalError as error:
-    print(error)
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "fewbits.flower needs Flower: pip install 'fewbits[flower]'"
 
 
 def test_bundles_hold_the_layout_only_for_those_who_know_nothing(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import faults
 import fewbits
 import loopback
+from commands import call
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.slow
@@ -45,10 +46,10 @@ def environment(tmp_path):
         faults.wait(lambda: not loopback.started_with(str(home)), "every process to end")
 
 
-def test_a_new_project_runs_by_the_commands_that_are_printed(tmp_path, environment):
+def test_a_new_project_runs_by_the_commands_that_are_printed(tmp_path, environment, monkeypatch):
     """From an empty folder to accuracy and bytes; the clients leave nothing behind."""
-    new = [sys.executable, "-m", "fewbits", "flower", "new", "D"]
-    printed = subprocess.run(new, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    monkeypatch.chdir(tmp_path)
+    printed = call("flower new D")
     commands = printed.split("next: ")[1].strip()
     assert commands == "cd D && flwr run . --stream"
     run = subprocess.run(
@@ -64,11 +65,11 @@ def test_a_new_project_runs_by_the_commands_that_are_printed(tmp_path, environme
     assert shlex.split(commands)[-1] == "--stream"  # neither an option nor another step
 
 
-def test_a_language_model_runs_by_the_commands_that_are_printed(tmp_path, environment):
+def test_a_language_model_runs_by_the_commands_that_are_printed(tmp_path, environment, monkeypatch):
     """The table has a row per round, and the bytes of both directions."""
     pytest.importorskip("peft")
-    new = [sys.executable, "-m", "fewbits", "flower", "new", "D", "--template", "lm"]
-    printed = subprocess.run(new, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    monkeypatch.chdir(tmp_path)
+    printed = call("flower new D --template lm")
     commands = printed.split("next: ")[1].strip() + ' --run-config "rounds=2 steps=2"'
     run = subprocess.run(
         commands, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240

@@ -174,6 +174,7 @@ def test_conv1d_of_transformers_has_its_matrix_the_other_way_round():
 def test_the_example_says_what_each_adapter_costs(monkeypatch, capsys):
     pytest.importorskip("sklearn")
     monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr("loha_language_model.LONGEST", 12_000)  # letters; bytes do not depend on it
     found = runpy.run_path(str(EXAMPLES / "lora_language_model.py"))["main"](rounds=1, pretraining=5)
     up = {name: result.ledger.frame_bytes["up"] for name, result in found.items()}
     assert up["LoRA"] > 1.8 * up["FFA-LoRA"] and up["LoRA"] > 5 * up["core (Fed-SB)"]

@@ -15,7 +15,8 @@ from fewbits.cli.gossip import nodes
 from fewbits.cli.gossip.config import GossipConfig
 from fewbits.files import check_file, check_folder
 from fewbits.topology import ring
-from test_cli import SMALL, call, json_of, start, wait_for_round
+from forked import Forked
+from test_cli import SMALL, call, json_of, wait_for_round
 
 CLIENTS = [(torch.eye(4), torch.arange(4))] * 3
 RUNS = {
@@ -103,22 +104,28 @@ def test_python_refuses_them_too(call, tmp_path, read_only):
 # A folder that a live run has
 
 
-@pytest.mark.slow
-def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, idle):
-    folder = tmp_path / "run"
-    process = start("train", *SMALL, "--rounds", 100_000, "--out", folder)
+@pytest.fixture
+def live(tmp_path):
+    """A run's process, which has tmp_path / "run"; it was forked before the test changed anything."""
+    process = Forked(["-m", "fewbits", "train", *SMALL, "--rounds", 100_000, "--out", tmp_path / "run"])
     try:
-        wait_for_round(folder, process)
-        before = json_of(folder / "config.json")
-        for arguments in (["--out", folder], ["--out", folder, "--force"], ["--resume", folder]):
-            text = call("train", *arguments, code=2)
-            assert f"{folder} is in use by process {process.pid} on " in text
-            assert "--resume" not in text.partition("since")[2] and "--force" not in text
-        assert "is in use by process" in call(*RUNS["compare"], "--out", folder, "--force", code=2)
-        assert json_of(folder / "config.json") == before
+        wait_for_round(tmp_path / "run", process)
+        yield process
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.slow
+def test_the_process_that_has_a_folder_is_named_at_once(tmp_path, live, idle):
+    folder = tmp_path / "run"
+    before = json_of(folder / "config.json")
+    for arguments in (["--out", folder], ["--out", folder, "--force"], ["--resume", folder]):
+        text = call("train", *arguments, code=2)
+        assert f"{folder} is in use by process {live.pid} on " in text
+        assert "--resume" not in text.partition("since")[2] and "--force" not in text
+    assert "is in use by process" in call(*RUNS["compare"], "--out", folder, "--force", code=2)
+    assert json_of(folder / "config.json") == before
 
 
 @pytest.mark.slow
@@ -127,7 +134,8 @@ def test_after_a_kill_the_run_goes_on_to_the_same_bytes(finished, processes, tmp
     settings = ["--clients", 4, "--batch-size", 60, "--method", "lbgm+topk", "--processes", processes]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     rounds = 3 if finished else 100_000
-    process = start("train", *settings, "--checkpoint-every", 2, "--rounds", rounds, "--out", cut)
+    more = ["--checkpoint-every", 2, "--rounds", rounds, "--out", cut]
+    process = Forked(["-m", "fewbits", "train", *settings, *more])
     try:
         wait_for_round(cut, process, 3)
         if finished:

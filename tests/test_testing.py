@@ -1,7 +1,5 @@
 """`fewbits.testing` finds mistakes: each law has a codec or coder that breaks it, and says so in a sentence."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -339,8 +337,3 @@ def test_the_hard_inputs_have_the_spec_and_are_finite(dtype):
         assert tuple(inputs) == HARD_INPUTS
         for x in inputs.values():
             assert Spec.of(x) == spec and all_finite(x)
-
-
-def test_neither_pytest_nor_another_test_library_is_imported():
-    code = "import sys, fewbits.testing; print(sorted({'pytest', 'hypothesis', '_pytest'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

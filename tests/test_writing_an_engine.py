@@ -2,16 +2,14 @@
 
 import copy
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from fewbits.links.bundle import unpack
+from forked import Forked
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "folder_engine.py"
@@ -81,10 +79,12 @@ def test_a_client_that_dies_at_any_moment_changes_no_byte(monkeypatch, tmp_path,
     assert len(first) == 1 and len(first[0]) > 4 * 804  # the whole model, once
 
 
-def test_the_example_runs_in_processes_of_its_own():
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, "-W", "error", EXAMPLE], capture_output=True, text=True, env=one_thread)
-    assert run.returncode == 0 and not run.stderr, run.stderr
-    found = re.fullmatch(r"accuracy ([\d.]+)%; ([\d,]+) bytes both ways\n", run.stdout)
+def test_the_example_runs_in_processes_of_its_own(monkeypatch):
+    """Four processes, as forks: each runs the file as the command does."""
+    monkeypatch.setattr("subprocess.Popen", lambda command: Forked(command[1:], captured=False))
+    run = Forked([EXAMPLE])
+    out, err = run.communicate()
+    assert run.returncode == 0 and not err, err
+    found = re.fullmatch(r"accuracy ([\d.]+)%; ([\d,]+) bytes both ways\n", out)
     assert found is not None and float(found[1]) > 80
     assert int(found[2].replace(",", "")) < 2 * 10 * 3 * 4 * 804 / 8  # an eighth of float32

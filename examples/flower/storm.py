@@ -33,6 +33,7 @@ from flwr.app import ArrayRecord
 import fewbits
 from faults import FATES, Plan
 from fewbits import models
+from fewbits.cli.app import app
 from fewbits.cli.config import RunConfig
 from fewbits.cli.prepared import build_task, load_data
 from fewbits.engines.flower.client_end import UP, ClientEnd
@@ -108,13 +109,13 @@ class Storm(Loopback):
 
 def project(folder: Path) -> Path:
     """What `fewbits flower new` writes, with a mod before and one behind fewbits' own."""
-    subprocess.run([sys.executable, "-m", "fewbits", "flower", "new", str(folder)], check=True)
+    app(["flower", "new", str(folder)], standalone_mode=False)
     (folder / "digits_app" / "faults.py").write_text(FAULTS.read_text())
-    app = folder / "digits_app" / "client_app.py"
-    text = app.read_text().replace("import task\n", "import faults, task\n")
+    client = folder / "digits_app" / "client_app.py"
+    text = client.read_text().replace("import task\n", "import faults, task\n")
     changed = text.replace("mods=[compressed]", "mods=[faults.outside, compressed, faults.inside]")
     assert changed != text
-    app.write_text(changed)
+    client.write_text(changed)
     return folder
 
 
@@ -195,11 +196,11 @@ def main() -> None:
             deletion=(max(3, rounds // 2 - 1), 2),
             crash=(max(3, rounds * 13 // 20), 0),
         )
-        app, began = project(folder / "project"), time.monotonic()
+        code, began = project(folder / "project"), time.monotonic()
         federation = stack.enter_context(Storm(folder, nodes, plan))
         print(f"SuperLink and {nodes} SuperNodes are up after {time.monotonic() - began:.0f} s", flush=True)
         config = {"method": options.method, "clients": nodes, "per_round": nodes, "rounds": rounds}
-        federation.weather(app, options.patience, state=str(server), timeout=options.timeout, **config)
+        federation.weather(code, options.patience, state=str(server), timeout=options.timeout, **config)
         federation.close()
         print(f"the run has ended after {time.monotonic() - began:.0f} s; " + "; ".join(federation.events))
         clean = [undisturbed(nodes, options.method, rounds, seed) for seed in range(5)]
