@@ -3,30 +3,32 @@
     chrt -f 10 python benchmarks/outer_step.py [--ranks 4 2] [--numbers 10000000] [--turns 12]
 
 For machines on which other work runs, too: each turn does all three, and ratios are taken turn by turn. A figure is
-the mean over ranks of a process's time, with that of gloo's threads. `by hand` keeps all its memory, and checks nothing.
+the mean over ranks of a process's time, with that of gloo's threads. DiLoCo by hand checks nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 import fewbits as fb
 
 LAYERS = 10
+FORK = multiprocessing.get_context("fork")
 RULE = {"lr": 0.7, "momentum": 0.9, "nesterov": True}
 
 
 class ByHand:
-    """DiLoCo in plain torch, all in place: difference, all-reduce, Nesterov's step, write back."""
+    """DiLoCo in plain torch, in one vector that it keeps: difference, all-reduce, Nesterov's step, write back."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = list(model.parameters())
@@ -72,10 +74,10 @@ def train(module: nn.Module) -> None:
         p.mul_(0.999)
 
 
-def rank(number: int, ranks: int, numbers: int, turns: int, port: int) -> None:
+def rank(number: int, ranks: int, numbers: int, turns: int, store: str) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=ranks)
     ours, theirs = model(numbers), model(numbers)
     vector = torch.randn(sum(p.numel() for p in ours.parameters()))
     by_hand = ByHand(theirs)
@@ -113,10 +115,13 @@ def main() -> None:
     print("| ranks | all-reduce, ms | DiLoCo by hand | ours | / all-reduce, median (quartiles) | / by hand |")
     print("|---|---|---|---|---|---|")
     for ranks in options.ranks:
-        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        port = store.port
-        del store
-        mp.start_processes(rank, (ranks, options.numbers, options.turns, port), nprocs=ranks, start_method="fork")
+        with tempfile.TemporaryDirectory() as folder:
+            options_of = (ranks, options.numbers, options.turns, f"{folder}/store")
+            started = [FORK.Process(target=rank, args=(number, *options_of)) for number in range(ranks)]
+            for process in started:
+                process.start()
+            for process in started:
+                process.join()
 
 
 if __name__ == "__main__":
