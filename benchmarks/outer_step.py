@@ -1,6 +1,6 @@
 """Processor time of a dense outer step beside all-reduce and DiLoCo by hand, in turn; one thread a rank, loopback.
 
-    chrt -f 10 python benchmarks/outer_step.py [--ranks 4 2] [--numbers 10000000] [--turns 12]
+    python benchmarks/outer_step.py [--ranks 4 2] [--numbers 10000000] [--turns 12]
 
 For machines on which other work runs, too: each turn does all three, and ratios are taken turn by turn. A figure is
 the mean over ranks of a process's time, with that of gloo's threads. DiLoCo by hand checks nothing.
@@ -9,21 +9,20 @@ the mean over ranks of a process's time, with that of gloo's threads. DiLoCo by 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 
 import fewbits as fb
 
 LAYERS = 10
-FORK = multiprocessing.get_context("fork")
 RULE = {"lr": 0.7, "momentum": 0.9, "nesterov": True}
 
 
@@ -74,10 +73,10 @@ def train(module: nn.Module) -> None:
         p.mul_(0.999)
 
 
-def rank(number: int, ranks: int, numbers: int, turns: int, store: str) -> None:
+def rank(number: int, ranks: int, numbers: int, turns: int, port: int) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=ranks)
     ours, theirs = model(numbers), model(numbers)
     vector = torch.randn(sum(p.numel() for p in ours.parameters()))
     by_hand = ByHand(theirs)
@@ -115,13 +114,11 @@ def main() -> None:
     print("| ranks | all-reduce, ms | DiLoCo by hand | ours | / all-reduce, median (quartiles) | / by hand |")
     print("|---|---|---|---|---|---|")
     for ranks in options.ranks:
-        with tempfile.TemporaryDirectory() as folder:
-            options_of = (ranks, options.numbers, options.turns, f"{folder}/store")
-            started = [FORK.Process(target=rank, args=(number, *options_of)) for number in range(ranks)]
-            for process in started:
-                process.start()
-            for process in started:
-                process.join()
+        store: Any = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore
+        port = store.port
+        del store  # rank 0 takes the port
+        arguments = ranks, options.numbers, options.turns, port
+        mp.start_processes(rank, arguments, nprocs=ranks, start_method="fork")
 
 
 if __name__ == "__main__":

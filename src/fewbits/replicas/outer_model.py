@@ -66,14 +66,14 @@ class OuterModel:
     @property
     def state(self) -> OuterState:
         """What the last outer step left; LocalError once a step was interrupted within, by Ctrl-C perhaps."""
-        if self._state is None:
+        if self._torn:
             raise LocalError("OuterStep: an outer step was interrupted half-way; load the last states on all ranks")
-        return self._state
+        return self.like
 
     def start(self, state: OuterState, most: tuple[float, float] | None = None) -> None:
         """Go on from this state; `most`: bounds of |theta| and of the moment's numbers, where they are known."""
         self._most = most or (norm(state.theta), max(map(norm, state.moments), default=0.0))
-        self._state, self.digest = state, digest_of(state.theta)
+        self.like, self._torn, self.digest = state, False, digest_of(state.theta)
 
     def resume(self, state: OuterState, link: Link) -> None:
         """Go on from a checkpoint; until the next step, `digest` is one of moments and links, too."""
@@ -135,7 +135,7 @@ class OuterModel:
         most = rule.reach(max(self._most[0], update), update, self._most[1])
         if not max(most) < torch.finfo(theta.dtype).max / 2:
             return False
-        self._state, end = None, 0
+        self._torn, end = True, 0
         for part in updates:
             start, end = end, end + len(part)
             trained, rest = slice(min(start, n), min(end, n)), slice(max(start, n), max(end, n))
