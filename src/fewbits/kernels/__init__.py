@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         select,
         sizes,
         sketch,
+        steps,
     )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "select",
     "sizes",
     "sketch",
+    "steps",
 ]
 
 

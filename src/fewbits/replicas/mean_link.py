@@ -14,6 +14,7 @@ from fewbits.learn.one_thread import one_thread
 from fewbits.links import Receiver
 from fewbits.replicas.from_rank import from_rank
 from fewbits.replicas.loaded_ends import loaded_ends
+from fewbits.replicas.vectors import end_to_end
 from fewbits.rng import Key
 from fewbits.spec import TreeSpec
 
@@ -56,6 +57,10 @@ class MeanLink:
                 x.div_(len(after))
         self._after = after
         return found
+
+    def means(self, frames: Sequence[bytes | memoryview], common: Key) -> list[Tensor]:
+        """As `mean`, end to end."""
+        return [end_to_end(self.mean(frames, common))]
 
     def commit(self) -> None:
         """The last mean counts."""

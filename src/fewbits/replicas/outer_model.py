@@ -10,16 +10,16 @@ from isal.isal_zlib import crc32
 from torch import Tensor
 
 from fewbits.codecs import Delta
-from fewbits.errors import WireError
+from fewbits.codecs.finiteness import norm
+from fewbits.errors import LocalError, WireError
 from fewbits.learn.one_thread import one_thread
-from fewbits.learn.optimizers import Moments
+from fewbits.learn.optimizers import Moments, ServerSGD
 from fewbits.learn.shared_values import CHANGED, with_buffers
 from fewbits.links.finite import all_finite
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.slices import SliceLink
 from fewbits.replicas.tensors import ReplicaTensors, check_finite_start, digest_of
 from fewbits.replicas.terms import Terms
-from fewbits.replicas.vectors import end_to_end
 from fewbits.rng import Key
 
 Frames = Sequence[bytes | memoryview]
@@ -63,9 +63,17 @@ class OuterModel:
         check_finite_start(tensors.pieces(theta := tensors.read(names), names))
         self.start(OuterState(theta, moments, 0))
 
-    def start(self, state: OuterState) -> None:
-        """Go on from this state."""
-        self.state, self.digest = state, digest_of(state.theta)
+    @property
+    def state(self) -> OuterState:
+        """What the last outer step left; LocalError once a step was interrupted within, by Ctrl-C perhaps."""
+        if self._torn:
+            raise LocalError("OuterStep: an outer step was interrupted half-way; load the last states on all ranks")
+        return self.like
+
+    def start(self, state: OuterState, most: tuple[float, float] | None = None) -> None:
+        """Go on from this state; `most`: bounds of |theta| and of the moment's numbers, where they are known."""
+        self._most = most or (norm(state.theta), max(map(norm, state.moments), default=0.0))
+        self.like, self._torn, self.digest = state, False, digest_of(state.theta)
 
     def resume(self, state: OuterState, link: Link) -> None:
         """Go on from a checkpoint; until the next step, `digest` is one of moments and links, too."""
@@ -98,9 +106,10 @@ class OuterModel:
                 changed.
         """
         with one_thread():
-            state = self.stepped(end_to_end(self.link.mean(frames, self.common)))
+            updates = self.link.means(frames, self.common)
+            if not self._step_in_place(updates):
+                self.start(self.stepped(updates[0] if len(updates) == 1 else torch.cat(updates)))
         self.link.commit()
-        self.start(state)
 
     def stepped(self, update: Tensor) -> OuterState:
         """The state after the outer step along an update; WireError when it would leave the range of floats."""
@@ -113,3 +122,24 @@ class OuterModel:
             raise WireError(f"outer step {before.rounds + 1} would leave the range of {theta.dtype}")
         self.check(theta)
         return OuterState(theta, moments, before.rounds + 1)
+
+    def _step_in_place(self, updates: Sequence[Tensor]) -> bool:
+        """The same along vectors end to end, in no other memory; False, and no change, where it might overflow.
+
+        SGD steps entry by entry, so each part is taken where it lies.
+        """
+        rule, (theta, moments, rounds), n = self._optimizer, self.state, self.trained
+        if not isinstance(rule, ServerSGD) or self._tensors.narrow or updates[0].dtype != theta.dtype:
+            return False
+        update = max(norm(part) for part in updates)
+        most = rule.reach(max(self._most[0], update), update, self._most[1])
+        if not max(most) < torch.finfo(theta.dtype).max / 2:
+            return False
+        self._torn, end = True, 0
+        for part in updates:
+            start, end = end, end + len(part)
+            trained, rest = slice(min(start, n), min(end, n)), slice(max(start, n), max(end, n))
+            rule.step_(theta[trained], part[: trained.stop - trained.start], tuple(m[trained] for m in moments))
+            theta[rest].sub_(part[trained.stop - trained.start :])
+        self.start(OuterState(theta, moments, rounds + 1), most)
+        return True

@@ -112,10 +112,9 @@ class PairReplica(Replica):
             LocalError: a value is not finite, as `Sender.send` says.
         """
         part, peer = self._part, self.partner
-        update = self.tensors.difference(part.state.theta, part.names)
-        self._update = end_to_end(update)
+        (self._update,) = self.tensors.difference(part.state.theta, part.names)
         if peer == self.rank:
-            check_finite(update, "OuterStep")
+            check_finite(self.tensors.pieces(self._update, part.names), "OuterStep")
             return memoryview(b"")
         start = part.state.theta if self._start is None else self._start
         sender = self._ends.meet(peer, self.tensors.pieces(start, part.names))
@@ -159,7 +158,8 @@ class PairReplica(Replica):
         assert self._prepared is not None
         part, peer, (outer, receiver, received, distance) = self._part, self.partner, self._prepared
         self._start = part.state.theta if self._start is None else self._start
-        self._prepared, part.state, self.exchanges = None, outer, self.exchanges + 1
+        self._prepared, self.exchanges = None, self.exchanges + 1
+        part.start(outer)
         if receiver is not None:
             sender = self._ends.senders[peer]
             sender.commit()
@@ -186,7 +186,7 @@ class PairReplica(Replica):
         if not all_finite(mean):
             raise WireError(f"the mean of {self.size} models would leave the range of {mean.dtype}")
         part.check(mean)
-        part.state = part.state._replace(theta=mean)
+        part.start(part.state._replace(theta=mean))
         self.tensors.write(mean, part.names)
         if self.tensors.whole_bytes:
             self.tensors.write_whole(memoryview(messages[0])[-self.tensors.whole_bytes :])
@@ -228,5 +228,6 @@ class PairReplica(Replica):
 
     def take_pair(self, found: LoadedPair) -> None:
         """Go on from it; the model is loaded by its owner."""
-        self.steps, self.exchanges, self._ledger, self._part.state, self._start, self._ends, self._averaged = found
+        self.steps, self.exchanges, self._ledger, outer, self._start, self._ends, self._averaged = found
+        self._part.start(outer)
         self._prepared = None

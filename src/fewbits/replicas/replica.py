@@ -16,12 +16,13 @@ from fewbits.links import Ledger, Sender
 from fewbits.links.finite import all_finite
 from fewbits.replicas import replica_state
 from fewbits.replicas.count import Counted, count_messages
-from fewbits.replicas.joined import joined
+from fewbits.replicas.joined import Room, joined
 from fewbits.replicas.note import noted
 from fewbits.replicas.outer_model import Link, OuterModel, OuterState
 from fewbits.replicas.state_parts import OWNER, RankEnds, check_same, count, read_sums, sums_of, taken
 from fewbits.replicas.tensors import ReplicaTensors, fragments_of, vector_of
 from fewbits.replicas.terms import Terms
+from fewbits.replicas.vectors import named_views
 from fewbits.wire.frame import HEADER_BYTES
 
 Messages = Sequence[bytes | bytearray | memoryview]
@@ -180,13 +181,15 @@ class Replica(Counted):
             LocalError: a value is not finite, as `Sender.send` says.
         """
         part = self.outer[fragment]
-        update = self.tensors.difference(part.state.theta, part.names)
+        beside = self.beside(fragment)
+        room = Room(part.spec.numel, self.tensors.dtype, len(beside))
+        (update,) = self.tensors.difference(part.state.theta, part.names, [room.values])
         if self.terms.streaming.delay:
             self._sent = self.tensors.read(part.names)
         sender = self.senders[fragment]
         assert isinstance(sender, Sender)
-        pieces = sender.pieces(update, common=part.common)  # takes over the update
-        return joined([*pieces, self.beside(fragment)])
+        pieces = sender.pieces(named_views(update, part.spec), common=part.common)  # takes over the update
+        return joined([*pieces, beside], room)
 
     def rollback(self, fragment: int) -> None:
         """The message did not reach all ranks."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from fewbits.replicas.count import count_exchange
 from fewbits.replicas.joined import joined
 from fewbits.replicas.replica import Messages, Replica
@@ -34,8 +36,11 @@ class SlicedReplica(Replica):
             LocalError: a value is not finite, as `Sender.send` says.
         """
         part = self.outer[fragment]
-        update = self.tensors.difference(part.state.theta, part.names)
-        return self._slices(fragment).parts(update, part.common)
+
+        def fill(slices: Sequence[Tensor]) -> None:
+            self.tensors.difference(part.state.theta, part.names, slices)
+
+        return self._slices(fragment).parts(fill, part.common)
 
     def message_of(self, fragment: int, parts: Messages) -> memoryview:
         """The second leg, for all ranks: the mean of this rank's slice; WireError when a part is damaged."""

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor
 
-from fewbits.codecs import large
 from fewbits.links import Receiver, Sender
 from fewbits.links.bundle import pack, unpack
 from fewbits.replicas.from_rank import from_rank
-from fewbits.replicas.joined import joined
+from fewbits.replicas.joined import Room, joined
 from fewbits.replicas.loaded_ends import loaded_ends
 from fewbits.replicas.mean_link import MeanLink
 from fewbits.replicas.terms import DENSE
-from fewbits.replicas.vectors import end_to_end, named_views
+from fewbits.replicas.vectors import named_views
 from fewbits.rng import Key
 from fewbits.spec import Spec, TreeSpec
 from fewbits.wire import Section
@@ -53,21 +52,19 @@ class SliceLink:
         self.receivers = [Receiver(DENSE, part) for part in self.slices]
         self._after: list[Receiver] = []
 
-    def mean(self, frames: Sequence[bytes | memoryview], common: Key) -> dict[str, Tensor]:
-        """The mean in one frame of each rank, by name; the ends move when `commit` is called.
+    def means(self, frames: Sequence[bytes | memoryview], common: Key) -> list[Tensor]:
+        """The mean in one frame of each rank, which lies there, end to end; the ends move when `commit` is called.
 
         Raises:
             WireError: a frame is damaged or not the next one of its link; the text names its rank.
         """
-        after, at = [copy.copy(receiver) for receiver in self.receivers], 0
-        out = large.empty(self.spec.numel, self.spec.entries[0][1].torch_dtype)
+        after, found = [copy.copy(receiver) for receiver in self.receivers], list[Tensor]()
         for rank, (receiver, frame) in enumerate(zip(after, frames, strict=True)):
             with from_rank(rank):
                 (partial,) = receiver.receive_partial(frame, common)
-            out[at : at + len(partial.values)] = partial.values
-            at += len(partial.values)
+            found.append(partial.values)
         self._after = after
-        return named_views(out, self.spec)
+        return found
 
     def commit(self) -> None:
         """The last mean counts."""
@@ -93,20 +90,24 @@ class SliceEnds:
     """
 
     def __init__(self, spec: TreeSpec, rank: int, size: int, key: Key) -> None:
-        self.slices = slices_of(spec, size)
+        self.slices, self._dtype = slices_of(spec, size), spec.entries[0][1].torch_dtype
         self._to = [Sender(DENSE, part, key.fold("slice", i)) for i, part in enumerate(self.slices)]
         self._mean = MeanLink(DENSE, self.slices[rank], size)
         self._out = Sender(DENSE, self.slices[rank], key.fold("mean"))
         self.sent: list[int] = []  # lengths of the last parts, by the rank that they went to
         self.received: list[int] = []  # and by the rank that they came from
 
-    def parts(self, update: dict[str, Tensor], common: Key) -> list[memoryview]:
-        """The first leg: a frame for each rank, with its slice; LocalError naming a tensor that is not finite."""
-        whole, at, found = end_to_end(update), 0, []
-        for sender, part in zip(self._to, self.slices, strict=True):
-            values = named_views(whole[at : at + part.numel], part)
-            found.append(joined(sender.pieces(values, common=common)))
-            at += part.numel
+    def parts(self, fill: Callable[[Sequence[Tensor]], object], common: Key) -> list[memoryview]:
+        """The first leg: a frame for each rank, with its slice; `fill` computes all slices in memory that it is given.
+
+        Raises:
+            LocalError: naming a tensor that is not finite.
+        """
+        found: list[memoryview] = []
+        rooms = [Room(part.numel, self._dtype) for part in self.slices]
+        fill([room.values for room in rooms])
+        for sender, part, room in zip(self._to, self.slices, rooms, strict=True):
+            found.append(joined(sender.pieces(named_views(room.values, part), common=common), room))
         self.sent = [len(frame) for frame in found]
         return found
 

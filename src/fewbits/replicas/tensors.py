@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from isal.isal_zlib import crc32
@@ -89,14 +89,29 @@ class ReplicaTensors:
             part.copy_(tensor.detach())
         return out
 
-    def difference(self, start: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """What training changed, start - now, in fresh memory; `start` is as the module's own types hold it."""
-        now = self.read(names)
-        found = self.pieces(now, names)
-        for (name, part), begin in zip(found.items(), self.pieces(start, names).values(), strict=True):
-            kind = self.like[name].dtype
-            torch.sub(begin if kind == self.dtype else begin.to(kind).to(self.dtype), part, out=part)
-        return found
+    def difference(self, start: Tensor, names: Iterable[str], into: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """What training changed, start - now, end to end; `start` is as the module's own types hold it.
+
+        into: vectors that have as many numbers together; None: one in fresh memory.
+        """
+        shared, at = self.shared, 0
+        chosen = {name: shared[name].detach() for name in names}
+        into = [large.empty(sum(x.numel() for x in chosen.values()), self.dtype)] if into is None else list(into)
+        rest = [x for x in into if len(x)]
+        for name, begin in self.pieces(start, chosen).items():
+            now, begin = chosen[name].reshape(-1), begin.reshape(-1)
+            if (kind := now.dtype) != self.dtype:
+                now, begin = now.to(self.dtype), begin.to(kind).to(self.dtype)
+            now = now.cpu()
+            done = 0
+            while done < len(now):
+                part = rest[0][at : at + len(now) - done]
+                torch.sub(begin[done : done + len(part)], now[done : done + len(part)], out=part)
+                done, at = done + len(part), at + len(part)
+                if at == len(rest[0]):
+                    del rest[0]
+                    at = 0
+        return into
 
     def pieces(self, vector: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Views of values that lie end to end, by name."""
@@ -117,6 +132,11 @@ class ReplicaTensors:
             if torch.finfo(kind).max < torch.finfo(self.dtype).max and not bool(part.to(kind).isfinite().all()):
                 return f"{name} ({str(kind).removeprefix('torch.')})"
         return ""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a tensor has a narrower type than its values travel in."""
+        return any(torch.finfo(x.dtype).max < torch.finfo(self.dtype).max for x in self.like.values())
 
     def refresh(self) -> None:
         """Compute what the module derives from its parameters."""

@@ -8,10 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fewbits import kernels
 from fewbits.checks import check_flag, check_number
 from fewbits.codecs import large
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
+
+LONG = 2**16  # numbers; one pass over so many costs less than several
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,23 @@ class ServerSGD(ServerOptimizer):
         return (torch.zeros(numel),) if self.momentum else ()
 
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
-        step = large.empty(theta.numel(), theta.dtype)  # the result, too: fresh memory costs more than a pass over it
-        if self.momentum:
-            moments = (torch.mul(moments[0], self.momentum, out=large.empty(theta.numel(), theta.dtype)).add_(update),)
-            update = torch.mul(moments[0], self.momentum, out=step).add_(update) if self.nesterov else moments[0]
-        torch.mul(update, self.lr, out=step)
-        return torch.sub(theta, step, out=step), moments
+        theta, moments = large.clone(theta), tuple(large.clone(m) for m in moments)
+        self.step_(theta, update, moments)
+        return theta, moments
+
+    def step_(self, theta: Tensor, update: Tensor, moments: Moments) -> None:
+        """The step in place, in one pass over long vectors; the same bits for a part of the vectors as for all."""
+        used = (theta, update, *moments)
+        if len(theta) >= LONG and all(x.is_cpu and x.is_contiguous() and x.dtype == theta.dtype for x in used):
+            vectors = theta.numpy(), update.numpy(), moments[0].numpy() if moments else None
+            kernels.steps.sgd(*vectors, float(self.lr), float(self.momentum), self.nesterov)
+            return
+        if moments:
+            along = moments[0].mul_(self.momentum).add_(update)
+            update = torch.mul(along, self.momentum).add_(update) if self.nesterov else along
+        theta.sub_(torch.mul(update, self.lr))
+
+    def reach(self, theta: float, update: float, momentum: float) -> tuple[float, float]:
+        """Bounds of |theta| and |m| after a step, from bounds before it."""
+        after = self.momentum * momentum + update
+        return theta + self.lr * (self.momentum * after + update if self.nesterov else after), after
