@@ -52,10 +52,11 @@ flower-demo: $(STAMP)
 flower-storm: $(STAMP)
 	$(VENV)/bin/python examples/flower/storm.py
 
-# Each worker takes a stretch of the tests, then the rest of others' stretches. They and the hundred processes that they
+# Kernels are compiled first, or each worker would do it. Each worker takes a stretch of the tests, then the rest of others' stretches. They and the hundred processes that they
 # start share compiled Python, even where the user's shell forbids to write it. Memory in large pages, where glibc gives
 # it, makes their thousand forks cheap.
 test: $(STAMP)
+	PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python tests/warm.py
 	PYTHONDONTWRITEBYTECODE= GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
 	  $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
