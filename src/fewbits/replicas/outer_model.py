@@ -131,7 +131,7 @@ class OuterModel:
         rule, (theta, moments, rounds), n = self._optimizer, self.state, self.trained
         if not isinstance(rule, ServerSGD) or self._tensors.narrow or updates[0].dtype != theta.dtype:
             return False
-        update = max(norm(part) for part in updates)
+        update = sum(map(norm, updates))
         most = rule.reach(max(self._most[0], update), update, self._most[1])
         if not max(most) < torch.finfo(theta.dtype).max / 2:
             return False
