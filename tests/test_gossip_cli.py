@@ -150,7 +150,7 @@ def test_a_folder_is_required_and_never_overwritten(compared):
 def test_options_of_runs_with_a_server_are_errors():
     with pytest.raises(LocalError, match="has no per_round"):
         GossipConfig(per_round=2)
-    with pytest.raises(LocalError, match="choose one of dsgd"):
+    with pytest.raises(LocalError, match="needs a server; play it with"):
         GossipConfig(method="lbgm")
 
 
@@ -163,7 +163,7 @@ def test_a_method_as_text_equals_the_method(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lbgm", "choose one of dsgd"),
+        ("lbgm", "needs a server; play it with fb.federate or fewbits train"),
         ("malcom@speed=2", "has no option 'speed'"),
         ("malcom@mu", "NAME@option=value"),
         ("malcom@", "NAME@option=value"),

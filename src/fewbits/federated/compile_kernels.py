@@ -50,6 +50,7 @@ def compile_kernels(exchange: Exchange) -> None:
         if exchange.method.privacy is not None:
             x = np.ones(1, np.float32)
             kernels.dots.products(x, x)  # a norm, for clipping
+        _compile_forms()
 
 
 def compile_lift(codec: Lift, spec: TreeSpec) -> None:
@@ -70,9 +71,14 @@ def compile_link(codec: Lift, spec: TreeSpec, common: Key = KEY) -> TreeTotal:
     Receiver(codec, small, common).receive(_first(codec, small, common))
     sender.dump()
     receiver.load(receiver.dump())
-    if GOLOMB in sys.modules:  # a stage may send supports, whose form depends on the values
-        exercise_forms()
+    _compile_forms()
     return total
+
+
+def _compile_forms() -> None:
+    """A stage may have sent supports, whose form depends on the values."""
+    if GOLOMB in sys.modules:
+        exercise_forms()
 
 
 def _compile_optimizer(optimizer: ServerOptimizer, total: TreeTotal) -> None:

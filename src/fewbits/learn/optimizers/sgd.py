@@ -63,12 +63,15 @@ class ServerSGD(ServerOptimizer):
         return (torch.zeros(numel),) if self.momentum else ()
 
     def step(self, theta: Tensor, update: Tensor, moments: Moments, *, share: float = 1.0) -> tuple[Tensor, Moments]:
-        theta, moments = large.clone(theta), tuple(large.clone(m) for m in moments)
-        self.step_(theta, update, moments)
-        return theta, moments
+        step = large.empty(theta.numel(), theta.dtype)  # the result, too: fresh memory costs more than a pass over it
+        if self.momentum:
+            moments = (torch.mul(moments[0], self.momentum, out=large.empty(theta.numel(), theta.dtype)).add_(update),)
+            update = torch.mul(moments[0], self.momentum, out=step).add_(update) if self.nesterov else moments[0]
+        torch.mul(update, self.lr, out=step)
+        return torch.sub(theta, step, out=step), moments
 
     def step_(self, theta: Tensor, update: Tensor, moments: Moments) -> None:
-        """The step in place, in one pass over long vectors; the same bits for a part of the vectors as for all."""
+        """The same bits in place, in one pass over long vectors; the vectors may be parts of longer ones."""
         used = (theta, update, *moments)
         if len(theta) >= LONG and all(x.is_cpu and x.is_contiguous() and x.dtype == theta.dtype for x in used):
             vectors = theta.numpy(), update.numpy(), moments[0].numpy() if moments else None
