@@ -3,8 +3,8 @@
 
 PYTHON = python3
 VENV = .venv
-# Two more than two cores: many tests wait for other processes meanwhile.
-WORKERS = 4
+# One more than two cores: several tests wait for other processes meanwhile.
+WORKERS = 3
 # Their dates say when the environment was last brought in line with pyproject.toml and constraints.txt.
 DEMO_STAMP = $(VENV)/.fewbits-demo-installed
 STAMP = $(VENV)/.fewbits-installed
