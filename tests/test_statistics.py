@@ -87,7 +87,7 @@ def test_masked_statistics_are_those_of_the_plain_sum_at_any_size_of_the_inputs(
 def test_a_masked_run_on_inputs_far_from_zero_is_as_accurate_as_the_plain_one():
     plain, masked = (run(method, first(), 1e3, rounds=80) for method in ("dense", "masked"))
     assert plain.reports[-1].accuracy > 0.6
-    assert masked.reports[-1].accuracy == pytest.approx(plain.reports[-1].accuracy, abs=0.08)  # cut statistics give 0.3
+    assert masked.reports[-1].accuracy > plain.reports[-1].accuracy - 0.08  # cut statistics give 0.3; masks are random
     assert masked.notes == []
 
 
