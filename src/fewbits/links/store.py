@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,10 @@ LARGE = 32 * 1024  # bytes of a blob that gets a slot beside the database: SQLit
 MOST_DEFERRED, MOST_BYTES = 1024, 256 * 1024  # rows, and bytes of them, in memory before they are written
 PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
 LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
+PATIENCE = 60.0  # seconds for a lock
 CACHE_KIB = 16 * 1024  # the most page cache per file and process
+SIZES = f"page_size={PAGE_BYTES}", f"cache_size=-{CACHE_KIB}"  # blobs are chains of pages
+PRAGMAS = (*SIZES, "journal_mode=WAL", f"wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}", "temp_store=MEMORY")
 
 
 class StateStore:
@@ -253,15 +257,7 @@ class StateStore:
     def _open(self, name: str) -> sqlite3.Connection:
         path = self.folder / name
         try:
-            file = sqlite3.connect(path, timeout=60)
-            file.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file; blobs are chains of pages
-            file.execute("PRAGMA journal_mode=WAL")
-            file.execute(f"PRAGMA wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}")
-            file.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
-            file.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            file.execute("PRAGMA temp_store=MEMORY")
-            file.execute(SCHEMA)
-            file.commit()
+            file = _connected(path, "FULL" if self._durable else "OFF")
             slots = Slots(path.with_suffix(".slots"), write=name == self._name)
             if name == self._name:
                 for statement in FREED:
@@ -273,6 +269,25 @@ class StateStore:
             raise kind(f"{path}: cannot be used as a state store ({_cause(path) or error})") from error
         self._files[name], self._slots[name] = file, slots
         return file
+
+
+def _connected(path: Path, synchronous: str) -> sqlite3.Connection:
+    """A file with its table. Where several processes begin it at once, SQLite may refuse one without a wait."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        file = sqlite3.connect(path, timeout=PATIENCE)
+        try:
+            for pragma in (*PRAGMAS, f"synchronous={synchronous}"):
+                file.execute(f"PRAGMA {pragma}")
+            file.execute(SCHEMA)
+            file.commit()
+        except sqlite3.OperationalError as error:
+            file.close()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return file
 
 
 def _cause(path: Path) -> str | None:
