@@ -57,6 +57,7 @@ def compile_lift(codec: Lift, spec: TreeSpec) -> None:
     """The same for one direction alone, as nodes without a server have it."""
     with one_thread():
         compile_link(codec, spec)
+        _compile_forms()
 
 
 def compile_link(codec: Lift, spec: TreeSpec, common: Key = KEY) -> TreeTotal:
@@ -71,7 +72,6 @@ def compile_link(codec: Lift, spec: TreeSpec, common: Key = KEY) -> TreeTotal:
     Receiver(codec, small, common).receive(_first(codec, small, common))
     sender.dump()
     receiver.load(receiver.dump())
-    _compile_forms()
     return total
 
 
