@@ -105,8 +105,9 @@ def plan(given: o.Given) -> None:
     if (found["per_round"] or 0) > found["clients"]:
         raise LocalError(f"per_round is {found['per_round']}, but there are {found['clients']} clients")
     link = Link(found["uplink_mbps"], found["downlink_mbps"])
-    known = options if given["bandwidth"] is None else rank_options
-    methods = _methods(given["method"], known)
+    ranks = given["bandwidth"] is not None
+    options_of, names = (rank_options, [*METHODS, *RANK_METHODS]) if ranks else (options, [*METHODS])
+    methods = _methods(given["method"], names, options_of)
     if given["json"] is not None:
         check_file(given["json"])
     if given["split"] is not None and is_named_object(found["model"]):
@@ -119,10 +120,11 @@ def plan(given: o.Given) -> None:
     named = is_named_object(found["model"])
     seeded = params is None and shapes is None and (not named or takes_key(model_function(found["model"])))
     sizes = Sizes(found["clients"], given["per_round"], found["rounds"], found["seed"], seeded)
-    if given["bandwidth"] is not None:
-        plan_ranks(given, methods, distribute(given["settings"] or (), methods, rank_options), make, what)
+    settings = distribute(given["settings"] or (), methods, options_of)
+    if ranks:
+        plan_ranks(given, methods, settings, make, what)
         return
-    lines, refused = _lines(make, methods, distribute(given["settings"] or (), methods), sizes)
+    lines, refused = _lines(make, methods, settings, sizes)
     if not lines:
         raise LocalError("plan: no method fits. " + "; ".join(refused))
     _show(what, sizes, lines, refused, link)
@@ -182,10 +184,9 @@ def _lines(
     return lines, refused
 
 
-def _methods(given: Sequence[str] | None, known: Options) -> list[MethodText]:
-    """The methods, each once; LocalError names one that there is not."""
+def _methods(given: Sequence[str] | None, names: Sequence[str], known: Options) -> list[MethodText]:
+    """The methods, each once; `names`: what "all" stands for. LocalError names one that there is not."""
     text = ",".join(given or [DEFAULT])
-    names = [*METHODS, *(RANK_METHODS if known is rank_options else ())]
     methods = [MethodText(name) for name in names] if text == "all" else read_all(text, known)
     if not methods:
         raise LocalError("plan: give one method or more, such as --method dense,topk")
