@@ -335,6 +335,23 @@ def test_a_falling_rate_is_that_of_the_round(method):
     assert steps == pytest.approx([2 * 0.5 * part for part in (1, 0.7, 0.4, 0.1, 0.1)], abs=1e-4)
 
 
+def test_a_rate_falls_to_the_part_that_is_asked_for():
+    local = LocalSGD(lr=0.5, falling=4, end_factor=0.2)
+    assert [local.at(number).lr for number in (1, 3, 5, 9)] == pytest.approx([0.5, 0.3, 0.1, 0.1])
+    assert local.at(3).at(2) == local.at(3)  # it is constant then
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.1, 1.01, float("nan")])
+def test_a_part_that_is_none_is_refused(wrong):
+    with pytest.raises(LocalError, match="LocalSGD: end_factor"):
+        LocalSGD(lr=0.1, falling=3, end_factor=wrong)
+
+
+def test_an_end_without_a_fall_is_refused():
+    with pytest.raises(LocalError, match=r"end_factor=0\.01 is what is left of a falling rate, but falling=None"):
+        LocalSGD(lr=0.1, end_factor=0.01)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
 def test_a_rate_falls_over_a_whole_number_of_rounds(wrong):
     with pytest.raises(LocalError, match="LocalSGD: falling"):

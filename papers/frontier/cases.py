@@ -31,7 +31,8 @@ class Case:
     method: str  # as on the command line
     lr: float
     rounds: int
-    falling: int | None = None  # rounds over which the rate falls to a tenth
+    falling: int | None = None  # rounds over which the rate falls
+    end_factor: float = 0.1  # to this part
 
 
 SETTINGS = {

@@ -37,13 +37,15 @@ def main() -> None:
     parser.add_argument("--try", dest="tried", default="", help="a method as text, in place of the cases")
     parser.add_argument("--lr", type=float, default=0.1, help="with --try")
     parser.add_argument("--rounds", type=int, default=40, help="with --try")
-    parser.add_argument("--falling", type=int, help="with --try: rounds over which the rate falls to a tenth")
+    parser.add_argument("--falling", type=int, help="with --try: rounds over which the rate falls")
+    parser.add_argument("--end-factor", type=float, default=0.1, help="with --try and --falling: to this part")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     wanted, seeds = [case for case in cases() if case.setting in options.settings], options.seeds
     if options.tried:
-        name = f"{options.tried} at {options.lr:g}{f' falling {options.falling}' if options.falling else ''}"
-        tried = options.tried, options.lr, options.rounds, options.falling
+        end = f" to {options.end_factor:g}" if options.end_factor != Case.end_factor else ""
+        name = f"{options.tried} at {options.lr:g}{f' falling {options.falling}' if options.falling else ''}{end}"
+        tried = options.tried, options.lr, options.rounds, options.falling, options.end_factor
         wanted, seeds = [Case(setting, name, *tried) for setting in options.settings], [TRIED]
     for seed in seeds:
         for case in [case for case in wanted if options.only in case.name]:
@@ -72,7 +74,7 @@ def once(case: Case, seed: int, options: argparse.Namespace) -> None:
 def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
     """One run; its curve."""
     key, setting = fb.Key(seed), SETTINGS[case.setting]
-    local = fb.LocalSGD(lr=case.lr, batch_size=setting.batch_size, falling=case.falling)
+    local = fb.LocalSGD(lr=case.lr, batch_size=setting.batch_size, falling=case.falling, end_factor=case.end_factor)
     task = task_of(setting, local, key, options.data_dir)
     size = sum(p.numel() for p in task.model.parameters())
     schedule = fb.simulation.Schedule(
@@ -87,6 +89,7 @@ def play(case: Case, seed: int, options: argparse.Namespace) -> dict:
         "method": case.method,
         "lr": case.lr,
         "falling": case.falling,
+        "end_factor": case.end_factor,
         "seed": seed,
         "parameters": size,
         "rounds": [r.round for r in seen],

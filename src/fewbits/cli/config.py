@@ -22,6 +22,7 @@ from fewbits.errors import LocalError
 from fewbits.files import write_atomically
 from fewbits.json_text import json_text
 from fewbits.learn import LocalSGD, LocalTraining, Method
+from fewbits.learn.local import END
 from fewbits.learn.local_report import Loss
 from fewbits.learn.metrics import Metric
 from fewbits.methods import build
@@ -34,7 +35,7 @@ NAME = "config.json"
 HOLDOUT = 0.2  # for methods with personal models
 REPLACED = {  # options that have no meaning beside one of the user's own
     "data": ("data_dir", "clients", "split"),
-    "optimizer": ("lr", "falling", "momentum", "weight_decay"),
+    "optimizer": ("lr", "falling", "end_factor", "momentum", "weight_decay"),
 }
 
 
@@ -61,7 +62,8 @@ class RunConfig:
     budget: str | None = None  # most bytes in both directions: SIZE, or SIZE/client; None: no limit
     seed: int = 0  # of all randomness: partition, initial model, sampling, batches, dither
     lr: float = 0.1  # of the clients' SGD
-    falling: int | None = None  # rounds over which lr falls to a tenth; None: it is constant
+    falling: int | None = None  # rounds over which lr falls; None: it is constant
+    end_factor: float = END  # the part of lr that is left after them
     momentum: float = 0.0  # of the clients' SGD, from zero in every round
     weight_decay: float = 0.0
     batch_size: int = 10  # examples; 0: all of the client's
@@ -160,8 +162,8 @@ class RunConfig:
 
     def sgd(self) -> LocalSGD:
         """The clients' SGD."""
-        options = self.momentum, self.weight_decay, self.batch_size, self.epochs, self.steps, self.clip, self.falling
-        return LocalSGD(self.lr, *options)
+        length = self.batch_size, self.epochs, self.steps
+        return LocalSGD(self.lr, self.momentum, self.weight_decay, *length, self.clip, self.falling, self.end_factor)
 
     def schedule(self) -> Schedule:
         """Length, clients per round, and intervals."""

@@ -80,7 +80,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "optimizer": Option("In place of SGD: adamw@lr=0.001, or module:function of the parameters.", LOCAL),
     "lr": Option("Learning rate of the clients' SGD.", LOCAL),
-    "falling": Option("Rounds over which the learning rate falls to a tenth.", LOCAL, metavar="ROUNDS"),
+    "falling": Option("Rounds over which the learning rate falls, to a tenth by default.", LOCAL, metavar="ROUNDS"),
+    "end_factor": Option("The part of a falling learning rate that is left at its end.", LOCAL),
     "momentum": Option("Momentum of the clients' SGD (the server's: --set momentum=0.9).", LOCAL),
     "weight_decay": Option("Weight decay of the clients' SGD.", LOCAL),
     "batch_size": Option("Examples per step; 0: all of the client's.", LOCAL),
@@ -113,7 +114,7 @@ OF_SEVERAL = Option(  # `settings` of a command that takes several methods
 REHEARSAL = Option("Rounds of the first rehearsal of each candidate. Default: 8.", None, int, (), "N")
 DATA = ("data", "data_dir", "model", "clients", "per_round", "split", "holdout", "rounds", "budget")
 USERS = ("loss", "metric", "optimizer")  # functions of the user's, beside data and model
-TRAINING = ("lr", "falling", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
+TRAINING = ("lr", "falling", "end_factor", "momentum", "weight_decay", "batch_size", "epochs", "steps", "clip")
 PLAYING = ("processes", "device", "evaluate_every", "checkpoint_every", "keep_frames")
 FOLDER = ("out", "resume", "force")
 

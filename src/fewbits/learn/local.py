@@ -25,7 +25,7 @@ from fewbits.learn.seeding import draws, hooks_registered, loss_draws, seeded
 from fewbits.learn.select import select
 from fewbits.rng import Key
 
-LEAST = 0.1  # of a falling learning rate: this part is left at the end
+END = 0.1  # the part of a falling learning rate that is left, unless another is given
 IGNORED = -100  # a target that losses leave out, by torch's convention
 Correction = Callable[[FlatModel], None]  # changes model.grads in place before a step (FedProx, SCAFFOLD, ...)
 
@@ -45,8 +45,9 @@ class LocalSGD:
         epochs: passes over the client's examples.
         steps: number of steps, in place of `epochs`; None: use `epochs`.
         clip: largest 2-norm of the batch gradient; None: no limit.
-        falling: rounds over which lr falls to a tenth, ``lr (1 - 0.9 min(1, (round - 1) / falling))``; None: it is
-            constant.
+        falling: rounds over which lr falls in a straight line, ``lr (1 - (1 - end_factor) min(1, (round - 1) /
+            falling))``; None: it is constant.
+        end_factor: the part of lr that is left after them, in (0, 1], as of torch's LinearLR. It goes with `falling`.
 
     Raises:
         LocalError: an argument is out of range.
@@ -72,7 +73,8 @@ class LocalSGD:
     epochs: int = 1  # passes over the examples; larger: fewer rounds, more drift from the other clients
     steps: int | None = None  # larger: more drift; None: `epochs` passes
     clip: float | None = None  # largest 2-norm of a batch gradient; smaller: shorter steps; None: no limit
-    falling: int | None = None  # rounds until lr is a tenth; as long as the run: less noise at its end; None: constant
+    falling: int | None = None  # rounds until lr is at its end; as long as the run: less noise then; None: constant
+    end_factor: float = END  # smaller: less noise at the end; near 0 the last rounds train little
 
     def __post_init__(self) -> None:
         check_number("LocalSGD: lr", self.lr, "(0, inf)", numpy=True)
@@ -86,6 +88,12 @@ class LocalSGD:
             check_number("LocalSGD: clip", self.clip, "(0, inf)", numpy=True)
         if self.falling is not None:
             check_whole("LocalSGD: falling", self.falling, 1, numpy=True)
+        check_number("LocalSGD: end_factor", self.end_factor, "(0, 1]", numpy=True)
+        if self.falling is None and self.end_factor != END:
+            raise LocalError(
+                f"LocalSGD: end_factor={self.end_factor:g} is what is left of a falling rate, but falling=None; give "
+                "the rounds, such as falling=50"
+            )
 
     def at(self, round: int) -> Self:
         """The same with the step size of a round, counted from 1: every client knows it, so it never travels.
@@ -95,7 +103,8 @@ class LocalSGD:
         """
         if self.falling is None:
             return self
-        return replace(self, lr=self.lr * (1 - (1 - LEAST) * min(1.0, max(0, round - 1) / self.falling)), falling=None)
+        part = 1 - (1 - self.end_factor) * min(1.0, max(0, round - 1) / self.falling)
+        return replace(self, lr=self.lr * part, falling=None, end_factor=END)
 
     def train(
         self,
