@@ -81,6 +81,39 @@ def test_the_search_finds_what_is_best_at_the_end_of_the_budget(budget, best):
     assert len(long) < len({one for one, _ in found.played})  # not all were
 
 
+class Wild(torch.nn.Module):
+    """Its outputs are finite, and its gradient is not: the root's slope at 0 is infinite."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(20, 4)
+
+    def forward(self, x):
+        return self.linear(x) + torch.sqrt(0 * self.linear.weight.sum())
+
+
+def test_a_rehearsal_whose_updates_are_not_finite_is_out():
+    """The loss of the model that nobody trains any more is finite."""
+    torch.manual_seed(0)
+    clients = [(x := torch.randn(20, 20), x[:, :4].argmax(1)) for _ in range(4)]
+    wild = fb.simulation.Task.of(Wild(), clients, clients[0], fb.LocalSGD(lr=0.1, batch_size=0))
+    schedule = fb.simulation.Schedule(50, processes=1, budget=10**6)
+    found = Rehearsal(wild, schedule, fb.Key(0), rates=False)
+    with pytest.raises(
+        LocalError, match=r"dense at learning rate 0\.1: no client's update could be used in 4 of 4 rounds"
+    ):
+        found.open()
+
+
+def test_the_best_rate_of_a_method_is_that_of_its_best_end_not_of_its_longest_one():
+    found = Foretold({"a": 1}, {"a": 0}, {"a": 10}, budget=30)
+    found._plays = {  # what costs less a round is played longer
+        Candidate("a", 0.1): (Play(4, 0.9, 0.3, 10, 30, ended=True),),
+        Candidate("a", 0.3): (Play(3, 0.5, 0.6, 10, 30, ended=True),),
+    }
+    assert [one.candidate.lr for one in found.best_rates] == [0.3]
+
+
 def test_a_rate_that_is_given_stays():
     found = Foretold({"a": 1}, {"a": 0}, {"a": 10}, budget=1000, rates=False)
     found.open()
@@ -156,7 +189,8 @@ def test_recommend_prints_a_frontier_whose_commands_run(tmp_path, monkeypatch):
     table = lines[lines.index("") :]
     assert max(len(line) for line in table if "fewbits train" not in line and ": 'fewbits" not in line) >= 60
     assert (
-        max(len(line) for line in table if not line[:1].isdigit() and not line.startswith(("auto", "for", "not"))) <= 80
+        max(len(line) for line in table if not line[:1].isdigit() and not line.startswith(("auto", "for", "left")))
+        <= 80
     )
     assert "Measured on held-out examples" in said and "accuracy" in said
     assert "\nfor 10kB: fewbits train --method" in said and "\nauto chose " in said

@@ -53,7 +53,7 @@ def recommend(given: o.Given) -> None:
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for sentence in played.refused.values():
-        console.print(f"not rehearsed: {sentence}", markup=False, style="yellow", soft_wrap=True)
+        console.print(f"left out: {sentence}", markup=False, style="yellow", soft_wrap=True)
 
 
 def named(one: Rehearsed, played: Rehearsal) -> tuple[str, float, int | None]:

@@ -14,6 +14,7 @@ from fewbits.data.partition import hold_out
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task, sgd
 from fewbits.engines.simulation import Federation
+from fewbits.engines.simulation.divergence import lost
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.methods import build
@@ -65,7 +66,7 @@ class Rehearsal:
         check_count("rehearsal", rounds)
         self.rounds, self.budget, self.most = rounds, schedule.budget, schedule.rounds
         self._task, self._schedule, self._key = held_out(task, key), schedule, key
-        self._rates, self._say = rates, say
+        self._rates, self._say, self._count = rates, say, 0
         self._plays: dict[Candidate, tuple[Play, ...]] = {}
         self._numbers = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
         self._methods = candidates(self._numbers)
@@ -78,9 +79,13 @@ class Rehearsal:
 
     @property
     def best_rates(self) -> list[Rehearsed]:
-        """Each method at its best rate: the one that was played longest, then the one of the least loss."""
+        """Each method at its best rate: the best at its end, or else the one of the least loss after most rounds."""
+
+        def rank(one: Rehearsed) -> tuple[float, ...]:
+            return (1, *one.last.merit) if self.is_complete(one) else (0, one.last.rounds, -one.last.loss)
+
         found: dict[str, Rehearsed] = {}
-        for one in sorted(self.done, key=lambda one: (-one.last.rounds, one.last.loss)):
+        for one in sorted(self.done, key=rank, reverse=True):
             found.setdefault(one.candidate.method, one)
         return list(found.values())
 
@@ -123,7 +128,7 @@ class Rehearsal:
     def _climb(self, best: Rehearsed) -> Rehearsed:
         """From one to a better one beside it, until there is none."""
         while True:
-            self._say(f"rehearsal: what is beside {best.candidate}")
+            self._say(f"rehearsals of what is beside {best.candidate}")
             found = [
                 Rehearsed(one, plays)
                 for one in beside(best.candidate, self._numbers, self._rates)
@@ -165,8 +170,9 @@ class Rehearsal:
             return
         self._plays[one] = ()
         for rounds in dict.fromkeys(min(n, self.most) for n in (max(1, self.rounds // 2), self.rounds)):
-            if not (self._plays[one] and self._plays[one][-1].ended):
-                self._play(one, rounds)
+            self._play(one, rounds)
+            if not self._plays[one] or self._plays[one][-1].ended:
+                return
 
     def _play(self, one: Candidate, rounds: int) -> None:
         """Play it; a candidate that fails or diverges is out."""
@@ -175,7 +181,8 @@ class Rehearsal:
 
     def _played(self, one: Candidate, rounds: int, key: Key, anew: bool = False) -> Play | None:
         """One rehearsal, `anew` from another initial model; None, and `refused` says why: it fails or diverges."""
-        self._say(f"rehearsal: {one}, {rounds} rounds")
+        self._count += 1
+        self._say(f"rehearsal {self._count}: {one}, {rounds} rounds{', anew' if anew else ''}")
         local = replace(sgd(self._task), lr=one.lr, falling=rounds if one.falls else None)
         task = replace(self._task, model=duplicate(self._task.model), local=local)
         if anew and task.build is not None:
@@ -189,6 +196,9 @@ class Rehearsal:
         last, sums = reports[-1], [report.bytes for report in reports]
         if last.loss is None or not math.isfinite(last.loss):
             self.refused[one.method] = f"{one}: its loss is not finite after {last.round} rounds"
+            return None
+        if 2 * (none := lost(reports)) > last.round:  # what is left is a model that nobody trains any more
+            self.refused[one.method] = f"{one}: no client's update could be used in {none} of {last.round} rounds"
             return None
         return Play(last.round, last.loss, last.accuracy, sums[0], sums[-1], last.round < rounds)
 

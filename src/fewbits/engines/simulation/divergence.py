@@ -27,6 +27,11 @@ def gave_up(reports: Sequence[RoundReport], schedule: Schedule) -> bool:
     return schedule.give_up and diverges(reports[:-1])
 
 
+def lost(reports: Sequence[RoundReport]) -> int:
+    """In how many rounds no client's update could be used, and the budget is not why."""
+    return sum(_is_lost(report) and report.too_dear is None for report in reports)
+
+
 def sentences(reports: Sequence[RoundReport]) -> list[str]:
     """What is wrong where `diverges` says so; else nothing."""
     if not diverges(reports):
