@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import fewbits as fb
 from commands import call
+from fewbits.cli.diagnose import some
 from fewbits.cli.named_object import named_model
 from fewbits.cli.optimizer_text import optimizer
 from fewbits.errors import LocalError
@@ -31,6 +32,9 @@ def pairs():
     x = torch.randn(40, 4, generator=draw)
     y = x[:, :3].argmax(1)
     return [(x[i::4], y[i::4]) for i in range(4)], (x, y)
+
+def numbers():
+    return [(x, y + 0.5) for x, y in pairs()[0]], pairs()[1]
 
 def drawn():
     x = torch.randn(40, 4)
@@ -192,9 +196,26 @@ def test_a_mistake_is_one_sentence_before_a_folder_is_made(words, sentence, fold
     assert not (folder / "a").exists()
 
 
-@pytest.mark.parametrize("command", ["gossip --model own:x --out g", "diagnose --data own:x --model own:x --out d"])
-def test_a_command_for_listed_names_says_so(command):
-    assert "takes a listed --" in call(command, code=2)
+def test_a_command_for_listed_names_says_so():
+    assert "takes a listed --" in call("gossip --model own:x --out g", code=2)
+    for words in call("gossip --help"), call("diagnose --help"):
+        assert ("module:function" in words) == ("diagnose" in words)
+
+
+def test_a_diagnosis_takes_a_model_and_data_of_the_users(folder):
+    """From a spread of all clients' rows; its commands have both, and play."""
+    words = call(f"diagnose {OWN} --epochs 2 --blocks 1 --dims 4 --limit 20 --batch-size 5 --out d")
+    assert f"--data {PRE}pairs --model {PRE}model" in words
+    assert json.loads((folder / "d" / "diagnose.json").read_text())["diagnosis"]["parameters"] == 15
+    assert some(torch.arange(10), 4).tolist() == [0, 2, 5, 7] and some(torch.arange(3), 4).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"), [("drawn", "takes an (x, y) pair"), ("numbers", "has numbers to predict")]
+)
+def test_a_diagnosis_of_other_data_is_refused(data, sentence, folder):
+    text = call(f"diagnose --model {PRE}model --data {PRE}{data} --out d", code=2)
+    assert sentence in text and not (folder / "d").exists()
 
 
 def test_an_optimizer_in_short_is_that_of_torch():

@@ -10,6 +10,7 @@ from fewbits.cli.app import app
 from fewbits.cli.lists import short
 from fewbits.methods import METHODS
 from fewbits.methods.catalogue import options
+from fewbits.methods.downlink import DOWNLINKS
 from fewbits.methods.gossip import GOSSIP
 from fewbits.methods.gossip import options as gossip_options
 
@@ -27,6 +28,12 @@ def methods() -> str:
 def gossip() -> str:
     """Markdown: a table of the methods without a server."""
     return "\n".join(_methods(GOSSIP, gossip_options))
+
+
+def downlinks() -> str:
+    """Markdown: a table of what a server sends to its clients."""
+    rows = [f"| `{name}` | {cell(what)} |" for name, what in DOWNLINKS.items()]
+    return "\n".join(["| `down=` | what a client gets |", "|---|---|", *rows])
 
 
 def _sections(group: Any, path: str) -> list[str]:

@@ -3,7 +3,7 @@
     <!-- written: names fewbits.codecs -->      every public name of a module
     <!-- written: fields fewbits.links.Entry -->    every attribute of a class
     <!-- written: commands -->                  every command with its options
-    <!-- written: methods -->                   every method with its options; likewise `gossip`
+    <!-- written: methods -->                   every method with its options; likewise `gossip`, `downlinks`
 
 `<!-- end -->` ends each part. `python docs/_ext/written_parts.py` writes them all; a test compares them.
 """
@@ -28,6 +28,7 @@ WRITERS: dict[str, Callable[..., str]] = {
     "commands": command_pages.commands,
     "methods": command_pages.methods,
     "gossip": command_pages.gossip,
+    "downlinks": command_pages.downlinks,
 }
 
 

@@ -73,8 +73,15 @@ def cases() -> list[Case]:
         Case("cifar10", "dense", "dense", 0.05, 150),
         Case("cifar10", "d 8192, 2 bit, falling", inside(8192, "deadzone", "own2", bits=2), 0.1, 50, falling=50),
         Case("cifar10", "d 8192, 2 bit up, 4 down, falling", inside(8192, "deadzone", "own4", bits=2), 0.1, 50, 50),
-        Case("cifar10", "d 40960, 2 bit, falling", inside(40960, "deadzone", "own2", bits=2), 0.1, 150, falling=150),
-        Case("cifar10", "d 40960, 2 bit up, 4 down, falling", inside(40960, "deadzone", "own4", bits=2), 0.1, 150, 150),
+        Case(
+            "cifar10",
+            "d 45056, 2 bit up, 4 down, falling to .01",
+            inside(45056, "deadzone", "own4", bits=2),
+            0.12,
+            150,
+            150,
+            0.01,
+        ),
         Case("shakespeare", "dense", "dense", 4.0, 60),
         Case(
             "shakespeare",

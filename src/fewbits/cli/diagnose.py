@@ -9,22 +9,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
 
-from fewbits import data as sets
-from fewbits import models
 from fewbits.analysis.diagnosis import Central, Diagnosis, advise
 from fewbits.analysis.diagnosis import diagnose as examine
 from fewbits.analysis.diagnosis.central import Watch, check_rows
 from fewbits.analysis.diagnosis.diagnose import bases, trainings
 from fewbits.analysis.diagnosis.rules import FASTER, ROUNDS, Advice, comparison, first_choice
+from fewbits.checks import check_count
 from fewbits.cli import options as o
 from fewbits.cli.choice import arguments, command, with_candidate
-from fewbits.cli.config import RunConfig, check_listed
+from fewbits.cli.config import RunConfig
 from fewbits.cli.live import EVERY
+from fewbits.cli.prepared import Found, initial_model, load_data
 from fewbits.cli.screen import is_watched, screen
 from fewbits.codecs.transforms.bases import KINDS
+from fewbits.data import Data
 from fewbits.engines.common.run_files import contents
 from fewbits.errors import LocalError
 from fewbits.files import check_folder
@@ -63,17 +66,13 @@ def diagnose(given: o.Given) -> None:
     """
     fields = {name: value for name, value in o.configured(given).items() if name != "epochs"}
     config = replace(DEFAULTS, **fields)  # checks the names and numbers as `train` does
-    check_listed("diagnose", config)
     folder = check_place(given["out"], given["force"])
-    found = sets.load(config.data, config.data_dir, limit=given["limit"])
-    if found.scale is not None:
-        raise LocalError(f"fewbits diagnose takes classes; {config.data} has numbers to predict")
+    found = load_data(config, given["limit"])
     key, epochs, basis = Key(config.seed), given["epochs"], given["basis"] or "fastfood"
     epochs = EPOCHS if epochs is None else epochs
-    central = Central(
-        found.train_x, found.train_y, found.test_x, found.test_y, config.sgd(), epochs, key.fold("batches")
-    )
-    module = models.build(config.model, found, key.fold("model"))
+    train_x, train_y, test_x, test_y = examples(config.data, found, given["limit"])
+    central = Central(train_x, train_y, test_x, test_y, config.sgd(), epochs, key.fold("batches"))
+    module = initial_model(config, found)
     size = sum(p.numel() for p in module.parameters() if p.requires_grad)
     dims = given["dims"]
     tried = o.numbers(dims, "--dims") if dims is not None else tuple(d for d in DIMS if d <= size) or (size,)
@@ -90,6 +89,27 @@ def diagnose(given: o.Given) -> None:
     _conclude(folder, result, settings, config, console)
     sentence = f"report: {folder / PAGE}, after {time.monotonic() - began:.0f} s"
     console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def examples(name: str, found: Found, limit: int | None) -> tuple[Tensor, ...]:
+    """Training and test inputs and targets, of all clients; LocalError unless the targets are classes."""
+    if limit is not None:
+        check_count("limit", limit)
+    if isinstance(found, Data):
+        numbers, x, y = found.scale is not None, found.train_x, found.train_y
+    else:
+        x, y = found.pairs
+        numbers = y.dtype.is_floating_point
+    if numbers:
+        raise LocalError(f"fewbits diagnose takes classes; {name} has numbers to predict")
+    if found.test_x is None or found.test_y is None:
+        raise LocalError(f"fewbits diagnose measures accuracies, but {name} has no pair of tensors as its test set")
+    return tuple(some(tensor, limit) for tensor in (x, y, found.test_x, found.test_y))
+
+
+def some(x: Tensor, limit: int | None) -> Tensor:
+    """At most so many rows, spread over all: the rows of a client stand together."""
+    return x if limit is None or limit >= len(x) else x[torch.arange(limit) * len(x) // limit]
 
 
 def commands(found: Diagnosis, advice: tuple[Advice, ...], config: RunConfig) -> tuple[str, str]:

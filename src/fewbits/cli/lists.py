@@ -14,6 +14,7 @@ from fewbits.cli.screen import screen
 from fewbits.data.load import INFO
 from fewbits.methods import METHODS
 from fewbits.methods.catalogue import OVER, layers, options, source
+from fewbits.methods.downlink import DOWNLINKS
 from fewbits.methods.gossip import GOSSIP
 from fewbits.methods.gossip import options as gossip_options
 from fewbits.methods.meaning import meanings
@@ -28,16 +29,21 @@ Names = Annotated[str | None, typer.Argument(help="One method, such as lbgm+topk
 def methods(name: Names = None) -> None:
     """List the methods, with a server, without, and for ranks; their options with defaults, and their papers.
 
-    With a NAME, show that one method, and what each of its options means.
+    With a NAME, show that one method, and what each of its options means; with `down`, the ways to the clients.
     """
     console = screen()
+    if name == "down" or name in DOWNLINKS:
+        console.print(_downlinks())
+        return
     if name is not None:
         _show(name.partition("@")[0], console)
         return
     console.print(_methods("method", METHODS, options))
     console.print(_methods("fewbits gossip", GOSSIP, gossip_options))
     console.print(_methods("ranks alone", RANK_METHODS, rank_options))
-    console.print("What the options of one mean: fewbits methods NAME", markup=False, highlight=False)
+    lines = ("What the options of one mean: fewbits methods NAME", "What down= may be: fewbits methods down")
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
 
 
 def _show(name: str, console: Console) -> None:
@@ -66,6 +72,14 @@ def _show(name: str, console: Console) -> None:
         example += f"@{option}={short(default)}" if str(default) else ""
     example += f" --out runs/{name.replace('+', '-')}" if name not in RANK_METHODS else ""
     console.print(example, markup=False, highlight=False, soft_wrap=True)
+
+
+def _downlinks() -> Table:
+    """What the server sends to a client, by name."""
+    table = _table("down=", "what a client gets")
+    for name, what in DOWNLINKS.items():
+        table.add_row(name, what)
+    return table
 
 
 def data_sets() -> None:

@@ -31,11 +31,11 @@ from fewbits.rng import Key
 Found = Data | Task  # a listed data set, or a task of the user's with its data
 
 
-def load_data(config: RunConfig) -> Found:
-    """The data set of the run, or the task that the user's function gives."""
+def load_data(config: RunConfig, limit: int | None = None) -> Found:
+    """The data set of the run, at most so many examples of it, or the task that the user's function gives."""
     if is_named_object(config.data):
         return users_task(config)
-    return data.load(config.data, config.data_dir)
+    return data.load(config.data, config.data_dir, limit=limit)
 
 
 def is_remote(config: RunConfig) -> bool:

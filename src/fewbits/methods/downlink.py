@@ -7,7 +7,18 @@ from fewbits.codecs import Chain, DeadZone, Delta, Lift, Quantize, Raw, Threshol
 from fewbits.coders import Rans
 from fewbits.links import Downlink
 
-DOWNLINKS = ("dense", "fp16", "delta8", "delta4", "sparse", "changes", "own8", "own4", "own2", "own1")
+DOWNLINKS = {  # what each sends to a client; all but the first two and `changes` are entropy-coded
+    "dense": "the whole model in float32, every time; what never changes once",
+    "fp16": "the same in half precision",
+    "delta8": "each round's change in 8 bits, the same for all; who missed some gets all of them, or the model",
+    "delta4": "each round's change in 4 bits",
+    "sparse": "each round's change: its largest 5% in 4 bits; missed ones are merged",
+    "changes": "the numbers that changed, in float32: for servers that change few",
+    "own8": "delta8, or one difference to what this client holds where that is shorter",
+    "own4": "the same in 4 bits: where clients come back seldom, or many are new",
+    "own2": "the same in seven levels behind a dead zone, about 2.3 bits once coded",
+    "own1": "the same in three levels, about 1.4 bits once coded: fewest bytes; for subspaces",
+}
 
 
 DEAD_ZONES = {1: (1, 2.0), 2: (3, 1.1), 3: (7, 0.55), 4: (15, 0.28)}  # by bits: levels and step of DeadZone
@@ -15,12 +26,6 @@ DEAD_ZONES = {1: (1, 2.0), 2: (3, 1.1), 3: (7, 0.55), 4: (15, 0.28)}  # by bits:
 
 def downlink(name: str) -> Lift | Downlink:
     """The downlink of that name; LocalError when there is none.
-
-    `dense`, `fp16`: the whole model every time, except for constants. `delta8`, `delta4`: differences to the public
-    model in 8 or 4 bits. `changes`: differences in float32 at the entries that changed, for servers that change few.
-    `sparse`: the largest 5% of the difference in 4 bits; missed differences can be merged. `own8`, `own4`: as `delta8`
-    and `delta4`, or one such difference for a single client when that is shorter. `own2`, `own1`: such differences at
-    about 2.3 and 1.4 bits an entry.
 
     Differences with a shared reference need no error feedback: EF21-P (Gruntkowska et al. 2023).
     """

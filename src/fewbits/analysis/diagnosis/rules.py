@@ -76,7 +76,7 @@ def _lbgm(found: Diagnosis) -> Advice:
 
 def _topk(found: Diagnosis) -> Advice:
     why = (
-        f"the largest {found.fraction:.0%} of a gradient's entries hold {found.top_energy:.0%} of its square; "
+        f"the largest {found.fraction:.0%} of a gradient's entries hold {_percent(found.top_energy)} of its square; "
         f"the rule is {ENERGY:.0%} or more, and normal draws have 28%"
     )
     return Advice(TOPK, found.top_energy >= ENERGY, why)
@@ -97,6 +97,11 @@ def comparison(found: Diagnosis, advice: tuple[Advice, ...]) -> str:
     """Methods for `fewbits compare`: those that fit, and always dense and top-k as references."""
     names = dict.fromkeys([TOPK, *(one.method for one in advice if one.fits)])
     return ",".join(["dense", *(with_options(found, name) for name in names)])
+
+
+def _percent(share: float) -> str:
+    """In whole percents, or with the decimal that says on which side of the rule it is."""
+    return f"{share:.1%}" if f"{share:.0%}" == f"{ENERGY:.0%}" else f"{share:.0%}"
 
 
 def _count(n: int, what: str) -> str:

@@ -36,6 +36,8 @@ SPECIAL = {
     "inactive": o.Option("Share of inactive nodes in a round.", NETWORK),
     "on_disk": o.Option("Map nodes' vectors from a file.", NETWORK, bool, ("--on-disk",), default=False),
     "no_budget": o.Option("Refused: a run without a server takes no budget.", None, str, ("--budget",), hidden=True),
+    "data": o.Option("Data set; `fewbits data` lists them. A table: FILE.csv@label=COLUMN.", o.TASK),
+    "model": o.Option("Model; `fewbits models` lists them.", o.TASK),
     "lr": o.Option("Learning rate of a node's SGD.", o.LOCAL),
     "momentum": o.Option("Momentum of a node's SGD; a method has its own (--set momentum=0.9).", o.LOCAL),
     "weight_decay": o.Option("Weight decay of a node's SGD.", o.LOCAL),
