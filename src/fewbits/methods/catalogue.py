@@ -116,6 +116,12 @@ def _layers(name: str) -> tuple[str, str]:
     if outer not in METHODS or (outer in OVER and not inner) or _too_deep(outer, inner):
         if sentence := played_elsewhere(name):
             raise LocalError(sentence)
+        parts = name.split("+")
+        ways = [part for part in parts if part in METHODS and part not in OVER]
+        if len(ways) > 1 and all(part in METHODS for part in parts) and not is_method("+".join(ways)):
+            raise LocalError(
+                f"{name}: {' and '.join(ways)} do not stack, as each says how an update travels; take one of them"
+            )
         layers = (
             f", or put one of {', '.join(OVER)} over another of them, as in fedpara+lbgm+topk; "
             f"{', '.join((*OUTERMOST[2:], *OUTERMOST[:2]))} may stand over these, as in dp+fedpara+topk"

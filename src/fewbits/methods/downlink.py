@@ -44,6 +44,15 @@ def downlink(name: str) -> Lift | Downlink:
     raise unknown("downlink", name, DOWNLINKS)
 
 
+def downlink_name(found: Lift | Downlink) -> str:
+    """The name of a downlink; its description where it has none.
+
+    >>> downlink_name(downlink("own4"))
+    'own4'
+    """
+    return next((name for name in DOWNLINKS if downlink(name) == found), repr(found))
+
+
 def dead_zone(bits: int) -> Chain:
     """About so many bits an entry, 1 to 4, of bell-shaped values: 1 is ternary. Contractive, without dither."""
     levels, step = DEAD_ZONES[bits]

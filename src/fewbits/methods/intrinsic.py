@@ -10,7 +10,7 @@ from fewbits.errors import LocalError
 from fewbits.learn.intrinsic_space import IntrinsicSpace
 from fewbits.learn.method import Method
 from fewbits.methods.dense import wrap_method
-from fewbits.methods.downlink import downlink
+from fewbits.methods.downlink import downlink, downlink_name
 
 
 def intrinsic(
@@ -58,5 +58,6 @@ def intrinsic(
     if mode == "growing":
         raise LocalError("intrinsic: mode 'growing' is for local='inside', where clients train s itself")
     if over is not None and over.down != downlink("dense"):
-        raise LocalError(f"intrinsic: with local='outside' s travels down as it is: set down=dense; got {over.down!r}")
+        given = downlink_name(over.down)
+        raise LocalError(f"intrinsic: with local='outside' s travels down as it is: set down=dense; got {given}")
     return wrap_method("intrinsic", over, space=space)

@@ -62,6 +62,7 @@ class Row:
     line_seconds: float | None = None  # on lines of a given speed, mean over seeds
     # (bytes, accuracy): mean over seeds within these bytes; None: not all of them spent so much and were evaluated
     at: tuple[tuple[int, float | None], ...] = ()
+    first: float = 0.0  # the part of `down` that brought clients their first model, mean over seeds
 
 
 def rows(records: Sequence[Record], target: float | None = None, at: Sequence[int] = ()) -> list[Row]:
@@ -104,6 +105,7 @@ def _row(records: Sequence[Record], target: float | None, at: Sequence[int]) -> 
         by_client=_means([r.by_client for r in records if r.by_client is not None]),
         line_seconds=_mean([r.line_seconds for r in records if r.line_seconds is not None]),
         at=tuple((count, _mean_of_all([r.accuracy_at(count) for r in records])) for count in at),
+        first=statistics.fmean(r.down.get("first contact", 0) / 8 for r in records),
     )
 
 
@@ -206,7 +208,19 @@ def legend(found: Sequence[Row]) -> list[str]:
         f"{NONE} {_at(count)}: ended before, or had no evaluated round within: {', '.join(names)}"
         for count, names in _without(found).items()
     ]
-    return lines + [f"{LEFT_OUT} turns of clients that do not count: {'; '.join(left_out)}"] * bool(left_out)
+    lines += [f"{LEFT_OUT} turns of clients that do not count: {'; '.join(left_out)}"] * bool(left_out)
+    return lines + _first_contact(found)
+
+
+def _first_contact(found: Sequence[Row]) -> list[str]:
+    """A line where bringing clients their first model is most of what a method sent."""
+    most = [
+        f"{row.method} {megabytes(row.first)} of {megabytes(row.up + row.down)} MB"
+        for row in found
+        if 2 * row.first > row.up + row.down
+    ]
+    said = "; as a function of a key the model travels as a seed, of some bytes"
+    return [f"Most bytes are the model at first contact: {', '.join(most)}{said}."] * bool(most)
 
 
 def _without(found: Sequence[Row]) -> dict[int, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fewbits.json_text import json_text
 
 KEEP = 2
 SHOWN = 120  # characters of a setting in a message
+NAME = re.compile(r'(?<=[(,]name=")[^"]*')  # a method's, in its description
 UNSOUND = (OSError, ValueError, TypeError, KeyError, SafetensorError)  # raised by reading or using a damaged one
 
 
@@ -49,7 +51,10 @@ class Note:
 
 
 def _where_they_differ(earlier: str, value: str) -> tuple[str, str]:
-    """Two long texts, cut down to the place where they begin to differ."""
+    """Two long texts: the names of two methods, or else cut down to the place where they begin to differ."""
+    names = [found[0] for found in map(NAME.search, (earlier, value)) if found is not None]
+    if len(names) == len(set(names)) == 2:
+        return names[0], names[1]
     if max(len(earlier), len(value)) <= SHOWN:
         return earlier, value
     first = next((i for i, (a, b) in enumerate(zip(earlier, value, strict=False)) if a != b), 0)
