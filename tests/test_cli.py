@@ -596,6 +596,10 @@ def test_inspect_refuses_with_a_sentence(run, arguments, sentence, code):
     assert sentence in text and "Traceback" not in text
 
 
+def test_inspect_of_a_folder_says_which_of_its_files_to_give(run):
+    assert f"{run} is a folder; give one of its frames" in call("inspect", run, code=2).replace("\n", " ")
+
+
 def test_inspect_refuses_what_is_no_frame(run, tmp_path):
     assert "not a fewbits frame" in call("inspect", run / "config.json", code=1)
     assert "cannot be read" in call("inspect", tmp_path / "none.bin", code=2)

@@ -197,7 +197,8 @@ def test_a_mistake_is_one_sentence_before_a_folder_is_made(words, sentence, fold
 
 
 def test_a_command_for_listed_names_says_so():
-    assert "takes a listed --" in call("gossip --model own:x --out g", code=2)
+    for words in ("--model own:x", "--nodes 4 --data own:x"):
+        assert "takes a listed --" in call(f"gossip {words} --out g", code=2)
     for words in call("gossip --help"), call("diagnose --help"):
         assert ("module:function" in words) == ("diagnose" in words)
 

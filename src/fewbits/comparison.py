@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from torch import nn
 
 from fewbits.checks import check_number, check_seed
@@ -34,8 +32,9 @@ from fewbits.methods import named
 from fewbits.methods.catalogue import options
 from fewbits.methods.text import MethodText, folder_name, read_all, read_labelled
 from fewbits.report import Record, Row, drawing, figure, notebook, rows
+from fewbits.report.fitted import WIDTH, printed
 from fewbits.report.record import against_dense, common_bytes
-from fewbits.report.table import WIDTH, cells, columns, legend, terminal
+from fewbits.report.table import cells, columns, legend, terminal
 from fewbits.report.training import report
 from fewbits.report.write import PAGE, Report, write
 from fewbits.rng import Key
@@ -78,9 +77,7 @@ class Comparison:
     @property
     def table(self) -> str:
         """The table as `fewbits compare` prints it, 80 columns wide."""
-        out = io.StringIO()
-        Console(file=out, width=WIDTH, color_system=None).print(terminal(self.rows))
-        return out.getvalue()
+        return printed(terminal(self.rows))
 
     @property
     def history(self) -> Any:

@@ -209,13 +209,12 @@ class RunConfig:
         return cls(**{key: typed(value, hints[key], f"{where}: {key}") for key, value in found.items()})
 
 
-def check_listed(command: str, config: RunConfig) -> None:
-    """LocalError where a command that takes listed names alone is given module:function."""
-    for name in ("data", "model"):
-        if is_named_object(getattr(config, name)):
+def check_listed(command: str, names: Mapping[str, str | None]) -> None:
+    """LocalError where a command that takes listed data and models alone is given module:function."""
+    for option, name in names.items():
+        if name is not None and is_named_object(name):
             raise LocalError(
-                f"fewbits {command} takes a listed --{name}; got {getattr(config, name)}. From Python, fb.{command} "
-                "takes your own"
+                f"fewbits {command} takes a listed --{option}; got {name}. From Python, fb.{command} takes your own"
             )
 
 

@@ -57,6 +57,11 @@ def inspect(
     """
     if (codec is None) != (shape is None) or (run is not None and codec is not None):
         raise LocalError("inspect: give --run, or --codec together with --shape, or neither")
+    if frame.is_dir():
+        raise LocalError(
+            f"{frame} is a folder; give one of its frames, such as {frame / 'frames' / 'NAME'}: `fewbits train "
+            "--keep-frames N` saves the first N"
+        )
     try:
         parsed = Frame.parse(frame.read_bytes())
     except OSError as error:

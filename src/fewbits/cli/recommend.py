@@ -12,7 +12,7 @@ from fewbits.cli.choice import command, rehearsal_of, with_candidate, with_choic
 from fewbits.cli.config import RunConfig
 from fewbits.cli.prepared import load_data
 from fewbits.cli.screen import screen
-from fewbits.report.table import captioned, fitted, two_lines
+from fewbits.report.fitted import fitted, two_lines
 from fewbits.report.text import NONE, megabytes
 from fewbits.training.auto import Choice
 from fewbits.training.rehearsal import ROUNDS, Rehearsal
@@ -87,7 +87,7 @@ def table(played: Rehearsal, best: Sequence[Rehearsed], at: str | None) -> Table
     ]
     if at is not None:
         lines.append(f"Accuracy then: of those that were rehearsed to the end of {at}.")
-    return captioned(fitted(columns, ()), lines)
+    return fitted(columns, below=lines)
 
 
 def _percent(accuracy: float | None) -> str:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from fewbits.privacy.account import PrivacyLoss, shown
+from fewbits.report.fitted import fitted, two_lines
 from fewbits.report.record import Record
 from fewbits.report.text import NONE, megabytes, size, times
 
-WIDTH = 80  # of a terminal
 # Columns that may be left out; the page has all.
 GIVE_WAY = ("step", "isotropy", "time", "MB total", "recycled", "MB down", "MB up")
 # Headings that a metric's name may not take.
@@ -253,40 +251,12 @@ def terminal(found: Sequence[Row]) -> Table:
     """
     texts = {name: [name, *(_short(row, name) for row in found)] for name in columns(found)}
     nobody = ["accuracy"] * (set(texts["accuracy"][1:]) == {NONE})  # as in a regression
-    table = fitted(texts, [*nobody, *GIVE_WAY])
-    return captioned(table, [*legend(found), *privacy_lines(found)])
-
-
-def captioned(table: Table, lines: Sequence[str]) -> Table:
-    """The table with these lines below it; nothing is added when there is none."""
-    if lines:
-        table.caption, table.caption_justify, table.caption_style = Text("\n".join(lines)), "left", ""
-    return table
+    return fitted(texts, [*nobody, *GIVE_WAY], [*legend(found), *privacy_lines(found)], unsaid=nobody)
 
 
 def privacy_lines(found: Sequence[Row]) -> list[str]:
     """What each epsilon means: against whom, for which neighbours and delta."""
     return [f"epsilon of {row.method}: {row.privacy.text()}" for row in found if row.privacy is not None]
-
-
-def fitted(columns: Mapping[str, Sequence[str]], give_way: Sequence[str]) -> Table:
-    """A table for a terminal, fitted to 80 columns.
-
-    Args:
-        columns: the texts of each column, heading first.
-        give_way: columns that may be left out, in this order.
-    """
-    shown = {name: ["\n".join(heading.rsplit(" ", 1)), *rest] for name, (heading, *rest) in columns.items()}
-    for name in give_way:
-        if name in shown and _width(shown) > WIDTH:
-            del shown[name]
-    apart = 1 if _width(shown) <= WIDTH else 0  # in addition to the box's space
-    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, apart), pad_edge=False)
-    for name, (heading, *_) in shown.items():
-        table.add_column(heading, justify="left" if name == "method" else "right", no_wrap=True, vertical="bottom")
-    for row in list(zip(*shown.values(), strict=True))[1:]:
-        table.add_row(*row)
-    return table
 
 
 def _short(row: Row, name: str) -> str:
@@ -296,15 +266,3 @@ def _short(row: Row, name: str) -> str:
     if name == "epsilon":
         return "\n".join(text.rsplit(" ", 1))
     return text.replace(" ", "")
-
-
-def two_lines(text: str) -> str:
-    """A long name of a method, broken where it gets narrower: at its options or settings, or else at its first plus."""
-    marks = [mark for mark in ("@", " (") if mark in text] or ["+"]
-    broken = [text.replace(mark, f"\n{mark.strip()}", 1) for mark in marks]
-    return min(broken, key=lambda name: max(map(len, name.split("\n"))))
-
-
-def _width(texts: Mapping[str, Sequence[str]]) -> int:
-    """Of the table with two spaces between columns."""
-    return sum(2 + max(len(line) for text in column for line in text.split("\n")) for column in texts.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fewbits.cli import options as o
 from fewbits.cli.commands import continued, wanted
+from fewbits.cli.config import check_listed
 from fewbits.cli.folder import check_free, claim, take_up
 from fewbits.cli.gossip import nodes as each
 from fewbits.cli.gossip import play
@@ -84,5 +85,6 @@ def _comparison(given: o.Given) -> tuple[GossipComparison, Path]:
     if given["resume"] is not None:
         o.check_resume(given)
         return continued(GossipComparison.read(given["resume"]), given), given["resume"]
+    check_listed("gossip", {name: given[name] for name in ("data", "model")})
     found = {**given, "clients": given["nodes"], "on_disk": given["on_disk"] or None}
     return wanted(GossipComparison, found, given["methods"] or DEFAULTS.method), o.folder_of(given, "runs/gossip")

@@ -39,7 +39,7 @@ class GossipConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.schedule().check_no_budget()
-        check_listed("gossip", self)
+        check_listed("gossip", {"data": self.data, "model": self.model})
         given = [name for name in UNUSED if getattr(self, name)]
         if given or self.device != "cpu":
             raise LocalError(f"a run without a server has no {', '.join(given or ['device'])}")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
+from fewbits.report.fitted import fitted
 from fewbits.report.gossip.record import GossipRecord
-from fewbits.report.table import DIVERGED, LEFT_OUT, captioned, fitted
+from fewbits.report.table import DIVERGED, LEFT_OUT
 from fewbits.report.text import NONE, megabytes, times
 
 GIVE_WAY = ("loss", "MB links", "over entropy", "consensus")  # columns that may be left out; the page has all
@@ -94,4 +95,4 @@ def terminal(found: Sequence[dict[str, str]], below: Sequence[str] = ()) -> Tabl
 
     `below`: the legend.
     """
-    return captioned(fitted({name: [name, *(row[name] for row in found)] for name in found[0]}, GIVE_WAY), below)
+    return fitted({name: [name, *(row[name] for row in found)] for name in found[0]}, GIVE_WAY, below)
