@@ -167,13 +167,14 @@ def test_a_command_has_all_that_differs_from_the_defaults():
     )
 
 
-def test_auto_in_python_trains_by_its_choice_and_keeps_the_budget():
+def test_auto_in_python_trains_by_its_choice_and_keeps_the_budget(capsys):
     whole = task()
     clients = [(whole.x[rows], whole.y[rows]) for rows in whole.parts]
     local = fb.LocalSGD(lr=0.3)
     result = fb.federate(whole.model, clients, "auto", budget="20kB", rounds=3, test=clients[0], local=local)
     assert result.notes[0].startswith("auto chose ") and " at learning rate 0.3 of " in result.notes[0]
     assert sum(result.ledger.frame_bytes.values()) <= 20_000 and len(result.reports) <= 3
+    assert capsys.readouterr().err.count("auto rehearses on the task before it trains") == 1
     with pytest.raises(LocalError, match="auto' chooses by a budget"):
         fb.federate(whole.model, clients, "auto", rounds=3)
     with pytest.raises(LocalError, match="leave out falling=5"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from fewbits.training.subtitle import model_figures, participants, shown_setting
 
 INSTEAD = "instead"  # folder of what is played with the rest of a budget, in that of the run that diverged
 OTHER_MODEL = "result.model, the reports and the bytes are those of the second run; the model that was given is not"
+REHEARSES = "fewbits: auto rehearses on the task before it trains: up to a hundred short runs, and some whole ones"
 HOLDOUT = "evaluate the clients' models on examples of theirs, such as a fifth of each client's by holdout=0.2"
 
 
@@ -137,7 +139,7 @@ def federate(
     again = model
     schedule = Schedule(length.rounds, per_round, evaluate_every, 10, processes, device, length.budget)
     if method == AUTO:
-        choice = choose(task, schedule, key, rates=local is None)
+        choice = choose(task, schedule, key, rates=local is None, say=_begin)
         again = duplicate(model) if isinstance(model, nn.Module) else model
         task, method, chosen = choice.on(task), choice.method, [choice.why]
         schedule = replace(schedule, give_up=True)
@@ -177,6 +179,12 @@ def federate(
         found.notes[:0] = [*result.notes, coming.why, OTHER_MODEL]
         return found
     return result
+
+
+def _begin(line: str) -> None:
+    """Say once that rehearsals begin: the call would be silent for minutes."""
+    if line.startswith("rehearsal 1:"):
+        print(REHEARSES, file=sys.stderr, flush=True)
 
 
 def _finish(
