@@ -51,7 +51,7 @@ class FullExchange(RankExchange):
         message = replica.message(0)
         (frame,) = replica.frames(0, [message])
         messages = [message, *[frame] * (self._ranks - 1)]  # all links are at the same frame, so all take this one
-        replica.outer[0].apply(replica.frames(0, messages))
+        replica.outer[0].prepare(replica.frames(0, messages))()
         replica.settle(0, messages)
         self.bytes = ExchangeBytes(len(message), (self._ranks - 1) * len(message), 2)
         return time.thread_time() - began
@@ -76,7 +76,7 @@ class SlicedExchange(RankExchange):
             messages.append(joined(sender.pieces(named_views(zeros, part), common=common)))
             sender.commit()
         began = time.thread_time()
-        replica.outer[0].apply(replica.frames(0, messages))
+        replica.outer[0].prepare(replica.frames(0, messages))()
         replica.settle(0, messages)
         sent = sum(map(len, parts[1:])) + (self._ranks - 1) * len(messages[0])
         self.bytes = ExchangeBytes(len(messages[0]), sent, 4)
