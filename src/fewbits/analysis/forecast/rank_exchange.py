@@ -114,9 +114,9 @@ class SlicedExchange(RankExchange):
         """Each other rank gets its slice, and the mean of this one's, beside which rank 0 has buffers of integers."""
         tensors, others = self.replica.tensors, self._ranks - 1
         numel, width = self.replica.outer[0].spec.numel, tensors.dtype.itemsize
-        own = numel // self._ranks
-        frame = HEADER_BYTES + own * width + tensors.whole_bytes
-        return ExchangeBytes(frame, others * (HEADER_BYTES + frame) + (numel - own) * width, 4)
+        mine = numel // self._ranks
+        frame = HEADER_BYTES + mine * width + tensors.whole_bytes
+        return ExchangeBytes(frame, others * (HEADER_BYTES + frame) + (numel - mine) * width, 4)
 
 
 class PairExchange(RankExchange):
