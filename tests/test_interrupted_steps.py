@@ -192,3 +192,21 @@ def test_an_interrupt_of_one_rank_is_read_by_all_until_all_load_their_states():
     assert first[0] == f"rank 1 refused: OuterStep: {SAID}"
     assert second[0] == f"interrupted, OuterStep: {SAID}"
     assert first[1:] == second[1:] and first[1] is True and first[3] == 1
+
+
+def test_a_rank_that_left_half_way_is_said():
+    seen = set()
+    for n in range(1, 10**9, EVERY):
+        models, run = begin(3, "fedpaq", 1, Streaming())
+        if not interrupted(Interrupt(n), lambda run=run: run.leave(1)):
+            break
+        try:
+            run.values()
+        except fb.LocalError as error:
+            assert SAID in str(error)
+            seen.add("said")
+        else:
+            train(models)
+            assert run.step()
+            seen.add(run.ranks)
+    assert {"said", (0, 1, 2)} <= seen <= {"said", (0, 1, 2), (0, 2)}

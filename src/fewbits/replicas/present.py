@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from fewbits.links import Entry
 from fewbits.replicas.joined import joined as end_to_end
-from fewbits.replicas.outer_model import taking
 from fewbits.replicas.replica import Replica
 from fewbits.wire.frame import HEADER_BYTES
 
@@ -35,13 +34,12 @@ class RankChange(NamedTuple):
 
 
 def regroup(replicas: Sequence[Replica], ranks: Collection[int], joined: Collection[int] = ()) -> None:
-    """Go on among these ranks, in ascending order, at the replicas of one process."""
-    order, outer = tuple(sorted(ranks)), replicas[0].outer
-    with taking(outer):
-        for part in outer:
-            part.regroup(order, joined)
-        for replica in replicas:
-            replica.ranks = order
+    """Go on among these ranks, in ascending order, at the replicas of one process; call it within `taking`."""
+    order = tuple(sorted(ranks))
+    for part in replicas[0].outer:
+        part.regroup(order, joined)
+    for replica in replicas:
+        replica.ranks = order
 
 
 def addressed(replica: Replica, fragment: int, message: memoryview, first: bool) -> memoryview:

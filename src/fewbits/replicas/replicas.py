@@ -14,6 +14,7 @@ from fewbits.links import Ledger
 from fewbits.replicas.apart import check_apart
 from fewbits.replicas.exchanges import Exchanges, Flight, Make, MakeParts, Parts
 from fewbits.replicas.kinds import kind_of
+from fewbits.replicas.outer_model import taking
 from fewbits.replicas.pair_exchanges import PairExchanges
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.partners import RandomPartner
@@ -159,8 +160,9 @@ class Replicas:
 
     def _go_on(self, replicas: list[Replica], joined: Sequence[int] = ()) -> None:
         assert isinstance(self._exchanges, Exchanges)
-        regroup(replicas, [replica.rank for replica in replicas], joined)
-        self._replicas = self._exchanges.replicas = replicas
+        with taking(replicas[0].outer):
+            self._replicas = self._exchanges.replicas = replicas
+            regroup(replicas, [replica.rank for replica in replicas], joined)
 
     def values(self, rank: int | None = None) -> dict[str, Tensor]:
         """Copies of the outer model's tensors, by their names in the module.
