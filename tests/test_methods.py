@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 import fewbits as fb
@@ -13,6 +14,7 @@ from fewbits.methods.gossip import GOSSIP, gossip_method
 from fewbits.methods.homes import played_elsewhere
 from fewbits.methods.text import read, read_all
 from fewbits.privacy import DifferentialPrivacy, PairwiseMasking
+from fewbits.replicas import codec_of
 from fewbits.replicas.noloco import RANK_METHODS
 
 STACK = "chain(TopK(fraction=0.05), Quantize(bits=4), Rans())"
@@ -274,6 +276,41 @@ def test_a_method_without_a_server_says_who_plays_it(name):
     for text in (name, f"fedpara+{name}"):
         with pytest.raises(fb.LocalError, match=f"method '{name}' .*{sentence}"):
             build(text)
+
+
+@pytest.mark.parametrize("text", ["auto", "auto@x=1"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        build,
+        gossip_method,
+        lambda text: codec_of(text, "OuterStep"),
+        lambda text: fb.compare(nn.Linear(2, 2), [], f"dense,{text}"),
+        lambda text: fb.federate(nn.Linear(2, 2), [(torch.eye(2), torch.arange(2))], "auto@x=2", budget="1MB"),
+    ],
+)
+def test_auto_says_where_it_chooses(take, text):
+    with pytest.raises(fb.LocalError, match=r"method 'auto' is for fb\.federate and fewbits train"):
+        take(text)
+
+
+def test_a_method_that_takes_no_layers_says_so():
+    with pytest.raises(
+        fb.LocalError, match=r"method 'noloco' stands alone, not as in 'noloco\+topk', and is for ranks"
+    ):
+        fb.distributed.Replicas([nn.Linear(2, 2)], "noloco+topk")
+    with pytest.raises(
+        fb.LocalError, match=r"method 'dsgd' stands alone, not as in 'fedpara\+dsgd', and has no server"
+    ):
+        gossip_method("fedpara+dsgd")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("nolocoo", "noloco"), ("chocco", "choco"), ("autoo", "auto"), ("dilco", "diloco")]
+)
+def test_the_nearest_of_all_methods_is_suggested_wherever_it_is_played(wrong, meant):
+    with pytest.raises(fb.LocalError, match=f"unknown method '{wrong}'; did you mean '{meant}'"):
+        build(wrong)
 
 
 def test_without_a_server_a_method_that_needs_one_says_who_plays_it():

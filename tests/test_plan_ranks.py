@@ -2,15 +2,19 @@
 
 import json
 import math
+import time
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from torch import nn
 from typer.testing import CliRunner
 
+from fewbits.analysis.forecast.rank_exchange import EMPTY, PLAYED
 from fewbits.analysis.forecast.ranks import ALL_REDUCE, RankForecast, RankLine, all_reduce, forecast_ranks
 from fewbits.cli.app import app
 from fewbits.distributed import Replicas
+from fewbits.links import Receiver
 
 SLOW = RankLine(8e6, 0.05)  # 1 MB a second
 
@@ -32,6 +36,37 @@ def test_a_frame_is_as_long_as_the_one_that_replicas_send(method):
     assert found.sent_bytes == replicas.sent_bytes[0]
     assert found.codec_seconds > 0 and found.transport_seconds > 0
     assert found.messages == {"dense": 4, "noloco@bits=32": 3}.get(method, 2)
+
+
+@pytest.mark.parametrize("method", ["dense", "fedpaq@bits=4"])
+@pytest.mark.parametrize("ranks", [3, PLAYED, PLAYED + 1, 13])
+def test_more_ranks_than_are_played_send_as_many_bytes_as_replicas(method, ranks):
+    models = [build() for _ in range(ranks)]
+    replicas = Replicas(models, method, every=1)
+    for model in models:
+        for p in model.parameters():
+            p.data.add_(0.01)
+    replicas.step()
+    found = forecast_ranks(build, method, ranks)
+    assert (found.frame_bytes, found.sent_bytes) == (len(replicas.messages[0]), replicas.sent_bytes[0])
+
+
+@pytest.mark.parametrize(("method", "seconds"), [("dense", 2 + 2 / EMPTY), ("topk", 2 + 1), ("noloco", 1)])
+def test_few_ranks_are_played_and_each_further_one_adds_its_frame(method, seconds, monkeypatch):
+    played = []
+
+    def counted(self, *given, **named) -> None:
+        played.append(1)
+        begin(self, *given, **named)
+
+    begin = Receiver.__init__
+    monkeypatch.setattr(Receiver, "__init__", counted)
+    monkeypatch.setattr(time, "thread_time", count().__next__)  # each stretch takes a second
+    assert forecast_ranks(build, method, PLAYED + 1).codec_seconds == seconds
+    found = forecast_ranks(build, method, 10**9)
+    assert 0 < len(played) < 1000
+    assert found.codec_seconds == pytest.approx(1 if method == "noloco" else 2 + (10**9 - PLAYED) * (seconds - 2))
+    assert found.sent_bytes == found.frame_bytes if method == "noloco" else found.sent_bytes > 1e10
 
 
 def test_ranks_that_share_a_core_wait_for_each_others_work():
@@ -86,17 +121,26 @@ def test_the_command_prints_a_line_for_each_method_and_writes_all_figures(tmp_pa
         (["--bandwidth", "1Mbit", "--ranks-per-core", "0"], "ranks-per-core must be a finite number above 0; got 0"),
         (["--bandwidth", "1Mbit", "--clients", "3"], "--clients is for clients; give one"),
         (["--bandwidth", "1Mbit", "--uplink-mbps", "3"], "--uplink-mbps is for clients; give one"),
-        (["--bandwidth", "100"], "bandwidth must be a number with one of the units bit, kbit, Mbit, Gbit"),
+        (["--bandwidth", "100"], "one of the units bit, kbit, Mbit, Gbit, such as 100Mbit; got '100'"),
+        (["--bandwidth", "1Mbit", "--latency", "5"], "one of the units us, ms, s, such as 50ms; got '5'"),
+        (["--bandwidth", "1Mbit", "--compute", "5"], "one of the units us, ms, s, such as 1.2s; got '5'"),
         (["--bandwidth", "0Mbit"], "a bandwidth above 0"),
         (["--bandwidth", "1Mbit", "--compute", "0s"], "compute must be above 0"),
         (["--bandwidth", "1Mbit", "--every", "1,x"], "every must be whole numbers of steps"),
         (["--bandwidth", "1Mbit", "--every", "0"], "every must be a whole number, 1 or more; got 0"),
-        (["--bandwidth", "1Mbit", "--ranks", "1"], "ranks must be a whole number, 2 or more; got 1"),
+        (["--bandwidth", "1Mbit", "--ranks", "1"], "ranks must be a whole number in 2..1000000000; got 1"),
+        (["--method", "a=topk,a=topk@fraction=0.5"], "plan: give one or more methods, each once; got a, a"),
+        (["--bandwidth", "1Mbit", "--method", "topk,topk"], "give one or more methods, each once; got topk, topk"),
+        (
+            ["--bandwidth", "1Mbit", "--method", "topk@fraction=2"],
+            "no method fits. topk@fraction=2: TopK: fraction must",
+        ),
+        (["--bandwidth", "1Mbit", "--method", "noloco@bits=99"], "no method fits. noloco@bits=99: Quantize: bits must"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_a_sentence(words, sentence):
     result = run("--params", "1000", *words)
-    assert result.exit_code != 0
+    assert result.exit_code == 2
     assert sentence in " ".join(result.output.split())
 
 

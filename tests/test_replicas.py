@@ -301,9 +301,9 @@ def test_a_damaged_frame_names_its_rank_and_moves_nothing():
     wrong[30] ^= 1
     theta, ends = part.state.theta.clone(), part.link.dump()
     with pytest.raises(fb.WireError, match="the frame of rank 1: checksum"):
-        part.apply([frames[0], bytes(wrong)])
+        part.prepare([frames[0], bytes(wrong)])()
     assert torch.equal(part.state.theta, theta) and part.link.dump() == ends
-    part.apply(frames)  # the right one is still taken
+    part.prepare(frames)()  # the right one is still taken
     assert part.state.rounds == 3
 
 

@@ -147,7 +147,7 @@ def test_a_damaged_part_or_mean_names_its_rank_and_moves_nothing():
     wrong = bytearray(messages[1])
     wrong[20] ^= 1
     with pytest.raises(fb.WireError, match="the frame of rank 1: checksum"):
-        ranks[0].outer[0].apply([messages[0], bytes(wrong), messages[2]])
+        ranks[0].outer[0].prepare([messages[0], bytes(wrong), messages[2]])()
     for replica in ranks:
         replica.rollback(0)
     assert repr(replicas.state_dicts()) == before

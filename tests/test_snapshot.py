@@ -57,7 +57,7 @@ def test_a_newcomer_with_nothing_but_the_snapshot_takes_the_same_steps_as_all(me
             message = alone.message(send)
         if replicas.step():
             assert bytes(message) == bytes(replicas.messages[3])  # type: ignore[possibly-undefined]
-            alone.outer[send].apply(alone.frames(send, replicas.messages))  # type: ignore[index]
+            alone.outer[send].prepare(alone.frames(send, replicas.messages))()  # type: ignore[index]
             alone.settle(send, replicas.messages)  # type: ignore[arg-type]
         alone.steps += 1
     assert all(map(torch.equal, alone.tensors.module.state_dict().values(), other.state_dict().values()))

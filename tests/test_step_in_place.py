@@ -56,7 +56,7 @@ def test_replicas_have_the_bits_of_steps_in_fresh_memory(rule, size, monkeypatch
     ends = []
     for fresh in (False, True):
         if fresh:
-            monkeypatch.setattr(OuterModel, "_step_in_place", lambda *_: False)
+            monkeypatch.setattr(OuterModel, "_reach", lambda *_: None)
         models, run = replicas(rule, size)
         for _ in range(3):
             train(models)

@@ -86,6 +86,18 @@ def check_number(what: str, value: object, interval: str, *, numpy: bool = False
     raise LocalError(f"{what} must be {expected}{hint}; got {value!r}")
 
 
+def check_factor(what: str, value: object, interval: str = "(0, inf)") -> None:
+    """As check_number, for what float32 vectors are multiplied by: there 1e39 would be infinite, and 1e-50 nothing.
+
+    >>> check_factor("ServerSGD: lr", 1e39)
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: ServerSGD: lr must be a number in [1e-38, 1e38], for float32; got 1e+39
+    """
+    check_number(what, value, interval, numpy=True)
+    if value:
+        check_number(what, value, "[1e-38, 1e38]", numpy=True, hint=", for float32")
+
+
 def check_one_of(what: str, value: object, choices: Collection[str], hint: str = "") -> None:
     """Raise LocalError unless `value` is one of the choices.
 

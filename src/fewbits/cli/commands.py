@@ -21,10 +21,11 @@ from fewbits.engines.common.same_run import check_longer
 from fewbits.engines.common.task import Task
 from fewbits.errors import LocalError
 from fewbits.learn.method import Method
+from fewbits.methods.homes import AUTO
 from fewbits.methods.text import read_all
 from fewbits.sizes import read_sizes
 from fewbits.trackers import Observer, observers
-from fewbits.training.auto import AUTO, Choice
+from fewbits.training.auto import Choice
 from fewbits.training.federate import INSTEAD
 from fewbits.training.rehearsal import ROUNDS
 

@@ -35,9 +35,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         for what, found in (("methods", self.labels), ("seeds", self.seeds)):
-            if not found or len(set(found)) != len(found):
-                got = ", ".join(map(str, found)) or "none"
-                raise LocalError(f"compare: give one or more {what}, each once; got {got}")
+            check_each_once("compare", what, found)
         if self.target_accuracy is not None:
             check_number("target_accuracy", self.target_accuracy, "(0, 1]", hint=", such as 0.9 for 90%")
         self.configs  # noqa: B018 - says what is wrong with a method's name or a setting
@@ -101,6 +99,18 @@ class Comparison:
             raise LocalError(f"{path}: target_accuracy must be a number or null; got {target!r}")
         lists = {name: tuple(note[name]) for name in kinds}
         return cls(cls.kind.parse(note["base"], f"{path}: base"), target_accuracy=target, **lists)
+
+
+def check_each_once(command: str, what: str, found: Sequence[object]) -> None:
+    """LocalError unless there is one or more, and none twice.
+
+    >>> check_each_once("compare", "methods", ["dense", "topk", "dense"])
+    Traceback (most recent call last):
+    fewbits.errors.LocalError: compare: give one or more methods, each once; got dense, topk, dense
+    """
+    if not found or len(set(found)) != len(found):
+        got = ", ".join(map(str, found)) or "none"
+        raise LocalError(f"{command}: give one or more {what}, each once; got {got}")
 
 
 def distribute(

@@ -12,11 +12,11 @@ from torch import nn
 from fewbits.analysis.forecast import Forecast, Link, forecast
 from fewbits.checks import check_whole
 from fewbits.cli import options as o
-from fewbits.cli.comparison import distribute
+from fewbits.cli.comparison import check_each_once, distribute
 from fewbits.cli.config import RunConfig
 from fewbits.cli.named_object import is_named_object, model_function
 from fewbits.cli.plan_model import plan_model
-from fewbits.cli.plan_ranks import EVERY, RANKS, plan_ranks
+from fewbits.cli.plan_ranks import EVERY, RANKS, check_some, plan_ranks
 from fewbits.cli.plan_ranks import NAMES as OF_RANKS
 from fewbits.cli.screen import screen
 from fewbits.data import check_split, data_info
@@ -125,8 +125,7 @@ def plan(given: o.Given) -> None:
         plan_ranks(given, methods, settings, make, what)
         return
     lines, refused = _lines(make, methods, settings, sizes)
-    if not lines:
-        raise LocalError("plan: no method fits. " + "; ".join(refused))
+    check_some(lines, refused)
     _show(what, sizes, lines, refused, link)
     if given["json"] is not None:
         _write(given["json"], what, sizes, lines, refused, link)
@@ -188,11 +187,10 @@ def _methods(given: Sequence[str] | None, names: Sequence[str], known: Options) 
     """The methods, each once; `names`: what "all" stands for. LocalError names one that there is not."""
     text = ",".join(given or [DEFAULT])
     methods = [MethodText(name) for name in names] if text == "all" else read_all(text, known)
-    if not methods:
-        raise LocalError("plan: give one method or more, such as --method dense,topk")
+    check_each_once("plan", "methods", [method.label for method in methods])
     for method in methods:
         known(method.name)
-    return list({method.label: method for method in methods}.values())
+    return methods
 
 
 def _cases(name: str, given: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -25,6 +25,7 @@ from fewbits.rng import Key
 
 NAMES = ("bandwidth", "latency", "compute", "ranks", "ranks_per_core", "every")
 RANKS, EVERY, LATENCY, COMPUTE = 4, "1,30,100", "0ms", "1s"
+MOST_RANKS = 10**9
 BANDWIDTHS = {"bit": 1.0, "kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
 TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)")
@@ -46,18 +47,19 @@ def plan_ranks(
 ) -> None:
     """Print one line for each method; `given`: the command's options."""
     ranks = RANKS if given["ranks"] is None else given["ranks"]
-    check_whole("ranks", ranks, 2)
+    check_whole("ranks", ranks, 2, MOST_RANKS)
     every = _every(given["every"] or EVERY)
     per_core = 1.0 if given["ranks_per_core"] is None else given["ranks_per_core"]
     check_number("ranks-per-core", per_core, "(0, inf)")
     line = RankLine(
-        read_unit("bandwidth", given["bandwidth"], BANDWIDTHS), read_unit("latency", given["latency"] or LATENCY, TIMES)
+        read_unit("bandwidth", given["bandwidth"], BANDWIDTHS, "100Mbit"),
+        read_unit("latency", given["latency"] or LATENCY, TIMES, "50ms"),
     )
-    compute = read_unit("compute", given["compute"] or COMPUTE, TIMES)
+    compute = read_unit("compute", given["compute"] or COMPUTE, TIMES, "1.2s")
     if not compute:
         raise LocalError("compute must be above 0, the time of one step, such as 1.2s")
     numel = sum(p.numel() for p in make().parameters())
-    lines, refused = [all_reduce(numel, ranks)], list[str]()
+    lines, refused = list[RankForecast](), list[str]()
     for method in methods:
         full = MethodText(method.name, settings[method.label], method.given)
         try:
@@ -67,27 +69,32 @@ def plan_ranks(
             refused.append(f"{full.label}: {error}")
         else:
             lines.append(RankForecast(**{**asdict(found), "method": full.label}))
-    plan = _Plan(what, ranks, per_core, line, compute, every, lines, refused)
+    check_some(lines, refused)
+    plan = _Plan(what, ranks, per_core, line, compute, every, [all_reduce(numel, ranks), *lines], refused)
     plan.show()
     if given["json"] is not None:
         write_atomically(given["json"], (json_text(plan.json(), indent=2) + "\n").encode())
 
 
-def read_unit(what: str, text: str, units: Mapping[str, float]) -> float:
-    """A number with a unit; LocalError for anything else.
+def check_some(lines: Sequence[object], refused: Sequence[str]) -> None:
+    """LocalError with all sentences when no method could be planned."""
+    if not lines:
+        raise LocalError("plan: no method fits. " + "; ".join(refused))
 
-    >>> read_unit("bandwidth", "100Mbit", BANDWIDTHS), read_unit("latency", "50ms", TIMES)
+
+def read_unit(what: str, text: str, units: Mapping[str, float], example: str) -> float:
+    """A number with a unit; LocalError with an example for anything else.
+
+    >>> read_unit("bandwidth", "100Mbit", BANDWIDTHS, "1Gbit"), read_unit("latency", "50ms", TIMES, "2ms")
     (100000000.0, 0.05)
-    >>> read_unit("latency", "50", TIMES)
+    >>> read_unit("latency", "50", TIMES, "2ms")
     Traceback (most recent call last):
-    fewbits.errors.LocalError: latency must be a number with one of the units us, ms, s, such as 1us; got '50'
+    fewbits.errors.LocalError: latency must be a number with one of the units us, ms, s, such as 2ms; got '50'
     """
     found = _NUMBER.fullmatch(text.strip())
     if found is None or found[2] not in units:
-        first = next(iter(units))
-        raise LocalError(
-            f"{what} must be a number with one of the units {', '.join(units)}, such as 1{first}; got {text!r}"
-        )
+        names = ", ".join(units)
+        raise LocalError(f"{what} must be a number with one of the units {names}, such as {example}; got {text!r}")
     return float(found[1]) * units[found[2]]
 
 
@@ -128,7 +135,7 @@ class _Plan:
             least = f"{one.least_every(self.line, self.compute):,}" if one.frame_bytes else ""
             table.add_row(one.method, frame, size(round(one.sent_bytes)), *cells, least)
         console = screen()
-        console.print(f"{self.what}; {self.ranks} ranks", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{self.what}; {self.ranks:,} ranks", markup=False, highlight=False, soft_wrap=True)
         console.print(table)
         shared = f"a core for {self.per_core:g} ranks" if self.per_core > 1 else "a core for each rank"
         notes = " ".join(NOTES.split()).format(

@@ -20,6 +20,7 @@ from fewbits.cli.run_tables import by_task
 from fewbits.cli.screen import screen
 from fewbits.errors import LocalError
 from fewbits.files import check_folder, write_atomically
+from fewbits.methods.homes import AUTO
 from fewbits.sizes import read_sizes
 
 File = Annotated[Path, typer.Argument(help="A TOML file; its keys are the long options of train or compare.")]
@@ -81,7 +82,7 @@ def _check(found: RunFile, given: dict[str, Any]) -> None:
     """LocalError for a wrong value, before anything is trained."""
     if found.is_comparison:
         wanted(comparison.Comparison, all_options(COMPARE, given), given["methods"])
-    elif given.get("method") != "auto":
+    elif given.get("method") != AUTO:
         RunConfig(**o.ended_by(o.configured(given))).build_method()
 
 

@@ -45,6 +45,17 @@ def same_memory(a: Any, b: Any) -> bool:
     return False
 
 
+def memory_of(x: Tensor) -> tuple[int, int]:
+    """The addresses of the first and after the last byte of a strided tensor with numbers in it.
+
+    >>> x = torch.zeros(6)
+    >>> memory_of(x[4:])[0] - memory_of(x)[0], memory_of(x[::2])[1] - memory_of(x)[0]
+    (16, 20)
+    """
+    reach = x.numel() - 1 if x.is_contiguous() else _reach(x)
+    return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
+
+
 class _UnknownError(Exception):
     """A kind of object that may hold memory unseen."""
 
@@ -55,9 +66,7 @@ def _ranges(x: Any, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
         if x.layout is not torch.strided:
             raise _UnknownError  # sparse ones have several memories
         if x.numel():
-            lowest = x.data_ptr()
-            reach = x.numel() - 1 if x.is_contiguous() else _reach(x)
-            found.append((lowest, lowest + (reach + 1) * x.element_size()))
+            found.append(memory_of(x))
     elif isinstance(x, _PLAIN):
         pass
     elif isinstance(x, tuple | list):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewbits.checks import check_number, check_whole
+from fewbits.checks import check_factor, check_number, check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.batches import Batch, Call, takes_labels
 from fewbits.learn.evaluation import evaluate as evaluate
@@ -77,9 +77,9 @@ class LocalSGD:
     end_factor: float = END  # smaller: less noise at the end; near 0 the last rounds train little
 
     def __post_init__(self) -> None:
-        check_number("LocalSGD: lr", self.lr, "(0, inf)", numpy=True)
+        check_factor("LocalSGD: lr", self.lr)
         check_number("LocalSGD: momentum", self.momentum, "[0, 1)", numpy=True)
-        check_number("LocalSGD: weight_decay", self.weight_decay, "[0, inf)", numpy=True)
+        check_factor("LocalSGD: weight_decay", self.weight_decay, "[0, inf)")
         check_whole("LocalSGD: batch_size", self.batch_size, 0, numpy=True)
         check_whole("LocalSGD: epochs", self.epochs, 1, numpy=True)
         if self.steps is not None:

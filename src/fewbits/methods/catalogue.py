@@ -18,7 +18,7 @@ from fewbits.methods.diloco import diloco
 from fewbits.methods.eden import eden
 from fewbits.methods.factored import fedpara, fedper, local, lowrank, pfedpara
 from fewbits.methods.fetchsgd import fetchsgd
-from fewbits.methods.homes import played_elsewhere
+from fewbits.methods.homes import HOMES, played_elsewhere
 from fewbits.methods.intrinsic import intrinsic
 from fewbits.methods.lbgm import lbgm, lbgm_sign, lbgm_topk
 from fewbits.methods.objectives import fedadam, feddyn, fedprox, fedyogi, scaffold
@@ -136,6 +136,8 @@ def _layers(name: str) -> tuple[str, str]:
 
 def _meant(name: str) -> str | None:
     """The method that a wrong name may mean: other letters, another order of its layers, or a space before options."""
+    if (near := nearest(name, [*PARTS, *HOMES])) in HOMES:
+        return near
     head, _, rest = re.sub(r"\s*\+\s*", "+", name.strip()).partition(" ")
     parts = [nearest(part, PARTS) for part in head.split("+")]
     if len(parts) > MOST_LAYERS or None in parts:

@@ -13,7 +13,7 @@ from fewbits.coders.base import Coder
 from fewbits.errors import LocalError
 from fewbits.learn.gossip import DSGD, L1, Choco, DeepSqueeze, GossipMethod, GroupL1, Malcom
 from fewbits.methods.catalogue import is_method, parse_all
-from fewbits.methods.homes import HOMES, RANKS, played_elsewhere
+from fewbits.methods.homes import played_elsewhere
 from fewbits.methods.text import read
 
 CODERS: Mapping[str, Coder] = {
@@ -131,8 +131,8 @@ def _stack(bits: int, coder: str, norm: str, mode: str, fraction: float) -> Chai
 def options(name: str) -> dict[str, object]:
     """A method's options with their defaults; for an unknown name, LocalError lists the methods."""
     if name not in GOSSIP:
-        if HOMES.get(name) == RANKS:
-            raise LocalError(played_elsewhere(name))
+        if sentence := played_elsewhere(name):
+            raise LocalError(sentence)
         if is_method(name):
             raise LocalError(
                 f"method {name!r} needs a server; play it with fb.federate or fewbits train. "

@@ -8,6 +8,8 @@ from contextlib import suppress
 import torch
 
 from fewbits.errors import FewbitsError, LocalError
+from fewbits.replicas.apart import check_apart
+from fewbits.replicas.outer_model import OuterModel, check_whole, loading, taking
 from fewbits.replicas.pair_replica import LoadedPair
 from fewbits.replicas.replica import Loaded, Messages, Replica
 from fewbits.replicas.sliced_replica import SlicedReplica
@@ -51,13 +53,25 @@ class Exchanges:
             flight, self._flight = self._flight, None
             assert flight is not None
             self._land(land, flight)
+        else:
+            with taking(self.outer):
+                self._count()
+        return land is not None
+
+    @property
+    def outer(self) -> Sequence[OuterModel]:
+        """The outer model that the replicas have in common, by fragment."""
+        return self.replicas[0].outer
+
+    def _count(self) -> None:
         for replica in self.replicas:
             replica.steps += 1
-        return land is not None
 
     def _sent(self, fragment: int) -> Flight:
         """Make the messages; what waits for those of all ranks, or raises why there are none."""
+        self._rollback(fragment)  # of a call that was interrupted
         try:
+            check_apart(self.replicas)
             return self._carry(self._maker(fragment))
         except FewbitsError as error:
             self._rollback(fragment)
@@ -78,12 +92,18 @@ class Exchanges:
         first = self.replicas[0]
         try:
             messages = flight()
-            first.outer[fragment].apply(first.frames(fragment, messages))
+            check_apart(self.replicas)
+            take = self.outer[fragment].prepare(first.frames(fragment, messages))
         except BaseException:
             self._rollback(fragment)
             raise
+        with taking(self.outer):
+            take()
+            for replica in self.replicas:
+                replica.settle(fragment, messages)
+            self._count()
         for replica in self.replicas:
-            replica.settle(fragment, messages)
+            replica.catch_up()
 
     def _rollback(self, fragment: int) -> None:
         for replica in self.replicas:
@@ -95,7 +115,8 @@ class Exchanges:
         return [replica.state_dict() for replica in self.replicas]
 
     def check_landed(self, what: str) -> None:
-        """LocalError while a message travels."""
+        """LocalError while a message travels, or once a step was interrupted half-way."""
+        check_whole(self.outer)
         if self._flight is not None:
             later = self.replicas[0].lands_in
             raise LocalError(f"{what}: a frame travels; ask again once it was used, {later} steps later")
@@ -109,10 +130,11 @@ class Exchanges:
             with suppress(FewbitsError):
                 self._flight()  # no later message may overtake it
             self._flight = None
-        for replica, loaded in zip(self.replicas, found, strict=True):
-            replica.take_state(loaded)
-        for part, (state, _, link) in zip(self.replicas[0].outer, found[0].parts, strict=True):
-            part.resume(state, link)
+        with loading(self.outer):
+            for replica, loaded in zip(self.replicas, found, strict=True):
+                replica.take_state(loaded)
+            for part, (state, _, link) in zip(self.outer, found[0].parts, strict=True):
+                part.resume(state, link)
 
 
 def _raising(error: FewbitsError) -> Flight:

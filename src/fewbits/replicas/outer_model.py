@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -61,19 +62,20 @@ class OuterModel:
         self._optimizer, self._key = terms.optimizer, terms.key.fold("outer", number)
         moments = tuple(m.to(tensors.dtype) for m in terms.optimizer.init(self.trained))
         check_finite_start(tensors.pieces(theta := tensors.read(names), names))
+        self.torn = False  # see `taking`
         self.start(OuterState(theta, moments, 0))
 
     @property
     def state(self) -> OuterState:
-        """What the last outer step left; LocalError once a step was interrupted within, by Ctrl-C perhaps."""
-        if self._torn:
+        """What the last outer step left; LocalError when it is not at all replicas, as `taking` says."""
+        if self.torn:
             raise LocalError("OuterStep: an outer step was interrupted half-way; load the last states on all ranks")
-        return self.like
+        return self.now
 
     def start(self, state: OuterState, most: tuple[float, float] | None = None) -> None:
         """Go on from this state; `most`: bounds of |theta| and of the moment's numbers, where they are known."""
         self._most = most or (norm(state.theta), max(map(norm, state.moments), default=0.0))
-        self.like, self._torn, self.digest = state, False, digest_of(state.theta)
+        self.now, self.digest = state, digest_of(state.theta)
 
     def resume(self, state: OuterState, link: Link) -> None:
         """Go on from a checkpoint; until the next step, `digest` is one of moments and links, too."""
@@ -86,7 +88,7 @@ class OuterModel:
         """Take the means over these ranks from now on; `digest` is then one of moments and links, too."""
         assert isinstance(self.link, MeanLink)
         self.link.regroup(ranks, joined)
-        self.resume(self.state, self.link)
+        self.resume(self.now, self.link)
 
     def check(self, theta: Tensor) -> None:
         """WireError naming the first tensor of the module that could not hold these finite values."""
@@ -98,18 +100,25 @@ class OuterModel:
         """The common randomness of the next frames."""
         return self._key.fold(self.state.rounds)
 
-    def apply(self, frames: Frames) -> None:
-        """Take the outer step that one frame of each rank, in the order of ranks, makes.
+    def prepare(self, frames: Frames) -> Callable[[], None]:
+        """What takes the outer step that one frame of each rank, in the order of ranks, makes; nothing moves before.
 
         Raises:
-            WireError: as for `MeanLink.mean`, or the step would leave the range of the module's floats. Nothing has
-                changed.
+            WireError: as for `MeanLink.mean`, or the step would leave the range of the module's floats.
         """
         with one_thread():
             updates = self.link.means(frames, self.common)
-            if not self._step_in_place(updates):
-                self.start(self.stepped(updates[0] if len(updates) == 1 else torch.cat(updates)))
-        self.link.commit()
+            most = self._reach(updates)
+            after = None if most else self.stepped(updates[0] if len(updates) == 1 else torch.cat(updates))
+
+        def take() -> None:
+            if after is None:
+                with one_thread():
+                    self._step_in_place(updates)
+            self.start(after or self.now._replace(rounds=self.now.rounds + 1), most)
+            self.link.commit()
+
+        return take
 
     def stepped(self, update: Tensor) -> OuterState:
         """The state after the outer step along an update; WireError when it would leave the range of floats."""
@@ -123,23 +132,52 @@ class OuterModel:
         self.check(theta)
         return OuterState(theta, moments, before.rounds + 1)
 
-    def _step_in_place(self, updates: Sequence[Tensor]) -> bool:
-        """The same along vectors end to end, in no other memory; False, and no change, where it might overflow.
+    def _reach(self, updates: Sequence[Tensor]) -> tuple[float, float] | None:
+        """Bounds of |theta| and of the moment's numbers after a step in place; None: it might overflow, or is none."""
+        rule, theta = self._optimizer, self.state.theta
+        if not isinstance(rule, ServerSGD) or self._tensors.narrow or updates[0].dtype != theta.dtype:
+            return None
+        update = sum(map(norm, updates))
+        most = rule.reach(max(self._most[0], update), update, self._most[1])
+        return most if max(most) < torch.finfo(theta.dtype).max / 2 else None
+
+    def _step_in_place(self, updates: Sequence[Tensor]) -> None:
+        """The step along vectors end to end, in no other memory.
 
         SGD steps entry by entry, so each part is taken where it lies.
         """
-        rule, (theta, moments, rounds), n = self._optimizer, self.state, self.trained
-        if not isinstance(rule, ServerSGD) or self._tensors.narrow or updates[0].dtype != theta.dtype:
-            return False
-        update = sum(map(norm, updates))
-        most = rule.reach(max(self._most[0], update), update, self._most[1])
-        if not max(most) < torch.finfo(theta.dtype).max / 2:
-            return False
-        self._torn, end = True, 0
+        rule, (theta, moments, _), n, end = self._optimizer, self.now, self.trained, 0
+        assert isinstance(rule, ServerSGD)
         for part in updates:
             start, end = end, end + len(part)
             trained, rest = slice(min(start, n), min(end, n)), slice(max(start, n), max(end, n))
             rule.step_(theta[trained], part[: trained.stop - trained.start], tuple(m[trained] for m in moments))
             theta[rest].sub_(part[trained.stop - trained.start :])
-        self.start(OuterState(theta, moments, rounds + 1), most)
-        return True
+
+
+@contextmanager
+def loading(parts: Sequence[OuterModel]) -> Iterator[None]:
+    """While outer models and their replicas get a state. When it ends early, by Ctrl-C perhaps, `state` says so."""
+    for part in parts:
+        part.torn = True
+    yield
+    for part in reversed(parts):  # the first one last
+        part.torn = False
+
+
+@contextmanager
+def taking(parts: Sequence[OuterModel]) -> Iterator[None]:
+    """While they move by a step, until all of their replicas have it; what may be refused goes before.
+
+    Raises:
+        LocalError: an earlier step was interrupted.
+    """
+    check_whole(parts)
+    with loading(parts):
+        yield
+
+
+def check_whole(parts: Sequence[OuterModel]) -> None:
+    """LocalError when a step was interrupted half-way."""
+    for part in parts:
+        part.state  # noqa: B018 - says so

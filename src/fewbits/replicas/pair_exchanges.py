@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fewbits.replicas.apart import check_apart
 from fewbits.replicas.exchanges import Make, check_one_step
+from fewbits.replicas.outer_model import OuterModel, loading, taking
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.replica import Messages
 
@@ -30,18 +32,39 @@ class PairExchanges:
         """Count an inner step; True when an outer step was taken after it; FewbitsError, and nothing has changed."""
         due = self.replicas[0].exchange_due
         if due:
+            self._rollback()  # of a call that was interrupted
             try:
+                check_apart(self.replicas)
                 messages = self._swap(lambda: [replica.message() for replica in self.replicas])
                 self._confirm(lambda: [replica.prepare(messages) for replica in self.replicas])
             except BaseException:
-                for replica in self.replicas:
-                    replica.rollback()
+                self._rollback()
                 raise
+        with taking(self._outer):
             for replica in self.replicas:
-                replica.settle()
-        for replica in self.replicas:
-            replica.steps += 1
+                if due:
+                    replica.settle()
+                replica.steps += 1
         return due
+
+    def average(self, messages: Messages) -> float:
+        """Take the mean of what all ranks sent, as models and slow weights; how far the models were from it.
+
+        WireError, and no change, when a frame is damaged or the mean exceeds the floats' range.
+        """
+        mean, distance = self.replicas[0].mean_of(messages)
+        with taking(self._outer):
+            for replica in self.replicas:
+                replica.become(mean, messages)
+        return distance
+
+    @property
+    def _outer(self) -> Sequence[OuterModel]:
+        return [part for replica in self.replicas for part in replica.outer]
+
+    def _rollback(self) -> None:
+        for replica in self.replicas:
+            replica.rollback()
 
     def state_dicts(self) -> list[dict[str, object]]:
         """The states of the replicas."""
@@ -52,5 +75,6 @@ class PairExchanges:
         found = [replica.read_pair(state) for replica, state in zip(self.replicas, states, strict=True)]
         for rank, other in enumerate(found):
             check_one_step(found[0], other, rank)
-        for replica, loaded in zip(self.replicas, found, strict=True):
-            replica.take_pair(loaded)
+        with loading(self._outer):
+            for replica, loaded in zip(self.replicas, found, strict=True):
+                replica.take_pair(loaded)

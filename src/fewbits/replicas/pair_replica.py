@@ -157,7 +157,7 @@ class PairReplica(Replica):
         """Take the step that was prepared, and count the bytes."""
         assert self._prepared is not None
         part, peer, (outer, receiver, received, distance) = self._part, self.partner, self._prepared
-        self._start = part.state.theta if self._start is None else self._start
+        self._start = part.now.theta if self._start is None else self._start
         self._prepared, self.exchanges = None, self.exchanges + 1
         part.start(outer)
         if receiver is not None:
@@ -175,18 +175,22 @@ class PairReplica(Replica):
         check_finite(values := self.tensors.pieces(self._update, part.names), "OuterStep.average")
         return joined([*final_mean.pieces(values, part.spec), self.beside(0)])
 
-    def average(self, messages: Messages) -> float:
-        """Take the mean of what all ranks sent, as module and as slow weights; how far the models were from it.
+    def mean_of(self, messages: Messages) -> tuple[Tensor, float]:
+        """The mean of the models in the messages of all ranks, and how far they are from it.
 
-        Moments and links stay. WireError, and no change, when a frame is damaged or the mean exceeds the floats' range.
+        WireError when a frame is damaged or the mean exceeds the floats' range.
         """
-        part = self._part
         with one_thread():
-            mean, distance = final_mean.mean_of(self.frames(0, messages), part.spec)
+            mean, distance = final_mean.mean_of(self.frames(0, messages), self._part.spec)
         if not all_finite(mean):
             raise WireError(f"the mean of {self.size} models would leave the range of {mean.dtype}")
-        part.check(mean)
-        part.start(part.state._replace(theta=mean))
+        self._part.check(mean)
+        return mean, distance
+
+    def become(self, mean: Tensor, messages: Messages) -> None:
+        """Take the mean of all ranks as module and as slow weights; moments and links stay."""
+        part = self._part
+        part.start(part.now._replace(theta=mean))
         self.tensors.write(mean, part.names)
         if self.tensors.whole_bytes:
             self.tensors.write_whole(memoryview(messages[0])[-self.tensors.whole_bytes :])
@@ -194,7 +198,6 @@ class PairReplica(Replica):
         self._averaged = self.steps
         lengths = {rank: len(message) for rank, message in enumerate(messages)}
         count_messages(self.ledger, self.exchanges, self.rank, lengths, ())
-        return distance
 
     def state_dict(self) -> dict[str, object]:
         """All that a resumed run needs beside the model, its optimizer and the position in the data."""
@@ -221,7 +224,7 @@ class PairReplica(Replica):
         """
         check_same(state, self.facts(), {"rank": self.rank, "size": self.size})
         outer = replica_state.read_values(state, self._part)
-        start = read_like(state.get("start") if isinstance(state, Mapping) else None, self._part.state.theta)
+        start = read_like(state.get("start") if isinstance(state, Mapping) else None, self._part.now.theta)
         ends = self._ends.read(state, self.size, self.rank)
         steps, exchanges, averaged = (count(state, name) for name in ("steps", "exchanges", "averaged"))
         return LoadedPair(steps, exchanges, read_sums(state), outer, start, ends, averaged - 1)

@@ -34,7 +34,7 @@ class RankChange(NamedTuple):
 
 
 def regroup(replicas: Sequence[Replica], ranks: Collection[int], joined: Collection[int] = ()) -> None:
-    """Go on among these ranks, in ascending order, at the replicas of one process."""
+    """Go on among these ranks, in ascending order, at the replicas of one process; call it within `taking`."""
     order = tuple(sorted(ranks))
     for part in replicas[0].outer:
         part.regroup(order, joined)

@@ -18,7 +18,7 @@ from fewbits.replicas import replica_state
 from fewbits.replicas.count import Counted, count_messages
 from fewbits.replicas.joined import Room, joined
 from fewbits.replicas.note import noted
-from fewbits.replicas.outer_model import Link, OuterModel, OuterState
+from fewbits.replicas.outer_model import Link, OuterModel, OuterState, taking
 from fewbits.replicas.state_parts import OWNER, RankEnds, check_same, count, read_sums, sums_of, taken
 from fewbits.replicas.tensors import ReplicaTensors, fragments_of, vector_of
 from fewbits.replicas.terms import Terms
@@ -50,7 +50,7 @@ class Replica(Counted):
 
         message = replica.message(due.send)
         messages = ...                          # of all ranks, in the order of ranks
-        replica.outer[due.land].apply(replica.frames(due.land, messages))
+        replica.outer[due.land].prepare(replica.frames(due.land, messages))()
         replica.settle(due.land, messages)
         replica.steps += 1
 
@@ -61,7 +61,7 @@ class Replica(Counted):
         terms: equal at all ranks.
         rank: 0 to size - 1.
         size: how many ranks there are.
-        outer: another replica's, where one process plays several ranks; `apply` is then called once for all.
+        outer: another replica's, where one process plays several ranks; its step is then taken once for all.
 
     Raises:
         LocalError: the model or the codec does not fit; see `ReplicaTensors` and `Terms`.
@@ -160,7 +160,7 @@ class Replica(Counted):
     def lands_in(self) -> int:
         """How many steps later the message that travels is used."""
         delay = self.terms.streaming.delay
-        return next(i for i in range(1, delay + 1) if self._due(self.steps + i - delay) is not None)
+        return next(i for i in range(1, delay + 2) if self._due(self.steps + i - delay) is not None)
 
     @property
     def round_start(self) -> int:
@@ -206,14 +206,13 @@ class Replica(Counted):
         return [memoryview(messages[0])[: len(messages[0]) - length], *map(memoryview, messages[1:])]
 
     def settle(self, fragment: int, messages: Messages) -> None:
-        """The outer step was taken: put the new values into the model, and count the bytes."""
+        """The outer step was taken: put the new values into the model, unless it trains on, and count the bytes."""
         part = self.outer[fragment]
         self.senders[fragment].commit()
         if self._sent is None:
-            self.tensors.write(part.state.theta, part.names)
+            self.tensors.write(part.now.theta, part.names)
         else:
             self._owed, self._sent = (part, self._sent), None
-            self.catch_up()
         if length := self.whole_bytes(fragment):
             self.tensors.write_whole(memoryview(messages[0])[-length:])
         self.tensors.refresh()
@@ -230,9 +229,11 @@ class Replica(Counted):
         """Put an outer step into the module that travelled while training went on: ``theta' + (now - sent)``."""
         if self._owed is not None:
             part, sent = self._owed
-            self.tensors.write(part.state.theta + (self.tensors.read(part.names) - sent), part.names)
-            self.tensors.refresh()
-            self._owed = None
+            values = part.state.theta + (self.tensors.read(part.names) - sent)
+            with taking(self.outer):
+                self.tensors.write(values, part.names)
+                self.tensors.refresh()
+                self._owed = None
 
     def beside(self, fragment: int) -> bytes:
         """What follows this rank's frame."""

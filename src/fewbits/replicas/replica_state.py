@@ -24,7 +24,7 @@ def read_values(state: object, part: OuterModel) -> OuterState:
     """What `values` gave; LocalError when it does not fit."""
     if not isinstance(state, Mapping):
         raise LocalError(f"{OWNER}: a fragment is a dict; got {type(state).__name__}")
-    moments, now = taken(state, "moments", list), part.like
+    moments, now = taken(state, "moments", list), part.now
     if len(moments) != len(now.moments):
         raise LocalError(f"{OWNER}: the optimizer has {len(now.moments)} moments; the state has {len(moments)}")
     read = tuple(read_like(x, like) for x, like in zip(moments, now.moments, strict=True))

@@ -11,8 +11,10 @@ from fewbits.checks import check_whole
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers import ServerOptimizer
 from fewbits.links import Ledger
+from fewbits.replicas.apart import check_apart
 from fewbits.replicas.exchanges import Exchanges, Flight, Make, MakeParts, Parts
 from fewbits.replicas.kinds import kind_of
+from fewbits.replicas.outer_model import taking
 from fewbits.replicas.pair_exchanges import PairExchanges
 from fewbits.replicas.pair_replica import PairReplica
 from fewbits.replicas.partners import RandomPartner
@@ -39,7 +41,7 @@ class Replicas:
         streaming: parts of the model that travel in turn, and how long they travel.
 
     Raises:
-        LocalError: the models differ in their shapes, or an argument does not fit.
+        LocalError: the models differ in their shapes, share memory of a parameter, or an argument does not fit.
 
     Example:
         >>> import torch, fewbits as fb
@@ -82,7 +84,7 @@ class Replicas:
         first, *others = self._replicas
         for replica in others:
             check_equal_models(first, replica)
-        _check_apart(models)
+        check_apart(self._replicas)
         for replica in others:
             replica.restart(first.snapshot())
 
@@ -90,10 +92,11 @@ class Replicas:
         """Count an inner step of all ranks; True when an outer step was taken after it.
 
         Raises:
-            LocalError: a rank's values are not finite, or its model is not the one of the start.
+            LocalError: a rank's values are not finite, its model is not the one of the start, cannot be written to or
+                shares memory with another; or an earlier step was interrupted, by Ctrl-C perhaps: load the last states.
             WireError: the outer step would leave the range of the model's floats.
 
-        Nothing has changed when it raises. Repair the models and call it again.
+        Nothing has changed when it raises one of these. Repair the models and call it again.
         """
         return self._exchanges.step()
 
@@ -139,7 +142,7 @@ class Replicas:
             raise LocalError(f"Replicas.join: rank {rank} is there already; the ranks are {list(self.ranks)}")
         newcomer = Replica(model, first.terms, rank, 1, first.outer)
         check_equal_models(first, newcomer)
-        _check_apart([replica.tensors.module for replica in self._replicas] + [model])
+        check_apart([*self._replicas, newcomer])
         frame = write_snapshot(first)
         begin_from(newcomer, read_snapshot(frame, newcomer, self.ranks))
         newcomer.steps = first.steps  # all ranks' inner steps are counted together
@@ -157,8 +160,9 @@ class Replicas:
 
     def _go_on(self, replicas: list[Replica], joined: Sequence[int] = ()) -> None:
         assert isinstance(self._exchanges, Exchanges)
-        self._replicas = self._exchanges.replicas = replicas
-        regroup(replicas, [replica.rank for replica in replicas], joined)
+        with taking(replicas[0].outer):
+            self._replicas = self._exchanges.replicas = replicas
+            regroup(replicas, [replica.rank for replica in replicas], joined)
 
     def values(self, rank: int | None = None) -> dict[str, Tensor]:
         """Copies of the outer model's tensors, by their names in the module.
@@ -182,9 +186,9 @@ class Replicas:
             The consensus distance before, ``sqrt(sum_r |theta_r - mean|^2)``.
         """
         pairs = self._pairs
-        messages = self._made(lambda: [replica.average_message() for replica in pairs])
-        first, *_ = [replica.average(messages) for replica in pairs]
-        return first
+        assert isinstance(self._exchanges, PairExchanges)
+        check_apart(pairs)
+        return self._exchanges.average(self._made(lambda: [replica.average_message() for replica in pairs]))
 
     def consensus_distance(self) -> float:
         """``sqrt(sum_r |theta_r - mean|^2)`` of the slow weights; nothing travels for it, as this process has all."""
@@ -228,12 +232,3 @@ class Replicas:
 def _transposed(make: MakeParts) -> Parts:
     """What every rank made for each, as what each has from every rank."""
     return list(zip(*make(), strict=True))
-
-
-def _check_apart(models: Sequence[nn.Module]) -> None:
-    """LocalError when two models have a tensor in common."""
-    owners: dict[int, int] = {}
-    for rank, model in enumerate(models):
-        for name, x in (*model.named_parameters(), *model.named_buffers()):
-            if x.requires_grad and owners.setdefault(id(x), rank) != rank:
-                raise LocalError(f"Replicas: ranks {owners[id(x)]} and {rank} share {name}; copy.deepcopy the model")

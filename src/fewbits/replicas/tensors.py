@@ -32,8 +32,9 @@ class ReplicaTensors:
     assigns a buffer.
 
     Raises:
-        LocalError: no parameter is trainable; one is sharded, sparse, without values, or of other numbers; or, later,
-            the tensors are not those of the start. The text has both descriptions.
+        LocalError: no parameter is trainable; one is sharded, sparse, without values, or of other numbers; a tensor
+            cannot be written to, as one of `expand` or `torch.inference_mode`; or, later, the tensors are not those of
+            the start. The text has both descriptions.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -45,6 +46,7 @@ class ReplicaTensors:
         self._stay = [name for name in first.floats if name not in finite]
         for name in self._stay:
             del first.floats[name]
+        first.check_writable()
         self._start = first.described()
         self.like = {name: torch.empty_like(x, device="meta") for name, x in _shared(first).items()}
         self.trained, self._whole = tuple(first.trained), tuple(first.whole)
@@ -55,7 +57,7 @@ class ReplicaTensors:
         self.dtype = torch.float64 if wide else torch.float32
 
     def now(self) -> ModuleTensors:
-        """The tensors of this moment; LocalError when they are not of the names, types and shapes of the start."""
+        """The tensors of this moment; LocalError when they are not those of the start, or cannot be written to."""
         found = ModuleTensors.of(self.module, but=self._stay)
         described = found.described()
         if described != self._start:
@@ -63,6 +65,7 @@ class ReplicaTensors:
                 f"the model is not the one of the start: {next(changes(self._start, described))}; undo this, or make "
                 "the replicas anew on all ranks"
             )
+        found.check_writable()
         return found
 
     @property

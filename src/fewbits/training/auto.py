@@ -15,8 +15,6 @@ from fewbits.training.candidates import FACTOR, rounded
 from fewbits.training.rehearsal import ROUNDS, Rehearsal, Say
 from fewbits.training.rehearsed import Rehearsed, family
 
-AUTO = "auto"  # in place of a method's name
-
 
 @dataclass(frozen=True)
 class Choice:

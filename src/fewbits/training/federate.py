@@ -23,6 +23,7 @@ from fewbits.files import placed
 from fewbits.learn.method import Method
 from fewbits.learn.metrics import Metric
 from fewbits.methods import named
+from fewbits.methods.homes import AUTO
 from fewbits.methods.text import folder_name, read
 from fewbits.report import Record
 from fewbits.report.training import report
@@ -30,7 +31,7 @@ from fewbits.report.write import FIGURES, write
 from fewbits.rng import Key
 from fewbits.trackers import Observer, observers, watching
 from fewbits.training.arguments import check_call
-from fewbits.training.auto import AUTO, choose, rest
+from fewbits.training.auto import choose, rest
 from fewbits.training.length import lengths
 from fewbits.training.subtitle import model_figures, participants, shown_settings, subtitle
 

@@ -99,7 +99,8 @@ def forecast_ranks(
     """Play exchanges of one rank with Gaussian updates of the model's shapes, and take their bytes and its work.
 
     Every other rank is given the frame of this one, so all that a rank does is really done: the update, its frame, the
-    frames of all ranks, the step, the model. Length and time are those of the last frame and of the median, so that the
+    frames of all ranks, the step, the model. Of more than 8 ranks 8 are played; each further one adds the time that
+    one more frame takes. Length and time are those of the last frame and of the median, so that the
     state of a codec has settled. A frame and its announcement follow each other, so the latency counts twice, and four
     times where slices travel in two legs.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
-from fewbits.checks import check_number, check_one_of, check_whole
+from fewbits.checks import check_factor, check_number, check_one_of, check_whole
 from fewbits.codecs.transforms.sketch import Sketch
 from fewbits.codecs.transforms.sparse import magnitudes
 from fewbits.errors import LocalError
@@ -80,7 +80,7 @@ class FetchSGD:
         check_whole("FetchSGD: k", self.k, 1)
         check_one_of("FetchSGD: feedback", self.feedback, FEEDBACK)
         check_number("FetchSGD: momentum", self.momentum, "[0, 1)", numpy=True)
-        check_number("FetchSGD: lr", self.lr, "(0, inf)", numpy=True)
+        check_factor("FetchSGD: lr", self.lr)
 
     def init(self, sketch: Sketch) -> tuple[Tensor, Tensor]:
         """u = e = 0.  # (numbers,) each"""

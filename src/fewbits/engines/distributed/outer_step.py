@@ -202,9 +202,10 @@ class OuterStep(Counted):
             WireError: the mean would leave the range of the model's floats. Nothing has changed.
         """
         replica = self._pair
+        assert isinstance(self._exchanges, PairExchanges)
         with self._gather.refusing():
             message = replica.average_message()
-        return replica.average(self._gather(message, replica.note, replica.most_bytes))
+        return self._exchanges.average(self._gather(message, replica.note, replica.most_bytes))
 
     @property
     def whose(self) -> str:

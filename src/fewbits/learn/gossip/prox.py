@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from fewbits.checks import check_number
+from fewbits.checks import check_factor
 from fewbits.learn.shared_values import AS_THEY_ARE
 from fewbits.spec import TreeSpec
 
@@ -154,7 +154,7 @@ class GroupL1(Prox):
 
 
 def _check(name: str, mu: float) -> None:
-    check_number(f"{name}: mu", mu, "[0, inf)", numpy=True)
+    check_factor(f"{name}: mu", mu, "[0, inf)")
 
 
 def _parameters(spec: TreeSpec) -> int:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.checks import check_number
+from fewbits.checks import check_factor
 from fewbits.learn.objective import Objective, Term, Vectors
 from fewbits.learn.optimizers.dyn import FedDynServer
 
@@ -43,7 +43,7 @@ class FedDyn(Objective):
     alpha: float = 0.1  # larger: clients stay closer to w^t, and the server takes shorter steps
 
     def __post_init__(self) -> None:
-        check_number("FedDyn: alpha", self.alpha, "(0, inf)", numpy=True)
+        check_factor("FedDyn: alpha", self.alpha)
 
     def server(self) -> FedDynServer:
         return FedDynServer(self.alpha)

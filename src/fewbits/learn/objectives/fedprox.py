@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.checks import check_number
+from fewbits.checks import check_factor
 from fewbits.learn.objective import Objective, Term, Vectors
 
 
@@ -42,7 +42,7 @@ class FedProx(Objective):
     mu: float = 0.1  # larger: clients stay closer to w^t; 0: FedAvg
 
     def __post_init__(self) -> None:
-        check_number("FedProx: mu", self.mu, "[0, inf)", numpy=True)
+        check_factor("FedProx: mu", self.mu, "[0, inf)")
 
     def term(self, start: Tensor, server_vectors: Vectors, client_vectors: Vectors) -> Term | None:
         gap = torch.empty_like(start)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.checks import check_number
+from fewbits.checks import check_factor, check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -23,7 +23,7 @@ class FedAdam(ServerOptimizer):
         lr: step size, eta in the paper.
         beta1: decay of the mean of updates, in [0, 1).
         beta2: decay of the mean of squares, in [0, 1).
-        tau: adaptivity, in the unit of an update.
+        tau: adaptivity, in the unit of an update; in [1e-38, 1e19], since float32 holds its square.
 
     Raises:
         LocalError: an argument is out of range.
@@ -47,7 +47,8 @@ class FedAdam(ServerOptimizer):
     tau: float = 1e-3  # larger: less adaptive, closer to SGD
 
     def __post_init__(self) -> None:
-        for name, interval in (("lr", "(0, inf)"), ("beta1", "[0, 1)"), ("beta2", "[0, 1)"), ("tau", "(0, inf)")):
+        check_factor("FedAdam: lr", self.lr)
+        for name, interval in (("beta1", "[0, 1)"), ("beta2", "[0, 1)"), ("tau", "[1e-38, 1e19]")):
             check_number(f"FedAdam: {name}", getattr(self, name), interval, numpy=True)
 
     def init(self, numel: int) -> Moments:

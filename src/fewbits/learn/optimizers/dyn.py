@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.checks import check_number
+from fewbits.checks import check_factor
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -38,7 +38,7 @@ class FedDynServer(ServerOptimizer):
     alpha: float = 0.1  # that of the clients; larger: shorter steps
 
     def __post_init__(self) -> None:
-        check_number("FedDynServer: alpha", self.alpha, "(0, inf)", numpy=True)
+        check_factor("FedDynServer: alpha", self.alpha)
 
     def init(self, numel: int) -> Moments:
         return (torch.zeros(numel),)

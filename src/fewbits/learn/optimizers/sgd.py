@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewbits import kernels
-from fewbits.checks import check_flag, check_number
+from fewbits.checks import check_factor, check_flag, check_number
 from fewbits.codecs import large
 from fewbits.errors import LocalError
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
@@ -53,7 +53,7 @@ class ServerSGD(ServerOptimizer):
     nesterov: bool = False  # True: the step looks ahead along the new momentum
 
     def __post_init__(self) -> None:
-        check_number("ServerSGD: lr", self.lr, "(0, inf)", numpy=True)
+        check_factor("ServerSGD: lr", self.lr)
         check_number("ServerSGD: momentum", self.momentum, "[0, 1)", numpy=True)
         check_flag("ServerSGD: nesterov", self.nesterov)
         if self.nesterov and not self.momentum:

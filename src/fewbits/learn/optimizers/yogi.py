@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewbits.checks import check_number
+from fewbits.checks import check_factor, check_number
 from fewbits.learn.optimizers.base import Moments, ServerOptimizer
 
 
@@ -24,7 +24,7 @@ class FedYogi(ServerOptimizer):
         lr: step size, eta in the paper.
         beta1: decay of the mean of updates, in [0, 1).
         beta2: in [0, 1).
-        tau: adaptivity, in the unit of an update.
+        tau: adaptivity, in the unit of an update; in [1e-38, 1e19], since float32 holds its square.
 
     Raises:
         LocalError: an argument is out of range.
@@ -48,7 +48,8 @@ class FedYogi(ServerOptimizer):
     tau: float = 1e-3  # larger: less adaptive, closer to SGD
 
     def __post_init__(self) -> None:
-        for name, interval in (("lr", "(0, inf)"), ("beta1", "[0, 1)"), ("beta2", "[0, 1)"), ("tau", "(0, inf)")):
+        check_factor("FedYogi: lr", self.lr)
+        for name, interval in (("beta1", "[0, 1)"), ("beta2", "[0, 1)"), ("tau", "[1e-38, 1e19]")):
             check_number(f"FedYogi: {name}", getattr(self, name), interval, numpy=True)
 
     def init(self, numel: int) -> Moments:

@@ -17,6 +17,7 @@ from fewbits.engines.distributed.in_background import in_background
 from fewbits.engines.distributed.message_gather import check_notes
 from fewbits.errors import DesyncError, PeerLostError
 from fewbits.replicas import Flight, Make, Replica
+from fewbits.replicas.outer_model import taking
 from fewbits.replicas.present import RankChange, addressed, count_snapshot, regroup
 from fewbits.replicas.snapshot import begin_from, most_snapshot_bytes, read_snapshot, resume_from, write_snapshot
 
@@ -160,8 +161,10 @@ class ElasticRanks:
     def _regroup(self, ranks: list[int]) -> None:
         """Go on among these ranks; the links of processes that this one has no frames of begin."""
         members = {rank: self._session.quorum.members[rank] for rank in ranks}
-        regroup([self._replica], ranks, [rank for rank in ranks if self._linked.get(rank) != members[rank]])
-        self._linked = members
+        joined = [rank for rank in ranks if self._linked.get(rank) != members[rank]]
+        with taking(self._replica.outer):
+            regroup([self._replica], ranks, joined)
+            self._linked = members
 
     def _holders(self, found: Gathered) -> tuple[list[int], bool]:
         """The ranks that have the model, and whether the run begins with them: with the values of the lowest."""
