@@ -21,6 +21,7 @@ from fewbits.cli.run_file import write_settings
 from fewbits.ctrl_c import EXIT_CODE
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
+from fewbits.engines.common.same_run import check_goes_on
 from fewbits.engines.simulation import footprint
 from fewbits.factor.coordinates import leave_subspace
 from fewbits.factor.derived import duplicate
@@ -52,9 +53,11 @@ def play(
     config = run.config
     folder.mkdir(parents=True, exist_ok=True)
     _lock = RunLock.of(folder)  # before anything in it changes
+    if not (folder / NAME).is_file():
+        write_settings(config, folder)
+    federation = run.federation(folder)  # may refuse to go on; then the folder stays as it is
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
     write_settings(config, folder)
-    federation = run.federation(folder)
     if federation.reports:
         row.show(federation.reports[-1])
     observing = () if federation.finished else log
@@ -182,6 +185,8 @@ def play_all(
 ) -> list[Done]:
     """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit."""
     _lock = RunLock.of(folder)
+    for name, config in comparison.runs().items():
+        check_goes_on(folder / name, config.schedule().rounds, config.budget_bytes)
     write_settings(comparison, folder)
     records: list[Done] = []
     with Interrupt() as interrupt, Live(console) as live:

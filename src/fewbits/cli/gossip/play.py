@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from fewbits.cli.config import RunConfig
+from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Position, ProgressRow
@@ -92,9 +92,11 @@ def play(
     """One run; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
     _lock = RunLock.of(folder)  # before anything in it changes
+    if not (folder / NAME).is_file():
+        prepared.config.write(folder)
+    run = prepared.run(folder)  # may refuse to go on; then the folder stays as it is
     (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
     prepared.config.write(folder)
-    run = prepared.run(folder)
     if run.reports:
         show(row, run.reports[-1])
     result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)

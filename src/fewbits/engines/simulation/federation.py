@@ -88,7 +88,9 @@ class Federation:
             None if folder is None else RunFolder(Path(folder), run_settings(task, self.method, schedule, key))
         )
         if self._run_folder is not None:
-            self.reports, self._seconds, earlier = self._run_folder.resume(self.server, schedule.rounds)
+            self.reports, self._seconds, earlier = self._run_folder.resume(
+                self.server, schedule.rounds, schedule.budget
+            )
             self.notes += earlier
         said = [note for report in self.reports for note in report.notes]
         self._said = Notes(said)
