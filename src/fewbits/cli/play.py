@@ -18,6 +18,7 @@ from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import Found, InitialModels, PreparedRun, personal_notes, prepare, split_notes
 from fewbits.cli.run_file import write_settings
+from fewbits.cli.screen import print_notes
 from fewbits.ctrl_c import EXIT_CODE
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
@@ -37,7 +38,6 @@ from fewbits.trackers import Observer, watching
 
 Done = TypeVar("Done")  # the record of a run
 SUMMARY = "summary.json"
-NOTES_SHOWN = 5
 ESTIMATE_FROM = 10**9  # bytes of dense states of all clients; the disk estimate is printed from there on
 
 
@@ -62,8 +62,8 @@ def play(
         row.show(federation.reports[-1])
     observing = () if federation.finished else log
     with watching(observing, folder_name(config.name, config.seed), config.asdict(), folder) as watchers:
-        watchers.result = result = federation.run(watch=watchers.watch(row.show), stop=lambda: interrupt.asked)
-    print_notes(result.notes[:NOTES_SHOWN], console)
+        watchers.result = result = federation.run(watch=watchers.watch(row.watch), stop=lambda: interrupt.asked)
+    print_notes(row.rest(result.notes), console)
     if not federation.finished:
         return None
     leave_subspace(result.model)  # the file holds the model's own parameters
@@ -93,12 +93,6 @@ def train(run: PreparedRun, folder: Path, console: Console, log: Sequence[Observ
     found = report(f"{config.name} on {config.data}", [record], noted(config.meant(), run.notes), record.summary())
     show_report(terminal(rows([record])), write(folder, found), folder, console)
     return record
-
-
-def print_notes(notes: Sequence[str], console: Console) -> None:
-    """One line for each sentence."""
-    for note in notes:
-        console.print(f"note: {note}", markup=False, style="yellow")
 
 
 def noted(config: Mapping[str, object], notes: Sequence[str]) -> dict[str, object]:
