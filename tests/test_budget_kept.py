@@ -1,6 +1,7 @@
 """No run spends more than its budget: whoever fails, and however long the frames are."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -128,6 +129,29 @@ def test_a_frame_under_local_noise_that_has_no_room_does_not_travel():
     result = play("dp+lbgm+topk@noise=0.01,threshold=0.97,down=own1", 7_100)
     assert result.bytes <= 7_100
     assert (result.reports[-1].asked, result.reports[-1].unsent) == (1, 1)
+
+
+def test_a_run_under_noise_that_goes_on_ends_with_the_same_bytes_and_privacy(tmp_path):
+    for method, budget, train in (
+        ("dp+lbgm+topk@noise=0.01,threshold=0.97,down=own1", 7_100, local),
+        ("dp+masked+dense", 70_000, often_off(0.25)),
+    ):
+        whole = play(method, budget, train)
+        for rounds in (2, 4, None):
+            continued = play(method, budget, train, rounds=rounds, out=tmp_path / method)
+        assert [(r.bytes, r.asked, r.epsilon) for r in continued.reports] == [
+            (r.bytes, r.asked, r.epsilon) for r in whole.reports
+        ]
+
+
+def test_one_is_not_written_as_several():
+    def report(skipped, rejected):
+        return SimpleNamespace(skipped=skipped, rejected=rejected, clients=1)
+
+    assert totals([report(0, 1)]) == ["a frame was rejected in 1 round"]
+    assert totals([report(1, 0), report(0, 2)]) == [
+        "a client's turn was skipped and 2 frames were rejected in 2 rounds"
+    ]
 
 
 def test_central_noise_takes_no_budget_with_frames_of_unknown_length():

@@ -6,17 +6,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from torch import nn
-
-from fewbits.analysis.forecast import forecast
 from fewbits.analysis.forecast.longest import longest_frame
-from fewbits.engines.common.schedule import Schedule
-from fewbits.engines.common.task import Task
 from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
-from fewbits.factor.derived import duplicate
 from fewbits.federated.exchange import Exchange
-from fewbits.learn.method import Method
 from fewbits.links import Ledger
 from fewbits.privacy.secure_sum.messages import client_bytes
 from fewbits.privacy.secure_sum.threshold import needed
@@ -187,21 +180,4 @@ class Budget:
         return (
             f"the budget ended the run after {rounds:,} round{'s' * (rounds > 1)}: {short_size(self.spent)} of "
             f"{short_size(self.limit)} spent, {self.spent / self.limit:.1%}{left}"
-        )
-
-
-def check_affordable(schedule: Schedule, task: Task, method: Method, key: Key) -> None:
-    """LocalError when the first round alone is above the budget, by the forecast of `fewbits plan`."""
-    if schedule.budget is None:
-        return
-
-    def make() -> nn.Module:
-        return duplicate(task.model)
-
-    seeded = bool(task.seed and task.build)
-    (found, *_) = forecast(make, method, task.clients, schedule.per_round, 1, key, seeded=seeded)
-    if found.total > schedule.budget:
-        raise LocalError(
-            f"one round of {method.name} costs {short_size(found.total)} by its forecast, more than the budget of "
-            f"{short_size(schedule.budget)}; raise the budget, or take a coarser method or fewer clients per round"
         )

@@ -16,7 +16,8 @@ from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation import divergence
-from fewbits.engines.simulation.budget import Budget, check_affordable
+from fewbits.engines.simulation.affordable import check_affordable
+from fewbits.engines.simulation.budget import Budget
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
