@@ -56,7 +56,7 @@ class ProgressRow:
         `say`: prints notes.
         """
         self._rounds, self._show, self._budget, self._say = rounds, show, budget, say
-        self._told: list[str] = []  # notes of rounds
+        self._reported: list[str] = []  # notes of rounds
         self._room = NOTES_SHOWN  # for notes about single clients
         self._accuracy: float | None = None
         self._note = ""
@@ -68,7 +68,7 @@ class ProgressRow:
 
     def tell(self, notes: Sequence[str]) -> None:
         """Print a round's notes: those about the run, and the run's first few about single clients."""
-        self._told += notes
+        self._reported += notes
         for note in notes:
             of_client = SUBJECT.match(note) is not None
             if not of_client or self._room > 0:
@@ -78,7 +78,7 @@ class ProgressRow:
     def rest(self, notes: Sequence[str]) -> list[str]:
         """Of a whole run's notes the first few that `tell` was not given."""
         more = [f"the report has {-self._room:,} more about single clients"] if self._room < 0 else []
-        return [note for note in notes if note not in self._told][:NOTES_SHOWN] + more
+        return [note for note in notes if note not in self._reported][:NOTES_SHOWN] + more
 
     def show(self, report: RoundReport) -> None:
         """Move to this report."""
