@@ -102,6 +102,14 @@ def exchange(method):
     return Server(model(), fb.methods.named(method).for_round_size(6), fb.Key(1)).exchange
 
 
+def test_what_a_turn_may_cost_is_known_before_the_first_frame_came():
+    """Else clients would train, and their frames would have no room."""
+    for budget, asked in ((3_200, 1), (3_745, 2), (4_645, 3)):
+        first, second = play("dp+dense", budget, off(0, 2), per_round=3).reports
+        assert (first.clients, first.unsent) == (0, 0)
+        assert (second.asked, second.clients, second.unsent) == (asked, asked, 0)
+
+
 def longest(method):
     return longest_frame(exchange(method), fb.Key(2))
 

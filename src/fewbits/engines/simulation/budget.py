@@ -97,7 +97,8 @@ class Budget:
         `down`: bytes of the message that brings a client up to date.
         """
         too_dear, self._too_dear = self._too_dear, None
-        if self.limit is None or not (self._sums_only or self._recent):
+        known = self._recent if self._longest is None else self._sums_only or self.spent
+        if self.limit is None or not known:
             return drawn  # the forecast of a first round fits
         if too_dear is not None and self.left < too_dear:
             self._why = f"a message of {short_size(too_dear)} was next"
