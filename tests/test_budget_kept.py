@@ -102,6 +102,14 @@ def exchange(method):
     return Server(model(), fb.methods.named(method).for_round_size(6), fb.Key(1)).exchange
 
 
+@pytest.mark.parametrize("method", ["topk", "dp+topk", "dp+dense", "masked+dense", "dp+dense@share=central"])
+def test_a_run_in_which_no_frame_ever_came_ends(method):
+    result = play(method, 24_000, off(0, 10**6), per_round=3)
+    assert result.bytes <= 24_000
+    assert len(result.reports) > 1 and result.reports[-1].asked + (method == "dp+dense@share=central") > 0
+    assert result.notes[0].startswith("the budget ended the run after")
+
+
 def test_what_a_turn_may_cost_is_known_before_the_first_frame_came():
     """Else clients would train, and their frames would have no room."""
     for budget, asked in ((3_200, 1), (3_745, 2), (4_645, 3)):

@@ -97,15 +97,14 @@ class Budget:
         `down`: bytes of the message that brings a client up to date.
         """
         too_dear, self._too_dear = self._too_dear, None
-        known = self._recent if self._longest is None else self._sums_only or self.spent
-        if self.limit is None or not known:
+        if self.limit is None or not (self._sums_only or self.spent):
             return drawn  # the forecast of a first round fits
         if too_dear is not None and self.left < too_dear:
             self._why = f"a message of {short_size(too_dear)} was next"
             return None
         if self._protected:
             return self._at_least(self._least(len(drawn)), drawn, down)
-        dearest = max(turns.each for turns in self._recent)
+        dearest = max([turns.each for turns in self._recent] or map(down, drawn))
         if len(drawn) * dearest <= self.left:
             return drawn
         self._why = f"a client's turn may cost {short_size(round(dearest))}"
@@ -145,7 +144,7 @@ class Budget:
 
     @property
     def _dearest_frame(self) -> float:
-        return max(turns.frame for turns in self._recent)
+        return max((turns.frame for turns in self._recent), default=0.0)  # 0: none came so far
 
     def refuses(self, cost: int) -> bool:
         """Whether a message of so many bytes does not travel, as it would pass the limit; noted for the report."""
