@@ -190,7 +190,7 @@ def test_a_last_batch_of_one_row_under_batch_norm_is_said_with_what_to_do(batch_
 
 def test_one_client_with_a_last_batch_of_one_row_hears_what_to_do():
     result = fb.federate(model(), lonely(rows()), "dense", 1, processes=1)
-    (note,) = [note for note in result.notes if "was skipped" in note]
+    (note,) = [note for note in result.notes if "was skipped: " in note]
     assert "choose a batch_size that leaves no last batch of one row" in note and "drop_last" in note
 
 

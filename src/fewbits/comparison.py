@@ -22,7 +22,7 @@ from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Local, Loss
 from fewbits.engines.simulation import Federation, RoundReport
-from fewbits.engines.simulation.budget import check_affordable
+from fewbits.engines.simulation.affordable import left_out, too_dear
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.files import placed
@@ -184,10 +184,13 @@ def compare(
     length = lengths(rounds, budget, task.clients)
     schedule = Schedule(length.rounds, per_round, 1, 10, processes, device, length.budget)
     check_first_batch(task, device)
-    for method in built.values():  # a mistake is found before anything is trained
+    dear: dict[str, str] = {}
+    for label, method in built.items():  # a mistake is found before anything is trained
         method.objective.check(task.local)
         method.prepare(duplicate(initial.module), Key(seeds[0]).fold("factor"))
-        check_affordable(schedule, initial.started(task), method, Key(seeds[0]))
+        dear[label] = too_dear(schedule, initial.started(task), method, Key(seeds[0]))
+    without = left_out(dear)
+    built = {label: method for label, method in built.items() if label not in without}
     if out is not None:
         check_continues(Path(out), tuple(folder_name(label, seed) for seed in seeds for label in built))
     shared = shown_settings(task) | {**length.config, "per_round": per_round, "local": repr(task.local)}
@@ -211,10 +214,11 @@ def compare(
                     records.append(Record.read(place, label, seed))
     records = against_dense(records)
     shown, start = wanted or common_bytes(records), INITIAL if isinstance(model, nn.Module) else SEEDED
-    notes = [start, *faults]
+    notes = [start, *without.values(), *faults]
     if out is not None:
-        config = {**length.config, "per_round": per_round, "seeds": list(seeds), "methods": _described(built)}
-        config |= {"local": repr(task.local)}
+        config = {**length.config, "per_round": per_round, "seeds": list(seeds), "local": repr(task.local)}
+        config |= {"methods": {label: repr(method) for label, method in built.items()}}
+        config |= {"notes": list(without.values())} if without else {}
         line = f"{subtitle(task, participants(task, per_round), length.said)} {start}"
         found = _report(line, config, records, target, shown, labels, model_figures(initial.module))
         notes += write(Path(out), found)
@@ -276,10 +280,6 @@ def _folder(out: Path | str | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:
         yield Path(temporary)
-
-
-def _described(built: Mapping[str, Method]) -> dict[str, str]:
-    return {label: repr(method) for label, method in built.items()}
 
 
 def _report(

@@ -172,7 +172,8 @@ def compare(given: o.Given) -> None:
         problems.stop()  # a mistake is found before anything is removed
         assert folder is not None and compared is not None
         claim(folder, given["force"], comparison)
-    title = f"{', '.join(comparison.labels)} on {comparison.base.data}"
+    labels = [label for label in comparison.labels if label not in compared.left_out]
+    title = f"{', '.join(labels)} on {comparison.base.data}"
     play.compare(compared, folder, screen(), title, log)
 
 

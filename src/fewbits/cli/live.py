@@ -1,26 +1,29 @@
 """Live: the progress of each run, with its accuracy, its megabytes, the time it took and the time left.
 
 On a terminal a run is a bar. Elsewhere it is a plain line for its first round, its last one, and at most one in ten
-seconds between them.
+seconds between them. What a round's report notes is printed at once, above the bars.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 
-from fewbits.cli.screen import is_watched
+from fewbits.cli.screen import is_watched, print_notes
+from fewbits.engines.common.failed_turn import SUBJECT
 from fewbits.engines.simulation import RoundReport
 from fewbits.report.text import NONE, duration, megabytes
 
 EVERY = 10.0  # seconds between plain lines, at least
 NEAR = 0.99  # share of a budget after which no time left is shown
+NOTES_SHOWN = 5  # of a run about single clients, and at its end; the page has all
 WIDE = 100  # columns of a terminal on which a bar and a note fit, too
 Clock = Callable[[], float]  # seconds; only differences count
 
@@ -41,11 +44,41 @@ class Position:
 class ProgressRow:
     """The progress of one run."""
 
-    def __init__(self, rounds: int | None, show: Callable[[Position, str], None], budget: int | None = None) -> None:
-        """`show` takes a position, and the time taken and left. `budget`: bytes that end the run; None: rounds do."""
-        self._rounds, self._show, self._budget = rounds, show, budget
+    def __init__(
+        self,
+        rounds: int | None,
+        show: Callable[[Position, str], None],
+        budget: int | None = None,
+        say: Callable[[Sequence[str]], None] = lambda notes: None,
+    ) -> None:
+        """`show` takes a position, and the time taken and left. `budget`: bytes that end the run; None: rounds do.
+
+        `say`: prints notes.
+        """
+        self._rounds, self._show, self._budget, self._say = rounds, show, budget, say
+        self._reported: list[str] = []  # notes of rounds
+        self._room = NOTES_SHOWN  # for notes about single clients
         self._accuracy: float | None = None
         self._note = ""
+
+    def watch(self, report: RoundReport) -> None:
+        """Move to the report of a round that just ended, and print its notes."""
+        self.show(report)
+        self.tell(report.notes)
+
+    def tell(self, notes: Sequence[str]) -> None:
+        """Print a round's notes: those about the run, and the run's first few about single clients."""
+        self._reported += notes
+        for note in notes:
+            of_client = SUBJECT.match(note) is not None
+            if not of_client or self._room > 0:
+                self._say([note])
+            self._room -= of_client
+
+    def rest(self, notes: Sequence[str]) -> list[str]:
+        """Of a whole run's notes the first few that `tell` was not given."""
+        more = [f"the report has {-self._room:,} more about single clients"] if self._room < 0 else []
+        return [note for note in notes if note not in self._reported][:NOTES_SHOWN] + more
 
     def show(self, report: RoundReport) -> None:
         """Move to this report."""
@@ -154,7 +187,7 @@ class Live:
     """The progress of several runs, as a context manager."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
-        self._display = Bars(console) if is_watched(console) else Lines(console, clock)
+        self._console, self._display = console, Bars(console) if is_watched(console) else Lines(console, clock)
 
     def __enter__(self) -> Live:
         self._display.__enter__()
@@ -165,7 +198,7 @@ class Live:
 
     def row(self, name: str, rounds: int | None, budget: int | None = None) -> ProgressRow:
         """Add a run of so many rounds, so many bytes, or at most both."""
-        return ProgressRow(rounds, self._display.add(name, rounds), budget)
+        return ProgressRow(rounds, self._display.add(name, rounds), budget, partial(print_notes, console=self._console))
 
 
 def _of(rounds: int | None) -> str:

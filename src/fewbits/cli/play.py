@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +19,13 @@ from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import Found, InitialModels, PreparedRun, personal_notes, prepare, split_notes
 from fewbits.cli.run_file import write_settings
+from fewbits.cli.screen import print_notes
 from fewbits.ctrl_c import EXIT_CODE
 from fewbits.engines.common.run_files import MODEL, write_weights
 from fewbits.engines.common.run_lock import RunLock
+from fewbits.engines.common.same_run import check_goes_on
 from fewbits.engines.simulation import footprint
+from fewbits.engines.simulation.affordable import left_out
 from fewbits.factor.coordinates import leave_subspace
 from fewbits.factor.derived import duplicate
 from fewbits.files import write_atomically
@@ -36,7 +40,6 @@ from fewbits.trackers import Observer, watching
 
 Done = TypeVar("Done")  # the record of a run
 SUMMARY = "summary.json"
-NOTES_SHOWN = 5
 ESTIMATE_FROM = 10**9  # bytes of dense states of all clients; the disk estimate is printed from there on
 
 
@@ -52,15 +55,17 @@ def play(
     config = run.config
     folder.mkdir(parents=True, exist_ok=True)
     _lock = RunLock.of(folder)  # before anything in it changes
+    if not (folder / NAME).is_file():
+        write_settings(config, folder)
+    federation = run.federation(folder)  # may refuse to go on; then the folder stays as it is
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
     write_settings(config, folder)
-    federation = run.federation(folder)
     if federation.reports:
         row.show(federation.reports[-1])
     observing = () if federation.finished else log
     with watching(observing, folder_name(config.name, config.seed), config.asdict(), folder) as watchers:
-        watchers.result = result = federation.run(watch=watchers.watch(row.show), stop=lambda: interrupt.asked)
-    print_notes(result.notes[:NOTES_SHOWN], console)
+        watchers.result = result = federation.run(watch=watchers.watch(row.watch), stop=lambda: interrupt.asked)
+    print_notes(row.rest(result.notes), console)
     if not federation.finished:
         return None
     leave_subspace(result.model)  # the file holds the model's own parameters
@@ -92,12 +97,6 @@ def train(run: PreparedRun, folder: Path, console: Console, log: Sequence[Observ
     return record
 
 
-def print_notes(notes: Sequence[str], console: Console) -> None:
-    """One line for each sentence."""
-    for note in notes:
-        console.print(f"note: {note}", markup=False, style="yellow")
-
-
 def noted(config: Mapping[str, object], notes: Sequence[str]) -> dict[str, object]:
     """The configuration as a page shows it, with what is to be known of the runs."""
     return {**config, "notes": list(notes)} if notes else dict(config)
@@ -126,24 +125,28 @@ class Compared:
         """A run of the comparison, ready to be played."""
         return prepare(config, self.found, self.comparison.built[config.name], self.initial.of(config))
 
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """A sentence for each method of which one round is above the budget; LocalError when all are."""
+        runs = list(self.comparison.runs().values())[: len(self.comparison.methods)]
+        return left_out({config.name: self.prepare(config).too_dear for config in runs if config.budget is not None})
+
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the split of the first seed leaves out, and methods that the user's test set does not evaluate."""
+        """What the split of the first seed leaves out, and methods that the budget leaves out or the test set."""
         split = split_notes(next(iter(self.comparison.runs().values())), self.found)
-        return split + personal_notes(self.comparison.built.values(), self.found)
+        return (*split, *personal_notes(self.comparison.built.values(), self.found), *self.left_out.values())
 
     def check(self) -> None:
-        """LocalError when a method does not fit the model, or the split does not fit the data."""
+        """LocalError when a method does not fit the model, the split the data, or no method the budget."""
         first, *others = list(self.comparison.runs().values())[: len(self.comparison.methods)]
         prepared = self.prepare(first)
-        prepared.check()
+        prepared.check_code()
         key = prepared.key
         for config in others:  # they differ in their methods only
             method = self.comparison.built[config.name]
             method.prepare(duplicate(self.initial.of(config)), key.fold("factor"))
-        if first.budget is not None:
-            for config in others:
-                self.prepare(config).check()
+        _ = self.left_out
 
 
 def compare(compared: Compared, folder: Path, console: Console, title: str, log: Sequence[Observer] = ()) -> None:
@@ -159,7 +162,7 @@ def compare(compared: Compared, folder: Path, console: Console, title: str, log:
 
     target, notes, at = comparison.target_accuracy, compared.notes, comparison.at
     print_notes(notes, console)
-    records = against_dense(play_all(comparison, folder, console, one))
+    records = against_dense(play_all(comparison, folder, console, one, compared.left_out))
     at = at or common_bytes(records)
     summary = [record.summary(target, at) for record in records]
     labels = {text.label: str(text) for text in comparison.texts if text.given}
@@ -179,13 +182,20 @@ def play_all(
     folder: Path,
     console: Console,
     one: Callable[[Any, Path, ProgressRow, Interrupt], Done | None],
+    left_out: Container[str] = (),
 ) -> list[Done]:
-    """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit."""
+    """The records that `one` gives, run by run; when it gives None, or after Ctrl-C, print how to go on, and exit.
+
+    `left_out`: labels of methods that are not played.
+    """
     _lock = RunLock.of(folder)
+    runs = {name: config for name, config in comparison.runs().items() if config.name not in left_out}
+    for name, config in runs.items():
+        check_goes_on(folder / name, config.schedule().rounds, config.budget_bytes)
     write_settings(comparison, folder)
     records: list[Done] = []
     with Interrupt() as interrupt, Live(console) as live:
-        for name, config in comparison.runs().items():
+        for name, config in runs.items():
             label = config.name if len(comparison.seeds) == 1 else f"{config.name} seed {config.seed}"
             record = one(config, folder / name, live.row(label, config.rounds, config.budget_bytes), interrupt)
             if record is None:

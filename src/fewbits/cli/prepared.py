@@ -21,7 +21,7 @@ from fewbits.data.table import is_file
 from fewbits.engines.common.initial_model import seed_of
 from fewbits.engines.common.run_files import write_links
 from fewbits.engines.simulation import Federation, Task
-from fewbits.engines.simulation.budget import check_affordable
+from fewbits.engines.simulation.affordable import check_affordable, too_dear
 from fewbits.engines.simulation.run_checks import check_arguments
 from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
@@ -126,9 +126,18 @@ class PreparedRun:
 
     def check(self) -> None:
         """LocalError when the user's code fails on a batch, or one round is above the run's budget, by its forecast."""
+        self.check_code()
+        check_affordable(self.config.schedule(), self.task, self.method, self.key)
+
+    @property
+    def too_dear(self) -> str:
+        """Why one round is above the run's budget, by its forecast; "": it is not."""
+        return too_dear(self.config.schedule(), self.task, self.method, self.key)
+
+    def check_code(self) -> None:
+        """LocalError when the user's code fails on a batch."""
         if self.config.has_users_code:
             check_arguments(self.task, self.method, self.config.schedule(), self.key)
-        check_affordable(self.config.schedule(), self.task, self.method, self.key)
 
     def federation(self, folder: Path) -> Federation:
         """The run in `folder`, new or continued; describes the links there for `fewbits inspect`."""

@@ -14,9 +14,9 @@ from rich.console import Console
 from fewbits.analysis.forecast import Link
 from fewbits.checks import check_number
 from fewbits.cli.found_runs import found_runs
-from fewbits.cli.play import noted, print_notes
+from fewbits.cli.play import noted
 from fewbits.cli.run_tables import TaskRuns, by_task, said
-from fewbits.cli.screen import screen
+from fewbits.cli.screen import print_notes, screen
 from fewbits.errors import LocalError
 from fewbits.files import check_file, check_folder, write_atomically
 from fewbits.report import rows

@@ -52,6 +52,12 @@ def screen(*, stderr: bool = False, quiet: bool = False) -> Console:
     return console
 
 
+def print_notes(notes: Iterable[str], console: Console) -> None:
+    """One line for each sentence."""
+    for note in notes:
+        console.print(f"note: {note}", markup=False, style="yellow")
+
+
 def believe_columns() -> None:
     """Forget COLUMNS where it is absurd, such as 0; the terminal's width counts then, or else 80."""
     columns = os.environ.get("COLUMNS", "")

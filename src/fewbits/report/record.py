@@ -92,7 +92,7 @@ class Record:
     @property
     def recycled(self) -> float | None:
         """Share of all updates that were recycled; None when the method does not recycle."""
-        counted = [(r.recycled, r.clients + r.rejected) for r in self.reports if r.recycled is not None]
+        counted = [(r.recycled, r.clients + r.rejected + r.unsent) for r in self.reports if r.recycled is not None]
         sent = sum(n for _, n in counted)
         return sum(share * n for share, n in counted) / sent if sent else None
 

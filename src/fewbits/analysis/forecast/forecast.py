@@ -52,6 +52,7 @@ class Forecast:
     server_keeps: int  # bytes per client
     client_keeps: int  # bytes
     times_fewer: float | None = None  # bytes of the dense run over those of this one
+    down_first: int = 0  # the part of down_total that brings clients the model at first contact
 
     @property
     def up(self) -> float:
@@ -147,6 +148,7 @@ def forecast(
             walk.contacts,
             frames.server_keeps,
             frames.client_keeps,
+            down_first=walk.first_down,
         )
 
     if frames.recycled is None:
@@ -161,6 +163,7 @@ class _Walk(NamedTuple):
     contacts: int
     newcomers: int  # first contacts
     down: int  # bytes, with those of masks
+    first_down: int  # bytes of first contacts
     secure_up: int  # bytes of masks beside the frames
     turns: dict[int, int]  # contacts by version
 
@@ -168,7 +171,7 @@ class _Walk(NamedTuple):
 def _walk(down: Downlink, rounds: Iterable[Sequence[int]], masked: bool) -> _Walk:
     """Walk through the rounds; each is given by its clients. Nobody drops out."""
     last: dict[int, int] = {}
-    contacts = total = secure_up = 0
+    contacts = total = first = secure_up = 0
     turns: dict[int, int] = {}
     for now, clients in enumerate(rounds, 1):
         known: dict[int | None, int] = {}
@@ -179,7 +182,8 @@ def _walk(down: Downlink, rounds: Iterable[Sequence[int]], masked: bool) -> _Wal
             if before not in known:
                 known[before] = down.bundle(before, now)
             total += known[before]
+            first += known[before] if before is None else 0
             last[client] = now
             contacts += 1
             turns[now] = turns.get(now, 0) + 1
-    return _Walk(contacts, len(last), total, secure_up, turns)
+    return _Walk(contacts, len(last), total, first, secure_up, turns)

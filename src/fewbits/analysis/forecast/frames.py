@@ -12,6 +12,7 @@ from fewbits.analysis.forecast.downlink import Downlink, Entries, downlink
 from fewbits.codecs import Codec
 from fewbits.errors import LocalError
 from fewbits.factor.coordinates import NAME as COORDINATES
+from fewbits.federated.exchange import Exchange
 from fewbits.federated.local_round import LocalRound
 from fewbits.federated.server import Server
 from fewbits.learn.method import Method
@@ -60,10 +61,7 @@ def measure(
     differs = broadcast.differential
     moves = differs and per_round * server.exchange.update.numel <= NUMBERS
     senders = [server.exchange.sender(key.fold("client", c, "up")) for c in range(per_round if moves else 1)]
-    fixed = all(
-        _innermost(g.codec).contract(g.spec).payload_bits is not None
-        for g in server.exchange.up.groups(server.exchange.sent)
-    )
+    fixed = is_fixed(server.exchange)
     lengths: list[int] = []
     for round in range(ROUNDS if moves or not fixed else 1):
         server.expect(range(len(senders)))
@@ -125,6 +123,11 @@ def _scaled(server: Server, method: Method, clients: int, per_round: int, key: K
         entry=round(small.down.entry * server.exchange.update.numel / small.numbers),
         seed=seed,
     )
+
+
+def is_fixed(exchange: Exchange) -> bool:
+    """Whether the innermost codecs of the uplink give the size of every message that is sent in full."""
+    return all(_innermost(g.codec).contract(g.spec).payload_bits is not None for g in exchange.up.groups(exchange.sent))
 
 
 def _innermost(codec: Codec) -> Codec:

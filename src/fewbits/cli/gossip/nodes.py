@@ -9,10 +9,10 @@ from rich.console import Console
 
 from fewbits.cli.folder import check_free, claim, is_ours
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
-from fewbits.cli.gossip.play import NOTES_SHOWN, SUMMARY, Compared, conclude, finished, print_notes, save_result, show
+from fewbits.cli.gossip.play import SUMMARY, Compared, conclude, finished, save_result, show, watch
 from fewbits.cli.live import Live, ProgressRow
 from fewbits.cli.prepared import listed, load_data
-from fewbits.cli.screen import screen
+from fewbits.cli.screen import print_notes, screen
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.distributed import DistributedRun, World
 from fewbits.json_text import json_text
@@ -66,6 +66,6 @@ def _run(
     prepared = compared.prepare(config)
     key, schedule = Key(config.seed), config.schedule()
     run = DistributedRun(prepared.task, prepared.method, config.network(), schedule, key, folder, world)
-    result = run.run(watch=lambda report: show(row, report))
-    print_notes(result.notes[:NOTES_SHOWN], console)
+    result = run.run(watch=lambda report: watch(row, report))
+    print_notes(row.rest(result.notes), console)
     return save_result(result, config, folder) if world.rank == 0 else None

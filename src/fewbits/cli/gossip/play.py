@@ -9,23 +9,22 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from fewbits.cli.config import RunConfig
+from fewbits.cli.config import NAME, RunConfig
 from fewbits.cli.gossip.config import GossipComparison, GossipConfig
 from fewbits.cli.interrupt import Interrupt
 from fewbits.cli.live import Position, ProgressRow
 from fewbits.cli.objective_text import objective
 from fewbits.cli.play import (
-    NOTES_SHOWN,
     SUMMARY,
     noted,
     play_all,
-    print_notes,
     shared_config,
     show_report,
     write_summary,
 )
 from fewbits.cli.play import finished as play_finished
 from fewbits.cli.prepared import InitialModels, initial_model, partition, split_notes
+from fewbits.cli.screen import print_notes
 from fewbits.data import Data
 from fewbits.engines.common.run_files import MODEL, NODES, write_nodes, write_weights
 from fewbits.engines.common.run_lock import RunLock
@@ -92,13 +91,15 @@ def play(
     """One run; None when it was interrupted before its last round."""
     folder.mkdir(parents=True, exist_ok=True)
     _lock = RunLock.of(folder)  # before anything in it changes
+    if not (folder / NAME).is_file():
+        prepared.config.write(folder)
+    run = prepared.run(folder)  # may refuse to go on; then the folder stays as it is
     (folder / SUMMARY).unlink(missing_ok=True)  # only finished runs have a summary
     prepared.config.write(folder)
-    run = prepared.run(folder)
     if run.reports:
         show(row, run.reports[-1])
-    result = run.run(watch=lambda report: show(row, report), stop=lambda: interrupt.asked)
-    print_notes(result.notes[:NOTES_SHOWN], console)
+    result = run.run(watch=lambda report: watch(row, report), stop=lambda: interrupt.asked)
+    print_notes(row.rest(result.notes), console)
     return save_result(result, prepared.config, folder)
 
 
@@ -111,6 +112,12 @@ def save_result(result: GossipResult, config: GossipConfig, folder: Path) -> Gos
     record = GossipRecord.read(folder, config.name, config.seed)
     write_summary(record.summary(), folder)
     return record
+
+
+def watch(row: ProgressRow, report: GossipReport) -> None:
+    """Move to the report of a round that just ended, and print its notes."""
+    show(row, report)
+    row.tell(report.notes)
 
 
 def show(row: ProgressRow, report: GossipReport) -> None:

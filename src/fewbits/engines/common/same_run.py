@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from fewbits.engines.common import checkpoint
+from fewbits.engines.common.logs import METRICS
 from fewbits.errors import LocalError
+from fewbits.files import placed
+from fewbits.sizes import short_size
 
+CHECKPOINTS = "checkpoints"  # their folder in that of a run
 START, NEWEST = "initial model", "newest model"  # their names among a checkpoint's settings
 
 
@@ -41,6 +46,33 @@ def check_same_run(
             "then, or use a new folder"
         )
     return {**settings, START: known[0] if known else start}
+
+
+def check_goes_on(folder: Path, rounds: int, budget: int | None) -> None:
+    """LocalError when the run in `folder` has more rounds than that, or spent more bytes. Nothing changes there.
+
+    Args:
+        folder: of one run; a folder without one goes on, too.
+        rounds: that the run shall have.
+        budget: bytes that it may spend, both directions; None: there is no limit.
+    """
+    note = next(checkpoint.notes(folder / CHECKPOINTS), None)
+    if note is None:
+        return
+    check_longer(note.round, rounds)
+    spent = 0 if budget is None else _spent(folder / METRICS, note.sizes[METRICS])
+    if budget is not None and spent > budget:
+        raise LocalError(
+            f"budget can be raised, not lowered: the run has spent {short_size(spent)}; got {short_size(budget)}"
+        )
+
+
+def _spent(metrics: Path, size: int) -> int:
+    """Bytes of a run by the last line of its metrics, which had this size then; 0: there is none."""
+    with placed(metrics), metrics.open("rb") as file:
+        lines = file.read(size).splitlines()
+    last = json.loads(lines[-1]) if lines else {}
+    return last.get("up_frame_bytes", 0) + last.get("down_frame_bytes", 0)
 
 
 def check_longer(before: int, rounds: int) -> None:

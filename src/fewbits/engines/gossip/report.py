@@ -112,8 +112,9 @@ def sentences(round: int, steps: Sequence[StepReport], left_out: Sequence[LeftOu
 def totals(reports: Sequence[GossipReport]) -> list[str]:
     """About a whole run, for its notes: how often a node took no step, or left a frame out."""
     skipped, left_out, rounds = sum(r.skipped for r in reports), sum(r.left_out for r in reports), len(reports)
-    found = [f"nodes took no step {skipped} times in {rounds} reported rounds"] if skipped else []
-    return found + ([f"nodes left out {left_out} frames in {rounds} reported rounds"] if left_out else [])
+    within = f"in {rounds:,} reported round{'s' * (rounds != 1)}"
+    found = [f"nodes took no step {skipped:,} time{'s' * (skipped > 1)} {within}"] if skipped else []
+    return found + ([f"nodes left out {left_out:,} frame{'s' * (left_out > 1)} {within}"] if left_out else [])
 
 
 def check_first(round: int, steps: Sequence[StepReport], task: Task) -> None:

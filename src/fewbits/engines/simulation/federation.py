@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -15,7 +16,8 @@ from fewbits.engines.common.failed_turn import Notes
 from fewbits.engines.common.schedule import Schedule
 from fewbits.engines.common.task import Task
 from fewbits.engines.simulation import divergence
-from fewbits.engines.simulation.budget import Budget, check_affordable
+from fewbits.engines.simulation.affordable import check_affordable
+from fewbits.engines.simulation.budget import Budget
 from fewbits.engines.simulation.evaluation import Evaluation, evaluate
 from fewbits.engines.simulation.pool import Pool
 from fewbits.engines.simulation.result import Result
@@ -87,7 +89,9 @@ class Federation:
             None if folder is None else RunFolder(Path(folder), run_settings(task, self.method, schedule, key))
         )
         if self._run_folder is not None:
-            self.reports, self._seconds, earlier = self._run_folder.resume(self.server, schedule.rounds)
+            self.reports, self._seconds, earlier = self._run_folder.resume(
+                self.server, schedule.rounds, schedule.budget
+            )
             self.notes += earlier
         said = [note for report in self.reports for note in report.notes]
         self._said = Notes(said)
@@ -97,7 +101,7 @@ class Federation:
         # Sees (round, client, direction, message) of all that travels, when set; directions are "up" and
         # "down", and "secure up" and "secure down" for the messages around masks.
         self.tap: Callable[[int, int, str, bytes], None] | None = None
-        self.budget = Budget(schedule.budget, self.method, self.ledger)
+        self.budget = Budget(schedule.budget, self.server.exchange, self.ledger, key)
         self._traffic = Traffic(self.server, self.ledger, self.budget)
         self.budget.start(self.reports)
         if not self.reports:
@@ -218,16 +222,15 @@ class Federation:
             clients = list(server.secure.members)
         personal = [server.bundle(client) for client in clients] if server.downlinks.personal else []
         arriving = pool.round(number, clients, bundle, personal)
-        replies, failed, unasked = self._traffic.collect(number, arriving, personal)
+        replies, failed, unsent, unasked = self._traffic.collect(number, arriving, personal)
         if secure is not None:
             secure.end()
             replies += secure.absent(clients)
         check_first_round(number, replies, self.task)
         server.step()
-        self._settle(pool, number, [*failed, *unasked])
-        found = RoundReplies(
-            replies, failed | server.left_out, server.void, self.method.poisson, self.budget.close(len(replies))
-        )
+        self._settle(pool, number, [*failed, *unsent, *unasked])
+        found = RoundReplies(replies, failed | server.left_out, server.void, self.method.poisson, unsent)
+        found = replace(found, too_dear=self.budget.close(len(replies), len(replies) - found.frameless))
         coming = self._coming()
         evaluation = self._evaluate(pool, number)
         self._seconds += time.perf_counter() - began

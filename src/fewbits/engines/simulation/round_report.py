@@ -71,6 +71,7 @@ class RoundReport:
     personal_tenth: float | None = None  # of the same values: a tenth of the clients has this or less
     personal_median: float | None = None  # of the same values: half of the clients have this or less
     personal_ninetieth: float | None = None  # of the same values: nine tenths of the clients have this or less
+    unsent: int = 0  # clients whose frame the budget had no room for
 
     @property
     def bytes(self) -> int:
@@ -125,6 +126,7 @@ class RoundReport:
             notes=notes,
             too_dear=replies.too_dear,
             asked=len(replies.replies),
+            unsent=len(replies.unsent),
         )
 
 
@@ -141,6 +143,8 @@ class RoundReplies:
     rejected: Mapping[int, str]  # clients whose frame the server left out, and why
     void: str  # why masks stayed in the sum, so that no update was used; "": they did not
     noise: bool = False  # the model moves in every round, by noise alone when no update was used
+    # clients whose frame the budget had no room for: bytes of the frame, and of the budget
+    unsent: Mapping[int, str] = field(default_factory=dict)
     too_dear: int | None = None  # bytes of the smallest message that the budget refused
 
     @property
@@ -151,7 +155,12 @@ class RoundReplies:
     @property
     def used(self) -> int:
         """Clients whose update is in the model."""
-        return 0 if self.void else len(self.replies) - len(self.skipped) - len(self.rejected)
+        return 0 if self.void else len(self.replies) - self.frameless - len(self.rejected)
+
+    @property
+    def frameless(self) -> int:
+        """Clients that sent no frame."""
+        return len(self.skipped) + len(self.unsent)
 
     @property
     def diverged(self) -> bool:
@@ -161,7 +170,8 @@ class RoundReplies:
     @property
     def losses(self) -> list[float]:
         """Training losses of the clients whose update is in the model."""
-        used = [] if self.void else [r for r in self.replies if not r.trouble and r.client not in self.rejected]
+        without = self.rejected.keys() | self.unsent.keys()
+        used = [] if self.void else [r for r in self.replies if not r.trouble and r.client not in without]
         return [reply.figures["loss"] for reply in used if "loss" in reply.figures]
 
     def figures(self, name: str) -> list[float]:
@@ -182,6 +192,7 @@ class RoundReplies:
         found = [f"{void or f'round {round}: no update arrived'}{alone}"] if void or alone else []
         found += [f"round {round}: client {r.client} was skipped: {r.trouble}" for r in self.skipped]
         found += [f"round {round}: client {c} was left out: {why}" for c, why in self.rejected.items()]
+        found += [f"round {round}: client {c} did not send its frame: {why}" for c, why in self.unsent.items()]
         noted = [r for r in self.replies if r.loss_note and not r.trouble]
         found += [f"round {round}: client {r.client}: {r.loss_note}" for r in noted]
         cut = sum(self.figures("cut"))
@@ -196,7 +207,11 @@ def totals(reports: Sequence[RoundReport]) -> list[str]:
     skipped, rejected = sum(r.skipped for r in reports), sum(r.rejected for r in reports)
     found = []
     if skipped or rejected:
-        found.append(f"{skipped} turns of clients were skipped and {rejected} frames rejected in {len(reports)} rounds")
+        parts = (
+            [f"{skipped:,} turns of clients were skipped"] if skipped > 1 else ["a client's turn was skipped"] * skipped
+        )
+        parts += [f"{rejected:,} frames were rejected"] if rejected > 1 else ["a frame was rejected"] * rejected
+        found.append(f"{' and '.join(parts)} in {len(reports):,} round{'s' * (len(reports) > 1)}")
     if reports and not any(r.clients for r in reports):
         noise = reports[-1].epsilon_kind == "central"
         end = "moved by noise alone" if noise else "is as it was before the run"

@@ -12,7 +12,7 @@ from fewbits.engines.common.disk import Disk
 from fewbits.engines.common.logs import LEDGER, METRICS, append_metrics, resume_logs, sync_logs
 from fewbits.engines.common.run_files import check_one_run
 from fewbits.engines.common.run_lock import RunLock
-from fewbits.engines.common.same_run import NEWEST, check_same_run
+from fewbits.engines.common.same_run import CHECKPOINTS, NEWEST, check_goes_on, check_same_run
 from fewbits.engines.common.task_identity import model_digest
 from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
@@ -34,22 +34,24 @@ class RunFolder:
         with placed(path):
             path.mkdir(parents=True, exist_ok=True)
         self.lock = RunLock.of(path)
-        self.states, self._checkpoints = path / "states", path / "checkpoints"
+        self.states, self._checkpoints = path / "states", path / CHECKPOINTS
         self.ledger, self.metrics = path / LEDGER, path / METRICS
 
-    def resume(self, server: Server, rounds: int) -> tuple[list[RoundReport], float, list[str]]:
+    def resume(self, server: Server, rounds: int, budget: int | None) -> tuple[list[RoundReport], float, list[str]]:
         """Go back to the last sound checkpoint: the server, the logs cut to their length then, and the states.
 
-        `rounds`: that the run shall have.
+        `rounds`: that the run shall have; `budget`: bytes that it may spend, None for no limit.
 
         Returns the reports so far, the seconds of training so far, and sentences about what was damaged.
 
         Raises:
-            LocalError: the folder holds another run, or more rounds than that, or too little is left to continue.
+            LocalError: the folder holds another run, more rounds than that or more bytes; nothing has changed in it
+                then. Or too little is left to continue.
         """
         with placed(self.path):
             start = model_digest(server.model, server.flat.shared)
             self.settings = check_same_run(self._checkpoints, self.path, self.settings, start, rounds)
+            check_goes_on(self.path, rounds, budget)
             note, sentences = checkpoint.restore(self._checkpoints, server)
             lines = resume_logs(self.path, note.sizes if note else None)
             sentences += server.broadcast.attach(self.path / DOWN)

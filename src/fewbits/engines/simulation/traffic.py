@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from fewbits.engines.simulation.budget import Budget
 from fewbits.engines.simulation.worker import Reply
@@ -13,6 +14,15 @@ from fewbits.links.ledger import stages
 from fewbits.wire.frame import HEADER_BYTES
 
 Tap = Callable[[int, int, str, bytes], None]  # round, client, direction, message
+
+
+class Collected(NamedTuple):
+    """What came back from the clients of one round."""
+
+    replies: list[Reply]  # of all who were asked
+    failed: dict[int, str]  # by client, why its frame could not be used
+    unsent: dict[int, str]  # by client, how long a frame was that the budget had no room for
+    unasked: list[int]  # clients whose bundle it had no room for
 
 
 class Traffic:
@@ -30,26 +40,24 @@ class Traffic:
 
     def collect(
         self, number: int, arriving: Iterator[tuple[Reply, bytes | memoryview]], personal: Sequence[bytes]
-    ) -> tuple[list[Reply], dict[int, str], list[int]]:
-        """Take the round's replies; returns those that count, failed ones with the reason, and clients not asked."""
-        replies: list[Reply] = []
-        failed: dict[int, str] = {}
-        unasked: list[int] = []
+    ) -> Collected:
+        """Take the round's replies, as far as the budget has room for their messages."""
+        found = Collected([], {}, {}, [])
         for i, (reply, frame) in enumerate(arriving):
             client, bundle = reply.client, personal[i] if personal else None
             if self._budget.limit is not None and self._budget.refuses(self.down_bytes(client, bundle)):
-                unasked.append(client)
+                found.unasked.append(client)
                 continue
             self.down(number, client, bundle)
             if not reply.trouble and self._budget.refuses(len(frame)):
-                failed[client] = f"its frame of {len(frame):,} bytes was not sent, as {self._budget.left:,} are left"
+                found.unsent[client] = f"{len(frame):,} bytes, and {self._budget.left:,} are left of the budget"
             elif not reply.trouble:
                 receiver = self._server.accept(client, frame, reply.weight)
                 if receiver is None:
-                    failed[client] = self._server.reasons[client]
+                    found.failed[client] = self._server.reasons[client]
                 self.up(number, client, frame, receiver)
-            replies.append(reply)
-        return replies, failed, unasked
+            found.replies.append(reply)
+        return found
 
     def up(self, number: int, client: int, frame: bytes | memoryview, receiver: Receiver | None) -> None:
         """Enter a client's frame; one that was left out has travelled, too."""
