@@ -170,8 +170,12 @@ class Worker:
         """Load the public values and the client's state into the model."""
         core = self._core
         core.number, core.client_state = client, core.local.recall(self._store, client, core.new_state)
-        core.start()
-        core.local.local_tensors.restore_all()
+        self._start()
+
+    def _start(self) -> None:
+        """Make the model, of which other clients may have changed anything, that of the client in `core`."""
+        self._core.local.local_tensors.restore_all()
+        self._core.start()
 
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""
@@ -192,7 +196,7 @@ class Worker:
         assert task.test is not None
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         self._core.client_state = self._core.new_state
-        self._core.start()
+        self._start()
         return self._score(task.test, rows, "chunk", chunk)
 
     def _score(self, examples: Examples, rows: slice, *what: str | int) -> Scores:
