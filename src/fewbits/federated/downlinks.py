@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewbits.errors import DesyncError
-from fewbits.links import Publisher, StateStore
+from fewbits.links import Publisher, StateStore, ends
 from fewbits.links.bundle import wrap
 from fewbits.links.personal_updates import HeldState
 
@@ -36,7 +36,11 @@ class Downlinks:
         """What this client is known to hold: a public version, and later frames for this client alone."""
         version = self.versions.get(client, 0)
         data = None if self.store is None else self.store.get(client, PART)
-        found = HeldState.read(data) if data else self._states.get(client, HeldState())
+        if data and self.store is not None:
+            with ends.stored(self.store, client, PART):
+                found = HeldState.read(data)
+        else:
+            found = self._states.get(client, HeldState())
         return found if version and found.version == version else HeldState(version)
 
     def version(self, ack: int) -> int:

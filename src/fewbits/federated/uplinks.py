@@ -39,7 +39,8 @@ class Uplinks:
                 self._in_memory[client] = self._exchange.receiver()
             return self._in_memory[client]
         self._before = ends.restore(self.store, client, PART)
-        self._loaded = ends.lend(self._fresh, self._before)
+        with ends.stored(self.store, client, PART):
+            self._loaded = ends.lend(self._fresh, self._before)
         return self._loaded
 
     def save(self, client: int, receiver: Receiver, round: int) -> None:

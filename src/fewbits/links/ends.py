@@ -5,11 +5,13 @@ A recycled LBGM round moves an end by one sequence number and leaves its look-ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 
+from fewbits.errors import LocalError, WireError
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
 from fewbits.links.slots import Piece
@@ -19,6 +21,15 @@ from fewbits.wire.frame import HEADER_BYTES
 End = TypeVar("End", Sender, Receiver)
 STATE = ".state"
 FIRST = 256  # bytes that tell most states apart
+
+
+@contextmanager
+def stored(store: StateStore, owner: int, part: str) -> Iterator[None]:
+    """Around the use of a state that was stored: LocalError names its file and its client where it is damaged."""
+    try:
+        yield
+    except WireError as error:
+        raise LocalError(f"{store.place(owner, part)} is damaged: {error}") from error
 
 
 def save(store: StateStore, owner: int, part: str, round: int, pieces: Sequence[Piece], before: Piece | None) -> None:

@@ -169,6 +169,7 @@ class Federation:
         """Where the clients' states are: in the run's folder, or in a temporary one."""
         if self._run_folder is not None:
             with self._run_folder.lock.playing():
+                self._run_folder.check_states(self.server, self.task.local)
                 yield self._run_folder.states
             return
         with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:

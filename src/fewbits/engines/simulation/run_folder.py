@@ -13,7 +13,9 @@ from fewbits.engines.common.logs import LEDGER, METRICS, append_metrics, resume_
 from fewbits.engines.common.run_files import check_one_run
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.same_run import NEWEST, check_same_run
+from fewbits.engines.common.task import Local
 from fewbits.engines.common.task_identity import model_digest
+from fewbits.engines.simulation.client_states import check_states
 from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
 from fewbits.federated.local_round import LocalRound
@@ -83,6 +85,12 @@ class RunFolder:
         settings = self.settings | {NEWEST: model_digest(server.model, server.flat.shared)}
         note = checkpoint.Note(server.round, sizes, seconds, settings)
         checkpoint.save(self._checkpoints, server, note)
+
+    def check_states(self, server: Server, local: Local) -> None:
+        """LocalError when states are missing that the next rounds may need."""
+        if server.versions:
+            with closing(self._store()) as store:
+                check_states(store, server, local, server.versions.keys())
 
     def client_state(self, local: LocalRound, client: int) -> Tensor:
         """What a client keeps to itself; that of a new client when it never trained.  # (state,)"""

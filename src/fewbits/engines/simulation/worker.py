@@ -136,11 +136,13 @@ class Worker:
         """
         task, core, local = self.task, self._core, self.task.local.at(round)
         if self._personal:
-            core.down.load(self._store.get(client, DOWN))
+            with ends.stored(self._store, client, DOWN):
+                core.down.load(self._store.get(client, DOWN))
             core.receive(self._bundles[client])
         self._load(client)
         key, state = self.key.fold("round", round, "client", client), _optimizer_state(task.local, self._store, client)
-        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
+        with ends.stored(self._store, client, OPTIMIZER):
+            report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, getattr(local, "lr", 0.0), room.update)
@@ -150,7 +152,8 @@ class Worker:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
         client, core, report = one.client, self._core, one.report
         before = ends.restore(self._store, client, UP)
-        core.up = ends.lend(self._fresh, before)
+        with ends.stored(self._store, client, UP):
+            core.up = ends.lend(self._fresh, before)
         core.number, core.key = client, self.key.fold("client", client)
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
