@@ -126,7 +126,7 @@ class Federation:
             )
         model = FlatModel(duplicate(self.task.model))
         local = LocalRound(model, self.method.objective)
-        state = self._run_folder.client_state(local, client)
+        state = self._run_folder.client_state(local, client, client in self.server.versions)
         local.load(shared_values.vector(self.server.broadcast.value), state)
         return model.module
 
