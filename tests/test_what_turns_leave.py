@@ -146,6 +146,13 @@ class Slotted:
         self.count = 0
 
 
+class Refusing(dict):
+    def update(self, *args, **named):
+        raise TypeError("no")
+
+    clear = __setitem__ = update
+
+
 class Held(nn.Linear):
     """A layer with attributes of many kinds."""
 
@@ -153,6 +160,9 @@ class Held(nn.Linear):
         super().__init__(2, 2)
         self.number, self.text, self.nothing, self.kind = 1.5, "a", None, nn.ReLU
         self.names, self.table, self.few, self.last = [1, [2]], {"a": {"b": 1}}, {1, 2}, deque([1], maxlen=3)
+        self.few_tensors, self.refusing = [torch.ones(2)], Refusing(a=1)
+        self.fixed = np.arange(3.0)
+        self.fixed.setflags(write=False)
         self.array, self.slots, self.hidden = np.arange(3.0), Slotted(), [nn.Dropout(0.1)]
         self.tracker, self.inplace_number = Settings(), 0
         self.register_forward_hook(partial(self.note, [1]))
@@ -162,8 +172,27 @@ class Held(nn.Linear):
 
     def shown(self):
         """All values, as text."""
-        names = ("number", "text", "nothing", "kind", "names", "table", "few", "last", "array")
-        rest = self.slots.count, self.hidden[0].p, self.tracker.scale, list(self._forward_hooks), type(self).__name__
+        names = (
+            "number",
+            "text",
+            "nothing",
+            "kind",
+            "names",
+            "table",
+            "few",
+            "last",
+            "array",
+            "few_tensors",
+            "refusing",
+        )
+        rest = (
+            self.slots.count,
+            self.refusing,
+            self.hidden[0].p,
+            self.tracker.scale,
+            list(self._forward_hooks),
+            type(self).__name__,
+        )
         return repr([*(getattr(self, name) for name in names), *rest, sorted(vars(self))])
 
 
@@ -177,6 +206,9 @@ CHANGES = {
     "few": lambda m: m.few.add(3),
     "last": lambda m: m.last.append(2),
     "array": lambda m: m.array.__setitem__(1, 9.0),
+    "tensor": lambda m: m.few_tensors[0].add_(1),
+    "larger": lambda m: setattr(m.few_tensors[0], "data", torch.ones(5)),
+    "refusing": lambda m: dict.update(m.refusing, b=1),
     "slots": lambda m: setattr(m.slots, "count", 1),
     "hidden": lambda m: setattr(m.hidden[0], "p", 0.9),
     "tracker": lambda m: m(torch.ones(1, 2)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import partial
@@ -23,15 +23,9 @@ from fewbits.learn.seeding import TENSOR_HOOKS
 
 VALUES = methodcaller("values")
 PLAIN = (type(None), bool, int, float, complex, str, bytes, Enum, np.generic, np.dtype)
-ATOMIC = (
-    *PLAIN,
-    type,
-    FunctionType,
-    BuiltinFunctionType,
-    ModuleType,
-    ref,
-    *GENERATORS,
-)  # nothing of theirs is put back
+# Nothing inside of these is put back; `unreachable` says which generators there are.
+ATOMIC = (*PLAIN, type, FunctionType, BuiltinFunctionType, ModuleType, ref, *GENERATORS)
+CONTAINERS = (OrderedDict, dict, list, set, deque)
 LIBRARIES = "torch", "fewbits"  # their objects know by themselves what stays in them
 TENSORS = ("_parameters", "_buffers", "_non_persistent_buffers_set")  # of which LocalTensors speaks
 UNSAID = (*TENSORS, "training", MARK)
@@ -70,7 +64,8 @@ class ModuleSnapshot:
             tensors |= {_joined(name, last): x for last, x in vars(part).items() if isinstance(x, Tensor)}
         self._met: dict[int, Any] = {id(x): x for x in tensors.values()}  # what stays itself in a copy of an object
         self._hooks = [_TensorHooks(f"{name} (hooks)", x, last) for name, x in tensors.items() for last in TENSOR_HOOKS]
-        self._holders += [_Holder(name, vars(x)) for name, x in module.named_parameters()]
+        for name, x in module.named_parameters():
+            self._holders.append(_ObjectAttributes(f"{name} (attributes)", vars(x)))
         self._walk(module, "", opaque)
         self._dicts = [holder.held for holder in self._holders if isinstance(holder.held, dict)]
         self._lists = [holder.held for holder in self._holders if not isinstance(holder.held, dict)]
@@ -98,7 +93,7 @@ class ModuleSnapshot:
         elif type(x).__module__.partition(".")[0] in LIBRARIES:
             return
         elif (inner := _inside(x)) is not None:
-            if isinstance(x, dict | list | set | deque):
+            if isinstance(x, CONTAINERS):
                 self._holders.append(_Holder(name, x))
             elif hasattr(x, "__dict__"):
                 self._holders.append(_ObjectAttributes(name, vars(x)))
@@ -115,8 +110,9 @@ class ModuleSnapshot:
         self._model.foreign = False
         for _, part, kind in self._classes:
             if type(part) is not kind:
-                part.__class__ = kind
+                object.__setattr__(part, "__class__", kind)
         if self._opaque or not self._is_same():
+            self._model.undisturbed = False
             numbers = self._model.whole.clone()
             self._put_back()
             self._model.attach()
@@ -124,7 +120,7 @@ class ModuleSnapshot:
         for hooks in self._hooks:
             hooks.put_back()
         for x, first in self._values:
-            x.detach().copy_(first) if isinstance(x, Tensor) else np.copyto(x, first)
+            _set(x, first)
 
     def _everything(self) -> list[Any]:
         """What all containers hold, without a call of Python for each."""
@@ -141,7 +137,8 @@ class ModuleSnapshot:
         for holder in self._holders:
             if new:
                 holder.first = [new[id(x)][0] if id(x) in new else x for x in holder.first]
-            holder.put_back(holder.first)
+            if not _identical(holder.now(), holder.first):
+                holder.put_back()
         if new:
             self._opaque = {id(x): (x, first) for x, first in new.values()}
             self._first = self._everything()
@@ -166,15 +163,12 @@ class _Holder:
     def now(self) -> list[Any]:
         return [*self.held, *self.held.values()] if isinstance(self.held, dict) else list(self.held)
 
-    def put_back(self, first: list[Any]) -> None:
-        """Hold what it held first, or copies of it."""
-        self.held.clear()
-        if isinstance(self.held, dict):
-            self.held.update(_pairs(first))
-        elif isinstance(self.held, set):
-            self.held.update(first)
-        else:
-            self.held.extend(first)
+    def put_back(self) -> None:
+        """Hold what it held first. By methods of Python's own, because a class may refuse changes."""
+        kind: Any = next(kind for kind in CONTAINERS if isinstance(self.held, kind))
+        kind.clear(self.held)
+        add = kind.update if hasattr(kind, "update") else kind.extend
+        add(self.held, _pairs(self.first) if isinstance(self.held, dict) else self.first)
 
     def changed(self) -> Iterable[str]:
         """Its name, if it holds other values."""
@@ -208,10 +202,10 @@ class _ModuleAttributes(_ObjectAttributes):
         found = {last: x for last, x in self.held.items() if not isinstance(x, Tensor) and last != MARK}
         return [*found, *found.values()]
 
-    def put_back(self, first: list[Any]) -> None:
+    def put_back(self) -> None:
         stays = {last: x for last, x in self.held.items() if last in self._tensors or last == MARK}
         self.held.clear()
-        self.held.update(_pairs(first) | stays)
+        self.held.update(_pairs(self.first) | stays)
 
     def changed(self) -> Iterable[str]:
         return [_joined(self.name, last) for last in self._others() if last not in UNSAID]
@@ -237,6 +231,16 @@ class _TensorHooks:
             table.update(self._first)
         if now is not table:
             setattr(self._x, self._last, table)
+
+
+def _set(x: Any, first: Any) -> None:
+    """Give a tensor or an array the values of its copy."""
+    if isinstance(x, Tensor) and (x.shape != first.shape or x.dtype != first.dtype):
+        x.data = first.clone()
+    elif isinstance(x, Tensor):
+        x.detach().copy_(first)
+    elif x.flags.writeable:
+        np.copyto(x, first)
 
 
 def _inside(x: Any) -> Iterator[Any] | None:
