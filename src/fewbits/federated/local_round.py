@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs.finiteness import all_finite
+from fewbits.errors import WireError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
@@ -97,8 +98,10 @@ class LocalRound:
         stored = store.get(client, PART) if new.numel() else None
         if stored is None:
             return new
-        with ends.stored(store, client, PART):
+        try:
             return self.load_state(stored, len(new)).to(new.device)
+        except WireError as error:
+            raise ends.damaged(store, client, PART, error) from error
 
     def remember(self, store: StateStore, client: int, round: int, state: Tensor) -> None:
         """Store the client's state after its training in a round."""

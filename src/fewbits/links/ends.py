@@ -5,8 +5,7 @@ A recycled LBGM round moves an end by one sequence number and leaves its look-ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,13 +22,9 @@ STATE = ".state"
 FIRST = 256  # bytes that tell most states apart
 
 
-@contextmanager
-def stored(store: StateStore, owner: int, part: str) -> Iterator[None]:
-    """Around the use of a state that was stored: LocalError names its file and its client where it is damaged."""
-    try:
-        yield
-    except WireError as error:
-        raise LocalError(f"{store.place(owner, part)} is damaged: {error}") from error
+def damaged(store: StateStore, owner: int, part: str, error: WireError) -> LocalError:
+    """What to raise where a stored state cannot be used: it names the file and the client."""
+    return LocalError(f"{store.place(owner, part)} is damaged: {error}")
 
 
 def save(store: StateStore, owner: int, part: str, round: int, pieces: Sequence[Piece], before: Piece | None) -> None:
@@ -59,6 +54,15 @@ def restore(store: StateStore, owner: int, part: str) -> Piece | None:
     """The latest version of an end, for `load`; None when there is none. A memoryview is of memory of its own."""
     head = store.get(owner, part)
     return None if head is None else store.behind(head, owner, part + STATE) or head
+
+
+def load(store: StateStore, owner: int, part: str, fresh: End) -> tuple[End, Piece | None]:
+    """(the end that is stored, or one like `fresh`; what `save` takes as `before`). LocalError: it is damaged."""
+    before = restore(store, owner, part)
+    try:
+        return lend(fresh, before), before
+    except WireError as error:
+        raise damaged(store, owner, part, error) from error
 
 
 def lend(fresh: End, stored: Piece | None) -> End:

@@ -22,7 +22,7 @@ from fewbits.engines.common.schedule import NO_CAP
 from fewbits.engines.common.task import Local, Task, evaluation_noise, training_guard
 from fewbits.engines.simulation.frame_room import FrameRoom
 from fewbits.engines.simulation.secure_worker import SecureWorker
-from fewbits.errors import LocalError
+from fewbits.errors import LocalError, WireError
 from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
@@ -136,13 +136,17 @@ class Worker:
         """
         task, core, local = self.task, self._core, self.task.local.at(round)
         if self._personal:
-            with ends.stored(self._store, client, DOWN):
+            try:
                 core.down.load(self._store.get(client, DOWN))
+            except WireError as error:
+                raise ends.damaged(self._store, client, DOWN, error) from error
             core.receive(self._bundles[client])
         self._load(client)
         key, state = self.key.fold("round", round, "client", client), _optimizer_state(task.local, self._store, client)
-        with ends.stored(self._store, client, OPTIMIZER):
+        try:
             report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
+        except WireError as error:
+            raise ends.damaged(self._store, client, OPTIMIZER, error) from error
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, getattr(local, "lr", 0.0), room.update)
@@ -151,9 +155,7 @@ class Worker:
     def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
         client, core, report = one.client, self._core, one.report
-        before = ends.restore(self._store, client, UP)
-        with ends.stored(self._store, client, UP):
-            core.up = ends.lend(self._fresh, before)
+        core.up, before = ends.load(self._store, client, UP, self._fresh)
         core.number, core.key = client, self.key.fold("client", client)
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
