@@ -67,8 +67,8 @@ class ModuleSnapshot:
         for name, x in module.named_parameters():
             self._holders.append(_ObjectAttributes(f"{name} (attributes)", vars(x)))
         self._walk(module, "", opaque)
-        self._dicts = [holder.held for holder in self._holders if isinstance(holder.held, dict)]
-        self._lists = [holder.held for holder in self._holders if not isinstance(holder.held, dict)]
+        self._dicts = [holder.container for holder in self._holders if isinstance(holder.container, dict)]
+        self._lists = [holder.container for holder in self._holders if not isinstance(holder.container, dict)]
         self._first = self._everything()
         self._opaque = {i: (x, copy.deepcopy(x, dict(self._met))) for i, x in opaque.items()}
 
@@ -156,25 +156,25 @@ class ModuleSnapshot:
 class _Holder:
     """A list, a set or a dict."""
 
-    def __init__(self, name: str, held: Any) -> None:
-        self.name, self.held = name, held
+    def __init__(self, name: str, container: Any) -> None:
+        self.name, self.container = name, container
         self.first = self.now()  # of a dict its keys, then its values
 
     def now(self) -> list[Any]:
-        return [*self.held, *self.held.values()] if isinstance(self.held, dict) else list(self.held)
+        return [*self.container, *self.container.values()] if isinstance(self.container, dict) else list(self.container)
 
     def put_back(self) -> None:
         """Hold what it held first. By methods of Python's own, because a class may refuse changes."""
-        kind: Any = next(kind for kind in CONTAINERS if isinstance(self.held, kind))
-        kind.clear(self.held)
+        kind: Any = next(kind for kind in CONTAINERS if isinstance(self.container, kind))
+        kind.clear(self.container)
         add = kind.update if hasattr(kind, "update") else kind.extend
-        add(self.held, _pairs(self.first) if isinstance(self.held, dict) else self.first)
+        add(self.container, _pairs(self.first) if isinstance(self.container, dict) else self.first)
 
     def changed(self) -> Iterable[str]:
         """Its name, if it holds other values."""
         if self.name.rpartition(".")[2] in TENSORS:
             return ()
-        kind = set if isinstance(self.held, set) else list
+        kind = set if isinstance(self.container, set) else list
         return () if _same(kind(self.now()), kind(self.first)) else (self.name,)
 
 
@@ -187,25 +187,25 @@ class _ObjectAttributes(_Holder):
     def _others(self) -> list[str]:
         """Those with another value. What was None, or is no function and was not there, is taken for a cache."""
         first = _pairs(self.first)
-        found = [last for last, x in first.items() if x is not None and not _same(self.held.get(last), x)]
-        return found + [last for last, x in self.held.items() if last not in first and callable(x)]
+        found = [last for last, x in first.items() if x is not None and not _same(self.container.get(last), x)]
+        return found + [last for last, x in self.container.items() if last not in first and callable(x)]
 
 
 class _ModuleAttributes(_ObjectAttributes):
     """The attributes of a module but for tensors, which LocalTensors puts back, and the mark of a FlatModel."""
 
-    def __init__(self, name: str, held: dict[str, Any]) -> None:
-        self._tensors = {last for last, x in held.items() if isinstance(x, Tensor)}
-        super().__init__(name, held)
+    def __init__(self, name: str, container: dict[str, Any]) -> None:
+        self._tensors = {last for last, x in container.items() if isinstance(x, Tensor)}
+        super().__init__(name, container)
 
     def now(self) -> list[Any]:
-        found = {last: x for last, x in self.held.items() if not isinstance(x, Tensor) and last != MARK}
+        found = {last: x for last, x in self.container.items() if not isinstance(x, Tensor) and last != MARK}
         return [*found, *found.values()]
 
     def put_back(self) -> None:
-        stays = {last: x for last, x in self.held.items() if last in self._tensors or last == MARK}
-        self.held.clear()
-        self.held.update(_pairs(self.first) | stays)
+        stays = {last: x for last, x in self.container.items() if last in self._tensors or last == MARK}
+        self.container.clear()
+        self.container.update(_pairs(self.first) | stays)
 
     def changed(self) -> Iterable[str]:
         return [_joined(self.name, last) for last in self._others() if last not in UNSAID]

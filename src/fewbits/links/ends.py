@@ -5,7 +5,8 @@ A recycled LBGM round moves an end by one sequence number and leaves its look-ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -54,6 +55,15 @@ def restore(store: StateStore, owner: int, part: str) -> Piece | None:
     """The latest version of an end, for `load`; None when there is none. A memoryview is of memory of its own."""
     head = store.get(owner, part)
     return None if head is None else store.behind(head, owner, part + STATE) or head
+
+
+@contextmanager
+def stored(store: StateStore, owner: int, part: str) -> Iterator[None]:
+    """Around the use of a stored state: LocalError where it is damaged."""
+    try:
+        yield
+    except WireError as error:
+        raise damaged(store, owner, part, error) from error
 
 
 def load(store: StateStore, owner: int, part: str, fresh: End) -> tuple[End, Piece | None]:

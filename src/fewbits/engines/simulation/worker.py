@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from fewbits.engines.common.schedule import NO_CAP
 from fewbits.engines.common.task import Local, Task, evaluation_noise, training_guard
 from fewbits.engines.simulation.frame_room import FrameRoom
 from fewbits.engines.simulation.secure_worker import SecureWorker
-from fewbits.errors import LocalError, WireError
+from fewbits.errors import LocalError
 from fewbits.factor.derived import duplicate
 from fewbits.federated import local_round
 from fewbits.federated.client_core import ClientCore, Pieces, Trained
@@ -42,6 +43,7 @@ DOWN = "client.held"  # a client's end of the downlink, where it has personal up
 OPTIMIZER = "client.optimizer"  # a client's optimizer, where its state stays with it
 OF_RATE = ("floor", "effective_step")  # figures that are computed from SGD's learning rate
 ALL = slice(0, NO_CAP)
+NOTHING = nullcontext()
 CHUNK = BATCH  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded, where a server in another process waits for them
 ALONE = 16  # the same in one process, where nobody waits
@@ -136,17 +138,13 @@ class Worker:
         """
         task, core, local = self.task, self._core, self.task.local.at(round)
         if self._personal:
-            try:
+            with ends.stored(self._store, client, DOWN):
                 core.down.load(self._store.get(client, DOWN))
-            except WireError as error:
-                raise ends.damaged(self._store, client, DOWN, error) from error
             core.receive(self._bundles[client])
         self._load(client)
         key, state = self.key.fold("round", round, "client", client), _optimizer_state(task.local, self._store, client)
-        try:
+        with ends.stored(self._store, client, OPTIMIZER) if state else NOTHING:
             report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
-        except WireError as error:
-            raise ends.damaged(self._store, client, OPTIMIZER, error) from error
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, getattr(local, "lr", 0.0), room.update)
@@ -175,12 +173,7 @@ class Worker:
         """Load the public values and the client's state into the model."""
         core = self._core
         core.number, core.client_state = client, core.local.recall(self._store, client, core.new_state)
-        self._start()
-
-    def _start(self) -> None:
-        """Make the model, of which other clients may have changed anything, that of the client in `core`."""
-        self._core.local.local_tensors.restore_all()
-        self._core.start()
+        core.start(lent=True)
 
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""
@@ -201,7 +194,7 @@ class Worker:
         assert task.test is not None
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         self._core.client_state = self._core.new_state
-        self._start()
+        self._core.start(lent=True)
         return self._score(task.test, rows, "chunk", chunk)
 
     def _score(self, examples: Examples, rows: slice, *what: str | int) -> Scores:
