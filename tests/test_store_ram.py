@@ -29,7 +29,7 @@ def wide(clients=CLIENTS):
 
 
 def test_the_clients_states_are_on_disk_and_not_in_ram(monkeypatch):
-    monkeypatch.setattr("fewbits.links.store.CACHE_KIB", 256)  # SQLite's own cache is bounded, too, but larger
+    monkeypatch.setattr("fewbits.links.store_file.CACHE_KIB", 256)  # SQLite's own cache is bounded, too, but larger
     federation(lbgm(), task=wide(4), rounds=2).run()  # whatever is loaded once
     gc.collect()
     ends_before = sum(type(thing) in (Sender, Receiver) for thing in gc.get_objects())

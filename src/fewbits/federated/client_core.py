@@ -137,8 +137,10 @@ class ClientCore:
         self.up.commit()
         self.client_state = self._next
 
-    def start(self) -> None:
-        """Load the public values and the client state into the model."""
+    def start(self, lent: bool = False) -> None:
+        """Load the public values and the client state into the model. `lent`: others train on the model, too."""
+        if lent:
+            self.local.local_tensors.restore_all()
         self.local.load(self.public, self.client_state)
         self.method.start(self.model.module, self._version, self.number)
 

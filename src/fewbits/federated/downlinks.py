@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fewbits.errors import DesyncError
-from fewbits.links import Publisher, StateStore
+from fewbits.errors import DesyncError, WireError
+from fewbits.links import Publisher, StateStore, ends
 from fewbits.links.bundle import wrap
 from fewbits.links.personal_updates import HeldState
 
@@ -36,7 +36,11 @@ class Downlinks:
         """What this client is known to hold: a public version, and later frames for this client alone."""
         version = self.versions.get(client, 0)
         data = None if self.store is None else self.store.get(client, PART)
-        found = HeldState.read(data) if data else self._states.get(client, HeldState())
+        try:
+            found = HeldState.read(data) if data else self._states.get(client, HeldState())
+        except WireError as error:
+            assert self.store is not None
+            raise ends.damaged(self.store, client, PART, error) from error
         return found if version and found.version == version else HeldState(version)
 
     def version(self, ack: int) -> int:

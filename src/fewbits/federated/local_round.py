@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from fewbits.codecs.finiteness import all_finite
+from fewbits.errors import WireError
 from fewbits.learn import shared_values
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.local import Correction
 from fewbits.learn.local_tensors import LocalTensors
 from fewbits.learn.objective import Objective
 from fewbits.learn.objectives import Plain
-from fewbits.links import StateStore
+from fewbits.links import StateStore, ends
 from fewbits.links.client_state import dump_client_state, load_client_state
 from fewbits.wire.identity import canonical
 
@@ -95,7 +96,12 @@ class LocalRound:
     def recall(self, store: StateStore, client: int, new: Tensor) -> Tensor:
         """The client's state in a store; `new`, which `new_state` gave, before its first round.  # (state,)"""
         stored = store.get(client, PART) if new.numel() else None
-        return new if stored is None else self.load_state(stored, len(new)).to(new.device)
+        if stored is None:
+            return new
+        try:
+            return self.load_state(stored, len(new)).to(new.device)
+        except WireError as error:
+            raise ends.damaged(store, client, PART, error) from error
 
     def remember(self, store: StateStore, client: int, round: int, state: Tensor) -> None:
         """Store the client's state after its training in a round."""

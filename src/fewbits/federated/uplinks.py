@@ -38,8 +38,7 @@ class Uplinks:
             if client not in self._in_memory:
                 self._in_memory[client] = self._exchange.receiver()
             return self._in_memory[client]
-        self._before = ends.restore(self.store, client, PART)
-        self._loaded = ends.lend(self._fresh, self._before)
+        self._loaded, self._before = ends.load(self.store, client, PART, self._fresh)
         return self._loaded
 
     def save(self, client: int, receiver: Receiver, round: int) -> None:

@@ -78,10 +78,10 @@ class FlatModel:
         self._tensors = {**parameters, **buffers}
         self._memory = FlatMemory(sum(x.numel() for x in self._tensors.values()), device)
         self._cut(sum(p.numel() for p in parameters.values()))
-        self._grad_views = _views(self.grads, parameters.values())
         self.units = unit_vectors(module)
         self._mark = _Mark(self)
         self.undisturbed = False  # nobody else's code has run since the last `attach`, and none will before it is False
+        self.foreign = False  # code of others may have changed the module since a ModuleSnapshot put it back
         self.left_out: dict[str, str] = {}  # buffers that training made something else, and what; they do not travel
         self._take(self._tensors)
 
@@ -114,7 +114,9 @@ class FlatModel:
         for name, tensor in tensors.items():
             tensor.data = self._parts[name]  # replaces the storage, not the object: nn.LSTM lists the parameter objects
         self._tensors = dict(tensors)
-        self._gradients = [(tensors[n], g) for n, g in zip(self.parameter_names, self._grad_views, strict=True)]
+        # anew, because double() and float() give a gradient other memory, but leave it the same tensor
+        trained = [tensors[name] for name in self.parameter_names]
+        self._gradients = list(zip(trained, _views(self.grads, trained), strict=True))
         buffers = {name: tensors[name] for name in self.buffer_names}
         self._laid_out = LaidOut(self.module, {name: tensors[name] for name in self.parameter_names}, buffers)
         self.attach()
@@ -185,7 +187,6 @@ class FlatModel:
             self._laid_out.put_back()
             for name, tensor in self._tensors.items():
                 tensor.grad, tensor.data = None, self._parts[name]
-            self._grad_views = _views(self.grads, [self._tensors[name] for name in self.parameter_names])
             self._take(self._tensors)
             return str(error)
         return ""

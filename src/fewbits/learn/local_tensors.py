@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fewbits.factor.derived import is_derived
 from fewbits.learn.flat_model import FlatModel
+from fewbits.learn.module_snapshot import ModuleSnapshot
 
 FROZEN_MOST = 2**24  # numbers of frozen parameters of which a copy is worth its memory
 COUNTERS = "num_batches_tracked"  # of BatchNorm; it matters only with momentum=None
@@ -65,6 +66,7 @@ class LocalTensors:
         named = list(_tensors(model))
         self._buffers = [_Local.of(name, part, x) for name, part, x in named if not isinstance(x, nn.Parameter)]
         self._others: list[_Local] | None = None
+        self._snapshot: ModuleSnapshot | None = None
         self._looked = False
 
     def restore(self) -> None:
@@ -73,10 +75,13 @@ class LocalTensors:
             local.restore()
 
     def restore_all(self) -> None:
-        """Frozen parameters and other tensors, too: no client sees what another client on this module left.
+        """All that does not travel, and the module itself: no client sees what another client on it left.
 
         Call it before the first training, too.
         """
+        if self._snapshot is None:
+            self._snapshot = ModuleSnapshot(self._model)
+        self._snapshot.restore()
         self.restore()
         if self._others is None:
             frozen = [one for one in _tensors(self._model) if isinstance(one[2], nn.Parameter)]
@@ -97,11 +102,19 @@ class LocalTensors:
         for local in [*self._buffers, *(self._others or ())]:
             if local.name not in self.remarks and not local.name.endswith(COUNTERS) and local.changed(not self._looked):
                 self.remarks[local.name] = _sentence(local)
-        if not self._looked:
+        foreign = self._model.foreign
+        if self._snapshot is not None and foreign:
+            for name in self._snapshot.look():
+                self.remarks.setdefault(
+                    name,
+                    f"training changed {name} of the model; it is not sent, and every turn begins with it "
+                    "as it was when the run began",
+                )
+        if not self._looked or foreign:
             self._look_for_new()
 
     def _look_for_new(self) -> None:
-        """Once, because the first training makes what training makes."""
+        """Tensors that training made. Torch's own code makes what it makes in the first one."""
         self._looked = True
         known = {local.name for local in [*self._buffers, *(self._others or ())]} | set(self._model.buffer_names)
         if self._others is not None:
@@ -109,8 +122,8 @@ class LocalTensors:
             new += [name for name, _ in self._model.module.named_buffers() if name not in known]
             for name in new:
                 self.remarks[name] = (
-                    f"training made the tensor {name}; it is not sent, and clients that share a process find what the "
-                    "last one left. Register it as a buffer, with its final shape, before the run to send it"
+                    f"training made the tensor {name}; it is not sent, and every turn begins without it. Register it "
+                    "as a buffer, with its final shape, before the run to send it"
                 )
 
 

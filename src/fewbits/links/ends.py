@@ -5,11 +5,13 @@ A recycled LBGM round moves an end by one sequence number and leaves its look-ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 
+from fewbits.errors import LocalError, WireError
 from fewbits.links.receiver import Receiver
 from fewbits.links.sender import Sender
 from fewbits.links.slots import Piece
@@ -19,6 +21,11 @@ from fewbits.wire.frame import HEADER_BYTES
 End = TypeVar("End", Sender, Receiver)
 STATE = ".state"
 FIRST = 256  # bytes that tell most states apart
+
+
+def damaged(store: StateStore, owner: int, part: str, error: WireError) -> LocalError:
+    """What to raise where a stored state cannot be used: it names the file and the client."""
+    return LocalError(f"{store.place(owner, part)} is damaged: {error}")
 
 
 def save(store: StateStore, owner: int, part: str, round: int, pieces: Sequence[Piece], before: Piece | None) -> None:
@@ -48,6 +55,24 @@ def restore(store: StateStore, owner: int, part: str) -> Piece | None:
     """The latest version of an end, for `load`; None when there is none. A memoryview is of memory of its own."""
     head = store.get(owner, part)
     return None if head is None else store.behind(head, owner, part + STATE) or head
+
+
+@contextmanager
+def stored(store: StateStore, owner: int, part: str) -> Iterator[None]:
+    """Around the use of a stored state: LocalError where it is damaged."""
+    try:
+        yield
+    except WireError as error:
+        raise damaged(store, owner, part, error) from error
+
+
+def load(store: StateStore, owner: int, part: str, fresh: End) -> tuple[End, Piece | None]:
+    """(the end that is stored, or one like `fresh`; what `save` takes as `before`). LocalError: it is damaged."""
+    before = restore(store, owner, part)
+    try:
+        return lend(fresh, before), before
+    except WireError as error:
+        raise damaged(store, owner, part, error) from error
 
 
 def lend(fresh: End, stored: Piece | None) -> End:

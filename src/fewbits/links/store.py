@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +11,8 @@ from pathlib import Path
 from fewbits.errors import FewbitsError, LocalError
 from fewbits.files import placed
 from fewbits.links.slots import Piece, Slots
+from fewbits.links.store_file import FREED, FULL, Row, cause, checked_row, connected
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS states (
-    run TEXT NOT NULL, owner INTEGER NOT NULL, part TEXT NOT NULL, round INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (run, owner, part, round)
-)
-"""
-# What is deleted there, a trigger tells of: its slot is free once that is committed.
-FREED = (
-    "CREATE TEMP TABLE freed (data TEXT)",
-    "CREATE TEMP TRIGGER deleted AFTER DELETE ON main.states WHEN typeof(OLD.data)='text' "
-    "BEGIN INSERT INTO freed VALUES (OLD.data); END",
-)
 USED = "SELECT data FROM main.states WHERE typeof(data)='text' UNION ALL SELECT data FROM freed"
 PUT = (
     "DELETE FROM states WHERE run=:run AND owner=:owner AND part=:part AND (round=:round OR round < "
@@ -35,16 +22,10 @@ PUT = (
     "INSERT INTO states VALUES (:run, :owner, :part, :round, :data)",
 )  # without `saved`, NULL, the second drops nothing
 FETCH = "SELECT owner, round, data FROM states WHERE run=? AND part=? AND owner IN (SELECT value FROM json_each(?))"
+OWNERS = "SELECT DISTINCT owner FROM states WHERE run=? AND part=?"
 NEWEST = "SELECT round, data FROM states WHERE run=? AND owner=? AND part=? ORDER BY round DESC LIMIT 1"
-FULL = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM  # the disk or memory, no mistake of the caller
 LARGE = 32 * 1024  # bytes of a blob that gets a slot beside the database: SQLite would write it twice, page by page
 MOST_DEFERRED, MOST_BYTES = 1024, 256 * 1024  # rows, and bytes of them, in memory before they are written
-PAGE_BYTES = 8 * 1024  # larger ones take a row of a megabyte faster, and waste a quarter on rows of ten kilobytes
-LOG_BYTES = 4 * 2**20  # the write-ahead log goes into the file beyond this size
-PATIENCE = 60.0  # seconds for a lock
-CACHE_KIB = 16 * 1024  # the most page cache per file and process
-SIZES = f"page_size={PAGE_BYTES}", f"cache_size=-{CACHE_KIB}"  # blobs are chains of pages
-PRAGMAS = (*SIZES, "journal_mode=WAL", f"wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}", "temp_store=MEMORY")
 
 
 class StateStore:
@@ -154,46 +135,62 @@ class StateStore:
         best = self._newest(owner, part)
         return self._blob(best, owner, part, head) if best else None
 
-    def _blob(self, row: tuple[int, bytes | str, str], owner: int, part: str, head: bytes = b"") -> Piece:
+    def _blob(self, row: Row, owner: int, part: str, head: bytes = b"") -> Piece:
         """`head`, then what a row stands for."""
         _, data, name = row
         if isinstance(data, bytes):
             return head + data
         try:
             return self._slots[name].read(data, head)
-        except LocalError:
+        except LocalError as error:
             newer = self._newest(owner, part)  # another process may have given the slot to another blob
             if newer is None or newer == row:
-                raise
+                raise LocalError(f"{error} ({part} of client {owner})") from error
             return self._blob(newer, owner, part, head)
+
+    def place(self, owner: int, part: str) -> str:
+        """Where the latest version is, and what it is, for an error."""
+        best = self._newest(owner, part)
+        return f"{self.folder / best[2] if best else self.folder}: {part} of client {owner}"
+
+    def owners(self, part: str) -> set[int]:
+        """Who has a version of this part."""
+        self._write()
+        found: set[int] = set()
+        for name, file in self._files.items():
+            with self._placed(name):
+                found.update(owner for (owner,) in file.execute(OWNERS, (self.run, part)))
+        return found
 
     def newest(self, owner: int, part: str) -> int | None:
         """The round that made the latest version, or None."""
         best = self._newest(owner, part)
         return best[0] if best else None
 
-    def _newest(self, owner: int, part: str) -> tuple[int, bytes | str, str] | None:
+    def _newest(self, owner: int, part: str) -> Row | None:
         """Its round, its row's data, and the name of the file."""
         if (owner, part) in self._waiting:
             self._write()
-        best: tuple[int, bytes | str, str] | None = None
+        best: Row | None = None
         for name, file in self._files.items():
-            with self._placed():
-                row = file.execute(NEWEST, (self.run, owner, part)).fetchone()
-            if row is not None and (best is None or row[0] > best[0]):
-                best = (*row, name)
+            with self._placed(name):
+                found = file.execute(NEWEST, (self.run, owner, part)).fetchone()
+            if found is not None:
+                row = checked_row(self.folder, (*found, name), owner, part)
+                best = row if best is None or row[0] > best[0] else best
         return best
 
     def fetch(self, owners: Sequence[int], part: str) -> None:
         """Read at once what `get` will be asked for. What others commit meanwhile is seen after the next `commit`."""
         self._write()
-        best: dict[int, tuple[int, bytes | str, str]] = {}
+        best: dict[int, Row] = {}
         for name, file in self._files.items():
-            with self._placed():
+            with self._placed(name):
                 rows = file.execute(FETCH, (self.run, part, json.dumps(list(owners)))).fetchall()
             for owner, round, data in rows:
-                if owner not in best or round > best[owner][0]:
-                    best[owner] = (round, data, name)
+                row = checked_row(self.folder, (round, data, name), owner, part)
+                if owner not in best or row[0] > best[owner][0]:
+                    best[owner] = row
         blobs = {owner: bytes(self._blob(row, owner, part)) for owner, row in best.items()}
         self._fetched.update({(owner, part): blobs.get(owner) for owner in owners})
 
@@ -212,12 +209,12 @@ class StateStore:
         self._fetched.clear()
 
     @contextmanager
-    def _placed(self) -> Iterator[None]:
-        """Name the file in an error, such as that of a full disk."""
+    def _placed(self, name: str = "") -> Iterator[None]:
+        """Name the file in an error, such as that of a full disk; "": this writer's."""
         try:
             yield
         except sqlite3.Error as error:
-            raise FewbitsError(f"{self.folder / self._name}: {error}") from error
+            raise FewbitsError(f"{self.folder / (name or self._name)}: {error}") from error
 
     def refresh(self) -> None:
         """Open the files that other writers have made since."""
@@ -257,7 +254,7 @@ class StateStore:
     def _open(self, name: str) -> sqlite3.Connection:
         path = self.folder / name
         try:
-            file = _connected(path, "FULL" if self._durable else "OFF")
+            file = connected(path, "FULL" if self._durable else "OFF")
             slots = Slots(path.with_suffix(".slots"), write=name == self._name)
             if name == self._name:
                 for statement in FREED:
@@ -266,34 +263,6 @@ class StateStore:
                 slots.take_stock(text for (text,) in file.execute(USED))
         except sqlite3.DatabaseError as error:
             kind = FewbitsError if getattr(error, "sqlite_errorcode", 0) & 0xFF in FULL else LocalError
-            raise kind(f"{path}: cannot be used as a state store ({_cause(path) or error})") from error
+            raise kind(f"{path}: cannot be used as a state store ({cause(path) or error})") from error
         self._files[name], self._slots[name] = file, slots
         return file
-
-
-def _connected(path: Path, synchronous: str) -> sqlite3.Connection:
-    """A file with its table. Where several processes begin it at once, SQLite may refuse one without a wait."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        file = sqlite3.connect(path, timeout=PATIENCE)
-        try:
-            for pragma in (*PRAGMAS, f"synchronous={synchronous}"):
-                file.execute(f"PRAGMA {pragma}")
-            file.execute(SCHEMA)
-            file.commit()
-        except sqlite3.OperationalError as error:
-            file.close()
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-        else:
-            return file
-
-
-def _cause(path: Path) -> str | None:
-    """What the system says against opening the file; SQLite does not pass it on."""
-    try:
-        os.close(os.open(path, os.O_RDWR))
-    except OSError as error:
-        return error.strerror
-    return None

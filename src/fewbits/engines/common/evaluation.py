@@ -15,6 +15,7 @@ LONGEST = 400  # characters of a sentence
 
 def score_or_say(model: FlatModel, task: Task, examples: Examples, rows: slice) -> Scores:
     """The sums of a model over some rows by the task's loss and metric; they say why, where there are none."""
+    model.foreign = True
     try:
         with same_settings():
             loss = task.loss or (cross_entropy if task.shares is None else None)

@@ -52,6 +52,7 @@ def train_locally(
     if client in task.unfit:
         return task.unfit[client]
     model.undisturbed = not draws and _is_known(task, model)
+    model.foreign |= not model.undisturbed
     try:
         if model.undisturbed:
             return _trained(task, model, client, round, key, correct, state)

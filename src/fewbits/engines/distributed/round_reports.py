@@ -26,6 +26,7 @@ from fewbits.json_text import json_text
 from fewbits.learn.evaluation import Scores
 from fewbits.learn.gossip import Node
 from fewbits.learn.gossip.neighbour_watch import LeftOut
+from fewbits.learn.local_tensors import LocalTensors
 from fewbits.links import Ledger
 
 MAX_BYTES = 2**20  # of one node's step report
@@ -34,7 +35,10 @@ MAX_BYTES = 2**20  # of one node's step report
 class RoundReports:
     """Collects at rank 0. Models travel only in evaluated rounds; the ledger does not count their bytes."""
 
-    def __init__(self, world: World, node: Node, setup: GossipSetup, folder: Path | None) -> None:
+    def __init__(
+        self, world: World, node: Node, local_tensors: LocalTensors, setup: GossipSetup, folder: Path | None
+    ) -> None:
+        self._local_tensors = local_tensors  # of the node's model
         self._world, self._node, self._setup, self._folder = world, node, setup, folder
         self._evaluator = Evaluator(setup.task, setup.method, setup.key) if world.rank == 0 else None
         self._last_steps: list[StepReport] = []  # of the last collected round, at rank 0
@@ -126,5 +130,6 @@ class RoundReports:
         task = self._setup.task
         if task.test is None:
             return None
+        self._local_tensors.restore_all()
         with evaluation_noise(task, self._setup.key, self._node.flat, "node", self._node.me):
             return score_on_test(self._node.flat, task)

@@ -90,7 +90,7 @@ class DistributedRun:
         self._trainer = Trainer(task, key, self.node.flat)
         self._logs = self.folder if world.rank == 0 else None
         self._lock: RunLock | None = None  # at rank 0, of the folder
-        self._reports = RoundReports(world, self.node, self.setup, self._logs)
+        self._reports = RoundReports(world, self.node, self._trainer.local_tensors, self.setup, self._logs)
         self._seconds = 0.0
 
     def run(self, watch: Watch | None = None) -> GossipResult:

@@ -18,6 +18,7 @@ from fewbits.learn.evaluation import Scores
 from fewbits.learn.flat_model import FlatModel
 from fewbits.learn.gossip import GossipMethod
 from fewbits.learn.local import backward, gradient
+from fewbits.learn.local_tensors import LocalTensors
 from fewbits.learn.outputs import cross_entropy, default_loss
 from fewbits.rng import Key
 
@@ -70,6 +71,7 @@ class Evaluator:
         """`key`: of what model and loss draw in an evaluation."""
         self.task, self.prox, self._key = task, method.prox, key
         self.model = FlatModel(duplicate(task.model))
+        self._local_tensors = LocalTensors(self.model)
         self._spec = shared_values.spec(self.model)
         self._count = max(1, EXAMPLES // task.clients)
         parts = [part[: self._count] for part in task.parts] or [np.zeros(0)]  # none: the data have another form
@@ -81,7 +83,9 @@ class Evaluator:
             return self._measured(mean)
 
     def _measured(self, mean: Tensor) -> tuple[dict[str, float | None], Scores | None]:
+        self._local_tensors.restore_all()
         self.model.shared.copy_(mean)
+        self.model.foreign = True
         found: dict[str, float | None] = {"penalty": self.prox.penalty(mean, self._spec)}
         found["stationarity"] = self.stationarity()
         task = self.task

@@ -87,6 +87,7 @@ class NodeWorker:
         """The sums of each node's own model over the test set."""
         found = []
         for i in self.nodes:
+            self.trainer.local_tensors.restore_all()  # an evaluation may change them, too
             self.model.load_vector(self.vectors.x[i])
             with evaluation_noise(self.task, self.trainer.key, self.model, "node", i):
                 found.append(score_on_test(self.model, self.task))

@@ -130,7 +130,7 @@ class Federation:
             )
         model = FlatModel(duplicate(self.task.model))
         local = LocalRound(model, self.method.objective)
-        state = self._run_folder.client_state(local, client)
+        state = self._run_folder.client_state(local, client, client in self.server.versions)
         local.load(shared_values.vector(self.server.broadcast.value), state)
         return model.module
 
@@ -173,6 +173,7 @@ class Federation:
         """Where the clients' states are: in the run's folder, or in a temporary one."""
         if self._run_folder is not None:
             with self._run_folder.lock.playing():
+                self._run_folder.check_states(self.server, self.task.local)
                 yield self._run_folder.states
             return
         with tempfile.TemporaryDirectory(prefix="fewbits-") as temporary:

@@ -13,10 +13,12 @@ from fewbits.engines.common.logs import LEDGER, METRICS, append_metrics, resume_
 from fewbits.engines.common.run_files import check_one_run
 from fewbits.engines.common.run_lock import RunLock
 from fewbits.engines.common.same_run import CHECKPOINTS, NEWEST, check_goes_on, check_same_run
+from fewbits.engines.common.task import Local
 from fewbits.engines.common.task_identity import model_digest
+from fewbits.engines.simulation.client_states import check_states
 from fewbits.engines.simulation.round_report import RoundReport
 from fewbits.errors import LocalError
-from fewbits.federated.local_round import LocalRound
+from fewbits.federated.local_round import PART, LocalRound
 from fewbits.federated.server import Server
 from fewbits.files import placed
 from fewbits.links import Ledger, StateStore
@@ -86,10 +88,19 @@ class RunFolder:
         note = checkpoint.Note(server.round, sizes, seconds, settings)
         checkpoint.save(self._checkpoints, server, note)
 
-    def client_state(self, local: LocalRound, client: int) -> Tensor:
+    def check_states(self, server: Server, local: Local) -> None:
+        """LocalError when states are missing that the next rounds may need."""
+        if server.versions:
+            with closing(self._store()) as store:
+                check_states(store, server, local, server.versions.keys())
+
+    def client_state(self, local: LocalRound, client: int, trained: bool) -> Tensor:
         """What a client keeps to itself; that of a new client when it never trained.  # (state,)"""
+        new = local.new_state()
         with closing(self._store()) as store:
-            return local.recall(store, client, local.new_state())
+            if trained and new.numel() and store.newest(client, PART) is None:
+                raise LocalError(f"{self.states}: the state of client {client}, which has trained, is missing")
+            return local.recall(store, client, new)
 
     def _store(self) -> StateStore:
         return StateStore(self.states, writer="server", durable=False)

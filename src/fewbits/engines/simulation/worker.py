@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ DOWN = "client.held"  # a client's end of the downlink, where it has personal up
 OPTIMIZER = "client.optimizer"  # a client's optimizer, where its state stays with it
 OF_RATE = ("floor", "effective_step")  # figures that are computed from SGD's learning rate
 ALL = slice(0, NO_CAP)
+NOTHING = nullcontext()
 CHUNK = BATCH  # test examples per piece of an evaluation
 BURST = 4  # clients that train before the first of them is encoded, where a server in another process waits for them
 ALONE = 16  # the same in one process, where nobody waits
@@ -136,11 +138,13 @@ class Worker:
         """
         task, core, local = self.task, self._core, self.task.local.at(round)
         if self._personal:
-            core.down.load(self._store.get(client, DOWN))
+            with ends.stored(self._store, client, DOWN):
+                core.down.load(self._store.get(client, DOWN))
             core.receive(self._bundles[client])
         self._load(client)
         key, state = self.key.fold("round", round, "client", client), _optimizer_state(task.local, self._store, client)
-        report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
+        with ends.stored(self._store, client, OPTIMIZER) if state else NOTHING:
+            report = train_locally(task, self.model, client, round, key, core.correction, self._draws, state)
         if isinstance(report, str):
             return Reply(client, trouble=report, raised=True)
         trained = core.finish(report.steps, getattr(local, "lr", 0.0), room.update)
@@ -149,8 +153,7 @@ class Worker:
     def encode(self, round: int, one: TrainedClient) -> tuple[Reply, Pieces]:
         """Load the client's end, encode its update, and store the end as it is once the frame has arrived."""
         client, core, report = one.client, self._core, one.report
-        before = ends.restore(self._store, client, UP)
-        core.up = ends.lend(self._fresh, before)
+        core.up, before = ends.load(self._store, client, UP, self._fresh)
         core.number, core.key = client, self.key.fold("client", client)
         try:
             frame = core.encode(one.trained, self._clients, self.secure.masks(round, client))
@@ -170,8 +173,7 @@ class Worker:
         """Load the public values and the client's state into the model."""
         core = self._core
         core.number, core.client_state = client, core.local.recall(self._store, client, core.new_state)
-        core.start()
-        core.local.local_tensors.restore_all()
+        core.start(lent=True)
 
     def evaluate_personal(self, client: int) -> Scores:
         """The sums of this client's personal model over its holdout."""
@@ -192,7 +194,7 @@ class Worker:
         assert task.test is not None
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         self._core.client_state = self._core.new_state
-        self._core.start()
+        self._core.start(lent=True)
         return self._score(task.test, rows, "chunk", chunk)
 
     def _score(self, examples: Examples, rows: slice, *what: str | int) -> Scores:
