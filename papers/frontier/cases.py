@@ -75,11 +75,11 @@ def cases() -> list[Case]:
         Case("cifar10", "d 8192, 2 bit up, 4 down, falling", inside(8192, "deadzone", "own4", bits=2), 0.1, 50, 50),
         Case(
             "cifar10",
-            "d 45056, 2 bit up, 4 down, falling to .01 over 156",
+            "d 45056, 2 bit up, 4 down, falling to .01 over 140",
             inside(45056, "deadzone", "own4", bits=2),
             0.12,
             156,
-            156,
+            140,
             0.01,
         ),
         Case("shakespeare", "dense", "dense", 4.0, 60),
