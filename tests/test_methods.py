@@ -174,6 +174,7 @@ def test_methods_compose_as_values():
         ("masked+scaffold", {}, "masks need clients that keep nothing"),
         ("masked+intrinsic", {"mode": "k-subspace", "local": "outside"}, "one subspace for all"),
         ("masked", {"bits": "60"}, r"bits must be a whole number in 2\.\.48; got 60"),
+        ("intrinsic+topk+deadzone", {}, "topk and deadzone do not stack, as each says how an update travels"),
         ("masked+dp", {}, r"unknown method 'masked\+dp'"),
         ("dp+dp", {}, r"unknown method 'dp\+dp'"),
         ("fedpara+dp", {}, r"unknown method 'fedpara\+dp'; .*dp may stand over these, as in dp\+fedpara\+topk"),

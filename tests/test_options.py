@@ -11,6 +11,7 @@ import fewbits as fb
 from fewbits.choices import nearest
 from fewbits.cli.app import app
 from fewbits.methods.catalogue import METHODS, layers, options
+from fewbits.methods.downlink import DOWNLINKS
 from fewbits.methods.gossip import GOSSIP
 from fewbits.methods.gossip import options as gossip_options
 from fewbits.methods.meaning import meanings
@@ -132,6 +133,12 @@ def test_every_option_of_every_method_has_a_meaning(name):
 
 def test_the_methods_are_listed_with_a_way_to_their_options():
     assert "fewbits methods NAME" in said("methods", code=0)
+
+
+@pytest.mark.parametrize("name", ["down", "own4"])
+def test_every_downlink_has_a_meaning(name):
+    text = " ".join(said(f"methods {name}", code=0).split())
+    assert all(what.split(",")[0] in text for what in DOWNLINKS.values())
 
 
 @pytest.fixture

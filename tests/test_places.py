@@ -203,5 +203,6 @@ def test_notes_of_a_run_over_a_network_are_printed_by_the_first_node(rank, tmp_p
     world = SimpleNamespace(rank=rank, agree=lambda *_: [{"finished": ""}])
     compared = SimpleNamespace(prepare=lambda _: SimpleNamespace(task=None, method=None))
     console = nodes.screen(quiet=rank != 0)
-    nodes._run(compared, GossipConfig(), tmp_path / "run", None, world, console)  # pyright: ignore
+    row = SimpleNamespace(rest=list)  # none of them was told before
+    nodes._run(compared, GossipConfig(), tmp_path / "run", row, world, console)  # pyright: ignore
     assert capsys.readouterr().out == ("note: node 2 took no step in round 3\n" if rank == 0 else "")

@@ -32,7 +32,7 @@ def methods(name: Names = None) -> None:
     With a NAME, show that one method, and what each of its options means; with `down`, the ways to the clients.
     """
     console = screen()
-    if name == "down" or name in DOWNLINKS:
+    if name == "down" or (name in DOWNLINKS and name not in METHODS):
         console.print(_downlinks())
         return
     if name is not None:

@@ -118,7 +118,7 @@ def _layers(name: str) -> tuple[str, str]:
             raise LocalError(sentence)
         parts = name.split("+")
         ways = [part for part in parts if part in METHODS and part not in OVER]
-        if len(ways) > 1 and all(part in METHODS for part in parts) and not is_method("+".join(ways)):
+        if len(ways) > 1 and all(part in METHODS for part in parts) and _meant(name) is None:
             raise LocalError(
                 f"{name}: {' and '.join(ways)} do not stack, as each says how an update travels; take one of them"
             )

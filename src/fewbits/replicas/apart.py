@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from torch import Tensor
 
 from fewbits.codecs.same_memory import memory_of
 from fewbits.errors import LocalError
@@ -24,20 +26,28 @@ class _Place(NamedTuple):
 def check_apart(replicas: Sequence[Replica]) -> None:
     """LocalError naming the first trainable parameter that lies in the memory of another model's.
 
-    A program may replace tensors, as `load_state_dict(assign=True)` does, so this is asked before every exchange.
+    A program may replace tensors, as `load_state_dict(assign=True)` does, so this is asked before every exchange. A
+    model that is not the one of the start is left out: it sends nothing, and gets nothing before it is repaired.
     """
     if len(replicas) < 2:
         return
     places = [
         _Place(str(x.device), *memory_of(x), number, replica.rank, name)
         for replica in replicas
-        for number, (name, x) in enumerate(replica.tensors.now().trained.items())
+        for number, (name, x) in enumerate(_trained(replica).items())
         if x.numel()
     ]
     for a, b in sorted(_meeting(places), key=lambda pair: (pair[0].number, pair[0].rank))[:1]:
         what = a.name if a.name == b.name else f"the memory of {a.name} and {b.name}"
         ranks = f"ranks {a.rank} and {b.rank}"
         raise LocalError(f"Replicas: {ranks} share {what}; copy.deepcopy the model, or load clones of its tensors")
+
+
+def _trained(replica: Replica) -> Mapping[str, Tensor]:
+    try:
+        return replica.tensors.now().trained
+    except LocalError:
+        return {}
 
 
 def _meeting(places: Sequence[_Place]) -> Iterator[tuple[_Place, _Place]]:
