@@ -1,6 +1,7 @@
 """Data in every form that people have: the same model from the same examples, and sentences where it cannot be."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch import nn
@@ -245,6 +246,16 @@ def test_what_needs_pairs_says_so():
 def test_numpy_scalars_in_lists():
     rows = [(np.ones(5, np.float32), np.int64(i % 3)) for i in range(6)]
     assert fb.federate(net(), [rows], "dense", 1, test=rows).reports[0].accuracy is not None
+
+
+def test_tables_and_columns_are_pairs():
+    """As pandas has them; a column of words is refused."""
+    tables = [(pandas.DataFrame(x.numpy()), pandas.Series(y.numpy(), range(3, 15))) for x, y in PAIRS]
+    found = [fb.federate(net(), data, "dense", 2, local=WHOLE, test=data[0]) for data in (PAIRS, tables)]
+    assert [r.bytes for r in found[0].reports] == [r.bytes for r in found[1].reports]
+    assert all(torch.equal(*pair) for pair in zip(*(r.model.parameters() for r in found), strict=True))
+    with pytest.raises(fb.LocalError, match="x of client 0 must hold numbers; got a NumPy array"):
+        fb.federate(net(), [(pandas.DataFrame({"colour": ["red"] * 3}), pandas.Series([0, 1, 2]))], "dense", 1)
 
 
 class EveryNth:

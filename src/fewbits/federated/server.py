@@ -163,7 +163,7 @@ class Server:
         weight is none. `step` leaves out updates that are too long for the others, and names them in `left_out`.
 
         Args:
-            client: its number.
+            client: its number. A frame does not name its sender, so the caller must know it.
             frame: what `Client.reply` gave.
             weight: its number of examples, above 0 and at most `max_weight`; under dp and masks every client counts 1.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fewbits.checks import check_count
+from fewbits.engines.common.pairs import is_table
 from fewbits.engines.common.shares import FORMS, GivenShares, MadeShares, Shares
 from fewbits.errors import LocalError, words
 from fewbits.learn.examples import Collate, Examples
@@ -92,4 +93,4 @@ def _is_pair(one: Any, collate: Collate | None) -> bool:
 
 
 def _has_arrays(one: Any) -> bool:
-    return isinstance(one, tuple | list) and any(isinstance(x, Tensor | np.ndarray) for x in one)
+    return isinstance(one, tuple | list) and any(isinstance(x, Tensor | np.ndarray) or is_table(x) for x in one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -14,6 +15,16 @@ from fewbits.errors import LocalError
 from fewbits.learn.outputs import described
 
 Pair = tuple[Tensor, Tensor]
+
+
+class Table(Protocol):
+    """A table or a column of one."""
+
+    def to_numpy(self) -> np.ndarray:
+        """Its values."""
+        ...
+
+
 FORM = "an (x, y) pair of tensors or NumPy arrays, examples first"
 NO_EXAMPLE = "it has no example"
 
@@ -67,6 +78,8 @@ def pair(value: object, what: str) -> Pair:
 
 def tensor(value: object, what: str) -> Tensor:
     """A dense tensor of one dimension or more, without a gradient; LocalError says how to make one."""
+    if is_table(value):
+        value = value.to_numpy()
     if isinstance(value, np.ndarray):
         value = _from_numpy(value, what)
     if not isinstance(value, Tensor):
@@ -75,6 +88,11 @@ def tensor(value: object, what: str) -> Tensor:
         kind = "nested" if value.is_nested else f"{described(value)} {value.layout} on {value.device}"
         raise LocalError(f"{what} must be a dense tensor, examples first; got {kind}")
     return value.detach()
+
+
+def is_table(value: object) -> TypeGuard[Table]:
+    """Whether it is a table or a column of one, as pandas and polars have them."""
+    return callable(getattr(value, "to_numpy", None))
 
 
 def _from_numpy(array: np.ndarray, what: str) -> Tensor:
