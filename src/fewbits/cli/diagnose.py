@@ -41,6 +41,7 @@ from fewbits.rng import Key
 DIMS = tuple(2**power for power in range(4, 12))  # those up to the number of parameters
 BLOCKS = 4
 
+NUMBERS = "fewbits diagnose takes classes; {} has numbers to predict"
 DEFAULTS = RunConfig(batch_size=32)
 EPOCHS = 20
 SPECIAL = {
@@ -92,16 +93,19 @@ def diagnose(given: o.Given) -> None:
 
 
 def examples(name: str, found: Found, limit: int | None) -> tuple[Tensor, ...]:
-    """Training and test inputs and targets, of all clients; LocalError unless the targets are classes."""
+    """Training and test inputs and targets, of all clients; LocalError unless the targets are classes.
+
+    A listed data set was loaded within the limit.
+    """
+    if isinstance(found, Data):
+        if found.scale is not None:
+            raise LocalError(NUMBERS.format(name))
+        return found.train_x, found.train_y, found.test_x, found.test_y
     if limit is not None:
         check_count("limit", limit)
-    if isinstance(found, Data):
-        numbers, x, y = found.scale is not None, found.train_x, found.train_y
-    else:
-        x, y = found.pairs
-        numbers = y.dtype.is_floating_point
-    if numbers:
-        raise LocalError(f"fewbits diagnose takes classes; {name} has numbers to predict")
+    x, y = found.pairs
+    if y.dtype.is_floating_point:
+        raise LocalError(NUMBERS.format(name))
     if found.test_x is None or found.test_y is None:
         raise LocalError(f"fewbits diagnose measures accuracies, but {name} has no pair of tensors as its test set")
     return tuple(some(tensor, limit) for tensor in (x, y, found.test_x, found.test_y))
